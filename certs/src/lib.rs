@@ -1,0 +1,1 @@
+//! Pure certificate decisions: no file, socket or clock; `now` is an argument.

@@ -1,0 +1,3 @@
+//! The `sidescale` binary.
+
+fn main() {}

@@ -1,0 +1,167 @@
+//! Every key, its form, its default: metadata and policy -> Injection, or an error its author can act on. Pure.
+
+use std::time::Duration;
+
+use crate::identity::Owner;
+use crate::profile::{Delivery, Policy, Resources};
+
+/// Is the prefix of every annotation and label of ours.
+pub const PREFIX: &str = "sidescale.io/";
+
+/// Holds what decides an injection: metadata alone, so that rotation can decide the same from a metadata watch.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// The pod's namespace.
+    pub namespace: &'a str,
+    /// The pod's name; empty where `generateName` is still to be filled in.
+    pub name: &'a str,
+    /// Every annotation of the pod, or at least those under [`PREFIX`].
+    pub annotations: &'a dyn Lookup,
+    /// Labels of the pod.
+    pub labels: &'a dyn Lookup,
+    /// The controller, if the pod has one.
+    pub owner: Option<Owner<'a>>,
+    /// What is known of the namespace; `None` if it was not seen yet.
+    pub namespace_metadata: Option<&'a NamespaceMetadata>,
+    /// Whether the namespace's own label opts in, which the request's path says at admission.
+    pub namespace_opted_in: bool,
+}
+
+/// Finds a value by its key in a borrowed map.
+pub trait Lookup: std::fmt::Debug {
+    /// The value of `key`.
+    fn value(&self, key: &str) -> Option<&str>;
+    /// All entries whose key begins with [`PREFIX`].
+    fn ours(&self) -> Box<dyn Iterator<Item = (&str, &str)> + '_>;
+}
+
+/// Holds what the index keeps of a namespace: its entries under [`PREFIX`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamespaceMetadata {
+    /// Value of the label `sidescale.io/inject`.
+    pub inject: Option<String>,
+    /// Annotations under [`PREFIX`].
+    pub annotations: std::collections::BTreeMap<String, String>,
+}
+
+/// Holds everything that one injection needs, parsed and allowed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Injection {
+    /// Profile that was used.
+    pub profile: String,
+    /// Control plane's name.
+    pub control_plane: String,
+    /// Its login server.
+    pub login_server: String,
+    /// The identity: names key, user and host.
+    pub service: String,
+    /// Name in the tailnet, at most 63 characters; `None`: the pod's own name (a StatefulSet's).
+    pub hostname: Option<String>,
+    /// Where the key stands and what it may do.
+    pub key: Key,
+    /// How the key reaches the sidecar.
+    pub delivery: Delivery,
+    /// Whether the app waits until the node is up.
+    pub wait: bool,
+    /// The sidecar's image.
+    pub image: String,
+    /// The sidecar's requests and limits.
+    pub resources: Resources,
+}
+
+/// Describes the pre-auth key that an injected pod refers to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// Made, rotated and removed by us.
+    Managed(ManagedKey),
+    /// The user's own Secret (`auth-key-secret`): never read, rotated or overwritten.
+    Given {
+        /// Name of the Secret in the pod's namespace.
+        secret: String,
+        /// Data key in it.
+        data_key: String,
+    },
+}
+
+/// Describes a key that rotation makes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManagedKey {
+    /// Name of the Secret in the pod's namespace.
+    pub secret: String,
+    /// Data key in it: `<service>-authkey`, `<service>_<control-plane>-authkey`.
+    pub data_key: String,
+    /// Headscale user.
+    pub user: String,
+    /// Tags the key carries.
+    pub tags: Vec<String>,
+    /// Whether the key may be used more than once.
+    pub reusable: bool,
+    /// Whether its nodes vanish when they go away.
+    pub ephemeral: bool,
+    /// Life of the key.
+    pub expiration: Duration,
+    /// How long before its end it is renewed.
+    pub buffer: Duration,
+}
+
+/// Says whether and how a pod is injected, from metadata alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// The author has to mend something.
+    Deny(Refusal),
+    /// Injected as described.
+    Inject(Box<Injection>),
+    /// Left alone.
+    Skip(SkipReason),
+}
+
+/// Says why a pod is denied, with the text its author reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Kind of trouble, a bounded label.
+    pub reason: DenyReason,
+    /// Names the annotation, the value, what is accepted and what to do.
+    pub message: String,
+}
+
+/// Why a pod is denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DenyReason {
+    /// An annotation's value cannot be read.
+    BadValue,
+    /// The profile or control plane does not allow it, or does not exist.
+    NotAllowed,
+    /// No service name can be derived.
+    NoService,
+    /// Known, and not built yet.
+    NotSupported,
+}
+
+/// Why a pod is left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SkipReason {
+    /// Our receipt and container are there.
+    AlreadyInjected,
+    /// `inject: "false"`, or the namespace is disabled.
+    Disabled,
+    /// `hostNetwork: true`.
+    HostNetwork,
+    /// A mirror pod of a static pod.
+    MirrorPod,
+    /// A container has our name.
+    NameTaken,
+    /// Opted in by its namespace, and no service name can be derived.
+    NoService,
+    /// Nothing asks for a sidecar.
+    NotRequested,
+    /// Not a pod's creation.
+    NotAPodCreate,
+    /// A Windows pod.
+    Windows,
+}
+
+/// Decides from metadata alone; the webhook adds what only the pod's spec shows.
+#[must_use]
+pub fn decide(_subject: &Subject<'_>, _policy: &Policy) -> Decision {
+    Decision::Skip(SkipReason::NotRequested)
+}
