@@ -4,6 +4,8 @@
 //! main → app → {server, watch, rotation::run, tls::run} → {control_plane, store, metrics} → {webhook, certs, plan, record}
 //! ```
 
+pub mod clock;
 pub mod control_plane;
 pub mod key_value;
+pub mod rotation;
 pub mod store;

@@ -1,6 +1,18 @@
 //! Where keys are kept: Kubernetes Secrets, or a directory. I/O behind one enum.
 
 use std::collections::BTreeMap;
+use std::fmt;
+
+use zeroize::Zeroizing;
+
+mod dir;
+mod secret;
+
+pub use dir::DirectoryStore;
+pub use secret::SecretStore;
+
+/// Marks the Secrets that are ours to write.
+pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "sidescale");
 
 /// A Secret as read: data is bytes of keys, so it prints nothing of itself.
 #[derive(Clone)]
@@ -14,7 +26,151 @@ pub struct StoredSecret {
     /// Its annotations.
     pub annotations: BTreeMap<String, String>,
     /// Its data, decoded.
-    pub data: BTreeMap<String, zeroize::Zeroizing<Vec<u8>>>,
+    pub data: BTreeMap<String, Zeroizing<Vec<u8>>>,
     /// What a write has to name: the resourceVersion, or none where the Secret is not there yet.
     pub revision: Option<String>,
+}
+
+impl StoredSecret {
+    /// A Secret that is not there yet, labelled as ours.
+    #[must_use]
+    pub fn absent(namespace: &str, name: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            labels: BTreeMap::from([(MANAGED_BY.0.to_owned(), MANAGED_BY.1.to_owned())]),
+            annotations: BTreeMap::new(),
+            data: BTreeMap::new(),
+            revision: None,
+        }
+    }
+}
+
+impl fmt::Debug for StoredSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            namespace,
+            name,
+            labels: _,
+            annotations: _,
+            data,
+            revision,
+        } = self;
+        write!(
+            f,
+            "Secret {namespace}/{name} revision {revision:?} with {} data keys <redacted>",
+            data.len()
+        )
+    }
+}
+
+/// Says why a Secret was not read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Somebody else wrote, made or removed it since it was read.
+    #[error("Secret {namespace}/{name} was changed by another writer")]
+    Conflict {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// The server has not the right to let us.
+    #[error("{verb} Secret {namespace}/{name}: forbidden (403): {message}")]
+    Forbidden {
+        /// What was tried.
+        verb: &'static str,
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// The server's own words.
+        message: String,
+    },
+    /// The server could not be asked, or refused.
+    #[error("{verb} Secret {namespace}/{name}")]
+    Kubernetes {
+        /// What was tried.
+        verb: &'static str,
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// What the client says.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// The server did not answer in time.
+    #[error("{verb} Secret {namespace}/{name}: no answer within {} s", secret::DEADLINE.as_secs())]
+    TimedOut {
+        /// What was tried.
+        verb: &'static str,
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// A file or directory could not be read or written.
+    #[error("{path}")]
+    File {
+        /// Its path.
+        path: String,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A name that is no file name.
+    #[error("\"{name}\" cannot be a file name: want letters, digits, \"-\", \"_\" and \".\"")]
+    Name {
+        /// The name.
+        name: String,
+    },
+}
+
+/// Keeps keys.
+#[derive(Clone, Debug)]
+pub enum Store {
+    /// In a directory of this machine.
+    Directory(DirectoryStore),
+    /// In Secrets of a cluster.
+    Kubernetes(SecretStore),
+}
+
+impl Store {
+    /// Reads one Secret; none where there is none.
+    ///
+    /// # Errors
+    /// The store could not be asked or refused.
+    pub async fn read(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<StoredSecret>, StoreError> {
+        match self {
+            Self::Directory(store) => store.read(namespace, name).await,
+            Self::Kubernetes(store) => store.read(namespace, name).await,
+        }
+    }
+
+    /// Reads the Secrets of that name in all namespaces.
+    ///
+    /// # Errors
+    /// The store could not be asked or refused.
+    pub async fn list(&self, name: &str) -> Result<Vec<StoredSecret>, StoreError> {
+        match self {
+            Self::Directory(store) => store.list(name).await,
+            Self::Kubernetes(store) => store.list(name).await,
+        }
+    }
+
+    /// Writes by compare-and-swap: makes the Secret if it has no revision, else replaces just that revision.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if another writer came first; else the store could not be asked or refused.
+    pub async fn write(&self, secret: &StoredSecret) -> Result<StoredSecret, StoreError> {
+        match self {
+            Self::Directory(store) => store.write(secret).await,
+            Self::Kubernetes(store) => store.write(secret).await,
+        }
+    }
 }

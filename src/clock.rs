@@ -1,0 +1,171 @@
+//! The clock that rotation goes by: the machine's, or one that runs faster and can be set. Reads the time.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Notify;
+
+/// Bounds one sleep, so that a machine whose clock was set wakes up soon enough.
+const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+
+/// Tells the time and waits for it; clones share one clock.
+#[derive(Clone, Debug)]
+pub struct Clock(Arc<Kind>);
+
+#[derive(Debug)]
+enum Kind {
+    Wall,
+    Scaled {
+        factor: f64,
+        base: Mutex<Base>,
+        moved: Notify,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Base {
+    real: Instant,
+    told: Timestamp,
+}
+
+impl Clock {
+    /// The machine's own clock.
+    #[must_use]
+    pub fn wall() -> Self {
+        Self(Arc::new(Kind::Wall))
+    }
+
+    /// Starts at `start` and runs `factor` times as fast as the machine's; 0 stands still until it is moved.
+    #[must_use]
+    pub fn scaled(start: Timestamp, factor: f64) -> Self {
+        let base = Mutex::new(Base {
+            real: Instant::now(),
+            told: start,
+        });
+        Self(Arc::new(Kind::Scaled {
+            factor,
+            base,
+            moved: Notify::new(),
+        }))
+    }
+
+    /// What the clock shows.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        match &*self.0 {
+            Kind::Wall => Timestamp::now(),
+            Kind::Scaled { factor, base, .. } => base
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .now(*factor),
+        }
+    }
+
+    /// Sets the clock and wakes whoever sleeps by it. The machine's own clock is never set.
+    pub fn set(&self, to: Timestamp) {
+        let Kind::Scaled { base, moved, .. } = &*self.0 else {
+            return;
+        };
+        *base.lock().unwrap_or_else(PoisonError::into_inner) = Base {
+            real: Instant::now(),
+            told: to,
+        };
+        moved.notify_waiters();
+    }
+
+    /// Moves the clock on.
+    pub fn advance(&self, by: Duration) {
+        self.set(after(self.now(), by));
+    }
+
+    /// Sleeps until the clock shows `deadline` or later.
+    pub async fn sleep_until(&self, deadline: Timestamp) {
+        loop {
+            // Registered before the time is read: a `set` in between is not missed.
+            let moved = match &*self.0 {
+                Kind::Wall => None,
+                Kind::Scaled { moved, .. } => Some(moved.notified()),
+            };
+            let left = deadline.duration_since(self.now());
+            let Ok(left) = Duration::try_from(left) else {
+                return;
+            };
+            if left.is_zero() {
+                return;
+            }
+            match (&*self.0, moved) {
+                (Kind::Scaled { factor, .. }, Some(moved)) => {
+                    let real = if *factor > 0.0 {
+                        left.div_f64(*factor)
+                    } else {
+                        LONGEST_SLEEP
+                    };
+                    let sleep =
+                        tokio::time::sleep(real.clamp(Duration::from_micros(100), LONGEST_SLEEP));
+                    tokio::select! { () = sleep => {} () = moved => {} }
+                }
+                (Kind::Wall | Kind::Scaled { .. }, _) => {
+                    tokio::time::sleep(left.min(LONGEST_SLEEP)).await
+                }
+            }
+        }
+    }
+}
+
+impl Base {
+    fn now(&self, factor: f64) -> Timestamp {
+        after(self.told, self.real.elapsed().mul_f64(factor))
+    }
+}
+
+/// Adds a duration to a time; the end of time stays where it is.
+#[must_use]
+pub fn after(time: Timestamp, by: Duration) -> Timestamp {
+    SignedDuration::try_from(by)
+        .ok()
+        .and_then(|by| time.checked_add(by).ok())
+        .unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stopped_clock_wakes_its_sleepers_when_it_is_moved() {
+        let start = Timestamp::from_second(1_000).unwrap();
+        let clock = Clock::scaled(start, 0.0);
+        let sleeper = tokio::spawn({
+            let clock = clock.clone();
+            async move {
+                clock
+                    .sleep_until(after(start, Duration::from_secs(60)))
+                    .await
+            }
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(clock.now(), start);
+        clock.advance(Duration::from_secs(61));
+        sleeper.await.unwrap();
+        assert_eq!(clock.now(), Timestamp::from_second(1_061).unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_fast_clock_sleeps_a_day_in_no_time() {
+        let start = Timestamp::from_second(1_000).unwrap();
+        let clock = Clock::scaled(start, 86_400_000.0);
+        let day = after(start, Duration::from_secs(86_400));
+        clock.sleep_until(day).await;
+        assert!(clock.now() >= day);
+    }
+
+    #[test]
+    fn time_does_not_overflow() {
+        assert_eq!(
+            after(Timestamp::MAX, Duration::from_secs(1)),
+            Timestamp::MAX
+        );
+        assert_eq!(after(Timestamp::UNIX_EPOCH, Duration::MAX), Timestamp::MAX);
+    }
+}

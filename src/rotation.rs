@@ -1,0 +1,9 @@
+//! Makes, renews and ends the keys that injected sidecars refer to.
+//!
+//! ```text
+//! pods ─► demand ─► plan(now, view, policy) ─► steps ─► run: control plane and Secrets
+//! ```
+//! `record`, `demand`, `plan`, `queue` and `state` are pure; `run` obeys them.
+
+pub mod record;
+pub mod state;
