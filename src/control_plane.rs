@@ -1,8 +1,19 @@
 //! What rotation asks of a control plane, whichever it is. I/O behind one enum.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use crate::key_value::KeyValue;
+
+mod error;
+mod headscale_rest;
+mod version;
+mod wire;
+
+pub use error::{At, Error};
+pub use headscale_rest::HeadscaleRest;
+pub use version::{Api, Version};
 
 /// Identifies a Headscale user.
 #[derive(
@@ -98,4 +109,122 @@ pub struct Node {
     pub pre_auth_key: Option<KeyId>,
     /// Its tags.
     pub tags: Vec<String>,
+}
+
+/// Says where a control plane is and how to call it.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Its name in the configuration, for messages.
+    pub name: String,
+    /// URL of its API, without `/api/v1`.
+    pub api_url: String,
+    /// The API key.
+    pub api_key: KeyValue,
+    /// PEM of a private authority; with it, no other is trusted.
+    pub ca_bundle: Option<String>,
+    /// Whether plain `http://` is accepted.
+    pub allow_insecure: bool,
+}
+
+/// A control plane that keys are made on.
+#[derive(Clone, Debug)]
+pub enum ControlPlane {
+    /// Headscale by REST over TCP.
+    Rest(HeadscaleRest),
+}
+
+impl ControlPlane {
+    /// Prepares calls to `endpoint`; makes none yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidEndpoint`] if the URL, the authority or the key cannot be used.
+    pub fn new(endpoint: Endpoint) -> Result<Self, Error> {
+        HeadscaleRest::new(endpoint).map(Self::Rest)
+    }
+
+    /// Bounds each call by `deadline` instead of ten seconds.
+    #[must_use]
+    pub fn with_deadline(self, deadline: Duration) -> Self {
+        match self {
+            Self::Rest(rest) => Self::Rest(rest.with_deadline(deadline)),
+        }
+    }
+
+    /// Finds out what answers there, and refuses what is too old.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] below Headscale 0.28, else what the calls met.
+    pub async fn probe(&self) -> Result<Version, Error> {
+        match self {
+            Self::Rest(rest) => rest.probe().await,
+        }
+    }
+
+    /// Lists all users.
+    ///
+    /// # Errors
+    ///
+    /// What the call met.
+    pub async fn list_users(&self) -> Result<Vec<User>, Error> {
+        match self {
+            Self::Rest(rest) => rest.list_users().await,
+        }
+    }
+
+    /// Creates a user.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Conflict`] if the name is taken, else what the call met.
+    pub async fn create_user(&self, name: &str, display_name: &str) -> Result<User, Error> {
+        match self {
+            Self::Rest(rest) => rest.create_user(name, display_name).await,
+        }
+    }
+
+    /// Lists all pre-auth keys, without their values.
+    ///
+    /// # Errors
+    ///
+    /// What the call met.
+    pub async fn list_pre_auth_keys(&self) -> Result<Vec<PreAuthKey>, Error> {
+        match self {
+            Self::Rest(rest) => rest.list_pre_auth_keys().await,
+        }
+    }
+
+    /// Creates a pre-auth key and checks the answer field by field.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotHeadscale`] if the answer is not the key that was asked for, else what the call met.
+    pub async fn create_pre_auth_key(&self, new: &NewPreAuthKey) -> Result<MintedKey, Error> {
+        match self {
+            Self::Rest(rest) => rest.create_pre_auth_key(new).await,
+        }
+    }
+
+    /// Expires a pre-auth key; one that is not there counts as expired.
+    ///
+    /// # Errors
+    ///
+    /// What the call met.
+    pub async fn expire_pre_auth_key(&self, id: KeyId) -> Result<(), Error> {
+        match self {
+            Self::Rest(rest) => rest.expire_pre_auth_key(id).await,
+        }
+    }
+
+    /// Lists all nodes.
+    ///
+    /// # Errors
+    ///
+    /// What the call met.
+    pub async fn list_nodes(&self) -> Result<Vec<Node>, Error> {
+        match self {
+            Self::Rest(rest) => rest.list_nodes().await,
+        }
+    }
 }

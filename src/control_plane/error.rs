@@ -1,0 +1,171 @@
+//! What can go wrong with a control plane, in words that say what to do. Pure.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Names a call: which control plane, which method, which URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct At {
+    /// The control plane's name in the configuration.
+    pub control_plane: String,
+    /// The method.
+    pub method: &'static str,
+    /// The URL, without query.
+    pub url: String,
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "control plane {:?}: {} {}",
+            self.control_plane, self.method, self.url
+        )
+    }
+}
+
+/// What a call to a control plane met. No message holds a byte of a key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The configuration cannot be used; no call was made.
+    #[error("control plane {control_plane:?}: {problem}")]
+    InvalidEndpoint {
+        /// The control plane's name in the configuration.
+        control_plane: String,
+        /// Names the field, its value, what is accepted and what to do.
+        problem: String,
+    },
+    /// Nothing answers there.
+    #[error(
+        "{at}: no connection ({cause}): want a running Headscale there; check apiUrl, DNS and network policies"
+    )]
+    Unreachable {
+        /// The call.
+        at: At,
+        /// What the socket said.
+        cause: String,
+    },
+    /// Its certificate is not trusted.
+    #[error(
+        "{at}: certificate refused ({cause}): want one for this host that a trusted authority signed; set caBundle to the PEM of a private authority"
+    )]
+    Untrusted {
+        /// The call.
+        at: At,
+        /// What TLS said.
+        cause: String,
+    },
+    /// No whole answer in time.
+    #[error(
+        "{at}: no whole answer within {after:?}: check the load of the server and of what stands before it"
+    )]
+    TimedOut {
+        /// The call.
+        at: At,
+        /// The deadline.
+        after: Duration,
+    },
+    /// The API key is not accepted.
+    #[error(
+        "{at} answered 401: the API key is unknown, expired or deleted; make one with \"headscale apikeys create --expiration 90d\" and put it into the Secret that apiKeySecret names"
+    )]
+    Unauthorized {
+        /// The call.
+        at: At,
+    },
+    /// Something sends us elsewhere, perhaps a login page.
+    #[error(
+        "{at} answered {status} with a redirect to {location:?}: redirects are not followed; set apiUrl to the address at which Headscale itself answers"
+    )]
+    Redirected {
+        /// The call.
+        at: At,
+        /// The status.
+        status: u16,
+        /// Where to, without query.
+        location: String,
+    },
+    /// The answer is none that Headscale gives.
+    #[error(
+        "{at} answered {status} with {answered}: want {expected}; check that apiUrl leads to Headscale itself and not to a proxy or login page"
+    )]
+    NotHeadscale {
+        /// The call.
+        at: At,
+        /// The status.
+        status: u16,
+        /// What came, in words; never the body.
+        answered: String,
+        /// What Headscale would answer.
+        expected: &'static str,
+    },
+    /// The answer is longer than we read.
+    #[error(
+        "{at} answered more than {limit} bytes: nothing of it is used; check that apiUrl leads to Headscale itself"
+    )]
+    TooLarge {
+        /// The call.
+        at: At,
+        /// The limit.
+        limit: usize,
+    },
+    /// The object is not there.
+    #[error("{at} answered 404: {message:?}")]
+    NotFound {
+        /// The call.
+        at: At,
+        /// What the server said.
+        message: String,
+    },
+    /// The object is there already.
+    #[error(
+        "{at} answered {status}: {message:?}: the name is taken; list the users to see whose it is"
+    )]
+    Conflict {
+        /// The call.
+        at: At,
+        /// The status.
+        status: u16,
+        /// What the server said.
+        message: String,
+    },
+    /// The server does not do it.
+    #[error("{at} answered {status}: {message:?}: want 200; the log of the server says more")]
+    Refused {
+        /// The call.
+        at: At,
+        /// The status.
+        status: u16,
+        /// What the server said.
+        message: String,
+    },
+    /// A Headscale that we cannot work with.
+    #[error("{at}: this is Headscale {version}: want 0.28 or newer; upgrade it")]
+    Unsupported {
+        /// The call.
+        at: At,
+        /// Its version, as far as it can be told.
+        version: String,
+    },
+}
+
+impl Error {
+    /// A bounded label for metrics.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::InvalidEndpoint { .. } => "invalid_endpoint",
+            Self::Unreachable { .. } => "unreachable",
+            Self::Untrusted { .. } => "untrusted",
+            Self::TimedOut { .. } => "timed_out",
+            Self::Unauthorized { .. } => "unauthorized",
+            Self::Redirected { .. } => "redirected",
+            Self::NotHeadscale { .. } => "not_headscale",
+            Self::TooLarge { .. } => "too_large",
+            Self::NotFound { .. } => "not_found",
+            Self::Conflict { .. } => "conflict",
+            Self::Refused { .. } => "refused",
+            Self::Unsupported { .. } => "unsupported",
+        }
+    }
+}

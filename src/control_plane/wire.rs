@@ -1,0 +1,374 @@
+//! REST v1 of Headscale as bytes: what we send, and what an answer must hold, field by field. Pure.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::{KeyId, MintedKey, NewPreAuthKey, Node, NodeId, PreAuthKey, User, UserId};
+use crate::key_value::KeyValue;
+
+/// Asks for a user. Only fields that every version knows: 0.30 refuses others.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct CreateUser<'a> {
+    pub(super) name: &'a str,
+    pub(super) display_name: &'a str,
+}
+
+/// Asks for a pre-auth key. Ids are strings: 0.30 refuses numbers.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CreatePreAuthKey<'a> {
+    user: String,
+    reusable: bool,
+    ephemeral: bool,
+    expiration: Timestamp,
+    acl_tags: &'a [String],
+}
+
+/// The body that asks for `new`.
+pub(super) fn create_pre_auth_key(new: &NewPreAuthKey) -> impl Serialize + '_ {
+    let NewPreAuthKey {
+        user,
+        reusable,
+        ephemeral,
+        expiration,
+        tags,
+    } = new;
+    CreatePreAuthKey {
+        user: user.0.to_string(),
+        reusable: *reusable,
+        ephemeral: *ephemeral,
+        expiration: *expiration,
+        acl_tags: tags,
+    }
+}
+
+/// Asks to expire a pre-auth key.
+#[derive(Serialize)]
+pub(super) struct ExpirePreAuthKey {
+    id: String,
+}
+
+impl ExpirePreAuthKey {
+    pub(super) fn new(id: KeyId) -> Self {
+        Self {
+            id: id.0.to_string(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct UserBody {
+    id: Option<String>,
+    name: Option<String>,
+    #[serde(rename = "displayName")]
+    display_name: Option<String>,
+    provider: Option<String>,
+    #[serde(rename = "providerId")]
+    provider_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PreAuthKeyBody {
+    user: Option<UserBody>,
+    id: Option<String>,
+    key: Option<String>,
+    reusable: Option<bool>,
+    ephemeral: Option<bool>,
+    used: Option<bool>,
+    expiration: Option<Timestamp>,
+    created_at: Option<Timestamp>,
+    acl_tags: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct NodeBody {
+    id: Option<String>,
+    name: Option<String>,
+    given_name: Option<String>,
+    online: Option<bool>,
+    pre_auth_key: Option<PreAuthKeyBody>,
+    tags: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct VersionBody {
+    version: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct HealthBody {
+    status: String,
+}
+
+#[derive(Deserialize)]
+struct OneUser {
+    user: Option<UserBody>,
+}
+
+#[derive(Deserialize)]
+struct Users {
+    users: Option<Vec<UserBody>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct OnePreAuthKey {
+    pre_auth_key: Option<PreAuthKeyBody>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PreAuthKeys {
+    pre_auth_keys: Option<Vec<PreAuthKeyBody>>,
+}
+
+#[derive(Deserialize)]
+struct Nodes {
+    nodes: Option<Vec<NodeBody>>,
+}
+
+/// Reads the answer of `GET /version`.
+pub(super) fn version(body: &[u8]) -> Result<String, String> {
+    required(json::<VersionBody>(body)?.version, "version")
+}
+
+/// Whether this is what `GET /health` answers.
+pub(super) fn is_health(body: &[u8]) -> bool {
+    json::<HealthBody>(body).is_ok_and(|health| matches!(health.status.as_str(), "pass" | "fail"))
+}
+
+/// Reads the answer of a user's creation and holds it against the name that was asked for.
+pub(super) fn created_user(body: &[u8], name: &str) -> Result<User, String> {
+    let user = one_user(required(json::<OneUser>(body)?.user, "user")?)?;
+    if user.name != name {
+        return Err(format!("user {:?} (asked for {name:?})", user.name));
+    }
+    Ok(user)
+}
+
+/// Reads a list of users.
+pub(super) fn users(body: &[u8]) -> Result<Vec<User>, String> {
+    required(json::<Users>(body)?.users, "users")?
+        .into_iter()
+        .map(one_user)
+        .collect()
+}
+
+/// Reads a list of pre-auth keys.
+pub(super) fn pre_auth_keys(body: &[u8]) -> Result<Vec<PreAuthKey>, String> {
+    let keys = required(json::<PreAuthKeys>(body)?.pre_auth_keys, "preAuthKeys")?;
+    keys.into_iter()
+        .map(|key| one_key(key).map(|(key, _)| key))
+        .collect()
+}
+
+/// Reads a list of nodes.
+pub(super) fn nodes(body: &[u8]) -> Result<Vec<Node>, String> {
+    required(json::<Nodes>(body)?.nodes, "nodes")?
+        .into_iter()
+        .map(one_node)
+        .collect()
+}
+
+/// Reads an answer that says nothing but that it was done.
+pub(super) fn nothing(body: &[u8]) -> Result<(), String> {
+    json::<serde_json::Map<String, serde_json::Value>>(body).map(|_| ())
+}
+
+/// Reads the answer of a key's creation and holds it against what was asked.
+pub(super) fn minted(body: &[u8], asked: &NewPreAuthKey) -> Result<MintedKey, String> {
+    let (key, value) = one_key(required(
+        json::<OnePreAuthKey>(body)?.pre_auth_key,
+        "preAuthKey",
+    )?)?;
+    let value = required(value, "preAuthKey.key")?;
+    if value.expose().is_empty() || !value.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("a preAuthKey.key that is empty or not printable".to_owned());
+    }
+    if value.expose().contains("***") {
+        return Err("a preAuthKey.key that is masked".to_owned());
+    }
+    if key.user != Some(asked.user) {
+        return Err(format!(
+            "a key of user {} (asked for user {})",
+            key.user
+                .map_or_else(|| "none".to_owned(), |user| user.0.to_string()),
+            asked.user.0
+        ));
+    }
+    for (field, got, want) in [
+        ("reusable", key.reusable, asked.reusable),
+        ("ephemeral", key.ephemeral, asked.ephemeral),
+    ] {
+        if got != want {
+            return Err(format!("a key with {field} {got} (asked for {want})"));
+        }
+    }
+    // A database may cut the fraction of a second.
+    let expiration = required(key.expiration, "preAuthKey.expiration")?;
+    if expiration
+        .as_second()
+        .abs_diff(asked.expiration.as_second())
+        > 1
+    {
+        return Err(format!(
+            "a key that expires {expiration} (asked for {})",
+            asked.expiration
+        ));
+    }
+    if sorted(&key.tags) != sorted(&asked.tags) {
+        return Err(format!(
+            "a key with tags {:?} (asked for {:?})",
+            key.tags, asked.tags
+        ));
+    }
+    Ok(MintedKey { key, value })
+}
+
+/// The message in an error's body: a gateway's `message`, or a problem's `detail` or `title`.
+pub(super) fn message(body: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Refusal {
+        message: Option<String>,
+        detail: Option<String>,
+        title: Option<String>,
+        #[serde(default)]
+        errors: Option<Vec<Detail>>,
+    }
+    #[derive(Deserialize)]
+    struct Detail {
+        message: Option<String>,
+        location: Option<String>,
+    }
+    let Refusal {
+        message,
+        detail,
+        title,
+        errors,
+    } = serde_json::from_slice(body).ok()?;
+    let mut text = message.or(detail).or(title)?;
+    for Detail { message, location } in errors.into_iter().flatten() {
+        if let Some(message) = message {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
+        if let Some(location) = location {
+            text.push_str(" at ");
+            text.push_str(&location);
+        }
+    }
+    Some(text)
+}
+
+/// Names what an undecodable body is, without quoting it: it may hold a key.
+fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(body).map_err(|error| {
+        let start = body.trim_ascii_start();
+        if start.is_empty() {
+            "an empty body".to_owned()
+        } else if start.starts_with(b"<") {
+            "a web page".to_owned()
+        } else if error.is_eof() {
+            format!("JSON that ends early, after {} bytes", body.len())
+        } else if error.is_data() {
+            // serde_json's own text may quote the value, and the value may be the key.
+            format!(
+                "JSON with a field of another type, at byte {}",
+                error.column()
+            )
+        } else {
+            format!("{} bytes that are not JSON", body.len())
+        }
+    })
+}
+
+fn required<T>(field: Option<T>, name: &str) -> Result<T, String> {
+    field.ok_or_else(|| format!("JSON without {name:?}"))
+}
+
+fn id(field: Option<String>, name: &str) -> Result<u64, String> {
+    let text = required(field, name)?;
+    match text.parse() {
+        Ok(0) | Err(_) => Err(format!("a {name:?} that is no positive number")),
+        Ok(id) => Ok(id),
+    }
+}
+
+fn one_user(body: UserBody) -> Result<User, String> {
+    let UserBody {
+        id: user_id,
+        name,
+        display_name,
+        provider,
+        provider_id,
+    } = body;
+    Ok(User {
+        id: UserId(id(user_id, "user.id")?),
+        name: required(name, "user.name")?,
+        display_name: display_name.unwrap_or_default(),
+        from_provider: [provider, provider_id]
+            .into_iter()
+            .flatten()
+            .any(|text| !text.is_empty()),
+    })
+}
+
+fn one_key(body: PreAuthKeyBody) -> Result<(PreAuthKey, Option<KeyValue>), String> {
+    let PreAuthKeyBody {
+        user,
+        id: key_id,
+        key,
+        reusable,
+        ephemeral,
+        used,
+        expiration,
+        created_at,
+        acl_tags,
+    } = body;
+    let value = key.map(KeyValue::new);
+    let key = PreAuthKey {
+        id: KeyId(id(key_id, "preAuthKey.id")?),
+        user: user.map(one_user).transpose()?.map(|user| user.id),
+        reusable: required(reusable, "preAuthKey.reusable")?,
+        ephemeral: required(ephemeral, "preAuthKey.ephemeral")?,
+        used: required(used, "preAuthKey.used")?,
+        expiration,
+        created_at,
+        tags: acl_tags.unwrap_or_default(),
+    };
+    Ok((key, value))
+}
+
+fn one_node(body: NodeBody) -> Result<Node, String> {
+    let NodeBody {
+        id: node_id,
+        name,
+        given_name,
+        online,
+        pre_auth_key,
+        tags,
+    } = body;
+    Ok(Node {
+        id: NodeId(id(node_id, "node.id")?),
+        name: required(name, "node.name")?,
+        given_name: given_name.unwrap_or_default(),
+        online: required(online, "node.online")?,
+        pre_auth_key: pre_auth_key
+            .map(|key| id(key.id, "node.preAuthKey.id"))
+            .transpose()?
+            .map(KeyId),
+        tags: tags.unwrap_or_default(),
+    })
+}
+
+fn sorted(tags: &[String]) -> Vec<&str> {
+    let mut tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+    tags.sort_unstable();
+    tags
+}
+
+#[cfg(test)]
+mod tests;
