@@ -1,0 +1,78 @@
+{{- define "sidescale.name" -}}
+{{- default .Chart.Name .Values.nameOverride -}}
+{{- end -}}
+
+{{/* One name for every object; short enough that -webhook-ca still is a Service's DNS name. */}}
+{{- define "sidescale.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride -}}
+{{- else -}}
+{{- $name := include "sidescale.name" . -}}
+{{- if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "sidescale.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "sidescale.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "sidescale.labels" -}}
+{{ include "sidescale.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: sidescale
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end -}}
+
+{{- define "sidescale.caSecretName" -}}
+{{ include "sidescale.fullname" . }}-webhook-ca
+{{- end -}}
+
+{{- define "sidescale.image" -}}
+{{- with .Values.image -}}
+{{- if .digest -}}
+{{ .repository }}@{{ .digest }}
+{{- else -}}
+{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The configuration file: `config`, with the control plane's values as its default one. */}}
+{{- define "sidescale.config" -}}
+{{- $given := .Values.controlPlane -}}
+{{- $url := required "controlPlane.loginServer is empty: set it to the URL of your Headscale, for example --set controlPlane.loginServer=https://headscale.example.com" $given.loginServer -}}
+{{- $plane := dict "loginServer" $url "apiKeySecret" (dict "namespace" $given.apiKeySecret.namespace "name" $given.apiKeySecret.name) -}}
+{{- with $given.apiUrl }}{{ $_ := set $plane "apiUrl" . }}{{ end -}}
+{{- with $given.allowInsecure }}{{ $_ := set $plane "allowInsecure" . }}{{ end -}}
+{{- with $given.caBundle }}{{ $_ := set $plane "caBundle" . }}{{ end -}}
+{{- $base := dict "controlPlanes" (dict "default" $plane) -}}
+{{- toYaml (mergeOverwrite $base (deepCopy .Values.config)) -}}
+{{- end -}}
+
+{{/* Names of the Secrets with pre-auth keys, in any namespace: RBAC and policy both render this list. JSON. */}}
+{{- define "sidescale.keySecretNames" -}}
+{{- $names := list "headscale-auth-keys" "headscale-pod-auth-keys" -}}
+{{- range $name, $profile := (.Values.config.profiles | default dict) -}}
+{{- with ($profile | default dict).authKeySecretName }}{{ $names = append $names . }}{{ end -}}
+{{- end -}}
+{{- $names | uniq | sortAlpha | toJson -}}
+{{- end -}}
+
+{{/* API-key Secrets: namespace -> names. JSON. */}}
+{{- define "sidescale.apiKeySecrets" -}}
+{{- $config := include "sidescale.config" . | fromYaml -}}
+{{- $found := dict -}}
+{{- range $name, $plane := $config.controlPlanes -}}
+{{- $secret := ($plane | default dict).apiKeySecret | default dict -}}
+{{- $namespace := $secret.namespace | default "headscale" -}}
+{{- $names := append (get $found $namespace | default list) ($secret.name | default "headscale-api-key") -}}
+{{- $_ := set $found $namespace ($names | uniq | sortAlpha) -}}
+{{- end -}}
+{{- $found | toJson -}}
+{{- end -}}
