@@ -1,6 +1,6 @@
 # The commands that README.md names. Each works from a fresh clone with Rust; the tests say what else they would use.
 
-IMAGE ?= sidescale:dev
+IMAGE ?= sidescale:0.1.0
 
 .PHONY: demo test e2e bench lint image
 
