@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::identity::Owner;
+use crate::identity::{Hostname, Owner};
 use crate::profile::{Delivery, Policy, Resources};
 
 /// Is the prefix of every annotation and label of ours.
@@ -46,27 +46,33 @@ pub struct NamespaceMetadata {
 
 /// Holds everything that one injection needs, parsed and allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Injection {
+pub struct Injection<'a> {
     /// Profile that was used.
-    pub profile: String,
+    pub profile: &'a str,
+    /// Its hash.
+    pub profile_hash: &'a str,
     /// Control plane's name.
     pub control_plane: String,
     /// Its login server.
-    pub login_server: String,
+    pub login_server: &'a str,
     /// The identity: names key, user and host.
     pub service: String,
-    /// Name in the tailnet, at most 63 characters; `None`: the pod's own name (a StatefulSet's).
-    pub hostname: Option<String>,
+    /// Name in the tailnet, which the pod's own name or node may complete.
+    pub hostname: Hostname<'a>,
     /// Where the key stands and what it may do.
     pub key: Key,
     /// How the key reaches the sidecar.
     pub delivery: Delivery,
+    /// Whether the pod itself asks for that delivery.
+    pub delivery_asked: bool,
     /// Whether the app waits until the node is up.
     pub wait: bool,
     /// The sidecar's image.
-    pub image: String,
+    pub image: &'a str,
     /// The sidecar's requests and limits.
-    pub resources: Resources,
+    pub resources: Resources<'a>,
+    /// One remark for each key under our prefix that nothing knows.
+    pub unknown: Vec<String>,
 }
 
 /// Describes the pre-auth key that an injected pod refers to.
@@ -106,11 +112,11 @@ pub struct ManagedKey {
 
 /// Says whether and how a pod is injected, from metadata alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Decision {
+pub enum Decision<'a> {
     /// The author has to mend something.
     Deny(Refusal),
     /// Injected as described.
-    Inject(Box<Injection>),
+    Inject(Box<Injection<'a>>),
     /// Left alone.
     Skip(SkipReason),
 }
@@ -160,8 +166,39 @@ pub enum SkipReason {
     Windows,
 }
 
+impl DenyReason {
+    /// The bounded label for metrics and audit annotations.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BadValue => "badValue",
+            Self::NotAllowed => "notAllowed",
+            Self::NoService => "noService",
+            Self::NotSupported => "notSupported",
+        }
+    }
+}
+
+impl SkipReason {
+    /// The bounded label for metrics, audit annotations and the receipt.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AlreadyInjected => "reinvoked",
+            Self::Disabled => "disabled",
+            Self::HostNetwork => "hostNetwork",
+            Self::MirrorPod => "mirrorPod",
+            Self::NameTaken => "nameTaken",
+            Self::NoService => "noService",
+            Self::NotRequested => "notRequested",
+            Self::NotAPodCreate => "notAPodCreate",
+            Self::Windows => "windows",
+        }
+    }
+}
+
 /// Decides from metadata alone; the webhook adds what only the pod's spec shows.
 #[must_use]
-pub fn decide(_subject: &Subject<'_>, _policy: &Policy) -> Decision {
+pub fn decide<'a>(_subject: &Subject<'a>, _policy: &'a Policy) -> Decision<'a> {
     Decision::Skip(SkipReason::NotRequested)
 }

@@ -2,4 +2,5 @@
 
 pub mod annotations;
 pub mod identity;
+pub mod mutate;
 pub mod profile;

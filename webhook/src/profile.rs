@@ -1,5 +1,6 @@
 //! What the operator allows and defaults: the configuration file's types. Pure.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -57,7 +58,7 @@ pub struct Profile {
     /// Whether the app waits until the node is up; default false.
     pub wait: bool,
     /// Requests and limits of the sidecar.
-    pub resources: Resources,
+    pub resources: Resources<'static>,
 }
 
 /// How the auth key reaches the sidecar.
@@ -71,15 +72,15 @@ pub enum Delivery {
 
 /// Kubernetes quantities, as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Resources {
+pub struct Resources<'a> {
     /// For example `50m`.
-    pub cpu_request: String,
+    pub cpu_request: Cow<'a, str>,
     /// For example `200m`.
-    pub cpu_limit: String,
+    pub cpu_limit: Cow<'a, str>,
     /// For example `128Mi`.
-    pub memory_request: String,
+    pub memory_request: Cow<'a, str>,
     /// For example `256Mi`.
-    pub memory_limit: String,
+    pub memory_limit: Cow<'a, str>,
 }
 
 /// Holds the numbers of the rotation module.
