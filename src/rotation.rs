@@ -5,5 +5,8 @@
 //! ```
 //! `record`, `demand`, `plan`, `queue` and `state` are pure; `run` obeys them.
 
+pub mod demand;
+pub mod plan;
+pub mod queue;
 pub mod record;
 pub mod state;

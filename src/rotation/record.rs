@@ -108,10 +108,10 @@ pub struct Intent {
 /// An intent that was given up.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Abandoned {
-    /// The fingerprint of the key that may have been made.
-    pub expires: Timestamp,
     /// When it was given up.
     pub since: Timestamp,
+    /// The intent; a key just like it may have been made.
+    pub intent: Intent,
 }
 
 /// Says why a record is not usable.
@@ -195,8 +195,8 @@ impl KeyRecord {
     pub fn intend(&mut self, intent: Intent, now: Timestamp) {
         if let Some(lost) = self.intent.replace(intent) {
             self.abandoned.push(Abandoned {
-                expires: lost.expires,
                 since: now,
+                intent: lost,
             });
         }
     }
@@ -295,8 +295,8 @@ mod tests {
         assert_eq!(
             record.keys["api-authkey"].abandoned,
             [Abandoned {
-                expires: intent("b", 2_000).expires,
-                since: at(3_000)
+                since: at(3_000),
+                intent: intent("b", 2_000)
             }]
         );
     }

@@ -1,0 +1,502 @@
+use super::*;
+use crate::rotation::record::{Issued as Made, Previous};
+
+const DAY: i64 = 86_400;
+const KEY: &str = "api-authkey";
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn asked() -> Asked {
+    Asked {
+        user: "shop.api".into(),
+        tags: Vec::new(),
+        reusable: true,
+        ephemeral: true,
+    }
+}
+
+fn demand() -> KeyDemand {
+    KeyDemand {
+        service: "api".into(),
+        control_plane: "default".into(),
+        asked: asked(),
+        expiration: Duration::from_secs(90 * 86_400),
+        buffer: Duration::from_secs(10 * 86_400),
+        pods: 1,
+        differing: 0,
+        since: at(0),
+    }
+}
+
+fn made(id: u64) -> Made {
+    Made {
+        id: KeyId(id),
+        created: at(0),
+        expires: at(90 * DAY),
+        asked: asked(),
+    }
+}
+
+fn intent(writer: &str, op: &str) -> Intent {
+    Intent {
+        op: op.into(),
+        writer: writer.into(),
+        started_at: at(0),
+        expires: Timestamp::new(90 * DAY, 123_456_000).unwrap(),
+        asked: asked(),
+    }
+}
+
+fn listed(id: u64, expiration: Timestamp) -> PreAuthKey {
+    PreAuthKey {
+        id: KeyId(id),
+        user: Some(UserId(1)),
+        reusable: true,
+        ephemeral: true,
+        used: false,
+        expiration: Some(expiration),
+        created_at: None,
+        tags: Vec::new(),
+    }
+}
+
+/// One Secret with one demanded key that is in force; each case changes what it is about.
+struct Case {
+    ownership: Ownership,
+    key: KeyRecord,
+    filled: bool,
+    demand: BTreeMap<String, KeyDemand>,
+    issued: Option<Vec<PreAuthKey>>,
+    process: Process,
+    rotation: Rotation,
+}
+
+impl Case {
+    fn new() -> Self {
+        let mut key = KeyRecord::new("api", "default");
+        key.current = Some(made(7));
+        Self {
+            ownership: Ownership::Ours,
+            key,
+            filled: true,
+            demand: BTreeMap::from([(KEY.to_owned(), demand())]),
+            issued: None,
+            process: Process {
+                writer: "me".into(),
+                respect: Duration::from_secs(120),
+                live: BTreeSet::from(["live".to_owned()]),
+                held: BTreeMap::new(),
+            },
+            rotation: Rotation {
+                overlap: Duration::from_secs(3_600),
+                paused: false,
+                max_services_per_namespace: 200,
+            },
+        }
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
+    fn plan(&self, now: Timestamp) -> Plan {
+        let record = Record {
+            keys: BTreeMap::from([(KEY.to_owned(), self.key.clone())]),
+            ..Record::default()
+        };
+        let issued = self.issued.as_ref().map(|keys| Issued {
+            keys: keys.iter().map(|key| (key.id, key.clone())).collect(),
+            users: BTreeMap::from([("shop.api".to_owned(), UserId(1))]),
+        });
+        let view = View {
+            ownership: self.ownership,
+            record: &record,
+            filled: &self.filled.then(|| KEY.to_owned()).into_iter().collect(),
+            demand: &self.demand,
+            synced: true,
+            issued: &issued
+                .map(|issued| ("default".to_owned(), issued))
+                .into_iter()
+                .collect(),
+            process: &self.process,
+        };
+        plan(now, &view, &self.rotation)
+    }
+
+    fn steps(&self, now: i64) -> Vec<Step> {
+        self.plan(at(now)).steps
+    }
+}
+
+fn intend(why: Why) -> Vec<Step> {
+    vec![Step::Intend {
+        data_key: KEY.into(),
+        why,
+    }]
+}
+
+fn expire(id: u64) -> Vec<Step> {
+    vec![Step::Expire {
+        data_key: KEY.into(),
+        control_plane: "default".into(),
+        id: KeyId(id),
+    }]
+}
+
+#[test]
+fn a_key_of_ninety_days_is_due_at_day_eighty_to_the_second() {
+    let case = Case::new();
+    let plan = case.plan(at(80 * DAY - 1));
+    assert_eq!(plan.steps, []);
+    assert_eq!(plan.renew_at, Some(at(80 * DAY)));
+    assert_eq!(plan.states[KEY], State::Ready);
+    assert_eq!(case.steps(80 * DAY), intend(Why::Due));
+    assert_eq!(case.plan(at(80 * DAY)).states[KEY], State::Ready);
+}
+
+#[test]
+fn says_why_a_key_is_made() {
+    let table: [(&str, Case, Vec<Step>); 10] = [
+        (
+            "no key yet",
+            Case::new().with(|case| case.key.current = None),
+            intend(Why::First),
+        ),
+        (
+            "the value was taken out",
+            Case::new().with(|case| case.filled = false),
+            intend(Why::ValueLost),
+        ),
+        (
+            "the server forgot it",
+            Case::new().with(|case| case.issued = Some(Vec::new())),
+            intend(Why::Lost),
+        ),
+        (
+            "somebody ended it",
+            Case::new().with(|case| case.issued = Some(vec![listed(7, at(5))])),
+            intend(Why::Lost),
+        ),
+        (
+            "the server has it",
+            Case::new().with(|case| case.issued = Some(vec![listed(7, at(90 * DAY))])),
+            vec![],
+        ),
+        (
+            "other tags",
+            Case::new()
+                .with(|case| case.demand.get_mut(KEY).unwrap().asked.tags = vec!["tag:web".into()]),
+            intend(Why::Changed),
+        ),
+        (
+            "not ephemeral any more",
+            Case::new().with(|case| case.demand.get_mut(KEY).unwrap().asked.ephemeral = false),
+            intend(Why::Changed),
+        ),
+        (
+            "another user",
+            Case::new().with(|case| case.demand.get_mut(KEY).unwrap().asked.user = "x.api".into()),
+            intend(Why::Changed),
+        ),
+        (
+            "a longer buffer only moves the due time",
+            Case::new().with(|case| {
+                case.demand.get_mut(KEY).unwrap().buffer = Duration::from_secs(89 * 86_400)
+            }),
+            vec![],
+        ),
+        (
+            "another expiration counts from the next key on",
+            Case::new().with(|case| {
+                case.demand.get_mut(KEY).unwrap().expiration = Duration::from_secs(86_400)
+            }),
+            vec![],
+        ),
+    ];
+    for (name, case, steps) in table {
+        assert_eq!(case.steps(10), steps, "{name}");
+    }
+}
+
+#[test]
+fn nothing_is_done_where_nothing_may_be_done() {
+    let table: [(&str, Case, State); 6] = [
+        (
+            "foreign Secret",
+            Case::new().with(|case| case.ownership = Ownership::NotOurs),
+            State::SecretNotOurs,
+        ),
+        (
+            "paused Secret",
+            Case::new().with(|case| case.ownership = Ownership::Paused),
+            State::Paused,
+        ),
+        (
+            "paused everywhere",
+            Case::new().with(|case| case.rotation.paused = true),
+            State::Paused,
+        ),
+        (
+            "over the quota",
+            Case::new().with(|case| case.rotation.max_services_per_namespace = 0),
+            State::QuotaExceeded,
+        ),
+        (
+            "no API key",
+            Case::new().with(|case| {
+                case.process.held.insert(
+                    KEY.into(),
+                    Held {
+                        state: State::NoCredentials,
+                        until: None,
+                    },
+                );
+            }),
+            State::NoCredentials,
+        ),
+        (
+            "failed a moment ago",
+            Case::new().with(|case| {
+                case.process.held.insert(
+                    KEY.into(),
+                    Held {
+                        state: State::Degraded,
+                        until: Some(at(99 * DAY)),
+                    },
+                );
+            }),
+            State::Degraded,
+        ),
+    ];
+    for (name, mut case, state) in table {
+        case.key.current = None;
+        let plan = case.plan(at(85 * DAY));
+        assert_eq!(plan.steps, [], "{name}");
+        assert_eq!(plan.states[KEY], state, "{name}");
+    }
+}
+
+#[test]
+fn an_intent_is_followed_by_its_writer_and_respected_by_others() {
+    let due = 80 * DAY;
+    let with = |intent: Intent| Case::new().with(|case| case.key.intent = Some(intent));
+    let mint = |intent: Intent| {
+        vec![Step::Mint {
+            data_key: KEY.into(),
+            intent,
+            why: Why::Due,
+        }]
+    };
+    let fresh = |writer, op| Intent {
+        started_at: at(due),
+        ..intent(writer, op)
+    };
+
+    assert_eq!(
+        with(fresh("me", "live")).steps(due),
+        mint(fresh("me", "live"))
+    );
+    assert_eq!(
+        with(fresh("me", "failed")).steps(due),
+        intend(Why::Due),
+        "own, and over"
+    );
+    assert_eq!(with(fresh("other", "live")).steps(due + 119), []);
+    assert_eq!(
+        with(fresh("other", "live")).plan(at(due)).renew_at,
+        Some(at(due + 120))
+    );
+    assert_eq!(
+        with(fresh("other", "live")).steps(due + 120),
+        intend(Why::Due),
+        "crashed"
+    );
+    let changed = with(fresh("me", "live"))
+        .with(|case| case.demand.get_mut(KEY).unwrap().asked.reusable = false);
+    assert_eq!(
+        changed.steps(due),
+        intend(Why::Changed),
+        "asked for something else meanwhile"
+    );
+}
+
+#[test]
+fn an_intent_that_nobody_needs_is_given_up() {
+    let give_up = vec![Step::GiveUp {
+        data_key: KEY.into(),
+    }];
+    let case = Case::new().with(|case| case.key.intent = Some(intent("other", "x")));
+    assert_eq!(case.steps(119), []);
+    assert_eq!(case.steps(120), give_up);
+    let undemanded = case.with(|case| case.demand.clear());
+    assert_eq!(undemanded.steps(120), give_up);
+}
+
+#[test]
+fn a_previous_key_ends_after_its_overlap_unless_it_is_the_one_in_force() {
+    let previous = |id| Previous {
+        id: KeyId(id),
+        expire_at: at(3_600),
+    };
+    let case = Case::new().with(|case| case.key.previous = vec![previous(3)]);
+    assert_eq!(case.steps(3_599), []);
+    assert_eq!(case.plan(at(3_599)).cleanup_at, Some(at(3_600)));
+    assert_eq!(case.steps(3_600), expire(3));
+    let undemanded = case.with(|case| case.demand.clear());
+    assert_eq!(undemanded.steps(3_600), expire(3), "with or without pods");
+
+    let in_force = Case::new().with(|case| case.key.previous = vec![previous(7)]);
+    assert_eq!(
+        in_force.steps(4_000),
+        [Step::ForgetPrevious {
+            data_key: KEY.into(),
+            id: KeyId(7)
+        }]
+    );
+}
+
+#[test]
+fn the_key_of_a_lost_intent_is_ended_by_its_fingerprint() {
+    let lost = intent("other", "lost");
+    let expires = lost.expires;
+    let abandoned = |keys: Vec<PreAuthKey>| {
+        let lost = lost.clone();
+        Case::new().with(move |case| {
+            case.key.abandoned = vec![Abandoned {
+                since: at(0),
+                intent: lost,
+            }];
+            case.issued = Some([vec![listed(7, at(90 * DAY))], keys].concat());
+        })
+    };
+    let near = Timestamp::new(90 * DAY, 123_457_000).unwrap();
+    assert_eq!(abandoned(vec![listed(9, expires)]).steps(20), expire(9));
+    assert_eq!(
+        abandoned(vec![listed(9, near)]).steps(20),
+        [],
+        "somebody else's"
+    );
+    let foreign = PreAuthKey {
+        user: Some(UserId(2)),
+        ..listed(9, expires)
+    };
+    assert_eq!(abandoned(vec![foreign]).steps(20), [], "another user's");
+    let forget = vec![Step::ForgetAbandoned {
+        data_key: KEY.into(),
+        op: "lost".into(),
+    }];
+    assert_eq!(abandoned(vec![]).steps(599), [], "it may still come");
+    assert_eq!(abandoned(vec![]).steps(600), forget);
+    let in_force = abandoned(vec![]).with(|case| {
+        case.key.current = Some(Made { expires, ..made(9) });
+        case.issued = Some(vec![listed(9, expires)]);
+    });
+    assert_eq!(in_force.steps(20), [], "never the one in force");
+    let unlisted = abandoned(vec![]).with(|case| case.issued = None);
+    assert_eq!(unlisted.plan(at(1)).confirm_at, Some(at(15)));
+}
+
+#[test]
+fn who_has_a_key_keeps_it_when_the_namespace_is_full() {
+    let case = Case::new().with(|case| {
+        case.rotation.max_services_per_namespace = 2;
+        for (name, since) in [("a-authkey", 5), ("b-authkey", 4)] {
+            case.demand.insert(
+                name.into(),
+                KeyDemand {
+                    since: at(since),
+                    ..demand()
+                },
+            );
+        }
+    });
+    let plan = case.plan(at(10));
+    assert_eq!(plan.states["a-authkey"], State::QuotaExceeded);
+    assert_eq!(plan.states[KEY], State::Ready);
+    assert_eq!(
+        plan.steps,
+        [Step::Intend {
+            data_key: "b-authkey".into(),
+            why: Why::First
+        }]
+    );
+}
+
+#[test]
+fn an_answer_that_is_not_what_was_asked_is_named() {
+    let intent = intent("me", "live");
+    let good = listed(9, intent.expires);
+    assert_eq!(mismatch(&good, UserId(1), &intent), None);
+    let table = [
+        (
+            PreAuthKey {
+                user: Some(UserId(2)),
+                ..good.clone()
+            },
+            "user",
+        ),
+        (
+            PreAuthKey {
+                user: None,
+                ..good.clone()
+            },
+            "user",
+        ),
+        (
+            PreAuthKey {
+                reusable: false,
+                ..good.clone()
+            },
+            "reusable",
+        ),
+        (
+            PreAuthKey {
+                ephemeral: false,
+                ..good.clone()
+            },
+            "ephemeral",
+        ),
+        (
+            PreAuthKey {
+                tags: vec!["tag:x".into()],
+                ..good.clone()
+            },
+            "aclTags",
+        ),
+        (
+            PreAuthKey {
+                expiration: None,
+                ..good.clone()
+            },
+            "expiration",
+        ),
+        (
+            PreAuthKey {
+                expiration: Some(at(1)),
+                ..good.clone()
+            },
+            "expiration",
+        ),
+        (
+            PreAuthKey {
+                used: true,
+                ..good.clone()
+            },
+            "used",
+        ),
+    ];
+    for (key, field) in table {
+        assert_eq!(mismatch(&key, UserId(1), &intent), Some(field));
+    }
+}
+
+#[test]
+fn a_clock_that_is_an_hour_off_does_not_make_a_listed_key_look_ended() {
+    let case = Case::new().with(|case| case.issued = Some(vec![listed(7, at(90 * DAY))]));
+    for now in [-3_600, 0, 3_600] {
+        assert_eq!(case.steps(now), []);
+    }
+}
