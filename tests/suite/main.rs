@@ -1,1 +1,10 @@
 //! Tests against our own fakes and the embedded servers; no real server is needed.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test's helper may fail the test"
+)]
+
+mod chart;

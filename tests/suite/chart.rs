@@ -1,0 +1,165 @@
+//! What can be said of the chart, the image and the examples without helm: that they agree with each other and the code.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = root().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn yaml(path: &str) -> Value {
+    serde_saphyr::from_str(&read(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn templates() -> Vec<(String, String)> {
+    let mut found: Vec<_> = fs::read_dir(root().join("charts/sidescale/templates"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .map(|name| {
+            (
+                name.clone(),
+                read(format!("charts/sidescale/templates/{name}")),
+            )
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+fn template(name: &str) -> String {
+    read(format!("charts/sidescale/templates/{name}"))
+}
+
+#[test]
+fn chart_image_and_crate_are_of_one_version() {
+    let version = env!("CARGO_PKG_VERSION");
+    let chart = yaml("charts/sidescale/Chart.yaml");
+    assert_eq!(chart["version"], version);
+    assert_eq!(chart["appVersion"], version);
+    assert!(read("Makefile").contains(&format!("IMAGE ?= sidescale:{version}\n")));
+}
+
+#[test]
+fn every_value_is_in_the_schema_and_every_property_has_a_value() {
+    let schema: Value = serde_json::from_str(&read("charts/sidescale/values.schema.json")).unwrap();
+    compare("", &yaml("charts/sidescale/values.yaml"), &schema);
+}
+
+fn compare(path: &str, values: &Value, schema: &Value) {
+    let (Some(values), Some(properties)) = (values.as_object(), schema["properties"].as_object())
+    else {
+        return;
+    };
+    let keys: BTreeSet<&String> = values.keys().collect();
+    // Helm puts `global` there by itself.
+    let known: BTreeSet<&String> = properties.keys().filter(|key| *key != "global").collect();
+    assert_eq!(
+        keys, known,
+        "values.yaml and values.schema.json differ below {path:?}"
+    );
+    assert_eq!(
+        schema["additionalProperties"], false,
+        "an unknown value below {path:?} would be ignored"
+    );
+    for (key, value) in values {
+        compare(&format!("{path}.{key}"), value, &properties[key]);
+    }
+}
+
+#[test]
+fn no_template_holds_a_ca_bundle_or_a_secret() {
+    for (name, text) in templates() {
+        let rendered = text
+            .lines()
+            .filter(|line| !line.trim_start().starts_with('#'));
+        for line in rendered {
+            // The one in the configuration file is the control plane's, and public.
+            assert!(
+                !line.trim_start().starts_with("caBundle:"),
+                "{name}: helm would fight over {line:?}"
+            );
+            assert_ne!(
+                line.trim(),
+                "kind: Secret",
+                "{name}: key material does not come from a template"
+            );
+        }
+    }
+}
+
+#[test]
+fn each_template_file_is_of_one_kind() {
+    for (name, text) in templates() {
+        let kinds = text
+            .lines()
+            .filter(|line| line.starts_with("kind: "))
+            .count();
+        assert_eq!(kinds, usize::from(name.ends_with(".yaml")), "{name}");
+    }
+}
+
+/// The other order costs each pod of an opted-in namespace two more calls; another name strands our caBundle.
+#[test]
+fn the_entries_keep_their_names_and_order() {
+    let webhook = template("webhook.yaml");
+    let names: Vec<&str> = webhook
+        .lines()
+        .filter_map(|line| line.strip_prefix("  - name: "))
+        .collect();
+    assert_eq!(names, ["pods.sidescale.io", "namespaces.sidescale.io"]);
+}
+
+#[test]
+fn the_entries_share_all_but_selector_and_path() {
+    let webhook = template("webhook.yaml");
+    for line in [
+        "    failurePolicy: {{ .Values.webhook.failurePolicy }}",
+        "    timeoutSeconds: {{ .Values.webhook.timeoutSeconds }}",
+        "    sideEffects: None",
+        "    reinvocationPolicy: IfNeeded",
+        "    matchPolicy: Equivalent",
+        "    admissionReviewVersions: [v1]",
+        "          values: [kube-system, kube-node-lease]",
+    ] {
+        assert_eq!(
+            webhook.lines().filter(|other| *other == line).count(),
+            2,
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn every_example_is_a_list_of_kubernetes_objects() {
+    for entry in fs::read_dir(root().join("examples")).unwrap() {
+        let path = entry.unwrap().path();
+        let objects: Vec<Value> = serde_saphyr::from_multiple(&read(&path)).unwrap();
+        assert!(!objects.is_empty(), "{}", path.display());
+        for object in objects {
+            for field in ["/apiVersion", "/kind", "/metadata/name"] {
+                assert!(
+                    object.pointer(field).is_some_and(Value::is_string),
+                    "{}: {field}",
+                    path.display()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_readme_marks_one_test_command() {
+    let readme = read("README.md");
+    let (_, after) = readme.split_once("<!-- test-command -->\n```").unwrap();
+    let command = after.lines().nth(1).unwrap();
+    assert_eq!(command, "make test");
+    assert!(read("Makefile").contains("\ntest:\n"));
+}
