@@ -4,8 +4,16 @@
 //! main → app → {server, watch, rotation::run, tls::run} → {control_plane, store, metrics} → {webhook, certs, plan, record}
 //! ```
 
+pub mod admin;
+pub mod app;
+pub mod args;
 pub mod clock;
+pub mod commands;
 pub mod control_plane;
+pub mod health;
 pub mod key_value;
+pub mod metrics;
 pub mod rotation;
+pub mod server;
 pub mod store;
+pub mod telemetry;

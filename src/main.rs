@@ -1,3 +1,9 @@
 //! The `sidescale` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    sidescale::app::run(sidescale::args::Args::parse())
+}

@@ -1,0 +1,78 @@
+//! The admin port: is it alive, is it ready, what has it counted. Plain HTTP.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
+
+use crate::health::Health;
+use crate::metrics::Metrics;
+
+/// Flags of the admin port.
+#[derive(Clone, Debug, clap::Args)]
+pub struct AdminArgs {
+    /// Address of /livez, /readyz and /metrics (plain HTTP)
+    #[arg(
+        long,
+        env = "SIDESCALE_ADMIN_LISTEN",
+        default_value = "[::]:8080",
+        value_name = "ADDRESS"
+    )]
+    pub admin_listen: SocketAddr,
+}
+
+#[derive(Clone)]
+struct Admin {
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+}
+
+/// Serves the admin port until `shutdown`.
+///
+/// # Errors
+///
+/// If the listener fails.
+pub async fn run(
+    listener: TcpListener,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let router = Router::new()
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(show_metrics))
+        .with_state(Admin { health, metrics });
+    axum::serve(listener, router)
+        .with_graceful_shutdown(shutdown)
+        .await
+}
+
+/// Says whether we are ready, then a line per part.
+async fn readyz(State(admin): State<Admin>) -> Response {
+    let mut text = String::new();
+    for (part, report) in admin.health.reports() {
+        let mark = if report.ok { "ok" } else { "trouble" };
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{} {mark}: {}", part.as_str(), report.detail);
+    }
+    let (status, sum) = if admin.health.is_ready() {
+        (StatusCode::OK, "ready")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready")
+    };
+    (status, format!("{sum}\n{text}")).into_response()
+}
+
+async fn show_metrics(State(admin): State<Admin>) -> Response {
+    match admin.metrics.text() {
+        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}

@@ -1,0 +1,80 @@
+//! Starts what the command line asks for, and ends it: runtime, log, signals, exit code.
+
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::args::{Args, Command};
+use crate::commands::serve;
+use crate::telemetry;
+
+/// Runs a command to its end: 0 done, 1 failed. Bad usage (2) has ended the process before.
+pub fn run(args: Args) -> ExitCode {
+    let Args { command } = args;
+    // Its only error is that a provider is there already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&error.into());
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = match command {
+        Command::Serve(args) => {
+            telemetry::init(&args.log);
+            let result = runtime.block_on(with_signals(|shutdown| serve::run(*args, shutdown)));
+            if let Err(error) = &result {
+                error!(error = format!("{error:#}"), "Stopped");
+            }
+            result.is_ok()
+        }
+    };
+    // Tasks that hang must not hold the process.
+    runtime.shutdown_background();
+    if result {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Runs a command that ends cleanly on the first SIGTERM or SIGINT, and at once on the second.
+async fn with_signals<F>(command: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let shutdown = CancellationToken::new();
+    let signals = async {
+        for first in [true, false] {
+            let name = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            };
+            info!(signal = name, "Stopping");
+            if first {
+                shutdown.cancel();
+            }
+        }
+    };
+    tokio::select! {
+        result = command(shutdown.clone()) => result,
+        () = signals => Err(anyhow::anyhow!("a second signal came before everything had ended")),
+    }
+}
+
+/// Says on standard error why a command failed.
+#[expect(
+    clippy::print_stderr,
+    reason = "a command's failure is for the person who typed it"
+)]
+fn complain(error: &anyhow::Error) {
+    eprintln!("sidescale: {error:#}");
+}

@@ -1,0 +1,73 @@
+//! The command line: what `sidescale` can be asked to do. Pure.
+
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use jiff::SignedDuration;
+
+use crate::commands::serve::ServeArgs;
+
+/// Gets annotated Kubernetes pods into a tailnet, and keeps their keys fresh
+#[derive(Debug, Parser)]
+#[command(name = "sidescale", version, about, max_term_width = 100)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Everything that `sidescale` does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the webhook and the rotation of keys
+    Serve(Box<ServeArgs>),
+}
+
+/// Reads a duration such as `10s` or `1m30s`.
+///
+/// # Errors
+///
+/// With the accepted form, if the text is none or below zero.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let accepted = || "want a duration such as 10s or 1m30s".to_owned();
+    let parsed: SignedDuration = text.parse().map_err(|_| accepted())?;
+    Duration::try_from(parsed).map_err(|_| accepted())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn every_flag_is_well_formed_and_has_help_and_a_variable() {
+        let mut command = Args::command();
+        command.build();
+        command.clone().debug_assert();
+        for sub in command
+            .get_subcommands()
+            .filter(|sub| sub.get_name() == "serve")
+        {
+            for arg in sub
+                .get_arguments()
+                .filter(|arg| !matches!(arg.get_id().as_str(), "help" | "version"))
+            {
+                assert!(arg.get_help().is_some(), "--{} has no help", arg.get_id());
+                assert!(
+                    arg.get_env().is_some(),
+                    "--{} has no variable",
+                    arg.get_id()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn reads_durations() {
+        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        for wrong in ["", "10", "-1s", "soon"] {
+            assert!(duration(wrong).is_err(), "{wrong:?} was taken");
+        }
+    }
+}

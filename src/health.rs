@@ -1,0 +1,124 @@
+//! What the admin port says of the process: what has to be true to be ready, and how its parts do. State, no I/O.
+
+use std::collections::BTreeMap;
+use std::sync::{PoisonError, RwLock};
+
+/// Names a part that reports how it does. Only the first three decide whether the process is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// The webhook still takes requests: false from SIGTERM on.
+    Serving,
+    /// The serving certificate is loaded.
+    Certificate,
+    /// Its authority was seen in every entry of our webhook configuration.
+    CaBundle,
+    /// The index of namespaces.
+    Namespaces,
+    /// The rotation of keys.
+    Rotation,
+}
+
+impl Part {
+    /// Its name in answers.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Certificate => "certificate",
+            Self::CaBundle => "ca-bundle",
+            Self::Namespaces => "namespaces",
+            Self::Rotation => "rotation",
+        }
+    }
+
+    fn is_required(self) -> bool {
+        match self {
+            Self::Serving | Self::Certificate | Self::CaBundle => true,
+            Self::Namespaces | Self::Rotation => false,
+        }
+    }
+}
+
+/// Says how one part does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Whether it does what it is there for.
+    pub ok: bool,
+    /// What there is to say, with what to do if it is not ok. Never a secret.
+    pub detail: String,
+}
+
+/// Holds the last report of every part.
+#[derive(Debug)]
+pub struct Health(RwLock<BTreeMap<Part, Report>>);
+
+impl Default for Health {
+    fn default() -> Self {
+        let waiting = || Report {
+            ok: false,
+            detail: "starting".to_owned(),
+        };
+        let parts = [Part::Serving, Part::Certificate, Part::CaBundle];
+        Self(RwLock::new(
+            parts.into_iter().map(|part| (part, waiting())).collect(),
+        ))
+    }
+}
+
+impl Health {
+    /// Notes that `part` does well.
+    pub fn ok(&self, part: Part, detail: impl Into<String>) {
+        self.set(part, true, detail.into());
+    }
+
+    /// Notes that `part` does not do well, and what to do.
+    pub fn trouble(&self, part: Part, detail: impl Into<String>) {
+        self.set(part, false, detail.into());
+    }
+
+    /// Whether all required parts do well.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.read()
+            .iter()
+            .all(|(part, report)| report.ok || !part.is_required())
+    }
+
+    /// Every report, required ones first.
+    #[must_use]
+    pub fn reports(&self) -> Vec<(Part, Report)> {
+        self.read()
+            .iter()
+            .map(|(part, report)| (*part, report.clone()))
+            .collect()
+    }
+
+    fn set(&self, part: Part, ok: bool, detail: String) {
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(part, Report { ok, detail });
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<Part, Report>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trouble_of_rotation_does_not_make_the_webhook_unready() {
+        let health = Health::default();
+        assert!(!health.is_ready());
+        for part in [Part::Serving, Part::Certificate, Part::CaBundle] {
+            health.ok(part, "");
+        }
+        health.trouble(Part::Rotation, "no API key");
+        assert!(health.is_ready());
+        health.trouble(Part::CaBundle, "gone");
+        assert!(!health.is_ready());
+    }
+}

@@ -1,0 +1,215 @@
+//! Every metric, in one struct with its own registry. State, no I/O.
+
+use prometheus::{
+    Encoder, Gauge, Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+};
+
+/// Names how a TLS handshake ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handshake {
+    /// A connection came of it.
+    Ok,
+    /// The caller does not trust our certificate: its caBundle is not ours.
+    Distrusted,
+    /// The two could not agree for another reason.
+    Failed,
+    /// The caller went away, or never spoke TLS.
+    Broken,
+    /// Not done in time.
+    TimedOut,
+}
+
+impl Handshake {
+    /// The metric's label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Distrusted => "distrusted",
+            Self::Failed => "failed",
+            Self::Broken => "broken",
+            Self::TimedOut => "timed_out",
+        }
+    }
+}
+
+/// Holds all metrics of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Answered reviews.
+    pub reviews: IntCounterVec,
+    /// Time to answer a review whose bytes are there.
+    pub review_seconds: Histogram,
+    /// Size of the patches sent.
+    pub patch_bytes: Histogram,
+    /// Open connections of the webhook.
+    pub connections: IntGauge,
+    /// When the serving certificate ends.
+    pub leaf_not_after: Gauge,
+    /// When the webhook's authority ends.
+    pub authority_not_after: Gauge,
+    /// When the webhook's authority began.
+    pub authority_not_before: Gauge,
+    /// 1 while every entry of our webhook configuration holds our trust list.
+    pub ca_bundle_in_sync: IntGauge,
+    /// Writes of the trust list into our webhook configuration.
+    pub ca_bundle_writes: IntCounterVec,
+    rejections: IntCounterVec,
+    handshakes: IntCounterVec,
+}
+
+impl Metrics {
+    /// Makes every metric, at zero.
+    ///
+    /// # Errors
+    ///
+    /// If two metrics have one name, which is a bug that the first start shows.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let metrics = Self {
+            reviews: counters(
+                &registry,
+                "sidescale_reviews_total",
+                "Answered admission reviews",
+                &["verdict", "reason", "sidecar"],
+            )?,
+            review_seconds: histogram(
+                &registry,
+                "sidescale_review_duration_seconds",
+                "Time to answer a review, from its last byte on",
+                // An answer takes some tens of microseconds; the API server waits 5 s.
+                vec![
+                    5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 0.1, 0.5, 1.0,
+                ],
+            )?,
+            patch_bytes: histogram(
+                &registry,
+                "sidescale_patch_bytes",
+                "Size of the patches sent, before base64",
+                vec![512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 65536.0],
+            )?,
+            connections: int_gauge(
+                &registry,
+                "sidescale_connections",
+                "Open connections of the webhook",
+            )?,
+            leaf_not_after: gauge(
+                &registry,
+                "sidescale_serving_certificate_not_after_seconds",
+                "When the serving certificate ends, in Unix time",
+            )?,
+            authority_not_after: gauge(
+                &registry,
+                "sidescale_ca_not_after_seconds",
+                "When the webhook's certificate authority ends, in Unix time",
+            )?,
+            authority_not_before: gauge(
+                &registry,
+                "sidescale_ca_not_before_seconds",
+                "When the webhook's certificate authority began, in Unix time",
+            )?,
+            ca_bundle_in_sync: int_gauge(
+                &registry,
+                "sidescale_ca_bundle_in_sync",
+                "1 while every entry of our webhook configuration holds our trust list",
+            )?,
+            ca_bundle_writes: counters(
+                &registry,
+                "sidescale_ca_bundle_writes_total",
+                "Writes of the trust list into our webhook configuration",
+                &["result"],
+            )?,
+            rejections: counters(
+                &registry,
+                "sidescale_requests_rejected_total",
+                "Requests of the webhook that got no review as their answer",
+                &["reason"],
+            )?,
+            handshakes: counters(
+                &registry,
+                "sidescale_tls_handshakes_total",
+                "TLS handshakes of the webhook",
+                &["result"],
+            )?,
+            registry,
+        };
+        Ok(metrics)
+    }
+
+    /// Counts handshakes that ended as `result`.
+    pub fn handshakes(&self, result: Handshake) -> prometheus::IntCounter {
+        self.handshakes.with_label_values(&[result.as_str()])
+    }
+
+    /// Counts a request that got no review as its answer.
+    pub fn rejected(&self, reason: &'static str) {
+        self.rejections.with_label_values(&[reason]).inc();
+    }
+
+    /// The whole in Prometheus' text form.
+    ///
+    /// # Errors
+    ///
+    /// If a metric cannot be written as text.
+    pub fn text(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}
+
+fn counters(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntCounterVec, prometheus::Error> {
+    let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn int_gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+    let metric = IntGauge::new(name, help)?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> Result<Gauge, prometheus::Error> {
+    let metric = Gauge::new(name, help)?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn histogram(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    buckets: Vec<f64>,
+) -> Result<Histogram, prometheus::Error> {
+    let metric = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shows_what_was_counted() {
+        let metrics = Metrics::new().unwrap();
+        metrics.handshakes(Handshake::Distrusted).inc();
+        metrics.rejected("too_large");
+        let text = String::from_utf8(metrics.text().unwrap()).unwrap();
+        assert!(
+            text.contains("sidescale_tls_handshakes_total{result=\"distrusted\"} 1"),
+            "{text}"
+        );
+        assert!(
+            text.contains("sidescale_requests_rejected_total{reason=\"too_large\"} 1"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,178 @@
+//! Turns HTTP requests into webhook calls and back. I/O by axum alone.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use sidescale_webhook::annotations::NamespaceMetadata;
+use sidescale_webhook::mutate::{OptIn, Outcome, Verdict, mutate};
+use sidescale_webhook::profile::Policy;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::timeout::TimeoutLayer;
+use tracing::{debug, error, info, warn};
+
+use super::body::{self, Budget};
+use crate::metrics::Metrics;
+
+/// Is how long one request may take, its body's arrival included.
+const REQUEST: Duration = Duration::from_secs(10);
+
+/// Finds what is known of a namespace.
+pub type NamespaceLookup = dyn Fn(&str) -> Option<Arc<NamespaceMetadata>> + Send + Sync;
+
+#[derive(Clone)]
+struct Reviews {
+    policy: Arc<Policy>,
+    namespaces: Arc<NamespaceLookup>,
+    metrics: Arc<Metrics>,
+    budget: Budget,
+}
+
+/// Makes the webhook's routes with all their limits.
+pub fn router(
+    policy: Arc<Policy>,
+    namespaces: Arc<NamespaceLookup>,
+    metrics: Arc<Metrics>,
+) -> Router {
+    let reviews = Reviews {
+        policy,
+        namespaces,
+        metrics,
+        budget: Budget::default(),
+    };
+    limited(
+        Router::new()
+            .route("/mutate/namespace", post(namespace))
+            .route("/mutate/pod", post(pod))
+            .with_state(reviews),
+    )
+}
+
+/// Puts a time limit and a net for panics around `router`.
+pub fn limited(router: Router) -> Router {
+    router
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(TimeoutLayer::with_status_code(
+            StatusCode::REQUEST_TIMEOUT,
+            REQUEST,
+        ))
+}
+
+async fn namespace(State(reviews): State<Reviews>, body: Body) -> Response {
+    reviews.answer(body, OptIn::Namespace).await
+}
+
+async fn pod(State(reviews): State<Reviews>, body: Body) -> Response {
+    reviews.answer(body, OptIn::Pod).await
+}
+
+impl Reviews {
+    async fn answer(&self, body: Body, opt_in: OptIn) -> Response {
+        let (bytes, _permit) = match body::read(body, &self.budget).await {
+            Ok(read) => read,
+            Err(rejection) => {
+                self.metrics.rejected(rejection.as_str());
+                return rejection.into_response();
+            }
+        };
+        let start = Instant::now();
+        match mutate(&bytes, opt_in, &*self.namespaces, &self.policy) {
+            Ok(outcome) => {
+                self.metrics
+                    .review_seconds
+                    .observe(start.elapsed().as_secs_f64());
+                self.note(&outcome);
+                ([(header::CONTENT_TYPE, "application/json")], outcome.reply).into_response()
+            }
+            Err(error) => {
+                self.metrics.rejected("undecodable");
+                let text = describe(&error);
+                warn!(error = text, "Request is no AdmissionReview");
+                (StatusCode::BAD_REQUEST, text).into_response()
+            }
+        }
+    }
+
+    /// Counts the outcome, and writes a line if something happened to the pod.
+    fn note(&self, outcome: &Outcome) {
+        let Outcome {
+            reply: _,
+            verdict,
+            patch_bytes,
+            namespace,
+            pod,
+            service,
+            profile,
+            message,
+            unknown,
+        } = outcome;
+        let sidecar = if *verdict == Verdict::Inject {
+            "tailscale"
+        } else {
+            "none"
+        };
+        self.metrics
+            .reviews
+            .with_label_values(&[verdict.as_str(), verdict.reason(), sidecar])
+            .inc();
+        if *patch_bytes > 0 {
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "a patch is far below 2^52 bytes"
+            )]
+            self.metrics.patch_bytes.observe(*patch_bytes as f64);
+        }
+        for remark in unknown {
+            info!(namespace, pod, remark, "Annotation is not known");
+        }
+        match verdict {
+            Verdict::Inject => info!(namespace, pod, service, profile, "Injected pod"),
+            Verdict::Deny(reason) => info!(
+                namespace,
+                pod,
+                reason = reason.as_str(),
+                message,
+                "Denied pod"
+            ),
+            Verdict::Skip(reason) => {
+                debug!(namespace, pod, reason = reason.as_str(), "Left pod alone")
+            }
+        }
+    }
+}
+
+/// The error with its sources: the sender sees nothing else.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// Answers for a handler that panicked: the API server then does as the failurePolicy says.
+fn panicked(payload: Box<dyn Any + Send>) -> Response {
+    let what = payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_default();
+    // The text is our own source's; a review's bytes are never formatted into a panic.
+    error!(
+        panic = what,
+        "Handler panicked: this is a bug of Sidescale, please report it"
+    );
+    (
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "internal error of Sidescale: see its log",
+    )
+        .into_response()
+}
