@@ -1,3 +1,4 @@
 //! One file, or folder, per command.
 
+pub mod demo;
 pub mod serve;

@@ -1,0 +1,3 @@
+//! Everything on one laptop: the embedded Headscale, and the `demo` command around it.
+
+pub mod headscale;

@@ -1,0 +1,228 @@
+//! A Headscale in memory: the REST routes that we call, as 0.28, 0.29 and 0.30 answer them. I/O only by its router.
+//!
+//! The conformance suite runs the same functions against it and against real servers, and decides where they differ.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::clock::Clock;
+use crate::control_plane::{KeyId, NodeId};
+use crate::key_value::KeyValue;
+
+mod body;
+mod faults;
+mod reply;
+mod routes;
+mod state;
+
+use state::State;
+
+/// The release whose answers are given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Flavour {
+    /// 0.28.
+    V0_28,
+    /// 0.29.
+    V0_29,
+    /// The coming 0.30.
+    Main,
+}
+
+impl Flavour {
+    /// All of them, the oldest first.
+    pub const ALL: [Self; 3] = [Self::V0_28, Self::V0_29, Self::Main];
+
+    /// Its name for people.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::V0_28 => "0.28",
+            Self::V0_29 => "0.29",
+            Self::Main => "main",
+        }
+    }
+}
+
+/// A kind of request, by which requests are counted and faults are aimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Call {
+    /// `GET /version`.
+    Version,
+    /// Lists users.
+    ListUsers,
+    /// Creates a user.
+    CreateUser,
+    /// Lists pre-auth keys.
+    ListPreAuthKeys,
+    /// Creates a pre-auth key.
+    CreatePreAuthKey,
+    /// Expires a pre-auth key.
+    ExpirePreAuthKey,
+    /// Lists nodes.
+    ListNodes,
+    /// Deletes or renames a node.
+    ChangeNode,
+    /// Lists, creates or expires API keys.
+    ApiKeys,
+    /// Anything else.
+    Other,
+}
+
+/// Something that goes wrong on purpose.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fault {
+    /// 200 and a login page; nothing is done.
+    Html,
+    /// 302 to a login page; nothing is done.
+    Redirect,
+    /// 401; nothing is done.
+    Unauthorized,
+    /// This status with a web page, as a proxy answers for a server that is away; nothing is done.
+    Status(u16),
+    /// The request waits this long, and is then done.
+    Slow(Duration),
+    /// The request is done, and its answer breaks off half-way.
+    CutBody,
+    /// The request is done, and its answer is followed by more bytes than anybody should read.
+    Endless,
+    /// The request is done, and its answer lacks this field, or has another value there (a JSON pointer).
+    Field(&'static str, Option<serde_json::Value>),
+}
+
+/// A pre-auth key as the server keeps it, for tests and for the demo to read back.
+#[derive(Clone, Debug)]
+pub struct IssuedKey {
+    /// Its id.
+    pub id: KeyId,
+    /// Name of its user.
+    pub user: Option<String>,
+    /// Its value.
+    pub value: KeyValue,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it ends.
+    pub expiration: Timestamp,
+    /// Whether it may be used more than once.
+    pub reusable: bool,
+    /// Whether its nodes are ephemeral.
+    pub ephemeral: bool,
+    /// Its tags.
+    pub tags: Vec<String>,
+}
+
+/// A Headscale in memory; clones share it.
+#[derive(Clone)]
+pub struct Embedded {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    flavour: Flavour,
+    clock: Clock,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    state: State,
+    calls: BTreeMap<Call, u64>,
+    fault: Option<(Option<Call>, Fault)>,
+}
+
+impl Embedded {
+    /// Starts empty, going by `clock`.
+    #[must_use]
+    pub fn new(flavour: Flavour, clock: Clock) -> Self {
+        let inner = Mutex::new(Inner::default());
+        Self {
+            shared: Arc::new(Shared {
+                flavour,
+                clock,
+                inner,
+            }),
+        }
+    }
+
+    /// Its routes, to be served on a listener of the caller's.
+    pub fn router(&self) -> axum::Router {
+        routes::router(self.clone())
+    }
+
+    /// Makes an API key as `headscale apikeys create` does on the server's own machine.
+    #[must_use]
+    pub fn create_api_key(&self, life: Duration) -> KeyValue {
+        let now = self.now();
+        self.inner()
+            .state
+            .create_api_key(now, crate::clock::after(now, life))
+    }
+
+    /// Makes calls of this kind, or all calls, go wrong until [`Self::mend`].
+    pub fn break_calls(&self, call: Option<Call>, fault: Fault) {
+        self.inner().fault = Some((call, fault));
+    }
+
+    /// Ends what [`Self::break_calls`] began.
+    pub fn mend(&self) {
+        self.inner().fault = None;
+    }
+
+    /// How many requests of a kind came, refused ones included.
+    #[must_use]
+    pub fn calls(&self, call: Call) -> u64 {
+        self.inner().calls.get(&call).copied().unwrap_or_default()
+    }
+
+    /// How many requests came in all.
+    #[must_use]
+    pub fn all_calls(&self) -> u64 {
+        self.inner().calls.values().sum()
+    }
+
+    /// All pre-auth keys, expired ones included, by id.
+    #[must_use]
+    pub fn issued(&self) -> Vec<IssuedKey> {
+        self.inner().state.issued()
+    }
+
+    /// Whether a node could join with this key now.
+    #[must_use]
+    pub fn accepts(&self, key: &str) -> bool {
+        let now = self.now();
+        self.inner().state.accepts(key, now)
+    }
+
+    /// Lets a node join with a key, as a client would; none if the key is not accepted.
+    #[must_use]
+    pub fn join(&self, key: &str, hostname: &str) -> Option<NodeId> {
+        let now = self.now();
+        self.inner().state.join(key, hostname, now)
+    }
+
+    /// Sets whether a node is connected.
+    pub fn set_online(&self, node: NodeId, online: bool) {
+        self.inner().state.set_online(node, online);
+    }
+
+    /// Adds a user that somebody else made; `provider` is empty, or such as `oidc`.
+    pub fn add_user(&self, name: &str, display_name: &str, provider: &str) {
+        let now = self.now();
+        self.inner()
+            .state
+            .add_user(name, display_name, provider, now);
+    }
+
+    fn now(&self) -> Timestamp {
+        self.shared.clock.now()
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.shared
+            .inner
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}

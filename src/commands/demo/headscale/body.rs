@@ -1,0 +1,132 @@
+//! A request's JSON: the gateway drops what it does not know, 0.30 refuses it. Pure.
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use super::Flavour;
+
+/// What a field may hold.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Bool,
+    /// A number, written as a string.
+    Id,
+    Text,
+    Texts,
+    Time,
+}
+
+/// A body whose known fields are of their kind.
+pub(super) struct Fields(Map<String, Value>);
+
+/// Why a body is refused.
+pub(super) enum Refusal {
+    /// No JSON, or, for the gateway, a value of another kind.
+    Malformed(String),
+    /// 0.30: not as its description says.
+    Invalid {
+        message: &'static str,
+        location: String,
+        value: Value,
+    },
+}
+
+impl Fields {
+    pub(super) fn read(
+        body: &[u8],
+        flavour: Flavour,
+        known: &[(&str, Kind)],
+    ) -> Result<Self, Refusal> {
+        let fields: Map<String, Value> = serde_json::from_slice(body)
+            .map_err(|error| Refusal::Malformed(format!("invalid body: {error}")))?;
+        let strict = flavour == Flavour::Main;
+        for (name, value) in &fields {
+            let location = format!("body.{name}");
+            let Some((_, kind)) = known.iter().find(|(known, _)| known == name) else {
+                if strict {
+                    let (message, value) = ("unexpected property", Value::Object(fields.clone()));
+                    return Err(Refusal::Invalid {
+                        message,
+                        location,
+                        value,
+                    });
+                }
+                continue;
+            };
+            if let Some(message) = kind.objection(value, strict) {
+                return Err(if strict {
+                    Refusal::Invalid {
+                        message,
+                        location,
+                        value: value.clone(),
+                    }
+                } else {
+                    Refusal::Malformed(format!("invalid value for {name}: {value}"))
+                });
+            }
+        }
+        Ok(Self(fields))
+    }
+
+    pub(super) fn text(&self, name: &str) -> &str {
+        self.0.get(name).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    pub(super) fn flag(&self, name: &str) -> bool {
+        self.0
+            .get(name)
+            .and_then(Value::as_bool)
+            .unwrap_or_default()
+    }
+
+    pub(super) fn time(&self, name: &str) -> Option<Timestamp> {
+        self.text(name).parse().ok()
+    }
+
+    pub(super) fn texts(&self, name: &str) -> Vec<String> {
+        let list = self.0.get(name).and_then(Value::as_array);
+        list.into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// An id; none where it is absent, empty or zero, an error where it is no number.
+    pub(super) fn id(&self, name: &str) -> Result<Option<u64>, Refusal> {
+        let id = match self.0.get(name) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::Number(number)) => number.as_u64(),
+            Some(Value::String(text)) if text.is_empty() => return Ok(None),
+            Some(Value::String(text)) => text.parse().ok(),
+            Some(_) => None,
+        };
+        match id {
+            Some(0) => Ok(None),
+            Some(id) => Ok(Some(id)),
+            None => Err(Refusal::Malformed(format!("invalid {name} id"))),
+        }
+    }
+}
+
+impl Kind {
+    /// What is wrong with a value. An id's digits are looked at later: that refusal has another status.
+    fn objection(self, value: &Value, strict: bool) -> Option<&'static str> {
+        let fits = match (self, value) {
+            (_, Value::Null) => !strict,
+            (Self::Id, Value::Number(_)) => !strict,
+            (Self::Id | Self::Text, Value::String(_)) | (Self::Bool, Value::Bool(_)) => true,
+            (Self::Time, Value::String(text)) if text.parse::<Timestamp>().is_err() => {
+                return Some("expected string to be RFC 3339 date-time");
+            }
+            (Self::Time, Value::String(_)) => true,
+            (Self::Texts, Value::Array(items)) => items.iter().all(Value::is_string),
+            _ => false,
+        };
+        (!fits).then_some(match self {
+            Self::Bool => "expected boolean",
+            Self::Id | Self::Text | Self::Time => "expected string",
+            Self::Texts => "expected array",
+        })
+    }
+}

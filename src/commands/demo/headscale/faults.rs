@@ -1,0 +1,95 @@
+//! What goes wrong on purpose between the embedded Headscale and its client. I/O: waits.
+
+use std::io;
+
+use axum::body::{Body, to_bytes};
+use axum::http::{HeaderValue, StatusCode, header};
+use futures::stream;
+use serde_json::Value;
+
+use super::reply::{self, Reply};
+use super::{Fault, Flavour};
+
+/// Longest answer of ours that is mangled.
+const LIMIT: usize = 64 << 20;
+
+/// A page as a login proxy shows it.
+const PAGE: &str =
+    "<!DOCTYPE html><html><head><title>Sign in</title></head><body>Sign in</body></html>";
+
+/// What is answered instead of doing anything.
+pub(super) fn instead(fault: &Fault, flavour: Flavour) -> Option<Reply> {
+    match fault {
+        Fault::Html => Some(reply::with(
+            StatusCode::OK,
+            "text/html; charset=utf-8",
+            PAGE,
+        )),
+        Fault::Redirect => {
+            let mut reply = reply::with(StatusCode::FOUND, "text/html; charset=utf-8", "");
+            let to = HeaderValue::from_static("https://login.example.com/start?next=secret");
+            reply.headers_mut().insert(header::LOCATION, to);
+            Some(reply)
+        }
+        Fault::Unauthorized => Some(reply::unauthorized(flavour)),
+        Fault::Status(status) => {
+            let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            Some(reply::with(status, "text/html; charset=utf-8", PAGE))
+        }
+        Fault::Slow(_) | Fault::CutBody | Fault::Endless | Fault::Field(..) => None,
+    }
+}
+
+/// Waits before a request is done.
+pub(super) async fn before(fault: Option<&Fault>) {
+    if let Some(Fault::Slow(wait)) = fault {
+        tokio::time::sleep(*wait).await;
+    }
+}
+
+/// Mangles the answer to a request that was done.
+pub(super) async fn after(fault: &Fault, reply: Reply) -> Reply {
+    match fault {
+        Fault::CutBody => {
+            let (mut parts, body) = reply.into_parts();
+            parts.headers.remove(header::CONTENT_LENGTH);
+            let whole = to_bytes(body, LIMIT).await.unwrap_or_default();
+            let half = whole.slice(..whole.len() / 2);
+            let broken = io::Error::from(io::ErrorKind::ConnectionReset);
+            Reply::from_parts(
+                parts,
+                Body::from_stream(stream::iter([Ok(half), Err(broken)])),
+            )
+        }
+        Fault::Endless => {
+            let (mut parts, _) = reply.into_parts();
+            parts.headers.remove(header::CONTENT_LENGTH);
+            let spaces = stream::repeat_with(|| {
+                Ok::<_, io::Error>(axum::body::Bytes::from_static(&[b' '; 4096]))
+            });
+            Reply::from_parts(parts, Body::from_stream(spaces))
+        }
+        Fault::Field(pointer, value) => {
+            let (mut parts, body) = reply.into_parts();
+            parts.headers.remove(header::CONTENT_LENGTH);
+            let whole = to_bytes(body, LIMIT).await.unwrap_or_default();
+            let mut json: Value = serde_json::from_slice(&whole).unwrap_or_default();
+            replace(&mut json, pointer, value.as_ref());
+            Reply::from_parts(parts, Body::from(json.to_string()))
+        }
+        Fault::Html | Fault::Redirect | Fault::Unauthorized | Fault::Status(_) | Fault::Slow(_) => {
+            reply
+        }
+    }
+}
+
+/// Puts a value at a JSON pointer, or takes away what is there.
+fn replace(json: &mut Value, pointer: &str, value: Option<&Value>) {
+    let (parent, name) = pointer.rsplit_once('/').unwrap_or(("", pointer));
+    if let Some(Value::Object(fields)) = json.pointer_mut(parent) {
+        match value {
+            Some(value) => fields.insert(name.to_owned(), value.clone()),
+            None => fields.remove(name),
+        };
+    }
+}

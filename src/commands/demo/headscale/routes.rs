@@ -1,0 +1,295 @@
+//! The routes of the embedded Headscale, one function each. I/O: axum.
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{Path, Query, Request, State as Shared};
+use axum::http::{Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::routing::{delete, get, post};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::body::{Fields, Kind};
+use super::reply::{self, Reply};
+use super::state::NewKey;
+use super::{Call, Embedded, Flavour, faults};
+
+pub(super) fn router(server: Embedded) -> Router {
+    Router::new()
+        .route("/version", get(version))
+        .route("/health", get(health))
+        .route("/api/v1/health", get(api_health))
+        .route("/api/v1/openapi.yaml", get(description))
+        .route("/api/v1/user", get(list_users).post(create_user))
+        .route("/api/v1/preauthkey", get(list_keys).post(create_key))
+        .route("/api/v1/preauthkey/expire", post(expire_key))
+        .route("/api/v1/node", get(list_nodes))
+        .route("/api/v1/node/{id}", delete(delete_node))
+        .route("/api/v1/node/{id}/rename/{name}", post(rename_node))
+        .route("/api/v1/apikey", get(list_api_keys).post(create_api_key))
+        .route("/api/v1/apikey/expire", post(expire_api_key))
+        .fallback(no_route)
+        .layer(middleware::from_fn_with_state(server.clone(), gate))
+        .with_state(server)
+}
+
+/// Counts a request, lets it go wrong if it shall, and asks for its key.
+async fn gate(Shared(server): Shared<Embedded>, request: Request, next: Next) -> Reply {
+    let path = request.uri().path();
+    let call = kind(request.method(), path);
+    let fault = {
+        let mut inner = server.inner();
+        *inner.calls.entry(call).or_default() += 1;
+        inner
+            .fault
+            .clone()
+            .filter(|(aim, _)| aim.is_none_or(|aim| aim == call))
+            .map(|(_, fault)| fault)
+    };
+    if let Some(reply) = fault
+        .as_ref()
+        .and_then(|fault| faults::instead(fault, server.shared.flavour))
+    {
+        return reply;
+    }
+    faults::before(fault.as_ref()).await;
+    let public = !path.starts_with("/api/")
+        || (server.shared.flavour == Flavour::Main && path.starts_with("/api/v1/openapi"));
+    if !public && !authorized(&server, &request) {
+        return reply::unauthorized(server.shared.flavour);
+    }
+    let reply = next.run(request).await;
+    match fault {
+        Some(fault) => faults::after(&fault, reply).await,
+        None => reply,
+    }
+}
+
+fn authorized(server: &Embedded, request: &Request) -> bool {
+    let header = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+    let now = server.now();
+    header
+        .and_then(|header| header.strip_prefix("Bearer "))
+        .is_some_and(|bearer| server.inner().state.authorizes(bearer, now))
+}
+
+fn kind(method: &Method, path: &str) -> Call {
+    match (method, path) {
+        (&Method::GET, "/version") => Call::Version,
+        (&Method::GET, "/api/v1/user") => Call::ListUsers,
+        (&Method::POST, "/api/v1/user") => Call::CreateUser,
+        (&Method::GET, "/api/v1/preauthkey") => Call::ListPreAuthKeys,
+        (&Method::POST, "/api/v1/preauthkey") => Call::CreatePreAuthKey,
+        (&Method::POST, "/api/v1/preauthkey/expire") => Call::ExpirePreAuthKey,
+        (&Method::GET, "/api/v1/node") => Call::ListNodes,
+        (_, path) if path.starts_with("/api/v1/node/") => Call::ChangeNode,
+        (_, path) if path.starts_with("/api/v1/apikey") => Call::ApiKeys,
+        _ => Call::Other,
+    }
+}
+
+async fn version() -> Reply {
+    reply::done(
+        &json!({"version": "dev", "commit": "unknown", "buildTime": "unknown", "dirty": false}),
+    )
+}
+
+async fn health() -> Reply {
+    reply::with(
+        StatusCode::OK,
+        "application/health+json; charset=utf-8",
+        r#"{"status":"pass"}"#,
+    )
+}
+
+async fn api_health() -> Reply {
+    reply::done(&json!({"databaseConnectivity": true}))
+}
+
+async fn description(Shared(server): Shared<Embedded>) -> Reply {
+    match server.shared.flavour {
+        Flavour::V0_28 | Flavour::V0_29 => reply::no_route(server.shared.flavour, true),
+        Flavour::Main => reply::with(
+            StatusCode::OK,
+            "application/openapi+yaml",
+            "openapi: 3.1.0\n",
+        ),
+    }
+}
+
+async fn no_route(Shared(server): Shared<Embedded>, request: Request) -> Reply {
+    reply::no_route(
+        server.shared.flavour,
+        request.uri().path().starts_with("/api/"),
+    )
+}
+
+#[derive(Deserialize)]
+struct UserFilter {
+    #[serde(default)]
+    name: String,
+}
+
+async fn list_users(Shared(server): Shared<Embedded>, Query(filter): Query<UserFilter>) -> Reply {
+    let inner = server.inner();
+    let users = inner.state.users.iter();
+    let users: Vec<_> = users
+        .filter(|user| filter.name.is_empty() || user.name == filter.name)
+        .map(reply::user)
+        .collect();
+    reply::done(&json!({"users": users}))
+}
+
+async fn create_user(Shared(server): Shared<Embedded>, body: Bytes) -> Reply {
+    const KNOWN: [(&str, Kind); 4] = [
+        ("name", Kind::Text),
+        ("displayName", Kind::Text),
+        ("email", Kind::Text),
+        ("pictureUrl", Kind::Text),
+    ];
+    let (flavour, now) = (server.shared.flavour, server.now());
+    let fields = match Fields::read(&body, flavour, &KNOWN) {
+        Ok(fields) => fields,
+        Err(refusal) => return reply::refused(flavour, refusal),
+    };
+    let mut inner = server.inner();
+    let created = inner.state.create_user(
+        fields.text("name"),
+        fields.text("displayName"),
+        fields.text("email"),
+        now,
+    );
+    match created {
+        Ok(user) => reply::done(&json!({"user": reply::user(user)})),
+        Err(problem) => reply::failed(flavour, "creating user", &problem),
+    }
+}
+
+async fn list_keys(Shared(server): Shared<Embedded>) -> Reply {
+    let inner = server.inner();
+    let keys: Vec<_> = inner
+        .state
+        .keys
+        .iter()
+        .map(|key| reply::key(&inner.state, key, false))
+        .collect();
+    reply::done(&json!({"preAuthKeys": keys}))
+}
+
+async fn create_key(Shared(server): Shared<Embedded>, body: Bytes) -> Reply {
+    const KNOWN: [(&str, Kind); 5] = [
+        ("user", Kind::Id),
+        ("reusable", Kind::Bool),
+        ("ephemeral", Kind::Bool),
+        ("expiration", Kind::Time),
+        ("aclTags", Kind::Texts),
+    ];
+    let (flavour, now) = (server.shared.flavour, server.now());
+    let read =
+        Fields::read(&body, flavour, &KNOWN).and_then(|fields| Ok((fields.id("user")?, fields)));
+    let (user, fields) = match read {
+        Ok(read) => read,
+        Err(refusal) => return reply::refused(flavour, refusal),
+    };
+    let new = NewKey {
+        user,
+        reusable: fields.flag("reusable"),
+        ephemeral: fields.flag("ephemeral"),
+        expiration: fields.time("expiration"),
+        tags: fields.texts("aclTags"),
+    };
+    let mut inner = server.inner();
+    let created = inner.state.create_key(new, now).map(|key| key.id);
+    match created {
+        Ok(id) => {
+            let key = inner.state.keys.iter().find(|key| key.id == id);
+            reply::done(&json!({"preAuthKey": key.map(|key| reply::key(&inner.state, key, true))}))
+        }
+        Err(problem) => reply::failed(flavour, "creating pre-auth key", &problem),
+    }
+}
+
+async fn expire_key(Shared(server): Shared<Embedded>, body: Bytes) -> Reply {
+    let (flavour, now) = (server.shared.flavour, server.now());
+    let read = Fields::read(&body, flavour, &[("id", Kind::Id)]).and_then(|fields| fields.id("id"));
+    let id = match read {
+        Ok(id) => id.unwrap_or_default(),
+        Err(refusal) => return reply::refused(flavour, refusal),
+    };
+    match (server.inner().state.expire_key(id, now), flavour) {
+        // Before 0.30 nobody looks whether there is such a key.
+        (Ok(()), _) | (Err(_), Flavour::V0_28 | Flavour::V0_29) => reply::done(&json!({})),
+        (Err(problem), Flavour::Main) => reply::failed(flavour, "expiring pre-auth key", &problem),
+    }
+}
+
+async fn list_nodes(Shared(server): Shared<Embedded>) -> Reply {
+    let inner = server.inner();
+    let nodes: Vec<_> = inner
+        .state
+        .nodes
+        .iter()
+        .map(|node| reply::node(&inner.state, node))
+        .collect();
+    reply::done(&json!({"nodes": nodes}))
+}
+
+async fn delete_node(Shared(server): Shared<Embedded>, Path(id): Path<u64>) -> Reply {
+    match server.inner().state.delete_node(id) {
+        Ok(()) => reply::done(&json!({})),
+        Err(_) => reply::no_such_node(server.shared.flavour),
+    }
+}
+
+async fn rename_node(
+    Shared(server): Shared<Embedded>,
+    Path((id, name)): Path<(u64, String)>,
+) -> Reply {
+    let mut inner = server.inner();
+    let renamed = inner.state.rename_node(id, &name).map(|node| node.id);
+    match renamed {
+        Ok(id) => {
+            let node = inner.state.nodes.iter().find(|node| node.id == id);
+            reply::done(&json!({"node": node.map(|node| reply::node(&inner.state, node))}))
+        }
+        Err(problem) => reply::failed(server.shared.flavour, "renaming node", &problem),
+    }
+}
+
+async fn list_api_keys(Shared(server): Shared<Embedded>) -> Reply {
+    let inner = server.inner();
+    let keys: Vec<_> = inner.state.api_keys.iter().map(reply::api_key).collect();
+    reply::done(&json!({"apiKeys": keys}))
+}
+
+async fn create_api_key(Shared(server): Shared<Embedded>, body: Bytes) -> Reply {
+    let (flavour, now) = (server.shared.flavour, server.now());
+    match Fields::read(&body, flavour, &[("expiration", Kind::Time)]) {
+        Ok(fields) => {
+            let key = server
+                .inner()
+                .state
+                .add_api_key(now, fields.time("expiration"));
+            reply::done(&json!({"apiKey": key.expose()}))
+        }
+        Err(refusal) => reply::refused(flavour, refusal),
+    }
+}
+
+async fn expire_api_key(Shared(server): Shared<Embedded>, body: Bytes) -> Reply {
+    let (flavour, now) = (server.shared.flavour, server.now());
+    let read = Fields::read(&body, flavour, &[("id", Kind::Id), ("prefix", Kind::Text)])
+        .and_then(|fields| Ok((fields.id("id")?, fields)));
+    let (id, fields) = match read {
+        Ok(read) => read,
+        Err(refusal) => return reply::refused(flavour, refusal),
+    };
+    let prefix = Some(fields.text("prefix")).filter(|prefix| !prefix.is_empty());
+    match server.inner().state.expire_api_key(id, prefix, now) {
+        Ok(()) => reply::done(&json!({})),
+        Err(problem) => reply::failed(flavour, "getting api key", &problem),
+    }
+}

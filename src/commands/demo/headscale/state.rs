@@ -1,0 +1,364 @@
+//! What the embedded Headscale knows, and what changes it. Pure; `now` is an argument.
+
+use jiff::Timestamp;
+
+use super::IssuedKey;
+use crate::control_plane::{KeyId, NodeId};
+use crate::key_value::KeyValue;
+
+/// All tables, each in the order of its ids.
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) users: Vec<User>,
+    pub(super) keys: Vec<Key>,
+    pub(super) api_keys: Vec<ApiKey>,
+    pub(super) nodes: Vec<Node>,
+    /// Ids are never given twice.
+    last_node: u64,
+}
+
+pub(super) struct User {
+    pub(super) id: u64,
+    pub(super) name: String,
+    pub(super) display_name: String,
+    pub(super) email: String,
+    pub(super) provider: String,
+    pub(super) created_at: Timestamp,
+}
+
+pub(super) struct Key {
+    pub(super) id: u64,
+    /// Index into the users' ids.
+    pub(super) user: Option<u64>,
+    pub(super) value: KeyValue,
+    pub(super) reusable: bool,
+    pub(super) ephemeral: bool,
+    pub(super) used: bool,
+    /// None is stored as year 1: a dead key.
+    pub(super) expiration: Option<Timestamp>,
+    pub(super) created_at: Timestamp,
+    pub(super) tags: Vec<String>,
+}
+
+pub(super) struct ApiKey {
+    pub(super) id: u64,
+    value: KeyValue,
+    pub(super) expiration: Option<Timestamp>,
+    pub(super) created_at: Timestamp,
+}
+
+pub(super) struct Node {
+    pub(super) id: u64,
+    pub(super) name: String,
+    pub(super) given_name: String,
+    pub(super) online: bool,
+    pub(super) key: u64,
+    pub(super) created_at: Timestamp,
+}
+
+/// What a new key shall be.
+pub(super) struct NewKey {
+    pub(super) user: Option<u64>,
+    pub(super) reusable: bool,
+    pub(super) ephemeral: bool,
+    pub(super) expiration: Option<Timestamp>,
+    pub(super) tags: Vec<String>,
+}
+
+/// Why something is not done; each release has its own status for it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Problem {
+    /// A tag that is none.
+    BadTag(&'static str),
+    /// Neither an id nor a prefix of an API key.
+    NoApiKeyNamed,
+    /// A name that is no DNS label.
+    BadNodeName,
+    /// No such API key.
+    UnknownApiKey,
+    /// No such key.
+    UnknownKey,
+    /// No such node.
+    UnknownNode,
+    /// No such user.
+    UnknownUser,
+    /// A key needs a user or a tag.
+    Unowned,
+    /// Two nodes of one name.
+    NodeNameTaken,
+    /// Two users of one name.
+    UserNameTaken,
+}
+
+impl State {
+    pub(super) fn add_user(
+        &mut self,
+        name: &str,
+        display_name: &str,
+        provider: &str,
+        now: Timestamp,
+    ) -> &mut User {
+        let id = self.users.len() as u64 + 1;
+        self.users.push(User {
+            id,
+            // A user without a name goes by its id.
+            name: if name.is_empty() {
+                id.to_string()
+            } else {
+                name.to_owned()
+            },
+            display_name: display_name.to_owned(),
+            email: String::new(),
+            provider: provider.to_owned(),
+            created_at: now,
+        });
+        let last = self.users.len() - 1;
+        &mut self.users[last]
+    }
+
+    pub(super) fn create_user(
+        &mut self,
+        name: &str,
+        display_name: &str,
+        email: &str,
+        now: Timestamp,
+    ) -> Result<&User, Problem> {
+        if self
+            .users
+            .iter()
+            .any(|user| user.name == name && user.provider.is_empty())
+        {
+            return Err(Problem::UserNameTaken);
+        }
+        let user = self.add_user(name, display_name, "", now);
+        email.clone_into(&mut user.email);
+        Ok(user)
+    }
+
+    pub(super) fn create_key(&mut self, new: NewKey, now: Timestamp) -> Result<&Key, Problem> {
+        let NewKey {
+            user,
+            reusable,
+            ephemeral,
+            expiration,
+            mut tags,
+        } = new;
+        for tag in &tags {
+            if !tag.starts_with("tag:") {
+                return Err(Problem::BadTag("a tag begins with tag:"));
+            }
+            if tag.bytes().any(|byte| byte.is_ascii_uppercase()) {
+                return Err(Problem::BadTag("a tag is lower-case"));
+            }
+            if tag.contains(char::is_whitespace) {
+                return Err(Problem::BadTag("a tag holds no space"));
+            }
+        }
+        if user.is_some_and(|user| !self.users.iter().any(|known| known.id == user)) {
+            return Err(Problem::UnknownUser);
+        }
+        if user.is_none() && tags.is_empty() {
+            return Err(Problem::Unowned);
+        }
+        tags.sort();
+        tags.dedup();
+        let id = self.keys.len() as u64 + 1;
+        let value = secret("hskey-auth-");
+        self.keys.push(Key {
+            id,
+            user,
+            value,
+            reusable,
+            ephemeral,
+            used: false,
+            expiration,
+            created_at: now,
+            tags,
+        });
+        Ok(&self.keys[self.keys.len() - 1])
+    }
+
+    pub(super) fn expire_key(&mut self, id: u64, now: Timestamp) -> Result<(), Problem> {
+        let key = self
+            .keys
+            .iter_mut()
+            .find(|key| key.id == id)
+            .ok_or(Problem::UnknownKey)?;
+        key.expiration = Some(now);
+        Ok(())
+    }
+
+    pub(super) fn create_api_key(&mut self, now: Timestamp, expiration: Timestamp) -> KeyValue {
+        self.add_api_key(now, Some(expiration))
+    }
+
+    pub(super) fn add_api_key(
+        &mut self,
+        now: Timestamp,
+        expiration: Option<Timestamp>,
+    ) -> KeyValue {
+        let id = self.api_keys.len() as u64 + 1;
+        let value = secret("hskey-api-");
+        self.api_keys.push(ApiKey {
+            id,
+            value: value.clone(),
+            expiration,
+            created_at: now,
+        });
+        value
+    }
+
+    /// Expires an API key by its id, or by its prefix in any of the three forms that are taken.
+    pub(super) fn expire_api_key(
+        &mut self,
+        id: Option<u64>,
+        prefix: Option<&str>,
+        now: Timestamp,
+    ) -> Result<(), Problem> {
+        let prefix = prefix.map(|prefix| {
+            prefix
+                .trim_start_matches("hskey-api-")
+                .trim_end_matches("-***")
+        });
+        if id.is_none() && prefix.is_none() {
+            return Err(Problem::NoApiKeyNamed);
+        }
+        let matches = |key: &ApiKey| {
+            id == Some(key.id) || prefix.is_some_and(|prefix| key.bare_prefix() == prefix)
+        };
+        let key = self
+            .api_keys
+            .iter_mut()
+            .find(|key| matches(key))
+            .ok_or(Problem::UnknownApiKey)?;
+        key.expiration = Some(now);
+        Ok(())
+    }
+
+    pub(super) fn authorizes(&self, bearer: &str, now: Timestamp) -> bool {
+        self.api_keys
+            .iter()
+            .any(|key| key.value.expose() == bearer && is_live(key.expiration, now))
+    }
+
+    pub(super) fn accepts(&self, value: &str, now: Timestamp) -> bool {
+        self.usable(value, now).is_some()
+    }
+
+    pub(super) fn join(&mut self, value: &str, hostname: &str, now: Timestamp) -> Option<NodeId> {
+        let index = self.usable(value, now)?;
+        let key = &mut self.keys[index];
+        key.used = true;
+        let key = key.id;
+        self.last_node += 1;
+        let id = self.last_node;
+        let taken = |name: &str| self.nodes.iter().any(|node| node.given_name == name);
+        let mut given_name = hostname.to_owned();
+        let mut suffix = 0;
+        while taken(&given_name) {
+            suffix += 1;
+            given_name = format!("{hostname}-{suffix}");
+        }
+        let name = hostname.to_owned();
+        self.nodes.push(Node {
+            id,
+            name,
+            given_name,
+            online: true,
+            key,
+            created_at: now,
+        });
+        Some(NodeId(id))
+    }
+
+    pub(super) fn set_online(&mut self, node: NodeId, online: bool) {
+        if let Some(node) = self.nodes.iter_mut().find(|known| known.id == node.0) {
+            node.online = online;
+        }
+    }
+
+    pub(super) fn delete_node(&mut self, id: u64) -> Result<(), Problem> {
+        let index = self
+            .nodes
+            .iter()
+            .position(|node| node.id == id)
+            .ok_or(Problem::UnknownNode)?;
+        self.nodes.remove(index);
+        Ok(())
+    }
+
+    pub(super) fn rename_node(&mut self, id: u64, name: &str) -> Result<&Node, Problem> {
+        let label = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if name.len() < 2
+            || name.len() > 63
+            || !name.bytes().all(label)
+            || name.starts_with('-')
+            || name.ends_with('-')
+        {
+            return Err(Problem::BadNodeName);
+        }
+        let index = self
+            .nodes
+            .iter()
+            .position(|node| node.id == id)
+            .ok_or(Problem::UnknownNode)?;
+        if self
+            .nodes
+            .iter()
+            .any(|node| node.id != id && node.given_name == name)
+        {
+            return Err(Problem::NodeNameTaken);
+        }
+        name.clone_into(&mut self.nodes[index].given_name);
+        Ok(&self.nodes[index])
+    }
+
+    pub(super) fn issued(&self) -> Vec<IssuedKey> {
+        let user = |id: u64| {
+            self.users
+                .iter()
+                .find(|user| user.id == id)
+                .map(|user| user.name.clone())
+        };
+        self.keys
+            .iter()
+            .map(|key| IssuedKey {
+                id: KeyId(key.id),
+                user: key.user.and_then(user),
+                value: key.value.clone(),
+                created_at: key.created_at,
+                expiration: key.expiration.unwrap_or(Timestamp::UNIX_EPOCH),
+                reusable: key.reusable,
+                ephemeral: key.ephemeral,
+                tags: key.tags.clone(),
+            })
+            .collect()
+    }
+
+    fn usable(&self, value: &str, now: Timestamp) -> Option<usize> {
+        self.keys.iter().position(|key| {
+            key.value.expose() == value
+                && is_live(key.expiration, now)
+                && (key.reusable || !key.used)
+        })
+    }
+}
+
+impl ApiKey {
+    /// The twelve characters by which a key is found.
+    pub(super) fn bare_prefix(&self) -> &str {
+        self.value.expose().get(10..22).unwrap_or_default()
+    }
+}
+
+/// The end itself is already too late.
+fn is_live(expiration: Option<Timestamp>, now: Timestamp) -> bool {
+    expiration.is_some_and(|end| now < end)
+}
+
+/// Twelve characters to find it by, sixty-four that are secret, as 0.30 writes them: hexadecimal.
+fn secret(prefix: &str) -> KeyValue {
+    let random = || uuid::Uuid::new_v4().simple().to_string();
+    let (find, first, second) = (random(), random(), random());
+    KeyValue::new(format!("{prefix}{}-{first}{second}", &find[..12]))
+}
