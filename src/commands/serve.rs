@@ -5,16 +5,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
+use kube::Client;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::admin::{self, AdminArgs};
+use crate::clock::Clock;
 use crate::health::{Health, Part};
 use crate::metrics::Metrics;
 use crate::server::{self, Limits, ServerArgs, ServingKey};
 use crate::telemetry::LogArgs;
+use crate::tls::{Tls, TlsArgs};
 
 /// Flags of `sidescale serve`.
 #[derive(Clone, Debug, clap::Args)]
@@ -27,6 +30,28 @@ pub struct ServeArgs {
         value_name = "FILE"
     )]
     pub config: PathBuf,
+    /// Namespace that this process runs in [default: the account's own]
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// Release that this process belongs to: part of the mark on what it makes
+    #[arg(
+        long,
+        env = "SIDESCALE_RELEASE_NAME",
+        default_value = "sidescale",
+        value_name = "NAME"
+    )]
+    pub release_name: String,
+    /// Lease that spares replicas each other's work
+    #[arg(
+        long,
+        env = "SIDESCALE_LEASE_NAME",
+        default_value = "sidescale",
+        value_name = "NAME"
+    )]
+    pub lease_name: String,
+    /// Flags of the certificates.
+    #[command(flatten)]
+    pub tls: TlsArgs,
     /// Flags of the HTTPS side.
     #[command(flatten)]
     pub server: ServerArgs,
@@ -46,10 +71,15 @@ pub struct ServeArgs {
 pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let ServeArgs {
         config: _,
+        namespace,
+        release_name: _,
+        lease_name: _,
+        tls: tls_args,
         server: server_args,
         admin: admin_args,
         log: _,
     } = args;
+    let (client, namespace) = cluster(namespace).await?;
     let metrics = Arc::new(Metrics::new()?);
     let health = Arc::new(Health::default());
     let webhook = bind(server_args.listen).await.context("--listen")?;
@@ -57,7 +87,17 @@ pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result
         .await
         .context("--admin-listen")?;
 
+    let clock = Clock::wall();
     let key = Arc::<ServingKey>::default();
+    let certificates = Tls::new(
+        &tls_args,
+        &namespace,
+        &client,
+        Arc::clone(&key),
+        Arc::clone(&health),
+        Arc::clone(&metrics),
+        clock.clone(),
+    );
     let tls = server::server_config(Arc::clone(&key))?;
     let router = server::limited(axum::Router::new());
     let limits = Limits {
@@ -77,6 +117,13 @@ pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result
         );
         async move { Ok(served.await?) }
     });
+    parts.spawn("certificates", {
+        let stop = shutdown.clone().cancelled_owned();
+        async move {
+            certificates.run(stop).await;
+            Ok(())
+        }
+    });
     health.ok(Part::Serving, "accepting");
     parts.spawn("server", {
         let (health, metrics) = (Arc::clone(&health), Arc::clone(&metrics));
@@ -91,6 +138,16 @@ pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result
         }
     });
     parts.join().await
+}
+
+/// Finds the cluster, and the namespace that is ours there.
+async fn cluster(namespace: Option<String>) -> anyhow::Result<(Client, String)> {
+    let config = kube::Config::infer().await.context(
+        "no Kubernetes cluster found: run in a pod with a service account, or point KUBECONFIG at a kubeconfig file",
+    )?;
+    let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
+    let client = Client::try_from(config).context("use the cluster's configuration")?;
+    Ok((client, namespace))
 }
 
 /// Holds the tasks of the process: one ends, all stop.

@@ -8,4 +8,3 @@
 )]
 
 mod chart;
-mod conformance;

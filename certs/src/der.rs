@@ -1,0 +1,50 @@
+//! What we read of a certificate. Pure.
+
+use jiff::Timestamp;
+use time::OffsetDateTime;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+/// Holds what decides whether a certificate may go on being used.
+pub(crate) struct Facts {
+    pub(crate) not_before: Timestamp,
+    pub(crate) not_after: Timestamp,
+    pub(crate) is_authority: bool,
+    /// Names that its name constraint permits.
+    pub(crate) permitted: Vec<String>,
+    /// The public key, as its algorithm writes it.
+    pub(crate) public_key: Vec<u8>,
+}
+
+/// Reads a certificate; `None` if it is none.
+pub(crate) fn facts(der: &[u8]) -> Option<Facts> {
+    let (rest, certificate) = X509Certificate::from_der(der).ok()?;
+    if !rest.is_empty() {
+        return None;
+    }
+    let permitted = match certificate.name_constraints() {
+        Ok(Some(constraints)) => constraints
+            .value
+            .permitted_subtrees
+            .iter()
+            .flatten()
+            .filter_map(|tree| match tree.base {
+                GeneralName::DNSName(name) => Some(name.to_owned()),
+                _ => None,
+            })
+            .collect(),
+        Ok(None) | Err(_) => Vec::new(),
+    };
+    Some(Facts {
+        not_before: Timestamp::from_second(certificate.validity().not_before.timestamp()).ok()?,
+        not_after: Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()?,
+        is_authority: certificate.is_ca(),
+        permitted,
+        public_key: certificate.public_key().subject_public_key.data.to_vec(),
+    })
+}
+
+/// The same moment, to the second, as rcgen wants it.
+pub(crate) fn moment(at: Timestamp) -> OffsetDateTime {
+    // jiff's range lies inside that of `time`.
+    OffsetDateTime::from_unix_timestamp(at.as_second()).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}

@@ -1,0 +1,38 @@
+//! The webhook's certificates: the authority in a Secret, the leaf in memory, the trust list in our webhook
+//! configuration. I/O; what to do is decided in `state` and in the `certs` crate.
+
+mod ca_bundle;
+mod run;
+mod state;
+mod store;
+
+pub use run::{Tls, TlsError};
+
+/// Flags that say which objects are ours.
+#[derive(Clone, Debug, clap::Args)]
+pub struct TlsArgs {
+    /// Service that leads to the webhook
+    #[arg(
+        long,
+        env = "SIDESCALE_SERVICE_NAME",
+        default_value = "sidescale",
+        value_name = "NAME"
+    )]
+    pub service_name: String,
+    /// MutatingWebhookConfiguration whose caBundle is kept up to date
+    #[arg(
+        long,
+        env = "SIDESCALE_WEBHOOK_CONFIG_NAME",
+        default_value = "sidescale",
+        value_name = "NAME"
+    )]
+    pub webhook_config_name: String,
+    /// Secret of the webhook's certificate authority, in our own namespace
+    #[arg(
+        long,
+        env = "SIDESCALE_CA_SECRET_NAME",
+        default_value = "sidescale-webhook-ca",
+        value_name = "NAME"
+    )]
+    pub ca_secret_name: String,
+}

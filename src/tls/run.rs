@@ -1,0 +1,364 @@
+//! Keeps authority, trust list and serving certificate in step, for as long as the process runs. I/O, reads the clock.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::{Api, Client};
+use sidescale_certs::{AuthorityError, Leaf, LeafError};
+use thiserror::Error;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::TlsArgs;
+use super::ca_bundle::{Configuration, Live};
+use super::state::Authorities;
+use super::store::CaSecret;
+use crate::clock::{Clock, after};
+use crate::health::{Health, Part};
+use crate::metrics::Metrics;
+use crate::server::ServingKey;
+use crate::store::{SecretStore, Store, StoreError};
+
+/// Is how often everything is looked at, whatever the watch says: it survives a clock that was set or stood still.
+const CHECK: Duration = Duration::from_secs(30);
+/// Is the shortest pause between two passes; it doubles with each write that another writer undoes.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Is the longest pause while something fails or fights us.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Is how long ago a write has to be for the next one to count as the first again.
+const PEACE: Duration = Duration::from_secs(60);
+
+/// Says why the certificates are not in order. All of it is tried again.
+#[derive(Debug, Error)]
+pub enum TlsError {
+    /// No authority could be made.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// No leaf could be made.
+    #[error(transparent)]
+    Leaf(#[from] LeafError),
+    /// The Secret could not be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The Secret is somebody else's.
+    #[error(
+        "Secret {namespace}/{name} is not labelled app.kubernetes.io/managed-by: sidescale, so it is left as it is: \
+         delete it, or name another one with --ca-secret-name"
+    )]
+    NotOurs {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// There is no configuration.
+    #[error(
+        "MutatingWebhookConfiguration {name:?} does not exist: install the chart, or name yours with --webhook-config-name"
+    )]
+    Missing {
+        /// Its name.
+        name: String,
+    },
+    /// The configuration is empty.
+    #[error("MutatingWebhookConfiguration {name:?} has no entries: install the chart's own")]
+    NoEntries {
+        /// Its name.
+        name: String,
+    },
+    /// The configuration could not be read or written.
+    #[error("{verb} MutatingWebhookConfiguration {name:?}")]
+    Configuration {
+        /// What was tried.
+        verb: &'static str,
+        /// Its name.
+        name: String,
+        /// What the client says.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// The API server did not answer.
+    #[error("{verb} MutatingWebhookConfiguration {name:?}: no answer within {seconds} s")]
+    TimedOut {
+        /// What was tried.
+        verb: &'static str,
+        /// Its name.
+        name: String,
+        /// For how long.
+        seconds: u64,
+    },
+}
+
+/// Keeps the certificates of one replica.
+pub struct Tls {
+    secret: CaSecret,
+    configuration: Configuration,
+    key: Arc<ServingKey>,
+    leaf: Option<Leaf>,
+    /// What the last good pass saw: enough to renew the leaf while the API server is away.
+    seen: Option<(Authorities, Live)>,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+}
+
+impl Tls {
+    /// Prepares for the Service `args` names in `namespace`; `key` is what the server shows.
+    #[must_use]
+    pub fn new(
+        args: &TlsArgs,
+        namespace: &str,
+        client: &Client,
+        key: Arc<ServingKey>,
+        health: Arc<Health>,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+    ) -> Self {
+        let TlsArgs {
+            service_name,
+            webhook_config_name,
+            ca_secret_name,
+        } = args;
+        Self {
+            secret: CaSecret {
+                store: Store::Kubernetes(SecretStore::new(client.clone())),
+                namespace: namespace.to_owned(),
+                name: ca_secret_name.clone(),
+                dns_name: format!("{service_name}.{namespace}.svc"),
+            },
+            configuration: Configuration {
+                api: Api::all(client.clone()),
+                name: webhook_config_name.clone(),
+            },
+            key,
+            leaf: None,
+            seen: None,
+            health,
+            metrics,
+            clock,
+        }
+    }
+
+    /// Runs until `shutdown`; every failure is reported and tried again.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
+        tokio::select! {
+            never = self.keep() => match never {},
+            () = shutdown => {}
+        }
+    }
+
+    async fn keep(&mut self) -> std::convert::Infallible {
+        let mut starting = true;
+        let mut failures = 0_u32;
+        let mut writes = Writes::default();
+        loop {
+            let passed = self.pass(starting).await;
+            let passed = match (passed, self.serve()) {
+                (Ok(wrote), Ok(())) => Ok(wrote),
+                (Err(error), _) | (_, Err(error)) => Err(error),
+            };
+            match passed {
+                Ok(wrote) => {
+                    if failures > 0 {
+                        info!(failures, "Certificates are in order again");
+                    }
+                    (starting, failures) = (false, 0);
+                    tokio::time::sleep(writes.pause(wrote, Instant::now())).await;
+                    self.wait().await;
+                }
+                Err(error) => {
+                    self.report(&error, failures);
+                    failures = failures.saturating_add(1);
+                    tokio::time::sleep(doubled(PAUSE, failures)).await;
+                }
+            }
+        }
+    }
+
+    /// Waits until there may be something to do.
+    async fn wait(&self) {
+        let Some((_, live)) = &self.seen else { return };
+        tokio::select! {
+            () = self.configuration.changed(live) => {}
+            () = self.clock.sleep_until(after(self.clock.now(), CHECK)) => {}
+        }
+    }
+
+    /// Looks at everything once and mends what is not in order. Tells whether the list had to be written.
+    async fn pass(&mut self, starting: bool) -> Result<bool, TlsError> {
+        let authorities = self.secret.load(self.clock.now(), starting).await?;
+        self.metrics
+            .authority_not_before
+            .set(seconds(authorities.active.not_before()));
+        self.metrics
+            .authority_not_after
+            .set(seconds(authorities.active.not_after()));
+        let (live, wrote) = self.publish(&authorities).await?;
+        self.seen = Some((authorities, live));
+        Ok(wrote)
+    }
+
+    async fn publish(&self, authorities: &Authorities) -> Result<(Live, bool), TlsError> {
+        let Authorities {
+            generation,
+            active,
+            trust,
+        } = authorities;
+        let mut live = self.configuration.read().await?;
+        let wrote = !live.holds(trust);
+        if wrote {
+            self.metrics.ca_bundle_in_sync.set(0);
+            let written = self.configuration.write(&live, trust).await;
+            let result = if written.is_ok() { "ok" } else { "failed" };
+            self.metrics
+                .ca_bundle_writes
+                .with_label_values(&[result])
+                .inc();
+            live = written?;
+            info!(
+                entries = live.len(),
+                authorities = trust.len(),
+                generation,
+                "Published the caBundle"
+            );
+        }
+        self.metrics
+            .ca_bundle_in_sync
+            .set(i64::from(live.holds(trust)));
+        let name = &self.configuration.name;
+        if live.trusts(active.certificate()) {
+            let detail = format!(
+                "seen in {} entries of MutatingWebhookConfiguration {name:?}",
+                live.len()
+            );
+            self.health.ok(Part::CaBundle, detail);
+        } else {
+            let detail = format!("not yet in every entry of MutatingWebhookConfiguration {name:?}");
+            self.health.trouble(Part::CaBundle, detail);
+        }
+        Ok((live, wrote))
+    }
+
+    /// Never shows a leaf whose authority was not seen live; keeps one that is trusted until it is due.
+    fn serve(&mut self) -> Result<(), TlsError> {
+        let Some((authorities, live)) = &self.seen else {
+            return Ok(());
+        };
+        let now = self.clock.now();
+        if !live.trusts(authorities.active.certificate()) {
+            return Ok(());
+        }
+        if self
+            .leaf
+            .as_ref()
+            .is_some_and(|leaf| !leaf.is_due(now) && live.trusts(leaf.authority()))
+        {
+            return Ok(());
+        }
+        let dns_name = &self.secret.dns_name;
+        let leaf = Leaf::issue(&authorities.active, dns_name, now)?;
+        let not_after = leaf.not_after();
+        self.metrics.leaf_not_after.set(seconds(not_after));
+        self.key.set(leaf.key());
+        self.leaf = Some(leaf);
+        self.health.ok(
+            Part::Certificate,
+            format!("for {dns_name} until {not_after}"),
+        );
+        info!(dns_name, %not_after, generation = authorities.generation, "Loaded a serving certificate");
+        Ok(())
+    }
+
+    /// What was in order before stays so in the eyes of readiness: an API server that is away must not take every
+    /// replica out of the Service. A configuration that is gone is no such case.
+    fn report(&self, error: &TlsError, failures: u32) {
+        let text = chain(error);
+        if failures == 0 {
+            warn!(error = text, "Certificates are not in order, trying again");
+        }
+        let part = match error {
+            TlsError::Authority(_)
+            | TlsError::Leaf(_)
+            | TlsError::Store(_)
+            | TlsError::NotOurs { .. } => Part::Certificate,
+            TlsError::Missing { .. } | TlsError::NoEntries { .. } => {
+                self.metrics.ca_bundle_in_sync.set(0);
+                self.health.trouble(Part::CaBundle, text);
+                return;
+            }
+            TlsError::Configuration { .. } | TlsError::TimedOut { .. } => Part::CaBundle,
+        };
+        if self.leaf.is_none() {
+            self.health.trouble(part, text);
+        }
+    }
+}
+
+/// Remembers how often the list had to be written lately.
+#[derive(Debug, Default)]
+struct Writes {
+    last: Option<Instant>,
+    streak: u32,
+}
+
+impl Writes {
+    /// The pause before the next look: short for one repair, longer with each that does not last.
+    fn pause(&mut self, wrote: bool, now: Instant) -> Duration {
+        if !wrote {
+            return PAUSE;
+        }
+        let peaceful = self
+            .last
+            .is_none_or(|last| now.duration_since(last) > PEACE);
+        self.streak = if peaceful {
+            0
+        } else {
+            self.streak.saturating_add(1)
+        };
+        self.last = Some(now);
+        if self.streak == 5 {
+            warn!(
+                "Another writer keeps changing our caBundle: find it in the configuration's managedFields"
+            );
+        }
+        doubled(PAUSE, self.streak)
+    }
+}
+
+fn doubled(first: Duration, times: u32) -> Duration {
+    first.saturating_mul(1 << times.min(16)).min(LONGEST_PAUSE)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Unix time is far below 2^52")]
+fn seconds(at: jiff::Timestamp) -> f64 {
+    at.as_second() as f64
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repairs_at_once_and_slows_down_in_a_fight() {
+        let mut writes = Writes::default();
+        let start = Instant::now();
+        assert_eq!(writes.pause(false, start), PAUSE);
+        let pauses: Vec<_> = (0..4)
+            .map(|i| writes.pause(true, start + PAUSE * i).as_millis())
+            .collect();
+        assert_eq!(pauses, [100, 200, 400, 800]);
+        for _ in 0..20 {
+            assert!(writes.pause(true, start) <= LONGEST_PAUSE);
+        }
+        assert_eq!(writes.pause(true, start + PEACE * 2), PAUSE);
+    }
+}
