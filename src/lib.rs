@@ -9,6 +9,7 @@ pub mod app;
 pub mod args;
 pub mod clock;
 pub mod commands;
+pub mod config;
 pub mod control_plane;
 pub mod health;
 pub mod key_value;

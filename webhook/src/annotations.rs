@@ -2,8 +2,21 @@
 
 use std::time::Duration;
 
-use crate::identity::{Hostname, Owner};
+mod asked;
+mod read;
+
+use asked::{Asked, Key as Name};
+
+use crate::identity::{self, Hostname, Owner};
 use crate::profile::{Delivery, Policy, Resources};
+
+pub(crate) use asked::{KNOWN, Support};
+pub(crate) use read::{HOSTNAME, TAGS};
+
+pub use asked::unknown;
+
+/// Is the shortest life of a key: shorter ones would have us mint without end.
+pub(crate) const SHORTEST_LIFE: Duration = Duration::from_secs(60);
 
 /// Is the prefix of every annotation and label of ours.
 pub const PREFIX: &str = "sidescale.io/";
@@ -55,6 +68,8 @@ pub struct Injection<'a> {
     pub control_plane: String,
     /// Its login server.
     pub login_server: &'a str,
+    /// Whether a private authority signs its certificate, which then stands beside the key as `ca.crt`.
+    pub private_ca: bool,
     /// The identity: names key, user and host.
     pub service: String,
     /// Name in the tailnet, which the pod's own name or node may complete.
@@ -71,8 +86,6 @@ pub struct Injection<'a> {
     pub image: &'a str,
     /// The sidecar's requests and limits.
     pub resources: Resources<'a>,
-    /// One remark for each key under our prefix that nothing knows.
-    pub unknown: Vec<String>,
 }
 
 /// Describes the pre-auth key that an injected pod refers to.
@@ -199,6 +212,114 @@ impl SkipReason {
 
 /// Decides from metadata alone; the webhook adds what only the pod's spec shows.
 #[must_use]
-pub fn decide<'a>(_subject: &Subject<'a>, _policy: &'a Policy) -> Decision<'a> {
-    Decision::Skip(SkipReason::NotRequested)
+pub fn decide<'a>(subject: &Subject<'a>, policy: &'a Policy) -> Decision<'a> {
+    let label = subject
+        .namespace_metadata
+        .and_then(|metadata| metadata.inject.as_deref());
+    if matches!(label, Some("disabled" | "false")) {
+        return Decision::Skip(SkipReason::Disabled);
+    }
+    let asked = Asked::of(subject);
+    let on_pod = match read::inject(&asked) {
+        Ok(Some(true)) => true,
+        Ok(None) if subject.namespace_opted_in => false,
+        Ok(None) => return Decision::Skip(SkipReason::NotRequested),
+        Ok(Some(false)) => return Decision::Skip(SkipReason::Disabled),
+        Err(refusal) => return Decision::Deny(refusal),
+    };
+    let service = match service(subject, &asked) {
+        Ok(Some(service)) => service,
+        Ok(None) if on_pod => return Decision::Deny(no_service(subject)),
+        Ok(None) => return Decision::Skip(SkipReason::NoService),
+        Err(refusal) => return Decision::Deny(refusal),
+    };
+    match injection(subject, &asked, service, policy) {
+        Ok(injection) => Decision::Inject(Box::new(injection)),
+        Err(refusal) => Decision::Deny(refusal),
+    }
+}
+
+fn service<'a>(subject: &Subject<'a>, asked: &Asked<'a>) -> Result<Option<&'a str>, Refusal> {
+    if let Some(value) = asked.get(Name::Service) {
+        let fits = identity::is_service(value.text);
+        return if fits {
+            Ok(Some(value.text))
+        } else {
+            Err(asked.bad(Name::Service, read::SERVICE))
+        };
+    }
+    let hashes = ["pod-template-hash", "rollouts-pod-template-hash"]
+        .map(|label| subject.labels.value(label));
+    Ok(identity::service(subject.owner, subject.name, hashes)
+        .filter(|name| identity::is_service(name)))
+}
+
+fn no_service(subject: &Subject<'_>) -> Refusal {
+    let found = match subject.owner {
+        Some(Owner { kind, name }) => format!("its owner is {kind} {name:?}"),
+        None => "it has no owner, and no name before it is generated".to_owned(),
+    };
+    let message = format!(
+        "no service can be named after this pod ({found}): set annotation \"{PREFIX}service\" to {}",
+        read::SERVICE.trim_start_matches("want ")
+    );
+    Refusal {
+        reason: DenyReason::NoService,
+        message,
+    }
+}
+
+fn injection<'a>(
+    subject: &Subject<'a>,
+    asked: &Asked<'a>,
+    service: &'a str,
+    policy: &'a Policy,
+) -> Result<Injection<'a>, Refusal> {
+    asked.refuse_what_is_not_built()?;
+    let profile_name = crate::profile::DEFAULT;
+    let Some(profile) = policy.profiles.get(profile_name) else {
+        let message =
+            format!("the configuration has no profile {profile_name:?}: have the operator add it");
+        return Err(Refusal {
+            reason: DenyReason::NotAllowed,
+            message,
+        });
+    };
+    let (control_plane, plane) = read::control_plane(asked, profile, policy)?;
+    let tags = read::tags(asked, profile)?;
+    let (expiration, buffer) = read::life(asked, profile)?;
+    let reusable = asked.switch(Name::Reusable)?.unwrap_or(profile.reusable);
+    let (delivery, delivery_asked) = read::delivery(asked, profile)?;
+    read::only_what_is_built(asked)?;
+    let key = match read::given_key(asked, profile)? {
+        Some((secret, data_key)) => Key::Given {
+            secret: secret.to_owned(),
+            data_key: data_key.to_owned(),
+        },
+        None => Key::Managed(ManagedKey {
+            secret: profile.auth_key_secret_name.clone(),
+            data_key: identity::data_key(service, control_plane),
+            user: identity::user(&plane.user_template, subject.namespace, service),
+            tags,
+            reusable,
+            ephemeral: true,
+            expiration,
+            buffer,
+        }),
+    };
+    Ok(Injection {
+        profile: profile_name,
+        profile_hash: &profile.hash,
+        control_plane: control_plane.to_owned(),
+        login_server: &plane.login_server,
+        private_ca: plane.ca_bundle.is_some(),
+        service: service.to_owned(),
+        hostname: read::hostname(subject, asked, profile, service)?,
+        key,
+        delivery,
+        delivery_asked,
+        wait: asked.switch(Name::Wait)?.unwrap_or(profile.wait),
+        image: &profile.image,
+        resources: read::resources(asked, profile)?,
+    })
 }

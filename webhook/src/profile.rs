@@ -1,8 +1,21 @@
-//! What the operator allows and defaults: the configuration file's types. Pure.
+//! What the operator allows and defaults, after the configuration file was checked. Pure.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+mod check;
+mod config;
+
+pub use check::ConfigError;
+pub use config::{Config, ControlPlaneConfig, ProfileConfig, RotationConfig, SecretConfig};
+
+/// Is the name of the control plane and of the profile that are used where nothing else is asked for.
+pub const DEFAULT: &str = "default";
+/// Is the sidecar's image where no profile names another.
+pub const IMAGE: &str = "docker.io/tailscale/tailscale:v1.102.3";
+/// Is the user name template where no control plane names another.
+pub const USER_TEMPLATE: &str = "{namespace}.{service}";
 
 /// Holds the whole configuration after it was read and checked.
 #[derive(Clone, Debug)]
@@ -39,12 +52,20 @@ pub struct ControlPlane {
 /// Holds what a profile defaults and allows.
 #[derive(Clone, Debug)]
 pub struct Profile {
+    /// First digits of a hash of all that is below, for the receipt.
+    pub hash: String,
     /// Tailscale image of the sidecar.
     pub image: String,
     /// Tags that an annotation may name.
     pub allowed_tags: Vec<String>,
     /// Tags of pods that name none.
     pub tags: Vec<String>,
+    /// Hostname template; `None`: the service, or the pod's name in a StatefulSet.
+    pub hostname: Option<String>,
+    /// Control plane of pods that name none.
+    pub control_plane: String,
+    /// Secret and data key of pods that name none, in place of a key of ours.
+    pub given_key: Option<(String, String)>,
     /// Whether keys may be used more than once.
     pub reusable: bool,
     /// Life of a pre-auth key; default 2160h.
@@ -61,6 +82,69 @@ pub struct Profile {
     pub resources: Resources<'static>,
 }
 
+impl Default for Profile {
+    fn default() -> Self {
+        Self {
+            hash: String::new(),
+            image: IMAGE.to_owned(),
+            allowed_tags: Vec::new(),
+            tags: Vec::new(),
+            hostname: None,
+            control_plane: DEFAULT.to_owned(),
+            given_key: None,
+            reusable: true,
+            auth_key_expiration: Duration::from_secs(2160 * 3600),
+            auth_key_rotation_buffer: Duration::from_secs(240 * 3600),
+            auth_key_delivery: Delivery::Env,
+            auth_key_secret_name: "headscale-auth-keys".to_owned(),
+            wait: false,
+            resources: Resources {
+                cpu_request: Cow::Borrowed("50m"),
+                cpu_limit: Cow::Borrowed("200m"),
+                memory_request: Cow::Borrowed("128Mi"),
+                memory_limit: Cow::Borrowed("256Mi"),
+            },
+        }
+    }
+}
+
+impl Default for Rotation {
+    fn default() -> Self {
+        Self {
+            overlap: Duration::from_secs(3600),
+            paused: false,
+            max_services_per_namespace: 200,
+        }
+    }
+}
+
+impl Policy {
+    /// Checks a configuration and fills its gaps.
+    ///
+    /// # Errors
+    /// If a key is unknown, a value cannot be read, or something that is needed is missing.
+    pub fn from_config(config: Config) -> Result<Self, ConfigError> {
+        check::policy(config)
+    }
+
+    /// Is the policy of a configuration that names a login server and nothing else.
+    ///
+    /// # Errors
+    /// If the URL is none.
+    pub fn for_login_server(url: &str) -> Result<Self, ConfigError> {
+        let plane = ControlPlaneConfig {
+            login_server: Some(url.to_owned()),
+            allow_insecure: true,
+            ..ControlPlaneConfig::default()
+        };
+        let control_planes = [(DEFAULT.to_owned(), plane)].into();
+        Self::from_config(Config {
+            control_planes,
+            ..Config::default()
+        })
+    }
+}
+
 /// How the auth key reaches the sidecar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
@@ -68,6 +152,16 @@ pub enum Delivery {
     Env,
     /// A Secret volume and `TS_AUTHKEY=file:…`.
     File,
+}
+
+impl Delivery {
+    pub(crate) fn read(text: &str) -> Option<Self> {
+        match text {
+            "env" => Some(Self::Env),
+            "file" => Some(Self::File),
+            _ => None,
+        }
+    }
 }
 
 /// Kubernetes quantities, as written.

@@ -1,0 +1,277 @@
+//! One function per kind of value: what was asked, within what the profile allows, or a refusal. Pure.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use super::asked::{Asked, Key};
+use super::{DenyReason, PREFIX, Refusal, SHORTEST_LIFE, Subject};
+use crate::forms;
+use crate::identity::{self, Hostname, Names};
+use crate::profile::{ControlPlane, Delivery, Policy, Profile, Resources};
+
+pub(super) const SERVICE: &str =
+    "want a name of lower-case letters, digits, dashes and dots, at most 200, such as api";
+pub(crate) const HOSTNAME: &str = "want lower-case letters, digits, dashes, dots, {service}, {namespace}, {pod} and {node}, such as {service}-{namespace}";
+pub(crate) const TAGS: &str = "want tags such as tag:web,tag:prod, in lower case";
+
+/// Whether the pod itself asks for a sidecar, or for none.
+pub(super) fn inject(asked: &Asked<'_>) -> Result<Option<bool>, Refusal> {
+    let Some(value) = asked.get(Key::Inject) else {
+        return Ok(None);
+    };
+    if value.text == "false" {
+        return Ok(Some(false));
+    }
+    for kind in value.text.split(',') {
+        match kind.trim() {
+            "tailscale" | "true" => {}
+            "apikey-manager" | "server-keys" => {
+                let want = format!(
+                    "{} is not supported yet, want tailscale or false",
+                    kind.trim()
+                );
+                return Err(asked.refuse(DenyReason::NotSupported, Key::Inject, &want));
+            }
+            _ => return Err(asked.bad(Key::Inject, "want tailscale, true or false")),
+        }
+    }
+    Ok(Some(true))
+}
+
+/// The control plane by name; only configured ones exist.
+pub(super) fn control_plane<'a>(
+    asked: &Asked<'a>,
+    profile: &'a Profile,
+    policy: &'a Policy,
+) -> Result<(&'a str, &'a ControlPlane), Refusal> {
+    let name = asked
+        .get(Key::ControlPlane)
+        .map_or(profile.control_plane.as_str(), |value| value.text);
+    policy
+        .control_planes
+        .get_key_value(name)
+        .map(|(name, plane)| (name.as_str(), plane))
+        .ok_or_else(|| {
+            let names: Vec<&str> = policy.control_planes.keys().map(String::as_str).collect();
+            let want = format!(
+                "want one of the configured control planes: {}",
+                names.join(", ")
+            );
+            asked.refuse(DenyReason::NotAllowed, Key::ControlPlane, &want)
+        })
+}
+
+/// The key's tags, each allowed by the profile.
+pub(super) fn tags(asked: &Asked<'_>, profile: &Profile) -> Result<Vec<String>, Refusal> {
+    let Some(value) = asked.get(Key::Tags) else {
+        return Ok(profile.tags.clone());
+    };
+    let mut tags: Vec<String> = Vec::new();
+    for tag in value.text.split(',').map(str::trim) {
+        if !forms::is_tag(tag) {
+            return Err(asked.bad(Key::Tags, TAGS));
+        }
+        let allowed = profile.allowed_tags.iter().chain(&profile.tags);
+        if !allowed.clone().any(|allowed| allowed == tag) {
+            let allowed: Vec<&str> = allowed.map(String::as_str).collect();
+            let allowed = if allowed.is_empty() {
+                "none".to_owned()
+            } else {
+                allowed.join(", ")
+            };
+            let want = format!(
+                "{tag} is not allowed; the profile allows {allowed}: ask for one of these, or have the operator add it to profiles.default.allowedTags"
+            );
+            return Err(asked.refuse(DenyReason::NotAllowed, Key::Tags, &want));
+        }
+        if !tags.iter().any(|known| known == tag) {
+            tags.push(tag.to_owned());
+        }
+    }
+    Ok(tags)
+}
+
+/// The key's life, and how long before its end it is renewed.
+pub(super) fn life(asked: &Asked<'_>, profile: &Profile) -> Result<(Duration, Duration), Refusal> {
+    let duration = |key, default| {
+        let Some(value) = asked.get(key) else {
+            return Ok(default);
+        };
+        forms::duration(value.text).ok_or_else(|| asked.bad(key, forms::DURATION))
+    };
+    let expiration = duration(Key::Expiration, profile.auth_key_expiration)?;
+    let buffer = duration(Key::Buffer, profile.auth_key_rotation_buffer)?;
+    if expiration < SHORTEST_LIFE {
+        return Err(asked.bad(
+            Key::Expiration,
+            &format!("want at least {}", forms::show(SHORTEST_LIFE)),
+        ));
+    }
+    if buffer < expiration {
+        return Ok((expiration, buffer));
+    }
+    if asked.get(Key::Buffer).is_some() {
+        let want = format!(
+            "want less than the key's life of {}",
+            forms::show(expiration)
+        );
+        return Err(asked.bad(Key::Buffer, &want));
+    }
+    let want = format!(
+        "not more than the rotation buffer of {}: set \"{PREFIX}auth-key-rotation-buffer\" to less",
+        forms::show(buffer)
+    );
+    Err(asked.bad(Key::Expiration, &want))
+}
+
+/// How the key reaches the sidecar, and whether the pod itself says so.
+pub(super) fn delivery(asked: &Asked<'_>, profile: &Profile) -> Result<(Delivery, bool), Refusal> {
+    let Some(value) = asked.get(Key::Delivery) else {
+        return Ok((profile.auth_key_delivery, false));
+    };
+    let delivery =
+        Delivery::read(value.text).ok_or_else(|| asked.bad(Key::Delivery, "want env or file"))?;
+    Ok((delivery, value.on_pod))
+}
+
+/// The Secret and data key that stand in place of a key of ours.
+pub(super) fn given_key<'a>(
+    asked: &Asked<'a>,
+    profile: &'a Profile,
+) -> Result<Option<(&'a str, &'a str)>, Refusal> {
+    let Some(value) = asked.get(Key::Secret) else {
+        return Ok(profile
+            .given_key
+            .as_ref()
+            .map(|(secret, key)| (secret.as_str(), key.as_str())));
+    };
+    let given = forms::secret_reference(value.text)
+        .ok_or_else(|| asked.bad(Key::Secret, forms::SECRET_REFERENCE))?;
+    for key in [Key::Tags, Key::Reusable, Key::Expiration, Key::Buffer] {
+        if value.on_pod && asked.get(key).is_some_and(|value| value.on_pod) {
+            let want = format!(
+                "this belongs to keys that we make, and \"{PREFIX}auth-key-secret\" names one of yours: remove one of the two"
+            );
+            return Err(asked.bad(key, &want));
+        }
+    }
+    Ok(Some(given))
+}
+
+/// Refuses values of the table that are not built yet.
+pub(super) fn only_what_is_built(asked: &Asked<'_>) -> Result<(), Refusal> {
+    if let Some(value) = asked.get(Key::State)
+        && value.text != "emptydir"
+    {
+        let later = value.text == "memory" || value.text.starts_with("volume:");
+        return Err(if later {
+            asked.refuse(
+                DenyReason::NotSupported,
+                Key::State,
+                "not supported yet, want emptydir",
+            )
+        } else {
+            asked.bad(Key::State, "want emptydir")
+        });
+    }
+    for key in [Key::Userspace, Key::NativeSidecar] {
+        if asked.switch(key)? == Some(false) {
+            return Err(asked.refuse(
+                DenyReason::NotSupported,
+                key,
+                "not supported yet, want true",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The name in the tailnet.
+pub(super) fn hostname<'a>(
+    subject: &Subject<'a>,
+    asked: &Asked<'a>,
+    profile: &'a Profile,
+    service: &'a str,
+) -> Result<Hostname<'a>, Refusal> {
+    let names = Names {
+        service,
+        namespace: subject.namespace,
+        pod: subject.name,
+    };
+    if let Some(value) = asked.get(Key::Hostname) {
+        if !identity::is_hostname_template(value.text) {
+            return Err(asked.bad(Key::Hostname, HOSTNAME));
+        }
+        return Ok(identity::hostname(value.text, names));
+    }
+    let of_stateful_set = subject
+        .owner
+        .is_some_and(|owner| owner.kind == "StatefulSet");
+    let default = if of_stateful_set {
+        "{pod}"
+    } else {
+        "{service}"
+    };
+    Ok(identity::hostname(
+        profile.hostname.as_deref().unwrap_or(default),
+        names,
+    ))
+}
+
+/// The sidecar's requests and limits.
+pub(super) fn resources<'a>(
+    asked: &Asked<'a>,
+    profile: &'a Profile,
+) -> Result<Resources<'a>, Refusal> {
+    let quantity = |key, default: &'a str, want| {
+        let Some(value) = asked.get(key) else {
+            return Ok(default);
+        };
+        if forms::quantity(value.text).is_none_or(|amount| amount == 0) {
+            return Err(asked.bad(key, want));
+        }
+        Ok(value.text)
+    };
+    let pair = |request,
+                limit,
+                defaults: (&'a str, &'a str),
+                want|
+     -> Result<(&'a str, &'a str), Refusal> {
+        let (lower, upper) = (
+            quantity(request, defaults.0, want)?,
+            quantity(limit, defaults.1, want)?,
+        );
+        if forms::quantity(lower) <= forms::quantity(upper) {
+            return Ok((lower, upper));
+        }
+        Err(match asked.get(request) {
+            Some(_) => asked.bad(
+                request,
+                &format!("want no more than the limit, which is {upper}"),
+            ),
+            None => asked.bad(
+                limit,
+                &format!("want no less than the request, which is {lower}"),
+            ),
+        })
+    };
+    let default = &profile.resources;
+    let cpu = pair(
+        Key::CpuRequest,
+        Key::CpuLimit,
+        (&default.cpu_request, &default.cpu_limit),
+        forms::CPU,
+    )?;
+    let memory = pair(
+        Key::MemoryRequest,
+        Key::MemoryLimit,
+        (&default.memory_request, &default.memory_limit),
+        forms::MEMORY,
+    )?;
+    Ok(Resources {
+        cpu_request: Cow::Borrowed(cpu.0),
+        cpu_limit: Cow::Borrowed(cpu.1),
+        memory_request: Cow::Borrowed(memory.0),
+        memory_limit: Cow::Borrowed(memory.1),
+    })
+}

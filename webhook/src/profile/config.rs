@@ -1,0 +1,87 @@
+//! The configuration file as written; every key that is not named here is kept, so that it can be refused by name. Pure.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+/// Holds keys that no field takes.
+pub(crate) type Rest = BTreeMap<String, IgnoredAny>;
+
+/// Holds the whole file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Config {
+    /// Control planes by name.
+    pub control_planes: BTreeMap<String, ControlPlaneConfig>,
+    /// Profiles by name.
+    pub profiles: BTreeMap<String, ProfileConfig>,
+    /// Numbers of the rotation module.
+    pub rotation: RotationConfig,
+    #[serde(flatten)]
+    pub(crate) rest: Rest,
+}
+
+/// Names one Headscale.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ControlPlaneConfig {
+    /// URL given to sidecars; required.
+    pub login_server: Option<String>,
+    /// URL for our own calls; default the login server.
+    pub api_url: Option<String>,
+    /// Where the API key stands; default `headscale/headscale-api-key`.
+    pub api_key_secret: SecretConfig,
+    /// Whether `apiUrl` may be plain `http://`.
+    pub allow_insecure: bool,
+    /// PEM of a private authority.
+    pub ca_bundle: Option<String>,
+    /// User name template; default `{namespace}.{service}`.
+    pub user_template: Option<String>,
+    /// Users not made by us that may be used all the same.
+    pub adopt_users: Vec<String>,
+    #[serde(flatten)]
+    pub(crate) rest: Rest,
+}
+
+/// Names a Secret.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SecretConfig {
+    /// Its namespace.
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: Option<String>,
+    #[serde(flatten)]
+    pub(crate) rest: Rest,
+}
+
+/// Holds what a profile defaults and allows.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProfileConfig {
+    /// Tailscale image.
+    pub image: Option<String>,
+    /// Tags that an annotation may name.
+    pub allowed_tags: Vec<String>,
+    /// Name of the Secret with the pre-auth keys of a namespace.
+    pub auth_key_secret_name: Option<String>,
+    /// Default value of annotations, by their name without our prefix.
+    pub annotations: BTreeMap<String, String>,
+    #[serde(flatten)]
+    pub(crate) rest: Rest,
+}
+
+/// Holds the numbers of the rotation module.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RotationConfig {
+    /// How long an old pre-auth key outlives its successor's arrival, such as `1h`.
+    pub overlap: Option<String>,
+    /// Stops all minting and expiring.
+    pub paused: bool,
+    /// Most services that one namespace may have.
+    pub max_services_per_namespace: Option<usize>,
+    #[serde(flatten)]
+    pub(crate) rest: Rest,
+}

@@ -1,0 +1,181 @@
+//! What a configuration file may say, and what each mistake is answered with.
+
+use std::time::Duration;
+
+use sidescale_webhook::profile::{Config, Delivery, Policy};
+
+const PLANE: &str = "controlPlanes: {default: {loginServer: 'https://hs.example.com'}}\n";
+
+fn read(text: &str) -> Result<Policy, String> {
+    let config: Config = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+    Policy::from_config(config).map_err(|error| error.to_string())
+}
+
+#[test]
+fn fills_every_gap_of_the_shortest_file() {
+    let policy = read(PLANE).unwrap();
+    let plane = &policy.control_planes["default"];
+    assert_eq!(plane.api_url, "https://hs.example.com");
+    assert_eq!(
+        (&*plane.api_key_namespace, &*plane.api_key_secret),
+        ("headscale", "headscale-api-key")
+    );
+    let profile = &policy.profiles["default"];
+    assert_eq!(profile.hash.len(), 12);
+    assert_eq!(
+        profile.auth_key_expiration,
+        Duration::from_secs(90 * 24 * 3600)
+    );
+    assert_eq!(policy.rotation.overlap, Duration::from_secs(3600));
+}
+
+#[test]
+fn reads_every_key() {
+    let policy = read(
+        "controlPlanes:
+  default:
+    loginServer: http://hs.example.com/
+    apiUrl: http://headscale.headscale.svc:8080
+    allowInsecure: true
+    apiKeySecret: {namespace: net, name: key}
+    userTemplate: 'k8s-{namespace}.{service}'
+    adoptUsers: [shop.api]
+    caBundle: |
+      -----BEGIN CERTIFICATE-----
+      -----END CERTIFICATE-----
+profiles:
+  default:
+    image: example.com/tailscale:v1
+    allowedTags: ['tag:web']
+    authKeySecretName: keys
+    annotations:
+      hostname: '{service}-{namespace}'
+      tags: tag:k8s
+      reusable: false
+      auth-key-expiration: 30d
+      auth-key-rotation-buffer: 12h
+      auth-key-delivery: file
+      wait: true
+      cpu-limit: 0.5
+      state: emptydir
+rotation: {overlap: 30m, paused: true, maxServicesPerNamespace: 5}
+",
+    )
+    .unwrap();
+    let plane = &policy.control_planes["default"];
+    assert_eq!(
+        (&*plane.login_server, &*plane.api_url),
+        (
+            "http://hs.example.com",
+            "http://headscale.headscale.svc:8080"
+        )
+    );
+    let profile = &policy.profiles["default"];
+    assert_eq!(profile.auth_key_delivery, Delivery::File);
+    assert_eq!(
+        profile.auth_key_expiration,
+        Duration::from_secs(30 * 24 * 3600)
+    );
+    assert!(profile.wait && !profile.reusable);
+    assert_eq!(profile.resources.cpu_limit, "0.5");
+    assert!(policy.rotation.paused);
+}
+
+#[test]
+fn names_key_value_and_accepted_form_of_each_mistake() {
+    let with = |rest: &str| format!("{PLANE}{rest}");
+    let profile = |rest: &str| with(&format!("profiles: {{default: {{{rest}}}}}"));
+    let plane = |rest: &str| format!("controlPlanes: {{default: {{{rest}}}}}");
+    let table = [
+        (
+            "{}".to_owned(),
+            "controlPlanes.default.loginServer is missing: want the URL that sidecars log in to, such as https://headscale.example.com",
+        ),
+        (
+            with("profile: {}"),
+            "profile is unknown: want one of controlPlanes, profiles, rotation; did you mean profiles?",
+        ),
+        (
+            with("clusterName: a"),
+            "clusterName is not supported yet: remove it",
+        ),
+        (
+            with("profiles: {db: {}}"),
+            "profiles.db is not supported yet: remove it",
+        ),
+        (
+            profile("allowedTag: []"),
+            "profiles.default.allowedTag is unknown: want one of image, allowedTags, authKeySecretName, annotations; did you mean allowedTags?",
+        ),
+        (
+            profile("allowKernelMode: true"),
+            "profiles.default.allowKernelMode is not supported yet: remove it",
+        ),
+        (
+            profile("allowedTags: [web]"),
+            "profiles.default.allowedTags is \"web\": want tags such as tag:web, in lower case",
+        ),
+        (
+            profile("annotations: {wait: 'soon'}"),
+            "profiles.default.annotations.wait is \"soon\": want true or false",
+        ),
+        (
+            profile("annotations: {proxy: 1055}"),
+            "profiles.default.annotations.proxy is not supported yet: remove it",
+        ),
+        (
+            profile("annotations: {inject: tailscale}"),
+            "profiles.default.annotations.inject is \"tailscale\": no profile can say this: set it on the pod",
+        ),
+        (
+            profile("annotations: {auth-key-expiration: 5 weeks}"),
+            "profiles.default.annotations.auth-key-expiration is \"5 weeks\": want a duration such as 90m, 12h or 30d",
+        ),
+        (
+            profile("annotations: {auth-key-expiration: 9d}"),
+            "profiles.default.annotations.auth-key-rotation-buffer is \"240h\": want less than auth-key-expiration, which is 216h",
+        ),
+        (
+            profile("annotations: {memory-request: 1Gi}"),
+            "profiles.default.annotations.memory-request is \"1Gi\": want no more than memory-limit, which is 256Mi",
+        ),
+        (
+            plane("loginServer: hs.example.com"),
+            "controlPlanes.default.loginServer is \"hs.example.com\": want a URL such as https://headscale.example.com",
+        ),
+        (
+            plane("loginServer: 'https://a b'"),
+            "controlPlanes.default.loginServer is \"https://a b\": want a URL such as https://headscale.example.com",
+        ),
+        (
+            plane("loginServer: 'http://hs'"),
+            "controlPlanes.default.loginServer is \"http://hs\": the API key would be sent in the clear: want https://, or allowInsecure: true beside it",
+        ),
+        (
+            plane("loginServer: 'https://hs', userTemplate: '{namespace}-{service}'"),
+            "controlPlanes.default.userTemplate is \"{namespace}-{service}\": want {namespace} and {service} once each with a dot, _ or @ between them, and else only letters, digits, dashes and dots",
+        ),
+        (
+            plane("loginServer: 'https://hs', apiKeySecret: {nam: x}"),
+            "controlPlanes.default.apiKeySecret.nam is unknown: want one of namespace, name; did you mean name?",
+        ),
+        (
+            with("rotation: {overlap: soon}"),
+            "rotation.overlap is \"soon\": want a duration such as 90m, 12h or 30d",
+        ),
+        (
+            with("rotation: {maxServicesPerNamespace: 0}"),
+            "rotation.maxServicesPerNamespace is \"0\": want at least 1; rotation.paused stops everything",
+        ),
+    ];
+    for (text, want) in table {
+        assert_eq!(read(&text).unwrap_err(), want, "{text}");
+    }
+}
+
+#[test]
+fn gives_two_profiles_two_hashes() {
+    let other = format!("{PLANE}profiles: {{default: {{allowedTags: ['tag:web']}}}}");
+    let [a, b] = [PLANE, &other].map(|text| read(text).unwrap().profiles["default"].hash.clone());
+    assert_ne!(a, b);
+}
