@@ -167,7 +167,7 @@ pub enum SkipReason {
     HostNetwork,
     /// A mirror pod of a static pod.
     MirrorPod,
-    /// A container has our name.
+    /// A container or volume has a name of ours.
     NameTaken,
     /// Opted in by its namespace, and no service name can be derived.
     NoService,
@@ -193,6 +193,26 @@ impl DenyReason {
 }
 
 impl SkipReason {
+    /// What the pod's creator is warned of; nothing where leaving it alone is what was asked.
+    pub(crate) fn remark(self) -> Option<&'static str> {
+        match self {
+            Self::HostNetwork => {
+                Some("no sidecar: the pod has hostNetwork, and the node is not ours to join")
+            }
+            Self::NameTaken => Some(
+                "no sidecar: a container is named 'tailscale', or a volume's name begins with 'sidescale-'; rename it",
+            ),
+            Self::NoService => Some(
+                "no sidecar: no service can be named after this pod, set annotation 'sidescale.io/service'",
+            ),
+            Self::Windows => Some("no sidecar: Windows pods are not supported"),
+            Self::NotRequested => Some(
+                "no sidecar: nothing asks for one, set annotation 'sidescale.io/inject' to 'tailscale'",
+            ),
+            Self::AlreadyInjected | Self::Disabled | Self::MirrorPod | Self::NotAPodCreate => None,
+        }
+    }
+
     /// The bounded label for metrics, audit annotations and the receipt.
     #[must_use]
     pub fn as_str(self) -> &'static str {

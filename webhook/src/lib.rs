@@ -1,8 +1,19 @@
 //! Pure injection: AdmissionReview bytes and a policy in, AdmissionReview bytes out. No socket, clock or cluster.
+//!
+//! ```text
+//! body ─ review, pod ─► Subject ─ annotations::decide ─► Injection ─ sidecar, patch ─► reply
+//!                          ▲
+//!        rotation, from a pod's metadata
+//! ```
 
 mod forms;
+mod patch;
+mod pod;
+mod review;
+mod text;
 
 pub mod annotations;
 pub mod identity;
 pub mod mutate;
 pub mod profile;
+pub mod sidecar;

@@ -1,5 +1,7 @@
 //! What a configuration file may say, and what each mistake is answered with.
 
+#![allow(clippy::panic, clippy::too_many_lines, clippy::unwrap_used)]
+
 use std::time::Duration;
 
 use sidescale_webhook::profile::{Config, Delivery, Policy};

@@ -1,5 +1,7 @@
 //! What pods and namespaces may ask for, and what each mistake is answered with.
 
+#![allow(clippy::panic, clippy::too_many_lines, clippy::unwrap_used)]
+
 use std::time::Duration;
 
 use sidescale_webhook::annotations::{

@@ -1,0 +1,122 @@
+//! Additions -> JSON Patch: only `add`, parents before children, straight into one buffer. Pure.
+
+use serde::Serialize;
+
+use crate::annotations::Injection;
+use crate::pod::{CONTAINER, Containers, Metadata, Spec};
+use crate::sidecar::Receipt;
+use crate::sidecar::tailscale::{self, Fit};
+
+/// Collects operations as JSON.
+#[derive(Debug)]
+pub(crate) struct Patch {
+    json: Vec<u8>,
+}
+
+#[derive(Serialize)]
+struct Add<'a, V> {
+    op: &'static str,
+    path: &'a str,
+    value: &'a V,
+}
+
+impl Patch {
+    pub(crate) fn new() -> Self {
+        // One sidecar takes about 3 KB.
+        let mut json = Vec::with_capacity(4096);
+        json.push(b'[');
+        Self { json }
+    }
+
+    /// Adds `value` at `path`, whose parent exists or was added before.
+    pub(crate) fn add<V: Serialize>(&mut self, path: &str, value: &V) {
+        if self.json.len() > 1 {
+            self.json.push(b',');
+        }
+        write(
+            &mut self.json,
+            &Add {
+                op: "add",
+                path,
+                value,
+            },
+        );
+    }
+
+    fn status(&mut self, metadata: &Metadata<'_>, text: &str) {
+        match metadata.annotations {
+            Some(_) => self.add("/metadata/annotations/sidescale.io~1status", &text),
+            None => self.add("/metadata/annotations", &StatusMap { status: text }),
+        }
+    }
+
+    /// The finished array.
+    pub(crate) fn finish(mut self) -> Vec<u8> {
+        self.json.push(b']');
+        self.json
+    }
+}
+
+#[derive(Serialize)]
+struct StatusMap<'a> {
+    #[serde(rename = "sidescale.io/status")]
+    status: &'a str,
+}
+
+#[derive(Serialize)]
+struct LabelMap {
+    #[serde(rename = "sidescale.io/sidecar")]
+    sidecar: &'static str,
+}
+
+/// Adds the sidecar, its volumes, the label and the receipt.
+pub(crate) fn injection(
+    metadata: &Metadata<'_>,
+    spec: &Spec<'_>,
+    injection: &Injection<'_>,
+    fit: Fit,
+    receipt: &Receipt<'_>,
+) -> Vec<u8> {
+    let mut patch = Patch::new();
+    let mut text = Vec::with_capacity(384);
+    write(&mut text, receipt);
+    match metadata.labels {
+        Some(_) => patch.add("/metadata/labels/sidescale.io~1sidecar", &CONTAINER),
+        None => patch.add("/metadata/labels", &LabelMap { sidecar: CONTAINER }),
+    }
+    patch.status(metadata, &String::from_utf8_lossy(&text));
+    let volumes = tailscale::volumes(injection, fit);
+    match spec.volumes {
+        Some(_) => volumes
+            .iter()
+            .for_each(|volume| patch.add("/spec/volumes/-", volume)),
+        None => patch.add("/spec/volumes", &volumes),
+    }
+    let port = fit
+        .health_port
+        .map(|port| port.to_string())
+        .unwrap_or_default();
+    let container = tailscale::container(injection, fit, &port);
+    match &spec.init_containers {
+        // First, so that the pod's own init containers find the tailnet.
+        Some(Containers { .. }) => patch.add("/spec/initContainers/0", &container),
+        None => patch.add("/spec/initContainers", &[container]),
+    }
+    patch.finish()
+}
+
+/// Adds the receipt alone.
+pub(crate) fn receipt(metadata: &Metadata<'_>, text: &str) -> Vec<u8> {
+    let mut patch = Patch::new();
+    patch.status(metadata, text);
+    patch.finish()
+}
+
+/// Appends `value` as JSON.
+pub(crate) fn write<V: Serialize>(buffer: &mut Vec<u8>, value: &V) {
+    #[expect(
+        clippy::expect_used,
+        reason = "a Vec takes every byte, and our own types have only text as keys"
+    )]
+    serde_json::to_writer(buffer, value).expect("our own types are JSON");
+}

@@ -1,0 +1,317 @@
+//! The lean view of a pod: borrowed from the body, with counts and answers in place of what is only asked once. Pure.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+mod containers;
+
+pub(crate) use containers::Containers;
+
+use crate::annotations::{Lookup, PREFIX};
+use crate::identity::Owner;
+use crate::text::Text;
+
+/// Is the container that we add.
+pub(crate) const CONTAINER: &str = "tailscale";
+/// Is the label of an injected pod.
+pub(crate) const SIDECAR_LABEL: &str = "sidescale.io/sidecar";
+/// Is the annotation that holds the receipt.
+pub(crate) const STATUS: &str = "sidescale.io/status";
+/// Begins the name of every volume that we add.
+pub(crate) const VOLUME_PREFIX: &str = "sidescale-";
+
+/// Holds what decides an injection; `null` and absent are one.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Pod<'a> {
+    #[serde(borrow)]
+    pub(crate) metadata: Option<Metadata<'a>>,
+    #[serde(borrow)]
+    pub(crate) spec: Option<Spec<'a>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Metadata<'a> {
+    #[serde(borrow)]
+    pub(crate) name: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) generate_name: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) labels: Option<Labels<'a>>,
+    #[serde(borrow)]
+    pub(crate) annotations: Option<Annotations<'a>>,
+    #[serde(borrow)]
+    pub(crate) owner_references: Option<Controller<'a>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Spec<'a> {
+    pub(crate) host_network: Option<bool>,
+    pub(crate) share_process_namespace: Option<bool>,
+    #[serde(borrow)]
+    pub(crate) os: Option<Os<'a>>,
+    #[serde(borrow)]
+    pub(crate) node_selector: Option<NodeSelector<'a>>,
+    pub(crate) init_containers: Option<Containers>,
+    pub(crate) containers: Option<Containers>,
+    pub(crate) volumes: Option<Volumes>,
+    /// Requests and limits of the pod as a whole; then containers need none.
+    pub(crate) resources: Option<IgnoredAny>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Os<'a> {
+    #[serde(borrow)]
+    name: Option<Text<'a>>,
+}
+
+/// The labels that a service is read from, and whether ours is there.
+#[derive(Debug, Default)]
+pub(crate) struct Labels<'a> {
+    template_hash: Option<Text<'a>>,
+    rollouts_hash: Option<Text<'a>>,
+    pub(crate) sidecar: bool,
+}
+
+/// The annotations under our prefix, and whether the kubelet made the pod from a file.
+#[derive(Debug, Default)]
+pub(crate) struct Annotations<'a> {
+    ours: Vec<(Text<'a>, Text<'a>)>,
+    pub(crate) mirror: bool,
+}
+
+/// The owner that is the controller.
+#[derive(Debug, Default)]
+pub(crate) struct Controller<'a>(Option<OwnerReference<'a>>);
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct OwnerReference<'a> {
+    #[serde(borrow)]
+    kind: Option<Text<'a>>,
+    #[serde(borrow)]
+    name: Option<Text<'a>>,
+    controller: Option<bool>,
+}
+
+/// The operating system that the pod asks for.
+#[derive(Debug, Default)]
+pub(crate) struct NodeSelector<'a>(Option<Text<'a>>);
+
+/// Whether a volume has a name that we would give.
+#[derive(Debug, Default)]
+pub(crate) struct Volumes {
+    pub(crate) ours: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Volume<'a> {
+    #[serde(borrow)]
+    name: Option<Text<'a>>,
+}
+
+impl Metadata<'_> {
+    /// The controller.
+    pub(crate) fn owner(&self) -> Option<Owner<'_>> {
+        let OwnerReference {
+            kind,
+            name,
+            controller: _,
+        } = self.owner_references.as_ref()?.0.as_ref()?;
+        Some(Owner {
+            kind: kind.as_deref()?,
+            name: name.as_deref()?,
+        })
+    }
+}
+
+impl Annotations<'_> {
+    /// The receipt, if there is one.
+    pub(crate) fn status(&self) -> Option<&str> {
+        self.value(STATUS)
+    }
+
+    /// Whether the author wrote something under our prefix.
+    pub(crate) fn asks(&self) -> bool {
+        self.ours.iter().any(|(key, _)| &**key != STATUS)
+    }
+}
+
+impl Spec<'_> {
+    /// Whether the pod runs on Windows nodes.
+    pub(crate) fn is_windows(&self) -> bool {
+        let os = self.os.as_ref().and_then(|os| os.name.as_deref());
+        let selected = self
+            .node_selector
+            .as_ref()
+            .and_then(|selector| selector.0.as_deref());
+        os == Some("windows") || selected == Some("windows")
+    }
+}
+
+impl Lookup for Annotations<'_> {
+    fn value(&self, key: &str) -> Option<&str> {
+        self.ours
+            .iter()
+            .find(|(name, _)| &**name == key)
+            .map(|(_, value)| &**value)
+    }
+
+    fn ours(&self) -> Box<dyn Iterator<Item = (&str, &str)> + '_> {
+        Box::new(self.ours.iter().map(|(key, value)| (&**key, &**value)))
+    }
+}
+
+impl Lookup for Labels<'_> {
+    fn value(&self, key: &str) -> Option<&str> {
+        match key {
+            "pod-template-hash" => self.template_hash.as_deref(),
+            "rollouts-pod-template-hash" => self.rollouts_hash.as_deref(),
+            _ => None,
+        }
+    }
+
+    fn ours(&self) -> Box<dyn Iterator<Item = (&str, &str)> + '_> {
+        Box::new(std::iter::empty())
+    }
+}
+
+/// A map that is read entry by entry, into the little that is kept of it.
+trait Entries<'de>: Default {
+    fn entry<M: MapAccess<'de>>(&mut self, key: &Text<'de>, map: &mut M) -> Result<Kept, M::Error>;
+}
+
+/// Says whether an entry's value was read.
+enum Kept {
+    Yes,
+    No,
+}
+
+struct EntriesVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Entries<'de>> Visitor<'de> for EntriesVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map of strings")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<T, M::Error> {
+        let mut entries = T::default();
+        while let Some(key) = map.next_key::<Text<'de>>()? {
+            if let Kept::No = entries.entry(&key, &mut map)? {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(entries)
+    }
+}
+
+impl<'de> Entries<'de> for Labels<'de> {
+    fn entry<M: MapAccess<'de>>(&mut self, key: &Text<'de>, map: &mut M) -> Result<Kept, M::Error> {
+        match &**key {
+            "pod-template-hash" => self.template_hash = map.next_value()?,
+            "rollouts-pod-template-hash" => self.rollouts_hash = map.next_value()?,
+            SIDECAR_LABEL => self.sidecar = map.next_value::<Option<IgnoredAny>>()?.is_some(),
+            _ => return Ok(Kept::No),
+        }
+        Ok(Kept::Yes)
+    }
+}
+
+impl<'de> Entries<'de> for Annotations<'de> {
+    fn entry<M: MapAccess<'de>>(&mut self, key: &Text<'de>, map: &mut M) -> Result<Kept, M::Error> {
+        if key.starts_with(PREFIX) {
+            let value = map.next_value::<Option<Text<'de>>>()?.unwrap_or_default();
+            self.ours.push((key.clone(), value));
+            return Ok(Kept::Yes);
+        }
+        self.mirror |= &**key == "kubernetes.io/config.mirror";
+        Ok(Kept::No)
+    }
+}
+
+impl<'de> Entries<'de> for NodeSelector<'de> {
+    fn entry<M: MapAccess<'de>>(&mut self, key: &Text<'de>, map: &mut M) -> Result<Kept, M::Error> {
+        if &**key != "kubernetes.io/os" {
+            return Ok(Kept::No);
+        }
+        self.0 = map.next_value()?;
+        Ok(Kept::Yes)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Labels<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(EntriesVisitor::<Labels<'de>>(PhantomData))
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Annotations<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(EntriesVisitor::<Annotations<'de>>(PhantomData))
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for NodeSelector<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(EntriesVisitor::<NodeSelector<'de>>(PhantomData))
+    }
+}
+
+/// Reads a list item by item.
+pub(crate) fn each_item<'de, D, T>(deserializer: D, take: impl FnMut(T)) -> Result<(), D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    deserializer.deserialize_seq(ItemVisitor(take, PhantomData))
+}
+
+struct ItemVisitor<F, T>(F, PhantomData<T>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Controller<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut controller = None;
+        each_item(deserializer, |owner: OwnerReference<'de>| {
+            if owner.controller == Some(true) {
+                controller = Some(owner);
+            }
+        })?;
+        Ok(Controller(controller))
+    }
+}
+
+impl<'de> Deserialize<'de> for Volumes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut volumes = Volumes::default();
+        each_item(deserializer, |volume: Volume<'de>| {
+            volumes.ours |= volume
+                .name
+                .is_some_and(|name| name.starts_with(VOLUME_PREFIX));
+        })?;
+        Ok(volumes)
+    }
+}
+
+impl<'de, T: Deserialize<'de>, F: FnMut(T)> Visitor<'de> for ItemVisitor<F, T> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(mut self, mut items: S) -> Result<(), S::Error> {
+        while let Some(item) = items.next_element()? {
+            (self.0)(item);
+        }
+        Ok(())
+    }
+}

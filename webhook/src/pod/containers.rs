@@ -1,0 +1,230 @@
+//! What a list of containers comes to: our name, the ports, the class of service. Nothing of a container is kept. Pure.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, Visitor};
+
+use super::{CONTAINER, each_item};
+use crate::forms;
+use crate::text::Text;
+
+/// Is the first port that the sidecar's health check may take, tailscale's own default.
+pub(crate) const FIRST_PORT: u16 = 9002;
+const PORTS: u16 = 64;
+
+/// Sums up a list of containers.
+#[derive(Debug)]
+pub(crate) struct Containers {
+    /// Whether one has our name.
+    pub(crate) ours: bool,
+    /// Whether each has requests that are its limits.
+    pub(crate) guaranteed: bool,
+    /// Bit n: something listens, or is probed, at `FIRST_PORT` + n.
+    taken: u64,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Container<'a> {
+    #[serde(borrow)]
+    name: Option<Text<'a>>,
+    ports: Option<Ports>,
+    liveness_probe: Option<Probe>,
+    readiness_probe: Option<Probe>,
+    startup_probe: Option<Probe>,
+    resources: Option<Needs>,
+}
+
+#[derive(Default)]
+struct Ports(u64);
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ContainerPort {
+    container_port: Option<Port>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Probe {
+    http_get: Option<Target>,
+    tcp_socket: Option<Target>,
+    grpc: Option<Target>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Target {
+    port: Option<Port>,
+}
+
+/// A port by number; 0 where it is named.
+struct Port(u64);
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Needs {
+    requests: Option<Amounts>,
+    limits: Option<Amounts>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Amounts {
+    cpu: Option<Amount>,
+    memory: Option<Amount>,
+}
+
+/// A quantity in billionths; none where it cannot be read.
+struct Amount(Option<u128>);
+
+impl Containers {
+    /// A port that none of these uses.
+    pub(crate) fn free_port(lists: [Option<&Self>; 2]) -> Option<u16> {
+        let taken = lists
+            .into_iter()
+            .flatten()
+            .fold(0, |taken, list| taken | list.taken);
+        let free = u16::try_from(taken.trailing_ones())
+            .ok()
+            .filter(|free| *free < PORTS)?;
+        Some(FIRST_PORT + free)
+    }
+}
+
+impl Needs {
+    fn guaranteed(&self) -> bool {
+        let Some(limits) = &self.limits else {
+            return false;
+        };
+        let requests = self.requests.as_ref();
+        let equal = |request: Option<&Amount>, limit: Option<&Amount>| {
+            let limit = limit.and_then(|limit| limit.0).filter(|limit| *limit > 0);
+            // A request that is not given is the limit.
+            limit.is_some() && request.is_none_or(|request| request.0 == limit)
+        };
+        equal(
+            requests.and_then(|requests| requests.cpu.as_ref()),
+            limits.cpu.as_ref(),
+        ) && equal(
+            requests.and_then(|requests| requests.memory.as_ref()),
+            limits.memory.as_ref(),
+        )
+    }
+}
+
+impl Port {
+    fn bit(&self) -> u64 {
+        let place = self
+            .0
+            .checked_sub(u64::from(FIRST_PORT))
+            .filter(|place| *place < u64::from(PORTS));
+        place.map_or(0, |place| 1 << place)
+    }
+}
+
+impl<'de> Deserialize<'de> for Containers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut all = Self {
+            ours: false,
+            guaranteed: true,
+            taken: 0,
+        };
+        each_item(deserializer, |container: Container<'de>| {
+            let Container {
+                name,
+                ports,
+                liveness_probe,
+                readiness_probe,
+                startup_probe,
+                resources,
+            } = container;
+            all.ours |= name.as_deref() == Some(CONTAINER);
+            all.guaranteed &= resources.is_some_and(|needs| needs.guaranteed());
+            all.taken |= ports.map_or(0, |ports| ports.0);
+            for Probe {
+                http_get,
+                tcp_socket,
+                grpc,
+            } in [liveness_probe, readiness_probe, startup_probe]
+                .into_iter()
+                .flatten()
+            {
+                let targets = [http_get, tcp_socket, grpc].into_iter().flatten();
+                let bits = targets
+                    .filter_map(|target| target.port)
+                    .map(|port| port.bit());
+                all.taken = bits.fold(all.taken, |taken, bit| taken | bit);
+            }
+        })?;
+        Ok(all)
+    }
+}
+
+impl<'de> Deserialize<'de> for Ports {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut ports = Self(0);
+        each_item(deserializer, |port: ContainerPort| {
+            ports.0 |= port.container_port.map_or(0, |port| port.bit());
+        })?;
+        Ok(ports)
+    }
+}
+
+impl<'de> Deserialize<'de> for Port {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(PortVisitor)
+    }
+}
+
+struct PortVisitor;
+
+impl Visitor<'_> for PortVisitor {
+    type Value = Port;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a port by number or name")
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Port, E> {
+        Ok(Port(number))
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<Port, E> {
+        Ok(Port(0))
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<Port, E> {
+        Ok(Port(0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Amount {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AmountVisitor)
+    }
+}
+
+struct AmountVisitor;
+
+impl Visitor<'_> for AmountVisitor {
+    type Value = Amount;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a quantity")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Amount, E> {
+        Ok(Amount(forms::quantity(text)))
+    }
+
+    // The API server writes text; a manifest may hold a number.
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Amount, E> {
+        Ok(Amount(forms::quantity(&number.to_string())))
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<Amount, E> {
+        Ok(Amount(forms::quantity(&number.to_string())))
+    }
+}

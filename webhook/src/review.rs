@@ -1,0 +1,150 @@
+//! AdmissionReview in and out: only the fields we need, borrowed; the patch goes out as base64. Pure.
+
+use std::fmt;
+
+use base64::display::Base64Display;
+use base64::engine::general_purpose::STANDARD;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::pod::Pod;
+use crate::text::Text;
+
+/// Is the only version that we speak.
+pub(crate) const API_VERSION: &str = "admission.k8s.io/v1";
+/// Is the kind of every body.
+pub(crate) const KIND: &str = "AdmissionReview";
+
+/// Holds a review whose object is read as `O`.
+#[derive(Debug, Deserialize)]
+#[serde(
+    rename_all = "camelCase",
+    bound(deserialize = "O: Deserialize<'de>, 'de: 'a")
+)]
+pub(crate) struct Review<'a, O> {
+    #[serde(default, borrow)]
+    pub(crate) api_version: Text<'a>,
+    #[serde(default, borrow)]
+    pub(crate) kind: Text<'a>,
+    pub(crate) request: Request<'a, O>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(
+    rename_all = "camelCase",
+    bound(deserialize = "O: Deserialize<'de>, 'de: 'a")
+)]
+pub(crate) struct Request<'a, O> {
+    #[serde(default, borrow)]
+    pub(crate) uid: Text<'a>,
+    #[serde(default, borrow)]
+    resource: Resource<'a>,
+    #[serde(default, borrow)]
+    sub_resource: Option<Text<'a>>,
+    #[serde(default, borrow)]
+    operation: Option<Text<'a>>,
+    #[serde(default, borrow)]
+    pub(crate) namespace: Option<Text<'a>>,
+    #[serde(default = "none")]
+    pub(crate) object: Option<O>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Resource<'a> {
+    #[serde(borrow)]
+    group: Option<Text<'a>>,
+    #[serde(borrow)]
+    resource: Option<Text<'a>>,
+}
+
+/// A review of a pod.
+pub(crate) type PodReview<'a> = Review<'a, Pod<'a>>;
+/// A review of anything, whose object is skipped.
+pub(crate) type AnyReview<'a> = Review<'a, IgnoredAny>;
+
+fn none<O>() -> Option<O> {
+    None
+}
+
+impl<O> Request<'_, O> {
+    /// Whether a pod is being created.
+    pub(crate) fn is_pod_create(&self) -> bool {
+        let Resource { group, resource } = &self.resource;
+        group.as_deref().unwrap_or_default().is_empty()
+            && resource.as_deref() == Some("pods")
+            && self.sub_resource.as_deref().unwrap_or_default().is_empty()
+            && self.operation.as_deref() == Some("CREATE")
+    }
+}
+
+/// Holds the answer; the API server refuses one whose version, kind or uid is not the request's.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Reply<'a> {
+    pub(crate) api_version: &'static str,
+    pub(crate) kind: &'static str,
+    pub(crate) response: Response<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Response<'a> {
+    pub(crate) uid: &'a str,
+    pub(crate) allowed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) status: Option<Status<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) patch_type: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) patch: Option<Base64<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) audit_annotations: Option<AuditAnnotations<'a>>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(crate) warnings: &'a [String],
+}
+
+impl<'a> Response<'a> {
+    /// Denies without a word; the rest is filled in by struct update.
+    pub(crate) fn to(uid: &'a str) -> Self {
+        Self {
+            uid,
+            allowed: false,
+            status: None,
+            patch_type: None,
+            patch: None,
+            audit_annotations: None,
+            warnings: &[],
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(crate) struct Status<'a> {
+    pub(crate) code: u16,
+    pub(crate) reason: &'static str,
+    pub(crate) message: &'a str,
+}
+
+#[derive(Serialize)]
+pub(crate) struct AuditAnnotations<'a> {
+    pub(crate) decision: &'static str,
+    pub(crate) reason: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) profile: Option<&'a str>,
+}
+
+/// Bytes that are written as base64, without a copy of the encoded text.
+pub(crate) struct Base64<'a>(pub(crate) &'a [u8]);
+
+impl fmt::Display for Base64<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Base64Display::new(self.0, &STANDARD).fmt(f)
+    }
+}
+
+impl Serialize for Base64<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
