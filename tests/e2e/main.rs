@@ -1,1 +1,172 @@
-//! Tests against real servers.
+//! Tests against real servers: API servers, a node, Headscale. See `support` for what they stand on.
+//!
+//! The servers are started once and taken down at the end, so this is a harness of its own with libtest's arguments.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "this is a test"
+)]
+// Later tests will use what the first ones do not.
+#![allow(dead_code, reason = "shared by tests that come one by one")]
+
+use std::{process::ExitCode, sync::Arc};
+
+use anyhow::{Context as _, Result, bail};
+use libtest_mimic::{Arguments, Trial};
+
+mod join;
+mod support;
+
+use support::{
+    context::Context,
+    evidence, headscale,
+    levels::{self, Level},
+};
+
+/// A test and what it needs.
+pub(crate) struct Case {
+    /// A sentence, as for any test.
+    pub(crate) name: &'static str,
+    /// The levels it needs; with [`Level::Headscale`] it runs once for each binary.
+    pub(crate) needs: &'static [Level],
+    /// The test.
+    pub(crate) run: fn(&Context, Option<&headscale::Program>) -> Result<()>,
+}
+
+const CASES: &[&[Case]] = &[join::CASES];
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // One after the other: the machine is small, and times are what some tests look at.
+    arguments.test_threads.get_or_insert(1);
+    match run(&arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("e2e: {error:#}");
+            ExitCode::from(101)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let required = levels::required()?;
+    let selected: Vec<&'static Case> = CASES
+        .iter()
+        .copied()
+        .flatten()
+        .filter(|case| is_selected(arguments, case))
+        .collect();
+    let mut wanted: Vec<Level> = selected
+        .iter()
+        .flat_map(|case| case.needs)
+        .copied()
+        .collect();
+    wanted.sort_unstable();
+    wanted.dedup();
+    if arguments.list || wanted.is_empty() {
+        let names = CASES
+            .iter()
+            .copied()
+            .flatten()
+            .map(|case| Trial::test(case.name, || Ok(())));
+        return Ok(libtest_mimic::run(arguments, names.collect()).exit_code());
+    }
+    let context = Arc::new(Context::start(&wanted)?);
+    let mut trials: Vec<Trial> = selected
+        .iter()
+        .flat_map(|case| trials(&context, case))
+        .collect();
+    let last = Arc::clone(&context);
+    trials.push(Trial::test("levels::what_is_required_was_run", move || {
+        Ok(check_levels(&last, &required, &wanted)?)
+    }));
+    let mut unfiltered = Arguments {
+        filter: None,
+        skip: Vec::new(),
+        exact: false,
+        ..Arguments::default()
+    };
+    unfiltered.test_threads = arguments.test_threads;
+    unfiltered.quiet = arguments.quiet;
+    unfiltered.color = arguments.color;
+    unfiltered.format = arguments.format;
+    unfiltered.logfile.clone_from(&arguments.logfile);
+    Ok(libtest_mimic::run(&unfiltered, trials).exit_code())
+}
+
+/// One trial for each Headscale, or a single one; ignored where something is missing.
+fn trials(context: &Arc<Context>, case: &'static Case) -> Vec<Trial> {
+    let lacking: Vec<Level> = case
+        .needs
+        .iter()
+        .copied()
+        .filter(|level| !context.has(*level))
+        .collect();
+    if !lacking.is_empty() {
+        return vec![Trial::test(case.name, || Ok(())).with_ignored_flag(true)];
+    }
+    if !case.needs.contains(&Level::Headscale) {
+        let context = Arc::clone(context);
+        return vec![Trial::test(case.name, move || {
+            Ok(attempt(&context, case, case.name, None)?)
+        })];
+    }
+    let each = context.headscales.iter().map(|program| {
+        let (context, program) = (Arc::clone(context), program.clone());
+        let name = format!("{}[{}]", case.name, program.version);
+        Trial::test(name.clone(), move || {
+            Ok(attempt(&context, case, &name, Some(&program))?)
+        })
+    });
+    each.collect()
+}
+
+fn attempt(
+    context: &Context,
+    case: &Case,
+    name: &str,
+    program: Option<&headscale::Program>,
+) -> Result<()> {
+    let Err(error) = (case.run)(context, program) else {
+        return Ok(());
+    };
+    let kept = evidence::keep(name, context.node().ok(), context.folder.path());
+    let error = evidence::masked(&format!("{error:#}"));
+    match kept {
+        Ok(folder) => bail!("{error}\nkept: {}", folder.display()),
+        Err(keeping) => bail!("{error}\nnothing kept: {keeping:#}"),
+    }
+}
+
+/// Says at the end what was run and what was not, and fails where a required level was not.
+fn check_levels(context: &Context, required: &[Level], wanted: &[Level]) -> Result<()> {
+    eprintln!("e2e: {}", context.summary());
+    for (level, reason) in &context.missing {
+        eprintln!("e2e: SKIPPED level {level}: {reason}");
+    }
+    let lacking = required
+        .iter()
+        .find(|level| wanted.contains(level) && !context.has(**level));
+    match lacking {
+        Some(level) => bail!(
+            "level {level} is required and missing: {}",
+            context.missing.get(level).context("no reason")?
+        ),
+        None => Ok(()),
+    }
+}
+
+/// libtest's rules for the filter, needed before anything is started.
+fn is_selected(arguments: &Arguments, case: &Case) -> bool {
+    let matches = |pattern: &String| {
+        if arguments.exact {
+            case.name == pattern
+        } else {
+            case.name.contains(pattern.as_str())
+        }
+    };
+    arguments.filter.as_ref().is_none_or(matches) && !arguments.skip.iter().any(matches)
+}

@@ -8,3 +8,4 @@
 )]
 
 mod chart;
+mod conformance;

@@ -1,10 +1,11 @@
 //! What goes wrong on purpose between the embedded Headscale and its client. I/O: waits.
 
 use std::io;
+use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderValue, StatusCode, header};
-use futures::stream;
+use futures::{StreamExt as _, stream};
 use serde_json::Value;
 
 use super::reply::{self, Reply};
@@ -55,17 +56,19 @@ pub(super) async fn after(fault: &Fault, reply: Reply) -> Reply {
             parts.headers.remove(header::CONTENT_LENGTH);
             let whole = to_bytes(body, LIMIT).await.unwrap_or_default();
             let half = whole.slice(..whole.len() / 2);
-            let broken = io::Error::from(io::ErrorKind::ConnectionReset);
-            Reply::from_parts(
-                parts,
-                Body::from_stream(stream::iter([Ok(half), Err(broken)])),
-            )
+            // The server writes what it has before it waits, so the half is seen.
+            let broken = async {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                Err(io::Error::from(io::ErrorKind::ConnectionReset))
+            };
+            let half = stream::once(async { Ok(half) }).chain(stream::once(broken));
+            Reply::from_parts(parts, Body::from_stream(half))
         }
         Fault::Endless => {
             let (mut parts, _) = reply.into_parts();
             parts.headers.remove(header::CONTENT_LENGTH);
             let spaces = stream::repeat_with(|| {
-                Ok::<_, io::Error>(axum::body::Bytes::from_static(&[b' '; 4096]))
+                Ok::<_, io::Error>(axum::body::Bytes::from_static(&[b' '; 1 << 16]))
             });
             Reply::from_parts(parts, Body::from_stream(spaces))
         }

@@ -1,0 +1,115 @@
+//! One replica does the rotating, to save work: correctness does not depend on it. I/O.
+
+use std::time::Duration;
+
+use kube::Client;
+use kube_lease_manager::{LeaseManager, LeaseManagerBuilder, LeaseManagerError};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// How long a Lease is held without being renewed, in seconds; and how long before that it is renewed.
+const HELD_SECONDS: u64 = 6;
+const GRACE_SECONDS: u64 = 2;
+
+/// After trouble with the Lease this long without any is taken for recovery.
+const RECOVERED_AFTER: Duration = Duration::from_secs(10);
+const RETRY: Duration = Duration::from_secs(5);
+const RELEASE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Names the Lease and who takes it.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    /// Our namespace.
+    pub namespace: String,
+    /// The Lease's name.
+    pub name: String,
+    /// Names this replica.
+    pub identity: String,
+}
+
+/// Takes and keeps the Lease until shutdown, telling whether this replica acts. Where Leases cannot be used, it acts.
+pub async fn run(
+    client: Client,
+    lease: Lease,
+    leading: watch::Sender<bool>,
+    shutdown: CancellationToken,
+) {
+    let mut troubled = false;
+    let manager = loop {
+        let built = tokio::select! {
+            built = build(client.clone(), &lease) => built,
+            () = shutdown.cancelled() => return,
+        };
+        match built {
+            Ok(manager) => break manager,
+            Err(error) => act_anyway(&lease, &error, &mut troubled, &leading),
+        }
+        tokio::select! { () = tokio::time::sleep(RETRY) => {} () = shutdown.cancelled() => return }
+    };
+    let mut holding = false;
+    loop {
+        let changed = async {
+            let changed = manager.changed();
+            if troubled {
+                tokio::time::timeout(RECOVERED_AFTER, changed).await.ok()
+            } else {
+                Some(changed.await)
+            }
+        };
+        let changed = tokio::select! {
+            changed = changed => changed,
+            () = shutdown.cancelled() => break,
+        };
+        match changed {
+            Some(Err(error)) => {
+                act_anyway(&lease, &error, &mut troubled, &leading);
+                tokio::select! { () = tokio::time::sleep(RETRY) => {} () = shutdown.cancelled() => break }
+                continue;
+            }
+            Some(Ok(state)) => holding = state,
+            None => {}
+        }
+        if std::mem::take(&mut troubled) {
+            info!(lease = lease.name, "Lease can be used again");
+        }
+        if leading.send_replace(holding) != holding {
+            info!(
+                lease = lease.name,
+                identity = lease.identity,
+                leading = holding,
+                "Leadership changed"
+            );
+        }
+    }
+    // Released at once, so that the next replica need not wait for its end.
+    let _ = tokio::time::timeout(RELEASE_DEADLINE, manager.release()).await;
+}
+
+async fn build(client: Client, lease: &Lease) -> Result<LeaseManager, LeaseManagerError> {
+    LeaseManagerBuilder::new(client, &lease.name)
+        .with_namespace(&lease.namespace)
+        .with_identity(&lease.identity)
+        .with_duration(HELD_SECONDS)
+        .with_grace(GRACE_SECONDS)
+        .with_field_manager(format!("sidescale-{}", lease.identity))
+        .build()
+        .await
+}
+
+fn act_anyway(
+    lease: &Lease,
+    error: &LeaseManagerError,
+    troubled: &mut bool,
+    leading: &watch::Sender<bool>,
+) {
+    if !std::mem::replace(troubled, true) {
+        let Lease {
+            namespace,
+            name,
+            identity: _,
+        } = lease;
+        warn!(namespace, lease = name, %error, "Lease cannot be used: rotating all the same, as every replica may");
+    }
+    leading.send_replace(true);
+}

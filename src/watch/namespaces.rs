@@ -1,0 +1,156 @@
+//! What the namespaces say under our prefix, by a metadata-only watch. I/O.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{ObjectMeta, PartialObjectMeta};
+use kube::runtime::watcher::{Config, Event};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client};
+use sidescale_webhook::annotations::{NamespaceMetadata, PREFIX};
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
+
+const INJECT: &str = "sidescale.io/inject";
+
+/// Holds every namespace seen; shared by the webhook, which reads it at each review.
+#[derive(Debug)]
+pub struct Namespaces {
+    seen: RwLock<HashMap<Box<str>, Arc<NamespaceMetadata>>>,
+    // Counts the changes that matter; none until all were seen once.
+    changes: watch::Sender<Option<u64>>,
+}
+
+impl Default for Namespaces {
+    fn default() -> Self {
+        Self {
+            seen: RwLock::default(),
+            changes: watch::Sender::new(None),
+        }
+    }
+}
+
+impl Namespaces {
+    /// What is known of a namespace; none if it was not seen yet.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<Arc<NamespaceMetadata>> {
+        self.seen
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .cloned()
+    }
+
+    /// Tells of changes that matter; holds none until all namespaces were seen once.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<Option<u64>> {
+        self.changes.subscribe()
+    }
+
+    /// Whether all namespaces were seen once.
+    #[must_use]
+    pub fn is_synced(&self) -> bool {
+        self.changes.borrow().is_some()
+    }
+
+    /// Takes in a namespace, as tests and commands without a cluster do.
+    pub fn insert(&self, name: &str, metadata: NamespaceMetadata) {
+        let old = self.write().insert(name.into(), Arc::new(metadata.clone()));
+        if old.as_deref() != Some(&metadata) {
+            self.changed();
+        }
+    }
+
+    /// Takes the namespaces for complete.
+    pub fn set_synced(&self) {
+        self.changes
+            .send_if_modified(|changes| changes.is_none() && changes.replace(0).is_none());
+    }
+
+    /// Watches until it is dropped; trouble is logged once and tried again.
+    pub async fn run(&self, client: Client) {
+        let api: Api<PartialObjectMeta<Namespace>> = Api::all(client);
+        let mut events =
+            pin!(watcher::watcher(api, Config::default().page_size(500)).default_backoff());
+        let mut fresh = HashMap::new();
+        let mut troubled = false;
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) => {
+                    if std::mem::take(&mut troubled) {
+                        info!("Watch of namespaces works again");
+                    }
+                    self.take(event, &mut fresh);
+                }
+                Err(error) => report(&error, "namespaces", &mut troubled),
+            }
+        }
+    }
+
+    fn take(
+        &self,
+        event: Event<PartialObjectMeta<Namespace>>,
+        fresh: &mut HashMap<Box<str>, Arc<NamespaceMetadata>>,
+    ) {
+        match event {
+            Event::Init => fresh.clear(),
+            Event::InitApply(PartialObjectMeta { metadata, .. }) => {
+                let (name, metadata) = kept(metadata);
+                fresh.insert(name, Arc::new(metadata));
+            }
+            Event::InitDone => {
+                *self.write() = std::mem::take(fresh);
+                self.set_synced();
+                self.changed();
+            }
+            Event::Apply(PartialObjectMeta { metadata, .. }) => {
+                let (name, metadata) = kept(metadata);
+                self.insert(&name, metadata);
+            }
+            Event::Delete(PartialObjectMeta { metadata, .. }) => {
+                self.write()
+                    .remove(metadata.name.unwrap_or_default().as_str());
+                self.changed();
+            }
+        }
+    }
+
+    fn changed(&self) {
+        self.changes.send_if_modified(|changes| {
+            if let Some(changes) = changes {
+                *changes += 1;
+            }
+            changes.is_some()
+        });
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<Box<str>, Arc<NamespaceMetadata>>> {
+        self.seen.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps what stands under our prefix.
+fn kept(metadata: ObjectMeta) -> (Box<str>, NamespaceMetadata) {
+    let inject = metadata.labels.unwrap_or_default().remove(INJECT);
+    let mut annotations = metadata.annotations.unwrap_or_default();
+    annotations.retain(|key, _| key.starts_with(PREFIX));
+    (
+        metadata.name.unwrap_or_default().into(),
+        NamespaceMetadata {
+            inject,
+            annotations,
+        },
+    )
+}
+
+/// Logs the first of a row of failures as a warning, the others quietly.
+pub(super) fn report(error: &watcher::Error, what: &'static str, troubled: &mut bool) {
+    if std::mem::replace(troubled, true) {
+        debug!(what, %error, "Watch failed again");
+    } else {
+        warn!(what, %error, "Watch failed: what was seen so far stays, and it is tried again");
+    }
+}

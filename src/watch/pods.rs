@@ -1,0 +1,296 @@
+//! The injected pods, by a metadata-only watch of our label, folded into what keys they need. I/O.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::pin::pin;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{ObjectMeta, PartialObjectMeta};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{Config, Event, watcher};
+use kube::{Api, Client};
+use sidescale_webhook::identity::Owner;
+use sidescale_webhook::profile::Policy;
+use tokio::sync::watch;
+use tracing::info;
+
+use super::Namespaces;
+use super::namespaces::report;
+use crate::rotation::demand::{Demands, PodSeen, Shape, of_namespace};
+
+/// The label that the webhook puts on every pod it injects.
+const LABEL: &str = "sidescale.io/sidecar";
+
+/// A metadata watch cannot see a phase, but can leave out the pods that are over: they then come as deleted.
+const RUNNING: &str = "status.phase!=Succeeded,status.phase!=Failed";
+
+/// Bounds how many events are folded into one look at their namespaces.
+const BATCH: usize = 256;
+
+type Namespace = HashMap<Box<str>, Entry>;
+
+/// What is kept of a pod: about a hundred bytes beside its name. All else is shared.
+#[derive(Debug)]
+struct Entry {
+    created: Timestamp,
+    uid: u128,
+    shape: Arc<Shape>,
+}
+
+/// The injected pods.
+#[derive(Debug, Default)]
+struct Index {
+    namespaces: HashMap<Arc<str>, Namespace>,
+    shapes: HashSet<Arc<Shape>>,
+}
+
+/// Watches until it is dropped, and tells what keys the pods need.
+pub async fn run(
+    client: Client,
+    namespaces: &Namespaces,
+    policy: &Policy,
+    demands: &watch::Sender<Demands>,
+) {
+    let api: Api<PartialObjectMeta<Pod>> = Api::all(client);
+    let config = Config::default()
+        .labels(LABEL)
+        .fields(RUNNING)
+        .page_size(500);
+    let mut changes = namespaces.changes();
+    // A namespace that is switched off has to be known before its pods are.
+    if changes.wait_for(Option::is_some).await.is_err() {
+        return;
+    }
+    let mut events = pin!(watcher(api, config).default_backoff().ready_chunks(BATCH));
+    let mut index = Index::default();
+    let mut fresh = Index::default();
+    let mut troubled = false;
+    loop {
+        let events = tokio::select! {
+            events = events.next() => events,
+            changed = changes.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let all = index.namespaces.keys().cloned().collect();
+                publish(&index, &all, namespaces, policy, demands, false);
+                continue;
+            }
+        };
+        let Some(events) = events else { return };
+        let mut touched = BTreeSet::new();
+        let mut relisted = false;
+        for event in events {
+            match event {
+                Ok(Event::Init) => fresh = Index::default(),
+                Ok(Event::InitApply(pod)) => touched.extend(fresh.insert(pod.metadata)),
+                Ok(Event::InitDone) => {
+                    touched.extend(index.namespaces.into_keys());
+                    index = std::mem::take(&mut fresh);
+                    relisted = true;
+                }
+                Ok(Event::Apply(pod)) => touched.extend(index.insert(pod.metadata)),
+                Ok(Event::Delete(pod)) => touched.extend(index.remove(&pod.metadata)),
+                Err(error) => report(&error, "pods", &mut troubled),
+            }
+        }
+        if relisted {
+            touched.extend(index.namespaces.keys().cloned());
+            if std::mem::take(&mut troubled) {
+                info!("Watch of pods works again");
+            }
+        }
+        // What a list has brought so far is not the whole yet: it counts when it is done.
+        publish(&index, &touched, namespaces, policy, demands, relisted);
+    }
+}
+
+/// Decides anew for the namespaces that were touched, and tells if anything came of it.
+fn publish(
+    index: &Index,
+    touched: &BTreeSet<Arc<str>>,
+    namespaces: &Namespaces,
+    policy: &Policy,
+    demands: &watch::Sender<Demands>,
+    synced: bool,
+) {
+    let decided: Vec<_> = touched
+        .iter()
+        .map(|name| (name, index.demand(name, namespaces, policy)))
+        .collect();
+    demands.send_if_modified(|demands| {
+        let mut changed = synced && !std::mem::replace(&mut demands.synced, true);
+        for (name, demand) in decided {
+            let known = demands.namespaces.get(name);
+            if known.map(|known| &**known) == demand.as_ref() {
+                continue;
+            }
+            changed = true;
+            match demand {
+                Some(demand) => demands
+                    .namespaces
+                    .insert(Arc::clone(name), Arc::new(demand)),
+                None => demands.namespaces.remove(name),
+            };
+        }
+        changed
+    });
+}
+
+impl Index {
+    fn insert(&mut self, mut metadata: ObjectMeta) -> Option<Arc<str>> {
+        // By far the largest part, and of no use here.
+        metadata.managed_fields = None;
+        let (name, namespace) = (metadata.name.take()?, metadata.namespace.take()?);
+        let owner = metadata
+            .owner_references
+            .iter()
+            .flatten()
+            .find(|owner| owner.controller == Some(true));
+        let shape = Shape::new(
+            &name,
+            metadata
+                .annotations
+                .iter()
+                .flatten()
+                .map(|(key, value)| (key.as_str(), value.as_str())),
+            metadata
+                .labels
+                .iter()
+                .flatten()
+                .map(|(key, value)| (key.as_str(), value.as_str())),
+            owner.map(|owner| Owner {
+                kind: &owner.kind,
+                name: &owner.name,
+            }),
+        );
+        let shape = self.shared(shape);
+        let uid = metadata
+            .uid
+            .as_deref()
+            .and_then(|uid| uuid::Uuid::parse_str(uid).ok());
+        let entry = Entry {
+            created: metadata
+                .creation_timestamp
+                .map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+            uid: uid.map_or(0, |uid| uid.as_u128()),
+            shape,
+        };
+        let namespace = match self.namespaces.get_key_value(namespace.as_str()) {
+            Some((known, _)) => Arc::clone(known),
+            None => Arc::from(namespace),
+        };
+        self.namespaces
+            .entry(Arc::clone(&namespace))
+            .or_default()
+            .insert(name.into(), entry);
+        Some(namespace)
+    }
+
+    fn remove(&mut self, metadata: &ObjectMeta) -> Option<Arc<str>> {
+        let (name, namespace) = (metadata.name.as_deref()?, metadata.namespace.as_deref()?);
+        let (known, pods) = self
+            .namespaces
+            .get_key_value(namespace)
+            .map(|(known, _)| Arc::clone(known))
+            .and_then(|known| self.namespaces.get_mut(&known).map(|pods| (known, pods)))?;
+        let removed = pods.remove(name)?;
+        if pods.is_empty() {
+            self.namespaces.remove(&known);
+        }
+        // The set's own and this one: no pod has it any more.
+        if Arc::strong_count(&removed.shape) == 2 {
+            self.shapes.remove(&removed.shape);
+        }
+        Some(known)
+    }
+
+    fn shared(&mut self, shape: Shape) -> Arc<Shape> {
+        if let Some(known) = self.shapes.get(&shape) {
+            return Arc::clone(known);
+        }
+        let shape = Arc::new(shape);
+        self.shapes.insert(Arc::clone(&shape));
+        shape
+    }
+
+    fn demand(
+        &self,
+        name: &str,
+        namespaces: &Namespaces,
+        policy: &Policy,
+    ) -> Option<crate::rotation::demand::NamespaceDemand> {
+        let pods = self.namespaces.get(name)?.values();
+        let pods = pods.map(|pod| PodSeen {
+            created: pod.created,
+            uid: pod.uid,
+            shape: &pod.shape,
+        });
+        Some(of_namespace(
+            name,
+            pods,
+            namespaces.get(name).as_deref(),
+            policy,
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn pod(name: &str) -> ObjectMeta {
+        ObjectMeta {
+            name: Some(name.into()),
+            namespace: Some("shop".into()),
+            uid: Some("6f1c2f0e-7a38-4a8e-9a53-2d9d0a8f3c11".into()),
+            annotations: Some(BTreeMap::from([(
+                "sidescale.io/inject".into(),
+                "tailscale".into(),
+            )])),
+            labels: Some(BTreeMap::from([
+                ("pod-template-hash".into(), "6d4cf56db6".into()),
+                ("statefulset.kubernetes.io/pod-name".into(), name.into()),
+            ])),
+            owner_references: Some(vec![
+                k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference {
+                    kind: "ReplicaSet".into(),
+                    name: "api-6d4cf56db6".into(),
+                    controller: Some(true),
+                    ..Default::default()
+                },
+            ]),
+            ..ObjectMeta::default()
+        }
+    }
+
+    #[test]
+    fn pods_of_one_owner_share_all_but_their_name() {
+        let mut index = Index::default();
+        for n in 0..100 {
+            index.insert(pod(&format!("api-6d4cf56db6-{n:05}")));
+        }
+        assert_eq!(index.shapes.len(), 1);
+        let name = "api-6d4cf56db6-00000".len();
+        // Twice the entry: a hash map is at worst half empty.
+        assert!(2 * (size_of::<Entry>() + size_of::<Box<str>>()) + name <= 200);
+        for n in 0..100 {
+            index.remove(&pod(&format!("api-6d4cf56db6-{n:05}")));
+        }
+        assert!(index.shapes.is_empty());
+        assert!(index.namespaces.is_empty());
+    }
+
+    #[test]
+    fn a_pod_that_is_removed_twice_or_was_never_there_does_no_harm() {
+        let mut index = Index::default();
+        assert_eq!(index.remove(&pod("a")), None);
+        index.insert(pod("a"));
+        assert!(index.remove(&pod("a")).is_some());
+        assert_eq!(index.remove(&pod("a")), None);
+    }
+}

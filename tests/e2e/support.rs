@@ -1,0 +1,15 @@
+//! What the real-server tests stand on: programs, processes, clusters, images, Headscale.
+
+pub(crate) mod api;
+pub(crate) mod cgroups;
+pub(crate) mod context;
+pub(crate) mod evidence;
+pub(crate) mod folder;
+pub(crate) mod headscale;
+pub(crate) mod image;
+pub(crate) mod kubectl;
+pub(crate) mod levels;
+pub(crate) mod node;
+pub(crate) mod processes;
+pub(crate) mod programs;
+pub(crate) mod wait;

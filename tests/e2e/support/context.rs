@@ -1,0 +1,123 @@
+//! What all tests of one run share: the clusters, started once, and the Headscale binaries at hand (I/O).
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use anyhow::{Context as _, Result};
+
+use super::{
+    api::ControlPlane,
+    folder::RunFolder,
+    headscale,
+    levels::Level,
+    node::{self, Node},
+    processes::Place,
+    programs::Programs,
+};
+
+/// The servers of one run. Fields are dropped in order, so the folder goes last.
+#[derive(Debug)]
+pub(crate) struct Context {
+    api: Option<Mutex<ControlPlane>>,
+    node: Option<Node>,
+    /// The Headscale binaries at hand.
+    pub(crate) headscales: Vec<headscale::Program>,
+    /// Why a level is not there.
+    pub(crate) missing: BTreeMap<Level, String>,
+    /// The run's folder.
+    pub(crate) folder: RunFolder,
+}
+
+impl Context {
+    /// Starts the wanted levels as far as this machine can.
+    pub(crate) fn start(wanted: &[Level]) -> Result<Self> {
+        let folder = RunFolder::create()?;
+        let mut this = Self {
+            api: None,
+            node: None,
+            headscales: headscale::programs()?,
+            missing: BTreeMap::new(),
+            folder,
+        };
+        if this.headscales.is_empty() {
+            let reason = "no binary: put headscale-VERSION into ~/.cache/sidescale-e2e/headscale, or name some, with \
+                          colons, in SIDESCALE_E2E_HEADSCALE";
+            this.missing.insert(Level::Headscale, reason.to_owned());
+        }
+        if !wanted
+            .iter()
+            .any(|level| matches!(level, Level::Api | Level::Node))
+        {
+            return Ok(this);
+        }
+        let programs = match Programs::prepare() {
+            Ok(programs) => programs,
+            Err(error) => {
+                this.missing.insert(Level::Api, format!("{error:#}"));
+                this.missing.insert(Level::Node, format!("{error:#}"));
+                return Ok(this);
+            }
+        };
+        if wanted.contains(&Level::Api) {
+            let api =
+                ControlPlane::start(&programs, Place::Host, &this.folder.inner("api")?, None)?;
+            this.api = Some(Mutex::new(api));
+        }
+        if wanted.contains(&Level::Node) {
+            match node::missing() {
+                Some(reason) => drop(this.missing.insert(Level::Node, reason)),
+                None => this.node = Some(Node::start(&programs, this.folder.path())?),
+            }
+        }
+        Ok(this)
+    }
+
+    /// Whether a level is there.
+    pub(crate) fn has(&self, level: Level) -> bool {
+        match level {
+            Level::Api => self.api.is_some(),
+            Level::Node => self.node.is_some(),
+            Level::Headscale => !self.headscales.is_empty(),
+        }
+    }
+
+    /// The cluster without nodes; one test at a time, since a test may restart its servers.
+    pub(crate) fn api(&self) -> Result<MutexGuard<'_, ControlPlane>> {
+        let api = self.api.as_ref().context("level api is not up")?;
+        Ok(api.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The cluster of one node.
+    pub(crate) fn node(&self) -> Result<&Node> {
+        self.node.as_ref().context("level node is not up")
+    }
+
+    /// One line for the end of the run.
+    pub(crate) fn summary(&self) -> String {
+        let levels: Vec<String> = [Level::Api, Level::Node]
+            .into_iter()
+            .filter(|level| self.has(*level))
+            .map(|level| level.to_string())
+            .collect();
+        let versions: Vec<&str> = self
+            .headscales
+            .iter()
+            .map(|program| program.version.as_str())
+            .collect();
+        let list = |names: &[String]| {
+            if names.is_empty() {
+                "none".to_owned()
+            } else {
+                names.join(", ")
+            }
+        };
+        let versions: Vec<String> = versions.into_iter().map(str::to_owned).collect();
+        format!(
+            "levels run: {}; real Headscale met: {}",
+            list(&levels),
+            list(&versions)
+        )
+    }
+}

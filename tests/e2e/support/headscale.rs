@@ -1,0 +1,382 @@
+//! A real Headscale, from a program that is given, and its command line over its socket (I/O).
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use super::{
+    processes::{Place, Process, output},
+    programs::{cache, on_path},
+    wait,
+};
+
+const START: Duration = Duration::from_secs(60);
+/// Headscale wants a relay to tell its nodes about, and does not mind that nobody is there.
+const RELAYS: &str = "regions:
+  900:
+    regionid: 900
+    regioncode: local
+    regionname: local
+    nodes: [{name: 900a, regionid: 900, hostname: 127.0.0.1, stunport: -1, derpport: 8443}]
+";
+
+/// A Headscale binary and the version it is called by.
+#[derive(Clone, Debug)]
+pub(crate) struct Program {
+    /// Such as `0.29.2` or `main`; from the file's name, because a build from source calls itself "dev".
+    pub(crate) version: String,
+    path: PathBuf,
+}
+
+/// The binaries at hand: those named by SIDESCALE_E2E_HEADSCALE, else those in the cache folder, else the one on PATH.
+pub(crate) fn programs() -> Result<Vec<Program>> {
+    let paths: Vec<PathBuf> =
+        match std::env::var_os("SIDESCALE_E2E_HEADSCALE").filter(|paths| !paths.is_empty()) {
+            Some(paths) => std::env::split_paths(&paths).collect(),
+            None => {
+                let mut paths: Vec<PathBuf> = fs::read_dir(cache()?.join("headscale"))
+                    .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+                    .unwrap_or_default();
+                paths.sort();
+                if paths.is_empty() {
+                    on_path("headscale").into_iter().collect()
+                } else {
+                    paths
+                }
+            }
+        };
+    paths.into_iter().map(Program::new).collect()
+}
+
+impl Program {
+    fn new(path: PathBuf) -> Result<Self> {
+        let said = output(Command::new(&path).arg("version")).with_context(|| {
+            format!(
+                "SIDESCALE_E2E_HEADSCALE: {} is no Headscale",
+                path.display()
+            )
+        })?;
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        let version = match name.strip_prefix("headscale-") {
+            Some(version) => version.to_owned(),
+            None => said
+                .split_whitespace()
+                .find(|word| word.contains('.'))
+                .unwrap_or("unknown")
+                .to_owned(),
+        };
+        Ok(Self { version, path })
+    }
+}
+
+/// A running Headscale.
+#[derive(Debug)]
+pub(crate) struct Headscale {
+    program: Program,
+    folder: PathBuf,
+    place: Place,
+    process: Process,
+    url: String,
+    authority: Option<String>,
+}
+
+/// A node as its server lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Node {
+    /// The server's own number for it.
+    pub(crate) id: String,
+    /// The name in the tailnet.
+    pub(crate) name: String,
+    /// Whether it is connected now.
+    pub(crate) online: bool,
+}
+
+/// A pre-auth key as its server lists it; the value is not kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Key {
+    /// The server's own number for it.
+    pub(crate) id: String,
+    /// When it ends, in seconds since 1970.
+    pub(crate) expires: i64,
+}
+
+impl Headscale {
+    /// Starts a Headscale that listens on this address in this place, with plain HTTP.
+    pub(crate) fn start(
+        program: &Program,
+        place: Place,
+        folder: &Path,
+        address: &str,
+    ) -> Result<Self> {
+        Self::start_with(program, place, folder, address, false)
+    }
+
+    /// Starts one that speaks HTTPS with a certificate of a private authority.
+    pub(crate) fn start_tls(
+        program: &Program,
+        place: Place,
+        folder: &Path,
+        address: &str,
+    ) -> Result<Self> {
+        Self::start_with(program, place, folder, address, true)
+    }
+
+    fn start_with(
+        program: &Program,
+        place: Place,
+        folder: &Path,
+        address: &str,
+        tls: bool,
+    ) -> Result<Self> {
+        fs::create_dir_all(folder)?;
+        let scheme = if tls { "https" } else { "http" };
+        let url = format!("{scheme}://{address}");
+        let authority = if tls {
+            Some(make_certificate(folder, address)?)
+        } else {
+            None
+        };
+        fs::write(folder.join("derp.yaml"), RELAYS)?;
+        fs::write(
+            folder.join("config.yaml"),
+            configuration(folder, address, &url, tls).to_string(),
+        )?;
+        let process = serve(program, place, folder)?;
+        let mut this = Self {
+            program: program.clone(),
+            folder: folder.to_owned(),
+            place,
+            process,
+            url,
+            authority,
+        };
+        this.wait_until_ready()?;
+        Ok(this)
+    }
+
+    /// What clients log in to.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The private authority's certificate, where it speaks HTTPS.
+    pub(crate) fn authority(&self) -> Option<&str> {
+        self.authority.as_deref()
+    }
+
+    /// Kills it, as a crash would.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again over the same data.
+    pub(crate) fn start_again(&mut self) -> Result<()> {
+        self.process = serve(&self.program, self.place, &self.folder)?;
+        self.wait_until_ready()
+    }
+
+    /// Stops the process where it stands, so that calls to it hang; SIGCONT goes on.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Runs its command line over the socket, with JSON output.
+    pub(crate) fn cli(&self, arguments: &[&str]) -> Result<Value> {
+        let said = output(
+            Command::new(&self.program.path)
+                .arg("--config")
+                .arg(self.folder.join("config.yaml"))
+                .args(["--output", "json"])
+                .args(arguments),
+        )?;
+        serde_json::from_str(&said)
+            .with_context(|| format!("headscale {arguments:?} printed no JSON: {said}"))
+    }
+
+    /// Makes a user and returns its number.
+    pub(crate) fn create_user(&self, name: &str) -> Result<String> {
+        text(&self.cli(&["users", "create", name])?, &["id"])
+    }
+
+    /// Makes a reusable, ephemeral pre-auth key of an hour and returns its value.
+    pub(crate) fn create_key(&self, user: &str) -> Result<String> {
+        let key = self.cli(&[
+            "preauthkeys",
+            "create",
+            "--user",
+            user,
+            "--reusable",
+            "--ephemeral",
+            "--expiration",
+            "1h",
+        ])?;
+        text(&key, &["key"])
+    }
+
+    /// Makes an API key and returns its value.
+    pub(crate) fn create_api_key(&self) -> Result<String> {
+        match self.cli(&["apikeys", "create", "--expiration", "90d"])? {
+            Value::String(key) => Ok(key),
+            other => text(&other, &["apiKey", "api_key", "key"]),
+        }
+    }
+
+    /// The nodes it knows.
+    pub(crate) fn nodes(&self) -> Result<Vec<Node>> {
+        items(self.cli(&["nodes", "list"])?, "nodes")?
+            .iter()
+            .map(|node| {
+                Ok(Node {
+                    id: text(node, &["id"])?,
+                    name: text(node, &["givenName", "given_name", "name"])?,
+                    online: node["online"].as_bool().unwrap_or_default(),
+                })
+            })
+            .collect()
+    }
+
+    /// The pre-auth keys it knows.
+    pub(crate) fn keys(&self) -> Result<Vec<Key>> {
+        items(self.cli(&["preauthkeys", "list"])?, "preAuthKeys")?
+            .iter()
+            .map(|key| {
+                let expires = match &key["expiration"] {
+                    Value::String(time) => time.parse::<jiff::Timestamp>()?.as_second(),
+                    other => other["seconds"]
+                        .as_i64()
+                        .context("a key without expiration")?,
+                };
+                Ok(Key {
+                    id: text(key, &["id"])?,
+                    expires,
+                })
+            })
+            .collect()
+    }
+
+    /// Waits until a node of that name is online.
+    pub(crate) fn online(&self, name: &str, limit: Duration) -> Result<Node> {
+        wait::until(&format!("node {name} is online"), limit, || {
+            let nodes = self.nodes()?;
+            let found = nodes.iter().find(|node| node.name == name && node.online);
+            found
+                .cloned()
+                .with_context(|| format!("the server lists {nodes:?}"))
+        })
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        wait::until("Headscale answers on its socket", START, || {
+            self.process.check_alive()?;
+            self.cli(&["users", "list"])
+        })?;
+        wait::until("Headscale listens", START, || {
+            let address = self.url.rsplit('/').next().unwrap_or_default();
+            let (host, port) = address.split_once(':').context("no port")?;
+            // bash speaks TCP itself, in whatever network the server is.
+            let line = format!("exec 3<>/dev/tcp/{host}/{port}");
+            output(self.place.command(Path::new("bash")).args(["-c", &line])).map(drop)
+        })
+    }
+}
+
+fn serve(program: &Program, place: Place, folder: &Path) -> Result<Process> {
+    let config = folder.join("config.yaml").display().to_string();
+    Process::start(
+        place,
+        folder,
+        "headscale",
+        &program.path,
+        &["serve".to_owned(), "--config".to_owned(), config],
+    )
+}
+
+/// Reaches nothing outside the machine, and forgets an ephemeral node as early as the server allows.
+fn configuration(folder: &Path, address: &str, url: &str, tls: bool) -> Value {
+    let file = |name: &str| folder.join(name).display().to_string();
+    let mut config = json!({
+        "server_url": url,
+        "listen_addr": address,
+        "metrics_listen_addr": "",
+        "grpc_listen_addr": "127.0.0.1:0",
+        "grpc_allow_insecure": true,
+        "noise": {"private_key_path": file("noise.key")},
+        "prefixes": {"v4": "100.64.0.0/10", "v6": "fd7a:115c:a1e0::/48"},
+        "database": {"type": "sqlite", "sqlite": {"path": file("db.sqlite")}},
+        "unix_socket": file("headscale.sock"),
+        "unix_socket_permission": "0770",
+        "derp": {"server": {"enabled": false}, "urls": [], "paths": [file("derp.yaml")], "auto_update_enabled": false},
+        "dns": {"magic_dns": false, "override_local_dns": false, "base_domain": "hs.test"},
+        "disable_check_updates": true,
+        "logtail": {"enabled": false},
+        // The first for 0.28, the second from 0.29 on.
+        "ephemeral_node_inactivity_timeout": "70s",
+        "node": {"ephemeral": {"inactivity_timeout": "70s"}},
+        "policy": {"mode": "database"},
+        "log": {"level": "info", "format": "json"},
+    });
+    if tls {
+        config["tls_cert_path"] = json!(file("server.crt"));
+        config["tls_key_path"] = json!(file("server.key"));
+    }
+    config
+}
+
+/// Makes an authority and a certificate of it for the address; returns the authority's certificate.
+fn make_certificate(folder: &Path, address: &str) -> Result<String> {
+    let host = address.split(':').next().unwrap_or_default().to_owned();
+    let mut authority = rcgen::CertificateParams::new(Vec::new())?;
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    authority
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, "sidescale e2e authority");
+    let authority_key = rcgen::KeyPair::generate()?;
+    let authority_certificate = authority.self_signed(&authority_key)?;
+    let issuer = rcgen::Issuer::new(authority, authority_key);
+    let key = rcgen::KeyPair::generate()?;
+    let certificate = rcgen::CertificateParams::new(vec![host])?.signed_by(&key, &issuer)?;
+    fs::write(folder.join("server.crt"), certificate.pem())?;
+    fs::write(folder.join("server.key"), key.serialize_pem())?;
+    Ok(authority_certificate.pem())
+}
+
+/// Lists are bare before 0.30 (null when empty) and may be wrapped from then on.
+fn items(mut value: Value, name: &str) -> Result<Vec<Value>> {
+    if value.is_object() {
+        value = value[name].take();
+    }
+    match value {
+        Value::Array(items) => Ok(items),
+        Value::Null => Ok(Vec::new()),
+        other => bail!("want a list of {name}, got {other}"),
+    }
+}
+
+/// The first of these fields that is there; numbers of old versions become text as in new ones.
+fn text(value: &Value, names: &[&str]) -> Result<String> {
+    let inner = match value.as_object() {
+        Some(object) if object.len() == 1 => object
+            .values()
+            .next()
+            .filter(|inner| inner.is_object())
+            .unwrap_or(value),
+        _ => value,
+    };
+    let found = names.iter().find_map(|name| match &inner[*name] {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    });
+    ensure!(found.is_some(), "none of {names:?} in the server's answer");
+    found.context("checked")
+}

@@ -1,0 +1,193 @@
+//! kubectl and helm, as a user would call them (I/O).
+
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use super::{
+    processes::{Place, output},
+    wait,
+};
+
+/// kubectl with one identity in one cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct Kubectl {
+    place: Place,
+    program: PathBuf,
+    kubeconfig: PathBuf,
+}
+
+impl Kubectl {
+    /// A kubectl that uses this client configuration.
+    pub(crate) fn new(place: Place, program: PathBuf, kubeconfig: PathBuf) -> Self {
+        Self {
+            place,
+            program,
+            kubeconfig,
+        }
+    }
+
+    /// The client configuration.
+    pub(crate) fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// Runs kubectl and returns what it printed.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Result<String> {
+        output(
+            self.place
+                .command(&self.program)
+                .arg("--kubeconfig")
+                .arg(&self.kubeconfig)
+                .args(arguments),
+        )
+    }
+
+    /// Runs kubectl with `-o json`; many objects come as a List.
+    pub(crate) fn json(&self, arguments: &[&str]) -> Result<Value> {
+        let text = self.run(&[arguments, &["--output", "json"]].concat())?;
+        serde_json::from_str(&text)
+            .with_context(|| format!("kubectl {arguments:?} printed no JSON"))
+    }
+
+    /// The items of a list.
+    pub(crate) fn list(&self, arguments: &[&str]) -> Result<Vec<Value>> {
+        match self.json(arguments)?.get_mut("items").map(Value::take) {
+            Some(Value::Array(items)) => Ok(items),
+            _ => anyhow::bail!("kubectl {arguments:?} printed no list"),
+        }
+    }
+
+    /// A GET of a path of the API server.
+    pub(crate) fn raw(&self, path: &str) -> Result<String> {
+        self.run(&["get", "--raw", path])
+    }
+
+    /// Applies one object, or a List of them.
+    pub(crate) fn apply(&self, manifest: &Value) -> Result<String> {
+        self.feed(&["apply", "--filename", "-"], &manifest.to_string())
+    }
+
+    /// Applies manifests as text, as from a file.
+    pub(crate) fn apply_text(&self, manifests: &str) -> Result<String> {
+        self.feed(&["apply", "--filename", "-"], manifests)
+    }
+
+    /// Runs kubectl with text on stdin and returns stdout and stderr together, warnings included.
+    pub(crate) fn feed(&self, arguments: &[&str], text: &str) -> Result<String> {
+        let mut child = self
+            .place
+            .command(&self.program)
+            .arg("--kubeconfig")
+            .arg(&self.kubeconfig)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        child
+            .stdin
+            .take()
+            .context("no stdin")?
+            .write_all(text.as_bytes())?;
+        let result = child.wait_with_output()?;
+        let said = [result.stdout, result.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        ensure!(result.status.success(), "kubectl {arguments:?}: {said}");
+        Ok(said)
+    }
+
+    /// Waits until the one pod with this label is Ready; returns it.
+    pub(crate) fn ready_pod(
+        &self,
+        namespace: &str,
+        selector: &str,
+        limit: Duration,
+    ) -> Result<Value> {
+        wait::until(
+            &format!("a pod {namespace}/{selector} is ready"),
+            limit,
+            || {
+                let pods = self.list(&[
+                    "get",
+                    "pods",
+                    "--namespace",
+                    namespace,
+                    "--selector",
+                    selector,
+                ])?;
+                pods.into_iter()
+                    .find(is_ready)
+                    .with_context(|| self.why_not_ready(namespace, selector))
+            },
+        )
+    }
+
+    /// What a person would look at: containers' states and the latest Events.
+    pub(crate) fn why_not_ready(&self, namespace: &str, selector: &str) -> String {
+        let pods = self
+            .run(&["get", "pods", "--namespace", namespace, "--selector", selector, "--output",
+                "jsonpath={range .items[*]}{.metadata.name} {.status.phase} {.status.initContainerStatuses[*].state} {.status.containerStatuses[*].state}{\"\\n\"}{end}"])
+            .unwrap_or_else(|error| format!("{error:#}"));
+        let events = self
+            .run(&["get", "events", "--namespace", namespace, "--sort-by", ".lastTimestamp", "--output",
+                "jsonpath={range .items[*]}{.involvedObject.kind} {.reason} {.message}{\"\\n\"}{end}"])
+            .unwrap_or_default();
+        let events: Vec<&str> = events.lines().collect();
+        format!(
+            "{pods}\n{}",
+            events[events.len().saturating_sub(8)..].join("\n")
+        )
+    }
+}
+
+/// Whether a pod's condition Ready is true.
+pub(crate) fn is_ready(pod: &Value) -> bool {
+    pod["status"]["conditions"]
+        .as_array()
+        .is_some_and(|conditions| {
+            conditions
+                .iter()
+                .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+        })
+}
+
+/// helm, with its own folders inside the run's.
+#[derive(Clone, Debug)]
+pub(crate) struct Helm {
+    place: Place,
+    program: PathBuf,
+    kubeconfig: PathBuf,
+    home: PathBuf,
+}
+
+impl Helm {
+    /// A helm that uses this client configuration and writes nothing outside the folder.
+    pub(crate) fn new(place: Place, program: PathBuf, kubeconfig: PathBuf, folder: &Path) -> Self {
+        Self {
+            place,
+            program,
+            kubeconfig,
+            home: folder.join("helm"),
+        }
+    }
+
+    /// Runs helm and returns what it printed.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Result<String> {
+        output(
+            self.place
+                .command(&self.program)
+                .env("KUBECONFIG", &self.kubeconfig)
+                .env("HELM_CACHE_HOME", self.home.join("cache"))
+                .env("HELM_CONFIG_HOME", self.home.join("config"))
+                .env("HELM_DATA_HOME", self.home.join("data"))
+                .args(arguments),
+        )
+    }
+}

@@ -1,0 +1,99 @@
+//! The table test × server, and the certificates that servers under test stand on.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use anyhow::Result;
+
+/// What one test came to on one server.
+#[derive(Clone, Debug)]
+pub(crate) enum Cell {
+    Failed(String),
+    Passed,
+    /// Not run, for this reason.
+    Skipped(&'static str),
+}
+
+/// All tests of one server.
+pub(crate) struct Column {
+    pub(crate) server: String,
+    pub(crate) cells: Vec<(&'static str, Cell)>,
+}
+
+impl Column {
+    /// The tests that failed, and how.
+    pub(crate) fn failures(&self) -> Vec<String> {
+        let failed = self.cells.iter().filter_map(|(name, cell)| match cell {
+            Cell::Failed(how) => Some(format!("{name} on {}: {how}", self.server)),
+            Cell::Passed | Cell::Skipped(_) => None,
+        });
+        failed.collect()
+    }
+}
+
+/// The table as text: a reason stands below it for each letter of an empty cell.
+pub(crate) fn print(columns: &[Column]) -> String {
+    let names: Vec<&str> = columns
+        .first()
+        .map(|column| column.cells.iter().map(|(name, _)| *name).collect())
+        .unwrap_or_default();
+    let reasons: BTreeSet<&str> = columns
+        .iter()
+        .flat_map(|column| &column.cells)
+        .filter_map(|(_, cell)| match cell {
+            Cell::Skipped(reason) => Some(*reason),
+            Cell::Failed(_) | Cell::Passed => None,
+        })
+        .collect();
+    let letter = |reason: &str| {
+        let index = reasons
+            .iter()
+            .position(|known| *known == reason)
+            .unwrap_or_default();
+        format!(
+            "({})",
+            char::from(b'a' + u8::try_from(index).unwrap_or_default())
+        )
+    };
+    let width = names
+        .iter()
+        .map(|name| name.len())
+        .max()
+        .unwrap_or_default();
+    let mut text = format!("{:width$}", "Conformance");
+    for column in columns {
+        let _ = write!(text, "  {}", column.server);
+    }
+    for (row, name) in names.iter().enumerate() {
+        let _ = write!(text, "\n{name:width$}");
+        for column in columns {
+            let cell = match &column.cells[row].1 {
+                Cell::Failed(_) => "FAILED".to_owned(),
+                Cell::Passed => "ok".to_owned(),
+                Cell::Skipped(reason) => letter(reason),
+            };
+            let _ = write!(
+                text,
+                "  {cell:cell_width$}",
+                cell_width = column.server.len()
+            );
+        }
+    }
+    for reason in &reasons {
+        let _ = write!(text, "\n{} {reason}", letter(reason));
+    }
+    text.push('\n');
+    text
+}
+
+/// A private authority: its certificate as PEM, and what signs.
+pub(crate) fn authority(name: &str) -> Result<(String, rcgen::Issuer<'static, rcgen::KeyPair>)> {
+    let mut params = rcgen::CertificateParams::new(Vec::new())?;
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, name);
+    let key = rcgen::KeyPair::generate()?;
+    let pem = params.self_signed(&key)?.pem();
+    Ok((pem, rcgen::Issuer::new(params, key)))
+}
