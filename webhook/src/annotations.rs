@@ -277,7 +277,13 @@ fn service<'a>(subject: &Subject<'a>, asked: &Asked<'a>) -> Result<Option<&'a st
 fn no_service(subject: &Subject<'_>) -> Refusal {
     let found = match subject.owner {
         Some(Owner { kind, name }) => format!("its owner is {kind} {name:?}"),
-        None => "it has no owner, and no name before it is generated".to_owned(),
+        None if subject.name.is_empty() => {
+            "it has no owner, and no name before it is generated".to_owned()
+        }
+        None => format!(
+            "it has no owner, and {:?} is too long or no DNS name",
+            subject.name
+        ),
     };
     let message = format!(
         "no service can be named after this pod ({found}): set annotation \"{PREFIX}service\" to {}",

@@ -348,6 +348,9 @@ impl Incoming<'_> {
         let verdict = Verdict::Skip(reason);
         let annotations = self.metadata.annotations.as_ref();
         let annotated = annotations.is_some_and(Annotations::asks);
+        if reason == SkipReason::NotRequested && !annotated {
+            return self.quiet(reason);
+        }
         let mut text = Vec::new();
         write(
             &mut text,

@@ -19,6 +19,7 @@ pub(crate) const KIND: &str = "AdmissionReview";
 #[derive(Debug, Deserialize)]
 #[serde(
     rename_all = "camelCase",
+    expecting = "an AdmissionReview",
     bound(deserialize = "O: Deserialize<'de>, 'de: 'a")
 )]
 pub(crate) struct Review<'a, O> {
@@ -32,6 +33,7 @@ pub(crate) struct Review<'a, O> {
 #[derive(Debug, Deserialize)]
 #[serde(
     rename_all = "camelCase",
+    expecting = "a request",
     bound(deserialize = "O: Deserialize<'de>, 'de: 'a")
 )]
 pub(crate) struct Request<'a, O> {

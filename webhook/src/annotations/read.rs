@@ -74,13 +74,15 @@ pub(super) fn tags(asked: &Asked<'_>, profile: &Profile) -> Result<Vec<String>, 
         let allowed = profile.allowed_tags.iter().chain(&profile.tags);
         if !allowed.clone().any(|allowed| allowed == tag) {
             let allowed: Vec<&str> = allowed.map(String::as_str).collect();
-            let allowed = if allowed.is_empty() {
-                "none".to_owned()
-            } else {
-                allowed.join(", ")
+            let allowed = match allowed[..] {
+                [] => "the profile allows none: remove the annotation".to_owned(),
+                _ => format!(
+                    "the profile allows {}: ask for one of these",
+                    allowed.join(", ")
+                ),
             };
             let want = format!(
-                "{tag} is not allowed; the profile allows {allowed}: ask for one of these, or have the operator add it to profiles.default.allowedTags"
+                "{tag} is not allowed; {allowed}, or have the operator add it to profiles.default.allowedTags"
             );
             return Err(asked.refuse(DenyReason::NotAllowed, Key::Tags, &want));
         }

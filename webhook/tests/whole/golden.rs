@@ -1,0 +1,154 @@
+//! Every folder of `tests/cases` is a pod as it comes and what becomes of it.
+//!
+//! `pod.json` is the pod, or `review.json` the whole review; `setting.yaml` what surrounds it. The answer stands in one of
+//! `injected.json` (the pod after the patch), `denial.txt` and `skip.txt`. `SIDESCALE_BLESS=1` writes the answers anew.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::Value;
+use sidescale_webhook::annotations::NamespaceMetadata;
+use sidescale_webhook::mutate::{OptIn, Verdict};
+use sidescale_webhook::profile::{Config, Policy};
+
+use crate::support::{Answer, Setting, review};
+
+const ANSWERS: [&str; 3] = ["injected.json", "denial.txt", "skip.txt"];
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+struct Written {
+    namespace_opts_in: bool,
+    namespace: Namespace,
+    namespace_unknown: bool,
+    config: Option<Config>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Namespace {
+    label: Option<String>,
+    annotations: std::collections::BTreeMap<String, String>,
+}
+
+#[test]
+fn answers_every_case_as_written_down() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/cases");
+    let mut folders: Vec<PathBuf> = fs::read_dir(root)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    folders.retain(|folder| folder.is_dir());
+    folders.sort();
+    assert!(folders.len() >= 20, "only {} cases", folders.len());
+    let failed: Vec<String> = folders
+        .iter()
+        .filter_map(|folder| run(folder).err())
+        .collect();
+    assert!(failed.is_empty(), "{}", failed.join("\n\n"));
+}
+
+fn run(folder: &Path) -> Result<(), String> {
+    let answer = setting(folder).send_twice(&input(folder));
+    let (name, text) = shown(&answer);
+    if std::env::var_os("SIDESCALE_BLESS").is_some() {
+        for other in ANSWERS {
+            let _ = fs::remove_file(folder.join(other));
+        }
+        fs::write(folder.join(name), &text).unwrap();
+    }
+    let present: Vec<&str> = ANSWERS
+        .into_iter()
+        .filter(|answer| folder.join(answer).exists())
+        .collect();
+    if present != [name] {
+        return Err(format!(
+            "{}: got {name}, not {present:?}:\n{text}",
+            folder.display()
+        ));
+    }
+    let want = fs::read_to_string(folder.join(name)).unwrap();
+    if want == text {
+        Ok(())
+    } else {
+        Err(format!(
+            "{}/{name}: got\n{text}\nwant\n{want}",
+            folder.display()
+        ))
+    }
+}
+
+fn setting(folder: &Path) -> Setting {
+    let written = fs::read_to_string(folder.join("setting.yaml")).map_or_else(
+        |_| Written::default(),
+        |text| serde_saphyr::from_str(&text).unwrap(),
+    );
+    let Written {
+        namespace_opts_in,
+        namespace,
+        namespace_unknown,
+        config,
+    } = written;
+    let policy = match config {
+        Some(config) => Policy::from_config(config).unwrap(),
+        None => Policy::for_login_server("https://headscale.example.com").unwrap(),
+    };
+    let Namespace { label, annotations } = namespace;
+    let namespace = (!namespace_unknown).then_some(NamespaceMetadata {
+        inject: label,
+        annotations,
+    });
+    let opt_in = if namespace_opts_in {
+        OptIn::Namespace
+    } else {
+        OptIn::Pod
+    };
+    Setting {
+        policy,
+        opt_in,
+        namespace,
+    }
+}
+
+fn input(folder: &Path) -> Value {
+    let read = |name: &str| {
+        fs::read(folder.join(name))
+            .ok()
+            .map(|text| serde_json::from_slice(&text).unwrap())
+    };
+    read("review.json")
+        .unwrap_or_else(|| review(&read("pod.json").expect("pod.json or review.json")))
+}
+
+fn shown(answer: &Answer) -> (&'static str, String) {
+    let mut lines = vec![format!(
+        "{}: {}",
+        answer.outcome.verdict.as_str(),
+        answer.outcome.verdict.reason()
+    )];
+    if let Some(message) = answer.response["status"]["message"].as_str() {
+        lines.push(message.to_owned());
+    }
+    for warning in answer.response["warnings"].as_array().into_iter().flatten() {
+        lines.push(format!("warning: {}", warning.as_str().unwrap()));
+    }
+    if let Some(audit) = answer.response["auditAnnotations"].as_object() {
+        lines.push(format!("audit: {}", serde_json::to_string(audit).unwrap()));
+    }
+    let receipt = answer
+        .pod
+        .as_ref()
+        .map(|pod| &pod["metadata"]["annotations"]["sidescale.io/status"]);
+    if let Some(receipt) = receipt {
+        lines.push(format!("receipt: {}", receipt.as_str().unwrap()));
+    }
+    match answer.outcome.verdict {
+        Verdict::Inject => (
+            "injected.json",
+            serde_json::to_string_pretty(answer.pod.as_ref().unwrap()).unwrap() + "\n",
+        ),
+        Verdict::Deny(_) => ("denial.txt", lines.join("\n") + "\n"),
+        Verdict::Skip(_) => ("skip.txt", lines.join("\n") + "\n"),
+    }
+}

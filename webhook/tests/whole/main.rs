@@ -1,0 +1,14 @@
+//! Whole reviews: golden cases, the corpus, and what no reply may break.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used
+)]
+
+mod corpus;
+mod golden;
+mod hostile;
+mod support;
