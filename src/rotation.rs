@@ -6,7 +6,12 @@
 //! `record`, `demand`, `plan`, `queue` and `state` are pure; `run` obeys them.
 
 pub mod demand;
+mod known;
 pub mod plan;
+pub mod plane;
+mod planes;
 pub mod queue;
 pub mod record;
+pub mod run;
+mod settle;
 pub mod state;

@@ -119,6 +119,9 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
+    /// The record of the keys has no JSON form.
+    #[error("write the record of the keys")]
+    Document(#[source] serde_json::Error),
     /// A name that is no file name.
     #[error("\"{name}\" cannot be a file name: want letters, digits, \"-\", \"_\" and \".\"")]
     Name {

@@ -91,6 +91,20 @@ pub enum Why {
     Due,
 }
 
+impl Why {
+    /// Its name in logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::ValueLost => "value_lost",
+            Self::Lost => "lost",
+            Self::Changed => "changed",
+            Self::Due => "due",
+        }
+    }
+}
+
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {

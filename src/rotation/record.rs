@@ -18,6 +18,9 @@ pub const VERSION: u32 = 1;
 /// How long a lost intent's key is looked for: a create may still be under way when its writer is given up.
 pub const ABANDONED_FOR: Duration = Duration::from_secs(600);
 
+/// Bounds how many lost intents of a key are remembered.
+const MOST_ABANDONED: usize = 32;
+
 /// Remembers every key of one Secret, by data key.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Record {
@@ -191,14 +194,23 @@ impl KeyRecord {
         }
     }
 
-    /// Takes up a new intent; one that was under way is given up, and its key looked for later.
-    pub fn intend(&mut self, intent: Intent, now: Timestamp) {
-        if let Some(lost) = self.intent.replace(intent) {
+    /// Gives up the intent that is under way, if any.
+    pub fn give_up(&mut self, now: Timestamp) {
+        if let Some(lost) = self.intent.take() {
+            // A Secret has its limit; what is dropped here ends by itself.
+            let dropped = self.abandoned.len().saturating_sub(MOST_ABANDONED - 1);
+            self.abandoned.drain(..dropped);
             self.abandoned.push(Abandoned {
                 since: now,
                 intent: lost,
             });
         }
+    }
+
+    /// Takes up a new intent; one that was under way is given up, and its key looked for later.
+    pub fn intend(&mut self, intent: Intent, now: Timestamp) {
+        self.give_up(now);
+        self.intent = Some(intent);
     }
 
     /// Puts the key in force that the intent has led to; the one before goes on until `overlap` has passed.

@@ -1,0 +1,103 @@
+//! What rotation counts. State, no I/O.
+
+use prometheus::{GaugeVec, HistogramVec, IntCounterVec, IntGaugeVec, Registry};
+
+use super::{counters, gauges, histograms, int_gauges};
+
+/// Says what came of an attempt on a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RotationResult {
+    /// A first key stands in its Secret.
+    Minted,
+    /// A successor of another key stands in its Secret.
+    Renewed,
+    /// An old key was ended.
+    Expired,
+    /// Another writer came first; our own key was ended.
+    LostRace,
+    /// It will be tried again.
+    Failed,
+}
+
+impl RotationResult {
+    /// The metric's label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Minted => "minted",
+            Self::Renewed => "renewed",
+            Self::Expired => "expired",
+            Self::LostRace => "lost_race",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// Holds the metrics of rotation.
+#[derive(Debug)]
+pub struct RotationMetrics {
+    /// Demanded keys by state.
+    pub keys: IntGaugeVec,
+    /// When the keys soonest to end do so.
+    pub expiry: GaugeVec,
+    /// State of each control plane: 1 for the one it is in.
+    pub control_planes: IntGaugeVec,
+    /// Calls to control planes.
+    pub calls: IntCounterVec,
+    /// Time of those calls.
+    pub call_seconds: HistogramVec,
+    results: IntCounterVec,
+}
+
+impl RotationMetrics {
+    /// Makes every metric, at zero.
+    ///
+    /// # Errors
+    ///
+    /// If two metrics have one name.
+    pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            keys: int_gauges(
+                registry,
+                "sidescale_keys",
+                "Keys that pods need, by state",
+                &["state"],
+            )?,
+            expiry: gauges(
+                registry,
+                "sidescale_key_expiry_timestamp_seconds",
+                "When a key ends, in Unix time; the 500 soonest to end",
+                &["namespace", "secret", "key"],
+            )?,
+            control_planes: int_gauges(
+                registry,
+                "sidescale_control_plane_state",
+                "1 for the state that a control plane is in",
+                &["control_plane", "state"],
+            )?,
+            calls: counters(
+                registry,
+                "sidescale_control_plane_calls_total",
+                "Calls to control planes",
+                &["control_plane", "call", "result"],
+            )?,
+            call_seconds: histograms(
+                registry,
+                "sidescale_control_plane_call_duration_seconds",
+                "Time of calls to control planes",
+                &["call"],
+            )?,
+            results: counters(
+                registry,
+                "sidescale_rotations_total",
+                "Attempts on keys, by what came of them",
+                &["result"],
+            )?,
+        })
+    }
+
+    /// Counts what came of an attempt on a key.
+    pub fn count(&self, result: RotationResult) {
+        self.results.with_label_values(&[result.as_str()]).inc();
+    }
+}

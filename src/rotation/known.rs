@@ -1,0 +1,218 @@
+//! What the process remembers of one Secret between its jobs: who waits, who fights, what was said. State, the log.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tracing::{debug, info, warn};
+
+use super::demand::SecretRef;
+use super::plan::Held;
+use super::plane::Trouble;
+use super::planes::jitter;
+use super::queue::Backoff;
+use super::settle::{Minted, Outcome, Snapshot};
+use super::state::State;
+use crate::clock::after;
+use crate::events::Notice;
+
+/// So often within an hour may another writer undo a key before it is left alone.
+const FIGHTS: usize = 5;
+const FIGHT_SPAN: Duration = Duration::from_secs(3_600);
+
+/// A Secret that is not ours is looked at this often: a person is about to hand it over.
+const NOT_OURS_EVERY: Duration = Duration::from_secs(30);
+
+/// One Secret, as far as this process has to do with it.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    pub(super) states: BTreeMap<String, State>,
+    pub(super) expiries: BTreeMap<String, Timestamp>,
+    pub(super) snapshot: Option<Snapshot>,
+    failing: BTreeMap<String, (Backoff, Trouble)>,
+    trouble: Option<(Backoff, Trouble)>,
+    made: BTreeMap<String, Made>,
+}
+
+/// The key that this process made last, and when it had to make it again though it should have been there.
+#[derive(Debug, Default)]
+struct Made {
+    at: Timestamp,
+    undone: Vec<Timestamp>,
+}
+
+impl Known {
+    /// The keys that are not to be tried now.
+    pub(super) fn held(&self, now: Timestamp) -> BTreeMap<String, Held> {
+        let mut held = BTreeMap::new();
+        for (data_key, (backoff, trouble)) in &self.failing {
+            if let Some(until) = backoff.waits(now) {
+                held.insert(
+                    data_key.clone(),
+                    Held {
+                        state: trouble.state,
+                        until: Some(until),
+                    },
+                );
+            }
+        }
+        for (data_key, made) in &self.made {
+            let until = made.undone.last().map(|last| after(*last, FIGHT_SPAN));
+            if let Some(until) = until.filter(|until| made.undone.len() >= FIGHTS && now < *until) {
+                held.insert(
+                    data_key.clone(),
+                    Held {
+                        state: State::Contended,
+                        until: Some(until),
+                    },
+                );
+            }
+        }
+        held
+    }
+
+    /// Takes in what came of a job; says when to try again.
+    pub(super) fn absorb(
+        &mut self,
+        secret: &SecretRef,
+        outcome: Outcome,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let Outcome {
+            plan,
+            failed,
+            minted,
+            trouble,
+            expiries,
+            suspects: _,
+            again: _,
+        } = outcome;
+        (self.states, self.expiries) = (plan.states, expiries);
+        for minted in minted {
+            if let Some((backoff, _)) = self.failing.remove(&minted.data_key) {
+                let Minted { data_key, .. } = &minted;
+                info!(%secret, data_key, failures = backoff.failures, "Key can be made again");
+            }
+            self.note(minted, now);
+        }
+        let mut retry = None;
+        for (data_key, trouble) in failed {
+            let (backoff, known) = self
+                .failing
+                .entry(data_key.clone())
+                .or_insert_with(|| (Backoff::default(), trouble.clone()));
+            backoff.failed(now, jitter());
+            retry = retry.into_iter().chain(backoff.until).min();
+            let message = trouble.message.as_str();
+            if backoff.failures == 1 || known.state != trouble.state {
+                warn!(%secret, data_key, state = trouble.state.as_str(), trouble = message, "Key was not made");
+            } else {
+                debug!(%secret, data_key, trouble = message, "Key was not made again");
+            }
+            *known = trouble;
+        }
+        retry
+            .into_iter()
+            .chain(self.absorb_trouble(secret, trouble, now))
+            .min()
+    }
+
+    /// What to tell people of this Secret.
+    pub(super) fn notices<'a>(
+        &'a self,
+        secret: &SecretRef,
+        of_plane: impl Fn(&str) -> Option<&'a Trouble>,
+    ) -> Vec<Notice> {
+        let notice = |state: State, note: String| Notice {
+            namespace: secret.namespace.clone(),
+            secret: secret.name.clone(),
+            warning: true,
+            reason: state.as_str(),
+            note,
+        };
+        if let Some((_, trouble)) = &self.trouble {
+            return vec![notice(trouble.state, trouble.message.clone())];
+        }
+        let mut notices: BTreeMap<State, Notice> = BTreeMap::new();
+        for (data_key, state) in &self.states {
+            let failing = self.failing.get(data_key).map(|(_, trouble)| trouble);
+            let note = match state {
+                State::Ready | State::Paused => continue,
+                State::QuotaExceeded => format!(
+                    "key {data_key} of Secret {secret} is one too many: the namespace has as many services as \
+                     rotation.maxServicesPerNamespace allows; remove some, or raise that number"
+                ),
+                State::Contended => format!(
+                    "key {data_key} of Secret {secret} was made {FIGHTS} times within an hour because another \
+                     writer keeps putting an older state back: it is made once an hour from now on; find that \
+                     writer with kubectl get secret {} -n {} -o yaml --show-managed-fields",
+                    secret.name, secret.namespace
+                ),
+                State::Degraded
+                | State::NoCredentials
+                | State::InvalidCredentials
+                | State::SecretNotOurs
+                | State::UserNotOurs
+                | State::Unsupported => match failing.or_else(|| of_plane(data_key)) {
+                    Some(trouble) => trouble.message.clone(),
+                    None => continue,
+                },
+            };
+            notices
+                .entry(*state)
+                .or_insert_with(|| notice(*state, note));
+        }
+        notices.into_values().collect()
+    }
+
+    fn absorb_trouble(
+        &mut self,
+        secret: &SecretRef,
+        trouble: Option<Trouble>,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let Some(trouble) = trouble else {
+            if let Some((_, was)) = self.trouble.take() {
+                info!(%secret, was = was.state.as_str(), "Secret can be used again");
+            }
+            return None;
+        };
+        let (backoff, known) = self
+            .trouble
+            .get_or_insert_with(|| (Backoff::default(), trouble.clone()));
+        backoff.failed(now, jitter());
+        let (state, message) = (trouble.state.as_str(), trouble.message.as_str());
+        if backoff.failures == 1 || known.state != trouble.state {
+            warn!(%secret, state, trouble = message, "Secret cannot be used");
+        } else {
+            debug!(%secret, state, trouble = message, "Secret still cannot be used");
+        }
+        let not_ours = trouble.state == State::SecretNotOurs;
+        *known = trouble;
+        if not_ours {
+            Some(after(now, NOT_OURS_EVERY))
+        } else {
+            backoff.until
+        }
+    }
+
+    /// Notes a key that was made; one that should have been there was undone by somebody.
+    fn note(&mut self, minted: Minted, now: Timestamp) {
+        let made = self.made.entry(minted.data_key.clone());
+        let fresh = matches!(made, std::collections::btree_map::Entry::Vacant(_));
+        let made = made.or_default();
+        // An older key than ours, or none, stood there: ours was taken out.
+        if !fresh && minted.replaced.is_none_or(|replaced| replaced < made.at) {
+            // Who was seen fighting stays held to one an hour until two have gone by in peace.
+            if made
+                .undone
+                .last()
+                .is_some_and(|last| now >= after(*last, FIGHT_SPAN * 2))
+            {
+                made.undone.clear();
+            }
+            made.undone.push(now);
+        }
+        made.at = minted.created;
+    }
+}

@@ -1,0 +1,364 @@
+//! One control plane as rotation uses it: credentials from its Secret, users of ours, calls counted. I/O.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use sidescale_webhook::profile;
+use tracing::debug;
+
+use super::plan::{Issued, mismatch};
+use super::record::Intent;
+use super::run::Context;
+use super::state::State;
+use crate::control_plane::{
+    ControlPlane, Endpoint, Error, KeyId, MintedKey, NewPreAuthKey, User, UserId,
+};
+use crate::key_value::KeyValue;
+use crate::metrics::Metrics;
+
+/// Is the data key of an API key.
+pub const API_KEY: &str = "api-key";
+
+/// Says what stands in the way, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// The state that follows.
+    pub state: State,
+    /// Names the object, what was met, what is wanted and what to do. Never a key's value.
+    pub message: String,
+    /// Whether it may be the whole control plane that has it, not one key.
+    pub of_plane: bool,
+}
+
+/// A control plane that answered.
+#[derive(Debug)]
+pub struct Plane {
+    name: String,
+    mark: String,
+    adopted: Vec<String>,
+    client: ControlPlane,
+    users: Mutex<BTreeMap<String, User>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Plane {
+    /// Reads the API key, asks for the version and lists the users once.
+    ///
+    /// # Errors
+    /// No API key, one that is refused, or a control plane that does not answer as it should.
+    pub async fn connect(context: &Context, name: &str) -> Result<Self, Trouble> {
+        let Some(config) = context.policy.control_planes.get(name) else {
+            let message = format!(
+                "control plane \"{name}\" is not in the configuration: add it under controlPlanes, or take \
+                 the annotation sidescale.io/control-plane off the pods"
+            );
+            return Err(Trouble {
+                state: State::Degraded,
+                message,
+                of_plane: true,
+            });
+        };
+        let endpoint = Endpoint {
+            name: name.to_owned(),
+            api_url: config.api_url.clone(),
+            api_key: api_key(context, name, config).await?,
+            ca_bundle: config.ca_bundle.clone(),
+            allow_insecure: config.allow_insecure,
+        };
+        let plane = Self {
+            name: name.to_owned(),
+            mark: context.mark.clone(),
+            adopted: config.adopt_users.clone(),
+            client: ControlPlane::new(endpoint)?,
+            users: Mutex::default(),
+            metrics: Arc::clone(&context.metrics),
+        };
+        plane.counted("probe", plane.client.probe()).await?;
+        plane.list_users().await?;
+        Ok(plane)
+    }
+
+    /// Makes the key that was written down, and checks the answer; a key that is not as asked is ended at once.
+    ///
+    /// # Errors
+    /// The user is not ours, or the call failed.
+    pub async fn mint(&self, intent: &Intent) -> Result<MintedKey, Trouble> {
+        let user = self.user(&intent.asked.user).await?;
+        let new = NewPreAuthKey {
+            user,
+            reusable: intent.asked.reusable,
+            ephemeral: intent.asked.ephemeral,
+            expiration: intent.expires,
+            tags: intent.asked.tags.clone(),
+        };
+        let minted = match self
+            .counted("create_pre_auth_key", self.client.create_pre_auth_key(&new))
+            .await
+        {
+            Ok(minted) => minted,
+            Err(error) => {
+                // It may be the user that is gone: it is looked for again next time.
+                self.users().remove(&intent.asked.user);
+                return Err(error.into());
+            }
+        };
+        let Some(field) = mismatch(&minted.key, user, intent) else {
+            return Ok(minted);
+        };
+        self.expire(minted.key.id).await?;
+        let Self { name, .. } = self;
+        let message = format!(
+            "control plane \"{name}\" made key {} with another {field} than was asked for: it was ended again; \
+             check that nothing between us and Headscale rewrites requests",
+            minted.key.id.0
+        );
+        Err(Trouble {
+            state: State::Degraded,
+            message,
+            of_plane: false,
+        })
+    }
+
+    /// Refuses a user that is known to be another's; asks again before it does.
+    ///
+    /// # Errors
+    /// The user is not ours, or the call failed.
+    pub async fn check_user(&self, name: &str) -> Result<(), Trouble> {
+        let foreign = |plane: &Self| {
+            plane
+                .users()
+                .get(name)
+                .filter(|user| !plane.may_use(user))
+                .cloned()
+        };
+        if foreign(self).is_none() {
+            return Ok(());
+        }
+        self.list_users().await?;
+        foreign(self).map_or(Ok(()), |user| Err(self.not_ours(&user)))
+    }
+
+    /// Ends a key; one that is over or not there counts as ended.
+    ///
+    /// # Errors
+    /// The call failed.
+    pub async fn expire(&self, id: KeyId) -> Result<(), Trouble> {
+        Ok(self
+            .counted("expire_pre_auth_key", self.client.expire_pre_auth_key(id))
+            .await?)
+    }
+
+    /// All keys that the control plane holds, and the users that are ours to use.
+    ///
+    /// # Errors
+    /// A call failed.
+    pub async fn issued(&self) -> Result<Issued, Trouble> {
+        self.list_users().await?;
+        let keys = self
+            .counted("list_pre_auth_keys", self.client.list_pre_auth_keys())
+            .await?;
+        let users = self.users();
+        let ours = users.values().filter(|user| self.may_use(user));
+        Ok(Issued {
+            keys: keys.into_iter().map(|key| (key.id, key)).collect(),
+            users: ours.map(|user| (user.name.clone(), user.id)).collect(),
+        })
+    }
+
+    /// The user to make a key for: known, or made now.
+    async fn user(&self, name: &str) -> Result<UserId, Trouble> {
+        let known = self.users().get(name).cloned();
+        if let Some(user) = known.filter(|user| self.may_use(user)) {
+            return Ok(user.id);
+        }
+        if !self.users().contains_key(name) {
+            // Asked first and looked up only if it is taken: a new service waits for one call less.
+            match self
+                .counted("create_user", self.client.create_user(name, &self.mark))
+                .await
+            {
+                Ok(user) => {
+                    let id = user.id;
+                    self.users().insert(name.to_owned(), user);
+                    return Ok(id);
+                }
+                Err(Error::Conflict { .. }) => {}
+                Err(error @ Error::Refused { .. }) => {
+                    // Some versions say no more than 500 of a name that is taken.
+                    self.list_users().await?;
+                    if !self.users().contains_key(name) {
+                        return Err(error.into());
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.list_users().await?;
+        let found = self.users().get(name).cloned();
+        match found {
+            Some(user) if self.may_use(&user) => Ok(user.id),
+            Some(user) => Err(self.not_ours(&user)),
+            None => {
+                let message = format!(
+                    "control plane \"{}\": user \"{name}\" came and went: trying again",
+                    self.name
+                );
+                Err(Trouble {
+                    state: State::Degraded,
+                    message,
+                    of_plane: false,
+                })
+            }
+        }
+    }
+
+    async fn list_users(&self) -> Result<(), Error> {
+        let listed = self.counted("list_users", self.client.list_users()).await?;
+        // Names are unique among users without a provider; the others are nobody's of ours.
+        let ours = listed.into_iter().filter(|user| !user.from_provider);
+        *self.users() = ours.map(|user| (user.name.clone(), user)).collect();
+        Ok(())
+    }
+
+    fn may_use(&self, user: &User) -> bool {
+        !user.from_provider && (user.display_name == self.mark || self.adopted.contains(&user.name))
+    }
+
+    fn not_ours(&self, user: &User) -> Trouble {
+        let (plane, name, mark) = (&self.name, &user.name, &self.mark);
+        let message = format!(
+            "user \"{name}\" of control plane \"{plane}\" was not made by this installation: its display name \
+             is \"{}\", want \"{mark}\"; rename that user, or list it under controlPlanes.{plane}.adoptUsers \
+             to have keys made for it",
+            user.display_name
+        );
+        Trouble {
+            state: State::UserNotOurs,
+            message,
+            of_plane: false,
+        }
+    }
+
+    fn users(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, User>> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn counted<T>(
+        &self,
+        call: &'static str,
+        answer: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let began = Instant::now();
+        let answer = answer.await;
+        let result = match &answer {
+            Ok(_) => "ok",
+            Err(error) => label(error),
+        };
+        let metrics = &self.metrics.rotation;
+        metrics
+            .calls
+            .with_label_values(&[self.name.as_str(), call, result])
+            .inc();
+        metrics
+            .call_seconds
+            .with_label_values(&[call])
+            .observe(began.elapsed().as_secs_f64());
+        debug!(control_plane = self.name, call, result, "Called");
+        answer
+    }
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        let (state, of_plane) = match &error {
+            Error::Unauthorized { .. } => (State::InvalidCredentials, true),
+            Error::Unsupported { .. } => (State::Unsupported, true),
+            Error::InvalidEndpoint { .. }
+            | Error::Unreachable { .. }
+            | Error::Untrusted { .. }
+            | Error::TimedOut { .. }
+            | Error::Redirected { .. }
+            | Error::NotHeadscale { .. }
+            | Error::TooLarge { .. } => (State::Degraded, true),
+            Error::NotFound { .. } | Error::Conflict { .. } | Error::Refused { .. } => {
+                (State::Degraded, false)
+            }
+        };
+        Self {
+            state,
+            message: error.to_string(),
+            of_plane,
+        }
+    }
+}
+
+/// Reads the API key from its Secret.
+async fn api_key(
+    context: &Context,
+    plane: &str,
+    config: &profile::ControlPlane,
+) -> Result<KeyValue, Trouble> {
+    let (namespace, name) = (&config.api_key_namespace, &config.api_key_secret);
+    let secret = context
+        .store
+        .read(namespace, name)
+        .await
+        .map_err(|error| Trouble {
+            state: State::Degraded,
+            message: format!(
+                "API key of control plane \"{plane}\": {:#}",
+                anyhow::Error::new(error)
+            ),
+            of_plane: true,
+        })?;
+    let value = secret.as_ref().and_then(|secret| secret.data.get(API_KEY));
+    let value = value
+        .and_then(|value| std::str::from_utf8(value).ok())
+        .map(str::trim);
+    match value {
+        Some(value) if !value.is_empty() => Ok(KeyValue::new(value.to_owned())),
+        Some(_) | None => Err(no_credentials(plane, namespace, name, secret.is_some())),
+    }
+}
+
+fn no_credentials(plane: &str, namespace: &str, name: &str, exists: bool) -> Trouble {
+    let found = if exists {
+        format!("has no value under \"{API_KEY}\"")
+    } else {
+        "does not exist".to_owned()
+    };
+    let first = if exists {
+        format!("kubectl delete secret {name} -n {namespace}; ")
+    } else {
+        String::new()
+    };
+    let message = format!(
+        "control plane \"{plane}\" has no API key: Secret {namespace}/{name} {found}; make one with: \
+         {first}kubectl create secret generic {name} -n {namespace} --from-literal={API_KEY}=\"$(kubectl exec -n \
+         {namespace} deploy/headscale -c headscale -- headscale apikeys create -e 90d)\""
+    );
+    Trouble {
+        state: State::NoCredentials,
+        message,
+        of_plane: true,
+    }
+}
+
+fn label(error: &Error) -> &'static str {
+    match error {
+        Error::InvalidEndpoint { .. } => "invalid_endpoint",
+        Error::Unreachable { .. } => "unreachable",
+        Error::Untrusted { .. } => "untrusted",
+        Error::TimedOut { .. } => "timed_out",
+        Error::Unauthorized { .. } => "unauthorized",
+        Error::Redirected { .. } => "redirected",
+        Error::NotHeadscale { .. } => "not_headscale",
+        Error::TooLarge { .. } => "too_large",
+        Error::NotFound { .. } => "not_found",
+        Error::Conflict { .. } => "conflict",
+        Error::Refused { .. } => "refused",
+        Error::Unsupported { .. } => "unsupported",
+    }
+}

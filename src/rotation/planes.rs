@@ -1,0 +1,203 @@
+//! How each control plane does, and when it is asked again. State, no I/O but the log.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tracing::{debug, info, warn};
+
+use super::plane::{Plane, Trouble};
+use super::queue::Backoff;
+use super::state::State;
+use crate::clock::after;
+
+/// A missing or refused API key is looked for this often: a person is about to make one.
+const CREDENTIALS_EVERY: Duration = Duration::from_secs(5);
+
+/// New pods may have a control plane asked again this soon.
+const HURRY: Duration = Duration::from_secs(1);
+
+/// The control planes by name.
+#[derive(Debug)]
+pub(super) struct Planes(BTreeMap<String, Slot>);
+
+#[derive(Debug)]
+struct Slot {
+    up: Option<Arc<Plane>>,
+    connecting: bool,
+    /// What was met last; kept until the next answer.
+    trouble: Option<Trouble>,
+    backoff: Backoff,
+    tried: Option<Timestamp>,
+    next: Timestamp,
+}
+
+impl Planes {
+    /// None of them has answered yet; all are to be asked at once.
+    pub(super) fn new<'a>(names: impl Iterator<Item = &'a String>, now: Timestamp) -> Self {
+        Self(names.map(|name| (name.clone(), Slot::new(now))).collect())
+    }
+
+    /// Those to be asked now; they are taken for being asked.
+    pub(super) fn due(&mut self, now: Timestamp) -> Vec<String> {
+        let mut due = Vec::new();
+        for (name, slot) in &mut self.0 {
+            if slot.up.is_none() && !slot.connecting && slot.next <= now {
+                slot.connecting = true;
+                slot.tried = Some(now);
+                due.push(name.clone());
+            }
+        }
+        due
+    }
+
+    /// When the next is to be asked.
+    pub(super) fn wake(&self) -> Option<Timestamp> {
+        let waiting = self
+            .0
+            .values()
+            .filter(|slot| slot.up.is_none() && !slot.connecting);
+        waiting.map(|slot| slot.next).min()
+    }
+
+    /// Those that answer.
+    pub(super) fn up(&self) -> BTreeMap<String, Arc<Plane>> {
+        let up =
+            |(name, slot): (&String, &Slot)| Some((name.clone(), Arc::clone(slot.up.as_ref()?)));
+        self.0.iter().filter_map(up).collect()
+    }
+
+    /// None if it answers; else what stands in the way, as far as that is known.
+    pub(super) fn trouble(&self, name: &str) -> Option<Option<&Trouble>> {
+        match self.0.get(name) {
+            Some(slot) if slot.up.is_some() => None,
+            Some(slot) => Some(slot.trouble.as_ref()),
+            None => Some(None),
+        }
+    }
+
+    /// What stands in the way of each that does not answer.
+    pub(super) fn troubles(&self) -> impl Iterator<Item = &Trouble> {
+        self.0
+            .values()
+            .filter(|slot| slot.up.is_none())
+            .filter_map(|slot| slot.trouble.as_ref())
+    }
+
+    /// The state of each.
+    pub(super) fn states(&self) -> impl Iterator<Item = (&str, State)> {
+        self.0.iter().map(|(name, slot)| {
+            let state = match (&slot.up, &slot.trouble) {
+                (Some(_), _) => State::Ready,
+                (None, Some(trouble)) => trouble.state,
+                (None, None) => State::Degraded,
+            };
+            (name.as_str(), state)
+        })
+    }
+
+    /// Has it asked soon, because pods wait.
+    pub(super) fn hurry(&mut self, name: &str, now: Timestamp) {
+        let slot = self
+            .0
+            .entry(name.to_owned())
+            .or_insert_with(|| Slot::new(now));
+        let soonest = slot.tried.map_or(now, |tried| after(tried, HURRY).max(now));
+        slot.next = slot.next.min(soonest);
+    }
+
+    /// Has it asked at once, because a call met trouble that may be all of it.
+    pub(super) fn suspect(&mut self, name: &str, now: Timestamp) {
+        if let Some(slot) = self.0.get_mut(name) {
+            slot.up = None;
+            slot.next = now;
+        }
+    }
+
+    /// Takes in what came of asking; tells whether it answers now.
+    pub(super) fn connected(
+        &mut self,
+        name: &str,
+        connected: Result<Plane, Trouble>,
+        now: Timestamp,
+    ) -> bool {
+        let Some(slot) = self.0.get_mut(name) else {
+            return false;
+        };
+        slot.connecting = false;
+        match connected {
+            Ok(plane) => {
+                match slot.trouble.take() {
+                    Some(was) => info!(
+                        control_plane = name,
+                        was = was.state.as_str(),
+                        failures = slot.backoff.failures,
+                        "Control plane works again"
+                    ),
+                    None => debug!(control_plane = name, "Control plane works"),
+                }
+                slot.backoff = Backoff::default();
+                slot.up = Some(Arc::new(plane));
+                true
+            }
+            Err(trouble) => {
+                slot.backoff.failed(now, jitter());
+                let wait = slot.backoff.until.unwrap_or(now);
+                slot.next = match trouble.state {
+                    State::NoCredentials | State::InvalidCredentials => {
+                        wait.min(after(now, CREDENTIALS_EVERY))
+                    }
+                    State::Ready
+                    | State::Degraded
+                    | State::SecretNotOurs
+                    | State::UserNotOurs
+                    | State::Unsupported
+                    | State::Contended
+                    | State::QuotaExceeded
+                    | State::Paused => wait,
+                };
+                let (state, message) = (trouble.state.as_str(), trouble.message.as_str());
+                if slot
+                    .trouble
+                    .as_ref()
+                    .is_none_or(|known| known.state != trouble.state)
+                {
+                    warn!(
+                        control_plane = name,
+                        state,
+                        trouble = message,
+                        "No keys can be made"
+                    );
+                } else {
+                    debug!(
+                        control_plane = name,
+                        state,
+                        trouble = message,
+                        "Still no keys can be made"
+                    );
+                }
+                slot.trouble = Some(trouble);
+                false
+            }
+        }
+    }
+}
+
+impl Slot {
+    fn new(now: Timestamp) -> Self {
+        Self {
+            up: None,
+            connecting: false,
+            trouble: None,
+            backoff: Backoff::default(),
+            tried: None,
+            next: now,
+        }
+    }
+}
+
+/// A number from 0 to 1.
+pub(super) fn jitter() -> f64 {
+    f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX)
+}

@@ -1,0 +1,472 @@
+//! The loop of rotation: waits for pods and times, gives out jobs, and keeps what came of them. I/O.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sidescale_webhook::profile::Policy;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
+
+use super::demand::{Demands, KeyDemand, SecretRef};
+use super::known::Known;
+use super::plan::{Held, Issued, Process};
+use super::plane::{Plane, Trouble};
+use super::planes::Planes;
+use super::queue::{Class, Job, Queue};
+use super::settle::{Outcome, Task, settle};
+use super::state::State;
+use crate::clock::{Clock, after};
+use crate::events::Events;
+use crate::health::{Health, Part};
+use crate::metrics::Metrics;
+use crate::store::{Store, StoredSecret};
+
+/// Everything is looked at this often, whatever happens.
+const PASS_EVERY: Duration = Duration::from_secs(3_600);
+
+/// Two passes are at least this far apart.
+const PASS_GAP: Duration = Duration::from_secs(5);
+
+/// Jobs at a time.
+const JOBS: usize = 8;
+
+/// What is under way at the end may take this long.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Gauges hold this many keys.
+const MOST_EXPIRIES: usize = 500;
+
+/// Holds what rotation works with.
+#[derive(Debug)]
+pub struct Context {
+    /// Where keys and API keys are kept.
+    pub store: Store,
+    /// The operator's configuration.
+    pub policy: Arc<Policy>,
+    /// The time.
+    pub clock: Clock,
+    /// Where people look.
+    pub events: Events,
+    /// Where it is counted.
+    pub metrics: Arc<Metrics>,
+    /// What the admin port says.
+    pub health: Arc<Health>,
+    /// Display name of the users that are ours: `sidescale <uid of kube-system> <release>`.
+    pub mark: String,
+    /// Names this process among all that ever wrote.
+    pub writer: String,
+    /// How long another writer's intent is respected.
+    pub respect: Duration,
+}
+
+enum Done {
+    Settled(SecretRef, Box<Outcome>),
+    Connected(String, Box<Result<Plane, Trouble>>),
+    Passed(Box<Pass>),
+}
+
+/// What a pass over everything has read: the Secrets, then the keys.
+struct Pass {
+    secrets: Result<Vec<StoredSecret>, Trouble>,
+    issued: BTreeMap<String, Issued>,
+    suspects: BTreeMap<String, Trouble>,
+}
+
+struct Loop {
+    context: Arc<Context>,
+    queue: Queue,
+    planes: Planes,
+    secrets: BTreeMap<SecretRef, Known>,
+    demands: Demands,
+    pass_at: Timestamp,
+    passing: bool,
+    settling: usize,
+    jobs: JoinSet<Done>,
+}
+
+/// Rotates until `shutdown`; what is under way then gets a moment to finish.
+pub async fn run(
+    context: Arc<Context>,
+    mut demands: watch::Receiver<Demands>,
+    shutdown: CancellationToken,
+) {
+    let now = context.clock.now();
+    let mut rotation = Loop {
+        planes: Planes::new(context.policy.control_planes.keys(), now),
+        context,
+        queue: Queue::default(),
+        secrets: BTreeMap::new(),
+        demands: Demands::default(),
+        pass_at: now,
+        passing: false,
+        settling: 0,
+        jobs: JoinSet::new(),
+    };
+    let first = demands.borrow_and_update().clone();
+    rotation.take(first);
+    loop {
+        rotation.start();
+        if rotation.jobs.is_empty() {
+            rotation.show();
+        }
+        let wake = rotation.wake();
+        let clock = rotation.context.clock.clone();
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            changed = demands.changed() => {
+                if changed.is_err() {
+                    break;
+                }
+                let fresh = demands.borrow_and_update().clone();
+                rotation.take(fresh);
+            }
+            Some(done) = rotation.jobs.join_next() => match done {
+                Ok(done) => rotation.absorb(done).await,
+                Err(error) => error!(%error, "A job of rotation panicked"),
+            },
+            () = clock.sleep_until(wake) => {}
+        }
+    }
+    let rest = async { while rotation.jobs.join_next().await.is_some() {} };
+    if tokio::time::timeout(GRACE, rest).await.is_err() {
+        warn!("Rotation was still busy at the end: the next one to act converges");
+    }
+}
+
+impl Loop {
+    /// Takes in what the pods need now.
+    fn take(&mut self, fresh: Demands) {
+        let now = self.context.clock.now();
+        let old = std::mem::replace(&mut self.demands, fresh);
+        let mut touched = BTreeSet::new();
+        let names: BTreeSet<_> = old
+            .namespaces
+            .keys()
+            .chain(self.demands.namespaces.keys())
+            .cloned()
+            .collect();
+        for namespace in names {
+            let (before, after) = (
+                old.namespaces.get(&namespace),
+                self.demands.namespaces.get(&namespace),
+            );
+            let same = before
+                .zip(after)
+                .is_some_and(|(before, after)| Arc::ptr_eq(before, after));
+            if same {
+                continue;
+            }
+            for demand in before.into_iter().chain(after) {
+                touched.extend(
+                    demand
+                        .secrets
+                        .keys()
+                        .map(|name| secret_ref(&namespace, name)),
+                );
+            }
+        }
+        for secret in touched {
+            for demand in self.demand(&secret).values() {
+                self.planes.hurry(&demand.control_plane, now);
+            }
+            self.queue.want(&secret, Class::New, now);
+        }
+    }
+
+    /// Gives out the jobs whose time has come.
+    fn start(&mut self) {
+        let now = self.context.clock.now();
+        for name in self.planes.due(now) {
+            let context = Arc::clone(&self.context);
+            self.jobs.spawn(async move {
+                let connected = Plane::connect(&context, &name).await;
+                Done::Connected(name, Box::new(connected))
+            });
+        }
+        if !self.passing && now >= self.pass_at && !self.planes.up().is_empty() {
+            self.passing = true;
+            let (context, planes) = (Arc::clone(&self.context), self.planes.up());
+            self.jobs
+                .spawn(async move { Done::Passed(Box::new(pass(&context, planes).await)) });
+        }
+        while self.settling < JOBS {
+            let Some(job) = self.queue.next(now) else {
+                break;
+            };
+            let task = self.task(job, now);
+            let context = Arc::clone(&self.context);
+            self.settling += 1;
+            self.jobs.spawn(async move {
+                let (secret, outcome) = settle(&context, task).await;
+                Done::Settled(secret, Box::new(outcome))
+            });
+        }
+    }
+
+    fn task(&mut self, job: Job, now: Timestamp) -> Task {
+        let Job { secret, class } = job;
+        let demand = self.demand(&secret);
+        let known = self.secrets.entry(secret.clone()).or_default();
+        let mut held = known.held(now);
+        for (data_key, demand) in &demand {
+            if let Some(trouble) = self.planes.trouble(&demand.control_plane) {
+                let state = trouble.map_or(State::Degraded, |trouble| trouble.state);
+                held.insert(data_key.clone(), Held { state, until: None });
+            }
+        }
+        // A snapshot is good for one look; whatever else is done makes it old.
+        let snapshot = known.snapshot.take().filter(|_| class == Class::Cleanup);
+        Task {
+            secret,
+            class,
+            demand,
+            synced: self.demands.synced,
+            planes: self.planes.up(),
+            process: Process {
+                writer: self.context.writer.clone(),
+                respect: self.context.respect,
+                live: BTreeSet::new(),
+                held,
+            },
+            snapshot,
+        }
+    }
+
+    fn wake(&self) -> Timestamp {
+        let now = self.context.clock.now();
+        let queue = self.queue.wake().filter(|_| self.settling < JOBS);
+        let pass = (!self.passing && !self.planes.up().is_empty()).then_some(self.pass_at);
+        let times = [
+            queue,
+            pass,
+            self.planes.wake(),
+            Some(after(now, PASS_EVERY)),
+        ];
+        times.into_iter().flatten().min().unwrap_or(now)
+    }
+
+    async fn absorb(&mut self, done: Done) {
+        let now = self.context.clock.now();
+        match done {
+            Done::Settled(secret, outcome) => {
+                self.settling -= 1;
+                self.queue.done(&secret);
+                self.settled(secret, *outcome, now).await;
+            }
+            Done::Connected(name, connected) => {
+                if self.planes.connected(&name, *connected, now) {
+                    self.pass_at = self.pass_at.min(after(now, PASS_GAP));
+                }
+                // Also after a failure: the states of the keys, and their Events, change with it.
+                self.wake_users_of(&name, now);
+            }
+            Done::Passed(passed) => {
+                self.passing = false;
+                self.pass_at = after(now, PASS_EVERY);
+                self.passed(*passed, now);
+            }
+        }
+    }
+
+    async fn settled(&mut self, secret: SecretRef, outcome: Outcome, now: Timestamp) {
+        for (name, trouble) in &outcome.suspects {
+            debug!(
+                control_plane = name,
+                trouble = trouble.message,
+                "Asking how the control plane does"
+            );
+            self.planes.suspect(name, now);
+        }
+        let times = [
+            (Class::Renewal, outcome.plan.renew_at),
+            (Class::Cleanup, outcome.plan.cleanup_at),
+            (Class::New, outcome.again.then_some(now)),
+        ];
+        for (class, at) in times {
+            if let Some(at) = at {
+                self.queue.want(&secret, class, at);
+            }
+        }
+        if let Some(at) = outcome.plan.confirm_at {
+            self.pass_at = self.pass_at.min(at.max(after(now, PASS_GAP)));
+        }
+        let demand = self.demand(&secret);
+        let known = self.secrets.entry(secret.clone()).or_default();
+        if let Some(at) = known.absorb(&secret, outcome, now) {
+            self.queue.want(&secret, Class::Renewal, at);
+        }
+        let planes = &self.planes;
+        let of_plane = |data_key: &str| {
+            let demand = demand.get(data_key)?;
+            planes.trouble(&demand.control_plane).flatten()
+        };
+        for notice in known.notices(&secret, of_plane) {
+            self.context.events.publish(&notice).await;
+        }
+    }
+
+    fn passed(&mut self, passed: Pass, now: Timestamp) {
+        let Pass {
+            secrets,
+            issued,
+            suspects,
+        } = passed;
+        for name in suspects.keys() {
+            self.planes.suspect(name, now);
+        }
+        let issued = Arc::new(issued);
+        let secrets = match secrets {
+            Ok(secrets) => secrets,
+            Err(trouble) => {
+                warn!(
+                    trouble = trouble.message,
+                    "Secrets could not be listed: trying again in a minute"
+                );
+                self.pass_at = after(now, Duration::from_secs(60));
+                return;
+            }
+        };
+        for secret in secrets {
+            let name = secret_ref(&secret.namespace, &secret.name);
+            self.secrets.entry(name.clone()).or_default().snapshot =
+                Some((secret, Arc::clone(&issued)));
+            self.queue.want(&name, Class::Cleanup, now);
+        }
+    }
+
+    fn wake_users_of(&mut self, plane: &str, now: Timestamp) {
+        for (namespace, demand) in &self.demands.namespaces {
+            for (name, keys) in &demand.secrets {
+                if keys.values().any(|key| key.control_plane == plane) {
+                    self.queue
+                        .want(&secret_ref(namespace, name), Class::New, now);
+                }
+            }
+        }
+    }
+
+    fn demand(&self, secret: &SecretRef) -> BTreeMap<String, KeyDemand> {
+        let namespace = self.demands.namespaces.get(secret.namespace.as_str());
+        namespace
+            .and_then(|namespace| namespace.secrets.get(&secret.name))
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    /// Sets the gauges, and what the admin port says.
+    fn show(&self) {
+        let metrics = &self.context.metrics.rotation;
+        let mut counts: BTreeMap<State, i64> =
+            State::ALL.into_iter().map(|state| (state, 0)).collect();
+        let mut expiries = Vec::new();
+        for (secret, known) in &self.secrets {
+            for state in known.states.values() {
+                *counts.entry(*state).or_default() += 1;
+            }
+            expiries.extend(
+                known
+                    .expiries
+                    .iter()
+                    .map(|(data_key, at)| (*at, secret, data_key)),
+            );
+        }
+        for (state, count) in &counts {
+            metrics
+                .keys
+                .with_label_values(&[state.as_str()])
+                .set(*count);
+        }
+        expiries.sort();
+        metrics.expiry.reset();
+        for (at, secret, data_key) in expiries.into_iter().take(MOST_EXPIRIES) {
+            let labels = [secret.namespace.as_str(), &secret.name, data_key];
+            metrics
+                .expiry
+                .with_label_values(&labels)
+                .set(at.as_duration().as_secs_f64());
+        }
+        for (name, state) in self.planes.states() {
+            for other in State::ALL {
+                let gauge = metrics
+                    .control_planes
+                    .with_label_values(&[name, other.as_str()]);
+                gauge.set(i64::from(other == state));
+            }
+        }
+        let ready = counts.get(&State::Ready).copied().unwrap_or_default();
+        let wanting: Vec<_> = self
+            .planes
+            .troubles()
+            .map(|trouble| trouble.message.clone())
+            .collect();
+        let others = counts
+            .iter()
+            .filter(|(state, count)| **state != State::Ready && **count > 0);
+        let others: Vec<_> = others
+            .map(|(state, count)| format!("{count} {}", state.as_str()))
+            .collect();
+        if wanting.is_empty() && others.is_empty() {
+            self.context
+                .health
+                .ok(Part::Rotation, format!("{ready} keys ready"));
+        } else {
+            let detail = [vec![format!("{ready} keys ready")], others, wanting]
+                .concat()
+                .join("; ");
+            self.context.health.trouble(Part::Rotation, detail);
+        }
+    }
+}
+
+/// Reads all Secrets of ours, and after them what the control planes hold: the order matters to `plan`.
+async fn pass(context: &Context, planes: BTreeMap<String, Arc<Plane>>) -> Pass {
+    let names: BTreeSet<_> = context
+        .policy
+        .profiles
+        .values()
+        .map(|profile| profile.auth_key_secret_name.as_str())
+        .collect();
+    let mut passed = Pass {
+        secrets: Ok(Vec::new()),
+        issued: BTreeMap::new(),
+        suspects: BTreeMap::new(),
+    };
+    let mut secrets = Vec::new();
+    for name in names {
+        match context.store.list(name).await {
+            Ok(found) => secrets.extend(found),
+            Err(error) => {
+                let message = format!("{:#}", anyhow::Error::new(error));
+                passed.secrets = Err(Trouble {
+                    state: State::Degraded,
+                    message,
+                    of_plane: false,
+                });
+                return passed;
+            }
+        }
+    }
+    passed.secrets = Ok(secrets);
+    for (name, plane) in planes {
+        match plane.issued().await {
+            Ok(issued) => {
+                passed.issued.insert(name, issued);
+            }
+            Err(trouble) => {
+                passed.suspects.insert(name, trouble);
+            }
+        }
+    }
+    passed
+}
+
+fn secret_ref(namespace: &str, name: &str) -> SecretRef {
+    SecretRef {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    }
+}
