@@ -20,11 +20,13 @@ pub(crate) const CASES: &[Case] = &[
     Case {
         name: "join::a_deployment_becomes_pods_without_a_node",
         needs: &[Level::Api],
+        each: false,
         run: becomes_pods,
     },
     Case {
         name: "join::a_hand_made_sidecar_joins_headscale",
         needs: &[Level::Node, Level::Headscale],
+        each: true,
         run: hand_made_sidecar_joins,
     },
 ];
@@ -87,7 +89,7 @@ fn hand_made_sidecar_joins(context: &Context, program: Option<&headscale::Progra
 }
 
 /// What the product's webhook will make of a plain Deployment, in short.
-fn deployment(namespace: &str, login_server: &str) -> serde_json::Value {
+pub(crate) fn deployment(namespace: &str, login_server: &str) -> serde_json::Value {
     let confined = json!({
         "runAsNonRoot": true, "runAsUser": 65532, "allowPrivilegeEscalation": false,
         "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"},

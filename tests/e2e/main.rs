@@ -18,6 +18,8 @@ use anyhow::{Context as _, Result, bail};
 use libtest_mimic::{Arguments, Trial};
 
 mod join;
+mod negative;
+mod story;
 mod support;
 
 use support::{
@@ -30,13 +32,15 @@ use support::{
 pub(crate) struct Case {
     /// A sentence, as for any test.
     pub(crate) name: &'static str,
-    /// The levels it needs; with [`Level::Headscale`] it runs once for each binary.
+    /// The levels it needs.
     pub(crate) needs: &'static [Level],
+    /// With [`Level::Headscale`]: whether it runs once for each binary, or for one of them.
+    pub(crate) each: bool,
     /// The test.
     pub(crate) run: fn(&Context, Option<&headscale::Program>) -> Result<()>,
 }
 
-const CASES: &[&[Case]] = &[join::CASES];
+const CASES: &[&[Case]] = &[join::CASES, story::CASES, negative::CASES];
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -114,7 +118,12 @@ fn trials(context: &Arc<Context>, case: &'static Case) -> Vec<Trial> {
             Ok(attempt(&context, case, case.name, None)?)
         })];
     }
-    let each = context.headscales.iter().map(|program| {
+    let chosen = if case.each {
+        context.headscales.as_slice()
+    } else {
+        preferred(&context.headscales)
+    };
+    let each = chosen.iter().map(|program| {
         let (context, program) = (Arc::clone(context), program.clone());
         let name = format!("{}[{}]", case.name, program.version);
         Trial::test(name.clone(), move || {
@@ -122,6 +131,17 @@ fn trials(context: &Arc<Context>, case: &'static Case) -> Vec<Trial> {
         })
     });
     each.collect()
+}
+
+/// The newest release where there are several binaries: the one that most users have.
+fn preferred(programs: &[headscale::Program]) -> &[headscale::Program] {
+    let release = |program: &headscale::Program| {
+        program
+            .version
+            .starts_with(|first: char| first.is_ascii_digit())
+    };
+    let at = programs.iter().rposition(release).unwrap_or_default();
+    programs.get(at..=at).unwrap_or_default()
 }
 
 fn attempt(

@@ -11,5 +11,6 @@ pub(crate) mod kubectl;
 pub(crate) mod levels;
 pub(crate) mod node;
 pub(crate) mod processes;
+pub(crate) mod product;
 pub(crate) mod programs;
 pub(crate) mod wait;

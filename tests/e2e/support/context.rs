@@ -14,6 +14,7 @@ use super::{
     levels::Level,
     node::{self, Node},
     processes::Place,
+    product,
     programs::Programs,
 };
 
@@ -22,6 +23,7 @@ use super::{
 pub(crate) struct Context {
     api: Option<Mutex<ControlPlane>>,
     node: Option<Node>,
+    product_imported: Mutex<bool>,
     /// The Headscale binaries at hand.
     pub(crate) headscales: Vec<headscale::Program>,
     /// Why a level is not there.
@@ -37,6 +39,7 @@ impl Context {
         let mut this = Self {
             api: None,
             node: None,
+            product_imported: Mutex::new(false),
             headscales: headscale::programs()?,
             missing: BTreeMap::new(),
             folder,
@@ -92,6 +95,20 @@ impl Context {
     /// The cluster of one node.
     pub(crate) fn node(&self) -> Result<&Node> {
         self.node.as_ref().context("level node is not up")
+    }
+
+    /// The cluster of one node, with the product's image in it.
+    pub(crate) fn node_with_product(&self) -> Result<&Node> {
+        let node = self.node()?;
+        let mut imported = self
+            .product_imported
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if !*imported {
+            node.import(&product::image()?)?;
+            *imported = true;
+        }
+        Ok(node)
     }
 
     /// One line for the end of the run.

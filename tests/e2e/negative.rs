@@ -1,0 +1,218 @@
+//! One thing is broken on purpose in each run, and the run must fail at that step, with that step's own evidence.
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::Case;
+use crate::support::context::Context;
+use crate::support::headscale::{self, Headscale};
+use crate::support::levels::Level;
+use crate::support::node::{GATEWAY, Node};
+use crate::support::product::{KEYS, LIMIT, Product};
+use crate::support::wait;
+
+pub(crate) const CASES: &[Case] = &[
+    case(
+        "negative::without_a_right_on_secrets_the_log_names_the_refusal",
+        no_right,
+    ),
+    case(
+        "negative::with_a_wrong_ca_bundle_the_pod_starts_without_a_sidecar",
+        wrong_bundle,
+    ),
+    case(
+        "negative::with_a_wrong_secret_key_the_container_names_it",
+        wrong_secret_key,
+    ),
+    case(
+        "negative::with_a_wrong_login_server_no_node_shows_up",
+        wrong_login_server,
+    ),
+];
+
+type Run = fn(&Context, Option<&headscale::Program>) -> Result<()>;
+
+const fn case(name: &'static str, run: Run) -> Case {
+    Case {
+        name,
+        needs: &[Level::Node, Level::Headscale],
+        each: false,
+        run,
+    }
+}
+
+fn no_right(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
+    let (node, headscale) = prepare(context, program, "no-right")?;
+    let product = Product::install(node, &headscale, "no-right", &[])?;
+    product.take_right("secrets")?;
+    product.apply_example(&[])?;
+    wait::until("our log names the refused call", LIMIT, || {
+        let logs = product.logs();
+        let named = logs
+            .lines()
+            .any(|line| line.contains("403") && line.contains(KEYS));
+        ensure!(named, "{}", last(&logs));
+        Ok(())
+    })?;
+    waiting_for(node, &product, KEYS)?;
+    ensure!(headscale.nodes()?.is_empty(), "a node without a key");
+    Ok(())
+}
+
+fn wrong_bundle(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
+    let (node, headscale) = prepare(context, program, "wrong-bundle")?;
+    let product = Product::install(node, &headscale, "wrong-bundle", &[])?;
+    // Without the right it cannot mend what is broken next.
+    product.take_right("mutatingwebhookconfigurations")?;
+    let mut hooks = node
+        .kubectl()
+        .json(&["get", "mutatingwebhookconfiguration", "sidescale"])?;
+    let stranger = rcgen::generate_simple_self_signed(vec!["stranger".to_owned()])?;
+    let bundle = base64::Engine::encode(
+        &base64::engine::general_purpose::STANDARD,
+        stranger.cert.pem(),
+    );
+    for hook in hooks["webhooks"].as_array_mut().context("no entries")? {
+        hook["clientConfig"]["caBundle"] = json!(bundle);
+    }
+    node.kubectl()
+        .feed(&["replace", "--filename", "-"], &hooks.to_string())?;
+    let before = failed_open(node)?;
+    product.apply_example(&[])?;
+    let pod = node
+        .kubectl()
+        .ready_pod(&product.workloads, "app=web", LIMIT)?;
+    ensure!(
+        pod["spec"]["initContainers"].is_null(),
+        "injected all the same: {}",
+        pod["spec"]["initContainers"]
+    );
+    let after = failed_open(node)?;
+    ensure!(
+        after > before,
+        "the API server's fail-open counter stayed at {after}"
+    );
+    Ok(())
+}
+
+fn wrong_secret_key(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
+    let (node, headscale) = prepare(context, program, "wrong-key")?;
+    let product = Product::install(node, &headscale, "wrong-key", &[])?;
+    node.kubectl().apply(&json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": "by-hand", "namespace": product.workloads},
+        "stringData": {"right": "of no use"},
+    }))?;
+    product.apply_example(&[("auth-key-secret", "by-hand/misspelt")])?;
+    waiting_for(node, &product, "misspelt")?;
+    ensure!(headscale.nodes()?.is_empty(), "a node without a key");
+    Ok(())
+}
+
+fn wrong_login_server(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
+    let (node, headscale) = prepare(context, program, "wrong-server")?;
+    let nobody = format!("http://{GATEWAY}:9");
+    let values = [
+        ("controlPlane.loginServer", nobody.as_str()),
+        ("controlPlane.apiUrl", headscale.url()),
+    ];
+    let product = Product::install(node, &headscale, "wrong-server", &values)?;
+    product.apply_example(&[])?;
+    wait::until("the tailscale container runs", LIMIT, || {
+        let state = sidecar(node, &product)?["state"].take();
+        ensure!(state["running"].is_object(), "{state}");
+        Ok(())
+    })?;
+    wait::until("it tries the wrong server", LIMIT, || {
+        let arguments = [
+            "logs",
+            "--namespace",
+            &product.workloads,
+            "--selector",
+            "app=web",
+            "--container",
+            "tailscale",
+            "--tail",
+            "-1",
+        ];
+        let log = node.kubectl().run(&arguments)?;
+        ensure!(log.contains(&format!("{GATEWAY}:9")), "{}", last(&log));
+        Ok(())
+    })?;
+    ensure!(
+        !product.key("web-authkey")?.is_empty(),
+        "the key in the Secret is empty"
+    );
+    ensure!(
+        headscale.nodes()?.is_empty(),
+        "a node although its server is wrong"
+    );
+    Ok(())
+}
+
+fn prepare<'a>(
+    context: &'a Context,
+    program: Option<&headscale::Program>,
+    test: &str,
+) -> Result<(&'a Node, Headscale)> {
+    let node = context.node_with_product()?;
+    let folder = context.folder.inner(test)?;
+    let program = program.context("runs for a Headscale")?;
+    Ok((
+        node,
+        Headscale::start(program, node.place(), &folder, &format!("{GATEWAY}:8080"))?,
+    ))
+}
+
+/// Waits until the sidecar waits for its Secret, with a message that names this.
+fn waiting_for(node: &Node, product: &Product<'_>, name: &str) -> Result<()> {
+    wait::until(
+        "the container waits with CreateContainerConfigError",
+        LIMIT,
+        || {
+            let waiting = sidecar(node, product)?["state"]["waiting"].take();
+            ensure!(
+                waiting["reason"] == "CreateContainerConfigError",
+                "{waiting}"
+            );
+            ensure!(
+                waiting["message"]
+                    .as_str()
+                    .is_some_and(|message| message.contains(name)),
+                "{waiting}"
+            );
+            Ok(())
+        },
+    )
+}
+
+fn sidecar(node: &Node, product: &Product<'_>) -> Result<Value> {
+    let pods = node.kubectl().list(&[
+        "get",
+        "pods",
+        "--namespace",
+        &product.workloads,
+        "--selector",
+        "app=web",
+    ])?;
+    let pod = pods.into_iter().next().context("no pod yet")?;
+    let status = pod["status"]["initContainerStatuses"][0].clone();
+    ensure!(status["name"] == "tailscale", "no sidecar: {status}");
+    Ok(status)
+}
+
+/// How often the API server let a pod pass because our webhook could not be called.
+fn failed_open(node: &Node) -> Result<f64> {
+    let text = node.kubectl().raw("/metrics")?;
+    text.lines()
+        .filter(|line| {
+            line.starts_with("apiserver_admission_webhook_fail_open_count{")
+                && line.contains("sidescale.io")
+        })
+        .map(|line| Ok(line.rsplit(' ').next().unwrap_or_default().parse::<f64>()?))
+        .sum()
+}
+
+fn last(text: &str) -> &str {
+    text.lines().last().unwrap_or_default()
+}

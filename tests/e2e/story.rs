@@ -1,0 +1,209 @@
+//! The whole path: helm installs the product, a Deployment is applied, its node shows up in Headscale.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+
+use crate::support::context::Context;
+use crate::support::headscale::{self, Headscale, Node};
+use crate::support::levels::Level;
+use crate::support::node::GATEWAY;
+use crate::support::product::{LIMIT, Product, label};
+use crate::support::wait;
+use crate::{Case, join};
+
+pub(crate) const CASES: &[Case] = &[
+    Case {
+        name: "story::an_annotated_deployment_joins_the_tailnet",
+        needs: &[Level::Node, Level::Headscale],
+        each: true,
+        run: joins,
+    },
+    Case {
+        name: "story::a_live_service_gets_a_new_key",
+        needs: &[Level::Node, Level::Headscale],
+        each: true,
+        run: rotates,
+    },
+];
+
+const CREATED: [&str; 2] = ["call=\"create_pre_auth_key\"", "result=\"ok\""];
+
+fn joins(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
+    let program = program.context("runs for a Headscale")?;
+    let node = context.node_with_product()?;
+    let test = label("story", program);
+    let headscale = Headscale::start(
+        program,
+        node.place(),
+        &context.folder.inner(&test)?,
+        &format!("{GATEWAY}:8080"),
+    )?;
+    let product = Product::install(node, &headscale, &test, &[])?;
+    product.apply_example(&[])?;
+
+    headscale
+        .online("web", LIMIT)
+        .with_context(|| product.logs())?;
+    let pod = node
+        .kubectl()
+        .ready_pod(&product.workloads, "app=web", LIMIT)?;
+    ensure!(pod["status"]["phase"] == "Running", "{}", pod["status"]);
+    ensure!(
+        pod["metadata"]["ownerReferences"][0]["kind"] == "ReplicaSet",
+        "{}",
+        pod["metadata"]
+    );
+    ensure!(
+        pod["spec"]["initContainers"][0]["name"] == "tailscale",
+        "no native sidecar"
+    );
+    ensure!(
+        !product.key("web-authkey")?.is_empty(),
+        "the key in the Secret is empty"
+    );
+    let keys = headscale.keys()?;
+    ensure!(keys.len() == 1, "one pod, {} keys: {keys:?}", keys.len());
+    let injected = product.metric("sidescale_reviews_total", &["verdict=\"inject\""])?;
+    ensure!(
+        (injected - 1.0).abs() < 0.1,
+        "{injected} injections counted"
+    );
+    let minted = product.metric("sidescale_control_plane_calls_total", &CREATED)?;
+    ensure!((minted - 1.0).abs() < 0.1, "{minted} mints counted");
+    Ok(())
+}
+
+fn rotates(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
+    let program = program.context("runs for a Headscale")?;
+    let node = context.node_with_product()?;
+    let test = label("rotate", program);
+    let headscale = Headscale::start(
+        program,
+        node.place(),
+        &context.folder.inner(&test)?,
+        &format!("{GATEWAY}:8080"),
+    )?;
+    let product = Product::install(
+        node,
+        &headscale,
+        &test,
+        &[("config.rotation.overlap", "10s")],
+    )?;
+    // Due 30 s after the mint.
+    product.apply_example(&[
+        ("auth-key-expiration", "110s"),
+        ("auth-key-rotation-buffer", "80s"),
+    ])?;
+    let first = headscale
+        .online("web", LIMIT)
+        .with_context(|| product.logs())?;
+    let old_key = product.key("web-authkey")?;
+
+    let mut seen = BTreeSet::new();
+    wait::until("the key is replaced", LIMIT, || {
+        seen.insert(online_ids(&headscale)?);
+        ensure!(
+            product.key("web-authkey")? != old_key,
+            "still the first key"
+        );
+        Ok(())
+    })?;
+    let stayed = BTreeSet::from([vec![first.id.clone()]]);
+    ensure!(
+        seen == stayed,
+        "the node did not stay online throughout: {seen:?}, want {stayed:?}"
+    );
+
+    node.kubectl().run(&[
+        "scale",
+        "deployment",
+        "web",
+        "--replicas",
+        "2",
+        "--namespace",
+        &product.workloads,
+    ])?;
+    wait::until("a new pod joins with the new key", LIMIT, || {
+        let online = online_ids(&headscale)?;
+        ensure!(
+            online.len() == 2 && online.contains(&first.id),
+            "online: {online:?}"
+        );
+        Ok(())
+    })?;
+
+    wait::until("the old key has ended", LIMIT, || {
+        let now = jiff::Timestamp::now().as_second();
+        let live = headscale
+            .keys()?
+            .into_iter()
+            .filter(|key| key.expires > now)
+            .count();
+        ensure!(live == 1, "{live} live keys");
+        Ok(())
+    })?;
+    refuses(node, &headscale, &product, &old_key)
+}
+
+/// A real containerboot with a key that has ended gets nowhere.
+fn refuses(
+    node: &crate::support::node::Node,
+    headscale: &Headscale,
+    product: &Product<'_>,
+    key: &str,
+) -> Result<()> {
+    let namespace = format!("{}-late", product.workloads);
+    node.control_plane().namespace(&namespace, &json!({}))?;
+    node.kubectl().apply(&json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": "web", "namespace": namespace},
+        "stringData": {"key": key},
+    }))?;
+    let mut late = join::deployment(&namespace, headscale.url());
+    for variable in late["spec"]["template"]["spec"]["initContainers"][0]["env"]
+        .as_array_mut()
+        .context("no env")?
+    {
+        if variable["name"] == "TS_HOSTNAME" {
+            variable["value"] = json!("late");
+        }
+    }
+    node.kubectl().apply(&late)?;
+    wait::until("containerboot says that the key is refused", LIMIT, || {
+        let arguments = [
+            "logs",
+            "--namespace",
+            &namespace,
+            "--selector",
+            "app=web",
+            "--container",
+            "tailscale",
+            "--tail",
+            "-1",
+        ];
+        let log = node.kubectl().run(&arguments)?;
+        ensure!(
+            log.contains("expired"),
+            "{}",
+            log.lines().last().unwrap_or_default()
+        );
+        Ok(())
+    })?;
+    let nodes = headscale.nodes()?;
+    ensure!(
+        nodes.iter().all(|node| node.name != "late"),
+        "joined with an ended key: {nodes:?}"
+    );
+    node.kubectl()
+        .run(&["delete", "namespace", &namespace, "--wait=false"])?;
+    Ok(())
+}
+
+fn online_ids(headscale: &Headscale) -> Result<Vec<String>> {
+    let online = headscale.nodes()?.into_iter().filter(|node| node.online);
+    let mut ids: Vec<String> = online.map(|Node { id, .. }| id).collect();
+    ids.sort();
+    Ok(ids)
+}

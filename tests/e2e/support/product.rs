@@ -1,0 +1,245 @@
+//! The product as a user installs it: our image, our chart by helm, our example (I/O).
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::{Value, json};
+
+use super::headscale::{Headscale, Program};
+use super::image::{Image, libraries};
+use super::node::{BUSYBOX, Node, TAILSCALE};
+
+const REPOSITORY: &str = "docker.io/sidescale-e2e/sidescale";
+const TAG: &str = "test";
+const RELEASE: &str = "sidescale";
+/// Public roots, where Debian keeps them.
+const ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// The Secret that sidecars read.
+pub(crate) const KEYS: &str = "headscale-auth-keys";
+/// Time for anything that starts a pod.
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+
+/// The files of the Dockerfile, taken from this machine.
+pub(crate) fn image() -> Result<Image> {
+    let program = Path::new(env!("CARGO_BIN_EXE_sidescale"));
+    let mut files = libraries(program)?;
+    files.push(("/usr/local/bin/sidescale".to_owned(), program.to_owned()));
+    if Path::new(ROOTS).exists() {
+        files.push((ROOTS.to_owned(), PathBuf::from(ROOTS)));
+    }
+    Ok(Image {
+        name: format!("{REPOSITORY}:{TAG}"),
+        entrypoint: vec!["/usr/local/bin/sidescale".to_owned()],
+        user: "65532:65532".to_owned(),
+        files,
+    })
+}
+
+/// The product, installed for one test; dropping it uninstalls it.
+#[derive(Debug)]
+pub(crate) struct Product<'a> {
+    node: &'a Node,
+    /// Where it runs.
+    pub(crate) namespace: String,
+    api_keys: String,
+    /// Where its test's own pods run.
+    pub(crate) workloads: String,
+}
+
+impl<'a> Product<'a> {
+    /// Installs it by helm for this Headscale, as the README says, and hands it an API key.
+    pub(crate) fn install(
+        node: &'a Node,
+        headscale: &Headscale,
+        test: &str,
+        values: &[(&str, &str)],
+    ) -> Result<Self> {
+        let this = Self {
+            node,
+            namespace: format!("{test}-sidescale"),
+            api_keys: format!("{test}-headscale"),
+            workloads: format!("{test}-apps"),
+        };
+        let given = [
+            ("controlPlane.loginServer", headscale.url()),
+            ("controlPlane.allowInsecure", "true"),
+            ("controlPlane.apiKeySecret.namespace", &this.api_keys),
+            ("config.profiles.default.image", TAILSCALE),
+            ("image.repository", REPOSITORY),
+            ("image.tag", TAG),
+            ("replicas", "1"),
+        ];
+        let settings: Vec<String> = given
+            .iter()
+            .chain(values)
+            .flat_map(|(key, value)| {
+                [
+                    "--set".to_owned(),
+                    format!("{key}={}", value.replace(',', "\\,")),
+                ]
+            })
+            .collect();
+        let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/sidescale");
+        let chart = chart.to_str().context("the checkout's path is no text")?;
+        let mut arguments = vec!["install", RELEASE, chart, "--namespace", &this.namespace];
+        arguments.extend(["--create-namespace", "--wait", "--timeout", "90s"]);
+        arguments.extend(settings.iter().map(String::as_str));
+        node.helm().run(&arguments).with_context(|| this.logs())?;
+        node.kubectl().apply(&json!({
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": {"name": "headscale-api-key", "namespace": this.api_keys},
+            "stringData": {"api-key": headscale.create_api_key()?},
+        }))?;
+        node.control_plane()
+            .namespace(&this.workloads, &json!({}))?;
+        Ok(this)
+    }
+
+    /// Applies `examples/web.yaml` with an image that is here and these annotations beside its own.
+    pub(crate) fn apply_example(&self, annotations: &[(&str, &str)]) -> Result<()> {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/web.yaml");
+        let text = std::fs::read_to_string(file)?;
+        let image = "docker.io/library/busybox:1.37";
+        let own = "sidescale.io/inject: tailscale";
+        ensure!(
+            text.contains(image) && text.contains(own),
+            "examples/web.yaml has changed its image or annotation"
+        );
+        let indent = " ".repeat(8);
+        let more: String = annotations
+            .iter()
+            .map(|(key, value)| format!("\n{indent}sidescale.io/{key}: \"{value}\""))
+            .collect();
+        let text = text
+            .replace(image, BUSYBOX)
+            .replace(own, &format!("{own}{more}"));
+        self.node.kubectl().feed(
+            &["apply", "--namespace", &self.workloads, "--filename", "-"],
+            &text,
+        )?;
+        Ok(())
+    }
+
+    /// The value that stands in the keys' Secret under this data key.
+    pub(crate) fn key(&self, data_key: &str) -> Result<String> {
+        let secret =
+            self.node
+                .kubectl()
+                .json(&["get", "secret", KEYS, "--namespace", &self.workloads])?;
+        let encoded = secret["data"][data_key]
+            .as_str()
+            .with_context(|| format!("{KEYS} has no {data_key}"))?;
+        Ok(String::from_utf8(STANDARD.decode(encoded)?)?)
+    }
+
+    /// The sum of a metric's samples that hold all these pieces, over all replicas.
+    pub(crate) fn metric(&self, name: &str, pieces: &[&str]) -> Result<f64> {
+        let mut sum = 0.0;
+        for pod in self.pods()? {
+            let name_of_pod = pod["metadata"]["name"]
+                .as_str()
+                .context("a pod without a name")?;
+            let path = format!(
+                "/api/v1/namespaces/{}/pods/{name_of_pod}:8080/proxy/metrics",
+                self.namespace
+            );
+            let text = self.node.kubectl().raw(&path)?;
+            let samples = text.lines().filter(|line| {
+                line.strip_prefix(name)
+                    .is_some_and(|rest| rest.starts_with(['{', ' ']))
+                    && pieces.iter().all(|piece| line.contains(piece))
+            });
+            for sample in samples {
+                sum += sample
+                    .rsplit(' ')
+                    .next()
+                    .context("a sample without a value")?
+                    .parse::<f64>()?;
+            }
+        }
+        Ok(sum)
+    }
+
+    /// What the product has logged.
+    pub(crate) fn logs(&self) -> String {
+        let selector = [
+            "--selector",
+            "app.kubernetes.io/name=sidescale",
+            "--tail",
+            "-1",
+        ];
+        let arguments = [
+            &["logs", "--namespace", &self.namespace],
+            selector.as_slice(),
+        ]
+        .concat();
+        self.node
+            .kubectl()
+            .run(&arguments)
+            .unwrap_or_else(|error| format!("{error:#}"))
+    }
+
+    /// Takes the rules about this resource out of its ClusterRole.
+    pub(crate) fn take_right(&self, resource: &str) -> Result<()> {
+        let mut role = self.node.kubectl().json(&["get", "clusterrole", RELEASE])?;
+        let rules = role["rules"]
+            .as_array_mut()
+            .context("a ClusterRole without rules")?;
+        let before = rules.len();
+        rules.retain(|rule| {
+            !rule["resources"]
+                .as_array()
+                .is_some_and(|resources| resources.contains(&json!(resource)))
+        });
+        ensure!(
+            rules.len() < before,
+            "the ClusterRole says nothing about {resource}"
+        );
+        self.node
+            .kubectl()
+            .feed(&["replace", "--filename", "-"], &role.to_string())?;
+        Ok(())
+    }
+
+    fn pods(&self) -> Result<Vec<Value>> {
+        let selector = "app.kubernetes.io/name=sidescale";
+        self.node.kubectl().list(&[
+            "get",
+            "pods",
+            "--namespace",
+            &self.namespace,
+            "--selector",
+            selector,
+        ])
+    }
+}
+
+impl Drop for Product<'_> {
+    fn drop(&mut self) {
+        // Logs of deleted pods are gone; the leak check wants them.
+        let _ = std::fs::write(
+            self.node.folder().join(format!("{}.log", self.namespace)),
+            self.logs(),
+        );
+        let _ = self
+            .node
+            .helm()
+            .run(&["uninstall", RELEASE, "--namespace", &self.namespace]);
+        for namespace in [&self.workloads, &self.namespace, &self.api_keys] {
+            let _ = self.node.kubectl().run(&[
+                "delete",
+                "namespace",
+                namespace,
+                "--wait=false",
+                "--ignore-not-found",
+            ]);
+        }
+    }
+}
+
+/// A namespace-sized name for a test with this Headscale.
+pub(crate) fn label(test: &str, program: &Program) -> String {
+    format!("{test}-{}", program.version.replace('.', "-"))
+}
