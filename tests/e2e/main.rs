@@ -17,6 +17,7 @@ use std::{process::ExitCode, sync::Arc};
 use anyhow::{Context as _, Result, bail};
 use libtest_mimic::{Arguments, Trial};
 
+mod chart;
 mod join;
 mod negative;
 mod story;
@@ -40,7 +41,7 @@ pub(crate) struct Case {
     pub(crate) run: fn(&Context, Option<&headscale::Program>) -> Result<()>,
 }
 
-const CASES: &[&[Case]] = &[join::CASES, story::CASES, negative::CASES];
+const CASES: &[&[Case]] = &[join::CASES, chart::CASES, story::CASES, negative::CASES];
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use clap::CommandFactory;
 use serde_json::Value;
 
 fn root() -> PathBuf {
@@ -153,6 +154,42 @@ fn every_example_is_a_list_of_kubernetes_objects() {
             }
         }
     }
+}
+
+#[test]
+fn every_flag_in_the_deployment_is_a_flag_of_serve() {
+    let known: BTreeSet<String> = flags().into_iter().map(|(flag, _)| flag).collect();
+    let deployment = template("deployment.yaml");
+    let used: Vec<&str> = deployment
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- --")?.split('=').next())
+        .collect();
+    assert!(!used.is_empty());
+    for flag in used {
+        assert!(known.contains(flag), "--{flag} is no flag of serve");
+    }
+}
+
+#[test]
+fn the_readme_lists_every_flag_of_serve() {
+    let readme = read("README.md");
+    for (flag, variable) in flags() {
+        let row = format!("| `--{flag}` | `{variable}` |");
+        assert!(readme.contains(&row), "README.md lacks {row}");
+    }
+}
+
+/// Flags of `serve` with their variables.
+fn flags() -> Vec<(String, String)> {
+    let command = sidescale::args::Args::command();
+    let serve = command.find_subcommand("serve").unwrap();
+    let flag = |arg: &clap::Arg| {
+        Some((
+            arg.get_long()?.to_owned(),
+            arg.get_env()?.to_str()?.to_owned(),
+        ))
+    };
+    serve.get_arguments().filter_map(flag).collect()
 }
 
 #[test]

@@ -1,0 +1,417 @@
+//! The chart by a real helm on a real API server, and its rights asked for with its ServiceAccount's own token.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::{
+    Case,
+    support::{
+        api::{ControlPlane, kubeconfig},
+        context::Context,
+        headscale,
+        kubectl::{Helm, Kubectl},
+        levels::Level,
+        processes::Place,
+        programs::Programs,
+        wait,
+    },
+};
+
+pub(crate) const CASES: &[Case] = &[
+    Case {
+        name: "chart::helm_lints_and_renders_it",
+        needs: &[Level::Api],
+        each: false,
+        run: lints_and_renders,
+    },
+    Case {
+        name: "chart::helm_says_what_a_wrong_value_should_be",
+        needs: &[Level::Api],
+        each: false,
+        run: wrong_values_are_explained,
+    },
+    Case {
+        name: "chart::an_upgrade_keeps_the_ca_bundle_and_an_uninstall_the_keys",
+        needs: &[Level::Api],
+        each: false,
+        run: upgrade_and_uninstall,
+    },
+    Case {
+        name: "chart::the_account_may_do_what_it_needs_and_no_more",
+        needs: &[Level::Api],
+        each: false,
+        run: rights,
+    },
+    Case {
+        name: "chart::the_policy_denies_every_other_secret",
+        needs: &[Level::Api],
+        each: false,
+        run: policy,
+    },
+];
+
+const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/sidescale");
+const LIMIT: Duration = Duration::from_secs(30);
+const LOGIN_SERVER: &str = "controlPlane.loginServer=https://headscale.example.com";
+
+/// One installation in a namespace of its own; uninstalled on drop, so that a failed test leaves no webhook behind.
+struct Release {
+    helm: Helm,
+    name: String,
+    installed: bool,
+}
+
+impl Release {
+    fn install(context: &Context, api: &ControlPlane, name: &str) -> Result<Self> {
+        let helm = helm(context, api)?;
+        let this = Self {
+            helm,
+            name: name.to_owned(),
+            installed: true,
+        };
+        let namespace = ["--namespace", name, "--create-namespace"];
+        let own = ["install", name, CHART, "--set", LOGIN_SERVER, "--set"];
+        // Releases of several tests share the cluster, and so not the namespace of their API keys.
+        let keys = format!("controlPlane.apiKeySecret.namespace={name}-headscale");
+        this.helm
+            .run(&[&own[..], &[keys.as_str()], &namespace].concat())?;
+        Ok(this)
+    }
+
+    /// Name of every object.
+    fn fullname(&self) -> String {
+        format!("{}-sidescale", self.name)
+    }
+
+    /// kubectl with a token of the release's account.
+    fn account(&self, api: &ControlPlane) -> Result<Kubectl> {
+        let admin = api.kubectl();
+        let token = admin.run(&[
+            "create",
+            "token",
+            &self.fullname(),
+            "--namespace",
+            &self.name,
+        ])?;
+        let config: Value = serde_json::from_str(&std::fs::read_to_string(admin.kubeconfig())?)?;
+        let server = config["clusters"][0]["cluster"]["server"]
+            .as_str()
+            .context("no server")?;
+        let path = admin
+            .kubeconfig()
+            .with_file_name(format!("{}.conf", self.name));
+        std::fs::write(&path, kubeconfig(server, token.trim()))?;
+        let program = Programs::prepare()?.kubernetes("kubectl");
+        Ok(Kubectl::new(Place::Host, program, path))
+    }
+
+    fn uninstall(&mut self) -> Result<String> {
+        self.installed = false;
+        self.helm
+            .run(&["uninstall", &self.name, "--namespace", &self.name])
+    }
+}
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        if self.installed {
+            let _ = self.uninstall();
+        }
+    }
+}
+
+fn helm(context: &Context, api: &ControlPlane) -> Result<Helm> {
+    let program = Programs::prepare()?.helm();
+    let kubeconfig = api.kubectl().kubeconfig().to_owned();
+    Ok(Helm::new(
+        Place::Host,
+        program,
+        kubeconfig,
+        context.folder.path(),
+    ))
+}
+
+fn lints_and_renders(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
+    let api = context.api()?;
+    let helm = helm(context, &api)?;
+    let values = format!("{CHART}/ci/values.yaml");
+    helm.run(&["lint", "--strict", CHART, "--values", &values])?;
+    let rendered = helm.run(&["template", "one", CHART, "--values", &values])?;
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&rendered)?;
+    let webhook = objects
+        .iter()
+        .find(|object| object["kind"] == "MutatingWebhookConfiguration")
+        .context("no webhook configuration")?;
+    let names: Vec<_> = webhook["webhooks"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|entry| &entry["name"])
+        .collect();
+    ensure!(
+        names == ["pods.sidescale.io", "namespaces.sidescale.io"],
+        "{names:?}"
+    );
+    for entry in webhook["webhooks"].as_array().context("no entries")? {
+        ensure!(
+            entry["clientConfig"].get("caBundle").is_none(),
+            "a rendered caBundle fights with the process's"
+        );
+    }
+    Ok(())
+}
+
+fn wrong_values_are_explained(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
+    let api = context.api()?;
+    let helm = helm(context, &api)?;
+    for (set, said) in [
+        (
+            "replicas=3",
+            "controlPlane.loginServer is empty: set it to the URL of your Headscale",
+        ),
+        (
+            "controlPlane.loginServer=headscale",
+            "at '/controlPlane/loginServer'",
+        ),
+        (
+            "controlPlane.loginserver=x",
+            "additional properties 'loginserver' not allowed",
+        ),
+        (
+            "webhook.failurePolicy=ignore",
+            "at '/webhook/failurePolicy'",
+        ),
+    ] {
+        let Err(error) = helm.run(&["template", "one", CHART, "--set", set]) else {
+            anyhow::bail!("{set} was accepted");
+        };
+        ensure!(format!("{error:#}").contains(said), "{set}: {error:#}");
+    }
+    Ok(())
+}
+
+fn upgrade_and_uninstall(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
+    let api = context.api()?;
+    let mut release = Release::install(context, &api, "life")?;
+    let (name, admin, account) = (release.fullname(), api.kubectl(), release.account(&api)?);
+
+    // As the process does it: the one field, by server-side apply, as the shipped account.
+    let bundle = base64_of(
+        &rcgen::generate_simple_self_signed(["ca.test".to_owned()])?
+            .cert
+            .pem(),
+    );
+    let entry = |entry: &str| json!({"name": entry, "clientConfig": {"caBundle": bundle}});
+    let patch = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
+        "metadata": {"name": name},
+        "webhooks": [entry("pods.sidescale.io"), entry("namespaces.sidescale.io")],
+    });
+    let apply = [
+        "apply",
+        "--server-side",
+        "--field-manager=sidescale",
+        "--filename=-",
+    ];
+    account.feed(&apply, &patch.to_string())?;
+    wait::until("the account may write the CA Secret", LIMIT, || {
+        create(
+            &account,
+            &release.name,
+            &format!("{name}-webhook-ca"),
+            "Opaque",
+            true,
+        )
+    })?;
+
+    let upgrade = [
+        "upgrade",
+        "life",
+        CHART,
+        "--namespace=life",
+        "--reuse-values",
+        "--set=webhook.timeoutSeconds=3",
+    ];
+    release.helm.run(&upgrade)?;
+    let webhook = admin.json(&["get", "mutatingwebhookconfiguration", &name])?;
+    for entry in webhook["webhooks"].as_array().context("no entries")? {
+        ensure!(entry["timeoutSeconds"] == 3, "not upgraded: {entry}");
+        ensure!(
+            entry["clientConfig"]["caBundle"] == bundle.as_str(),
+            "the upgrade took the caBundle away: {entry}"
+        );
+    }
+
+    release.uninstall()?;
+    let left = admin.run(&["get", "mutatingwebhookconfigurations,clusterroles,clusterrolebindings,validatingadmissionpolicies", "--output=name"])?;
+    ensure!(!left.contains(&name), "left behind: {left}");
+    admin
+        .run(&["get", "namespace", "life-headscale"])
+        .context("kept by its policy")?;
+    admin
+        .run(&[
+            "get",
+            "secret",
+            &format!("{name}-webhook-ca"),
+            "--namespace=life",
+        ])
+        .context("not helm's to delete")?;
+    Ok(())
+}
+
+fn rights(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
+    let api = context.api()?;
+    let release = Release::install(context, &api, "rights")?;
+    let account = release.account(&api)?;
+    let may = [
+        "get secrets/headscale-auth-keys -n default",
+        "update secrets/headscale-auth-keys -n default",
+        "create secrets -n default",
+        "get secrets/rights-sidescale-webhook-ca -n rights",
+        "update secrets/rights-sidescale-webhook-ca -n rights",
+        "get secrets/headscale-api-key -n rights-headscale",
+        "list pods -A",
+        "watch namespaces",
+        "create events -n default",
+        "create events.events.k8s.io -n default",
+        "update leases.coordination.k8s.io -n rights",
+        "patch mutatingwebhookconfigurations/rights-sidescale",
+    ];
+    let may_not = [
+        "get secrets/other -n default",
+        "list secrets -A",
+        "patch secrets/headscale-auth-keys -n default",
+        "delete secrets/headscale-auth-keys -n default",
+        "get secrets/rights-sidescale-webhook-ca -n default",
+        "update secrets/headscale-api-key -n rights-headscale",
+        "get secrets/headscale-api-key -n default",
+        "get leases.coordination.k8s.io -n default",
+        "patch mutatingwebhookconfigurations/other",
+        "delete mutatingwebhookconfigurations/rights-sidescale",
+        "create pods -n default",
+        "create pods/exec -n default",
+        "create serviceaccounts/token -n rights",
+        "impersonate users",
+        "get nodes",
+    ];
+    for (rights, expected) in [(&may[..], true), (&may_not[..], false)] {
+        for right in rights {
+            let words: Vec<&str> = ["auth", "can-i"]
+                .into_iter()
+                .chain(right.split(' '))
+                .collect();
+            // can-i exits with 1 for a no.
+            ensure!(
+                account.run(&words).is_ok() == expected,
+                "{right}: want {expected}"
+            );
+        }
+    }
+    // One name is one watch: a list of all namespaces is allowed with the name as its field selector.
+    account.run(&[
+        "get",
+        "secrets",
+        "-A",
+        "--field-selector=metadata.name=headscale-auth-keys",
+    ])?;
+    Ok(())
+}
+
+fn policy(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
+    let api = context.api()?;
+    let release = Release::install(context, &api, "policy")?;
+    let (admin, account) = (api.kubectl(), release.account(&api)?);
+    let ca = format!("{}-webhook-ca", release.fullname());
+    api.namespace("policy-app", &json!({}))?;
+    let app = "policy-app";
+
+    wait::until("the policy is in force", LIMIT, || {
+        refused(
+            create(&account, app, "other", "Opaque", true),
+            "is not on the list of Secrets that Sidescale writes",
+        )
+    })?;
+    let token = "kubernetes.io/service-account-token";
+    refused(
+        create(&account, app, "headscale-auth-keys", token, true),
+        "Sidescale writes only Opaque ones",
+    )?;
+    refused(
+        create(&account, app, "headscale-auth-keys", "Opaque", false),
+        "lacks the label app.kubernetes.io/managed-by",
+    )?;
+    refused(
+        create(&account, app, &ca, "Opaque", true),
+        "is not on the list",
+    )?;
+    create(&account, app, "headscale-auth-keys", "Opaque", true)?;
+    create(&account, &release.name, &ca, "Opaque", true)?;
+
+    // A Secret that somebody else made is not taken over by putting our label on it, unless its owner says so.
+    create(admin, app, "headscale-pod-auth-keys", "Opaque", false)?;
+    let take = || {
+        let mut secret = account.json(&[
+            "get",
+            "secret",
+            "headscale-pod-auth-keys",
+            "--namespace",
+            app,
+        ])?;
+        secret["metadata"]["labels"] = json!({"app.kubernetes.io/managed-by": "sidescale"});
+        account.feed(&["replace", "--filename=-"], &secret.to_string())
+    };
+    refused(
+        take(),
+        "was not made by Sidescale: annotate it with sidescale.io/adopt: true",
+    )?;
+    admin.run(&[
+        "annotate",
+        "secret",
+        "headscale-pod-auth-keys",
+        "--namespace",
+        app,
+        "sidescale.io/adopt=true",
+    ])?;
+    take()?;
+    Ok(())
+}
+
+fn create(
+    kubectl: &Kubectl,
+    namespace: &str,
+    name: &str,
+    of: &str,
+    labelled: bool,
+) -> Result<String> {
+    let labels = if labelled {
+        json!({"app.kubernetes.io/managed-by": "sidescale"})
+    } else {
+        json!({})
+    };
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": of,
+        "metadata": {
+            "namespace": namespace, "name": name, "labels": labels,
+            "annotations": {"kubernetes.io/service-account.name": "default"},
+        },
+    });
+    kubectl.feed(&["create", "--filename=-"], &secret.to_string())
+}
+
+fn refused(result: Result<String>, said: &str) -> Result<()> {
+    let Err(error) = result else {
+        anyhow::bail!("not refused; want {said:?}")
+    };
+    ensure!(
+        format!("{error:#}").contains(said),
+        "want {said:?}: {error:#}"
+    );
+    Ok(())
+}
+
+fn base64_of(text: &str) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(text)
+}
