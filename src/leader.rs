@@ -17,6 +17,17 @@ const RECOVERED_AFTER: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(5);
 const RELEASE_DEADLINE: Duration = Duration::from_secs(2);
 
+/// Says whether this replica acts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leadership {
+    /// It holds the Lease.
+    Held,
+    /// The Lease cannot be used, so it acts without.
+    Anyway,
+    /// Another replica acts.
+    Others,
+}
+
 /// Names the Lease and who takes it.
 #[derive(Clone, Debug)]
 pub struct Lease {
@@ -32,7 +43,7 @@ pub struct Lease {
 pub async fn run(
     client: Client,
     lease: Lease,
-    leading: watch::Sender<bool>,
+    leading: watch::Sender<Leadership>,
     shutdown: CancellationToken,
 ) {
     let mut troubled = false;
@@ -47,7 +58,7 @@ pub async fn run(
         }
         tokio::select! { () = tokio::time::sleep(RETRY) => {} () = shutdown.cancelled() => return }
     };
-    let mut holding = false;
+    let mut holding = Leadership::Others;
     loop {
         let changed = async {
             let changed = manager.changed();
@@ -67,19 +78,20 @@ pub async fn run(
                 tokio::select! { () = tokio::time::sleep(RETRY) => {} () = shutdown.cancelled() => break }
                 continue;
             }
-            Some(Ok(state)) => holding = state,
+            Some(Ok(state)) => {
+                holding = if state {
+                    Leadership::Held
+                } else {
+                    Leadership::Others
+                }
+            }
             None => {}
         }
         if std::mem::take(&mut troubled) {
             info!(lease = lease.name, "Lease can be used again");
         }
         if leading.send_replace(holding) != holding {
-            info!(
-                lease = lease.name,
-                identity = lease.identity,
-                leading = holding,
-                "Leadership changed"
-            );
+            info!(lease = lease.name, identity = lease.identity, leading = ?holding, "Leadership changed");
         }
     }
     // Released at once, so that the next replica need not wait for its end.
@@ -101,7 +113,7 @@ fn act_anyway(
     lease: &Lease,
     error: &LeaseManagerError,
     troubled: &mut bool,
-    leading: &watch::Sender<bool>,
+    leading: &watch::Sender<Leadership>,
 ) {
     if !std::mem::replace(troubled, true) {
         let Lease {
@@ -111,5 +123,5 @@ fn act_anyway(
         } = lease;
         warn!(namespace, lease = name, %error, "Lease cannot be used: rotating all the same, as every replica may");
     }
-    leading.send_replace(true);
+    leading.send_replace(Leadership::Anyway);
 }

@@ -1,0 +1,143 @@
+//! Rotation as `serve` runs it: in the replica that leads, fed by the watch of pods. I/O.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, Client};
+use sidescale_webhook::profile::Policy;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::demand::Demands;
+use super::run::{self, Context};
+use crate::clock::Clock;
+use crate::events::Events;
+use crate::health::{Health, Part};
+use crate::leader::{self, Leadership, Lease};
+use crate::metrics::Metrics;
+use crate::store::{SecretStore, Store};
+use crate::watch::{Namespaces, pods};
+
+/// Until when another writer's intent is left to it: with the Lease in hand it has most likely ended.
+const RESPECT_LEADING: Duration = Duration::from_secs(15);
+const RESPECT_ANYWAY: Duration = Duration::from_secs(120);
+
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Holds what rotation in a cluster needs.
+#[derive(Clone)]
+pub struct InCluster {
+    /// The cluster, and our account there.
+    pub client: Client,
+    /// The Lease, and the name of this replica.
+    pub lease: Lease,
+    /// Release that the users are marked with.
+    pub release: String,
+    /// The operator's configuration.
+    pub policy: Arc<Policy>,
+    /// The namespaces, watched by somebody else.
+    pub namespaces: Arc<Namespaces>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What the admin port says.
+    pub health: Arc<Health>,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// Rotates until `shutdown`, whenever this replica leads.
+pub async fn run(cluster: InCluster, shutdown: CancellationToken) {
+    let (sender, leading) = watch::channel(Leadership::Others);
+    let lease = leader::run(
+        cluster.client.clone(),
+        cluster.lease.clone(),
+        sender,
+        shutdown.clone(),
+    );
+    tokio::join!(lease, act(&cluster, leading, shutdown));
+}
+
+async fn act(
+    cluster: &InCluster,
+    mut leading: watch::Receiver<Leadership>,
+    shutdown: CancellationToken,
+) {
+    // One name for the whole life of the process: its own unfinished work is known by it.
+    let writer = uuid::Uuid::new_v4().simple().to_string();
+    loop {
+        cluster.health.ok(Part::Rotation, "another replica rotates");
+        let acting = tokio::select! {
+            acting = leading.wait_for(|leading| *leading != Leadership::Others) => acting.map(|acting| *acting),
+            () = shutdown.cancelled() => return,
+        };
+        let Ok(acting) = acting else { return };
+        let mark = tokio::select! {
+            mark = mark(cluster) => mark,
+            () = shutdown.cancelled() => return,
+        };
+        info!(lease = cluster.lease.name, mark, "Rotating keys");
+        let context = Context {
+            store: Store::Kubernetes(SecretStore::new(cluster.client.clone())),
+            policy: Arc::clone(&cluster.policy),
+            clock: cluster.clock.clone(),
+            events: Events::kubernetes(
+                cluster.client.clone(),
+                cluster.lease.identity.clone(),
+                cluster.clock.clone(),
+            ),
+            metrics: Arc::clone(&cluster.metrics),
+            health: Arc::clone(&cluster.health),
+            mark,
+            writer: writer.clone(),
+            respect: match acting {
+                Leadership::Held => RESPECT_LEADING,
+                Leadership::Anyway | Leadership::Others => RESPECT_ANYWAY,
+            },
+        };
+        let (sender, demands) = watch::channel(Demands::default());
+        let stop = shutdown.child_token();
+        let mut rotation = pin!(run::run(Arc::new(context), demands, stop.clone()));
+        let watched = pods::run(
+            cluster.client.clone(),
+            &cluster.namespaces,
+            &cluster.policy,
+            &sender,
+        );
+        tokio::select! {
+            () = watched => {}
+            () = &mut rotation => continue,
+            _ = leading.wait_for(|leading| *leading == Leadership::Others) => {
+                info!(lease = cluster.lease.name, "Another replica rotates from now on");
+            }
+        }
+        // What is under way is brought to its end.
+        stop.cancel();
+        rotation.await;
+    }
+}
+
+/// The display name of the users that are ours: no other cluster and no other release has it.
+async fn mark(cluster: &InCluster) -> String {
+    let api: Api<Namespace> = Api::all(cluster.client.clone());
+    let mut troubled = false;
+    loop {
+        match api.get_metadata("kube-system").await {
+            Ok(namespace) => {
+                if let Some(uid) = namespace.metadata.uid {
+                    return format!("sidescale {uid} {}", cluster.release);
+                }
+            }
+            Err(error) if std::mem::replace(&mut troubled, true) => {
+                debug!(%error, "Namespace kube-system still cannot be read");
+            }
+            Err(error) => warn!(
+                %error,
+                "Namespace kube-system cannot be read, and its uid marks what is ours: want the right to get it"
+            ),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
