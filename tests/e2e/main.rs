@@ -19,6 +19,7 @@ use libtest_mimic::{Arguments, Trial};
 
 mod chart;
 mod join;
+mod leaks;
 mod negative;
 mod story;
 mod support;
@@ -41,7 +42,14 @@ pub(crate) struct Case {
     pub(crate) run: fn(&Context, Option<&headscale::Program>) -> Result<()>,
 }
 
-const CASES: &[&[Case]] = &[join::CASES, chart::CASES, story::CASES, negative::CASES];
+const CASES: &[&[Case]] = &[
+    join::CASES,
+    chart::CASES,
+    story::CASES,
+    negative::CASES,
+    // Last: it reads what all the others have left.
+    leaks::CASES,
+];
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();

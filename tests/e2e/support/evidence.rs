@@ -6,9 +6,12 @@ use std::{
 };
 
 use anyhow::Result;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use super::{kubectl::Kubectl, node::Node};
 
+/// A piece of this length is as good as the key.
+const PIECE: usize = 16;
 /// How the keys of all supported servers begin.
 const KEY_MARKS: [&str; 3] = ["hskey-", "tskey-", "sdk-test-"];
 
@@ -58,6 +61,33 @@ pub(crate) fn everything(kubectl: &Kubectl, run_folder: &Path) -> Vec<(String, S
         all.push((log.display().to_string(), text));
     }
     all
+}
+
+/// Where a key stands that should not: its name's first letters and the place, never more of the key.
+pub(crate) fn leaks(texts: &[(String, String)], keys: &[String]) -> Vec<String> {
+    let mut found = Vec::new();
+    for key in keys {
+        let secret = secret_part(key);
+        let encoded = STANDARD.encode(key);
+        let mut pieces: Vec<&str> = (0..=secret.len().saturating_sub(PIECE))
+            .filter_map(|at| secret.get(at..at + PIECE))
+            .collect();
+        pieces.extend([key.as_str(), encoded.as_str()]);
+        for (place, text) in texts {
+            if pieces.iter().any(|piece| text.contains(piece)) {
+                found.push(format!("{}… in {place}", &key[..key.len() - secret.len()]));
+            }
+        }
+    }
+    found
+}
+
+/// Headscale's keys begin with a mark and a public prefix of twelve characters, which servers do write down.
+fn secret_part(key: &str) -> &str {
+    ["hskey-auth-", "hskey-api-"]
+        .iter()
+        .find_map(|mark| key.strip_prefix(mark)?.get(13..))
+        .unwrap_or(key)
 }
 
 /// The text with the rest of every key replaced.

@@ -1,8 +1,10 @@
 //! Level node: the control plane with containerd, kubelet, scheduler and kube-proxy, in namespaces of its own (I/O).
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -51,6 +53,7 @@ pub(crate) struct Node {
     // Last: everything above runs inside.
     namespaces: Namespaces,
     helm: Helm,
+    keys: Mutex<BTreeSet<String>>,
 }
 
 /// What this machine lacks for the node level, and how to get it.
@@ -96,6 +99,7 @@ impl Node {
             _parts: vec![containerd],
             namespaces,
             helm,
+            keys: Mutex::default(),
         };
         node.import_basic_images(programs)?;
         let parts = start_agents(programs, place, &node.folder, &admin, &group)?;
@@ -132,6 +136,18 @@ impl Node {
     /// Where all logs of this cluster are.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Notes the value of a key that was seen, for the leak check at the end.
+    pub(crate) fn remember(&self, key: &str) {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.insert(key.to_owned());
+    }
+
+    /// Every value noted so far.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.iter().cloned().collect()
     }
 
     /// Runs a shell line in the node's namespaces.

@@ -87,10 +87,12 @@ impl<'a> Product<'a> {
         arguments.extend(["--create-namespace", "--wait", "--timeout", "90s"]);
         arguments.extend(settings.iter().map(String::as_str));
         node.helm().run(&arguments).with_context(|| this.logs())?;
+        let api_key = headscale.create_api_key()?;
+        node.remember(&api_key);
         node.kubectl().apply(&json!({
             "apiVersion": "v1", "kind": "Secret",
             "metadata": {"name": "headscale-api-key", "namespace": this.api_keys},
-            "stringData": {"api-key": headscale.create_api_key()?},
+            "stringData": {"api-key": api_key},
         }))?;
         node.control_plane()
             .namespace(&this.workloads, &json!({}))?;
@@ -131,21 +133,15 @@ impl<'a> Product<'a> {
         let encoded = secret["data"][data_key]
             .as_str()
             .with_context(|| format!("{KEYS} has no {data_key}"))?;
-        Ok(String::from_utf8(STANDARD.decode(encoded)?)?)
+        let key = String::from_utf8(STANDARD.decode(encoded)?)?;
+        self.node.remember(&key);
+        Ok(key)
     }
 
     /// The sum of a metric's samples that hold all these pieces, over all replicas.
     pub(crate) fn metric(&self, name: &str, pieces: &[&str]) -> Result<f64> {
         let mut sum = 0.0;
-        for pod in self.pods()? {
-            let name_of_pod = pod["metadata"]["name"]
-                .as_str()
-                .context("a pod without a name")?;
-            let path = format!(
-                "/api/v1/namespaces/{}/pods/{name_of_pod}:8080/proxy/metrics",
-                self.namespace
-            );
-            let text = self.node.kubectl().raw(&path)?;
+        for text in self.metrics()? {
             let samples = text.lines().filter(|line| {
                 line.strip_prefix(name)
                     .is_some_and(|rest| rest.starts_with(['{', ' ']))
@@ -160,6 +156,20 @@ impl<'a> Product<'a> {
             }
         }
         Ok(sum)
+    }
+
+    /// What each replica's admin port says.
+    fn metrics(&self) -> Result<Vec<String>> {
+        let own = &self.namespace;
+        let scrape = |pod: Value| {
+            let name = pod["metadata"]["name"]
+                .as_str()
+                .context("a pod without a name")?;
+            self.node.kubectl().raw(&format!(
+                "/api/v1/namespaces/{own}/pods/{name}:8080/proxy/metrics"
+            ))
+        };
+        self.pods()?.into_iter().map(scrape).collect()
     }
 
     /// What the product has logged.
@@ -179,6 +189,41 @@ impl<'a> Product<'a> {
             .kubectl()
             .run(&arguments)
             .unwrap_or_else(|error| format!("{error:#}"))
+    }
+
+    /// What is gone with the namespaces, and what the leak check wants to read.
+    fn everything(&self) -> String {
+        let apps = ["--namespace", &self.workloads];
+        let own = ["--namespace", &self.namespace];
+        let run = |arguments: &[&str], scope: &[&str]| {
+            let said = self.node.kubectl().run(&[arguments, scope].concat());
+            said.unwrap_or_else(|error| format!("{error:#}"))
+        };
+        let sidecars = [
+            "logs",
+            "--selector",
+            "app=web",
+            "--container",
+            "tailscale",
+            "--tail",
+            "-1",
+        ];
+        [
+            self.logs(),
+            self.metrics().unwrap_or_default().concat(),
+            run(
+                &[
+                    "get",
+                    "events,pods,replicasets,deployments",
+                    "--output",
+                    "yaml",
+                ],
+                &apps,
+            ),
+            run(&["get", "events,pods,configmaps", "--output", "yaml"], &own),
+            run(&sidecars, &apps),
+        ]
+        .join("\n")
     }
 
     /// Takes the rules about this resource out of its ClusterRole.
@@ -218,11 +263,8 @@ impl<'a> Product<'a> {
 
 impl Drop for Product<'_> {
     fn drop(&mut self) {
-        // Logs of deleted pods are gone; the leak check wants them.
-        let _ = std::fs::write(
-            self.node.folder().join(format!("{}.log", self.namespace)),
-            self.logs(),
-        );
+        let kept = self.node.folder().join(format!("{}.log", self.namespace));
+        let _ = std::fs::write(kept, self.everything());
         let _ = self
             .node
             .helm()
