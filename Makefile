@@ -6,7 +6,7 @@ IMAGE ?= sidescale:0.1.0
 
 # Everything: unit tests, the suite, and the real servers as far as this machine can run them.
 test:
-	cargo test --workspace
+	cargo test --workspace -- --include-ignored
 
 # The real servers alone.
 e2e:

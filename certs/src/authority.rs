@@ -64,12 +64,6 @@ impl Authority {
             source,
         };
         let mut params = CertificateParams::default();
-        params.distinguished_name = rcgen::DistinguishedName::new();
-        // Several authorities are trusted at once: their names differ, or a verifier would try the wrong key.
-        params.distinguished_name.push(
-            DnType::CommonName,
-            format!("sidescale webhook CA {}", now.as_second()),
-        );
         params.not_before = moment(now - BACKDATED);
         params.not_after = moment(now + AUTHORITY_LIFE);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -80,6 +74,19 @@ impl Authority {
         });
         // The serial number is rcgen's own: a digest of the public key, so as random as the key.
         let key = KeyPair::generate().map_err(failed)?;
+        // Several authorities are trusted at once. Two of one name would make a verifier try the wrong key and speak
+        // of a bad signature.
+        let point: String = key
+            .public_key_raw()
+            .iter()
+            .skip(1)
+            .take(8)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params
+            .distinguished_name
+            .push(DnType::CommonName, format!("sidescale webhook CA {point}"));
         let certificate = params.self_signed(&key).map_err(failed)?;
         Self::from_pem(&certificate.pem(), &key.serialize_pem())
     }
@@ -180,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn two_have_different_serials_and_keys() {
+    fn two_have_different_names_serials_and_keys() {
         let serial = |authority: &Authority| {
             x509_parser::parse_x509_certificate(authority.certificate())
                 .unwrap()
@@ -193,6 +200,14 @@ mod tests {
         assert_ne!(serial(&one), serial(&two));
         assert!(serial(&one).len() >= 16);
         assert_ne!(one.key_pem(), two.key_pem());
+        let subject = |authority: &Authority| {
+            x509_parser::parse_x509_certificate(authority.certificate())
+                .unwrap()
+                .1
+                .subject()
+                .to_string()
+        };
+        assert_ne!(subject(&one), subject(&two));
     }
 
     #[test]

@@ -8,4 +8,6 @@
 )]
 
 mod chart;
+mod client;
 mod conformance;
+mod server;

@@ -1,0 +1,90 @@
+//! An HTTP/1.1 client over TLS that shows each byte: the server tests send what no library would.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use sidescale_certs::Authority;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// Is the name that the tests' certificates are for.
+pub(crate) const NAME: &str = "sidescale.sidescale.svc";
+
+/// Holds one connection.
+pub(crate) struct Connection(pub(crate) TlsStream<TcpStream>);
+
+/// Holds one answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Connection {
+    pub(crate) async fn open(address: SocketAddr, authority: &Authority) -> Self {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(authority.certificate().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let tcp = TcpStream::connect(address).await.unwrap();
+        let name = ServerName::try_from(NAME).unwrap();
+        Self(
+            TlsConnector::from(Arc::new(config))
+                .connect(name, tcp)
+                .await
+                .unwrap(),
+        )
+    }
+
+    pub(crate) async fn post(&mut self, path: &str, body: &[u8]) -> Answer {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        self.send(head.as_bytes()).await;
+        self.send(body).await;
+        self.answer().await.expect("an answer")
+    }
+
+    pub(crate) async fn send(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).await.unwrap();
+        self.0.flush().await.unwrap();
+    }
+
+    /// Reads one answer; none if the connection ends first.
+    pub(crate) async fn answer(&mut self) -> Option<Answer> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(self.0.read_u8().await.ok()?);
+        }
+        let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let length = head.split("content-length: ").nth(1).map_or(0, |rest| {
+            rest.split("\r\n").next().unwrap().parse().unwrap()
+        });
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body).await.ok()?;
+        Some(Answer {
+            status,
+            head,
+            body: String::from_utf8(body).unwrap(),
+        })
+    }
+
+    /// Waits until the server closes; how long that took is for the caller.
+    pub(crate) async fn closed(&mut self) {
+        let mut rest = Vec::new();
+        let read =
+            tokio::time::timeout(Duration::from_secs(30), self.0.read_to_end(&mut rest)).await;
+        assert!(read.is_ok(), "the server kept the connection");
+    }
+}

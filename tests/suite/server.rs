@@ -1,0 +1,361 @@
+//! The HTTPS side over loopback: limits, drain and the swap of a certificate.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::routing::post;
+use jiff::Timestamp;
+use sidescale::metrics::Metrics;
+use sidescale::server::{self, Limits, MAX_BODY, ServingKey};
+use sidescale_certs::{Authority, Leaf};
+use sidescale_webhook::profile::{Policy, Rotation};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::client::{Connection, NAME};
+
+struct Server {
+    address: SocketAddr,
+    authority: Authority,
+    key: Arc<ServingKey>,
+    metrics: Arc<Metrics>,
+    shutdown: CancellationToken,
+    ended: tokio::task::JoinHandle<()>,
+}
+
+impl Server {
+    async fn start() -> Self {
+        Self::with(
+            Limits {
+                drain: Duration::ZERO,
+                connections: 64,
+            },
+            Router::new(),
+        )
+        .await
+    }
+
+    async fn with(limits: Limits, more: Router) -> Self {
+        let policy = Arc::new(Policy {
+            control_planes: [].into(),
+            profiles: [].into(),
+            rotation: Rotation {
+                overlap: Duration::ZERO,
+                paused: false,
+                max_services_per_namespace: 1,
+            },
+        });
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let router = server::router(policy, Arc::new(|_: &str| None), Arc::clone(&metrics))
+            .merge(server::limited(more));
+        let authority = Authority::generate(NAME, Timestamp::now()).unwrap();
+        let key = Arc::<ServingKey>::default();
+        key.set(
+            Leaf::issue(&authority, NAME, Timestamp::now())
+                .unwrap()
+                .key(),
+        );
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let tls = server::server_config(Arc::clone(&key)).unwrap();
+        let shutdown = CancellationToken::new();
+        let stop = shutdown.clone().cancelled_owned();
+        let ended = tokio::spawn(server::run(
+            listener,
+            tls,
+            router,
+            limits,
+            Arc::clone(&metrics),
+            stop,
+        ));
+        Self {
+            address,
+            authority,
+            key,
+            metrics,
+            shutdown,
+            ended,
+        }
+    }
+
+    async fn connect(&self) -> Connection {
+        Connection::open(self.address, &self.authority).await
+    }
+
+    fn metric(&self, line: &str) -> bool {
+        String::from_utf8(self.metrics.text().unwrap())
+            .unwrap()
+            .lines()
+            .any(|found| found == line)
+    }
+}
+
+const REVIEW: &str = r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u-1","namespace":"n"}}"#;
+
+#[tokio::test]
+async fn answers_a_review_on_both_paths_and_says_what_is_wrong_with_the_rest() {
+    let server = Server::start().await;
+    let mut connection = server.connect().await;
+    for path in ["/mutate/pod", "/mutate/namespace"] {
+        let answer = connection.post(path, REVIEW.as_bytes()).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert!(answer.body.contains(r#""uid":"u-1""#), "{answer:?}");
+        assert!(
+            answer.head.contains("content-type: application/json"),
+            "{answer:?}"
+        );
+    }
+    let table = [
+        ("", "EOF"),
+        ("{", "EOF"),
+        ("no json", "expected"),
+        (
+            r#"{"apiVersion":"v1","kind":"Pod","request":{"uid":"u"}}"#,
+            "Pod",
+        ),
+        (&REVIEW.replace("u-1", ""), "uid"),
+        (&REVIEW.replace(r#""uid":"u-1","#, ""), "uid"),
+    ];
+    for (body, named) in table {
+        let answer = connection.post("/mutate/pod", body.as_bytes()).await;
+        assert_eq!(answer.status, 400, "{body}: {answer:?}");
+        assert!(answer.body.contains(named), "{body}: {answer:?}");
+    }
+    assert_eq!(connection.post("/mutate/other", b"{}").await.status, 404);
+    assert!(server.metric(r#"sidescale_requests_rejected_total{reason="undecodable"} 6"#));
+}
+
+#[tokio::test]
+async fn takes_eight_mebibytes_and_not_a_byte_more() {
+    let server = Server::start().await;
+    let mut padded = REVIEW.as_bytes().to_vec();
+    padded.resize(MAX_BODY, b' ');
+    let answer = server.connect().await.post("/mutate/pod", &padded).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    padded.push(b' ');
+    let answer = server.connect().await.post("/mutate/pod", &padded).await;
+    assert_eq!(answer.status, 413, "{answer:?}");
+    assert!(answer.body.contains("8388608 bytes"), "{answer:?}");
+
+    // Without a Content-Length it is only seen on the way.
+    let mut connection = server.connect().await;
+    connection
+        .send(b"POST /mutate/pod HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .await;
+    connection
+        .send(format!("{:x}\r\n", padded.len()).as_bytes())
+        .await;
+    connection.send(&padded).await;
+    connection.send(b"\r\n0\r\n\r\n").await;
+    assert_eq!(connection.answer().await.unwrap().status, 413);
+    assert!(server.metric(r#"sidescale_requests_rejected_total{reason="too_large"} 2"#));
+}
+
+#[tokio::test]
+#[ignore = "waits for 95 s: make test runs it beside the others"]
+async fn answers_again_after_95_seconds_of_idleness() {
+    let server = Server::start().await;
+    let mut connection = server.connect().await;
+    for pause in [95, 0] {
+        assert_eq!(
+            connection
+                .post("/mutate/pod", REVIEW.as_bytes())
+                .await
+                .status,
+            200
+        );
+        tokio::time::sleep(Duration::from_secs(pause)).await;
+    }
+}
+
+#[tokio::test]
+async fn ends_a_head_that_does_not_come_to_its_end() {
+    let server = Server::start().await;
+    let mut connection = server.connect().await;
+    let start = Instant::now();
+    connection
+        .send(b"POST /mutate/pod HTTP/1.1\r\nHost: ")
+        .await;
+    connection.closed().await;
+    let took = start.elapsed();
+    assert!((9..20).contains(&took.as_secs()), "{took:?}");
+}
+
+#[tokio::test]
+async fn ends_a_body_that_does_not_come_to_its_end() {
+    let server = Server::start().await;
+    let mut connection = server.connect().await;
+    connection
+        .send(b"POST /mutate/pod HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        .await;
+    assert_eq!(connection.answer().await.unwrap().status, 408);
+}
+
+#[tokio::test]
+async fn ends_a_handshake_that_does_not_come_to_its_end() {
+    use tokio::io::AsyncReadExt;
+    let server = Server::start().await;
+    let start = Instant::now();
+    let mut silent = tokio::net::TcpStream::connect(server.address)
+        .await
+        .unwrap();
+    assert_eq!(silent.read(&mut [0]).await.unwrap_or(0), 0);
+    assert!(
+        (9..20).contains(&start.elapsed().as_secs()),
+        "{:?}",
+        start.elapsed()
+    );
+    assert!(server.metric(r#"sidescale_tls_handshakes_total{result="timed_out"} 1"#));
+}
+
+#[tokio::test]
+async fn a_panic_is_an_answer_and_the_connection_lives_on() {
+    let broken = Router::new().route(
+        "/broken",
+        post(async || -> &'static str { panic!("a bug") }),
+    );
+    let server = Server::with(
+        Limits {
+            drain: Duration::ZERO,
+            connections: 64,
+        },
+        broken,
+    )
+    .await;
+    let mut connection = server.connect().await;
+    assert_eq!(connection.post("/broken", b"").await.status, 500);
+    assert_eq!(
+        connection
+            .post("/mutate/pod", REVIEW.as_bytes())
+            .await
+            .status,
+        200
+    );
+}
+
+#[tokio::test]
+async fn shows_a_new_certificate_without_ending_a_connection() {
+    let server = Server::start().await;
+    let mut old = server.connect().await;
+    assert_eq!(old.post("/mutate/pod", REVIEW.as_bytes()).await.status, 200);
+    let next = Authority::generate(NAME, Timestamp::now()).unwrap();
+    server
+        .key
+        .set(Leaf::issue(&next, NAME, Timestamp::now()).unwrap().key());
+    let mut new = Connection::open(server.address, &next).await;
+    assert_eq!(new.post("/mutate/pod", REVIEW.as_bytes()).await.status, 200);
+    assert_eq!(old.post("/mutate/pod", REVIEW.as_bytes()).await.status, 200);
+}
+
+#[tokio::test]
+async fn counts_a_caller_that_does_not_trust_us() {
+    let server = Server::start().await;
+    let other = Authority::generate(NAME, Timestamp::now()).unwrap();
+    let address = server.address;
+    let refused = tokio::spawn(async move { Connection::open(address, &other).await }).await;
+    assert!(refused.is_err(), "a foreign certificate was trusted");
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !server.metric(r#"sidescale_tls_handshakes_total{result="distrusted"} 1"#) {
+        assert!(
+            Instant::now() < deadline,
+            "{}",
+            String::from_utf8(server.metrics.text().unwrap()).unwrap()
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_drain_takes_new_connections_finishes_requests_and_closes_idle_ones() {
+    let slow = Router::new().route(
+        "/slow",
+        post(async || {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            "done"
+        }),
+    );
+    let drain = Duration::from_secs(2);
+    let server = Server::with(
+        Limits {
+            drain,
+            connections: 64,
+        },
+        slow,
+    )
+    .await;
+    let mut idle = server.connect().await;
+    assert!(
+        !idle
+            .post("/mutate/pod", REVIEW.as_bytes())
+            .await
+            .head
+            .contains("connection: close")
+    );
+    let mut kept = server.connect().await;
+    assert_eq!(
+        kept.post("/mutate/pod", REVIEW.as_bytes()).await.status,
+        200
+    );
+    let mut busy = server.connect().await;
+    busy.send(b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        .await;
+
+    let start = Instant::now();
+    server.shutdown.cancel();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let late = server
+        .connect()
+        .await
+        .post("/mutate/pod", REVIEW.as_bytes())
+        .await;
+    assert_eq!(late.status, 200);
+    assert!(late.head.contains("connection: close"), "{late:?}");
+    let again = kept.post("/mutate/pod", REVIEW.as_bytes()).await;
+    assert!(again.head.contains("connection: close"), "{again:?}");
+    kept.closed().await;
+    idle.closed().await;
+    assert!(
+        start.elapsed() >= drain,
+        "an idle connection ended before the drain did"
+    );
+    assert_eq!(busy.answer().await.unwrap().body, "done");
+    server.ended.await.unwrap();
+    assert!(
+        start.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        start.elapsed()
+    );
+    assert!(
+        tokio::net::TcpStream::connect(server.address)
+            .await
+            .is_err(),
+        "it still listens"
+    );
+}
+
+#[tokio::test]
+async fn a_caller_above_the_cap_waits_for_its_turn() {
+    let server = Server::with(
+        Limits {
+            drain: Duration::ZERO,
+            connections: 1,
+        },
+        Router::new(),
+    )
+    .await;
+    let first = server.connect().await;
+    let waiting = tokio::time::timeout(Duration::from_millis(300), server.connect()).await;
+    assert!(waiting.is_err(), "there were two connections at once");
+    drop(first);
+    assert_eq!(
+        server
+            .connect()
+            .await
+            .post("/mutate/pod", REVIEW.as_bytes())
+            .await
+            .status,
+        200
+    );
+}
