@@ -6,18 +6,24 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use kube::Client;
+use sidescale_webhook::profile::Policy;
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::info;
 
 use crate::admin::{self, AdminArgs};
 use crate::clock::Clock;
+use crate::config;
 use crate::health::{Health, Part};
 use crate::metrics::Metrics;
 use crate::server::{self, Limits, ServerArgs, ServingKey};
 use crate::telemetry::LogArgs;
 use crate::tls::{Tls, TlsArgs};
+use crate::watch::Namespaces;
+
+mod parts;
+
+use parts::Parts;
 
 /// Flags of `sidescale serve`.
 #[derive(Clone, Debug, clap::Args)]
@@ -33,6 +39,9 @@ pub struct ServeArgs {
     /// Namespace that this process runs in [default: the account's own]
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAME")]
     pub namespace: Option<String>,
+    /// Name of this replica [default: the machine's]
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pub pod_name: Option<String>,
     /// Release that this process belongs to: part of the mark on what it makes
     #[arg(
         long,
@@ -70,74 +79,134 @@ pub struct ServeArgs {
 /// If something that is needed from the start is missing, or a part ends by itself.
 pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let ServeArgs {
-        config: _,
+        config,
         namespace,
+        pod_name: _,
         release_name: _,
         lease_name: _,
-        tls: tls_args,
-        server: server_args,
-        admin: admin_args,
+        tls,
+        server,
+        admin,
         log: _,
     } = args;
+    let policy = Arc::new(config::load(&config).context("--config")?);
     let (client, namespace) = cluster(namespace).await?;
-    let metrics = Arc::new(Metrics::new()?);
-    let health = Arc::new(Health::default());
-    let webhook = bind(server_args.listen).await.context("--listen")?;
-    let admin = bind(admin_args.admin_listen)
-        .await
-        .context("--admin-listen")?;
-
-    let clock = Clock::wall();
-    let key = Arc::<ServingKey>::default();
-    let certificates = Tls::new(
-        &tls_args,
-        &namespace,
-        &client,
-        Arc::clone(&key),
-        Arc::clone(&health),
-        Arc::clone(&metrics),
-        clock.clone(),
-    );
-    let tls = server::server_config(Arc::clone(&key))?;
-    let router = server::limited(axum::Router::new());
-    let limits = Limits {
-        drain: server_args.drain,
-        connections: server_args.max_connections,
+    let common = Common {
+        client,
+        policy,
+        namespaces: Arc::default(),
+        metrics: Arc::new(Metrics::new()?),
+        health: Arc::default(),
+        clock: Clock::wall(),
     };
+    let webhook = bind(server.listen).await.context("--listen")?;
+    let admin = bind(admin.admin_listen).await.context("--admin-listen")?;
 
+    let mut parts = Parts::new(shutdown.clone());
     // Readiness has to be seen as false while the webhook drains, so the admin port ends last.
     let drained = CancellationToken::new();
-    let mut parts = Parts::new(shutdown.clone());
-    parts.spawn("admin", {
-        let served = admin::run(
-            admin,
-            Arc::clone(&health),
-            Arc::clone(&metrics),
-            drained.clone().cancelled_owned(),
+    let ended = drained.clone().cancelled_owned();
+    let admin = admin::run(
+        admin,
+        Arc::clone(&common.health),
+        Arc::clone(&common.metrics),
+        ended,
+    );
+    parts.spawn("admin", async move { Ok(admin.await?) });
+    let key = common.spawn_certificates(&mut parts, &tls, &namespace, &shutdown);
+    common.spawn_namespaces(&mut parts, &shutdown);
+    common.spawn_server(&mut parts, &server, webhook, key, shutdown, drained)?;
+    info!(version = env!("CARGO_PKG_VERSION"), namespace, "Started");
+    parts.join().await
+}
+
+/// Holds what several parts share.
+struct Common {
+    client: Client,
+    policy: Arc<Policy>,
+    namespaces: Arc<Namespaces>,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    clock: Clock,
+}
+
+impl Common {
+    fn spawn_certificates(
+        &self,
+        parts: &mut Parts,
+        args: &TlsArgs,
+        namespace: &str,
+        shutdown: &CancellationToken,
+    ) -> Arc<ServingKey> {
+        let key = Arc::<ServingKey>::default();
+        let (health, metrics) = (Arc::clone(&self.health), Arc::clone(&self.metrics));
+        let tls = Tls::new(
+            args,
+            namespace,
+            &self.client,
+            Arc::clone(&key),
+            health,
+            metrics,
+            self.clock.clone(),
         );
-        async move { Ok(served.await?) }
-    });
-    parts.spawn("certificates", {
         let stop = shutdown.clone().cancelled_owned();
-        async move {
-            certificates.run(stop).await;
+        parts.spawn("certificates", async move {
+            tls.run(stop).await;
             Ok(())
-        }
-    });
-    health.ok(Part::Serving, "accepting");
-    parts.spawn("server", {
-        let (health, metrics) = (Arc::clone(&health), Arc::clone(&metrics));
-        async move {
+        });
+        key
+    }
+
+    fn spawn_namespaces(&self, parts: &mut Parts, shutdown: &CancellationToken) {
+        let (namespaces, client, stop) = (
+            Arc::clone(&self.namespaces),
+            self.client.clone(),
+            shutdown.clone(),
+        );
+        parts.spawn("namespaces", async move {
+            tokio::select! {
+                () = namespaces.run(client) => {}
+                () = stop.cancelled() => {}
+            }
+            Ok(())
+        });
+    }
+
+    fn spawn_server(
+        &self,
+        parts: &mut Parts,
+        args: &ServerArgs,
+        listener: TcpListener,
+        key: Arc<ServingKey>,
+        shutdown: CancellationToken,
+        drained: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let ServerArgs {
+            listen: _,
+            drain,
+            max_connections,
+        } = args;
+        let limits = Limits {
+            drain: *drain,
+            connections: *max_connections,
+        };
+        let namespaces = Arc::clone(&self.namespaces);
+        let lookup = Arc::new(move |name: &str| namespaces.get(name));
+        let router = server::router(Arc::clone(&self.policy), lookup, Arc::clone(&self.metrics));
+        let tls = server::server_config(key)?;
+        let (health, metrics) = (Arc::clone(&self.health), Arc::clone(&self.metrics));
+        health.ok(Part::Serving, "accepting");
+        parts.spawn("server", async move {
             let _drained = drained.drop_guard();
             let stop = async {
                 shutdown.cancelled().await;
                 health.trouble(Part::Serving, "stopping");
             };
-            server::run(webhook, tls, router, limits, metrics, stop).await;
+            server::run(listener, tls, router, limits, metrics, stop).await;
             Ok(())
-        }
-    });
-    parts.join().await
+        });
+        Ok(())
+    }
 }
 
 /// Finds the cluster, and the namespace that is ours there.
@@ -148,53 +217,6 @@ async fn cluster(namespace: Option<String>) -> anyhow::Result<(Client, String)> 
     let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
     let client = Client::try_from(config).context("use the cluster's configuration")?;
     Ok((client, namespace))
-}
-
-/// Holds the tasks of the process: one ends, all stop.
-struct Parts {
-    tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
-    shutdown: CancellationToken,
-}
-
-impl Parts {
-    fn new(shutdown: CancellationToken) -> Self {
-        Self {
-            tasks: JoinSet::new(),
-            shutdown,
-        }
-    }
-
-    fn spawn(
-        &mut self,
-        name: &'static str,
-        part: impl Future<Output = anyhow::Result<()>> + Send + 'static,
-    ) {
-        self.tasks.spawn(async move { (name, part.await) });
-    }
-
-    /// Waits for all; the first failure is the result.
-    async fn join(mut self) -> anyhow::Result<()> {
-        let mut result = Ok(());
-        while let Some(ended) = self.tasks.join_next().await {
-            let asked = self.shutdown.is_cancelled();
-            self.shutdown.cancel();
-            let failure = match ended {
-                Ok((_, Ok(()))) if asked => continue,
-                Ok((name, Ok(()))) => anyhow::anyhow!("part {name} ended by itself"),
-                Ok((name, Err(error))) => error.context(format!("part {name} failed")),
-                Err(error) => anyhow::Error::new(error).context("a part panicked"),
-            };
-            error!(
-                error = format!("{failure:#}"),
-                "Stopping, because a part ended"
-            );
-            if result.is_ok() {
-                result = Err(failure);
-            }
-        }
-        info!("Everything has ended");
-        result
-    }
 }
 
 /// Binds `address`; the wildcard of IPv6, which takes both families, falls back to IPv4's where there is no IPv6.

@@ -1,0 +1,93 @@
+//! The tasks of the process: one ends, all stop.
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+/// Holds the tasks of the process: one ends, all stop.
+pub(super) struct Parts {
+    tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
+    shutdown: CancellationToken,
+}
+
+impl Parts {
+    pub(super) fn new(shutdown: CancellationToken) -> Self {
+        Self {
+            tasks: JoinSet::new(),
+            shutdown,
+        }
+    }
+
+    pub(super) fn spawn(
+        &mut self,
+        name: &'static str,
+        part: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    ) {
+        self.tasks.spawn(async move { (name, part.await) });
+    }
+
+    /// Waits for all; the first failure is the result.
+    pub(super) async fn join(mut self) -> anyhow::Result<()> {
+        let mut result = Ok(());
+        while let Some(ended) = self.tasks.join_next().await {
+            let asked = self.shutdown.is_cancelled();
+            self.shutdown.cancel();
+            let failure = match ended {
+                Ok((_, Ok(()))) if asked => continue,
+                Ok((name, Ok(()))) => anyhow::anyhow!("part {name} ended by itself"),
+                Ok((name, Err(error))) => error.context(format!("part {name} failed")),
+                Err(error) => anyhow::Error::new(error).context("a part panicked"),
+            };
+            error!(
+                error = format!("{failure:#}"),
+                "Stopping, because a part ended"
+            );
+            if result.is_ok() {
+                result = Err(failure);
+            }
+        }
+        info!("Everything has ended");
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_fails_stops_the_others_and_is_named() {
+        let shutdown = CancellationToken::new();
+        let mut parts = Parts::new(shutdown.clone());
+        parts.spawn("patient", async move {
+            shutdown.cancelled().await;
+            Ok(())
+        });
+        parts.spawn("broken", async { Err(anyhow::anyhow!("no socket")) });
+        let error = parts.join().await.unwrap_err();
+        assert_eq!(format!("{error:#}"), "part broken failed: no socket");
+    }
+
+    #[tokio::test]
+    async fn a_part_that_just_ends_stops_the_others_too() {
+        let mut parts = Parts::new(CancellationToken::new());
+        parts.spawn("short", async { Ok(()) });
+        assert_eq!(
+            parts.join().await.unwrap_err().to_string(),
+            "part short ended by itself"
+        );
+    }
+
+    #[tokio::test]
+    async fn parts_that_were_asked_to_end_are_no_failure() {
+        let shutdown = CancellationToken::new();
+        let mut parts = Parts::new(shutdown.clone());
+        let stop = shutdown.clone();
+        parts.spawn("one", async move {
+            stop.cancelled().await;
+            Ok(())
+        });
+        shutdown.cancel();
+        parts.join().await.unwrap();
+    }
+}
