@@ -15,7 +15,9 @@ use crate::admin::{self, AdminArgs};
 use crate::clock::Clock;
 use crate::config;
 use crate::health::{Health, Part};
+use crate::leader::Lease;
 use crate::metrics::Metrics;
+use crate::rotation::in_cluster::{self, InCluster};
 use crate::server::{self, Limits, ServerArgs, ServingKey};
 use crate::telemetry::LogArgs;
 use crate::tls::{Tls, TlsArgs};
@@ -81,9 +83,9 @@ pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result
     let ServeArgs {
         config,
         namespace,
-        pod_name: _,
-        release_name: _,
-        lease_name: _,
+        pod_name,
+        release_name,
+        lease_name,
         tls,
         server,
         admin,
@@ -101,6 +103,11 @@ pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result
     };
     let webhook = bind(server.listen).await.context("--listen")?;
     let admin = bind(admin.admin_listen).await.context("--admin-listen")?;
+    let lease = Lease {
+        namespace: namespace.clone(),
+        name: lease_name,
+        identity: pod_name.unwrap_or_else(machine),
+    };
 
     let mut parts = Parts::new(shutdown.clone());
     // Readiness has to be seen as false while the webhook drains, so the admin port ends last.
@@ -115,6 +122,7 @@ pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result
     parts.spawn("admin", async move { Ok(admin.await?) });
     let key = common.spawn_certificates(&mut parts, &tls, &namespace, &shutdown);
     common.spawn_namespaces(&mut parts, &shutdown);
+    common.spawn_rotation(&mut parts, lease, release_name, &shutdown);
     common.spawn_server(&mut parts, &server, webhook, key, shutdown, drained)?;
     info!(version = env!("CARGO_PKG_VERSION"), namespace, "Started");
     parts.join().await
@@ -172,6 +180,38 @@ impl Common {
         });
     }
 
+    fn spawn_rotation(
+        &self,
+        parts: &mut Parts,
+        lease: Lease,
+        release: String,
+        shutdown: &CancellationToken,
+    ) {
+        let Self {
+            client,
+            policy,
+            namespaces,
+            metrics,
+            health,
+            clock,
+        } = self;
+        let cluster = InCluster {
+            client: client.clone(),
+            lease,
+            release,
+            policy: Arc::clone(policy),
+            namespaces: Arc::clone(namespaces),
+            metrics: Arc::clone(metrics),
+            health: Arc::clone(health),
+            clock: clock.clone(),
+        };
+        let stop = shutdown.clone();
+        parts.spawn("rotation", async move {
+            in_cluster::run(cluster, stop).await;
+            Ok(())
+        });
+    }
+
     fn spawn_server(
         &self,
         parts: &mut Parts,
@@ -207,6 +247,14 @@ impl Common {
         });
         Ok(())
     }
+}
+
+/// Names the machine: in a pod, the pod.
+fn machine() -> String {
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// Finds the cluster, and the namespace that is ours there.
