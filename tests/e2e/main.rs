@@ -18,6 +18,7 @@ use anyhow::{Context as _, Result, bail};
 use libtest_mimic::{Arguments, Trial};
 
 mod chart;
+mod conformance;
 mod join;
 mod leaks;
 mod negative;
@@ -49,6 +50,7 @@ const CASES: &[&[Case]] = &[
     negative::CASES,
     // Last: it reads what all the others have left.
     leaks::CASES,
+    conformance::CASES,
 ];
 
 fn main() -> ExitCode {

@@ -86,7 +86,7 @@ impl axum::serve::Listener for Tls {
 }
 
 fn acceptor() -> (String, TlsAcceptor) {
-    let (authority, issuer) = cases::authority("an authority of the tests").unwrap();
+    let (authority, issuer) = cases::table::authority("an authority of the tests").unwrap();
     let key = rcgen::KeyPair::generate().unwrap();
     let leaf = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
     let leaf = leaf.signed_by(&key, &issuer).unwrap();

@@ -19,9 +19,9 @@ mod faults;
 #[path = "conformance_raw.rs"]
 mod raw;
 #[path = "conformance_table.rs"]
-mod table;
+pub(crate) mod table;
 
-pub(crate) use table::{Cell, Column, authority, print};
+pub(crate) use table::{Cell, Column, print};
 
 /// A server under test.
 pub(crate) struct Server {

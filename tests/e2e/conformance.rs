@@ -1,0 +1,79 @@
+//! The conformance suite over each real Headscale, with plain HTTP and over HTTPS with a private authority.
+
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context as _, Result, ensure};
+use sidescale::control_plane::Api;
+use sidescale::key_value::KeyValue;
+
+use crate::Case;
+use crate::support::{
+    context::Context,
+    headscale::{Headscale, Program},
+    levels::Level,
+    processes::Place,
+};
+
+#[path = "../support/conformance.rs"]
+mod cases;
+
+/// One of each binary.
+pub(crate) const CASES: &[Case] = &[Case {
+    name: "conformance::a_real_headscale_does_what_the_embedded_one_does",
+    needs: &[Level::Headscale],
+    each: true,
+    run,
+}];
+
+/// The columns so far: the last table has them all.
+static ALL: Mutex<Vec<cases::Column>> = Mutex::new(Vec::new());
+
+fn run(context: &Context, program: Option<&Program>) -> Result<()> {
+    let program = program.context("no Headscale")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let mut columns = Vec::new();
+    for tls in [false, true] {
+        let scheme = if tls { "https" } else { "http" };
+        let folder = context
+            .folder
+            .inner(&format!("conformance-{}-{scheme}", program.version))?;
+        let address = format!("127.0.0.1:{}", free_port()?);
+        let start = if tls {
+            Headscale::start_tls
+        } else {
+            Headscale::start
+        };
+        let headscale = start(program, Place::Host, &folder, &address)?;
+        let server = cases::Server::new(
+            format!("{} {scheme}", program.version),
+            headscale.url().to_owned(),
+            KeyValue::new(headscale.create_api_key()?),
+            headscale.authority().map(str::to_owned),
+            api(&program.version),
+            None,
+        );
+        columns.push(runtime.block_on(cases::run(&server)));
+    }
+    let failures: Vec<String> = columns.iter().flat_map(cases::Column::failures).collect();
+    let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+    all.extend(columns);
+    eprintln!("\n{}", cases::print(&all));
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    Ok(())
+}
+
+/// The dialect that a release speaks.
+fn api(version: &str) -> Api {
+    match version.trim_start_matches('v') {
+        old if old.starts_with("0.28") || old.starts_with("0.29") => Api::Gateway,
+        _ => Api::Problem,
+    }
+}
+
+fn free_port() -> Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?
+        .local_addr()?
+        .port())
+}
