@@ -10,4 +10,5 @@
 mod chart;
 mod client;
 mod conformance;
+mod rotation;
 mod server;

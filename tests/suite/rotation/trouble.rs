@@ -1,0 +1,254 @@
+//! What rotation does when something stands in its way: it keeps the old key and says what to do.
+
+use std::time::Duration;
+
+use sidescale::commands::demo::headscale::{Call, Fault};
+use sidescale::store::StoredSecret;
+
+use super::{DAY, SECRET, World, until};
+
+/// Lets the process do what it can, without moving the clock.
+async fn settle() {
+    tokio::time::sleep(Duration::from_millis(150)).await;
+}
+
+/// Moves the clock on until there is a new key: whoever waits for another try gets one.
+async fn recovered(world: &World, old: &str) -> String {
+    until("a new key", async || {
+        world.clock.advance(Duration::from_secs(10));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        world.value("api").await.filter(|value| value != old)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn without_an_api_key_it_says_what_to_paste_and_goes_on_when_that_was_done() {
+    let world = World::without_api_key().await;
+    let _process = world.start("a");
+    world.demand(&["api"], |_| {});
+    let detail = until("the detail", async || {
+        let detail = world.detail();
+        detail.contains("NoCredentials").then_some(detail)
+    })
+    .await;
+    assert!(
+        detail.ends_with(
+            "control plane \"default\" has no API key: Secret headscale/headscale-api-key does not exist; make one \
+             with: kubectl create secret generic headscale-api-key -n headscale --from-literal=api-key=\"$(kubectl \
+             exec -n headscale deploy/headscale -c headscale -- headscale apikeys create -e 90d)\""
+        ),
+        "{detail}"
+    );
+    assert_eq!(world.headscale.all_calls(), 0);
+    assert!(world.secret().await.is_none());
+    world
+        .give_api_key(world.headscale.create_api_key(DAY).expose())
+        .await;
+    world.clock.advance(Duration::from_secs(6));
+    world.key("api").await;
+}
+
+#[tokio::test]
+async fn a_wrong_no_never_rotates() {
+    let faults = [
+        Fault::Html,
+        Fault::Redirect,
+        Fault::Unauthorized,
+        Fault::Status(500),
+        Fault::Status(502),
+        Fault::Endless,
+    ];
+    for fault in faults {
+        let world = World::new().await;
+        world.headscale.break_calls(None, fault.clone());
+        let process = world.start("a");
+        world.demand(&["api"], |_| {});
+        settle().await;
+        assert_eq!(world.mints(), 0, "{fault:?}");
+        assert!(world.secret().await.is_none(), "{fault:?}");
+
+        world.headscale.mend();
+        let value = recovered(&world, "").await;
+        drop(process);
+        let mints = world.mints();
+        world.headscale.break_calls(None, fault.clone());
+        let _process = world.start("b");
+        world.clock.advance(DAY * 81);
+        settle().await;
+        assert_eq!(world.value("api").await.unwrap(), value, "{fault:?}");
+        assert_eq!(world.mints(), mints, "{fault:?}");
+        world.headscale.mend();
+        recovered(&world, &value).await;
+    }
+}
+
+#[tokio::test]
+async fn a_refused_api_key_is_read_again_once_before_it_is_reported() {
+    let world = World::new().await;
+    let _process = world.start("a");
+    world.demand(&["api"], |_| {});
+    world.key("api").await;
+    let calls = world.headscale.all_calls();
+    world.give_api_key("hskey-api-wrong").await;
+    world.headscale.break_calls(None, Fault::Unauthorized);
+    world.demand(&["api", "db"], |_| {});
+    until("the state", async || {
+        world.detail().contains("InvalidCredentials").then_some(())
+    })
+    .await;
+    assert!(world.headscale.all_calls() > calls);
+    world.headscale.mend();
+    world
+        .give_api_key(world.headscale.create_api_key(DAY).expose())
+        .await;
+    until("the key", async || {
+        world.clock.advance(Duration::from_secs(6));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        world.value("db").await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_foreign_secret_is_read_and_never_written_until_it_is_handed_over() {
+    let world = World::new().await;
+    let mut foreign = StoredSecret::absent("shop", SECRET);
+    foreign.labels.clear();
+    foreign
+        .data
+        .insert("password".into(), b"hunter2".to_vec().into());
+    let foreign = world.store.write(&foreign).await.unwrap();
+    let _process = world.start("a");
+    world.demand(&["api"], |_| {});
+    until("the state", async || {
+        world.detail().contains("1 SecretNotOurs").then_some(())
+    })
+    .await;
+    assert_eq!(world.mints(), 0);
+    assert_eq!(world.secret().await.unwrap().revision, foreign.revision);
+
+    let mut handed_over = foreign;
+    handed_over
+        .annotations
+        .insert("sidescale.io/adopt".into(), "true".into());
+    world.store.write(&handed_over).await.unwrap();
+    world.clock.advance(Duration::from_secs(31));
+    world.key("api").await;
+    assert!(world.secret().await.unwrap().data.contains_key("password"));
+}
+
+#[tokio::test]
+async fn a_foreign_user_is_never_used_unless_adopted() {
+    let mut world = World::new().await;
+    world.headscale.add_user("shop.api", "Alice", "");
+    let process = world.start("a");
+    world.demand(&["api"], |_| {});
+    until("the state", async || {
+        world.detail().contains("1 UserNotOurs").then_some(())
+    })
+    .await;
+    assert_eq!(world.mints(), 0);
+    assert!(world.secret().await.is_none());
+    drop(process);
+    world
+        .policy
+        .control_planes
+        .get_mut("default")
+        .unwrap()
+        .adopt_users = vec!["shop.api".into()];
+    let _process = world.start("b");
+    world.key("api").await;
+}
+
+#[tokio::test]
+async fn an_identity_providers_user_of_the_same_name_is_left_alone() {
+    let world = World::new().await;
+    world.headscale.add_user("shop.api", "Alice", "oidc");
+    let _process = world.start("a");
+    world.demand(&["api"], |_| {});
+    world.key("api").await;
+    assert_eq!(world.headscale.calls(Call::CreateUser), 1);
+}
+
+#[tokio::test]
+async fn an_answer_with_another_value_is_not_put_in_force() {
+    let world = World::new().await;
+    let fault = Fault::Field("/preAuthKey/reusable", Some(serde_json::Value::Bool(false)));
+    world
+        .headscale
+        .break_calls(Some(Call::CreatePreAuthKey), fault);
+    let _process = world.start("a");
+    world.demand(&["api"], |_| {});
+    until("the call", async || (world.mints() > 0).then_some(())).await;
+    settle().await;
+    assert_eq!(world.value("api").await, None);
+    world.headscale.mend();
+    let value = until("the key", async || {
+        world.clock.advance(Duration::from_secs(2));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        world.value("api").await
+    })
+    .await;
+    until("the end of the other", async || {
+        world.clock.advance(Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        (world.alive().len() == 1).then_some(())
+    })
+    .await;
+    assert_eq!(world.alive()[0].value.expose(), value);
+}
+
+#[tokio::test]
+async fn a_damaged_record_stops_the_work_on_its_secret() {
+    let world = World::new().await;
+    let mut secret = StoredSecret::absent("shop", SECRET);
+    secret
+        .data
+        .insert("sidescale.json".into(), b"{".to_vec().into());
+    let secret = world.store.write(&secret).await.unwrap();
+    let _process = world.start("a");
+    world.demand(&["api"], |_| {});
+    until("the state", async || {
+        world.detail().contains("1 SecretNotOurs").then_some(())
+    })
+    .await;
+    assert_eq!(world.mints(), 0);
+    assert_eq!(world.secret().await.unwrap().revision, secret.revision);
+}
+
+#[tokio::test]
+async fn who_keeps_undoing_a_key_gets_one_an_hour() {
+    let world = World::new().await;
+    let _process = world.start("a");
+    world.demand(&["api"], |_| {});
+    world.key("api").await;
+    for _ in 0..12 {
+        let mut secret = world.secret().await.unwrap();
+        secret.data.clear();
+        let _ = world.store.write(&secret).await;
+        world.demand(&["api"], |demand| demand.pods = 2);
+        settle().await;
+    }
+    assert!(world.mints() <= 7, "{} mints", world.mints());
+    until("the state", async || {
+        world.detail().contains("Contended").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_back_does_nothing_and_one_that_jumps_ahead_renews_once() {
+    let world = World::new().await;
+    let _process = world.start("a");
+    world.demand(&["api"], |_| {});
+    let first = world.key("api").await;
+    let start = world.clock.now();
+    world.clock.set(start - jiff::SignedDuration::from_hours(1));
+    settle().await;
+    assert_eq!(world.mints(), 1);
+    world.clock.advance(DAY * 85);
+    world.key_other_than("api", &first).await;
+    settle().await;
+    assert_eq!(world.mints(), 2);
+}
