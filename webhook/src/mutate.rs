@@ -12,8 +12,7 @@ use crate::patch::{self, write};
 use crate::pod::{Annotations, Containers, Labels, Metadata, Pod, Spec};
 use crate::profile::{Delivery, Policy};
 use crate::review::{
-    API_VERSION, AnyReview, AuditAnnotations, Base64, KIND, PodReview, Reply, Response, Review,
-    Status,
+    API_VERSION, AnyReview, AuditAnnotations, KIND, PodReview, Reply, Response, Review, Status,
 };
 use crate::sidecar::Receipt;
 use crate::sidecar::tailscale::{Fit, Needs};
@@ -189,7 +188,7 @@ fn untouched(uid: &str, namespace: Option<Text<'_>>, reason: SkipReason) -> Outc
         ..Response::to(uid)
     };
     Outcome {
-        reply: reply(response, 0),
+        reply: reply(response, None),
         verdict: Verdict::Skip(reason),
         patch_bytes: 0,
         namespace: namespace.unwrap_or_default().0.into_owned(),
@@ -201,17 +200,13 @@ fn untouched(uid: &str, namespace: Option<Text<'_>>, reason: SkipReason) -> Outc
     }
 }
 
-fn reply(response: Response<'_>, patch_bytes: usize) -> Vec<u8> {
-    let mut buffer = Vec::with_capacity(768 + patch_bytes.div_ceil(3) * 4);
-    write(
-        &mut buffer,
-        &Reply {
-            api_version: API_VERSION,
-            kind: KIND,
-            response,
-        },
-    );
-    buffer
+fn reply(response: Response<'_>, patch: Option<&[u8]>) -> Vec<u8> {
+    Reply {
+        api_version: API_VERSION,
+        kind: KIND,
+        response,
+    }
+    .to_json(patch)
 }
 
 /// A pod that is being created.
@@ -328,13 +323,11 @@ impl Incoming<'_> {
         let patch = patch::injection(&self.metadata, &self.spec, injection, fit, &receipt);
         let response = Response {
             allowed: true,
-            patch_type: Some("JSONPatch"),
-            patch: Some(Base64(&patch)),
             warnings: &unknown,
             ..self.audited(Verdict::Inject, Some(injection.profile))
         };
         Outcome {
-            reply: reply(response, patch.len()),
+            reply: reply(response, Some(&patch)),
             patch_bytes: patch.len(),
             service: Some(injection.service.clone()),
             profile: Some(injection.profile.to_owned()),
@@ -369,13 +362,11 @@ impl Incoming<'_> {
         warnings.extend(reason.remark().map(str::to_owned));
         let response = Response {
             allowed: true,
-            patch_type: annotated.then_some("JSONPatch"),
-            patch: annotated.then_some(Base64(&patch)),
             warnings: &warnings,
             ..self.audited(verdict, None)
         };
         Outcome {
-            reply: reply(response, patch.len()),
+            reply: reply(response, annotated.then_some(&patch)),
             patch_bytes: patch.len(),
             unknown,
             ..self.outcome(verdict)
@@ -395,7 +386,7 @@ impl Incoming<'_> {
             warnings: &unknown,
             ..self.audited(verdict, None)
         };
-        let reply = reply(response, message.len());
+        let reply = reply(response, None);
         Outcome {
             reply,
             message: Some(message),
@@ -411,7 +402,7 @@ impl Incoming<'_> {
             ..Response::to(self.uid)
         };
         Outcome {
-            reply: reply(response, 0),
+            reply: reply(response, None),
             ..self.outcome(Verdict::Skip(reason))
         }
     }

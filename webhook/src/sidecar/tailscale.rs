@@ -76,15 +76,17 @@ struct Env<'a> {
 #[serde(rename_all = "camelCase")]
 enum Value<'a> {
     #[serde(rename = "value")]
-    Text(Text<'a>),
+    Text(&'a str),
+    #[serde(rename = "value")]
+    Joined(Joined<'a>),
     #[serde(rename = "valueFrom")]
     From(Source<'a>),
 }
 
-/// Text in up to two parts, joined as it is written.
-struct Text<'a>(&'a str, &'a str);
+/// Text in two parts, joined as it is written.
+struct Joined<'a>(&'a str, &'a str);
 
-impl Serialize for Text<'_> {
+impl Serialize for Joined<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&format_args!("{}{}", self.0, self.1))
     }
@@ -271,7 +273,7 @@ fn secret<'a>(injection: &'a Injection<'_>) -> (&'a str, &'a str) {
 fn env<'a>(injection: &'a Injection<'_>, fit: Fit, port_text: &'a str) -> Vec<Env<'a>> {
     let text = |name, value| Env {
         name,
-        value: Value::Text(Text(value, "")),
+        value: Value::Text(value),
     };
     let field = |name, field_path| Env {
         name,
@@ -306,7 +308,7 @@ fn env<'a>(injection: &'a Injection<'_>, fit: Fit, port_text: &'a str) -> Vec<En
         text("TS_HOSTNAME", &hostname.text),
         Env {
             name: "TS_EXTRA_ARGS",
-            value: Value::Text(Text("--login-server=", injection.login_server)),
+            value: Value::Joined(Joined("--login-server=", injection.login_server)),
         },
         // Otherwise every start of the container would log in anew, with a key that may have expired.
         text("TS_AUTH_ONCE", "true"),
@@ -326,7 +328,7 @@ fn env<'a>(injection: &'a Injection<'_>, fit: Fit, port_text: &'a str) -> Vec<En
         env.push(text("TS_ENABLE_HEALTH_CHECK", "true"));
         env.push(Env {
             name: "TS_LOCAL_ADDR_PORT",
-            value: Value::Text(Text("[::]:", port_text)),
+            value: Value::Joined(Joined("[::]:", port_text)),
         });
     } else {
         // A control plane that is away restarts nothing.
