@@ -57,14 +57,14 @@ const LIMIT: Duration = Duration::from_secs(30);
 const LOGIN_SERVER: &str = "controlPlane.loginServer=https://headscale.example.com";
 
 /// One installation in a namespace of its own; uninstalled on drop, so that a failed test leaves no webhook behind.
-struct Release {
+pub(crate) struct Release {
     helm: Helm,
     name: String,
     installed: bool,
 }
 
 impl Release {
-    fn install(context: &Context, api: &ControlPlane, name: &str) -> Result<Self> {
+    pub(crate) fn install(context: &Context, api: &ControlPlane, name: &str) -> Result<Self> {
         let helm = helm(context, api)?;
         let this = Self {
             helm,
@@ -81,12 +81,12 @@ impl Release {
     }
 
     /// Name of every object.
-    fn fullname(&self) -> String {
+    pub(crate) fn fullname(&self) -> String {
         format!("{}-sidescale", self.name)
     }
 
     /// kubectl with a token of the release's account.
-    fn account(&self, api: &ControlPlane) -> Result<Kubectl> {
+    pub(crate) fn account(&self, api: &ControlPlane) -> Result<Kubectl> {
         let admin = api.kubectl();
         let token = admin.run(&[
             "create",

@@ -22,6 +22,7 @@ mod conformance;
 mod join;
 mod leaks;
 mod negative;
+mod rotation;
 mod story;
 mod support;
 
@@ -48,6 +49,7 @@ const CASES: &[&[Case]] = &[
     chart::CASES,
     story::CASES,
     negative::CASES,
+    rotation::CASES,
     // Last: it reads what all the others have left.
     leaks::CASES,
     conformance::CASES,

@@ -1,0 +1,316 @@
+//! Rotation on a real API server and a real Headscale, under the shipped account: how soon a key is there, and what stays.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Event, Pod, Secret};
+use kube::api::{Api, ListParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use serde_json::json;
+use sidescale::clock::Clock;
+use sidescale::control_plane::{ControlPlane, Endpoint, NewPreAuthKey, PreAuthKey};
+use sidescale::health::{Health, Part};
+use sidescale::key_value::KeyValue;
+use sidescale::leader::Lease;
+use sidescale::metrics::Metrics;
+use sidescale::rotation::in_cluster::{self, InCluster};
+use sidescale::rotation::record::{DATA_KEY, Record};
+use sidescale::watch::Namespaces;
+use sidescale_webhook::profile::Policy;
+use tokio_util::sync::CancellationToken;
+
+use crate::chart::Release;
+use crate::support::api::free_ports;
+use crate::support::context::Context;
+use crate::support::headscale::{self, Headscale};
+use crate::support::levels::Level;
+use crate::support::processes::Place;
+use crate::support::product::{KEYS, label};
+use crate::{Case, support};
+
+pub(crate) const CASES: &[Case] = &[Case {
+    name: "rotation::a_new_service_has_its_key_before_the_kubelet_looks",
+    needs: &[Level::Api, Level::Headscale],
+    each: true,
+    run: soon_enough,
+}];
+
+const SERVICES: usize = 10;
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The kubelet looks about this long after a pod exists.
+const FIRST_LOOK: Duration = Duration::from_millis(500);
+
+fn soon_enough(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
+    let program = program.context("runs for a Headscale")?;
+    let api = context.api()?;
+    let name = label("soon", program);
+    let [port] = free_ports()?;
+    let folder = context.folder.inner(&name)?;
+    let headscale = Headscale::start(program, Place::Host, &folder, &format!("127.0.0.1:{port}"))?;
+    let release = Release::install(context, &api, &name)?;
+    // Its webhook is not served here, and must not hold up the pods whose time is taken.
+    let webhook = release.fullname();
+    api.kubectl()
+        .run(&["delete", "mutatingwebhookconfiguration", &webhook])?;
+    let account = release.account(&api)?;
+    for suffix in ["apps", "foreign"] {
+        api.namespace(&format!("{name}-{suffix}"), &json!({}))?;
+    }
+    api.kubectl().apply(&json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": KEYS, "namespace": format!("{name}-foreign")},
+        "stringData": {"password": "not ours"},
+    }))?;
+    let api_key = headscale.create_api_key()?;
+    api.kubectl().apply(&json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": "headscale-api-key", "namespace": format!("{name}-headscale")},
+        "stringData": {"api-key": api_key},
+    }))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let suffixes = ["apps", "foreign"].map(|suffix| format!("{name}-{suffix}"));
+    let measured = runtime.block_on(async {
+        let world = World {
+            admin: client(api.kubectl()).await?,
+            account: client(&account).await?,
+            url: headscale.url().to_owned(),
+            api_key: KeyValue::new(api_key),
+            name,
+        };
+        world.measure(&program.version).await
+    });
+    // The next run shares the cluster, and would make keys for them.
+    for namespace in suffixes {
+        api.kubectl()
+            .run(&["delete", "pods", "--all", "--namespace", &namespace])?;
+    }
+    measured
+}
+
+async fn client(kubectl: &support::kubectl::Kubectl) -> Result<kube::Client> {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let file = Kubeconfig::read_from(kubectl.kubeconfig())?;
+    let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+    Ok(kube::Client::try_from(config)?)
+}
+
+struct World {
+    admin: kube::Client,
+    account: kube::Client,
+    url: String,
+    api_key: KeyValue,
+    name: String,
+}
+
+impl World {
+    async fn measure(&self, version: &str) -> Result<()> {
+        let mut policy = Policy::for_login_server(&self.url)?;
+        let plane = policy
+            .control_planes
+            .get_mut("default")
+            .context("no control plane")?;
+        plane.api_key_namespace = format!("{}-headscale", self.name);
+        let health = Arc::<Health>::default();
+        let namespaces = Arc::<Namespaces>::default();
+        let cluster = InCluster {
+            client: self.account.clone(),
+            lease: Lease {
+                namespace: self.name.clone(),
+                name: "sidescale".into(),
+                identity: "test".into(),
+            },
+            release: self.name.clone(),
+            policy: Arc::new(policy),
+            namespaces: Arc::clone(&namespaces),
+            metrics: Arc::new(Metrics::new()?),
+            health: Arc::clone(&health),
+            clock: Clock::wall(),
+        };
+        let shutdown = CancellationToken::new();
+        let rotation = tokio::spawn(in_cluster::run(cluster, shutdown.clone()));
+        let watch = tokio::spawn({
+            let client = self.account.clone();
+            async move { namespaces.run(client).await }
+        });
+        until("rotation is up", async || {
+            let reports: BTreeMap<Part, _> = health.reports().into_iter().collect();
+            let report = reports.get(&Part::Rotation)?;
+            (report.ok && report.detail.contains("keys ready")).then_some(())
+        })
+        .await?;
+        let mut times = Vec::new();
+        for n in 0..SERVICES {
+            times.push(self.first_key(&format!("s{n}")).await?);
+        }
+        let bare = self.bare().await?;
+        println!(
+            "pod created -> Secret written on Headscale {version}: {times:?}, median {:?}; bare CreateUser + \
+             CreatePreAuthKey: {bare:?}, median {:?}",
+            median(&times),
+            median(&bare)
+        );
+        // What the server takes for its two calls is its own; a busy machine stretches both alike.
+        let ours = median(&times).saturating_sub(median(&bare));
+        ensure!(
+            ours < FIRST_LOOK,
+            "{ours:?} beside the two calls, and the kubelet looks after {FIRST_LOOK:?}"
+        );
+        self.fingerprints_are_kept().await?;
+        self.a_foreign_secret_is_left_alone().await?;
+        shutdown.cancel();
+        rotation.await?;
+        watch.abort();
+        Ok(())
+    }
+
+    /// Makes the first pod of a service; how long after it exists its key is in the Secret.
+    async fn first_key(&self, service: &str) -> Result<Duration> {
+        let namespace = format!("{}-apps", self.name);
+        let began = self.make_pod(&namespace, service).await?;
+        let data_key = format!("{service}-authkey");
+        until("the key is written", async || {
+            let secret = self.secret(&namespace).await?;
+            secret
+                .data?
+                .get(&data_key)
+                .filter(|value| !value.0.is_empty())
+                .map(drop)
+        })
+        .await?;
+        Ok(began.elapsed())
+    }
+
+    async fn make_pod(&self, namespace: &str, service: &str) -> Result<Instant> {
+        let receipt = json!({
+            "version": "0.1.0", "decision": "inject", "profile": "default", "profileHash": "0", "service": service,
+            "controlPlane": "default", "secret": KEYS, "dataKey": format!("{service}-authkey"),
+        });
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {
+                "name": service,
+                "labels": {"sidescale.io/sidecar": "tailscale"},
+                "annotations": {
+                    "sidescale.io/inject": "tailscale", "sidescale.io/service": service,
+                    "sidescale.io/status": receipt.to_string(),
+                },
+            },
+            "spec": {"containers": [{"name": "app", "image": "app"}]},
+        }))?;
+        let pods: Api<Pod> = Api::namespaced(self.admin.clone(), namespace);
+        pods.create(&PostParams::default(), &pod).await?;
+        Ok(Instant::now())
+    }
+
+    async fn secret(&self, namespace: &str) -> Option<Secret> {
+        let secrets: Api<Secret> = Api::namespaced(self.admin.clone(), namespace);
+        secrets.get_opt(KEYS).await.ok().flatten()
+    }
+
+    fn control_plane(&self) -> Result<ControlPlane> {
+        Ok(ControlPlane::new(Endpoint {
+            name: "bare".into(),
+            api_url: self.url.clone(),
+            api_key: self.api_key.clone(),
+            ca_bundle: None,
+            allow_insecure: true,
+        })?)
+    }
+
+    async fn bare(&self) -> Result<Vec<Duration>> {
+        let control_plane = self.control_plane()?;
+        let mut times = Vec::new();
+        for n in 0..SERVICES {
+            let began = Instant::now();
+            let user = control_plane
+                .create_user(&format!("bare{n}"), "bare")
+                .await?;
+            let key = NewPreAuthKey {
+                user: user.id,
+                reusable: true,
+                ephemeral: true,
+                expiration: Timestamp::from_second(Timestamp::now().as_second() + 3_600)?,
+                tags: Vec::new(),
+            };
+            control_plane.create_pre_auth_key(&key).await?;
+            times.push(began.elapsed());
+        }
+        Ok(times)
+    }
+
+    /// A lost key is known by the sub-second part of its end, so the server has to keep that.
+    async fn fingerprints_are_kept(&self) -> Result<()> {
+        let listed = self.control_plane()?.list_pre_auth_keys().await?;
+        let listed: BTreeMap<_, PreAuthKey> = listed.into_iter().map(|key| (key.id, key)).collect();
+        let secret = self
+            .secret(&format!("{}-apps", self.name))
+            .await
+            .context("no Secret")?;
+        let data = secret.data.context("no data")?;
+        let record = Record::parse(data.get(DATA_KEY).map(|document| document.0.as_slice()))?;
+        ensure!(
+            record.keys.len() == SERVICES,
+            "{} records",
+            record.keys.len()
+        );
+        for (data_key, key) in record.keys {
+            let current = key
+                .current
+                .with_context(|| format!("{data_key} has no key"))?;
+            let expiration = listed.get(&current.id).and_then(|key| key.expiration);
+            ensure!(
+                expiration == Some(current.expires) && current.expires.subsec_nanosecond() != 0,
+                "{data_key}: the server keeps {expiration:?} of {}",
+                current.expires
+            );
+        }
+        Ok(())
+    }
+
+    async fn a_foreign_secret_is_left_alone(&self) -> Result<()> {
+        let namespace = format!("{}-foreign", self.name);
+        let before = self.secret(&namespace).await.context("no Secret")?;
+        self.make_pod(&namespace, "api").await?;
+        let events: Api<Event> = Api::namespaced(self.admin.clone(), &namespace);
+        let note = until("the Event", async || {
+            let found = events.list(&ListParams::default()).await.ok()?.items;
+            found
+                .into_iter()
+                .find(|event| event.reason.as_deref() == Some("SecretNotOurs"))?
+                .message
+        })
+        .await?;
+        ensure!(
+            note.contains("sidescale.io/adopt") && note.contains("authKeySecretName"),
+            "{note}"
+        );
+        let after = self.secret(&namespace).await.context("no Secret")?;
+        ensure!(
+            after.metadata.resource_version == before.metadata.resource_version,
+            "it was written"
+        );
+        Ok(())
+    }
+}
+
+fn median(times: &[Duration]) -> Duration {
+    let mut times = times.to_vec();
+    times.sort();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+async fn until<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> Result<T> {
+    let began = Instant::now();
+    loop {
+        if let Some(answer) = ask().await {
+            return Ok(answer);
+        }
+        ensure!(began.elapsed() < LIMIT, "{what}: not within {LIMIT:?}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
