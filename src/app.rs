@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::args::{Args, Command};
-use crate::commands::serve;
+use crate::commands::{demo, serve};
 use crate::telemetry;
 
 /// Runs a command to its end: 0 done, 1 failed. Bad usage (2) has ended the process before.
@@ -31,6 +31,13 @@ pub fn run(args: Args) -> ExitCode {
             let result = runtime.block_on(with_signals(|shutdown| serve::run(*args, shutdown)));
             if let Err(error) = &result {
                 error!(error = format!("{error:#}"), "Stopped");
+            }
+            result.is_ok()
+        }
+        Command::Demo(args) => {
+            let result = runtime.block_on(with_signals(|shutdown| demo::run(args, shutdown)));
+            if let Err(error) = &result {
+                complain(error);
             }
             result.is_ok()
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use jiff::SignedDuration;
 
+use crate::commands::demo::DemoArgs;
 use crate::commands::serve::ServeArgs;
 
 /// Gets annotated Kubernetes pods into a tailnet, and keeps their keys fresh
@@ -21,6 +22,8 @@ pub struct Args {
 pub enum Command {
     /// Run the webhook and the rotation of keys
     Serve(Box<ServeArgs>),
+    /// Show it all on this machine, with nothing installed; takes some seconds
+    Demo(DemoArgs),
 }
 
 /// Reads a duration such as `10s` or `1m30s`.

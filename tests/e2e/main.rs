@@ -45,6 +45,7 @@ pub(crate) struct Case {
 }
 
 const CASES: &[&[Case]] = &[
+    conformance::CASES,
     join::CASES,
     chart::CASES,
     story::CASES,
@@ -52,7 +53,6 @@ const CASES: &[&[Case]] = &[
     rotation::CASES,
     // Last: it reads what all the others have left.
     leaks::CASES,
-    conformance::CASES,
 ];
 
 fn main() -> ExitCode {

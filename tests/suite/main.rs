@@ -10,5 +10,6 @@
 mod chart;
 mod client;
 mod conformance;
+mod demo;
 mod rotation;
 mod server;

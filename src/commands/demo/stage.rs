@@ -1,0 +1,563 @@
+//! What the demo runs on, and its steps up to the minted keys. I/O.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+use sidescale_certs::{Authority, Leaf};
+use sidescale_webhook::annotations::NamespaceMetadata;
+use sidescale_webhook::profile::Policy;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
+
+use super::headscale::{Call, Embedded, Fault, Flavour};
+use super::manifests::{self, Manifests, Sample};
+use super::review::{self, HOST, Reviewed, Reviewer};
+use super::show::Show;
+use super::{Failed, PATIENCE, Spoilt, Step};
+use crate::admin;
+use crate::clock::Clock;
+use crate::control_plane::{ControlPlane, Endpoint};
+use crate::events::Events;
+use crate::health::Health;
+use crate::key_value::KeyValue;
+use crate::metrics::Metrics;
+use crate::rotation::demand::{Demands, PodSeen, Shape, of_namespace};
+use crate::rotation::run::{self as rotation, Context};
+use crate::server::{self, Limits, ServingKey};
+use crate::store::{DirectoryStore, Store, StoredSecret};
+
+/// The demo's clock runs this many times as fast; between the steps it is set ahead.
+const FACTOR: f64 = 600.0;
+
+/// Outlives every rotation that is shown.
+const API_KEY_LIFE: Duration = Duration::from_secs(400 * 24 * 3600);
+
+/// Holds everything that is up.
+pub(super) struct Stage {
+    pub(super) spoilt: Option<Spoilt>,
+    pub(super) clock: Clock,
+    pub(super) headscale: Embedded,
+    pub(super) files: DirectoryStore,
+    pub(super) folder: tempfile::TempDir,
+    pub(super) client: Option<ControlPlane>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) keys: Vec<super::keys::Key>,
+    pub(super) injected: Vec<(Sample, Value)>,
+    pub(super) minted: u64,
+    pub(super) renewed: u64,
+    manifests: Manifests,
+    reviewer: Option<Reviewer>,
+    policy: Option<Arc<Policy>>,
+    stop: CancellationToken,
+}
+
+impl Stage {
+    pub(super) fn new(
+        files: Vec<(String, String)>,
+        spoilt: Option<Spoilt>,
+    ) -> Result<Self, Failed> {
+        let manifests = manifests::read(&files).map_err(|problem| Failed {
+            step: Step::Manifests,
+            problem,
+        })?;
+        let folder = tempfile::Builder::new()
+            .prefix("sidescale-demo-")
+            .tempdir()
+            .map_err(at(Step::Files))?;
+        let clock = Clock::scaled(Timestamp::now(), FACTOR);
+        Ok(Self {
+            spoilt,
+            headscale: Embedded::new(Flavour::V0_29, clock.clone()),
+            clock,
+            files: DirectoryStore::new(folder.path().join("keys")),
+            folder,
+            client: None,
+            metrics: Arc::new(Metrics::new().map_err(at(Step::Metrics))?),
+            keys: Vec::new(),
+            injected: Vec::new(),
+            minted: 0,
+            renewed: 0,
+            manifests,
+            reviewer: None,
+            policy: None,
+            stop: CancellationToken::new(),
+        })
+    }
+
+    pub(super) fn is_spoilt(&self, step: Step) -> bool {
+        self.spoilt.is_some_and(|spoilt| spoilt.step == step)
+    }
+
+    /// Looks again and again until something is seen, or patience ends.
+    pub(super) async fn see<T>(
+        &self,
+        step: Step,
+        mut look: impl AsyncFnMut() -> Result<T, String>,
+    ) -> Result<T, Failed> {
+        let patience = self.spoilt.map_or(PATIENCE, |spoilt| spoilt.patience);
+        let begun = Instant::now();
+        loop {
+            match look().await {
+                Ok(seen) => return Ok(seen),
+                Err(problem) if begun.elapsed() > patience => return Err(Failed { step, problem }),
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    }
+
+    /// A Headscale in memory, asked by the client that rotation uses.
+    pub(super) async fn start_headscale(&mut self, show: &mut Show<'_>) -> Result<(), Failed> {
+        let step = Step::ControlPlane;
+        show.step("A Headscale, in memory").map_err(at(step))?;
+        if self.is_spoilt(step) {
+            self.headscale.break_calls(Some(Call::Version), Fault::Html);
+        }
+        let (listener, address) = listen(step).await?;
+        let (router, stop) = (self.headscale.router(), self.stop.clone());
+        tokio::spawn(async move {
+            axum::serve(listener, router)
+                .with_graceful_shutdown(stop.cancelled_owned())
+                .await
+        });
+        let url = format!("http://{address}");
+        let api_key = self.headscale.create_api_key(API_KEY_LIFE);
+        let client = ControlPlane::new(Endpoint {
+            name: "default".to_owned(),
+            api_url: url.clone(),
+            api_key: api_key.clone(),
+            ca_bundle: None,
+            allow_insecure: true,
+        });
+        let client = client.map_err(at(step))?;
+        let version = client.probe().await.map_err(at(step))?;
+        show.seen(&format!("{url} is Headscale {version}"))
+            .map_err(at(step))?;
+        self.client = Some(client);
+        let config = format!(
+            "controlPlanes: {{default: {{loginServer: \"{url}\", allowInsecure: true}}}}\n"
+        );
+        let policy = crate::config::parse(&config).map_err(|error| failed(step, &chain(&error)))?;
+        self.keep_api_key(&policy, &api_key).await?;
+        self.policy = Some(Arc::new(policy));
+        Ok(())
+    }
+
+    async fn keep_api_key(&self, policy: &Policy, api_key: &KeyValue) -> Result<(), Failed> {
+        let plane = policy
+            .control_planes
+            .get("default")
+            .ok_or_else(|| failed(Step::ControlPlane, "no control plane"))?;
+        let mut secret = StoredSecret::absent(&plane.api_key_namespace, &plane.api_key_secret);
+        let value = Zeroizing::new(api_key.expose().as_bytes().to_vec());
+        secret.data.insert("api-key".to_owned(), value);
+        let store = Store::Directory(self.files.clone());
+        store
+            .write(&secret)
+            .await
+            .map(drop)
+            .map_err(at(Step::Files))
+    }
+
+    /// The webhook as `serve` runs it, asked as an API server asks.
+    pub(super) async fn start_webhook(&mut self, show: &mut Show<'_>) -> Result<(), Failed> {
+        let step = Step::Webhook;
+        show.step("The webhook, over HTTPS").map_err(at(step))?;
+        let now = Timestamp::now();
+        let authority = Authority::generate(HOST, now).map_err(at(step))?;
+        let leaf = Leaf::issue(&authority, HOST, now).map_err(at(step))?;
+        let serving = Arc::<ServingKey>::default();
+        serving.set(leaf.key());
+        let tls = server::server_config(serving).map_err(at(step))?;
+        let policy = Arc::clone(self.policy(step)?);
+        let mut known: BTreeMap<String, Arc<NamespaceMetadata>> = self
+            .manifests
+            .namespaces
+            .iter()
+            .map(|(name, known)| (name.clone(), Arc::new(known.clone())))
+            .collect();
+        for sample in &self.manifests.samples {
+            let disabled = || NamespaceMetadata {
+                inject: Some("disabled".to_owned()),
+                ..NamespaceMetadata::default()
+            };
+            let known = known.entry(sample.namespace.clone()).or_default();
+            if self.is_spoilt(Step::Patch) {
+                *known = Arc::new(disabled());
+            }
+        }
+        let router = server::router(
+            policy,
+            Arc::new(move |name: &str| known.get(name).cloned()),
+            Arc::clone(&self.metrics),
+        );
+        let (listener, address) = listen(step).await?;
+        let limits = Limits {
+            drain: Duration::ZERO,
+            connections: 64,
+        };
+        let (metrics, stop) = (
+            Arc::clone(&self.metrics),
+            self.stop.clone().cancelled_owned(),
+        );
+        tokio::spawn(server::run(listener, tls, router, limits, metrics, stop));
+        let pem = authority.certificate_pem();
+        std::fs::write(self.folder.path().join("ca.crt"), pem).map_err(at(step))?;
+        let other = Authority::generate(HOST, now).map_err(at(step))?;
+        let trusted = if self.is_spoilt(step) {
+            other.certificate_pem()
+        } else {
+            pem
+        };
+        let reviewer =
+            Reviewer::new(address, trusted).map_err(|problem| Failed { step, problem })?;
+        // Whoever trusts another authority must not get through.
+        let stranger = Reviewer::new(
+            address,
+            if self.is_spoilt(step) {
+                pem
+            } else {
+                other.certificate_pem()
+            },
+        )
+        .map_err(|problem| Failed { step, problem })?;
+        let name = reviewer
+            .greet()
+            .await
+            .map_err(|problem| Failed { step, problem })?;
+        show.seen(&format!("{name} answers, its certificate is for {HOST}"))
+            .map_err(at(step))?;
+        if stranger.greet().await.is_ok() {
+            return Err(failed(
+                step,
+                "a client that trusts another authority got through",
+            ));
+        }
+        show.seen("a client that trusts another authority does not get through")
+            .map_err(at(step))?;
+        self.reviewer = Some(reviewer);
+        Ok(())
+    }
+
+    /// Each pod goes through the webhook as an API server would send it.
+    pub(super) async fn patch_pods(&mut self, show: &mut Show<'_>) -> Result<(), Failed> {
+        let step = Step::Patch;
+        for sample in std::mem::take(&mut self.manifests.samples) {
+            show.step(&format!(
+                "{}: pod {}/{}",
+                sample.file, sample.namespace, sample.name
+            ))
+            .map_err(at(step))?;
+            let Some(path) = sample.path else {
+                show.seen("nothing asks for a sidecar, so an API server makes no call")
+                    .map_err(at(step))?;
+                continue;
+            };
+            let wanted = sample.pod["metadata"]["annotations"]["sidescale.io/inject"] != "false";
+            match (self.review(step, path, &sample, &sample.pod).await?, wanted) {
+                (Reviewed::Patched(patched), true) => {
+                    let container = sidecar(&patched)
+                        .ok_or_else(|| failed(step, "the patched pod has no sidecar"))?;
+                    show.diff(&sample.pod, &patched).map_err(at(step))?;
+                    if patched["spec"]["containers"] != sample.pod["spec"]["containers"] {
+                        return Err(failed(step, "the patch changed a container of the app"));
+                    }
+                    show.seen(&format!(
+                        "container {container} was added; the app's own are as they were"
+                    ))
+                    .map_err(at(step))?;
+                    self.injected.push((sample, patched));
+                }
+                (Reviewed::Patched(patched), false) if sidecar(&patched).is_none() => {
+                    show.diff(&sample.pod, &patched).map_err(at(step))?;
+                    show.seen("no sidecar, as it asks; the receipt says why")
+                        .map_err(at(step))?;
+                }
+                (Reviewed::Unchanged, false) => {
+                    show.seen("no sidecar, as it asks").map_err(at(step))?
+                }
+                (other, _) => {
+                    return Err(failed(
+                        step,
+                        &format!(
+                            "pod {}/{}: {}",
+                            sample.namespace,
+                            sample.name,
+                            other.describe()
+                        ),
+                    ));
+                }
+            }
+        }
+        if self.injected.is_empty() {
+            return Err(failed(step, "no pod got a sidecar"));
+        }
+        Ok(())
+    }
+
+    /// What was patched once is not patched again.
+    pub(super) async fn patch_again(&mut self, show: &mut Show<'_>) -> Result<(), Failed> {
+        let step = Step::Unchanged;
+        show.step("The patched pods once more").map_err(at(step))?;
+        for (sample, patched) in &self.injected {
+            let pod = if self.is_spoilt(step) {
+                &sample.pod
+            } else {
+                patched
+            };
+            match self
+                .review(step, sample.path.unwrap_or_default(), sample, pod)
+                .await?
+            {
+                Reviewed::Unchanged => {}
+                other => {
+                    return Err(failed(
+                        step,
+                        &format!(
+                            "pod {}/{}: {}",
+                            sample.namespace,
+                            sample.name,
+                            other.describe()
+                        ),
+                    ));
+                }
+            }
+        }
+        show.seen(&format!("{} pods, no patch", self.injected.len()))
+            .map_err(at(step))
+    }
+
+    /// The pods are there, so rotation makes their keys.
+    pub(super) fn start_rotation(&self) -> Result<(), Failed> {
+        let step = Step::Mint;
+        let policy = Arc::clone(self.policy(step)?);
+        let now = self.clock.now();
+        let mut pods: BTreeMap<&str, Vec<(Arc<Shape>, u128)>> = BTreeMap::new();
+        for (sample, pod) in &self.injected {
+            let shape = Arc::new(manifests::shape(&sample.name, pod));
+            pods.entry(&sample.namespace)
+                .or_default()
+                .push((shape, uuid::Uuid::new_v4().as_u128()));
+        }
+        let namespaces = pods.into_iter().map(|(namespace, pods)| {
+            let seen = pods.iter().map(|(shape, uid)| PodSeen {
+                created: now,
+                uid: *uid,
+                shape,
+            });
+            let metadata = self.manifests.namespaces.get(namespace);
+            let demand = of_namespace(namespace, seen, metadata, &policy);
+            (Arc::from(namespace), Arc::new(demand))
+        });
+        let demands = Demands {
+            synced: true,
+            namespaces: namespaces.collect(),
+        };
+        let context = Context {
+            store: Store::Directory(self.files.clone()),
+            policy: Arc::clone(&policy),
+            clock: self.clock.clone(),
+            events: Events::log(self.clock.clone()),
+            metrics: Arc::clone(&self.metrics),
+            health: Arc::new(Health::default()),
+            mark: "sidescale demo demo".to_owned(),
+            writer: "demo".to_owned(),
+            respect: Duration::ZERO,
+        };
+        let stop = self.stop.clone();
+        tokio::spawn(async move {
+            // Dropped only with the loop: rotation ends where nobody tells it of pods.
+            let (_sender, demands) = watch::channel(demands);
+            rotation::run(Arc::new(context), demands, stop).await;
+        });
+        Ok(())
+    }
+
+    /// Reads the metrics over the admin port.
+    pub(super) async fn read_metrics(&mut self, show: &mut Show<'_>) -> Result<(), Failed> {
+        let step = Step::Metrics;
+        show.step("What the admin port counts").map_err(at(step))?;
+        let metrics = if self.is_spoilt(step) {
+            Arc::new(Metrics::new().map_err(at(step))?)
+        } else {
+            Arc::clone(&self.metrics)
+        };
+        let (listener, address) = listen(step).await?;
+        let stop = self.stop.clone().cancelled_owned();
+        tokio::spawn(admin::run(
+            listener,
+            Arc::new(Health::default()),
+            metrics,
+            stop,
+        ));
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .build()
+            .map_err(at(step))?;
+        let injected = self.injected.len() as u64;
+        let wanted = [
+            ("sidescale_reviews_total", "verdict=\"inject\"", injected),
+            (
+                "sidescale_rotations_total",
+                "result=\"minted\"",
+                self.minted,
+            ),
+            (
+                "sidescale_rotations_total",
+                "result=\"renewed\"",
+                self.renewed,
+            ),
+        ];
+        // The last count may come a moment after what it counts.
+        let lines = self
+            .see(step, async || {
+                let reply = client.get(format!("http://{address}/metrics")).send().await;
+                let text = reply.map_err(|error| review::causes(&error))?.text().await;
+                let text = text.map_err(|error| review::causes(&error))?;
+                let count = |(name, label, want): &(&str, &str, u64)| {
+                    let line = text
+                        .lines()
+                        .find(|line| line.starts_with(name) && line.contains(label));
+                    let value = line
+                        .and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+                        .unwrap_or_default();
+                    match line {
+                        Some(line) if value >= *want && *want > 0 => Ok(line.to_owned()),
+                        Some(_) | None => Err(format!(
+                            "{name} with {label} is {value}: want at least {want}"
+                        )),
+                    }
+                };
+                wanted
+                    .iter()
+                    .map(count)
+                    .collect::<Result<Vec<String>, String>>()
+            })
+            .await?;
+        for line in lines {
+            show.seen(&line).map_err(at(step))?;
+        }
+        Ok(())
+    }
+
+    /// How to go on while everything is up.
+    pub(super) fn invitation(&self) -> Result<Vec<String>, String> {
+        let (sample, _) = self.injected.first().ok_or("no pod")?;
+        let path = self.folder.path().join("review.json");
+        std::fs::write(&path, review::body(sample, &sample.pod).to_string())
+            .map_err(|error| error.to_string())?;
+        let reviewer = self.reviewer.as_ref().ok_or("no webhook")?;
+        let (folder, port) = (self.folder.path().display(), reviewer.port());
+        Ok(vec![
+            String::new(),
+            format!("Keys are in {folder}/keys; until Ctrl-C the webhook answers:"),
+            format!(
+                "curl --cacert {folder}/ca.crt --resolve {HOST}:{port}:127.0.0.1 -H 'Content-Type: application/json' \
+                 --data @{folder}/review.json {}",
+                reviewer.url(sample.path.unwrap_or_default())
+            ),
+        ])
+    }
+
+    /// Ends what is up; the key files go with the folder.
+    pub(super) async fn end(self) {
+        self.stop.cancel();
+        // Rotation may be within a write.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    pub(super) fn control_plane(&self, step: Step) -> Result<&ControlPlane, Failed> {
+        self.client
+            .as_ref()
+            .ok_or_else(|| failed(step, "Headscale is not up"))
+    }
+
+    async fn review(
+        &self,
+        step: Step,
+        path: &str,
+        sample: &Sample,
+        pod: &Value,
+    ) -> Result<Reviewed, Failed> {
+        let reviewer = self
+            .reviewer
+            .as_ref()
+            .ok_or_else(|| failed(step, "the webhook is not up"))?;
+        let reviewed = reviewer.review(path, sample, pod).await;
+        reviewed.map_err(|problem| {
+            failed(
+                step,
+                &format!("pod {}/{}: {problem}", sample.namespace, sample.name),
+            )
+        })
+    }
+
+    fn policy(&self, step: Step) -> Result<&Arc<Policy>, Failed> {
+        self.policy
+            .as_ref()
+            .ok_or_else(|| failed(step, "no policy"))
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// An error as this step's.
+pub(super) fn at<E: std::fmt::Display>(step: Step) -> impl Fn(E) -> Failed {
+    move |error| Failed {
+        step,
+        problem: error.to_string(),
+    }
+}
+
+pub(super) fn failed(step: Step, problem: &str) -> Failed {
+    Failed {
+        step,
+        problem: problem.to_owned(),
+    }
+}
+
+/// A duration as a person says it.
+pub(super) fn days(span: SignedDuration) -> String {
+    let minutes = (span.as_secs() + 30) / 60;
+    format!(
+        "{} d {:02} h {:02} min",
+        minutes / 1440,
+        minutes / 60 % 24,
+        minutes % 60
+    )
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// The name of our container in a pod.
+fn sidecar(pod: &Value) -> Option<&str> {
+    let all = ["initContainers", "containers"]
+        .into_iter()
+        .filter_map(|list| pod["spec"][list].as_array())
+        .flatten();
+    all.filter_map(|container| container["name"].as_str())
+        .find(|name| *name == "tailscale")
+}
+
+async fn listen(step: Step) -> Result<(TcpListener, SocketAddr), Failed> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.map_err(at(step))?;
+    let address = listener.local_addr().map_err(at(step))?;
+    Ok((listener, address))
+}
