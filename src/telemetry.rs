@@ -5,6 +5,9 @@ use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
+/// The Kubernetes client writes a line for each failed call; whoever made the call says it better, and once.
+const QUIET: &str = "kube_client=off,kube_runtime=off";
+
 /// Flags of the log.
 #[derive(Clone, Debug, clap::Args)]
 pub struct LogArgs {
@@ -32,7 +35,7 @@ pub fn init(args: &LogArgs) {
         log_level,
     } = args;
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(log_level))
+        .with_env_filter(EnvFilter::new(format!("{QUIET},{log_level}")))
         .with_writer(std::io::stderr)
         .with_target(false);
     // Its only error is that somebody else has set a log, and then there is one.

@@ -59,7 +59,7 @@ const LOGIN_SERVER: &str = "controlPlane.loginServer=https://headscale.example.c
 /// One installation in a namespace of its own; uninstalled on drop, so that a failed test leaves no webhook behind.
 pub(crate) struct Release {
     helm: Helm,
-    name: String,
+    pub(crate) name: String,
     installed: bool,
 }
 

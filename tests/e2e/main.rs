@@ -23,6 +23,7 @@ mod join;
 mod leaks;
 mod negative;
 mod rotation;
+mod serve;
 mod story;
 mod support;
 
@@ -48,6 +49,7 @@ const CASES: &[&[Case]] = &[
     conformance::CASES,
     join::CASES,
     chart::CASES,
+    serve::CASES,
     story::CASES,
     negative::CASES,
     rotation::CASES,
