@@ -33,7 +33,7 @@ const SIZES: [Size; 3] = [
     Size {
         name: "7k",
         containers: 1,
-        variables: 18,
+        variables: 24,
         volumes: 5,
         managed: true,
         about: 6_600..8_000,
@@ -77,25 +77,29 @@ fn make(size: &Size) -> Result<Body> {
 fn review(size: &Size) -> Value {
     let group = json!({"group": "", "version": "v1", "kind": "Pod"});
     let resource = json!({"group": "", "version": "v1", "resource": "pods"});
-    json!({
-        "kind": "AdmissionReview",
-        "apiVersion": "admission.k8s.io/v1",
-        "request": {
-            "uid": "705ab4f5-6393-11e8-b7cc-42010a800002",
-            "kind": group, "resource": resource, "requestKind": group, "requestResource": resource,
-            "namespace": "shop",
-            "operation": "CREATE",
-            "userInfo": {
-                "username": "system:serviceaccount:kube-system:replicaset-controller",
-                "uid": "f1b1d6b1-2f0f-4a41-9cf6-d1e5c17f9a51",
-                "groups": ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"],
-            },
-            "object": pod(size),
-            "oldObject": null,
-            "dryRun": false,
-            "options": {"kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1"},
-        },
-    })
+    let mut request = json!({
+        "uid": "705ab4f5-6393-11e8-b7cc-42010a800002",
+        "kind": group,
+        "resource": resource,
+        "namespace": "shop",
+        "operation": "CREATE",
+        "userInfo": {"username": "system:serviceaccount:kube-system:replicaset-controller"},
+        "object": pod(size),
+        "oldObject": null,
+        "dryRun": false,
+    });
+    if size.managed {
+        request["requestKind"] = group;
+        request["requestResource"] = resource;
+        request["options"] = json!({"kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1"});
+        request["userInfo"]["uid"] = json!("f1b1d6b1-2f0f-4a41-9cf6-d1e5c17f9a51");
+        request["userInfo"]["groups"] = json!([
+            "system:serviceaccounts",
+            "system:serviceaccounts:kube-system",
+            "system:authenticated"
+        ]);
+    }
+    json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": request})
 }
 
 fn pod(size: &Size) -> Value {
@@ -115,10 +119,8 @@ fn pod(size: &Size) -> Value {
             "uid": "0f1b4b0e-8a5e-4c57-8d0b-3b0ee0c6a0ab", "controller": true, "blockOwnerDeletion": true,
         }],
     });
-    if size.managed
-        && let Some(fields) = metadata.as_object_mut()
-    {
-        fields.insert("managedFields".to_owned(), managed_fields(size));
+    if size.managed {
+        metadata["managedFields"] = managed_fields(size);
     }
     json!({
         "kind": "Pod",
