@@ -11,6 +11,7 @@ mod known;
 pub mod plan;
 pub mod plane;
 mod planes;
+mod private_ca;
 pub mod queue;
 pub mod record;
 pub mod run;

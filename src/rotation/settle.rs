@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use super::demand::{KeyDemand, SecretRef};
 use super::plan::{Held, Issued, Ownership, Plan, Process, Step, View, Why, plan};
 use super::plane::{Plane, Trouble};
+use super::private_ca;
 use super::queue::Class;
 use super::record::{DATA_KEY, Intent, KeyRecord, Record, fingerprint};
 use super::run::Context;
@@ -130,6 +131,8 @@ impl Job<'_> {
                 // A key made now is in no list that was read before.
                 issued = Arc::default();
                 self.mint(secret, record, rest).await
+            } else if ownership == Ownership::Ours && self.lacks_authority(&secret, &record) {
+                self.write(secret, &record).await.map(Some)
             } else if rest.is_empty() {
                 return Ok(());
             } else {
@@ -462,6 +465,13 @@ impl Job<'_> {
         Ok(())
     }
 
+    /// Whether the configuration names an authority that the Secret does not hold.
+    fn lacks_authority(&self, secret: &StoredSecret, record: &Record) -> bool {
+        let wanted = private_ca::bundle(record, &self.context.policy.control_planes);
+        let held = secret.data.get(private_ca::DATA_KEY);
+        wanted.is_some_and(|wanted| held.is_none_or(|held| **held != wanted))
+    }
+
     async fn write(
         &self,
         mut secret: StoredSecret,
@@ -471,6 +481,10 @@ impl Job<'_> {
         secret
             .data
             .insert(DATA_KEY.to_owned(), Zeroizing::new(document));
+        if let Some(pem) = private_ca::bundle(record, &self.context.policy.control_planes) {
+            let pem = Zeroizing::new(pem);
+            secret.data.insert(private_ca::DATA_KEY.to_owned(), pem);
+        }
         secret
             .labels
             .insert(MANAGED_BY.0.to_owned(), MANAGED_BY.1.to_owned());

@@ -1,0 +1,65 @@
+//! What stands as `ca.crt` beside the keys: the authorities that sign their control planes' certificates. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sidescale_webhook::profile::ControlPlane;
+
+use super::record::Record;
+
+/// The data key that a sidecar mounts where its control plane has an authority of its own.
+pub(super) const DATA_KEY: &str = "ca.crt";
+
+/// The PEM of every private authority that a key of the record needs; `None` where the public ones do.
+#[must_use]
+pub(super) fn bundle(
+    record: &Record,
+    control_planes: &BTreeMap<String, ControlPlane>,
+) -> Option<Vec<u8>> {
+    let named: BTreeSet<&String> = record.keys.values().map(|key| &key.control_plane).collect();
+    let mut pem = String::new();
+    for authority in named
+        .into_iter()
+        .filter_map(|name| control_planes.get(name)?.ca_bundle.as_ref())
+    {
+        pem.push_str(authority.trim_end());
+        pem.push('\n');
+    }
+    (!pem.is_empty()).then(|| pem.into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rotation::record::KeyRecord;
+    use sidescale_webhook::profile::Policy;
+
+    fn record(control_planes: &[&str]) -> Record {
+        let mut record = Record::default();
+        for (index, name) in control_planes.iter().enumerate() {
+            let key = KeyRecord::new("web", name);
+            record.keys.insert(format!("web{index}-authkey"), key);
+        }
+        record
+    }
+
+    fn policy(ca_bundle: Option<&str>) -> Policy {
+        let mut policy = Policy::for_login_server("https://headscale.example.com").unwrap();
+        let default = policy.control_planes.get_mut("default").unwrap();
+        default.ca_bundle = ca_bundle.map(str::to_owned);
+        policy
+    }
+
+    #[test]
+    fn names_each_authority_once() {
+        let policy = policy(Some("-----BEGIN-----\n\n"));
+        let pem = bundle(&record(&["default", "default"]), &policy.control_planes);
+        assert_eq!(pem.as_deref(), Some(b"-----BEGIN-----\n".as_slice()));
+    }
+
+    #[test]
+    fn is_nothing_where_the_public_authorities_do() {
+        let policy = policy(None);
+        assert_eq!(bundle(&record(&["default"]), &policy.control_planes), None);
+        assert_eq!(bundle(&record(&["gone"]), &policy.control_planes), None);
+    }
+}
