@@ -300,7 +300,10 @@ impl HeadscaleRest {
                 location: text(header::LOCATION),
             });
         }
-        let content_type = text(header::CONTENT_TYPE);
+        let content_type = match text(header::CONTENT_TYPE) {
+            none if none.is_empty() => "no content type".to_owned(),
+            some => some,
+        };
         let mut body = Zeroizing::new(Vec::new());
         loop {
             match response.chunk().await {
@@ -360,14 +363,14 @@ impl HeadscaleRest {
         }
         let Some(message) = wire::message(&body).map(|text| self.quote(&text)) else {
             return Err(if status.is_server_error() {
-                let message = format!("{} bytes of {content_type:?}", body.len());
+                let message = format!("{} bytes of {content_type}", body.len());
                 Error::Refused {
                     at,
                     status: code,
                     message,
                 }
             } else {
-                let answered = format!("{} bytes of {content_type:?}", body.len());
+                let answered = format!("{} bytes of {content_type}", body.len());
                 Error::NotHeadscale {
                     at,
                     status: code,

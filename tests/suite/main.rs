@@ -10,6 +10,7 @@
 mod chart;
 mod client;
 mod conformance;
+mod control_plane;
 mod demo;
 mod rotation;
 mod server;

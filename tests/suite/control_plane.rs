@@ -1,0 +1,161 @@
+//! What a person reads when a control plane does not answer as Headscale does: every message, whole.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use sidescale::clock::Clock;
+use sidescale::commands::demo::headscale::{Call, Embedded, Fault, Flavour};
+use sidescale::control_plane::{ControlPlane, Endpoint, Error, NewPreAuthKey};
+use sidescale::key_value::KeyValue;
+use tokio::net::TcpListener;
+
+const MESSAGES: &str = include_str!("control_plane/messages.txt");
+
+/// The messages so far; addresses differ from run to run.
+#[derive(Default)]
+struct Said(String);
+
+impl Said {
+    fn say(&mut self, title: &str, error: &Error, address: &str) {
+        let message = error.to_string().replace(address, "ADDRESS");
+        writeln!(self.0, "{title}\n    {message}").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn every_message_says_where_what_came_what_is_wanted_and_what_to_do() {
+    let embedded = Embedded::new(Flavour::Main, Clock::wall());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let router = embedded.router();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let endpoint = Endpoint {
+        name: "default".to_owned(),
+        api_url: format!("http://{address}"),
+        api_key: embedded.create_api_key(Duration::from_secs(3600)),
+        ca_bundle: None,
+        allow_insecure: true,
+    };
+    let mut said = Said::default();
+    unusable(&endpoint, &mut said);
+    no_access(&endpoint, &address, &mut said).await;
+    let client = ControlPlane::new(endpoint).unwrap();
+    let client = client.with_deadline(Duration::from_millis(500));
+    odd_answers(&embedded, &client, &address, &mut said).await;
+    odd_keys(&embedded, &client, &address, &mut said).await;
+
+    let Said(text) = said;
+    assert!(
+        !text.contains("secret") && !text.contains("hskey-"),
+        "{text}"
+    );
+    if std::env::var_os("SIDESCALE_BLESS").is_some() {
+        std::fs::write("tests/suite/control_plane/messages.txt", &text).unwrap();
+    }
+    assert!(
+        text == MESSAGES,
+        "tests/suite/control_plane/messages.txt differs (SIDESCALE_BLESS=1 writes it):\n{text}"
+    );
+}
+
+/// Refused before any call.
+fn unusable(endpoint: &Endpoint, said: &mut Said) {
+    type Change = fn(&mut Endpoint);
+    let rows: [(&str, Change); 6] = [
+        ("no URL", |endpoint| {
+            endpoint.api_url = "headscale".to_owned()
+        }),
+        ("plain http", |endpoint| {
+            endpoint.api_url = "http://headscale.example.com".to_owned();
+            endpoint.allow_insecure = false;
+        }),
+        ("another scheme", |endpoint| {
+            endpoint.api_url = "ftp://headscale.example.com".to_owned()
+        }),
+        ("a password", |endpoint| {
+            endpoint.api_url = "https://a:secret@headscale.example.com".to_owned()
+        }),
+        ("no certificate", |endpoint| {
+            endpoint.ca_bundle = Some("-----BEGIN".to_owned())
+        }),
+        ("an empty key", |endpoint| {
+            endpoint.api_key = KeyValue::new(String::new())
+        }),
+    ];
+    for (title, change) in rows {
+        let mut endpoint = endpoint.clone();
+        change(&mut endpoint);
+        said.say(title, &ControlPlane::new(endpoint).unwrap_err(), "ADDRESS");
+    }
+}
+
+async fn no_access(endpoint: &Endpoint, address: &str, said: &mut Said) {
+    // A port that was just free: nobody listens there.
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let free = free.local_addr().unwrap().to_string();
+    let away = Endpoint {
+        api_url: format!("http://{free}"),
+        ..endpoint.clone()
+    };
+    let error = ControlPlane::new(away)
+        .unwrap()
+        .list_users()
+        .await
+        .unwrap_err();
+    said.say("nobody there", &error, &free);
+    let api_key = KeyValue::new("hskey-api-unknown".to_owned());
+    let unknown = Endpoint {
+        api_key,
+        ..endpoint.clone()
+    };
+    let error = ControlPlane::new(unknown)
+        .unwrap()
+        .list_users()
+        .await
+        .unwrap_err();
+    said.say("an unknown API key", &error, address);
+}
+
+async fn odd_answers(embedded: &Embedded, client: &ControlPlane, address: &str, said: &mut Said) {
+    client.create_user("shop.web", "").await.unwrap();
+    let error = client.create_user("shop.web", "").await.unwrap_err();
+    said.say("a taken name", &error, address);
+    let faults = [
+        ("a login page", Fault::Html),
+        ("a redirect", Fault::Redirect),
+        ("a proxy's 502", Fault::Status(502)),
+        ("a proxy's 404", Fault::Status(404)),
+        ("a slow server", Fault::Slow(Duration::from_secs(30))),
+    ];
+    for (title, fault) in faults {
+        embedded.break_calls(None, fault);
+        said.say(title, &client.list_users().await.unwrap_err(), address);
+    }
+    let old = serde_json::json!("v0.27.1");
+    embedded.break_calls(Some(Call::Version), Fault::Field("/version", Some(old)));
+    said.say(
+        "an old version",
+        &client.probe().await.unwrap_err(),
+        address,
+    );
+    embedded.mend();
+}
+
+async fn odd_keys(embedded: &Embedded, client: &ControlPlane, address: &str, said: &mut Said) {
+    let new = NewPreAuthKey {
+        user: client.create_user("shop.keys", "").await.unwrap().id,
+        reusable: true,
+        ephemeral: true,
+        expiration: "2099-01-01T00:00:00Z".parse().unwrap(),
+        tags: Vec::new(),
+    };
+    for pointer in [
+        "/preAuthKey/id",
+        "/preAuthKey/key",
+        "/preAuthKey/expiration",
+    ] {
+        embedded.break_calls(Some(Call::CreatePreAuthKey), Fault::Field(pointer, None));
+        let error = client.create_pre_auth_key(&new).await.unwrap_err();
+        said.say(&format!("a new key without {pointer}"), &error, address);
+    }
+}
