@@ -9,7 +9,7 @@ use sidescale_webhook::profile::Policy;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use super::demand::{Demands, KeyDemand, SecretRef};
 use super::known::Known;
@@ -30,6 +30,9 @@ const PASS_EVERY: Duration = Duration::from_secs(3_600);
 
 /// Two passes are at least this far apart.
 const PASS_GAP: Duration = Duration::from_secs(5);
+
+/// A pass that failed is tried again after this long.
+const PASS_RETRY: Duration = Duration::from_secs(60);
 
 /// Jobs at a time.
 const JOBS: usize = 8;
@@ -84,6 +87,7 @@ struct Loop {
     demands: Demands,
     pass_at: Timestamp,
     passing: bool,
+    pass_troubled: bool,
     settling: usize,
     jobs: JoinSet<Done>,
 }
@@ -103,6 +107,7 @@ pub async fn run(
         demands: Demands::default(),
         pass_at: now,
         passing: false,
+        pass_troubled: false,
         settling: 0,
         jobs: JoinSet::new(),
     };
@@ -320,13 +325,23 @@ impl Loop {
         }
         let issued = Arc::new(issued);
         let secrets = match secrets {
-            Ok(secrets) => secrets,
+            Ok(secrets) => {
+                if std::mem::take(&mut self.pass_troubled) {
+                    info!("Secrets can be listed again");
+                }
+                secrets
+            }
+            Err(trouble) if std::mem::replace(&mut self.pass_troubled, true) => {
+                debug!(trouble = trouble.message, "Secrets still cannot be listed");
+                self.pass_at = after(now, PASS_RETRY);
+                return;
+            }
             Err(trouble) => {
                 warn!(
                     trouble = trouble.message,
-                    "Secrets could not be listed: trying again in a minute"
+                    "Secrets cannot be listed: old keys are not ended, and it is tried again every minute"
                 );
-                self.pass_at = after(now, Duration::from_secs(60));
+                self.pass_at = after(now, PASS_RETRY);
                 return;
             }
         };
