@@ -244,11 +244,12 @@ async fn a_new_service_gets_its_user_and_key_with_two_calls() {
         world.headscale.calls(Call::ListUsers) <= lists + 1,
         "users are listed per pass, not per service"
     );
-    let text = String::from_utf8(world.metrics.text().unwrap()).unwrap();
-    assert!(
-        text.contains("sidescale_rotations_total{result=\"minted\"} 1"),
-        "{text}"
-    );
+    let text = until("the count", async || {
+        let text = String::from_utf8(world.metrics.text().unwrap()).unwrap();
+        text.contains("sidescale_rotations_total{result=\"minted\"} 1")
+            .then_some(text)
+    })
+    .await;
     assert!(!text.contains(&value));
 }
 
