@@ -23,6 +23,10 @@ use crate::metrics::Metrics;
 /// Is how long one request may take, its body's arrival included.
 const REQUEST: Duration = Duration::from_secs(10);
 
+/// Tells whoever posts something else what belongs here.
+const WANTED: &str = "post what an API server sends to a mutating webhook: \
+    {\"apiVersion\":\"admission.k8s.io/v1\",\"kind\":\"AdmissionReview\",\"request\":{\"uid\":\"...\",\"object\":{...}}}";
+
 /// Finds what is known of a namespace.
 pub type NamespaceLookup = dyn Fn(&str) -> Option<Arc<NamespaceMetadata>> + Send + Sync;
 
@@ -92,7 +96,7 @@ impl Reviews {
             }
             Err(error) => {
                 self.metrics.rejected("undecodable");
-                let text = describe(&error);
+                let text = format!("{}; {WANTED}", describe(&error));
                 warn!(error = text, "Request is no AdmissionReview");
                 (StatusCode::BAD_REQUEST, text).into_response()
             }

@@ -14,7 +14,7 @@ use sidescale_webhook::profile::{Policy, Rotation};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{Connection, NAME};
+use crate::client::{Answer, Connection, NAME};
 
 struct Server {
     address: SocketAddr,
@@ -92,6 +92,23 @@ impl Server {
     }
 }
 
+/// Compares an answer's text whole with its file; SIDESCALE_BLESS=1 writes the file.
+fn says(name: &str, answer: &Answer) {
+    let path = format!(
+        "{}/tests/messages/server/{name}.txt",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let said = format!("{}\n", answer.body);
+    if std::env::var_os("SIDESCALE_BLESS").is_some() {
+        std::fs::write(&path, &said).unwrap();
+    }
+    assert_eq!(
+        std::fs::read_to_string(&path).unwrap_or_default(),
+        said,
+        "{path}"
+    );
+}
+
 const REVIEW: &str = r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u-1","namespace":"n"}}"#;
 
 #[tokio::test]
@@ -108,23 +125,31 @@ async fn answers_a_review_on_both_paths_and_says_what_is_wrong_with_the_rest() {
         );
     }
     let table = [
-        ("", "EOF"),
-        ("{", "EOF"),
-        ("no json", "expected"),
+        ("empty", String::new()),
+        ("cut", "{".to_owned()),
+        ("no_json", "no json".to_owned()),
         (
-            r#"{"apiVersion":"v1","kind":"Pod","request":{"uid":"u"}}"#,
-            "Pod",
+            "wrong_kind",
+            r#"{"apiVersion":"v1","kind":"Pod","request":{"uid":"u"}}"#.to_owned(),
         ),
-        (&REVIEW.replace("u-1", ""), "uid"),
-        (&REVIEW.replace(r#""uid":"u-1","#, ""), "uid"),
+        (
+            "wrong_version",
+            REVIEW.replace("k8s.io/v1", "k8s.io/v1beta1"),
+        ),
+        (
+            "no_request",
+            r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview"}"#.to_owned(),
+        ),
+        ("empty_uid", REVIEW.replace("u-1", "")),
+        ("no_uid", REVIEW.replace(r#""uid":"u-1","#, "")),
     ];
-    for (body, named) in table {
+    for (name, body) in table {
         let answer = connection.post("/mutate/pod", body.as_bytes()).await;
         assert_eq!(answer.status, 400, "{body}: {answer:?}");
-        assert!(answer.body.contains(named), "{body}: {answer:?}");
+        says(name, &answer);
     }
     assert_eq!(connection.post("/mutate/other", b"{}").await.status, 404);
-    assert!(server.metric(r#"sidescale_requests_rejected_total{reason="undecodable"} 6"#));
+    assert!(server.metric(r#"sidescale_requests_rejected_total{reason="undecodable"} 8"#));
 }
 
 #[tokio::test]
@@ -137,7 +162,7 @@ async fn takes_eight_mebibytes_and_not_a_byte_more() {
     padded.push(b' ');
     let answer = server.connect().await.post("/mutate/pod", &padded).await;
     assert_eq!(answer.status, 413, "{answer:?}");
-    assert!(answer.body.contains("8388608 bytes"), "{answer:?}");
+    says("too_large", &answer);
 
     // Without a Content-Length it is only seen on the way.
     let mut connection = server.connect().await;
@@ -190,7 +215,8 @@ async fn ends_a_body_that_does_not_come_to_its_end() {
     connection
         .send(b"POST /mutate/pod HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
         .await;
-    assert_eq!(connection.answer().await.unwrap().status, 408);
+    let answer = connection.answer().await.unwrap();
+    assert_eq!(answer.status, 408);
 }
 
 #[tokio::test]
