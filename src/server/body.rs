@@ -24,7 +24,7 @@ const BUDGET_KIB: usize = 8 * MAX_BODY / KIB;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Rejection {
     #[error(
-        "the request's body is larger than {MAX_BODY} bytes, the most an AdmissionReview may have"
+        "the request's body is larger than {MAX_BODY} bytes, the most that is read: make the pod smaller, its annotations first"
     )]
     TooLarge,
     #[error("too many large requests at once: try again in a second")]
