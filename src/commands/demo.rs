@@ -164,30 +164,33 @@ pub async fn show(
     let DemoArgs { watch, manifests } = args;
     let files = read(&manifests, spoilt)?;
     let mut show = Show::new(out, colour);
-    let stage = play(files, &mut show, spoilt).await?;
-    if watch {
-        let lines = stage.invitation().map_err(|problem| Failed {
-            step: Step::Webhook,
-            problem,
-        })?;
-        let written = lines.iter().try_for_each(|line| show.line(line));
-        written.map_err(|error| Failed {
-            step: Step::Metrics,
-            problem: error.to_string(),
-        })?;
-        shutdown.cancelled().await;
+    let mut stage = Stage::new(files, spoilt)?;
+    let mut seen = play(&mut stage, &mut show).await;
+    if watch && seen.is_ok() {
+        seen = invite(&stage, &mut show);
+        if seen.is_ok() {
+            shutdown.cancelled().await;
+        }
     }
     stage.end().await;
-    Ok(())
+    seen
+}
+
+/// Says how to go on while everything is up.
+fn invite(stage: &Stage, show: &mut Show<'_>) -> Result<(), Failed> {
+    let step = Step::Webhook;
+    let lines = stage
+        .invitation()
+        .map_err(|problem| Failed { step, problem })?;
+    let written = lines.iter().try_for_each(|line| show.line(line));
+    written.map_err(|error| Failed {
+        step,
+        problem: error.to_string(),
+    })
 }
 
 /// Every step, one after the other; the first that is not seen to work ends it.
-async fn play(
-    files: Vec<(String, String)>,
-    show: &mut Show<'_>,
-    spoilt: Option<Spoilt>,
-) -> Result<Stage, Failed> {
-    let mut stage = Stage::new(files, spoilt)?;
+async fn play(stage: &mut Stage, show: &mut Show<'_>) -> Result<(), Failed> {
     let end = Instant::now() + LIMIT;
     within(end, Step::ControlPlane, stage.start_headscale(show)).await?;
     within(end, Step::Webhook, stage.start_webhook(show)).await?;
@@ -196,8 +199,7 @@ async fn play(
     within(end, Step::Mint, stage.mint(show)).await?;
     within(end, Step::Files, stage.read_files(show)).await?;
     within(end, Step::Rotate, stage.rotate(show)).await?;
-    within(end, Step::Metrics, stage.read_metrics(show)).await?;
-    Ok(stage)
+    within(end, Step::Metrics, stage.read_metrics(show)).await
 }
 
 /// A step that hangs fails, and is named.

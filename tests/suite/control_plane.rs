@@ -91,8 +91,9 @@ fn unusable(endpoint: &Endpoint, said: &mut Said) {
 
 async fn no_access(endpoint: &Endpoint, address: &str, said: &mut Said) {
     // A port that was just free: nobody listens there.
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let free = free.local_addr().unwrap().to_string();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let free = listener.local_addr().unwrap().to_string();
+    drop(listener);
     let away = Endpoint {
         api_url: format!("http://{free}"),
         ..endpoint.clone()

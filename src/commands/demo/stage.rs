@@ -55,6 +55,7 @@ pub(super) struct Stage {
     reviewer: Option<Reviewer>,
     policy: Option<Arc<Policy>>,
     stop: CancellationToken,
+    rotation: Option<tokio::task::JoinHandle<()>>,
 }
 
 impl Stage {
@@ -87,6 +88,7 @@ impl Stage {
             reviewer: None,
             policy: None,
             stop: CancellationToken::new(),
+            rotation: None,
         })
     }
 
@@ -335,7 +337,7 @@ impl Stage {
     }
 
     /// The pods are there, so rotation makes their keys.
-    pub(super) fn start_rotation(&self) -> Result<(), Failed> {
+    pub(super) fn start_rotation(&mut self) -> Result<(), Failed> {
         let step = Step::Mint;
         let policy = Arc::clone(self.policy(step)?);
         let now = self.clock.now();
@@ -372,11 +374,11 @@ impl Stage {
             respect: Duration::ZERO,
         };
         let stop = self.stop.clone();
-        tokio::spawn(async move {
+        self.rotation = Some(tokio::spawn(async move {
             // Dropped only with the loop: rotation ends where nobody tells it of pods.
             let (_sender, demands) = watch::channel(demands);
             rotation::run(Arc::new(context), demands, stop).await;
-        });
+        }));
         Ok(())
     }
 
@@ -467,10 +469,12 @@ impl Stage {
     }
 
     /// Ends what is up; the key files go with the folder.
-    pub(super) async fn end(self) {
+    pub(super) async fn end(mut self) {
         self.stop.cancel();
-        // Rotation may be within a write.
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        // Rotation may be within a write, and would leave a file behind. It gives itself five seconds.
+        if let Some(rotation) = self.rotation.take() {
+            let _ = rotation.await;
+        }
     }
 
     pub(super) fn control_plane(&self, step: Step) -> Result<&ControlPlane, Failed> {
