@@ -7,31 +7,17 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sidescale_webhook::annotations::{
-    Decision, Key, Lookup, ManagedKey, NamespaceMetadata, PREFIX, Subject, decide,
+    Decision, Key, ManagedKey, NamespaceMetadata, Subject, decide,
 };
 use sidescale_webhook::identity::Owner;
 use sidescale_webhook::profile::Policy;
-use sidescale_webhook::sidecar::{Injected, Receipt};
 
 use super::record::Asked;
 
-/// Is the annotation that holds the webhook's receipt.
-const RECEIPT: &str = "sidescale.io/status";
-const SERVICE: &str = "sidescale.io/service";
-const CONTROL_PLANE: &str = "sidescale.io/control-plane";
+mod shape;
 
-/// Labels that an identity is read from; all others, some of them different on every pod, are not kept.
-const IDENTITY_LABELS: [&str; 2] = ["pod-template-hash", "rollouts-pod-template-hash"];
-
-/// Holds all that decides a pod's key. The pods of one ReplicaSet share one.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Shape {
-    annotations: Vec<(Box<str>, Box<str>)>,
-    labels: Vec<(Box<str>, Box<str>)>,
-    owner: Option<(Box<str>, Box<str>)>,
-    // Only where no owner gives one.
-    name: Box<str>,
-}
+pub use shape::Shape;
+use shape::{AsReceipted, Labels};
 
 /// One pod as the index keeps it.
 #[derive(Clone, Copy, Debug)]
@@ -104,44 +90,6 @@ struct Wanted {
     secret: String,
     data_key: String,
     demand: KeyDemand,
-}
-
-impl Shape {
-    /// Keeps what decides from a pod's metadata.
-    #[must_use]
-    pub fn new<'a>(
-        name: &str,
-        annotations: impl Iterator<Item = (&'a str, &'a str)>,
-        labels: impl Iterator<Item = (&'a str, &'a str)>,
-        owner: Option<Owner<'_>>,
-    ) -> Self {
-        let mut shape = Self {
-            annotations: annotations
-                .filter(|(key, _)| key.starts_with(PREFIX))
-                .map(boxed)
-                .collect(),
-            labels: labels
-                .filter(|(key, _)| IDENTITY_LABELS.contains(key))
-                .map(boxed)
-                .collect(),
-            owner: owner.map(|owner| boxed((owner.kind, owner.name))),
-            name: if owner.is_none() {
-                name.into()
-            } else {
-                Box::default()
-            },
-        };
-        shape.annotations.sort();
-        shape.labels.sort();
-        shape
-    }
-
-    /// Which key the pod refers to, as the webhook wrote it down.
-    fn receipt(&self) -> Option<Injected<'_>> {
-        let (_, text) = self.annotations.iter().find(|(key, _)| &**key == RECEIPT)?;
-        let receipt: Receipt<'_> = serde_json::from_str(text).ok()?;
-        receipt.injected.filter(|injected| !injected.own_key)
-    }
 }
 
 impl PodSeen<'_> {
@@ -298,216 +246,5 @@ fn wanted(
     })
 }
 
-fn boxed((key, value): (&str, &str)) -> (Box<str>, Box<str>) {
-    (key.into(), value.into())
-}
-
-fn find<'a>(entries: &'a [(Box<str>, Box<str>)], key: &str) -> Option<&'a str> {
-    entries
-        .iter()
-        .find(|(name, _)| &**name == key)
-        .map(|(_, value)| &**value)
-}
-
-/// A pod's annotations, where the receipt's service and control plane take the place of what was asked.
-#[derive(Clone, Copy)]
-struct AsReceipted<'a> {
-    shape: &'a Shape,
-    receipt: &'a Injected<'a>,
-}
-
-impl fmt::Debug for AsReceipted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.shape.annotations.fmt(f)
-    }
-}
-
-impl Lookup for AsReceipted<'_> {
-    fn value(&self, key: &str) -> Option<&str> {
-        match key {
-            SERVICE => Some(&self.receipt.service),
-            CONTROL_PLANE => Some(&self.receipt.control_plane),
-            RECEIPT => None,
-            other => find(&self.shape.annotations, other),
-        }
-    }
-
-    fn ours(&self) -> Box<dyn Iterator<Item = (&str, &str)> + '_> {
-        let replaced = [SERVICE, CONTROL_PLANE, RECEIPT];
-        let rest = self
-            .shape
-            .annotations
-            .iter()
-            .map(|(key, value)| (&**key, &**value));
-        let receipt = [
-            (SERVICE, &*self.receipt.service),
-            (CONTROL_PLANE, &*self.receipt.control_plane),
-        ];
-        Box::new(
-            receipt
-                .into_iter()
-                .chain(rest.filter(move |(key, _)| !replaced.contains(key))),
-        )
-    }
-}
-
-#[derive(Debug)]
-struct Labels<'a>(&'a [(Box<str>, Box<str>)]);
-
-impl Lookup for Labels<'_> {
-    fn value(&self, key: &str) -> Option<&str> {
-        find(self.0, key)
-    }
-
-    fn ours(&self) -> Box<dyn Iterator<Item = (&str, &str)> + '_> {
-        Box::new(
-            self.0
-                .iter()
-                .map(|(key, value)| (&**key, &**value))
-                .filter(|(key, _)| key.starts_with(PREFIX)),
-        )
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn policy() -> Policy {
-        let mut policy = Policy::for_login_server("https://headscale.example.org").unwrap();
-        let profile = policy.profiles.get_mut("default").unwrap();
-        profile.allowed_tags = vec!["tag:web".to_owned(), "tag:b".to_owned()];
-        policy
-    }
-
-    fn receipt(service: &str, secret: &str) -> String {
-        format!(
-            r#"{{"version":"0.1.0","decision":"inject","profile":"default","profileHash":"0","service":"{service}",
-            "controlPlane":"default","secret":"{secret}","dataKey":"{service}-authkey"}}"#
-        )
-    }
-
-    fn shape(service: &str, more: &[(&str, &str)]) -> Arc<Shape> {
-        let receipt = receipt(service, "headscale-auth-keys");
-        let annotations = [
-            (RECEIPT, receipt.as_str()),
-            ("sidescale.io/inject", "tailscale"),
-        ];
-        let labels = [("pod-template-hash", "6d4cf56db6"), ("app", "x")];
-        let owner = Owner {
-            kind: "ReplicaSet",
-            name: "api-6d4cf56db6",
-        };
-        let annotations: BTreeMap<_, _> = annotations
-            .into_iter()
-            .chain(more.iter().copied())
-            .collect();
-        Arc::new(Shape::new(
-            "api-6d4cf56db6-abcde",
-            annotations.into_iter(),
-            labels.into_iter(),
-            Some(owner),
-        ))
-    }
-
-    fn pod(shape: &Arc<Shape>, second: i64) -> PodSeen<'_> {
-        PodSeen {
-            created: Timestamp::from_second(second).unwrap(),
-            uid: 1,
-            shape,
-        }
-    }
-
-    fn demand(pods: &[PodSeen<'_>], metadata: Option<&NamespaceMetadata>) -> NamespaceDemand {
-        of_namespace("shop", pods.iter().copied(), metadata, &policy())
-    }
-
-    #[test]
-    fn pods_of_one_service_need_one_key_and_the_newest_decides() {
-        let old = shape("api", &[("sidescale.io/tags", "tag:web")]);
-        let new = shape(
-            "api",
-            &[
-                ("sidescale.io/tags", "tag:web,tag:b"),
-                ("sidescale.io/reusable", "true"),
-            ],
-        );
-        let demand = demand(&[pod(&old, 10), pod(&old, 20), pod(&new, 30)], None);
-        let key = &demand.secrets["headscale-auth-keys"]["api-authkey"];
-        assert_eq!(key.asked.tags, ["tag:b", "tag:web"]);
-        assert_eq!(key.asked.user, "shop.api");
-        assert_eq!((key.pods, key.differing), (3, 2));
-        assert_eq!(key.since.as_second(), 10);
-        assert_eq!(demand.refused, 0);
-    }
-
-    #[test]
-    fn the_receipt_names_the_key_even_if_the_owner_would_name_another() {
-        let shape = shape("shown", &[]);
-        let demand = demand(&[pod(&shape, 1)], None);
-        let keys = &demand.secrets["headscale-auth-keys"];
-        assert_eq!(keys.keys().collect::<Vec<_>>(), ["shown-authkey"]);
-        assert_eq!(keys["shown-authkey"].asked.user, "shop.shown");
-    }
-
-    #[test]
-    fn who_may_have_none_gets_none() {
-        let good = shape("api", &[]);
-        let forged = |receipt: &str| {
-            let annotations = [(RECEIPT, receipt), ("sidescale.io/inject", "tailscale")];
-            Arc::new(Shape::new(
-                "x",
-                annotations.into_iter(),
-                std::iter::empty(),
-                None,
-            ))
-        };
-        let other_secret = forged(&receipt("api", "stripe-keys"));
-        let other_key =
-            forged(&receipt("api", "headscale-auth-keys").replace("api-authkey", "db-authkey"));
-        let other_plane = forged(
-            &receipt("api", "headscale-auth-keys")
-                .replace("\"controlPlane\":\"default\"", "\"controlPlane\":\"x\""),
-        );
-        let own_key = forged(
-            &receipt("api", "headscale-auth-keys")
-                .replace("api-authkey\"", "api-authkey\",\"ownKey\":true"),
-        );
-        let off = shape("api", &[("sidescale.io/inject", "false")]);
-        let bad_tag = shape("api", &[("sidescale.io/tags", "tag:admin")]);
-        let garbage = forged("{");
-        let none = Arc::new(Shape::new(
-            "x",
-            std::iter::empty(),
-            std::iter::empty(),
-            None,
-        ));
-        let disabled = |value: &str| NamespaceMetadata {
-            inject: Some(value.to_owned()),
-            ..NamespaceMetadata::default()
-        };
-        assert_eq!(
-            demand(&[pod(&good, 1)], Some(&disabled("tailscale")))
-                .secrets
-                .len(),
-            1
-        );
-        let table = [
-            ("a disabled namespace", &good, Some(disabled("disabled"))),
-            ("a namespace switched off", &good, Some(disabled("false"))),
-            ("a Secret of somebody else", &other_secret, None),
-            ("a data key of another service", &other_key, None),
-            ("a control plane that is not there", &other_plane, None),
-            ("a key of its own", &own_key, None),
-            ("a pod switched off", &off, None),
-            ("a tag that is not allowed", &bad_tag, None),
-            ("a receipt that is none", &garbage, None),
-            ("no receipt", &none, None),
-        ];
-        for (name, shape, metadata) in table {
-            let demand = demand(&[pod(shape, 1)], metadata.as_ref());
-            assert!(demand.secrets.is_empty(), "{name}");
-            assert_eq!(demand.refused, 1, "{name}");
-        }
-    }
-}
+mod tests;

@@ -13,7 +13,7 @@ use tracing::{debug, error, info, warn};
 
 use super::demand::{Demands, KeyDemand, SecretRef};
 use super::known::Known;
-use super::plan::{Held, Issued, Process};
+use super::plan::{Held, Process};
 use super::plane::{Plane, Trouble};
 use super::planes::Planes;
 use super::queue::{Class, Job, Queue};
@@ -21,9 +21,14 @@ use super::settle::{Outcome, Task, settle};
 use super::state::State;
 use crate::clock::{Clock, after};
 use crate::events::Events;
-use crate::health::{Health, Part};
+use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::store::{Store, StoredSecret};
+use crate::store::Store;
+
+mod pass;
+mod shown;
+
+use pass::{Pass, pass};
 
 /// Everything is looked at this often, whatever happens.
 const PASS_EVERY: Duration = Duration::from_secs(3_600);
@@ -39,9 +44,6 @@ const JOBS: usize = 8;
 
 /// What is under way at the end may take this long.
 const GRACE: Duration = Duration::from_secs(5);
-
-/// Gauges hold this many keys.
-const MOST_EXPIRIES: usize = 500;
 
 /// Holds what rotation works with.
 #[derive(Debug)]
@@ -70,13 +72,6 @@ enum Done {
     Settled(SecretRef, Box<Outcome>),
     Connected(String, Box<Result<Plane, Trouble>>),
     Passed(Box<Pass>),
-}
-
-/// What a pass over everything has read: the Secrets, then the keys.
-struct Pass {
-    secrets: Result<Vec<StoredSecret>, Trouble>,
-    issued: BTreeMap<String, Issued>,
-    suspects: BTreeMap<String, Trouble>,
 }
 
 struct Loop {
@@ -371,112 +366,6 @@ impl Loop {
             .cloned()
             .unwrap_or_default()
     }
-
-    /// Sets the gauges, and what the admin port says.
-    fn show(&self) {
-        let metrics = &self.context.metrics.rotation;
-        let mut counts: BTreeMap<State, i64> =
-            State::ALL.into_iter().map(|state| (state, 0)).collect();
-        let mut expiries = Vec::new();
-        for (secret, known) in &self.secrets {
-            for state in known.states.values() {
-                *counts.entry(*state).or_default() += 1;
-            }
-            expiries.extend(
-                known
-                    .expiries
-                    .iter()
-                    .map(|(data_key, at)| (*at, secret, data_key)),
-            );
-        }
-        for (state, count) in &counts {
-            metrics
-                .keys
-                .with_label_values(&[state.as_str()])
-                .set(*count);
-        }
-        expiries.sort();
-        metrics.expiry.reset();
-        for (at, secret, data_key) in expiries.into_iter().take(MOST_EXPIRIES) {
-            let labels = [secret.namespace.as_str(), &secret.name, data_key];
-            metrics
-                .expiry
-                .with_label_values(&labels)
-                .set(at.as_duration().as_secs_f64());
-        }
-        for (name, state) in self.planes.states() {
-            for other in State::ALL {
-                let gauge = metrics
-                    .control_planes
-                    .with_label_values(&[name, other.as_str()]);
-                gauge.set(i64::from(other == state));
-            }
-        }
-        let ready = counts.get(&State::Ready).copied().unwrap_or_default();
-        let wanting: Vec<_> = self
-            .planes
-            .troubles()
-            .map(|trouble| trouble.message.clone())
-            .collect();
-        let others = counts
-            .iter()
-            .filter(|(state, count)| **state != State::Ready && **count > 0);
-        let others: Vec<_> = others
-            .map(|(state, count)| format!("{count} {}", state.as_str()))
-            .collect();
-        if wanting.is_empty() && others.is_empty() {
-            self.context
-                .health
-                .ok(Part::Rotation, format!("{ready} keys ready"));
-        } else {
-            let detail = [vec![format!("{ready} keys ready")], others, wanting]
-                .concat()
-                .join("; ");
-            self.context.health.trouble(Part::Rotation, detail);
-        }
-    }
-}
-
-/// Reads all Secrets of ours, and after them what the control planes hold: the order matters to `plan`.
-async fn pass(context: &Context, planes: BTreeMap<String, Arc<Plane>>) -> Pass {
-    let names: BTreeSet<_> = context
-        .policy
-        .profiles
-        .values()
-        .map(|profile| profile.auth_key_secret_name.as_str())
-        .collect();
-    let mut passed = Pass {
-        secrets: Ok(Vec::new()),
-        issued: BTreeMap::new(),
-        suspects: BTreeMap::new(),
-    };
-    let mut secrets = Vec::new();
-    for name in names {
-        match context.store.list(name).await {
-            Ok(found) => secrets.extend(found),
-            Err(error) => {
-                let message = format!("{:#}", anyhow::Error::new(error));
-                passed.secrets = Err(Trouble {
-                    state: State::Degraded,
-                    message,
-                    of_plane: false,
-                });
-                return passed;
-            }
-        }
-    }
-    passed.secrets = Ok(secrets);
-    for (name, plane) in planes {
-        match plane.issued().await {
-            Ok(issued) => {
-                passed.issued.insert(name, issued);
-            }
-            Err(trouble) => {
-                passed.suspects.insert(name, trouble);
-            }
-        }
-    }
-    passed
 }
 
 fn secret_ref(namespace: &str, name: &str) -> SecretRef {

@@ -3,32 +3,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use futures::future::join_all;
 use jiff::Timestamp;
-use tracing::{debug, info};
-use uuid::Uuid;
+use tracing::debug;
 use zeroize::Zeroizing;
 
 use super::demand::{KeyDemand, SecretRef};
-use super::plan::{Held, Issued, Ownership, Plan, Process, Step, View, Why, plan};
+use super::plan::{Issued, Ownership, Plan, Process, Step, View, Why, plan};
 use super::plane::{Plane, Trouble};
 use super::private_ca;
 use super::queue::Class;
-use super::record::{DATA_KEY, Intent, KeyRecord, Record, fingerprint};
+use super::record::{DATA_KEY, KeyRecord, Record};
 use super::run::Context;
 use super::state::State;
-use crate::control_plane::MintedKey;
-use crate::metrics::RotationResult;
 use crate::store::{MANAGED_BY, StoreError, StoredSecret};
+
+mod mint;
+mod tidy;
 
 /// Bounds one job: enough for a full namespace of new services, eight at a time.
 const ROUNDS: usize = 64;
-
-/// First mints run this many at a time.
-const MINTS_AT_ONCE: usize = 8;
-
-/// Old keys are ended this many at a time, so that new pods of the namespace need not wait for long.
-const TIDIED_AT_ONCE: usize = 5;
 
 const ADOPT: &str = "sidescale.io/adopt";
 const PAUSED: &str = "sidescale.io/paused";
@@ -265,206 +258,6 @@ impl Job<'_> {
         steps
     }
 
-    /// Writes down that keys are about to be made.
-    async fn intend(
-        &mut self,
-        secret: StoredSecret,
-        mut record: Record,
-        steps: Vec<Step>,
-    ) -> Result<Option<StoredSecret>, StoreError> {
-        let now = self.context.clock.now();
-        let mut ops = Vec::new();
-        for step in steps {
-            let Step::Intend { data_key, why: _ } = step else {
-                continue;
-            };
-            let Some(demand) = self.task.demand.get(&data_key) else {
-                continue;
-            };
-            let Some(plane) = self.task.planes.get(&demand.control_plane).cloned() else {
-                continue;
-            };
-            // Nothing is written for a user that we may not use.
-            if let Err(trouble) = plane.check_user(&demand.asked.user).await {
-                self.fail(data_key, &record, trouble);
-                continue;
-            }
-            let op = Uuid::new_v4();
-            let intent = Intent {
-                op: op.simple().to_string(),
-                writer: self.task.process.writer.clone(),
-                started_at: now,
-                expires: fingerprint(now, demand.expiration, op.as_u64_pair().1),
-                asked: demand.asked.clone(),
-            };
-            ops.push(intent.op.clone());
-            let key = record.keys.entry(data_key);
-            let key = key.or_insert_with(|| KeyRecord::new(&demand.service, &demand.control_plane));
-            key.intend(intent, now);
-        }
-        if ops.is_empty() {
-            return Ok(Some(secret));
-        }
-        let written = self.write(secret, &record).await?;
-        self.task.process.live.extend(ops);
-        Ok(Some(written))
-    }
-
-    /// Makes keys that were written down, and puts them in force.
-    async fn mint(
-        &mut self,
-        mut secret: StoredSecret,
-        mut record: Record,
-        steps: Vec<Step>,
-    ) -> Result<Option<StoredSecret>, StoreError> {
-        let mut calls = Vec::new();
-        for step in steps {
-            let Step::Mint {
-                data_key,
-                intent,
-                why,
-            } = step
-            else {
-                continue;
-            };
-            let plane = record
-                .keys
-                .get(&data_key)
-                .and_then(|key| self.task.planes.get(&key.control_plane));
-            let Some(plane) = plane.filter(|_| calls.len() < MINTS_AT_ONCE) else {
-                continue;
-            };
-            let plane = Arc::clone(plane);
-            calls.push(async move { (plane.mint(&intent).await, data_key, intent, why, plane) });
-        }
-        let mut made = Vec::new();
-        for (minted, data_key, intent, why, plane) in join_all(calls).await {
-            self.task.process.live.remove(&intent.op);
-            match minted {
-                Ok(minted) => made.push(Made {
-                    minted,
-                    data_key,
-                    intent,
-                    why,
-                    plane,
-                    replaced: None,
-                }),
-                Err(trouble) => self.fail(data_key, &record, trouble),
-            }
-        }
-        while !made.is_empty() {
-            let now = self.context.clock.now();
-            for made in &mut made {
-                let Some(key) = record.keys.get_mut(&made.data_key) else {
-                    continue;
-                };
-                made.replaced = key.current.as_ref().map(|current| current.created);
-                key.issue(
-                    &made.minted.key,
-                    &made.intent,
-                    now,
-                    self.context.policy.rotation.overlap,
-                );
-                let value = Zeroizing::new(made.minted.value.expose().as_bytes().to_vec());
-                secret.data.insert(made.data_key.clone(), value);
-            }
-            match self.write(secret, &record).await {
-                Ok(written) => {
-                    self.succeed(made, now);
-                    return Ok(Some(written));
-                }
-                Err(StoreError::Conflict { .. }) => {}
-                // Whether it was written is not known: the intent, or the key in force, will tell.
-                Err(error) => return Err(error),
-            }
-            let SecretRef { namespace, name } = &self.task.secret;
-            let read = self.context.store.read(namespace, name).await?;
-            secret = read.unwrap_or_else(|| StoredSecret::absent(namespace, name));
-            let (ownership, fresh) = self.owned(&secret);
-            record = fresh;
-            // Another writer may have changed something else: what is still wanted is written again.
-            let wanted = |made: &Made| {
-                let intent = record
-                    .keys
-                    .get(&made.data_key)
-                    .and_then(|key| key.intent.as_ref());
-                ownership == Ownership::Ours && intent == Some(&made.intent)
-            };
-            let (kept, lost): (Vec<_>, Vec<_>) = made.into_iter().partition(wanted);
-            for lost in lost {
-                self.lose(lost, &record).await;
-            }
-            made = kept;
-        }
-        Ok(None)
-    }
-
-    /// Ends and forgets what is over.
-    async fn tidy(
-        &mut self,
-        secret: StoredSecret,
-        mut record: Record,
-        steps: Vec<Step>,
-    ) -> Result<(), StoreError> {
-        let before = record.clone();
-        let now = self.context.clock.now();
-        let more = steps.len() > TIDIED_AT_ONCE;
-        let mut stuck = false;
-        for step in steps.into_iter().take(TIDIED_AT_ONCE) {
-            match step {
-                Step::Expire {
-                    data_key,
-                    control_plane,
-                    id,
-                } => {
-                    let Some(plane) = self.task.planes.get(&control_plane).cloned() else {
-                        continue;
-                    };
-                    // Read again just before: the key in force is never ended.
-                    let SecretRef { namespace, name } = &self.task.secret;
-                    let fresh = self.context.store.read(namespace, name).await?;
-                    if fresh.and_then(|fresh| fresh.revision) != secret.revision {
-                        self.outcome.again = true;
-                        return Ok(());
-                    }
-                    if let Err(trouble) = plane.expire(id).await {
-                        self.suspect(&control_plane, &trouble);
-                        self.outcome.failed.insert(data_key, trouble);
-                        stuck = true;
-                        continue;
-                    }
-                    self.context.metrics.rotation.count(RotationResult::Expired);
-                    info!(secret = %self.task.secret, data_key, key_id = id.0, "Ended old key");
-                    if let Some(key) = record.keys.get_mut(&data_key) {
-                        key.previous.retain(|previous| previous.id != id);
-                    }
-                }
-                Step::ForgetPrevious { data_key, id } => {
-                    if let Some(key) = record.keys.get_mut(&data_key) {
-                        key.previous.retain(|previous| previous.id != id);
-                    }
-                }
-                Step::ForgetAbandoned { data_key, op } => {
-                    if let Some(key) = record.keys.get_mut(&data_key) {
-                        key.abandoned.retain(|abandoned| abandoned.intent.op != op);
-                    }
-                }
-                Step::GiveUp { data_key } => {
-                    if let Some(key) = record.keys.get_mut(&data_key) {
-                        key.give_up(now);
-                    }
-                }
-                Step::Intend { .. } | Step::Mint { .. } => {}
-            }
-        }
-        // What stays to be done is another job's: this one must not hold up new pods.
-        self.outcome.again |= more && !stuck;
-        if record != before {
-            self.write(secret, &record).await?;
-        }
-        Ok(())
-    }
-
     /// Whether the configuration names an authority that the Secret does not hold.
     fn lacks_authority(&self, secret: &StoredSecret, record: &Record) -> bool {
         let wanted = private_ca::bundle(record, &self.context.policy.control_planes);
@@ -491,72 +284,6 @@ impl Job<'_> {
         self.context.store.write(&secret).await
     }
 
-    fn succeed(&mut self, made: Vec<Made>, now: Timestamp) {
-        for Made {
-            minted,
-            data_key,
-            intent,
-            why,
-            plane: _,
-            replaced,
-        } in made
-        {
-            let result = if why == Why::First {
-                RotationResult::Minted
-            } else {
-                RotationResult::Renewed
-            };
-            self.context.metrics.rotation.count(result);
-            let (id, user) = (minted.key.id, &intent.asked.user);
-            info!(
-                secret = %self.task.secret, data_key, key_id = id.0, op = intent.op, user,
-                why = why.as_str(), expires = %intent.expires, "Wrote key"
-            );
-            self.task.process.held.remove(&data_key);
-            self.outcome.minted.push(Minted {
-                data_key,
-                created: now,
-                replaced,
-            });
-        }
-    }
-
-    fn fail(&mut self, data_key: String, record: &Record, trouble: Trouble) {
-        self.context.metrics.rotation.count(RotationResult::Failed);
-        if let Some(key) = record.keys.get(&data_key) {
-            self.suspect(&key.control_plane, &trouble);
-        }
-        self.task.process.held.insert(
-            data_key.clone(),
-            Held {
-                state: trouble.state,
-                until: None,
-            },
-        );
-        self.outcome.failed.insert(data_key, trouble);
-    }
-
-    /// Ends a key of our own making that came too late.
-    async fn lose(&mut self, lost: Made, record: &Record) {
-        let Made {
-            minted,
-            data_key,
-            intent,
-            why: _,
-            plane,
-            replaced: _,
-        } = lost;
-        self.context
-            .metrics
-            .rotation
-            .count(RotationResult::LostRace);
-        let id = minted.key.id;
-        info!(secret = %self.task.secret, data_key, key_id = id.0, op = intent.op, "Lost a race, ending our own key");
-        if let Err(trouble) = plane.expire(id).await {
-            self.fail(data_key, record, trouble);
-        }
-    }
-
     fn suspect(&mut self, control_plane: &str, trouble: &Trouble) {
         if trouble.of_plane {
             self.outcome
@@ -564,14 +291,4 @@ impl Job<'_> {
                 .insert(control_plane.to_owned(), trouble.clone());
         }
     }
-}
-
-/// A key that was made and is to be written.
-struct Made {
-    minted: MintedKey,
-    data_key: String,
-    intent: Intent,
-    why: Why,
-    plane: Arc<Plane>,
-    replaced: Option<Timestamp>,
 }

@@ -1,0 +1,136 @@
+//! All of a pod that decides its key, and how the webhook's own decision reads it again. Pure.
+
+use std::fmt;
+
+use sidescale_webhook::annotations::{Lookup, PREFIX};
+use sidescale_webhook::identity::Owner;
+use sidescale_webhook::sidecar::{Injected, Receipt};
+
+/// Is the annotation that holds the webhook's receipt.
+pub(super) const RECEIPT: &str = "sidescale.io/status";
+
+const SERVICE: &str = "sidescale.io/service";
+
+const CONTROL_PLANE: &str = "sidescale.io/control-plane";
+
+/// Labels that an identity is read from; all others, some of them different on every pod, are not kept.
+const IDENTITY_LABELS: [&str; 2] = ["pod-template-hash", "rollouts-pod-template-hash"];
+
+/// Holds all that decides a pod's key. The pods of one ReplicaSet share one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Shape {
+    annotations: Vec<(Box<str>, Box<str>)>,
+    pub(super) labels: Vec<(Box<str>, Box<str>)>,
+    pub(super) owner: Option<(Box<str>, Box<str>)>,
+    // Only where no owner gives one.
+    pub(super) name: Box<str>,
+}
+
+impl Shape {
+    /// Keeps what decides from a pod's metadata.
+    #[must_use]
+    pub fn new<'a>(
+        name: &str,
+        annotations: impl Iterator<Item = (&'a str, &'a str)>,
+        labels: impl Iterator<Item = (&'a str, &'a str)>,
+        owner: Option<Owner<'_>>,
+    ) -> Self {
+        let mut shape = Self {
+            annotations: annotations
+                .filter(|(key, _)| key.starts_with(PREFIX))
+                .map(boxed)
+                .collect(),
+            labels: labels
+                .filter(|(key, _)| IDENTITY_LABELS.contains(key))
+                .map(boxed)
+                .collect(),
+            owner: owner.map(|owner| boxed((owner.kind, owner.name))),
+            name: if owner.is_none() {
+                name.into()
+            } else {
+                Box::default()
+            },
+        };
+        shape.annotations.sort();
+        shape.labels.sort();
+        shape
+    }
+
+    /// Which key the pod refers to, as the webhook wrote it down.
+    pub(super) fn receipt(&self) -> Option<Injected<'_>> {
+        let (_, text) = self.annotations.iter().find(|(key, _)| &**key == RECEIPT)?;
+        let receipt: Receipt<'_> = serde_json::from_str(text).ok()?;
+        receipt.injected.filter(|injected| !injected.own_key)
+    }
+}
+
+/// A pod's annotations, where the receipt's service and control plane take the place of what was asked.
+#[derive(Clone, Copy)]
+pub(super) struct AsReceipted<'a> {
+    pub(super) shape: &'a Shape,
+    pub(super) receipt: &'a Injected<'a>,
+}
+
+impl fmt::Debug for AsReceipted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.shape.annotations.fmt(f)
+    }
+}
+
+impl Lookup for AsReceipted<'_> {
+    fn value(&self, key: &str) -> Option<&str> {
+        match key {
+            SERVICE => Some(&self.receipt.service),
+            CONTROL_PLANE => Some(&self.receipt.control_plane),
+            RECEIPT => None,
+            other => find(&self.shape.annotations, other),
+        }
+    }
+
+    fn ours(&self) -> Box<dyn Iterator<Item = (&str, &str)> + '_> {
+        let replaced = [SERVICE, CONTROL_PLANE, RECEIPT];
+        let rest = self
+            .shape
+            .annotations
+            .iter()
+            .map(|(key, value)| (&**key, &**value));
+        let receipt = [
+            (SERVICE, &*self.receipt.service),
+            (CONTROL_PLANE, &*self.receipt.control_plane),
+        ];
+        Box::new(
+            receipt
+                .into_iter()
+                .chain(rest.filter(move |(key, _)| !replaced.contains(key))),
+        )
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Labels<'a>(pub(super) &'a [(Box<str>, Box<str>)]);
+
+impl Lookup for Labels<'_> {
+    fn value(&self, key: &str) -> Option<&str> {
+        find(self.0, key)
+    }
+
+    fn ours(&self) -> Box<dyn Iterator<Item = (&str, &str)> + '_> {
+        Box::new(
+            self.0
+                .iter()
+                .map(|(key, value)| (&**key, &**value))
+                .filter(|(key, _)| key.starts_with(PREFIX)),
+        )
+    }
+}
+
+fn boxed((key, value): (&str, &str)) -> (Box<str>, Box<str>) {
+    (key.into(), value.into())
+}
+
+fn find<'a>(entries: &'a [(Box<str>, Box<str>)], key: &str) -> Option<&'a str> {
+    entries
+        .iter()
+        .find(|(name, _)| &**name == key)
+        .map(|(_, value)| &**value)
+}

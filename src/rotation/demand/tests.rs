@@ -1,0 +1,140 @@
+use super::shape::RECEIPT;
+use super::*;
+
+fn policy() -> Policy {
+    let mut policy = Policy::for_login_server("https://headscale.example.org").unwrap();
+    let profile = policy.profiles.get_mut("default").unwrap();
+    profile.allowed_tags = vec!["tag:web".to_owned(), "tag:b".to_owned()];
+    policy
+}
+
+fn receipt(service: &str, secret: &str) -> String {
+    format!(
+        r#"{{"version":"0.1.0","decision":"inject","profile":"default","profileHash":"0","service":"{service}",
+        "controlPlane":"default","secret":"{secret}","dataKey":"{service}-authkey"}}"#
+    )
+}
+
+fn shape(service: &str, more: &[(&str, &str)]) -> Arc<Shape> {
+    let receipt = receipt(service, "headscale-auth-keys");
+    let annotations = [
+        (RECEIPT, receipt.as_str()),
+        ("sidescale.io/inject", "tailscale"),
+    ];
+    let labels = [("pod-template-hash", "6d4cf56db6"), ("app", "x")];
+    let owner = Owner {
+        kind: "ReplicaSet",
+        name: "api-6d4cf56db6",
+    };
+    let annotations: BTreeMap<_, _> = annotations
+        .into_iter()
+        .chain(more.iter().copied())
+        .collect();
+    Arc::new(Shape::new(
+        "api-6d4cf56db6-abcde",
+        annotations.into_iter(),
+        labels.into_iter(),
+        Some(owner),
+    ))
+}
+
+fn pod(shape: &Arc<Shape>, second: i64) -> PodSeen<'_> {
+    PodSeen {
+        created: Timestamp::from_second(second).unwrap(),
+        uid: 1,
+        shape,
+    }
+}
+
+fn demand(pods: &[PodSeen<'_>], metadata: Option<&NamespaceMetadata>) -> NamespaceDemand {
+    of_namespace("shop", pods.iter().copied(), metadata, &policy())
+}
+
+#[test]
+fn pods_of_one_service_need_one_key_and_the_newest_decides() {
+    let old = shape("api", &[("sidescale.io/tags", "tag:web")]);
+    let new = shape(
+        "api",
+        &[
+            ("sidescale.io/tags", "tag:web,tag:b"),
+            ("sidescale.io/reusable", "true"),
+        ],
+    );
+    let demand = demand(&[pod(&old, 10), pod(&old, 20), pod(&new, 30)], None);
+    let key = &demand.secrets["headscale-auth-keys"]["api-authkey"];
+    assert_eq!(key.asked.tags, ["tag:b", "tag:web"]);
+    assert_eq!(key.asked.user, "shop.api");
+    assert_eq!((key.pods, key.differing), (3, 2));
+    assert_eq!(key.since.as_second(), 10);
+    assert_eq!(demand.refused, 0);
+}
+
+#[test]
+fn the_receipt_names_the_key_even_if_the_owner_would_name_another() {
+    let shape = shape("shown", &[]);
+    let demand = demand(&[pod(&shape, 1)], None);
+    let keys = &demand.secrets["headscale-auth-keys"];
+    assert_eq!(keys.keys().collect::<Vec<_>>(), ["shown-authkey"]);
+    assert_eq!(keys["shown-authkey"].asked.user, "shop.shown");
+}
+
+#[test]
+fn who_may_have_none_gets_none() {
+    let good = shape("api", &[]);
+    let forged = |receipt: &str| {
+        let annotations = [(RECEIPT, receipt), ("sidescale.io/inject", "tailscale")];
+        Arc::new(Shape::new(
+            "x",
+            annotations.into_iter(),
+            std::iter::empty(),
+            None,
+        ))
+    };
+    let other_secret = forged(&receipt("api", "stripe-keys"));
+    let other_key =
+        forged(&receipt("api", "headscale-auth-keys").replace("api-authkey", "db-authkey"));
+    let other_plane = forged(
+        &receipt("api", "headscale-auth-keys")
+            .replace("\"controlPlane\":\"default\"", "\"controlPlane\":\"x\""),
+    );
+    let own_key = forged(
+        &receipt("api", "headscale-auth-keys")
+            .replace("api-authkey\"", "api-authkey\",\"ownKey\":true"),
+    );
+    let off = shape("api", &[("sidescale.io/inject", "false")]);
+    let bad_tag = shape("api", &[("sidescale.io/tags", "tag:admin")]);
+    let garbage = forged("{");
+    let none = Arc::new(Shape::new(
+        "x",
+        std::iter::empty(),
+        std::iter::empty(),
+        None,
+    ));
+    let disabled = |value: &str| NamespaceMetadata {
+        inject: Some(value.to_owned()),
+        ..NamespaceMetadata::default()
+    };
+    assert_eq!(
+        demand(&[pod(&good, 1)], Some(&disabled("tailscale")))
+            .secrets
+            .len(),
+        1
+    );
+    let table = [
+        ("a disabled namespace", &good, Some(disabled("disabled"))),
+        ("a namespace switched off", &good, Some(disabled("false"))),
+        ("a Secret of somebody else", &other_secret, None),
+        ("a data key of another service", &other_key, None),
+        ("a control plane that is not there", &other_plane, None),
+        ("a key of its own", &own_key, None),
+        ("a pod switched off", &off, None),
+        ("a tag that is not allowed", &bad_tag, None),
+        ("a receipt that is none", &garbage, None),
+        ("no receipt", &none, None),
+    ];
+    for (name, shape, metadata) in table {
+        let demand = demand(&[pod(shape, 1)], metadata.as_ref());
+        assert!(demand.secrets.is_empty(), "{name}");
+        assert_eq!(demand.refused, 1, "{name}");
+    }
+}

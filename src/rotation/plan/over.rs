@@ -1,0 +1,123 @@
+//! The end of what went before: keys whose overlap has passed, keys of lost intents, answers that are not as asked. Pure.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::earliest;
+use super::step::{Plan, Step};
+use super::view::{Issued, View};
+use crate::clock::after;
+use crate::control_plane::{PreAuthKey, UserId};
+use crate::rotation::record::{
+    ABANDONED_FOR, Abandoned, Asked, Intent, KeyRecord, same_fingerprint,
+};
+
+/// How long an intent is given up before its key is looked for: whoever lost a race ends its own key by then.
+const SETTLES_IN: Duration = Duration::from_secs(15);
+
+/// Plans the end of what went before.
+pub(super) fn cleanup(
+    now: Timestamp,
+    view: &View<'_>,
+    data_key: &str,
+    key: &KeyRecord,
+    plan: &mut Plan,
+) {
+    for previous in &key.previous {
+        let (data_key, id) = (data_key.to_owned(), previous.id);
+        if view.record.names(&key.control_plane, id) {
+            plan.steps.push(Step::ForgetPrevious { data_key, id });
+        } else if now >= previous.expire_at {
+            plan.steps.push(Step::Expire {
+                data_key,
+                control_plane: key.control_plane.clone(),
+                id,
+            });
+        } else {
+            earliest(&mut plan.cleanup_at, previous.expire_at);
+        }
+    }
+    for abandoned in &key.abandoned {
+        let over = after(abandoned.since, ABANDONED_FOR);
+        let Some(issued) = view.issued.get(&key.control_plane) else {
+            earliest(&mut plan.confirm_at, after(abandoned.since, SETTLES_IN));
+            continue;
+        };
+        let mut found = issued
+            .keys
+            .values()
+            .filter(|key| made_by(abandoned, key, issued))
+            .peekable();
+        if found.peek().is_none() && now >= over {
+            let op = abandoned.intent.op.clone();
+            plan.steps.push(Step::ForgetAbandoned {
+                data_key: data_key.to_owned(),
+                op,
+            });
+            continue;
+        }
+        let again = if now < after(abandoned.since, SETTLES_IN) {
+            SETTLES_IN
+        } else {
+            ABANDONED_FOR
+        };
+        earliest(&mut plan.confirm_at, after(abandoned.since, again));
+        let found = found.filter(|found| !view.record.names(&key.control_plane, found.id));
+        plan.steps.extend(found.map(|found| Step::Expire {
+            data_key: data_key.to_owned(),
+            control_plane: key.control_plane.clone(),
+            id: found.id,
+        }));
+    }
+}
+
+/// Whether the key came out of the intent, beyond doubt.
+fn made_by(abandoned: &Abandoned, key: &PreAuthKey, issued: &Issued) -> bool {
+    let Intent { asked, expires, .. } = &abandoned.intent;
+    let user_fits = key
+        .user
+        .is_none_or(|user| issued.users.get(&asked.user) == Some(&user));
+    let mut tags = key.tags.clone();
+    tags.sort();
+    let ends = key
+        .expiration
+        .is_some_and(|at| same_fingerprint(at, *expires));
+    ends && user_fits
+        && tags == asked.tags
+        && key.reusable == asked.reusable
+        && key.ephemeral == asked.ephemeral
+}
+
+/// Checks that the key is what was asked for, field by field, and says what is not.
+#[must_use]
+pub fn mismatch(key: &PreAuthKey, user: UserId, intent: &Intent) -> Option<&'static str> {
+    let Asked {
+        user: _,
+        tags,
+        reusable,
+        ephemeral,
+    } = &intent.asked;
+    // A key with tags may be nobody's; one without has to be its user's.
+    let user_fits = match key.user {
+        Some(owner) => owner == user,
+        None => !tags.is_empty(),
+    };
+    let mut carried = key.tags.clone();
+    carried.sort();
+    let expires_fits = key
+        .expiration
+        .is_some_and(|at| same_fingerprint(at, intent.expires));
+    let fields = [
+        (user_fits, "user"),
+        (key.reusable == *reusable, "reusable"),
+        (key.ephemeral == *ephemeral, "ephemeral"),
+        (carried == *tags, "aclTags"),
+        (expires_fits, "expiration"),
+        (!key.used, "used"),
+    ];
+    fields
+        .into_iter()
+        .find(|(fits, _)| !fits)
+        .map(|(_, name)| name)
+}

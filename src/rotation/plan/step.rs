@@ -1,0 +1,126 @@
+//! What a plan says is to be done: the steps, why, and when to ask again. Pure.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use crate::control_plane::KeyId;
+use crate::rotation::record::Intent;
+use crate::rotation::state::State;
+
+/// Why a key is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Why {
+    /// There is none.
+    First,
+    /// The record names one, and its value is not in the Secret.
+    ValueLost,
+    /// The control plane does not have it any more, or ended it early.
+    Lost,
+    /// Pods ask for other tags, another user or other properties.
+    Changed,
+    /// Its time has come.
+    Due,
+}
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Write down that a key is about to be made; one that was under way is given up.
+    Intend {
+        /// The key.
+        data_key: String,
+        /// Why.
+        why: Why,
+    },
+    /// Make the key that was written down, and put it in force.
+    Mint {
+        /// The key.
+        data_key: String,
+        /// What was written down.
+        intent: Intent,
+        /// Why.
+        why: Why,
+    },
+    /// Stop an intent that nobody follows.
+    GiveUp {
+        /// The key.
+        data_key: String,
+    },
+    /// End a key at the control plane; if it was one of the previous, forget it.
+    Expire {
+        /// The key.
+        data_key: String,
+        /// Where.
+        control_plane: String,
+        /// Which.
+        id: KeyId,
+    },
+    /// Forget a previous key that is over, or is the one in force.
+    ForgetPrevious {
+        /// The key.
+        data_key: String,
+        /// Which.
+        id: KeyId,
+    },
+    /// Forget an intent whose key can no longer turn up.
+    ForgetAbandoned {
+        /// The key.
+        data_key: String,
+        /// The intent.
+        op: String,
+    },
+}
+
+/// What to do now, and when to ask again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Most urgent first.
+    pub steps: Vec<Step>,
+    /// State of every demanded key.
+    pub states: BTreeMap<String, State>,
+    /// When a key is due or may be tried again.
+    pub renew_at: Option<Timestamp>,
+    /// When a key is to be ended.
+    pub cleanup_at: Option<Timestamp>,
+    /// When the control plane's list of keys is wanted.
+    pub confirm_at: Option<Timestamp>,
+}
+
+impl Why {
+    /// Its name in logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::ValueLost => "value_lost",
+            Self::Lost => "lost",
+            Self::Changed => "changed",
+            Self::Due => "due",
+        }
+    }
+}
+
+pub(super) fn urgency(step: &Step) -> u8 {
+    match step {
+        Step::Intend {
+            why: Why::First, ..
+        }
+        | Step::Mint {
+            why: Why::First, ..
+        } => 0,
+        Step::Intend {
+            why: Why::ValueLost | Why::Lost | Why::Changed,
+            ..
+        }
+        | Step::Mint {
+            why: Why::ValueLost | Why::Lost | Why::Changed,
+            ..
+        } => 1,
+        Step::Intend { why: Why::Due, .. } | Step::Mint { why: Why::Due, .. } => 2,
+        Step::GiveUp { .. }
+        | Step::Expire { .. }
+        | Step::ForgetPrevious { .. }
+        | Step::ForgetAbandoned { .. } => 3,
+    }
+}

@@ -1,0 +1,136 @@
+//! What went before ends, and nothing else.
+
+use super::*;
+use crate::rotation::record::Previous;
+
+#[test]
+fn a_previous_key_ends_after_its_overlap_unless_it_is_the_one_in_force() {
+    let previous = |id| Previous {
+        id: KeyId(id),
+        expire_at: at(3_600),
+    };
+    let case = Case::new().with(|case| case.key.previous = vec![previous(3)]);
+    assert_eq!(case.steps(3_599), []);
+    assert_eq!(case.plan(at(3_599)).cleanup_at, Some(at(3_600)));
+    assert_eq!(case.steps(3_600), expire(3));
+    let undemanded = case.with(|case| case.demand.clear());
+    assert_eq!(undemanded.steps(3_600), expire(3), "with or without pods");
+
+    let in_force = Case::new().with(|case| case.key.previous = vec![previous(7)]);
+    assert_eq!(
+        in_force.steps(4_000),
+        [Step::ForgetPrevious {
+            data_key: KEY.into(),
+            id: KeyId(7)
+        }]
+    );
+}
+
+#[test]
+fn the_key_of_a_lost_intent_is_ended_by_its_fingerprint() {
+    let lost = intent("other", "lost");
+    let expires = lost.expires;
+    let abandoned = |keys: Vec<PreAuthKey>| {
+        let lost = lost.clone();
+        Case::new().with(move |case| {
+            case.key.abandoned = vec![Abandoned {
+                since: at(0),
+                intent: lost,
+            }];
+            case.issued = Some([vec![listed(7, at(90 * DAY))], keys].concat());
+        })
+    };
+    let near = Timestamp::new(90 * DAY, 123_457_000).unwrap();
+    assert_eq!(abandoned(vec![listed(9, expires)]).steps(20), expire(9));
+    assert_eq!(
+        abandoned(vec![listed(9, near)]).steps(20),
+        [],
+        "somebody else's"
+    );
+    let foreign = PreAuthKey {
+        user: Some(UserId(2)),
+        ..listed(9, expires)
+    };
+    assert_eq!(abandoned(vec![foreign]).steps(20), [], "another user's");
+    let forget = vec![Step::ForgetAbandoned {
+        data_key: KEY.into(),
+        op: "lost".into(),
+    }];
+    assert_eq!(abandoned(vec![]).steps(599), [], "it may still come");
+    assert_eq!(abandoned(vec![]).steps(600), forget);
+    let in_force = abandoned(vec![]).with(|case| {
+        case.key.current = Some(Made { expires, ..made(9) });
+        case.issued = Some(vec![listed(9, expires)]);
+    });
+    assert_eq!(in_force.steps(20), [], "never the one in force");
+    let unlisted = abandoned(vec![]).with(|case| case.issued = None);
+    assert_eq!(unlisted.plan(at(1)).confirm_at, Some(at(15)));
+}
+
+#[test]
+fn an_answer_that_is_not_what_was_asked_is_named() {
+    let intent = intent("me", "live");
+    let good = listed(9, intent.expires);
+    assert_eq!(mismatch(&good, UserId(1), &intent), None);
+    let table = [
+        (
+            PreAuthKey {
+                user: Some(UserId(2)),
+                ..good.clone()
+            },
+            "user",
+        ),
+        (
+            PreAuthKey {
+                user: None,
+                ..good.clone()
+            },
+            "user",
+        ),
+        (
+            PreAuthKey {
+                reusable: false,
+                ..good.clone()
+            },
+            "reusable",
+        ),
+        (
+            PreAuthKey {
+                ephemeral: false,
+                ..good.clone()
+            },
+            "ephemeral",
+        ),
+        (
+            PreAuthKey {
+                tags: vec!["tag:x".into()],
+                ..good.clone()
+            },
+            "aclTags",
+        ),
+        (
+            PreAuthKey {
+                expiration: None,
+                ..good.clone()
+            },
+            "expiration",
+        ),
+        (
+            PreAuthKey {
+                expiration: Some(at(1)),
+                ..good.clone()
+            },
+            "expiration",
+        ),
+        (
+            PreAuthKey {
+                used: true,
+                ..good.clone()
+            },
+            "used",
+        ),
+    ];
+    for (key, field) in table {
+        assert_eq!(mismatch(&key, UserId(1), &intent), Some(field));
+    }
+}

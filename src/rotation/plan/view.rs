@@ -1,0 +1,72 @@
+//! What is known of one Secret: the whole input of a plan, but for the time. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::control_plane::{KeyId, PreAuthKey, UserId};
+use crate::rotation::demand::KeyDemand;
+use crate::rotation::record::Record;
+use crate::rotation::state::State;
+
+/// Holds what is known of one Secret. Everything in it was read after the Secret.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// Whose it is.
+    pub ownership: Ownership,
+    /// What it remembers.
+    pub record: &'a Record,
+    /// Its data keys that hold a value.
+    pub filled: &'a BTreeSet<String>,
+    /// What pods need of it, by data key.
+    pub demand: &'a BTreeMap<String, KeyDemand>,
+    /// Whether the pods were all seen, so that a key without demand is really not used.
+    pub synced: bool,
+    /// What the control planes hold, by name, where they were asked.
+    pub issued: &'a BTreeMap<String, Issued>,
+    /// What this process is doing and has met.
+    pub process: &'a Process,
+}
+
+/// Says whose a Secret is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ownership {
+    /// It is not there, or ours.
+    Ours,
+    /// Somebody else's: read, never written.
+    NotOurs,
+    /// Ours, and stopped by its annotation.
+    Paused,
+}
+
+/// What one control plane holds.
+#[derive(Clone, Debug, Default)]
+pub struct Issued {
+    /// All its pre-auth keys.
+    pub keys: BTreeMap<KeyId, PreAuthKey>,
+    /// Users by name that are ours to use.
+    pub users: BTreeMap<String, UserId>,
+}
+
+/// What this process is doing and has met, as far as one Secret goes.
+#[derive(Clone, Debug, Default)]
+pub struct Process {
+    /// Names this process.
+    pub writer: String,
+    /// How long another writer's intent is respected.
+    pub respect: Duration,
+    /// Intents of ours that were written and whose key is still to be made.
+    pub live: BTreeSet<String>,
+    /// Data keys that are not tried again before a time, and why.
+    pub held: BTreeMap<String, Held>,
+}
+
+/// Says that a key is not to be made now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// What it is waiting for.
+    pub state: State,
+    /// When it is tried again; none if something else has to happen first.
+    pub until: Option<Timestamp>,
+}

@@ -1,0 +1,59 @@
+//! A pass over everything: the Secrets of ours, and after them what the control planes hold. I/O.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::Context;
+use crate::rotation::plan::Issued;
+use crate::rotation::plane::{Plane, Trouble};
+use crate::rotation::state::State;
+use crate::store::StoredSecret;
+
+/// What a pass over everything has read: the Secrets, then the keys.
+pub(super) struct Pass {
+    pub(super) secrets: Result<Vec<StoredSecret>, Trouble>,
+    pub(super) issued: BTreeMap<String, Issued>,
+    pub(super) suspects: BTreeMap<String, Trouble>,
+}
+
+/// Reads all Secrets of ours, and after them what the control planes hold: the order matters to `plan`.
+pub(super) async fn pass(context: &Context, planes: BTreeMap<String, Arc<Plane>>) -> Pass {
+    let names: BTreeSet<_> = context
+        .policy
+        .profiles
+        .values()
+        .map(|profile| profile.auth_key_secret_name.as_str())
+        .collect();
+    let mut passed = Pass {
+        secrets: Ok(Vec::new()),
+        issued: BTreeMap::new(),
+        suspects: BTreeMap::new(),
+    };
+    let mut secrets = Vec::new();
+    for name in names {
+        match context.store.list(name).await {
+            Ok(found) => secrets.extend(found),
+            Err(error) => {
+                let message = format!("{:#}", anyhow::Error::new(error));
+                passed.secrets = Err(Trouble {
+                    state: State::Degraded,
+                    message,
+                    of_plane: false,
+                });
+                return passed;
+            }
+        }
+    }
+    passed.secrets = Ok(secrets);
+    for (name, plane) in planes {
+        match plane.issued().await {
+            Ok(issued) => {
+                passed.issued.insert(name, issued);
+            }
+            Err(trouble) => {
+                passed.suspects.insert(name, trouble);
+            }
+        }
+    }
+    passed
+}

@@ -1,0 +1,76 @@
+//! What people see of rotation: the gauges, and what the admin port says. State, no I/O.
+
+use std::collections::BTreeMap;
+
+use super::Loop;
+use crate::health::Part;
+use crate::rotation::state::State;
+
+/// Gauges hold this many keys.
+const MOST_EXPIRIES: usize = 500;
+
+impl Loop {
+    /// Sets the gauges, and what the admin port says.
+    pub(super) fn show(&self) {
+        let metrics = &self.context.metrics.rotation;
+        let mut counts: BTreeMap<State, i64> =
+            State::ALL.into_iter().map(|state| (state, 0)).collect();
+        let mut expiries = Vec::new();
+        for (secret, known) in &self.secrets {
+            for state in known.states.values() {
+                *counts.entry(*state).or_default() += 1;
+            }
+            expiries.extend(
+                known
+                    .expiries
+                    .iter()
+                    .map(|(data_key, at)| (*at, secret, data_key)),
+            );
+        }
+        for (state, count) in &counts {
+            metrics
+                .keys
+                .with_label_values(&[state.as_str()])
+                .set(*count);
+        }
+        expiries.sort();
+        metrics.expiry.reset();
+        for (at, secret, data_key) in expiries.into_iter().take(MOST_EXPIRIES) {
+            let labels = [secret.namespace.as_str(), &secret.name, data_key];
+            metrics
+                .expiry
+                .with_label_values(&labels)
+                .set(at.as_duration().as_secs_f64());
+        }
+        for (name, state) in self.planes.states() {
+            for other in State::ALL {
+                let gauge = metrics
+                    .control_planes
+                    .with_label_values(&[name, other.as_str()]);
+                gauge.set(i64::from(other == state));
+            }
+        }
+        let ready = counts.get(&State::Ready).copied().unwrap_or_default();
+        let wanting: Vec<_> = self
+            .planes
+            .troubles()
+            .map(|trouble| trouble.message.clone())
+            .collect();
+        let others = counts
+            .iter()
+            .filter(|(state, count)| **state != State::Ready && **count > 0);
+        let others: Vec<_> = others
+            .map(|(state, count)| format!("{count} {}", state.as_str()))
+            .collect();
+        if wanting.is_empty() && others.is_empty() {
+            self.context
+                .health
+                .ok(Part::Rotation, format!("{ready} keys ready"));
+        } else {
+            let detail = [vec![format!("{ready} keys ready")], others, wanting]
+                .concat()
+                .join("; ");
+            self.context.health.trouble(Part::Rotation, detail);
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The end of keys that are over, and of what the record still says of them. I/O.
+
+use tracing::info;
+
+use super::Job;
+use crate::metrics::RotationResult;
+use crate::rotation::demand::SecretRef;
+use crate::rotation::plan::Step;
+use crate::rotation::record::Record;
+use crate::store::{StoreError, StoredSecret};
+
+/// Old keys are ended this many at a time, so that new pods of the namespace need not wait for long.
+const TIDIED_AT_ONCE: usize = 5;
+
+impl Job<'_> {
+    /// Ends and forgets what is over.
+    pub(super) async fn tidy(
+        &mut self,
+        secret: StoredSecret,
+        mut record: Record,
+        steps: Vec<Step>,
+    ) -> Result<(), StoreError> {
+        let before = record.clone();
+        let now = self.context.clock.now();
+        let more = steps.len() > TIDIED_AT_ONCE;
+        let mut stuck = false;
+        for step in steps.into_iter().take(TIDIED_AT_ONCE) {
+            match step {
+                Step::Expire {
+                    data_key,
+                    control_plane,
+                    id,
+                } => {
+                    let Some(plane) = self.task.planes.get(&control_plane).cloned() else {
+                        continue;
+                    };
+                    // Read again just before: the key in force is never ended.
+                    let SecretRef { namespace, name } = &self.task.secret;
+                    let fresh = self.context.store.read(namespace, name).await?;
+                    if fresh.and_then(|fresh| fresh.revision) != secret.revision {
+                        self.outcome.again = true;
+                        return Ok(());
+                    }
+                    if let Err(trouble) = plane.expire(id).await {
+                        self.suspect(&control_plane, &trouble);
+                        self.outcome.failed.insert(data_key, trouble);
+                        stuck = true;
+                        continue;
+                    }
+                    self.context.metrics.rotation.count(RotationResult::Expired);
+                    info!(secret = %self.task.secret, data_key, key_id = id.0, "Ended old key");
+                    if let Some(key) = record.keys.get_mut(&data_key) {
+                        key.previous.retain(|previous| previous.id != id);
+                    }
+                }
+                Step::ForgetPrevious { data_key, id } => {
+                    if let Some(key) = record.keys.get_mut(&data_key) {
+                        key.previous.retain(|previous| previous.id != id);
+                    }
+                }
+                Step::ForgetAbandoned { data_key, op } => {
+                    if let Some(key) = record.keys.get_mut(&data_key) {
+                        key.abandoned.retain(|abandoned| abandoned.intent.op != op);
+                    }
+                }
+                Step::GiveUp { data_key } => {
+                    if let Some(key) = record.keys.get_mut(&data_key) {
+                        key.give_up(now);
+                    }
+                }
+                Step::Intend { .. } | Step::Mint { .. } => {}
+            }
+        }
+        // What stays to be done is another job's: this one must not hold up new pods.
+        self.outcome.again |= more && !stuck;
+        if record != before {
+            self.write(secret, &record).await?;
+        }
+        Ok(())
+    }
+}
