@@ -11,7 +11,7 @@ use crate::{
         context::Context,
         headscale::{self, Headscale},
         levels::Level,
-        node::{BUSYBOX, GATEWAY, TAILSCALE},
+        node::{BUSYBOX, TAILSCALE},
         wait,
     },
 };
@@ -63,7 +63,7 @@ fn hand_made_sidecar_joins(context: &Context, program: Option<&headscale::Progra
     let program = program.context("runs once for each Headscale")?;
     let node = context.node()?;
     let folder = context.folder.inner(&format!("join-{}", program.version))?;
-    let headscale = Headscale::start(program, node.place(), &folder, &format!("{GATEWAY}:8080"))?;
+    let headscale = Headscale::start(program, node.place(), &folder, &context.gateway_address())?;
     let key = headscale.create_key(&headscale.create_user("web")?)?;
 
     let namespace = format!("join-{}", program.version.replace('.', "-"));

@@ -160,7 +160,7 @@ fn prepare<'a>(
     let program = program.context("runs for a Headscale")?;
     Ok((
         node,
-        Headscale::start(program, node.place(), &folder, &format!("{GATEWAY}:8080"))?,
+        Headscale::start(program, node.place(), &folder, &context.gateway_address())?,
     ))
 }
 

@@ -8,7 +8,6 @@ use serde_json::json;
 use crate::support::context::Context;
 use crate::support::headscale::{self, Headscale, Node};
 use crate::support::levels::Level;
-use crate::support::node::GATEWAY;
 use crate::support::product::{LIMIT, Product, label};
 use crate::support::wait;
 use crate::{Case, join};
@@ -38,7 +37,7 @@ fn joins(context: &Context, program: Option<&headscale::Program>) -> Result<()> 
         program,
         node.place(),
         &context.folder.inner(&test)?,
-        &format!("{GATEWAY}:8080"),
+        &context.gateway_address(),
     )?;
     let product = Product::install(node, &headscale, &test, &[])?;
     product.apply_example(&[])?;
@@ -83,7 +82,7 @@ fn rotates(context: &Context, program: Option<&headscale::Program>) -> Result<()
         program,
         node.place(),
         &context.folder.inner(&test)?,
-        &format!("{GATEWAY}:8080"),
+        &context.gateway_address(),
     )?;
     let product = Product::install(
         node,

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU16, Ordering},
+    },
 };
 
 use anyhow::{Context as _, Result};
@@ -12,7 +15,7 @@ use super::{
     folder::RunFolder,
     headscale,
     levels::Level,
-    node::{self, Node},
+    node::{self, GATEWAY, Node},
     processes::Place,
     product,
     programs::Programs,
@@ -24,6 +27,7 @@ pub(crate) struct Context {
     api: Option<Mutex<ControlPlane>>,
     node: Option<Node>,
     product_imported: Mutex<bool>,
+    last_port: AtomicU16,
     /// The Headscale binaries at hand.
     pub(crate) headscales: Vec<headscale::Program>,
     /// Why a level is not there.
@@ -40,6 +44,7 @@ impl Context {
             api: None,
             node: None,
             product_imported: Mutex::new(false),
+            last_port: AtomicU16::new(8080),
             headscales: headscale::programs()?,
             missing: BTreeMap::new(),
             folder,
@@ -109,6 +114,14 @@ impl Context {
             *imported = true;
         }
         Ok(node)
+    }
+
+    /// An address for a server beside the node; never the same twice, so that no pod of another test calls there.
+    pub(crate) fn gateway_address(&self) -> String {
+        format!(
+            "{GATEWAY}:{}",
+            self.last_port.fetch_add(1, Ordering::Relaxed)
+        )
     }
 
     /// One line for the end of the run.

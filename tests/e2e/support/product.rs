@@ -265,18 +265,18 @@ impl Drop for Product<'_> {
     fn drop(&mut self) {
         let kept = self.node.folder().join(format!("{}.log", self.namespace));
         let _ = std::fs::write(kept, self.everything());
+        let kubectl = self.node.kubectl();
+        let apps = ["--namespace", &self.workloads];
+        // Pods that are still ending would ask the next test's product for keys.
+        let _ = kubectl.run(&[&["delete", "deployments", "--all"], apps.as_slice()].concat());
+        let pods = ["delete", "pods", "--all", "--grace-period", "1"];
+        let _ = kubectl.run(&[pods.as_slice(), &apps].concat());
         let _ = self
             .node
             .helm()
             .run(&["uninstall", RELEASE, "--namespace", &self.namespace]);
         for namespace in [&self.workloads, &self.namespace, &self.api_keys] {
-            let _ = self.node.kubectl().run(&[
-                "delete",
-                "namespace",
-                namespace,
-                "--wait=false",
-                "--ignore-not-found",
-            ]);
+            let _ = kubectl.run(&["delete", "namespace", namespace, "--ignore-not-found"]);
         }
     }
 }
