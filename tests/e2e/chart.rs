@@ -65,6 +65,16 @@ pub(crate) struct Release {
 
 impl Release {
     pub(crate) fn install(context: &Context, api: &ControlPlane, name: &str) -> Result<Self> {
+        Self::install_with(context, api, name, &[])
+    }
+
+    /// Installs it with more arguments for helm.
+    pub(crate) fn install_with(
+        context: &Context,
+        api: &ControlPlane,
+        name: &str,
+        more: &[&str],
+    ) -> Result<Self> {
         let helm = helm(context, api)?;
         let this = Self {
             helm,
@@ -76,7 +86,7 @@ impl Release {
         // Releases of several tests share the cluster, and so not the namespace of their API keys.
         let keys = format!("controlPlane.apiKeySecret.namespace={name}-headscale");
         this.helm
-            .run(&[&own[..], &[keys.as_str()], &namespace].concat())?;
+            .run(&[&own[..], &[keys.as_str()], more, &namespace].concat())?;
         Ok(this)
     }
 

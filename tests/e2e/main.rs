@@ -19,6 +19,7 @@ use libtest_mimic::{Arguments, Trial};
 
 mod chart;
 mod conformance;
+mod faults;
 mod join;
 mod leaks;
 mod negative;
@@ -53,6 +54,7 @@ const CASES: &[&[Case]] = &[
     story::CASES,
     negative::CASES,
     rotation::CASES,
+    faults::CASES,
     // Last: it reads what all the others have left.
     leaks::CASES,
 ];
@@ -136,7 +138,7 @@ fn trials(context: &Arc<Context>, case: &'static Case) -> Vec<Trial> {
     let chosen = if case.each {
         context.headscales.as_slice()
     } else {
-        preferred(&context.headscales)
+        context.preferred().map_or(&[][..], std::slice::from_ref)
     };
     let each = chosen.iter().map(|program| {
         let (context, program) = (Arc::clone(context), program.clone());
@@ -146,17 +148,6 @@ fn trials(context: &Arc<Context>, case: &'static Case) -> Vec<Trial> {
         })
     });
     each.collect()
-}
-
-/// The newest release where there are several binaries: the one that most users have.
-fn preferred(programs: &[headscale::Program]) -> &[headscale::Program] {
-    let release = |program: &headscale::Program| {
-        program
-            .version
-            .starts_with(|first: char| first.is_ascii_digit())
-    };
-    let at = programs.iter().rposition(release).unwrap_or_default();
-    programs.get(at..=at).unwrap_or_default()
 }
 
 fn attempt(

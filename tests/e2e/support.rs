@@ -13,4 +13,5 @@ pub(crate) mod node;
 pub(crate) mod processes;
 pub(crate) mod product;
 pub(crate) mod programs;
+pub(crate) mod proxy;
 pub(crate) mod wait;

@@ -124,6 +124,17 @@ impl Context {
         )
     }
 
+    /// The newest release where there are several binaries: the one that most users have.
+    pub(crate) fn preferred(&self) -> Option<&headscale::Program> {
+        let release = |program: &&headscale::Program| {
+            program
+                .version
+                .starts_with(|first: char| first.is_ascii_digit())
+        };
+        let newest = self.headscales.iter().rfind(release);
+        newest.or(self.headscales.first())
+    }
+
     /// One line for the end of the run.
     pub(crate) fn summary(&self) -> String {
         let levels: Vec<String> = [Level::Api, Level::Node]

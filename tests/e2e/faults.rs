@@ -1,0 +1,268 @@
+//! What dies, and what comes of it: the product after any answer, Headscale, the API server; and two that act at once.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::MutexGuard,
+};
+
+use anyhow::{Context as _, Result};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use serde_json::{Value, json};
+use sidescale::clock::Clock;
+use sidescale::commands::demo::headscale::{Embedded, Flavour};
+use sidescale::control_plane::{ControlPlane, Endpoint};
+use sidescale::key_value::KeyValue;
+
+use crate::{
+    Case,
+    chart::Release,
+    support::{
+        api::{self, free_ports, kubeconfig},
+        context::Context,
+        headscale::Headscale,
+        kubectl::Kubectl,
+        levels::Level,
+        processes::{Place, Process},
+        proxy::Upstream,
+    },
+};
+
+mod kill;
+mod story;
+
+pub(crate) const CASES: &[Case] = &[Case {
+    name: "faults::killed_after_any_answer_it_converges",
+    needs: &[Level::Api],
+    each: false,
+    run: kill::after_any_answer,
+}];
+
+const API_KEY_SECRET: &str = "headscale-api-key";
+
+/// Who mints: a real Headscale, or where none is at hand the embedded one.
+enum Minting {
+    Real(Headscale),
+    Embedded { url: String },
+}
+
+impl Minting {
+    fn start(context: &Context, folder: &Path) -> Result<(Self, String)> {
+        if let Some(program) = context.preferred() {
+            let [port] = free_ports()?;
+            let address = format!("127.0.0.1:{port}");
+            let headscale = Headscale::start(program, Place::Host, folder, &address)?;
+            let api_key = headscale.create_api_key()?;
+            return Ok((Self::Real(headscale), api_key));
+        }
+        let embedded = Embedded::new(Flavour::V0_29, Clock::wall());
+        let api_key = embedded.create_api_key(std::time::Duration::from_secs(86_400));
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        listener.set_nonblocking(true)?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let router = embedded.router();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Ok((Self::Embedded { url }, api_key.expose().to_owned()))
+    }
+
+    fn url(&self) -> &str {
+        match self {
+            Self::Real(headscale) => headscale.url(),
+            Self::Embedded { url } => url,
+        }
+    }
+}
+
+/// An installation whose processes a test starts and ends, on a real API server.
+struct World<'a> {
+    api: MutexGuard<'a, api::ControlPlane>,
+    release: Release,
+    account: Kubectl,
+    minting: Minting,
+    admin: kube::Client,
+    control_plane: ControlPlane,
+    folder: PathBuf,
+    /// Where the pods and their keys are.
+    apps: String,
+}
+
+/// What differs from one process to the next.
+struct Run<'a> {
+    /// Names the replica, its Lease and its folder.
+    name: &'a str,
+    /// The Secret of its keys: others are none of its business.
+    secret: &'a str,
+    /// The API server, if not directly.
+    kubernetes: Option<u16>,
+    /// Headscale, if not directly.
+    headscale: Option<u16>,
+}
+
+impl<'a> World<'a> {
+    /// Installs the chart with the right to Secrets of these names.
+    fn new(context: &'a Context, name: &str, secrets: &[String]) -> Result<Self> {
+        let api = context.api()?;
+        let folder = context.folder.inner(name)?;
+        let (minting, api_key) = Minting::start(context, &folder)?;
+        let profiles = secrets
+            .iter()
+            .map(|secret| (secret.clone(), json!({"authKeySecretName": secret})));
+        let profiles: serde_json::Map<String, Value> = profiles.collect();
+        let config = format!("config={}", json!({"profiles": profiles}));
+        let release = Release::install_with(context, &api, name, &["--set-json", &config])?;
+        let account = release.account(&api)?;
+        let apps = format!("{name}-apps");
+        api.namespace(&apps, &json!({}))?;
+        api.kubectl().apply(&json!({
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": {"name": API_KEY_SECRET, "namespace": format!("{name}-headscale")},
+            "stringData": {"api-key": api_key},
+        }))?;
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let file = Kubeconfig::read_from(api.kubectl().kubeconfig())?;
+        let options = KubeConfigOptions::default();
+        let config = kube::Config::from_custom_kubeconfig(file, &options);
+        let config = tokio::runtime::Handle::current().block_on(config)?;
+        let control_plane = ControlPlane::new(Endpoint {
+            name: "direct".into(),
+            api_url: minting.url().to_owned(),
+            api_key: KeyValue::new(api_key),
+            ca_bundle: None,
+            allow_insecure: true,
+        })?;
+        Ok(Self {
+            api,
+            release,
+            account,
+            minting,
+            admin: kube::Client::try_from(config)?,
+            control_plane,
+            folder,
+            apps,
+        })
+    }
+
+    /// Starts `sidescale serve` as the shipped account.
+    fn start(&self, run: &Run<'_>) -> Result<Process> {
+        let Run {
+            name,
+            secret,
+            kubernetes,
+            headscale,
+        } = *run;
+        let folder = self.folder.join(name);
+        std::fs::create_dir_all(&folder)?;
+        let through = |port: u16| format!("http://127.0.0.1:{port}");
+        let mut kubeconfig_path = self.account.kubeconfig().to_owned();
+        if let Some(port) = kubernetes {
+            let text = std::fs::read_to_string(&kubeconfig_path)?;
+            let direct: Value = serde_json::from_str(&text)?;
+            let token = direct["users"][0]["user"]["token"].as_str();
+            kubeconfig_path = folder.join("kubeconfig");
+            let text = kubeconfig(&through(port), token.context("no token")?);
+            std::fs::write(&kubeconfig_path, text)?;
+        }
+        let headscale = headscale.map_or_else(|| self.minting.url().to_owned(), through);
+        let config = json!({
+            "controlPlanes": {"default": {
+                "loginServer": headscale,
+                "allowInsecure": true,
+                "apiKeySecret": {"namespace": format!("{}-headscale", self.release.name), "name": API_KEY_SECRET},
+            }},
+            "profiles": {"default": {"authKeySecretName": secret}},
+            "rotation": {"overlap": "3s"},
+        });
+        let config_path = folder.join("config.yaml");
+        std::fs::write(&config_path, config.to_string())?;
+        let fullname = self.release.fullname();
+        let arguments = [
+            "serve".to_owned(),
+            format!("--config={}", config_path.display()),
+            format!("--namespace={}", self.release.name),
+            format!("--pod-name={name}"),
+            format!("--release-name={}", self.release.name),
+            format!("--service-name={fullname}"),
+            format!("--webhook-config-name={fullname}"),
+            format!("--ca-secret-name={fullname}-webhook-ca"),
+            format!("--lease-name={name}"),
+            "--listen=127.0.0.1:0".to_owned(),
+            "--admin-listen=127.0.0.1:0".to_owned(),
+            "--drain=0s".to_owned(),
+        ];
+        let environment = [("KUBECONFIG", kubeconfig_path.display().to_string())];
+        let program = Path::new(env!("CARGO_BIN_EXE_sidescale"));
+        Process::start_with(
+            Place::Host,
+            &folder,
+            "sidescale",
+            program,
+            &arguments,
+            &environment,
+        )
+    }
+
+    /// Makes a pod as the webhook leaves it, so that its service needs a key in this Secret.
+    async fn make_pod(&self, service: &str, secret: &str) -> Result<()> {
+        let receipt = json!({
+            "version": "0.1.0", "decision": "inject", "profile": "default", "profileHash": "0", "service": service,
+            "controlPlane": "default", "secret": secret, "dataKey": format!("{service}-authkey"),
+        });
+        let pod = serde_json::from_value(json!({
+            "metadata": {
+                "name": service,
+                "labels": {"sidescale.io/sidecar": "tailscale"},
+                "annotations": {
+                    "sidescale.io/inject": "tailscale", "sidescale.io/service": service,
+                    "sidescale.io/status": receipt.to_string(),
+                },
+            },
+            "spec": {"containers": [{"name": "app", "image": "app"}]},
+        }))?;
+        self.pods().create(&PostParams::default(), &pod).await?;
+        Ok(())
+    }
+
+    async fn annotate_pod(&self, service: &str, annotations: &Value) -> Result<()> {
+        let patch = Patch::Merge(json!({"metadata": {"annotations": annotations}}));
+        let params = PatchParams::default();
+        self.pods().patch(service, &params, &patch).await?;
+        Ok(())
+    }
+
+    async fn secret(&self, name: &str) -> Result<Option<Secret>> {
+        let secrets: Api<Secret> = Api::namespaced(self.admin.clone(), &self.apps);
+        Ok(secrets.get_opt(name).await?)
+    }
+
+    fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.admin.clone(), &self.apps)
+    }
+
+    fn to_kubernetes(&self) -> Result<Upstream> {
+        let admin = self.api.kubectl().kubeconfig();
+        let config: Value = serde_json::from_str(&std::fs::read_to_string(admin)?)?;
+        let server = config["clusters"][0]["cluster"]["server"].as_str();
+        let certificates = admin.with_file_name("certs").join("apiserver.crt");
+        Upstream::trusting(address(server.context("no server")?)?, &certificates)
+    }
+
+    fn to_headscale(&self) -> Result<Upstream> {
+        Ok(Upstream::Plain(address(self.minting.url())?))
+    }
+}
+
+impl Drop for World<'_> {
+    fn drop(&mut self) {
+        // The next test shares the cluster, and would make keys for them.
+        let pods = ["delete", "pods", "--all", "--namespace", &self.apps];
+        let _ = self.api.kubectl().run(&pods);
+    }
+}
+
+fn address(url: &str) -> Result<SocketAddr> {
+    let (_, address) = url.split_once("://").context("no URL")?;
+    Ok(address.parse()?)
+}

@@ -1,0 +1,336 @@
+//! SIGKILL after the n-th answer of either server, for every n of a first mint and of a renewal.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use jiff::Timestamp;
+use serde_json::json;
+use tokio::sync::Semaphore;
+
+use super::story::Story;
+use super::{Run, World};
+use crate::support::context::Context;
+use crate::support::headscale;
+use crate::support::processes::Process;
+use crate::support::proxy::{self, Exchange, Ledger, Server, Trap};
+
+/// An intent is respected for 15 s, and its key looked for 15 s after that.
+const LIMIT: Duration = Duration::from_secs(150);
+/// When no exchange has been seen for this long, nothing more comes by itself.
+const CALM: Duration = Duration::from_secs(2);
+/// Processes at a time: most of their time is spent waiting.
+const AT_ONCE: usize = 16;
+/// Names are given out before it is known how many are needed.
+const MOST: usize = 80;
+
+/// What the product is doing when it is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum During {
+    /// From its start to its first key, and the pass over all keys after that.
+    FirstMint,
+    /// From the time that a key is due until the old one has ended.
+    Renewal,
+}
+
+/// One product with its proxies, its service and its Secret.
+struct Life {
+    name: String,
+    secret: String,
+    ledger: Arc<Ledger>,
+    kubernetes: u16,
+    headscale: u16,
+}
+
+/// What the second process needed.
+struct Afterlife {
+    /// From its start until it was at rest.
+    took: Duration,
+    /// Keys that the first one made and nobody has.
+    orphans: usize,
+}
+
+impl During {
+    /// How many keys are made if nobody dies.
+    fn keys(self) -> usize {
+        match self {
+            Self::FirstMint => 1,
+            Self::Renewal => 2,
+        }
+    }
+}
+
+pub(super) fn after_any_answer(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let _entered = runtime.enter();
+    let secrets: Vec<String> = (0..MOST).map(|n| format!("keys-{n}")).collect();
+    let world = World::new(context, "kill", &secrets)?;
+    runtime.block_on(all(&world))
+}
+
+async fn all(world: &World<'_>) -> Result<()> {
+    // Names of lives; how many are needed shows only when the answers are counted.
+    let mut numbers = 0..MOST;
+    let mut points = Vec::new();
+    for during in [During::FirstMint, During::Renewal] {
+        let number = numbers.next().context("too few names")?;
+        let counted = Life::new(world, number)?.count(world, during).await?;
+        points.extend(traps(during, &counted).map(|trap| (during, trap)));
+    }
+    let turn = Semaphore::new(AT_ONCE);
+    let turn = &turn;
+    let lives = points.into_iter().map(|(during, trap)| {
+        let number = numbers.next().context("too few names");
+        async move {
+            let _turn = turn.acquire().await?;
+            let life = Life::new(world, number?)?;
+            let Trap {
+                server,
+                counts: _,
+                nth,
+                passes,
+            } = trap;
+            let way = if passes { "passed" } else { "lost" };
+            let what = format!(
+                "{}: answer {nth} of {server:?} {way} during {during:?}",
+                life.name
+            );
+            let outcome = life.live(world, during, trap).await.context(what.clone())?;
+            anyhow::Ok((what, outcome))
+        }
+    });
+    let (mut killed, mut orphans, mut longest) = (0, 0, Duration::ZERO);
+    let (mut alive, mut failures) = (Vec::new(), Vec::new());
+    for outcome in futures::future::join_all(lives).await {
+        match outcome {
+            Ok((what, None)) => alive.push(what),
+            Ok((_, Some(after))) => {
+                killed += 1;
+                orphans += after.orphans;
+                longest = longest.max(after.took);
+            }
+            Err(error) => failures.push(format!("{error:#}")),
+        }
+    }
+    println!(
+        "killed at {killed} points: {orphans} orphans, at most one at a time; at rest again after at most {longest:?}"
+    );
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    // Some reads run side by side, so that a run may have an answer or two less than the one that was counted.
+    ensure!(
+        alive.len() <= killed / 10,
+        "not killed: {}",
+        alive.join(", ")
+    );
+    Ok(())
+}
+
+/// A trap behind each of so many answers; and those that matter most are also lost on their way.
+fn traps(during: During, counted: &[(Server, usize)]) -> impl Iterator<Item = Trap> {
+    let each = counted.iter().flat_map(|(server, count)| {
+        (1..=*count).map(|nth| Trap {
+            server: *server,
+            counts: all_but_leases,
+            nth,
+            passes: true,
+        })
+    });
+    let lost = [
+        Trap {
+            server: Server::Headscale,
+            counts: is_mint,
+            nth: 1,
+            passes: false,
+        },
+        Trap {
+            server: Server::Kubernetes,
+            counts: is_update,
+            // In a Secret that is there already the first update is the intent's.
+            nth: match during {
+                During::FirstMint => 1,
+                During::Renewal => 2,
+            },
+            passes: false,
+        },
+    ];
+    each.chain(lost).collect::<Vec<_>>().into_iter()
+}
+
+impl Life {
+    fn new(world: &World<'_>, number: usize) -> Result<Self> {
+        let ledger = Arc::<Ledger>::default();
+        let start = |server, upstream| proxy::start(server, upstream, Arc::clone(&ledger));
+        Ok(Self {
+            name: format!("k{number}"),
+            secret: format!("keys-{number}"),
+            kubernetes: start(Server::Kubernetes, world.to_kubernetes()?)?,
+            headscale: start(Server::Headscale, world.to_headscale()?)?,
+            ledger,
+        })
+    }
+
+    fn start(&self, world: &World<'_>) -> Result<Process> {
+        let process = world.start(&Run {
+            name: &self.name,
+            secret: &self.secret,
+            kubernetes: Some(self.kubernetes),
+            headscale: Some(self.headscale),
+        })?;
+        self.ledger.watch(process.pid()?);
+        Ok(process)
+    }
+
+    /// Lives through it unharmed, and says how many answers each server gave.
+    async fn count(&self, world: &World<'_>, during: During) -> Result<Vec<(Server, usize)>> {
+        let _process = self.begin(world, during, None).await?;
+        let before = match during {
+            During::FirstMint => 0,
+            During::Renewal => {
+                let before = self.ledger.len();
+                self.make_due(world).await?;
+                before
+            }
+        };
+        self.settles(during).await?;
+        let exchanges = self.ledger.exchanges().split_off(before);
+        let counted = [Server::Headscale, Server::Kubernetes].map(|server| {
+            let of_it = exchanges.iter().filter(|one| one.server == server);
+            (server, of_it.filter(|one| all_but_leases(one)).count())
+        });
+        println!("{during:?}: {counted:?}");
+        Ok(counted.to_vec())
+    }
+
+    /// Dies in the trap, starts again, and comes to rest; none if it came to rest before.
+    async fn live(
+        &self,
+        world: &World<'_>,
+        during: During,
+        trap: Trap,
+    ) -> Result<Option<Afterlife>> {
+        let first = (during == During::FirstMint).then_some(trap);
+        let process = self.begin(world, during, first).await?;
+        if during == During::Renewal {
+            self.ledger.set(trap);
+            self.make_due(world).await?;
+        }
+        match self.settles(during).await {
+            Ok(_) => return Ok(None),
+            Err(_) if self.ledger.sprung() => {}
+            Err(error) => return Err(error),
+        }
+        drop(process);
+        self.ledger.disarm();
+        let began = Instant::now();
+        let _process = self.start(world)?;
+        let story = self.settles(during).await?;
+        ensure!(
+            story.most_orphans <= 1,
+            "{} orphans at a time",
+            story.most_orphans
+        );
+        let (made, wanted) = (story.made.len(), during.keys());
+        ensure!(made <= wanted + 1, "{made} keys were made for {wanted}");
+        self.holds(world, &story).await?;
+        Ok(Some(Afterlife {
+            took: began.elapsed(),
+            orphans: made - wanted,
+        }))
+    }
+
+    /// Starts the product with a pod that needs a key, and for a renewal waits until it has one.
+    async fn begin(
+        &self,
+        world: &World<'_>,
+        during: During,
+        trap: Option<Trap>,
+    ) -> Result<Process> {
+        world.make_pod(&self.name, &self.secret).await?;
+        if let Some(trap) = trap {
+            self.ledger.set(trap);
+        }
+        let process = self.start(world)?;
+        if during == During::Renewal {
+            self.settles(During::FirstMint).await?;
+        }
+        Ok(process)
+    }
+
+    /// Moves the time at which the key is due into the past; that of the next one is far away.
+    async fn make_due(&self, world: &World<'_>) -> Result<()> {
+        let annotations = json!({
+            "sidescale.io/auth-key-expiration": "4320h",
+            "sidescale.io/auth-key-rotation-buffer": "2159h59m58s",
+        });
+        world.annotate_pod(&self.name, &annotations).await
+    }
+
+    /// Waits until one key is alive, the Secret names it, and nothing more is asked of anybody; fails in the trap.
+    async fn settles(&self, during: During) -> Result<Story> {
+        let began = Instant::now();
+        let (mut seen, mut since) = (0, Instant::now());
+        loop {
+            ensure!(!self.ledger.sprung(), "it was killed");
+            let exchanges = self.ledger.exchanges();
+            let length = exchanges.iter().filter(|one| all_but_leases(one)).count();
+            if length != seen {
+                (seen, since) = (length, Instant::now());
+            }
+            let story = Story::read(&exchanges, &self.secret)?;
+            let state = story.settled(&self.name).and_then(|_| {
+                ensure!(story.made.len() >= during.keys(), "it has the old key");
+                ensure!(since.elapsed() > CALM, "it is at work");
+                Ok(())
+            });
+            match state {
+                Ok(()) => return Ok(story),
+                Err(error) if began.elapsed() > LIMIT => {
+                    return Err(error.context(format!("not at rest within {LIMIT:?}")));
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+
+    /// Asks both servers themselves whether it is as the ledger says.
+    async fn holds(&self, world: &World<'_>, story: &Story) -> Result<()> {
+        let current = story.settled(&self.name)?;
+        let listed = world.control_plane.list_pre_auth_keys().await?;
+        let now = Timestamp::now();
+        let alive = listed
+            .into_iter()
+            .filter(|key| story.made.contains_key(&key.id))
+            .filter(|key| key.expiration.is_some_and(|at| at > now))
+            .map(|key| key.id)
+            .collect::<Vec<_>>();
+        ensure!(
+            alive == [current],
+            "the server says alive: {alive:?}, want {current:?}"
+        );
+        let secret = world.secret(&self.secret).await?.context("no Secret")?;
+        let data = secret.data.context("no data")?;
+        let value = data
+            .get(&format!("{}-authkey", self.name))
+            .map(|value| value.0.as_slice());
+        ensure!(
+            value == story.made.get(&current).map(|value| value.as_bytes()),
+            "the Secret holds another value"
+        );
+        Ok(())
+    }
+}
+
+/// The Lease is renewed all the time, whatever else is done.
+fn all_but_leases(exchange: &Exchange) -> bool {
+    !exchange.path.contains("/leases")
+}
+
+fn is_mint(exchange: &Exchange) -> bool {
+    exchange.method == "POST" && exchange.path == "/api/v1/preauthkey"
+}
+
+fn is_update(exchange: &Exchange) -> bool {
+    exchange.method == "PUT" && exchange.path.contains("/secrets/keys-")
+}

@@ -1,0 +1,136 @@
+//! What a ledger tells of one Secret: keys made, named and ended, and whether one was ended that a pod could still read.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context as _, Result, ensure};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::Value;
+use sidescale::control_plane::KeyId;
+use sidescale::rotation::record::{DATA_KEY, Record};
+
+use crate::support::proxy::{Exchange, Server};
+
+/// What went by, read from requests and answers alone.
+#[derive(Debug, Default)]
+pub(super) struct Story {
+    /// Values by id, of every key that the control plane has made.
+    pub(super) made: BTreeMap<KeyId, String>,
+    /// Keys that the control plane has ended when it was asked to.
+    pub(super) ended: BTreeSet<KeyId>,
+    /// Keys that the Secret has ever named.
+    named: BTreeSet<KeyId>,
+    /// The Secret as it was written last.
+    pub(super) secret: Option<Written>,
+    /// Most keys at a time that no Secret named, nor anybody was about to write.
+    pub(super) most_orphans: usize,
+}
+
+/// A Secret that was written.
+#[derive(Clone, Debug)]
+pub(super) struct Written {
+    record: Record,
+    values: BTreeMap<String, String>,
+}
+
+impl Story {
+    /// Reads the ledger from its beginning.
+    pub(super) fn read(exchanges: &[Exchange], secret: &str) -> Result<Self> {
+        let mut story = Self::default();
+        for exchange in exchanges {
+            let Exchange {
+                server,
+                method,
+                path,
+                request,
+                status,
+                answer,
+            } = exchange;
+            if !(200..300).contains(status) {
+                continue;
+            }
+            match (server, method.as_str(), path.as_str()) {
+                (Server::Headscale, "POST", "/api/v1/preauthkey") => story.was_made(answer)?,
+                (Server::Headscale, "POST", "/api/v1/preauthkey/expire") => {
+                    story.was_ended(request)?;
+                }
+                (Server::Kubernetes, "POST" | "PUT", path) if path.contains("/secrets") => {
+                    let answer: Value = serde_json::from_slice(answer)?;
+                    if answer["metadata"]["name"] == secret {
+                        story.was_written(&answer)?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(story)
+    }
+
+    /// The key that the Secret names for this service, if all of it is done: nothing else alive, nothing under way.
+    pub(super) fn settled(&self, service: &str) -> Result<KeyId> {
+        let data_key = format!("{service}-authkey");
+        let secret = self.secret.as_ref().context("no Secret")?;
+        let key = secret.record.keys.get(&data_key).context("no record")?;
+        let current = key.current.as_ref().context("no key")?;
+        ensure!(key.intent.is_none(), "a key is being made");
+        ensure!(key.previous.is_empty(), "an old key goes on");
+        let value = secret.values.get(&data_key);
+        ensure!(
+            value.is_some() && value == self.made.get(&current.id),
+            "the value is not that of key {}",
+            current.id.0
+        );
+        let alive = self.alive();
+        ensure!(alive == BTreeSet::from([current.id]), "alive: {alive:?}");
+        Ok(current.id)
+    }
+
+    /// The keys that were made and not ended.
+    pub(super) fn alive(&self) -> BTreeSet<KeyId> {
+        let made: BTreeSet<KeyId> = self.made.keys().copied().collect();
+        &made - &self.ended
+    }
+
+    fn was_made(&mut self, answer: &[u8]) -> Result<()> {
+        let answer: Value = serde_json::from_slice(answer)?;
+        let key = &answer["preAuthKey"];
+        let value = key["key"].as_str().context("a key without value")?;
+        self.made.insert(id(&key["id"])?, value.to_owned());
+        Ok(())
+    }
+
+    fn was_ended(&mut self, request: &[u8]) -> Result<()> {
+        let request: Value = serde_json::from_slice(request)?;
+        let id = id(&request["id"])?;
+        let current = self
+            .secret
+            .as_ref()
+            .map(|secret| secret.record.names("default", id));
+        ensure!(
+            current != Some(true),
+            "key {} was ended while the Secret named it",
+            id.0
+        );
+        self.ended.insert(id);
+        Ok(())
+    }
+
+    fn was_written(&mut self, secret: &Value) -> Result<()> {
+        let mut values = BTreeMap::new();
+        for (key, value) in secret["data"].as_object().into_iter().flatten() {
+            let value = STANDARD.decode(value.as_str().context("no text")?)?;
+            values.insert(key.clone(), String::from_utf8(value)?);
+        }
+        let record = Record::parse(values.get(DATA_KEY).map(|text| text.as_bytes()))?;
+        let current = record.keys.values().filter_map(|key| key.current.as_ref());
+        self.named.extend(current.map(|current| current.id));
+        let orphans = &self.alive() - &self.named;
+        self.most_orphans = self.most_orphans.max(orphans.len());
+        self.secret = Some(Written { record, values });
+        Ok(())
+    }
+}
+
+fn id(value: &Value) -> Result<KeyId> {
+    let text = value.as_str().context("an id that is no text")?;
+    Ok(KeyId(text.parse()?))
+}
