@@ -128,6 +128,9 @@ pub fn of_namespace<'a>(
     let mut demand = NamespaceDemand::default();
     let mut asking: BTreeMap<(String, String), Vec<(Group<'a>, KeyDemand)>> = BTreeMap::new();
     for group in groups.into_values() {
+        if group.shape.needs_no_key() {
+            continue;
+        }
         match wanted(namespace, group.shape, metadata, policy) {
             None => demand.refused += group.pods,
             Some(Wanted {
@@ -197,11 +200,11 @@ fn wanted(
         // The receipt shows that the pod had opted in, whatever the namespace's label says by now.
         namespace_opted_in: true,
     };
-    let injection = match decide(&subject, policy) {
-        Decision::Inject(injection) => injection,
+    let sidecar = match decide(&subject, policy) {
+        Decision::Inject(injection) => injection.tailscale?,
         Decision::Deny(_) | Decision::Skip(_) => return None,
     };
-    let key = match injection.key {
+    let key = match sidecar.key {
         Key::Managed(key) => key,
         Key::Given { .. } => return None,
     };
@@ -225,8 +228,8 @@ fn wanted(
     tags.sort();
     tags.dedup();
     let demand = KeyDemand {
-        service: injection.service,
-        control_plane: injection.control_plane,
+        service: sidecar.service,
+        control_plane: sidecar.control_plane,
         asked: Asked {
             user,
             tags,

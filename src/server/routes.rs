@@ -108,6 +108,7 @@ impl Reviews {
         let Outcome {
             reply: _,
             verdict,
+            kinds,
             patch_bytes,
             namespace,
             pod,
@@ -116,11 +117,7 @@ impl Reviews {
             message,
             unknown,
         } = outcome;
-        let sidecar = if *verdict == Verdict::Inject {
-            "tailscale"
-        } else {
-            "none"
-        };
+        let sidecar = kinds.as_str();
         self.metrics
             .reviews
             .with_label_values(&[verdict.as_str(), verdict.reason(), sidecar])
@@ -136,7 +133,9 @@ impl Reviews {
             info!(namespace, pod, remark, "Annotation is not known");
         }
         match verdict {
-            Verdict::Inject => info!(namespace, pod, service, profile, "Injected pod"),
+            Verdict::Inject => {
+                info!(namespace, pod, sidecar, service, profile, "Injected pod");
+            }
             Verdict::Deny(reason) => info!(
                 namespace,
                 pod,

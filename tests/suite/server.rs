@@ -46,6 +46,7 @@ impl Server {
                 paused: false,
                 max_services_per_namespace: 1,
             },
+            image: String::new(),
         });
         let metrics = Arc::new(Metrics::new().unwrap());
         let router = server::router(policy, Arc::new(|_: &str| None), Arc::clone(&metrics))

@@ -3,20 +3,31 @@
 use std::time::Duration;
 
 mod asked;
+mod headscale;
+mod kinds;
 mod read;
+mod reason;
 
 use asked::{Asked, Key as Name};
 
 use crate::identity::{self, Hostname, Owner};
-use crate::profile::{Delivery, Policy, Resources};
+use crate::profile::{DEFAULT, Delivery, Policy, Profile, Resources};
 
-pub(crate) use asked::{KNOWN, Support};
-pub(crate) use read::{HOSTNAME, TAGS};
+pub(crate) use asked::{Defaults, KNOWN, Support};
 
 pub use asked::unknown;
+pub use headscale::ApikeyManager;
+pub use kinds::Kinds;
+pub use reason::{DenyReason, Refusal, SkipReason};
 
 /// Is the shortest life of a key: shorter ones would have us mint without end.
 pub(crate) const SHORTEST_LIFE: Duration = Duration::from_secs(60);
+
+const TAILSCALE: Kinds = Kinds {
+    tailscale: true,
+    apikey_manager: false,
+    server_keys: false,
+};
 
 /// Is the prefix of every annotation and label of ours.
 pub const PREFIX: &str = "sidescale.io/";
@@ -57,6 +68,29 @@ pub struct NamespaceMetadata {
     pub annotations: std::collections::BTreeMap<String, String>,
 }
 
+impl Injection<'_> {
+    /// What is injected.
+    #[must_use]
+    pub fn kinds(&self) -> Kinds {
+        Kinds {
+            tailscale: self.tailscale.is_some(),
+            apikey_manager: self.apikey_manager.is_some(),
+            server_keys: false,
+        }
+    }
+}
+
+impl Lookup for NamespaceMetadata {
+    fn value(&self, key: &str) -> Option<&str> {
+        self.annotations.get(key).map(String::as_str)
+    }
+
+    fn ours(&self) -> Box<dyn Iterator<Item = (&str, &str)> + '_> {
+        let entries = self.annotations.iter();
+        Box::new(entries.map(|(key, value)| (key.as_str(), value.as_str())))
+    }
+}
+
 /// Holds everything that one injection needs, parsed and allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Injection<'a> {
@@ -64,6 +98,17 @@ pub struct Injection<'a> {
     pub profile: &'a str,
     /// Its hash.
     pub profile_hash: &'a str,
+    /// The Tailscale sidecar.
+    pub tailscale: Option<Tailscale<'a>>,
+    /// The manager of Headscale's API key.
+    pub apikey_manager: Option<ApikeyManager<'a>>,
+    /// What the author is warned of, although it is done as asked.
+    pub remarks: Vec<String>,
+}
+
+/// Holds everything that a Tailscale sidecar needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tailscale<'a> {
     /// Control plane's name.
     pub control_plane: String,
     /// Its login server.
@@ -134,102 +179,6 @@ pub enum Decision<'a> {
     Skip(SkipReason),
 }
 
-/// Says why a pod is denied, with the text its author reads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// Kind of trouble, a bounded label.
-    pub reason: DenyReason,
-    /// Names the annotation, the value, what is accepted and what to do.
-    pub message: String,
-}
-
-/// Why a pod is denied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DenyReason {
-    /// An annotation's value cannot be read.
-    BadValue,
-    /// The profile or control plane does not allow it, or does not exist.
-    NotAllowed,
-    /// No service name can be derived.
-    NoService,
-    /// Known, and not built yet.
-    NotSupported,
-}
-
-/// Why a pod is left alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SkipReason {
-    /// Our receipt and container are there.
-    AlreadyInjected,
-    /// `inject: "false"`, or the namespace is disabled.
-    Disabled,
-    /// `hostNetwork: true`.
-    HostNetwork,
-    /// A mirror pod of a static pod.
-    MirrorPod,
-    /// A container or volume has a name of ours.
-    NameTaken,
-    /// Opted in by its namespace, and no service name can be derived.
-    NoService,
-    /// Nothing asks for a sidecar.
-    NotRequested,
-    /// Not a pod's creation.
-    NotAPodCreate,
-    /// A Windows pod.
-    Windows,
-}
-
-impl DenyReason {
-    /// The bounded label for metrics and audit annotations.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::BadValue => "badValue",
-            Self::NotAllowed => "notAllowed",
-            Self::NoService => "noService",
-            Self::NotSupported => "notSupported",
-        }
-    }
-}
-
-impl SkipReason {
-    /// What the pod's creator is warned of; nothing where leaving it alone is what was asked.
-    pub(crate) fn remark(self) -> Option<&'static str> {
-        match self {
-            Self::HostNetwork => {
-                Some("no sidecar: the pod has hostNetwork, and the node is not ours to join")
-            }
-            Self::NameTaken => Some(
-                "no sidecar: a container is named 'tailscale', or a volume's name begins with 'sidescale-'; rename it",
-            ),
-            Self::NoService => Some(
-                "no sidecar: no service can be named after this pod, set annotation 'sidescale.io/service'",
-            ),
-            Self::Windows => Some("no sidecar: Windows pods are not supported"),
-            Self::NotRequested => Some(
-                "no sidecar: nothing asks for one, set annotation 'sidescale.io/inject' to 'tailscale'",
-            ),
-            Self::AlreadyInjected | Self::Disabled | Self::MirrorPod | Self::NotAPodCreate => None,
-        }
-    }
-
-    /// The bounded label for metrics, audit annotations and the receipt.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::AlreadyInjected => "reinvoked",
-            Self::Disabled => "disabled",
-            Self::HostNetwork => "hostNetwork",
-            Self::MirrorPod => "mirrorPod",
-            Self::NameTaken => "nameTaken",
-            Self::NoService => "noService",
-            Self::NotRequested => "notRequested",
-            Self::NotAPodCreate => "notAPodCreate",
-            Self::Windows => "windows",
-        }
-    }
-}
-
 /// Decides from metadata alone; the webhook adds what only the pod's spec shows.
 #[must_use]
 pub fn decide<'a>(subject: &Subject<'a>, policy: &'a Policy) -> Decision<'a> {
@@ -239,24 +188,49 @@ pub fn decide<'a>(subject: &Subject<'a>, policy: &'a Policy) -> Decision<'a> {
     if matches!(label, Some("disabled" | "false")) {
         return Decision::Skip(SkipReason::Disabled);
     }
-    let asked = Asked::of(subject);
-    let on_pod = match read::inject(&asked) {
-        Ok(Some(true)) => true,
-        Ok(None) if subject.namespace_opted_in => false,
+    let mut asked = Asked::of(subject);
+    let (kinds, on_pod) = match kinds::inject(&asked) {
+        Ok(Some(kinds)) if kinds.is_empty() => return Decision::Skip(SkipReason::Disabled),
+        Ok(Some(kinds)) => (kinds, true),
+        Ok(None) if subject.namespace_opted_in => (TAILSCALE, false),
         Ok(None) => return Decision::Skip(SkipReason::NotRequested),
-        Ok(Some(false)) => return Decision::Skip(SkipReason::Disabled),
         Err(refusal) => return Decision::Deny(refusal),
     };
     let service = match service(subject, &asked) {
-        Ok(Some(service)) => service,
+        _ if !kinds.tailscale => None,
         Ok(None) if on_pod => return Decision::Deny(no_service(subject)),
         Ok(None) => return Decision::Skip(SkipReason::NoService),
+        Ok(service) => service,
         Err(refusal) => return Decision::Deny(refusal),
     };
-    match injection(subject, &asked, service, policy) {
+    match injection(subject, &mut asked, kinds, service, policy) {
         Ok(injection) => Decision::Inject(Box::new(injection)),
         Err(refusal) => Decision::Deny(refusal),
     }
+}
+
+/// Reads a profile's defaults as if a pod asked for nothing else.
+pub(crate) fn check_defaults(
+    name: &str,
+    profile: &Profile,
+    policy: &Policy,
+) -> Result<(), Refusal> {
+    let nothing = NamespaceMetadata::default();
+    let subject = Subject {
+        namespace: DEFAULT,
+        name: "",
+        annotations: &nothing,
+        labels: &nothing,
+        owner: None,
+        namespace_metadata: None,
+        namespace_opted_in: true,
+    };
+    let mut asked = Asked::of(&subject);
+    asked.fill(name, &profile.defaults);
+    let mut remarks = Vec::new();
+    tailscale(&subject, &asked, "any", profile, policy, &mut remarks)?;
+    headscale::apikey_manager(&asked, policy, &mut remarks)?;
+    Ok(())
 }
 
 fn service<'a>(subject: &Subject<'a>, asked: &Asked<'a>) -> Result<Option<&'a str>, Refusal> {
@@ -297,12 +271,13 @@ fn no_service(subject: &Subject<'_>) -> Refusal {
 
 fn injection<'a>(
     subject: &Subject<'a>,
-    asked: &Asked<'a>,
-    service: &'a str,
+    asked: &mut Asked<'a>,
+    kinds: Kinds,
+    service: Option<&'a str>,
     policy: &'a Policy,
 ) -> Result<Injection<'a>, Refusal> {
     asked.refuse_what_is_not_built()?;
-    let profile_name = crate::profile::DEFAULT;
+    let profile_name = DEFAULT;
     let Some(profile) = policy.profiles.get(profile_name) else {
         let message =
             format!("the configuration has no profile {profile_name:?}: have the operator add it");
@@ -311,41 +286,77 @@ fn injection<'a>(
             message,
         });
     };
-    let (control_plane, plane) = read::control_plane(asked, profile, policy)?;
-    let tags = read::tags(asked, profile)?;
-    let (expiration, buffer) = read::life(asked, profile)?;
-    let reusable = asked.switch(Name::Reusable)?.unwrap_or(profile.reusable);
-    let (delivery, delivery_asked) = read::delivery(asked, profile)?;
-    read::only_what_is_built(asked)?;
-    let key = match read::given_key(asked, profile)? {
-        Some((secret, data_key)) => Key::Given {
-            secret: secret.to_owned(),
-            data_key: data_key.to_owned(),
-        },
-        None => Key::Managed(ManagedKey {
-            secret: profile.auth_key_secret_name.clone(),
-            data_key: identity::data_key(service, control_plane),
-            user: identity::user(&plane.user_template, subject.namespace, service),
-            tags,
-            reusable,
-            ephemeral: true,
-            expiration,
-            buffer,
-        }),
+    asked.fill(profile_name, &profile.defaults);
+    let mut remarks = Vec::new();
+    let tailscale = match service {
+        Some(service) => Some(tailscale(
+            subject,
+            asked,
+            service,
+            profile,
+            policy,
+            &mut remarks,
+        )?),
+        None => None,
+    };
+    let apikey_manager = if kinds.apikey_manager {
+        Some(headscale::apikey_manager(asked, policy, &mut remarks)?)
+    } else {
+        None
     };
     Ok(Injection {
         profile: profile_name,
         profile_hash: &profile.hash,
+        tailscale,
+        apikey_manager,
+        remarks,
+    })
+}
+
+fn tailscale<'a>(
+    subject: &Subject<'a>,
+    asked: &Asked<'a>,
+    service: &'a str,
+    profile: &'a Profile,
+    policy: &'a Policy,
+    remarks: &mut Vec<String>,
+) -> Result<Tailscale<'a>, Refusal> {
+    let (control_plane, plane) = read::control_plane(asked, policy)?;
+    let tags = read::tags(asked, profile)?;
+    let life = read::life(asked, [Name::Expiration, Name::Buffer])?;
+    let reusable = asked.switch(Name::Reusable)?.unwrap_or(true);
+    let (delivery, delivery_asked) = read::delivery(asked)?;
+    read::only_what_is_built(asked)?;
+    let key = match read::given_key(asked)? {
+        Some((secret, data_key)) => Key::Given {
+            secret: secret.to_owned(),
+            data_key: data_key.to_owned(),
+        },
+        None => {
+            remarks.extend(life.remark());
+            Key::Managed(ManagedKey {
+                secret: profile.auth_key_secret_name.clone(),
+                data_key: identity::data_key(service, control_plane),
+                user: identity::user(&plane.user_template, subject.namespace, service),
+                tags,
+                reusable,
+                ephemeral: true,
+                expiration: life.expiration,
+                buffer: life.buffer,
+            })
+        }
+    };
+    Ok(Tailscale {
         control_plane: control_plane.to_owned(),
         login_server: &plane.login_server,
         private_ca: plane.ca_bundle.is_some(),
         service: service.to_owned(),
-        hostname: read::hostname(subject, asked, profile, service)?,
+        hostname: read::hostname(subject, asked, service)?,
         key,
         delivery,
         delivery_asked,
-        wait: asked.switch(Name::Wait)?.unwrap_or(profile.wait),
+        wait: asked.switch(Name::Wait)?.unwrap_or(false),
         image: &profile.image,
-        resources: read::resources(asked, profile)?,
+        resources: read::resources(asked, read::TAILSCALE)?,
     })
 }

@@ -7,6 +7,7 @@
 //! ```
 
 mod forms;
+mod headscale;
 mod patch;
 mod pod;
 mod review;

@@ -3,9 +3,11 @@
 use serde::Serialize;
 
 use crate::annotations::Injection;
-use crate::pod::{CONTAINER, Containers, Metadata, Spec};
-use crate::sidecar::Receipt;
-use crate::sidecar::tailscale::{self, Fit};
+use crate::headscale::Headscale;
+use crate::mutate::Fit;
+use crate::pod::{Containers, Metadata, Spec};
+use crate::sidecar::shapes::Mount;
+use crate::sidecar::{Receipt, apikey_manager, tailscale};
 
 /// Collects operations as JSON.
 #[derive(Debug)]
@@ -50,6 +52,18 @@ impl Patch {
         }
     }
 
+    /// Adds a mount to a container of the pod's own.
+    fn mounts(&mut self, mount: Option<(&Headscale<'_>, Mount<'_>)>) {
+        let Some((headscale, mount)) = mount else {
+            return;
+        };
+        let path = format!("/spec/containers/{}/volumeMounts", headscale.place);
+        match headscale.container.volume_mounts {
+            Some(_) => self.add(&format!("{path}/-"), &mount),
+            None => self.add(&path, &[mount]),
+        }
+    }
+
     /// The finished array.
     pub(crate) fn finish(mut self) -> Vec<u8> {
         self.json.push(b']');
@@ -64,43 +78,59 @@ struct StatusMap<'a> {
 }
 
 #[derive(Serialize)]
-struct LabelMap {
+struct LabelMap<'a> {
     #[serde(rename = "sidescale.io/sidecar")]
-    sidecar: &'static str,
+    sidecar: &'a str,
 }
 
-/// Adds the sidecar, its volumes, the label and the receipt.
+/// Adds what fits, with its volumes, the label and the receipt.
 pub(crate) fn injection(
     metadata: &Metadata<'_>,
     spec: &Spec<'_>,
     injection: &Injection<'_>,
-    fit: Fit,
+    fit: &Fit<'_>,
     receipt: &Receipt<'_>,
+    namespace: &str,
 ) -> Vec<u8> {
     let mut patch = Patch::new();
     let mut text = Vec::with_capacity(384);
     write(&mut text, receipt);
+    let sidecar = injection.kinds().as_str();
     match metadata.labels {
-        Some(_) => patch.add("/metadata/labels/sidescale.io~1sidecar", &CONTAINER),
-        None => patch.add("/metadata/labels", &LabelMap { sidecar: CONTAINER }),
+        Some(_) => patch.add("/metadata/labels/sidescale.io~1sidecar", &sidecar),
+        None => patch.add("/metadata/labels", &LabelMap { sidecar }),
     }
     patch.status(metadata, &String::from_utf8_lossy(&text));
-    let volumes = tailscale::volumes(injection, fit);
+    let mut volumes = Vec::with_capacity(8);
+    if let (Some(sidecar), Some(fit)) = (&injection.tailscale, fit.tailscale) {
+        tailscale::volumes(sidecar, fit, &mut volumes);
+    }
+    if let Some(fit) = &fit.apikey_manager {
+        fit.volumes(&mut volumes);
+    }
     match spec.volumes {
         Some(_) => volumes
             .iter()
             .for_each(|volume| patch.add("/spec/volumes/-", volume)),
+        None if volumes.is_empty() => {}
         None => patch.add("/spec/volumes", &volumes),
     }
-    let port = fit
-        .health_port
-        .map(|port| port.to_string())
-        .unwrap_or_default();
-    let container = tailscale::container(injection, fit, &port);
-    match &spec.init_containers {
-        // First, so that the pod's own init containers find the tailnet.
-        Some(Containers { .. }) => patch.add("/spec/initContainers/0", &container),
-        None => patch.add("/spec/initContainers", &[container]),
+    if let (Some(sidecar), Some(fit)) = (&injection.tailscale, fit.tailscale) {
+        let port = fit
+            .health_port
+            .map(|port| port.to_string())
+            .unwrap_or_default();
+        let container = tailscale::container(sidecar, fit, &port);
+        match &spec.init_containers {
+            // First, so that the pod's own init containers find the tailnet.
+            Some(Containers { .. }) => patch.add("/spec/initContainers/0", &container),
+            None => patch.add("/spec/initContainers", &[container]),
+        }
+    }
+    if let (Some(manager), Some(fit)) = (&injection.apikey_manager, &fit.apikey_manager) {
+        patch.mounts(fit.mount_of_headscale());
+        let container = apikey_manager::container(manager, fit, namespace);
+        patch.add("/spec/containers/-", &container);
     }
     patch.finish()
 }

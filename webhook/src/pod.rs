@@ -7,15 +7,19 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 mod containers;
+mod details;
 
 pub(crate) use containers::Containers;
+pub(crate) use details::{Container, Details};
 
 use crate::annotations::{Lookup, PREFIX};
 use crate::identity::Owner;
 use crate::text::Text;
 
-/// Is the container that we add.
+/// Is the Tailscale sidecar.
 pub(crate) const CONTAINER: &str = "tailscale";
+/// Is the container that keeps Headscale's API key.
+pub(crate) const MANAGER: &str = "apikey-manager";
 /// Is the label of an injected pod.
 pub(crate) const SIDECAR_LABEL: &str = "sidescale.io/sidecar";
 /// Is the annotation that holds the receipt.
@@ -71,12 +75,12 @@ pub(crate) struct Os<'a> {
     name: Option<Text<'a>>,
 }
 
-/// The labels that a service is read from, and whether ours is there.
+/// The labels that a service is read from, and ours.
 #[derive(Debug, Default)]
 pub(crate) struct Labels<'a> {
     template_hash: Option<Text<'a>>,
     rollouts_hash: Option<Text<'a>>,
-    pub(crate) sidecar: bool,
+    pub(crate) sidecar: Option<Text<'a>>,
 }
 
 /// The annotations under our prefix, and whether the kubelet made the pod from a file.
@@ -219,7 +223,7 @@ impl<'de> Entries<'de> for Labels<'de> {
         match &**key {
             "pod-template-hash" => self.template_hash = map.next_value()?,
             "rollouts-pod-template-hash" => self.rollouts_hash = map.next_value()?,
-            SIDECAR_LABEL => self.sidecar = map.next_value::<Option<IgnoredAny>>()?.is_some(),
+            SIDECAR_LABEL => self.sidecar = map.next_value()?,
             _ => return Ok(Kept::No),
         }
         Ok(Kept::Yes)

@@ -8,12 +8,18 @@ mod check;
 mod config;
 
 pub use check::ConfigError;
-pub use config::{Config, ControlPlaneConfig, ProfileConfig, RotationConfig, SecretConfig};
+pub use config::{
+    Config, ControlPlaneConfig, ProfileConfig, RotationConfig, SecretConfig, WebhookConfig,
+};
+
+use crate::annotations::Defaults;
 
 /// Is the name of the control plane and of the profile that are used where nothing else is asked for.
 pub const DEFAULT: &str = "default";
 /// Is the sidecar's image where no profile names another.
 pub const IMAGE: &str = "docker.io/tailscale/tailscale:v1.102.3";
+/// Is our own image where the configuration names no other, as `make image` builds it.
+pub const OWN_IMAGE: &str = concat!("sidescale:", env!("CARGO_PKG_VERSION"));
 /// Is the user name template where no control plane names another.
 pub const USER_TEMPLATE: &str = "{namespace}.{service}";
 
@@ -26,6 +32,8 @@ pub struct Policy {
     pub profiles: BTreeMap<String, Profile>,
     /// Where rotation differs from its defaults.
     pub rotation: Rotation,
+    /// Our own image, which the manager of the API key runs beside Headscale.
+    pub image: String,
 }
 
 /// Names one Headscale.
@@ -58,28 +66,18 @@ pub struct Profile {
     pub image: String,
     /// Tags that an annotation may name.
     pub allowed_tags: Vec<String>,
-    /// Tags of pods that name none.
-    pub tags: Vec<String>,
-    /// Hostname template; `None`: the service, or the pod's name in a StatefulSet.
-    pub hostname: Option<String>,
-    /// Control plane of pods that name none.
-    pub control_plane: String,
-    /// Secret and data key of pods that name none, in place of a key of ours.
-    pub given_key: Option<(String, String)>,
-    /// Whether keys may be used more than once.
-    pub reusable: bool,
-    /// Life of a pre-auth key; default 2160h.
-    pub auth_key_expiration: Duration,
-    /// How long before its end a key is renewed; default 240h.
-    pub auth_key_rotation_buffer: Duration,
-    /// How the key reaches the sidecar; default `env`.
-    pub auth_key_delivery: Delivery,
     /// Name of the Secret with the pre-auth keys of a namespace; default `headscale-auth-keys`.
     pub auth_key_secret_name: String,
-    /// Whether the app waits until the node is up; default false.
-    pub wait: bool,
-    /// Requests and limits of the sidecar.
-    pub resources: Resources<'static>,
+    /// What annotations say where neither pod nor namespace does.
+    pub(crate) defaults: Defaults,
+}
+
+impl Profile {
+    /// What it says in place of an annotation that nobody wrote, by its name without the prefix.
+    #[must_use]
+    pub fn default_of(&self, name: &str) -> Option<&str> {
+        self.defaults.get(name)
+    }
 }
 
 impl Default for Profile {
@@ -88,22 +86,8 @@ impl Default for Profile {
             hash: String::new(),
             image: IMAGE.to_owned(),
             allowed_tags: Vec::new(),
-            tags: Vec::new(),
-            hostname: None,
-            control_plane: DEFAULT.to_owned(),
-            given_key: None,
-            reusable: true,
-            auth_key_expiration: Duration::from_secs(2160 * 3600),
-            auth_key_rotation_buffer: Duration::from_secs(240 * 3600),
-            auth_key_delivery: Delivery::Env,
             auth_key_secret_name: "headscale-auth-keys".to_owned(),
-            wait: false,
-            resources: Resources {
-                cpu_request: Cow::Borrowed("50m"),
-                cpu_limit: Cow::Borrowed("200m"),
-                memory_request: Cow::Borrowed("128Mi"),
-                memory_limit: Cow::Borrowed("256Mi"),
-            },
+            defaults: Defaults::default(),
         }
     }
 }

@@ -4,9 +4,14 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) mod apikey_manager;
+pub(crate) mod shapes;
 pub(crate) mod tailscale;
 
-use crate::annotations::{Injection, Key, SkipReason};
+use crate::annotations::{Injection, Key, SkipReason, Tailscale};
+
+// To the byte: with a slash at the end the token is mounted all the same.
+pub(crate) const TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// Is the version that receipts name.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -23,9 +28,18 @@ pub struct Receipt<'a> {
     /// Why the pod was skipped.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Cow<'a, str>>,
-    /// What was injected.
+    /// Profile that was used.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Cow<'a, str>>,
+    /// Hash of the profile at that time.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub profile_hash: Option<Cow<'a, str>>,
+    /// The key that the Tailscale sidecar refers to.
     #[serde(flatten, borrow, skip_serializing_if = "Option::is_none")]
     pub injected: Option<Injected<'a>>,
+    /// Secret that the manager keeps Headscale's API key in.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub api_key_secret: Option<Cow<'a, str>>,
     /// Whether the namespace was not known yet, so that none of its annotations were seen.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub namespace_unknown: bool,
@@ -44,16 +58,10 @@ pub enum Done {
     Skip,
 }
 
-/// Names what an injected pod refers to.
+/// Names the key that a Tailscale sidecar refers to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Injected<'a> {
-    /// Profile that was used.
-    #[serde(borrow)]
-    pub profile: Cow<'a, str>,
-    /// Hash of the profile at that time.
-    #[serde(borrow)]
-    pub profile_hash: Cow<'a, str>,
     /// The identity.
     #[serde(borrow)]
     pub service: Cow<'a, str>,
@@ -85,26 +93,13 @@ impl<'a> Receipt<'a> {
         namespace_unknown: bool,
         unknown: &'a [String],
     ) -> Self {
-        let (secret, data_key, own_key) = match &injection.key {
-            Key::Managed(key) => (&key.secret, &key.data_key, false),
-            Key::Given { secret, data_key } => (secret, data_key, true),
-        };
-        let injected = Injected {
-            profile: Cow::Borrowed(injection.profile),
-            profile_hash: Cow::Borrowed(injection.profile_hash),
-            service: Cow::Borrowed(&injection.service),
-            control_plane: Cow::Borrowed(&injection.control_plane),
-            secret: Cow::Borrowed(secret),
-            data_key: Cow::Borrowed(data_key),
-            own_key,
-        };
+        let manager = injection.apikey_manager.as_ref();
         Self {
-            version: Cow::Borrowed(VERSION),
-            decision: Done::Inject,
-            reason: None,
-            injected: Some(injected),
-            namespace_unknown,
-            unknown: Cow::Borrowed(unknown),
+            profile: Some(Cow::Borrowed(injection.profile)),
+            profile_hash: Some(Cow::Borrowed(injection.profile_hash)),
+            injected: injection.tailscale.as_ref().map(Injected::of),
+            api_key_secret: manager.map(|manager| Cow::Borrowed(manager.secret)),
+            ..Self::of(Done::Inject, namespace_unknown, unknown)
         }
     }
 
@@ -114,12 +109,38 @@ impl<'a> Receipt<'a> {
         unknown: &'a [String],
     ) -> Self {
         Self {
-            version: Cow::Borrowed(VERSION),
-            decision: Done::Skip,
             reason: Some(Cow::Borrowed(reason.as_str())),
+            ..Self::of(Done::Skip, namespace_unknown, unknown)
+        }
+    }
+
+    fn of(decision: Done, namespace_unknown: bool, unknown: &'a [String]) -> Self {
+        Self {
+            version: Cow::Borrowed(VERSION),
+            decision,
+            reason: None,
+            profile: None,
+            profile_hash: None,
             injected: None,
+            api_key_secret: None,
             namespace_unknown,
             unknown: Cow::Borrowed(unknown),
+        }
+    }
+}
+
+impl<'a> Injected<'a> {
+    fn of(sidecar: &'a Tailscale<'_>) -> Self {
+        let (secret, data_key, own_key) = match &sidecar.key {
+            Key::Managed(key) => (&key.secret, &key.data_key, false),
+            Key::Given { secret, data_key } => (secret, data_key, true),
+        };
+        Self {
+            service: Cow::Borrowed(&sidecar.service),
+            control_plane: Cow::Borrowed(&sidecar.control_plane),
+            secret: Cow::Borrowed(secret),
+            data_key: Cow::Borrowed(data_key),
+            own_key,
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use sidescale_webhook::profile::{Config, Delivery, Policy};
+use sidescale_webhook::profile::{Config, Policy};
 
 const PLANE: &str = "controlPlanes: {default: {loginServer: 'https://hs.example.com'}}\n";
 
@@ -24,9 +24,10 @@ fn fills_every_gap_of_the_shortest_file() {
     );
     let profile = &policy.profiles["default"];
     assert_eq!(profile.hash.len(), 12);
+    assert_eq!(profile.default_of("auth-key-expiration"), None);
     assert_eq!(
-        profile.auth_key_expiration,
-        Duration::from_secs(90 * 24 * 3600)
+        policy.image,
+        concat!("sidescale:", env!("CARGO_PKG_VERSION"))
     );
     assert_eq!(policy.rotation.overlap, Duration::from_secs(3600));
 }
@@ -60,6 +61,8 @@ profiles:
       wait: true
       cpu-limit: 0.5
       state: emptydir
+      socket-path: /run/hs/hs.sock
+webhook: {image: 'registry.example.com/sidescale:v1'}
 rotation: {overlap: 30m, paused: true, maxServicesPerNamespace: 5}
 ",
     )
@@ -73,13 +76,18 @@ rotation: {overlap: 30m, paused: true, maxServicesPerNamespace: 5}
         )
     );
     let profile = &policy.profiles["default"];
-    assert_eq!(profile.auth_key_delivery, Delivery::File);
-    assert_eq!(
-        profile.auth_key_expiration,
-        Duration::from_secs(30 * 24 * 3600)
-    );
-    assert!(profile.wait && !profile.reusable);
-    assert_eq!(profile.resources.cpu_limit, "0.5");
+    let defaults = [
+        ("hostname", "{service}-{namespace}"),
+        ("auth-key-expiration", "30d"),
+        ("auth-key-delivery", "file"),
+        ("reusable", "false"),
+        ("cpu-limit", "0.5"),
+        ("socket-path", "/run/hs/hs.sock"),
+    ];
+    for (name, text) in defaults {
+        assert_eq!(profile.default_of(name), Some(text), "{name}");
+    }
+    assert_eq!(policy.image, "registry.example.com/sidescale:v1");
     assert!(policy.rotation.paused);
 }
 
@@ -95,7 +103,7 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             with("profile: {}"),
-            "profile is unknown: want one of controlPlanes, profiles, rotation; did you mean profiles?",
+            "profile is unknown: want one of controlPlanes, profiles, rotation, webhook; did you mean profiles?",
         ),
         (
             with("clusterName: a"),
@@ -135,11 +143,23 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             profile("annotations: {auth-key-expiration: 9d}"),
-            "profiles.default.annotations.auth-key-rotation-buffer is \"240h\": want less than auth-key-expiration, which is 216h",
+            "profiles.default.annotations.auth-key-expiration is \"9d\": not more than the rotation buffer of 240h: set \"sidescale.io/auth-key-rotation-buffer\" to less",
         ),
         (
             profile("annotations: {memory-request: 1Gi}"),
-            "profiles.default.annotations.memory-request is \"1Gi\": want no more than memory-limit, which is 256Mi",
+            "profiles.default.annotations.memory-request is \"1Gi\": want no more than the limit, which is 256Mi",
+        ),
+        (
+            profile("annotations: {control-plane: other}"),
+            "profiles.default.annotations.control-plane is \"other\": want one of the configured control planes: default",
+        ),
+        (
+            profile("annotations: {socket-path: a}"),
+            "profiles.default.annotations.socket-path is \"a\": want an absolute path below a directory, of letters, digits, dots, dashes and underscores, at most 107 characters, such as /var/run/headscale/headscale.sock",
+        ),
+        (
+            with("webhook: {image: ''}"),
+            "webhook.image is \"\": want an image such as sidescale:0.1.0",
         ),
         (
             plane("loginServer: hs.example.com"),

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use sidescale_webhook::annotations::{
-    Decision, DenyReason, Injection, Key, Lookup, ManagedKey, NamespaceMetadata, Refusal,
-    SkipReason, Subject, decide,
+    ApikeyManager, Decision, DenyReason, Injection, Key, Lookup, ManagedKey, NamespaceMetadata,
+    Refusal, SkipReason, Subject, Tailscale, decide,
 };
 use sidescale_webhook::identity::Owner;
 use sidescale_webhook::profile::{Delivery, Policy};
@@ -67,17 +67,29 @@ fn api(
 fn injected(
     pairs: &[(&str, &str)],
     namespace: Option<&NamespaceMetadata>,
+    check: impl FnOnce(&Tailscale<'_>),
+) {
+    asking("tailscale", pairs, namespace, |injection| {
+        assert!(injection.apikey_manager.is_none());
+        check(injection.tailscale.as_ref().unwrap());
+    });
+}
+
+fn asking(
+    kinds: &str,
+    pairs: &[(&str, &str)],
+    namespace: Option<&NamespaceMetadata>,
     check: impl FnOnce(&Injection<'_>),
 ) {
     let mut pairs = pairs.to_vec();
-    pairs.push(("inject", "tailscale"));
+    pairs.push(("inject", kinds));
     api(&pairs, namespace, |decision| match decision {
         Decision::Inject(injection) => check(&injection),
         other => panic!("{pairs:?}: {other:?}"),
     });
 }
 
-fn managed(injection: &Injection<'_>) -> ManagedKey {
+fn managed(injection: &Tailscale<'_>) -> ManagedKey {
     match &injection.key {
         Key::Managed(key) => key.clone(),
         given @ Key::Given { .. } => panic!("{given:?}"),
@@ -190,12 +202,17 @@ fn names_annotation_value_and_accepted_form_of_each_mistake() {
         (
             ("inject", "tailscal"),
             BadValue,
-            "want tailscale, true or false",
+            "want tailscale, apikey-manager, several of these with commas, true or false",
         ),
         (
-            ("inject", "tailscale,apikey-manager"),
+            ("inject", "tailscale,false"),
+            BadValue,
+            "want tailscale, apikey-manager, several of these with commas, true or false",
+        ),
+        (
+            ("inject", "tailscale,server-keys"),
             NotSupported,
-            "apikey-manager is not supported yet, want tailscale or false",
+            "server-keys is not supported yet, want tailscale, apikey-manager, several of these with commas, true or false",
         ),
         (
             ("service", "My API"),
@@ -406,5 +423,112 @@ fn follows_the_namespace_where_the_pod_says_nothing() {
             reason: DenyReason::NoService,
             message: message.to_owned()
         })
+    );
+}
+
+#[test]
+fn reads_what_the_manager_of_the_api_key_is_to_do() {
+    asking("apikey-manager", &[], None, |injection| {
+        assert!(injection.tailscale.is_none() && injection.remarks.is_empty());
+        let want = ApikeyManager {
+            container: None,
+            socket_path: "/var/run/headscale/headscale.sock",
+            secret: "headscale-api-key",
+            expiration: Duration::from_secs(2160 * 3600),
+            buffer: Duration::from_secs(240 * 3600),
+            image: concat!("sidescale:", env!("CARGO_PKG_VERSION")),
+            resources: injection.apikey_manager.as_ref().unwrap().resources.clone(),
+        };
+        assert_eq!(injection.apikey_manager.as_ref(), Some(&want));
+    });
+    for (life, seconds) in [
+        ("1h30m", 5400),
+        ("90m", 5400),
+        ("5400s", 5400),
+        ("1.5h", 5400),
+        ("720h", 720 * 3600),
+        ("8760h", 8760 * 3600),
+        ("90d", 2160 * 3600),
+    ] {
+        let pairs = [
+            ("headscale-container", "hs"),
+            ("socket-path", "/run/hs/hs.sock"),
+            ("api-key-secret", "key.v2"),
+            ("api-key-expiration", life),
+            ("api-key-rotation-buffer", "30m"),
+        ];
+        asking(" apikey-manager ,tailscale", &pairs, None, |injection| {
+            assert!(injection.tailscale.is_some());
+            let manager = injection.apikey_manager.as_ref().unwrap();
+            assert_eq!(
+                (manager.container, manager.socket_path, manager.secret),
+                (Some("hs"), "/run/hs/hs.sock", "key.v2")
+            );
+            assert_eq!(manager.expiration, Duration::from_secs(seconds), "{life}");
+            assert_eq!(manager.buffer, Duration::from_secs(1800));
+        });
+    }
+}
+
+#[test]
+fn names_each_mistake_of_a_headscale_pod() {
+    let table = [
+        (
+            ("socket-path", "headscale.sock"),
+            "want an absolute path below a directory, of letters, digits, dots, dashes and underscores, at most 107 characters, such as /var/run/headscale/headscale.sock",
+        ),
+        (
+            ("api-key-secret", "My Key"),
+            "want the name of a Secret, such as headscale-api-key",
+        ),
+        (
+            ("headscale-container", "Head Scale"),
+            "want the name of one of the pod's containers, such as headscale",
+        ),
+        (
+            ("api-key-expiration", "90 days"),
+            "want a duration such as 90m, 12h or 30d",
+        ),
+        (
+            ("api-key-rotation-buffer", "2160h"),
+            "want less than the key's life of 2160h",
+        ),
+    ];
+    for ((key, value), want) in table {
+        let message = format!("annotation \"sidescale.io/{key}\" is {value:?}: {want}");
+        api(
+            &[("inject", "apikey-manager"), (key, value)],
+            None,
+            |decision| {
+                let refusal = Refusal {
+                    reason: DenyReason::BadValue,
+                    message,
+                };
+                assert_eq!(decision, Decision::Deny(refusal));
+            },
+        );
+    }
+}
+
+#[test]
+fn remarks_on_a_buffer_that_renews_a_key_all_the_time() {
+    let remark = |key: &str| {
+        format!(
+            "annotation 'sidescale.io/{key}' is '1920h': with a life of 2160h the key is renewed every 240h, a buffer of less than half its life is usual"
+        )
+    };
+    for (kind, key) in [
+        ("apikey-manager", "api-key-rotation-buffer"),
+        ("tailscale", "auth-key-rotation-buffer"),
+    ] {
+        asking(kind, &[(key, "1920h")], None, |injection| {
+            assert_eq!(injection.remarks, [remark(key)]);
+        });
+    }
+    asking(
+        "apikey-manager",
+        &[("api-key-rotation-buffer", "480h")],
+        None,
+        |injection| assert!(injection.remarks.is_empty()),
     );
 }

@@ -43,7 +43,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- end -}}
 
-{{/* The configuration file: `config`, with the control plane's values as its default one. */}}
+{{/* The configuration file: `config`, with the control plane's values as its default one, and our own image. */}}
 {{- define "sidescale.config" -}}
 {{- $given := .Values.controlPlane -}}
 {{- $url := required "controlPlane.loginServer is empty: set it to the URL of your Headscale, for example --set controlPlane.loginServer=https://headscale.example.com" $given.loginServer -}}
@@ -51,7 +51,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- with $given.apiUrl }}{{ $_ := set $plane "apiUrl" . }}{{ end -}}
 {{- with $given.allowInsecure }}{{ $_ := set $plane "allowInsecure" . }}{{ end -}}
 {{- with $given.caBundle }}{{ $_ := set $plane "caBundle" . }}{{ end -}}
-{{- $base := dict "controlPlanes" (dict "default" $plane) -}}
+{{- $base := dict "controlPlanes" (dict "default" $plane) "webhook" (dict "image" (include "sidescale.image" .)) -}}
 {{- toYaml (mergeOverwrite $base (deepCopy .Values.config)) -}}
 {{- end -}}
 

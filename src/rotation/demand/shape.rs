@@ -4,7 +4,7 @@ use std::fmt;
 
 use sidescale_webhook::annotations::{Lookup, PREFIX};
 use sidescale_webhook::identity::Owner;
-use sidescale_webhook::sidecar::{Injected, Receipt};
+use sidescale_webhook::sidecar::{Done, Injected, Receipt};
 
 /// Is the annotation that holds the webhook's receipt.
 pub(super) const RECEIPT: &str = "sidescale.io/status";
@@ -58,9 +58,19 @@ impl Shape {
 
     /// Which key the pod refers to, as the webhook wrote it down.
     pub(super) fn receipt(&self) -> Option<Injected<'_>> {
+        let injected = self.whole_receipt()?.injected;
+        injected.filter(|injected| !injected.own_key)
+    }
+
+    /// Whether the webhook put something else than a Tailscale sidecar into the pod.
+    pub(super) fn needs_no_key(&self) -> bool {
+        self.whole_receipt()
+            .is_some_and(|receipt| receipt.decision == Done::Inject && receipt.injected.is_none())
+    }
+
+    fn whole_receipt(&self) -> Option<Receipt<'_>> {
         let (_, text) = self.annotations.iter().find(|(key, _)| &**key == RECEIPT)?;
-        let receipt: Receipt<'_> = serde_json::from_str(text).ok()?;
-        receipt.injected.filter(|injected| !injected.own_key)
+        Receipt::parse(text).ok()
     }
 }
 

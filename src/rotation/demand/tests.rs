@@ -138,3 +138,43 @@ fn who_may_have_none_gets_none() {
         assert_eq!(demand.refused, 1, "{name}");
     }
 }
+
+#[test]
+fn a_pod_that_has_only_the_manager_of_the_api_key_needs_no_key() {
+    let managed = |inject: &str, receipt: &str| {
+        let annotations = [(RECEIPT, receipt), ("sidescale.io/inject", inject)];
+        let owner = Owner {
+            kind: "StatefulSet",
+            name: "headscale",
+        };
+        Arc::new(Shape::new(
+            "headscale-0",
+            annotations.into_iter(),
+            std::iter::empty(),
+            Some(owner),
+        ))
+    };
+    let alone = managed(
+        "apikey-manager",
+        r#"{"version":"0.1.0","decision":"inject","profile":"default","profileHash":"0","apiKeySecret":"headscale-api-key"}"#,
+    );
+    assert_eq!(
+        demand(&[pod(&alone, 1)], None),
+        NamespaceDemand::default(),
+        "no key, and nothing refused"
+    );
+    // A receipt that names a key buys none either: what is asked for decides.
+    let forged = managed("apikey-manager", &receipt("api", "headscale-auth-keys"));
+    let refused = demand(&[pod(&forged, 1)], None);
+    assert!(refused.secrets.is_empty());
+    assert_eq!(refused.refused, 1);
+    let both = managed(
+        "apikey-manager,tailscale",
+        &receipt("headscale", "headscale-auth-keys"),
+    );
+    let keys = demand(&[pod(&both, 1)], None).secrets;
+    assert_eq!(
+        keys["headscale-auth-keys"].keys().collect::<Vec<_>>(),
+        ["headscale-authkey"]
+    );
+}

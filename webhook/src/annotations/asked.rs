@@ -1,4 +1,4 @@
-//! The annotations of pod and namespace by key, the pod's above the namespace's; and what is no key at all. Pure.
+//! The values by key: the pod's above the namespace's above the profile's; and what is no key at all. Pure.
 
 use super::{DenyReason, Lookup, NamespaceMetadata, PREFIX, Refusal, Subject};
 use crate::forms;
@@ -34,6 +34,11 @@ pub(crate) const KNOWN: [(&str, Support); 39] = [
     ("cpu-limit", Support::Now),
     ("memory-request", Support::Now),
     ("memory-limit", Support::Now),
+    ("headscale-container", Support::Now),
+    ("socket-path", Support::Now),
+    ("api-key-secret", Support::Now),
+    ("api-key-expiration", Support::Now),
+    ("api-key-rotation-buffer", Support::Now),
     ("profile", Support::NotYet),
     ("ephemeral", Support::NotYet),
     ("key-mode", Support::NotYet),
@@ -46,11 +51,6 @@ pub(crate) const KNOWN: [(&str, Support); 39] = [
     ("proxy-env", Support::NotYet),
     ("serve-config", Support::NotYet),
     ("image", Support::NotYet),
-    ("headscale-container", Support::NotYet),
-    ("socket-path", Support::NotYet),
-    ("api-key-secret", Support::NotYet),
-    ("api-key-expiration", Support::NotYet),
-    ("api-key-rotation-buffer", Support::NotYet),
     ("server-keys-secret", Support::NotYet),
     ("server-keys-files", Support::NotYet),
     ("server-keys-path", Support::NotYet),
@@ -78,50 +78,109 @@ pub(super) enum Key {
     CpuLimit,
     MemoryRequest,
     MemoryLimit,
+    HeadscaleContainer,
+    SocketPath,
+    ApiKeySecret,
+    ApiKeyExpiration,
+    ApiKeyBuffer,
 }
 
-const KEYS: usize = Key::MemoryLimit as usize + 1;
+const KEYS: usize = Key::ApiKeyBuffer as usize + 1;
 
-/// A value, and whether the pod itself says it.
+/// A value, and where it stands.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Value<'a> {
     pub(super) text: &'a str,
-    pub(super) on_pod: bool,
+    pub(super) place: Place,
 }
 
-/// What pod and namespace ask for.
+/// Where a value stands; what comes later gives way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Pod,
+    Namespace,
+    Profile,
+}
+
+/// Holds a profile's defaults of annotations, by their place in the table.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Defaults(Vec<(usize, String)>);
+
+/// What pod, namespace and profile ask for.
 #[derive(Debug)]
 pub(super) struct Asked<'a> {
     namespace: &'a str,
+    profile: &'a str,
     values: [Option<Value<'a>>; KEYS],
     not_built: Option<(&'static str, Value<'a>)>,
+}
+
+impl Key {
+    pub(super) fn name(self) -> &'static str {
+        KNOWN[self as usize].0
+    }
+}
+
+impl Value<'_> {
+    pub(super) fn on_pod(&self) -> bool {
+        self.place == Place::Pod
+    }
+}
+
+impl Defaults {
+    /// The default of `name`.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        let mut entries = self.0.iter();
+        entries
+            .find(|(place, _)| KNOWN[*place].0 == name)
+            .map(|(_, text)| text.as_str())
+    }
+
+    /// Takes one; the caller has looked `name` up.
+    pub(crate) fn set(&mut self, name: &str, text: String) {
+        let place = KNOWN.iter().position(|(known, _)| *known == name);
+        self.0.extend(place.map(|place| (place, text)));
+    }
 }
 
 impl<'a> Asked<'a> {
     pub(super) fn of(subject: &Subject<'a>) -> Self {
         let mut asked = Self {
             namespace: subject.namespace,
+            profile: "",
             values: [None; KEYS],
             not_built: None,
         };
         if let Some(metadata) = subject.namespace_metadata {
+            let place = Place::Namespace;
             for (key, text) in &metadata.annotations {
                 // A namespace opts in by its label; `unknown` remarks on this one.
                 if key.strip_prefix(PREFIX) != Some("inject") {
-                    asked.take(
-                        key,
-                        Value {
-                            text,
-                            on_pod: false,
-                        },
-                    );
+                    asked.take(key, Value { text, place });
                 }
             }
         }
+        let place = Place::Pod;
         for (key, text) in subject.annotations.ours() {
-            asked.take(key, Value { text, on_pod: true });
+            asked.take(key, Value { text, place });
         }
         asked
+    }
+
+    /// Fills the gaps with what the profile says.
+    pub(super) fn fill(&mut self, profile: &'a str, defaults: &'a Defaults) {
+        self.profile = profile;
+        for (place, text) in &defaults.0 {
+            if let Some(slot @ None) = self.values.get_mut(*place) {
+                let place = Place::Profile;
+                *slot = Some(Value { text, place });
+            }
+        }
+    }
+
+    /// The profile's name.
+    pub(super) fn profile(&self) -> &'a str {
+        self.profile
     }
 
     pub(super) fn get(&self, key: Key) -> Option<Value<'a>> {
@@ -144,23 +203,25 @@ impl<'a> Asked<'a> {
     }
 
     pub(super) fn refuse(&self, reason: DenyReason, key: Key, want: &str) -> Refusal {
-        let name = KNOWN[key as usize].0;
-        let value = self.get(key);
-        let place = self.place(value.is_none_or(|value| value.on_pod));
-        let text = value.map_or("", |value| value.text);
-        Refusal {
-            reason,
-            message: format!("annotation \"{PREFIX}{name}\"{place} is {text:?}: {want}"),
-        }
+        let name = key.name();
+        let message = match self.get(key) {
+            Some(value) => format!(
+                "{} is {:?}: {want}",
+                self.place(name, value.place),
+                value.text
+            ),
+            None => format!("annotation \"{PREFIX}{name}\" is missing: {want}"),
+        };
+        Refusal { reason, message }
     }
 
     pub(super) fn refuse_what_is_not_built(&self) -> Result<(), Refusal> {
         let Some((name, value)) = self.not_built else {
             return Ok(());
         };
-        let place = self.place(value.on_pod);
         let message = format!(
-            "annotation \"{PREFIX}{name}\"{place} is {:?}: not supported yet, remove it",
+            "{} is {:?}: not supported yet, remove it",
+            self.place(name, value.place),
             value.text
         );
         Err(Refusal {
@@ -169,11 +230,17 @@ impl<'a> Asked<'a> {
         })
     }
 
-    fn place(&self, on_pod: bool) -> String {
-        if on_pod {
-            String::new()
-        } else {
-            format!(" of namespace {:?}", self.namespace)
+    /// Where the value of a key is to be mended.
+    fn place(&self, name: &str, place: Place) -> String {
+        let Self {
+            namespace, profile, ..
+        } = self;
+        match place {
+            Place::Pod => format!("annotation \"{PREFIX}{name}\""),
+            Place::Namespace => {
+                format!("annotation \"{PREFIX}{name}\" of namespace {namespace:?}")
+            }
+            Place::Profile => format!("profiles.{profile}.annotations.{name}"),
         }
     }
 
@@ -246,5 +313,10 @@ mod tests {
         assert_eq!(KNOWN[Key::Secret as usize].0, "auth-key-secret");
         assert_eq!(KNOWN[Key::NativeSidecar as usize].0, "native-sidecar");
         assert_eq!(KNOWN[Key::MemoryLimit as usize].0, "memory-limit");
+        assert_eq!(KNOWN[Key::SocketPath as usize].0, "socket-path");
+        assert_eq!(
+            KNOWN[Key::ApiKeyBuffer as usize].0,
+            "api-key-rotation-buffer"
+        );
     }
 }

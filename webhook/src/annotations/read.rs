@@ -3,50 +3,52 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use super::asked::{Asked, Key};
+use super::asked::{Asked, Key, Place};
 use super::{DenyReason, PREFIX, Refusal, SHORTEST_LIFE, Subject};
 use crate::forms;
 use crate::identity::{self, Hostname, Names};
-use crate::profile::{ControlPlane, Delivery, Policy, Profile, Resources};
+use crate::profile::{ControlPlane, DEFAULT, Delivery, Policy, Profile, Resources};
 
 pub(super) const SERVICE: &str =
     "want a name of lower-case letters, digits, dashes and dots, at most 200, such as api";
-pub(crate) const HOSTNAME: &str = "want lower-case letters, digits, dashes, dots, {service}, {namespace}, {pod} and {node}, such as {service}-{namespace}";
-pub(crate) const TAGS: &str = "want tags such as tag:web,tag:prod, in lower case";
+const HOSTNAME: &str = "want lower-case letters, digits, dashes, dots, {service}, {namespace}, {pod} and {node}, such as {service}-{namespace}";
+const TAGS: &str = "want tags such as tag:web,tag:prod, in lower case";
 
-/// Whether the pod itself asks for a sidecar, or for none.
-pub(super) fn inject(asked: &Asked<'_>) -> Result<Option<bool>, Refusal> {
-    let Some(value) = asked.get(Key::Inject) else {
-        return Ok(None);
-    };
-    if value.text == "false" {
-        return Ok(Some(false));
+/// Is what a Tailscale sidecar requests and may use: CPU, then memory.
+pub(super) const TAILSCALE: [(&str, &str); 2] = [("50m", "200m"), ("128Mi", "256Mi")];
+
+const EXPIRATION: Duration = Duration::from_secs(2160 * 3600);
+const BUFFER: Duration = Duration::from_secs(240 * 3600);
+
+/// How long a key lives, how long before its end it is renewed, and what is to be said of it.
+pub(super) struct Life<'a> {
+    pub(super) expiration: Duration,
+    pub(super) buffer: Duration,
+    /// The buffer as its author wrote it, where that is not the operator.
+    asked: Option<(&'static str, &'a str)>,
+}
+
+impl Life<'_> {
+    /// A remark where the key is renewed sooner than its author can have meant.
+    pub(super) fn remark(&self) -> Option<String> {
+        let (name, text) = self.asked?;
+        let often = self.expiration.saturating_sub(self.buffer);
+        (often < self.buffer).then(|| format!(
+            "annotation '{PREFIX}{name}' is '{text}': with a life of {} the key is renewed every {}, a buffer of less than half its life is usual",
+            forms::show(self.expiration),
+            forms::show(often)
+        ))
     }
-    for kind in value.text.split(',') {
-        match kind.trim() {
-            "tailscale" | "true" => {}
-            "apikey-manager" | "server-keys" => {
-                let want = format!(
-                    "{} is not supported yet, want tailscale or false",
-                    kind.trim()
-                );
-                return Err(asked.refuse(DenyReason::NotSupported, Key::Inject, &want));
-            }
-            _ => return Err(asked.bad(Key::Inject, "want tailscale, true or false")),
-        }
-    }
-    Ok(Some(true))
 }
 
 /// The control plane by name; only configured ones exist.
 pub(super) fn control_plane<'a>(
     asked: &Asked<'a>,
-    profile: &'a Profile,
     policy: &'a Policy,
 ) -> Result<(&'a str, &'a ControlPlane), Refusal> {
     let name = asked
         .get(Key::ControlPlane)
-        .map_or(profile.control_plane.as_str(), |value| value.text);
+        .map_or(DEFAULT, |value| value.text);
     policy
         .control_planes
         .get_key_value(name)
@@ -64,16 +66,25 @@ pub(super) fn control_plane<'a>(
 /// The key's tags, each allowed by the profile.
 pub(super) fn tags(asked: &Asked<'_>, profile: &Profile) -> Result<Vec<String>, Refusal> {
     let Some(value) = asked.get(Key::Tags) else {
-        return Ok(profile.tags.clone());
+        return Ok(Vec::new());
+    };
+    // What the profile itself gives needs no leave.
+    let by_profile = profile.default_of("tags").unwrap_or_default();
+    let by_profile = || {
+        by_profile
+            .split(',')
+            .map(str::trim)
+            .filter(|tag| !tag.is_empty())
     };
     let mut tags: Vec<String> = Vec::new();
     for tag in value.text.split(',').map(str::trim) {
         if !forms::is_tag(tag) {
             return Err(asked.bad(Key::Tags, TAGS));
         }
-        let allowed = profile.allowed_tags.iter().chain(&profile.tags);
-        if !allowed.clone().any(|allowed| allowed == tag) {
-            let allowed: Vec<&str> = allowed.map(String::as_str).collect();
+        let allowed = profile.allowed_tags.iter().map(String::as_str);
+        let allowed = || allowed.clone().chain(by_profile());
+        if !allowed().any(|allowed| allowed == tag) {
+            let allowed: Vec<&str> = allowed().collect();
             let allowed = match allowed[..] {
                 [] => "the profile allows none: remove the annotation".to_owned(),
                 _ => format!(
@@ -82,7 +93,8 @@ pub(super) fn tags(asked: &Asked<'_>, profile: &Profile) -> Result<Vec<String>, 
                 ),
             };
             let want = format!(
-                "{tag} is not allowed; {allowed}, or have the operator add it to profiles.default.allowedTags"
+                "{tag} is not allowed; {allowed}, or have the operator add it to profiles.{}.allowedTags",
+                asked.profile()
             );
             return Err(asked.refuse(DenyReason::NotAllowed, Key::Tags, &want));
         }
@@ -93,64 +105,67 @@ pub(super) fn tags(asked: &Asked<'_>, profile: &Profile) -> Result<Vec<String>, 
     Ok(tags)
 }
 
-/// The key's life, and how long before its end it is renewed.
-pub(super) fn life(asked: &Asked<'_>, profile: &Profile) -> Result<(Duration, Duration), Refusal> {
+/// The life of a key, by the keys of its length and of its buffer.
+pub(super) fn life<'a>(asked: &Asked<'a>, keys: [Key; 2]) -> Result<Life<'a>, Refusal> {
+    let [life, before] = keys;
     let duration = |key, default| {
         let Some(value) = asked.get(key) else {
             return Ok(default);
         };
         forms::duration(value.text).ok_or_else(|| asked.bad(key, forms::DURATION))
     };
-    let expiration = duration(Key::Expiration, profile.auth_key_expiration)?;
-    let buffer = duration(Key::Buffer, profile.auth_key_rotation_buffer)?;
+    let expiration = duration(life, EXPIRATION)?;
+    let buffer = duration(before, BUFFER)?;
     if expiration < SHORTEST_LIFE {
         return Err(asked.bad(
-            Key::Expiration,
+            life,
             &format!("want at least {}", forms::show(SHORTEST_LIFE)),
         ));
     }
     if buffer < expiration {
-        return Ok((expiration, buffer));
+        return Ok(Life {
+            expiration,
+            buffer,
+            asked: asked
+                .get(before)
+                .filter(|value| value.place != Place::Profile)
+                .map(|value| (before.name(), value.text)),
+        });
     }
-    if asked.get(Key::Buffer).is_some() {
+    if asked.get(before).is_some() {
         let want = format!(
             "want less than the key's life of {}",
             forms::show(expiration)
         );
-        return Err(asked.bad(Key::Buffer, &want));
+        return Err(asked.bad(before, &want));
     }
     let want = format!(
-        "not more than the rotation buffer of {}: set \"{PREFIX}auth-key-rotation-buffer\" to less",
-        forms::show(buffer)
+        "not more than the rotation buffer of {}: set \"{PREFIX}{}\" to less",
+        forms::show(buffer),
+        before.name()
     );
-    Err(asked.bad(Key::Expiration, &want))
+    Err(asked.bad(life, &want))
 }
 
 /// How the key reaches the sidecar, and whether the pod itself says so.
-pub(super) fn delivery(asked: &Asked<'_>, profile: &Profile) -> Result<(Delivery, bool), Refusal> {
+pub(super) fn delivery(asked: &Asked<'_>) -> Result<(Delivery, bool), Refusal> {
     let Some(value) = asked.get(Key::Delivery) else {
-        return Ok((profile.auth_key_delivery, false));
+        return Ok((Delivery::Env, false));
     };
     let delivery =
         Delivery::read(value.text).ok_or_else(|| asked.bad(Key::Delivery, "want env or file"))?;
-    Ok((delivery, value.on_pod))
+    Ok((delivery, value.on_pod()))
 }
 
 /// The Secret and data key that stand in place of a key of ours.
-pub(super) fn given_key<'a>(
-    asked: &Asked<'a>,
-    profile: &'a Profile,
-) -> Result<Option<(&'a str, &'a str)>, Refusal> {
+pub(super) fn given_key<'a>(asked: &Asked<'a>) -> Result<Option<(&'a str, &'a str)>, Refusal> {
     let Some(value) = asked.get(Key::Secret) else {
-        return Ok(profile
-            .given_key
-            .as_ref()
-            .map(|(secret, key)| (secret.as_str(), key.as_str())));
+        return Ok(None);
     };
     let given = forms::secret_reference(value.text)
         .ok_or_else(|| asked.bad(Key::Secret, forms::SECRET_REFERENCE))?;
     for key in [Key::Tags, Key::Reusable, Key::Expiration, Key::Buffer] {
-        if value.on_pod && asked.get(key).is_some_and(|value| value.on_pod) {
+        if value.on_pod() && asked.get(key).is_some_and(|value| value.on_pod()) {
             let want = format!(
                 "this belongs to keys that we make, and \"{PREFIX}auth-key-secret\" names one of yours: remove one of the two"
             );
@@ -192,7 +207,6 @@ pub(super) fn only_what_is_built(asked: &Asked<'_>) -> Result<(), Refusal> {
 pub(super) fn hostname<'a>(
     subject: &Subject<'a>,
     asked: &Asked<'a>,
-    profile: &'a Profile,
     service: &'a str,
 ) -> Result<Hostname<'a>, Refusal> {
     let names = Names {
@@ -214,16 +228,13 @@ pub(super) fn hostname<'a>(
     } else {
         "{service}"
     };
-    Ok(identity::hostname(
-        profile.hostname.as_deref().unwrap_or(default),
-        names,
-    ))
+    Ok(identity::hostname(default, names))
 }
 
 /// The sidecar's requests and limits.
 pub(super) fn resources<'a>(
     asked: &Asked<'a>,
-    profile: &'a Profile,
+    [cpu, memory]: [(&'static str, &'static str); 2],
 ) -> Result<Resources<'a>, Refusal> {
     let quantity = |key, default: &'a str, want| {
         let Some(value) = asked.get(key) else {
@@ -257,19 +268,8 @@ pub(super) fn resources<'a>(
             ),
         })
     };
-    let default = &profile.resources;
-    let cpu = pair(
-        Key::CpuRequest,
-        Key::CpuLimit,
-        (&default.cpu_request, &default.cpu_limit),
-        forms::CPU,
-    )?;
-    let memory = pair(
-        Key::MemoryRequest,
-        Key::MemoryLimit,
-        (&default.memory_request, &default.memory_limit),
-        forms::MEMORY,
-    )?;
+    let cpu = pair(Key::CpuRequest, Key::CpuLimit, cpu, forms::CPU)?;
+    let memory = pair(Key::MemoryRequest, Key::MemoryLimit, memory, forms::MEMORY)?;
     Ok(Resources {
         cpu_request: Cow::Borrowed(cpu.0),
         cpu_limit: Cow::Borrowed(cpu.1),

@@ -1,11 +1,11 @@
-//! What a list of containers comes to: our name, the ports, the class of service. Nothing of a container is kept. Pure.
+//! What a list of containers comes to: our names, the ports, the class of service. Nothing of a container is kept. Pure.
 
 use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
 
-use super::{CONTAINER, each_item};
+use super::{CONTAINER, MANAGER, each_item};
 use crate::forms;
 use crate::text::Text;
 
@@ -16,8 +16,10 @@ const PORTS: u16 = 64;
 /// Sums up a list of containers.
 #[derive(Debug)]
 pub(crate) struct Containers {
-    /// Whether one has our name.
-    pub(crate) ours: bool,
+    /// Whether one is named as the Tailscale sidecar is.
+    pub(crate) tailscale: bool,
+    /// Whether one is named as the manager of the API key is.
+    pub(crate) manager: bool,
     /// Whether each has requests that are its limits.
     pub(crate) guaranteed: bool,
     /// Bit n: something listens, or is probed, at `FIRST_PORT` + n.
@@ -127,7 +129,8 @@ impl Port {
 impl<'de> Deserialize<'de> for Containers {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut all = Self {
-            ours: false,
+            tailscale: false,
+            manager: false,
             guaranteed: true,
             taken: 0,
         };
@@ -140,7 +143,8 @@ impl<'de> Deserialize<'de> for Containers {
                 startup_probe,
                 resources,
             } = container;
-            all.ours |= name.as_deref() == Some(CONTAINER);
+            all.tailscale |= name.as_deref() == Some(CONTAINER);
+            all.manager |= name.as_deref() == Some(MANAGER);
             all.guaranteed &= resources.is_some_and(|needs| needs.guaranteed());
             all.taken |= ports.map_or(0, |ports| ports.0);
             for Probe {

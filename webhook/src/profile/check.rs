@@ -1,6 +1,5 @@
 //! The configuration as written -> Policy, or an error that names the key, its value and what is accepted. Pure.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -9,12 +8,11 @@ use thiserror::Error;
 
 use super::config::Rest;
 use super::{
-    Config, ControlPlane, ControlPlaneConfig, DEFAULT, Delivery, Policy, Profile, ProfileConfig,
-    Rotation, RotationConfig, SecretConfig, USER_TEMPLATE,
+    Config, ControlPlane, ControlPlaneConfig, DEFAULT, IMAGE, OWN_IMAGE, Policy, Profile,
+    ProfileConfig, Rotation, RotationConfig, SecretConfig, USER_TEMPLATE, WebhookConfig,
 };
-use crate::annotations::{KNOWN, SHORTEST_LIFE, Support};
+use crate::annotations::{KNOWN, Support, check_defaults};
 use crate::forms;
-use crate::identity::is_hostname_template;
 
 /// Says what is wrong with a configuration.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -43,6 +41,12 @@ pub enum ConfigError {
         /// The one that was probably meant.
         meant: Option<&'static str>,
     },
+    /// A profile's default of an annotation that no pod could ask for either.
+    #[error("{message}")]
+    Default {
+        /// Names the key, its value and what is accepted.
+        message: String,
+    },
     /// A value that cannot be read or is not allowed.
     #[error("{path} is {value:?}: {want}")]
     Value {
@@ -62,23 +66,31 @@ pub(super) fn policy(config: Config) -> Result<Policy, ConfigError> {
         control_planes,
         profiles,
         rotation,
+        webhook,
         rest,
     } = config;
     refuse(
         &rest,
         "",
-        &["controlPlanes", "profiles", "rotation"],
-        &["clusterName", "webhook"],
+        &["controlPlanes", "profiles", "rotation", "webhook"],
+        &["clusterName"],
     )?;
     only_default("controlPlanes", &control_planes)?;
     only_default("profiles", &profiles)?;
     let plane = control_planes.into_values().next().unwrap_or_default();
     let profile = profiles.into_values().next().unwrap_or_default();
-    Ok(Policy {
+    let policy = Policy {
         control_planes: [(DEFAULT.to_owned(), control_plane(plane)?)].into(),
         profiles: [(DEFAULT.to_owned(), self::profile(profile)?)].into(),
         rotation: self::rotation(rotation)?,
-    })
+        image: own_image(webhook)?,
+    };
+    for (name, profile) in &policy.profiles {
+        check_defaults(name, profile, &policy).map_err(|refusal| ConfigError::Default {
+            message: refusal.message,
+        })?;
+    }
+    Ok(policy)
 }
 
 fn only_default<T>(path: &str, named: &BTreeMap<String, T>) -> Result<(), ConfigError> {
@@ -247,14 +259,7 @@ fn profile(config: ProfileConfig) -> Result<Profile, ConfigError> {
         ..Profile::default()
     };
     if let Some(image) = image {
-        if image.is_empty() || !image.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(value(
-                path("image"),
-                &image,
-                "want an image such as docker.io/tailscale/tailscale:v1.102.3",
-            ));
-        }
-        profile.image = image;
+        profile.image = checked_image(path("image"), image, IMAGE)?;
     }
     if let Some(tag) = profile.allowed_tags.iter().find(|tag| !forms::is_tag(tag)) {
         return Err(value(
@@ -276,8 +281,6 @@ fn profile(config: ProfileConfig) -> Result<Profile, ConfigError> {
     for (name, text) in annotations {
         annotation(&mut profile, &name, text, &path("annotations."))?;
     }
-    check_life(&profile, &path("annotations."))?;
-    check_resources(&profile, &path("annotations."))?;
     let hash = Sha256::digest(format!("{profile:?}").as_bytes());
     profile.hash = hash
         .iter()
@@ -287,7 +290,7 @@ fn profile(config: ProfileConfig) -> Result<Profile, ConfigError> {
     Ok(profile)
 }
 
-/// Takes the default of one annotation.
+/// Takes the default of one annotation; its value is checked with all others, when the whole policy is there.
 fn annotation(
     profile: &mut Profile,
     name: &str,
@@ -295,13 +298,13 @@ fn annotation(
     base: &str,
 ) -> Result<(), ConfigError> {
     let path = format!("{base}{name}");
-    let bad = |want: &str| value(path.clone(), &text, want);
-    match KNOWN
-        .iter()
-        .find(|(known, _)| *known == name)
-        .map(|(_, support)| *support)
-    {
+    let known = KNOWN.iter().find(|(known, _)| *known == name);
+    match known.map(|(_, support)| *support) {
         Some(Support::NotYet) => return Err(ConfigError::NotSupported { path }),
+        Some(Support::Now) if ["inject", "service"].contains(&name) => {
+            let want = "no profile can say this: set it on the pod";
+            return Err(value(path, &text, want));
+        }
         Some(Support::Now) => {}
         Some(Support::Ours) | None => {
             let now = KNOWN
@@ -316,91 +319,28 @@ fn annotation(
             });
         }
     }
-    let switch = || forms::switch(&text).ok_or_else(|| bad(forms::SWITCH));
-    let duration = || forms::duration(&text).ok_or_else(|| bad(forms::DURATION));
-    let quantity = |want| {
-        forms::quantity(&text)
-            .map(|_| Cow::Owned(text.clone()))
-            .ok_or_else(|| bad(want))
-    };
-    match name {
-        "inject" | "service" => return Err(bad("no profile can say this: set it on the pod")),
-        "hostname" if is_hostname_template(&text) => profile.hostname = Some(text),
-        "hostname" => return Err(bad(crate::annotations::HOSTNAME)),
-        "control-plane" if text == DEFAULT => {}
-        "control-plane" => return Err(bad("want one of the configured control planes: default")),
-        "tags" => {
-            profile.tags = text.split(',').map(|tag| tag.trim().to_owned()).collect();
-            if !profile.tags.iter().all(|tag| forms::is_tag(tag)) {
-                return Err(bad(crate::annotations::TAGS));
-            }
-        }
-        "reusable" => profile.reusable = switch()?,
-        "auth-key-expiration" => profile.auth_key_expiration = duration()?,
-        "auth-key-rotation-buffer" => profile.auth_key_rotation_buffer = duration()?,
-        "auth-key-delivery" => {
-            profile.auth_key_delivery =
-                Delivery::read(&text).ok_or_else(|| bad("want env or file"))?;
-        }
-        "auth-key-secret" => {
-            let (secret, key) =
-                forms::secret_reference(&text).ok_or_else(|| bad(forms::SECRET_REFERENCE))?;
-            profile.given_key = Some((secret.to_owned(), key.to_owned()));
-        }
-        "state" if text == "emptydir" => {}
-        "state" => return Err(bad("only emptydir is supported yet")),
-        "userspace" | "native-sidecar" if text == "true" => {}
-        "userspace" | "native-sidecar" => return Err(bad("only true is supported yet")),
-        "wait" => profile.wait = switch()?,
-        "cpu-request" => profile.resources.cpu_request = quantity(forms::CPU)?,
-        "cpu-limit" => profile.resources.cpu_limit = quantity(forms::CPU)?,
-        "memory-request" => profile.resources.memory_request = quantity(forms::MEMORY)?,
-        "memory-limit" => profile.resources.memory_limit = quantity(forms::MEMORY)?,
-        _ => return Err(ConfigError::NotSupported { path }),
-    }
+    profile.defaults.set(name, text);
     Ok(())
 }
 
-fn check_life(profile: &Profile, base: &str) -> Result<(), ConfigError> {
-    let (life, buffer) = (
-        profile.auth_key_expiration,
-        profile.auth_key_rotation_buffer,
-    );
-    if life < SHORTEST_LIFE {
-        let want = format!("want at least {}", forms::show(SHORTEST_LIFE));
-        return Err(value(
-            format!("{base}auth-key-expiration"),
-            &forms::show(life),
-            &want,
-        ));
+fn own_image(config: WebhookConfig) -> Result<String, ConfigError> {
+    let WebhookConfig { image, rest } = config;
+    refuse(&rest, "webhook.", &["image"], &[])?;
+    match image {
+        Some(image) => checked_image("webhook.image".to_owned(), image, OWN_IMAGE),
+        None => Ok(OWN_IMAGE.to_owned()),
     }
-    if buffer >= life {
-        let want = format!(
-            "want less than auth-key-expiration, which is {}",
-            forms::show(life)
-        );
-        return Err(value(
-            format!("{base}auth-key-rotation-buffer"),
-            &forms::show(buffer),
-            &want,
-        ));
-    }
-    Ok(())
 }
 
-fn check_resources(profile: &Profile, base: &str) -> Result<(), ConfigError> {
-    let resources = &profile.resources;
-    let pairs = [
-        ("cpu", &resources.cpu_request, &resources.cpu_limit),
-        ("memory", &resources.memory_request, &resources.memory_limit),
-    ];
-    for (name, request, limit) in pairs {
-        if forms::quantity(request) > forms::quantity(limit) {
-            let want = format!("want no more than {name}-limit, which is {limit}");
-            return Err(value(format!("{base}{name}-request"), request, &want));
-        }
+fn checked_image(path: String, image: String, such: &str) -> Result<String, ConfigError> {
+    if image.is_empty() || !image.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(value(
+            path,
+            &image,
+            &format!("want an image such as {such}"),
+        ));
     }
-    Ok(())
+    Ok(image)
 }
 
 fn rotation(config: RotationConfig) -> Result<Rotation, ConfigError> {

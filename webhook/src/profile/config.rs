@@ -18,6 +18,8 @@ pub struct Config {
     pub profiles: BTreeMap<String, ProfileConfig>,
     /// Numbers of the rotation module.
     pub rotation: RotationConfig,
+    /// What the webhook itself needs.
+    pub webhook: WebhookConfig,
     #[serde(flatten)]
     pub(crate) rest: Rest,
 }
@@ -82,6 +84,16 @@ pub struct RotationConfig {
     pub paused: bool,
     /// Most services that one namespace may have.
     pub max_services_per_namespace: Option<usize>,
+    #[serde(flatten)]
+    pub(crate) rest: Rest,
+}
+
+/// Holds what the webhook itself needs.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct WebhookConfig {
+    /// Our own image, for the manager of Headscale's API key.
+    pub image: Option<String>,
     #[serde(flatten)]
     pub(crate) rest: Rest,
 }

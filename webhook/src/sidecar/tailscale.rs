@@ -1,8 +1,11 @@
 //! Injection -> the Tailscale container and its volumes, as borrowed structs that serialise to what a pod holds. Pure.
 
-use serde::Serialize;
-
-use crate::annotations::{Injection, Key};
+use super::TOKEN_DIRECTORY;
+use super::shapes::{
+    Container, Env, HttpGet, Item, Joined, Mount, Needs, Probe, Resources, SecurityContext, Source,
+    Value, Volume, VolumeSource,
+};
+use crate::annotations::{Key, Tailscale};
 use crate::pod::CONTAINER;
 use crate::profile::Delivery;
 
@@ -16,11 +19,9 @@ const PRIVATE_CA: &str = "sidescale-private-ca";
 
 const AUTH_KEY_DIRECTORY: &str = "/etc/sidescale/auth-key";
 const PRIVATE_CA_DIRECTORY: &str = "/etc/sidescale/private-ca";
-// To the byte: with a slash at the end the token is mounted all the same.
-const TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 // Tailscale's image runs as root; Pod Security "restricted" and the kubelet want a number that is not 0.
-const USER: u32 = 65_532;
+const USER: i64 = 65_532;
 // The pod's other containers do not mount the volume, and our user owns no file in it.
 const READABLE: u32 = 0o444;
 
@@ -38,173 +39,20 @@ pub(crate) struct Fit {
     pub(crate) needs: Needs,
 }
 
-/// What the sidecar requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Needs {
-    /// As configured.
-    Configured,
-    /// Requests are limits, so that the pod stays Guaranteed.
-    Guaranteed,
-    /// Nothing: the pod has requests and limits as a whole.
-    OfThePod,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Container<'a> {
-    name: &'static str,
-    image: &'a str,
-    restart_policy: &'static str,
-    env: Vec<Env<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    resources: Option<Resources<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    startup_probe: Option<Probe>,
-    security_context: SecurityContext,
-    volume_mounts: Vec<Mount>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Env<'a> {
-    name: &'static str,
-    #[serde(flatten)]
-    value: Value<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-enum Value<'a> {
-    #[serde(rename = "value")]
-    Text(&'a str),
-    #[serde(rename = "value")]
-    Joined(Joined<'a>),
-    #[serde(rename = "valueFrom")]
-    From(Source<'a>),
-}
-
-/// Text in two parts, joined as it is written.
-struct Joined<'a>(&'a str, &'a str);
-
-impl Serialize for Joined<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{}{}", self.0, self.1))
-    }
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-enum Source<'a> {
-    FieldRef {
-        #[serde(rename = "fieldPath")]
-        field_path: &'static str,
-    },
-    SecretKeyRef {
-        name: &'a str,
-        key: &'a str,
-    },
-}
-
-#[derive(Serialize)]
-struct Resources<'a> {
-    requests: Amounts<'a>,
-    limits: Amounts<'a>,
-}
-
-#[derive(Serialize)]
-struct Amounts<'a> {
-    cpu: &'a str,
-    memory: &'a str,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Probe {
-    http_get: HttpGet,
-    period_seconds: u32,
-    failure_threshold: u32,
-}
-
-#[derive(Serialize)]
-struct HttpGet {
-    path: &'static str,
-    port: u16,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct SecurityContext {
-    allow_privilege_escalation: bool,
-    capabilities: Capabilities,
-    privileged: bool,
-    read_only_root_filesystem: bool,
-    run_as_group: u32,
-    run_as_non_root: bool,
-    run_as_user: u32,
-    seccomp_profile: Seccomp,
-}
-
-#[derive(Serialize)]
-struct Capabilities {
-    drop: [&'static str; 1],
-}
-
-#[derive(Serialize)]
-struct Seccomp {
-    r#type: &'static str,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Mount {
-    name: &'static str,
-    mount_path: &'static str,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    read_only: bool,
-}
-
-#[derive(Serialize)]
-pub(crate) struct Volume<'a> {
-    name: &'static str,
-    #[serde(flatten)]
-    source: VolumeSource<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-enum VolumeSource<'a> {
-    EmptyDir {
-        #[serde(rename = "sizeLimit")]
-        size_limit: &'static str,
-    },
-    Secret {
-        #[serde(rename = "secretName")]
-        secret_name: &'a str,
-        #[serde(rename = "defaultMode")]
-        default_mode: u32,
-        items: [Item<'a>; 1],
-    },
-}
-
-#[derive(Serialize)]
-struct Item<'a> {
-    key: &'a str,
-    path: &'static str,
-}
-
 /// Builds the container.
 pub(crate) fn container<'a>(
-    injection: &'a Injection<'_>,
+    sidecar: &'a Tailscale<'_>,
     fit: Fit,
     port_text: &'a str,
 ) -> Container<'a> {
     Container {
         name: CONTAINER,
-        image: injection.image,
+        image: sidecar.image,
         // A native sidecar: it starts before the app, and does not keep a Job from finishing.
-        restart_policy: "Always",
-        env: env(injection, fit, port_text),
-        resources: resources(injection, fit.needs),
+        args: Vec::new(),
+        restart_policy: Some("Always"),
+        env: env(sidecar, fit, port_text),
+        resources: Resources::of(&sidecar.resources, fit.needs),
         startup_probe: fit.health_port.map(|port| Probe {
             http_get: HttpGet {
                 path: "/healthz",
@@ -213,31 +61,20 @@ pub(crate) fn container<'a>(
             period_seconds: 1,
             failure_threshold: STARTUP_SECONDS,
         }),
-        security_context: SecurityContext {
-            allow_privilege_escalation: false,
-            capabilities: Capabilities { drop: ["ALL"] },
-            privileged: false,
-            read_only_root_filesystem: true,
-            run_as_group: USER,
-            run_as_non_root: true,
-            run_as_user: USER,
-            seccomp_profile: Seccomp {
-                r#type: "RuntimeDefault",
-            },
-        },
-        volume_mounts: mounts(injection, fit),
+        security_context: SecurityContext::of(Some(USER), Some(USER), true),
+        volume_mounts: mounts(sidecar, fit),
     }
 }
 
-/// Builds the volumes.
-pub(crate) fn volumes<'a>(injection: &'a Injection<'_>, fit: Fit) -> Vec<Volume<'a>> {
-    let (secret, data_key) = secret(injection);
+/// Appends the volumes.
+pub(crate) fn volumes<'a>(sidecar: &'a Tailscale<'_>, fit: Fit, volumes: &mut Vec<Volume<'a>>) {
+    let (secret, data_key) = secret(sidecar);
     let empty = |name, size_limit| Volume {
         name,
         source: VolumeSource::EmptyDir { size_limit },
     };
     let of_secret = |name, key, path| {
-        let items = [Item { key, path }];
+        let items = vec![Item { key, path }];
         Volume {
             name,
             source: VolumeSource::Secret {
@@ -247,7 +84,6 @@ pub(crate) fn volumes<'a>(injection: &'a Injection<'_>, fit: Fit) -> Vec<Volume<
             },
         }
     };
-    let mut volumes = Vec::with_capacity(6);
     volumes.extend([
         empty(STATE, "256Mi"),
         empty(RUN, "16Mi"),
@@ -257,20 +93,19 @@ pub(crate) fn volumes<'a>(injection: &'a Injection<'_>, fit: Fit) -> Vec<Volume<
     if fit.delivery == Delivery::File {
         volumes.push(of_secret(AUTH_KEY, data_key, "authkey"));
     }
-    if injection.private_ca {
+    if sidecar.private_ca {
         volumes.push(of_secret(PRIVATE_CA, "ca.crt", "ca.crt"));
     }
-    volumes
 }
 
-fn secret<'a>(injection: &'a Injection<'_>) -> (&'a str, &'a str) {
-    match &injection.key {
+fn secret<'a>(sidecar: &'a Tailscale<'_>) -> (&'a str, &'a str) {
+    match &sidecar.key {
         Key::Managed(key) => (&key.secret, &key.data_key),
         Key::Given { secret, data_key } => (secret, data_key),
     }
 }
 
-fn env<'a>(injection: &'a Injection<'_>, fit: Fit, port_text: &'a str) -> Vec<Env<'a>> {
+fn env<'a>(sidecar: &'a Tailscale<'_>, fit: Fit, port_text: &'a str) -> Vec<Env<'a>> {
     let text = |name, value| Env {
         name,
         value: Value::Text(value),
@@ -279,8 +114,8 @@ fn env<'a>(injection: &'a Injection<'_>, fit: Fit, port_text: &'a str) -> Vec<En
         name,
         value: Value::From(Source::FieldRef { field_path }),
     };
-    let (secret, data_key) = secret(injection);
-    let hostname = &injection.hostname;
+    let (secret, data_key) = secret(sidecar);
+    let hostname = &sidecar.hostname;
     let mut env = Vec::with_capacity(18);
     // Before TS_HOSTNAME, which refers to them.
     if hostname.needs_pod_name {
@@ -308,7 +143,7 @@ fn env<'a>(injection: &'a Injection<'_>, fit: Fit, port_text: &'a str) -> Vec<En
         text("TS_HOSTNAME", &hostname.text),
         Env {
             name: "TS_EXTRA_ARGS",
-            value: Value::Joined(Joined("--login-server=", injection.login_server)),
+            value: Value::Joined(Joined("--login-server=", sidecar.login_server)),
         },
         // Otherwise every start of the container would log in anew, with a key that may have expired.
         text("TS_AUTH_ONCE", "true"),
@@ -321,7 +156,7 @@ fn env<'a>(injection: &'a Injection<'_>, fit: Fit, port_text: &'a str) -> Vec<En
         // Nobody at Tailscale supports a node of Headscale, and nobody there should get its logs.
         text("TS_NO_LOGS_NO_SUPPORT", "true"),
     ]);
-    if injection.private_ca {
+    if sidecar.private_ca {
         env.push(text("SSL_CERT_DIR", PRIVATE_CA_DIRECTORY));
     }
     if fit.health_port.is_some() {
@@ -337,54 +172,19 @@ fn env<'a>(injection: &'a Injection<'_>, fit: Fit, port_text: &'a str) -> Vec<En
     env
 }
 
-fn resources<'a>(injection: &'a Injection<'_>, needs: Needs) -> Option<Resources<'a>> {
-    let resources = &injection.resources;
-    let limits = || Amounts {
-        cpu: &resources.cpu_limit,
-        memory: &resources.memory_limit,
-    };
-    match needs {
-        Needs::Configured => {
-            let requests = Amounts {
-                cpu: &resources.cpu_request,
-                memory: &resources.memory_request,
-            };
-            Some(Resources {
-                requests,
-                limits: limits(),
-            })
-        }
-        Needs::Guaranteed => Some(Resources {
-            requests: limits(),
-            limits: limits(),
-        }),
-        Needs::OfThePod => None,
-    }
-}
-
-fn mounts(injection: &Injection<'_>, fit: Fit) -> Vec<Mount> {
-    let writable = |name, mount_path| Mount {
-        name,
-        mount_path,
-        read_only: false,
-    };
-    let readable = |name, mount_path| Mount {
-        name,
-        mount_path,
-        read_only: true,
-    };
+fn mounts(sidecar: &Tailscale<'_>, fit: Fit) -> Vec<Mount<'static>> {
     let mut mounts = Vec::with_capacity(6);
     mounts.extend([
-        writable(STATE, "/var/lib/tailscale"),
-        writable(RUN, "/var/run/tailscale"),
-        writable(TMP, "/tmp"),
-        readable(NO_TOKEN, TOKEN_DIRECTORY),
+        Mount::writable(STATE, "/var/lib/tailscale"),
+        Mount::writable(RUN, "/var/run/tailscale"),
+        Mount::writable(TMP, "/tmp"),
+        Mount::readable(NO_TOKEN, TOKEN_DIRECTORY),
     ]);
     if fit.delivery == Delivery::File {
-        mounts.push(readable(AUTH_KEY, AUTH_KEY_DIRECTORY));
+        mounts.push(Mount::readable(AUTH_KEY, AUTH_KEY_DIRECTORY));
     }
-    if injection.private_ca {
-        mounts.push(readable(PRIVATE_CA, PRIVATE_CA_DIRECTORY));
+    if sidecar.private_ca {
+        mounts.push(Mount::readable(PRIVATE_CA, PRIVATE_CA_DIRECTORY));
     }
     mounts
 }

@@ -1,7 +1,8 @@
 //! Every folder of `tests/cases` is a pod as it comes and what becomes of it.
 //!
 //! `pod.json` is the pod, or `review.json` the whole review; `setting.yaml` what surrounds it. The answer stands in one of
-//! `injected.json` (the pod after the patch), `denial.txt` and `skip.txt`. `SIDESCALE_BLESS=1` writes the answers anew.
+//! `injected.json` (the pod after the patch), `denial.txt` and `skip.txt`, and beside it in `warnings.txt` what the pod's
+//! creator is warned of. `SIDESCALE_BLESS=1` writes the answers anew.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use sidescale_webhook::profile::{Config, Policy};
 use crate::support::{Answer, Setting, review};
 
 const ANSWERS: [&str; 3] = ["injected.json", "denial.txt", "skip.txt"];
+const WARNINGS: &str = "warnings.txt";
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
@@ -52,11 +54,15 @@ fn answers_every_case_as_written_down() {
 fn run(folder: &Path) -> Result<(), String> {
     let answer = setting(folder).send_twice(&input(folder));
     let (name, text) = shown(&answer);
+    let warnings = warnings(&answer);
     if std::env::var_os("SIDESCALE_BLESS").is_some() {
-        for other in ANSWERS {
+        for other in ANSWERS.into_iter().chain([WARNINGS]) {
             let _ = fs::remove_file(folder.join(other));
         }
         fs::write(folder.join(name), &text).unwrap();
+        if !warnings.is_empty() {
+            fs::write(folder.join(WARNINGS), &warnings).unwrap();
+        }
     }
     let present: Vec<&str> = ANSWERS
         .into_iter()
@@ -65,6 +71,13 @@ fn run(folder: &Path) -> Result<(), String> {
     if present != [name] {
         return Err(format!(
             "{}: got {name}, not {present:?}:\n{text}",
+            folder.display()
+        ));
+    }
+    let warned = fs::read_to_string(folder.join(WARNINGS)).unwrap_or_default();
+    if warned != warnings {
+        return Err(format!(
+            "{}/{WARNINGS}: got\n{warnings}\nwant\n{warned}",
             folder.display()
         ));
     }
@@ -130,9 +143,6 @@ fn shown(answer: &Answer) -> (&'static str, String) {
     if let Some(message) = answer.response["status"]["message"].as_str() {
         lines.push(message.to_owned());
     }
-    for warning in answer.response["warnings"].as_array().into_iter().flatten() {
-        lines.push(format!("warning: {}", warning.as_str().unwrap()));
-    }
     if let Some(audit) = answer.response["auditAnnotations"].as_object() {
         lines.push(format!("audit: {}", serde_json::to_string(audit).unwrap()));
     }
@@ -144,11 +154,30 @@ fn shown(answer: &Answer) -> (&'static str, String) {
         lines.push(format!("receipt: {}", receipt.as_str().unwrap()));
     }
     match answer.outcome.verdict {
-        Verdict::Inject => (
-            "injected.json",
-            serde_json::to_string_pretty(answer.pod.as_ref().unwrap()).unwrap() + "\n",
-        ),
+        Verdict::Inject => ("injected.json", injected(answer)),
         Verdict::Deny(_) => ("denial.txt", lines.join("\n") + "\n"),
         Verdict::Skip(_) => ("skip.txt", lines.join("\n") + "\n"),
     }
+}
+
+/// The pod after the patch.
+fn injected(answer: &Answer) -> String {
+    let mut pod = answer.pod.clone().unwrap();
+    // The hash changes with every field that a profile learns.
+    let status = &mut pod["metadata"]["annotations"]["sidescale.io/status"];
+    let mut receipt: Value = serde_json::from_str(status.as_str().unwrap()).unwrap();
+    let hash = receipt["profileHash"].take();
+    let text = status.as_str().unwrap();
+    *status = Value::from(text.replace(hash.as_str().unwrap(), "<hash>"));
+    serde_json::to_string_pretty(&pod).unwrap() + "\n"
+}
+
+fn warnings(answer: &Answer) -> String {
+    let warnings = answer.response["warnings"].as_array().into_iter().flatten();
+    let lines = warnings.map(|warning| {
+        let warning = warning.as_str().unwrap();
+        assert!(!warning.contains('"'), "helm escapes quotes: {warning}");
+        format!("{warning}\n")
+    });
+    lines.collect()
 }

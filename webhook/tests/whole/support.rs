@@ -94,66 +94,127 @@ fn apply(pod: &Value, patch: &[u8]) -> Value {
 fn assert_only_additions(before: &Value, after: &Value) {
     let typed: Pod = serde_json::from_value(after.clone()).expect("the patched pod is a Pod");
     let typed = serde_json::to_value(typed).unwrap();
-    let injected = after["metadata"]["labels"]
-        .get("sidescale.io/sidecar")
-        .is_some();
+    let kinds: Vec<&str> = after["metadata"]["labels"]["sidescale.io/sidecar"]
+        .as_str()
+        .map(|kinds| kinds.split('.').collect())
+        .unwrap_or_default();
     let (mut rest, mut before) = (after.clone(), before.clone());
     for pod in [&mut rest, &mut before] {
         let metadata = pod["metadata"].as_object_mut().unwrap();
         remove(metadata, "labels", "sidescale.io/sidecar");
         remove(metadata, "annotations", "sidescale.io/status");
     }
-    if injected {
-        let spec = rest["spec"].as_object_mut().unwrap();
-        let sidecar = spec["initContainers"].as_array_mut().unwrap().remove(0);
-        assert_eq!(
-            sidecar, typed["spec"]["initContainers"][0],
-            "a field of the sidecar is none of Kubernetes'"
-        );
+    if !kinds.is_empty() {
         let had = before["spec"]["volumes"].as_array().map_or(0, Vec::len);
-        let volumes = spec["volumes"].as_array_mut().unwrap().split_off(had);
-        let typed_volumes = &typed["spec"]["volumes"].as_array().unwrap()[had..];
-        assert_eq!(volumes, typed_volumes);
-        assert_mounts(&sidecar, &volumes);
-        assert_restricted(&sidecar);
+        let volumes = take_after(&mut rest["spec"]["volumes"], had);
+        assert_eq!(
+            volumes,
+            take_after(&mut typed["spec"]["volumes"].clone(), had)
+        );
+        let pod_level = &after["spec"]["securityContext"];
+        let mut ours = Vec::new();
+        if kinds.contains(&"tailscale") {
+            let sidecar = rest["spec"]["initContainers"]
+                .as_array_mut()
+                .unwrap()
+                .remove(0);
+            assert_eq!(sidecar, typed["spec"]["initContainers"][0], "{UNKNOWN}");
+            assert!(is_restricted(&sidecar, &Value::Null), "{sidecar}");
+            assert!(hides_the_token(&sidecar), "{sidecar}");
+            ours.push(sidecar);
+        }
+        if kinds.contains(&"apikey-manager") {
+            let containers = rest["spec"]["containers"].as_array_mut().unwrap();
+            let manager = containers.pop().unwrap();
+            let last = typed["spec"]["containers"].as_array().unwrap().last();
+            assert_eq!(Some(&manager), last, "{UNKNOWN}");
+            // Whatever Headscale itself keeps of Pod Security's level is kept.
+            assert!(
+                is_restricted(&manager, pod_level)
+                    || !containers
+                        .iter()
+                        .any(|other| is_restricted(other, pod_level)),
+                "{manager}"
+            );
+            ours.push(manager);
+        }
+        let own = take_mounts(&mut rest, &before);
+        assert_mounts(&ours, &own, &volumes);
     }
     assert_eq!(without_empty(&rest), without_empty(&before));
 }
 
-fn assert_mounts(sidecar: &Value, volumes: &[Value]) {
-    let mounts = sidecar["volumeMounts"].as_array().unwrap();
-    let mut named: Vec<_> = mounts.iter().map(|mount| &mount["name"]).collect();
-    named.dedup();
-    assert_eq!(
-        named,
-        volumes
-            .iter()
-            .map(|volume| &volume["name"])
-            .collect::<Vec<_>>()
-    );
-    assert!(
-        named
-            .iter()
-            .all(|name| name.as_str().unwrap().starts_with("sidescale-"))
-    );
-    assert!(mounts.iter().all(|mount| mount.get("subPath").is_none()));
-    let token = "/var/run/secrets/kubernetes.io/serviceaccount";
-    assert!(
-        mounts
-            .iter()
-            .any(|mount| mount["mountPath"] == token && mount["readOnly"] == true)
-    );
+const UNKNOWN: &str = "a field of the sidecar is none of Kubernetes'";
+
+fn take_after(list: &mut Value, had: usize) -> Vec<Value> {
+    list.as_array_mut()
+        .map(|list| list.split_off(had))
+        .unwrap_or_default()
 }
 
-/// Fails unless Pod Security's level "restricted" takes the container.
-fn assert_restricted(sidecar: &Value) {
-    let context = &sidecar["securityContext"];
-    assert_eq!(context["allowPrivilegeEscalation"], false);
-    assert_eq!(context["capabilities"], json!({"drop": ["ALL"]}));
-    assert_eq!(context["runAsNonRoot"], true);
-    assert!(context["runAsUser"].as_u64().unwrap() > 0);
-    assert_eq!(context["seccompProfile"]["type"], "RuntimeDefault");
-    assert_eq!(context["readOnlyRootFilesystem"], true);
+/// Takes our mounts out of the pod's own containers.
+fn take_mounts(pod: &mut Value, before: &Value) -> Vec<Value> {
+    let containers = pod["spec"]["containers"].as_array_mut().unwrap();
+    let mut taken = Vec::new();
+    for (container, before) in containers
+        .iter_mut()
+        .zip(before["spec"]["containers"].as_array().unwrap())
+    {
+        let had = before["volumeMounts"].as_array().map_or(0, Vec::len);
+        taken.extend(take_after(&mut container["volumeMounts"], had));
+        if before["volumeMounts"].is_null() {
+            let container = container.as_object_mut().unwrap();
+            container.remove("volumeMounts");
+        }
+    }
+    taken
+}
+
+/// Every volume of ours is mounted, every mount but those of Headscale's own volumes is of ours.
+fn assert_mounts(ours: &[Value], own: &[Value], volumes: &[Value]) {
+    let mounts = ours
+        .iter()
+        .flat_map(|container| container["volumeMounts"].as_array().unwrap())
+        .chain(own);
+    let mut named: Vec<&str> = mounts
+        .map(|mount| mount["name"].as_str().unwrap())
+        .filter(|name| name.starts_with("sidescale-"))
+        .collect();
+    named.sort_unstable();
+    named.dedup();
+    let mut volumes: Vec<_> = volumes
+        .iter()
+        .map(|volume| volume["name"].as_str().unwrap())
+        .collect();
+    volumes.sort_unstable();
+    assert_eq!(named, volumes);
+}
+
+fn hides_the_token(sidecar: &Value) -> bool {
+    let token = "/var/run/secrets/kubernetes.io/serviceaccount";
+    let mounts = sidecar["volumeMounts"].as_array().unwrap();
+    mounts.iter().all(|mount| mount.get("subPath").is_none())
+        && mounts
+            .iter()
+            .any(|mount| mount["mountPath"] == token && mount["readOnly"] == true)
+}
+
+/// Whether Pod Security's level "restricted" takes the container.
+fn is_restricted(container: &Value, pod: &Value) -> bool {
+    let own = &container["securityContext"];
+    let effective = |key: &str| {
+        if own[key].is_null() {
+            &pod[key]
+        } else {
+            &own[key]
+        }
+    };
+    own["allowPrivilegeEscalation"] == false
+        && own["capabilities"]["drop"] == json!(["ALL"])
+        && own["privileged"] != true
+        && *effective("runAsNonRoot") == true
+        && *effective("runAsUser") != 0
+        && effective("seccompProfile")["type"] == "RuntimeDefault"
 }
 
 fn remove(metadata: &mut Map<String, Value>, map: &str, key: &str) {

@@ -1,0 +1,129 @@
+//! What the pod of Headscale itself may ask for: the manager of its API key. Pure.
+
+use std::time::Duration;
+
+use super::asked::{Asked, Key};
+use super::read;
+use super::{DenyReason, Refusal};
+use crate::forms;
+use crate::profile::{Policy, Resources};
+
+const SOCKET: &str = "/var/run/headscale/headscale.sock";
+const SECRET: &str = "headscale-api-key";
+
+// It sleeps, and once in an hour makes a few calls. The limits are those of the other sidecar.
+const RESOURCES: [(&str, &str); 2] = [("10m", "200m"), ("32Mi", "256Mi")];
+
+// sockaddr_un holds 108 bytes, the last of them 0.
+const LONGEST_PATH: usize = 107;
+
+/// Holds what the manager of Headscale's API key needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApikeyManager<'a> {
+    /// Name of the container that is Headscale; `headscale`, or the only one, where none is named.
+    pub container: Option<&'a str>,
+    /// Headscale's Unix socket.
+    pub socket_path: &'a str,
+    /// Secret in the pod's namespace that holds the API key.
+    pub secret: &'a str,
+    /// Life of the key.
+    pub expiration: Duration,
+    /// How long before its end it is renewed.
+    pub buffer: Duration,
+    /// Our own image.
+    pub image: &'a str,
+    /// Its requests and limits.
+    pub resources: Resources<'a>,
+}
+
+/// What the manager is to do.
+pub(super) fn apikey_manager<'a>(
+    asked: &Asked<'a>,
+    policy: &'a Policy,
+    remarks: &mut Vec<String>,
+) -> Result<ApikeyManager<'a>, Refusal> {
+    let socket_path = asked
+        .get(Key::SocketPath)
+        .map_or(SOCKET, |value| value.text);
+    if !is_socket_path(socket_path) {
+        let want = "want an absolute path below a directory, of letters, digits, dots, dashes and underscores, at most 107 characters, such as /var/run/headscale/headscale.sock";
+        return Err(asked.bad(Key::SocketPath, want));
+    }
+    let secret = asked
+        .get(Key::ApiKeySecret)
+        .map_or(SECRET, |value| value.text);
+    if !forms::is_dns_subdomain(secret, 253) {
+        return Err(asked.bad(
+            Key::ApiKeySecret,
+            "want the name of a Secret, such as headscale-api-key",
+        ));
+    }
+    let life = read::life(asked, [Key::ApiKeyExpiration, Key::ApiKeyBuffer])?;
+    remarks.extend(life.remark());
+    Ok(ApikeyManager {
+        container: container(asked)?,
+        socket_path,
+        secret,
+        expiration: life.expiration,
+        buffer: life.buffer,
+        image: &policy.image,
+        resources: read::resources(asked, RESOURCES)?,
+    })
+}
+
+fn container<'a>(asked: &Asked<'a>) -> Result<Option<&'a str>, Refusal> {
+    let Some(value) = asked.get(Key::HeadscaleContainer) else {
+        return Ok(None);
+    };
+    if forms::is_dns_label(value.text) {
+        Ok(Some(value.text))
+    } else {
+        Err(asked.refuse(
+            DenyReason::BadValue,
+            Key::HeadscaleContainer,
+            "want the name of one of the pod's containers, such as headscale",
+        ))
+    }
+}
+
+fn is_socket_path(path: &str) -> bool {
+    let fits = |part: &str| {
+        !part.is_empty()
+            && part != "."
+            && part != ".."
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+    };
+    path.len() <= LONGEST_PATH
+        && path.strip_prefix('/').is_some_and(|path| {
+            let mut parts = path.split('/');
+            path.contains('/') && parts.all(fits)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_paths_of_sockets() {
+        for good in [SOCKET, "/run/a.sock"] {
+            assert!(is_socket_path(good), "{good:?}");
+        }
+        let long = format!("/run/{}", "a".repeat(103));
+        for bad in [
+            "",
+            "/a.sock",
+            "run/a.sock",
+            "/run/",
+            "/run//a",
+            "/run/../a",
+            "/run/$(X)",
+            "/run/a b",
+            &long,
+        ] {
+            assert!(!is_socket_path(bad), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Why a pod is denied or left alone: bounded labels, and the text its author reads. Pure.
+
+/// Says why a pod is denied, with the text its author reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Kind of trouble, a bounded label.
+    pub reason: DenyReason,
+    /// Names the annotation, the value, what is accepted and what to do.
+    pub message: String,
+}
+
+/// Why a pod is denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DenyReason {
+    /// An annotation's value cannot be read.
+    BadValue,
+    /// No container of the pod can be told to be Headscale, or it is not made as it would have to be.
+    NoHeadscale,
+    /// The profile or control plane does not allow it, or does not exist.
+    NotAllowed,
+    /// No service name can be derived.
+    NoService,
+    /// Known, and not built yet.
+    NotSupported,
+}
+
+/// Why a pod is left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SkipReason {
+    /// Our receipt and container are there.
+    AlreadyInjected,
+    /// `inject: "false"`, or the namespace is disabled.
+    Disabled,
+    /// A container made by hand does the sidecar's work.
+    HandMade,
+    /// `hostNetwork: true`.
+    HostNetwork,
+    /// A mirror pod of a static pod.
+    MirrorPod,
+    /// A container or volume has a name of ours.
+    NameTaken,
+    /// Opted in by its namespace, and no service name can be derived.
+    NoService,
+    /// Nothing asks for a sidecar.
+    NotRequested,
+    /// Not a pod's creation.
+    NotAPodCreate,
+    /// A Windows pod.
+    Windows,
+}
+
+impl DenyReason {
+    /// The bounded label for metrics and audit annotations.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BadValue => "badValue",
+            Self::NoHeadscale => "noHeadscale",
+            Self::NotAllowed => "notAllowed",
+            Self::NoService => "noService",
+            Self::NotSupported => "notSupported",
+        }
+    }
+}
+
+impl SkipReason {
+    /// What the pod's creator is warned of; nothing where leaving it alone is what was asked.
+    pub(crate) fn remark(self) -> Option<&'static str> {
+        match self {
+            Self::HandMade => Some(
+                "no apikey-manager: a container of the pod is one already; remove it, or this kind from annotation 'sidescale.io/inject'",
+            ),
+            Self::HostNetwork => {
+                Some("no sidecar: the pod has hostNetwork, and the node is not ours to join")
+            }
+            Self::NameTaken => Some(
+                "no sidecar: a container is named 'tailscale', or a volume's name begins with 'sidescale-'; rename it",
+            ),
+            Self::NoService => Some(
+                "no sidecar: no service can be named after this pod, set annotation 'sidescale.io/service'",
+            ),
+            Self::Windows => Some("no sidecar: Windows pods are not supported"),
+            Self::NotRequested => Some(
+                "no sidecar: nothing asks for one, set annotation 'sidescale.io/inject' to 'tailscale'",
+            ),
+            Self::AlreadyInjected | Self::Disabled | Self::MirrorPod | Self::NotAPodCreate => None,
+        }
+    }
+
+    /// The bounded label for metrics, audit annotations and the receipt.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AlreadyInjected => "reinvoked",
+            Self::Disabled => "disabled",
+            Self::HandMade => "handMade",
+            Self::HostNetwork => "hostNetwork",
+            Self::MirrorPod => "mirrorPod",
+            Self::NameTaken => "nameTaken",
+            Self::NoService => "noService",
+            Self::NotRequested => "notRequested",
+            Self::NotAPodCreate => "notAPodCreate",
+            Self::Windows => "windows",
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Which container of a pod is Headscale, and whom it runs as. Pure.
+
+use crate::annotations::{DenyReason, PREFIX, Refusal};
+use crate::pod::{Container, Details};
+
+const NAME: &str = "headscale";
+
+/// The container that is Headscale.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Headscale<'a> {
+    /// Its place among the pod's containers.
+    pub(crate) place: usize,
+    pub(crate) container: &'a Container<'a>,
+    pub(crate) user: User,
+}
+
+/// Whom a container runs as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct User {
+    /// None where only the image can tell.
+    pub(crate) uid: Option<i64>,
+    pub(crate) gid: Option<i64>,
+    /// Whether root is ruled out.
+    pub(crate) non_root: bool,
+}
+
+impl<'a> Headscale<'a> {
+    /// Finds it: the one of that name, or else the only one.
+    pub(crate) fn find(details: &'a Details<'_>, asked: Option<&str>) -> Result<Self, Refusal> {
+        let containers = &details.spec.containers;
+        let name = asked.unwrap_or(NAME);
+        let named = containers
+            .iter()
+            .position(|container| &*container.name == name);
+        let place = match (named, asked) {
+            (Some(place), _) => place,
+            (None, None) if containers.len() == 1 => 0,
+            (None, _) => return Err(not_there(containers, asked)),
+        };
+        let Some(container) = containers.get(place) else {
+            return Err(not_there(containers, asked));
+        };
+        Ok(Self {
+            place,
+            container,
+            user: user(details, container),
+        })
+    }
+}
+
+fn not_there(containers: &[Container<'_>], asked: Option<&str>) -> Refusal {
+    let names: Vec<&str> = containers
+        .iter()
+        .map(|container| &*container.name)
+        .collect();
+    let names = names.join(", ");
+    let message = match asked {
+        Some(asked) => format!(
+            "annotation \"{PREFIX}headscale-container\" is {asked:?}: want one of the pod's containers: {names}"
+        ),
+        None => format!(
+            "no container of the pod is named \"{NAME}\": set annotation \"{PREFIX}headscale-container\" to the one that is Headscale, one of {names}"
+        ),
+    };
+    Refusal {
+        reason: DenyReason::NoHeadscale,
+        message,
+    }
+}
+
+/// The container's own word above the pod's; 0:0 where nobody says anything, for that is what Headscale's image is.
+fn user(details: &Details<'_>, container: &Container<'_>) -> User {
+    let pod = details.spec.security_context.unwrap_or_default();
+    let own = container.security_context.unwrap_or_default();
+    let uid = own.run_as_user.or(pod.run_as_user);
+    let gid = own.run_as_group.or(pod.run_as_group);
+    let non_root = own.run_as_non_root.or(pod.run_as_non_root) == Some(true);
+    match uid {
+        Some(_) => User { uid, gid, non_root },
+        // Then the image names a user, and 0 would be refused by the kubelet.
+        None if non_root => User { uid, gid, non_root },
+        None => User {
+            uid: Some(0),
+            gid: gid.or(Some(0)),
+            non_root,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn details(spec: &str) -> Details<'_> {
+        serde_json::from_str(spec).unwrap()
+    }
+
+    #[test]
+    fn finds_headscale_by_its_name_or_as_the_only_container() {
+        let one = r#"{"spec": {"containers": [{"name": "app"}]}}"#;
+        let two = r#"{"spec": {"containers": [{"name": "app"}, {"name": "headscale"}]}}"#;
+        let none = r#"{"spec": {"containers": [{"name": "a"}, {"name": "b"}]}}"#;
+        let table = [
+            (one, None, Ok(0)),
+            (two, None, Ok(1)),
+            (two, Some("app"), Ok(0)),
+            (
+                none,
+                None,
+                Err(
+                    "no container of the pod is named \"headscale\": set annotation \"sidescale.io/headscale-container\" to the one that is Headscale, one of a, b",
+                ),
+            ),
+            (
+                one,
+                Some("hs"),
+                Err(
+                    "annotation \"sidescale.io/headscale-container\" is \"hs\": want one of the pod's containers: app",
+                ),
+            ),
+        ];
+        for (pod, asked, want) in table {
+            let details = details(pod);
+            let found = Headscale::find(&details, asked);
+            let place = found
+                .as_ref()
+                .map(|headscale| headscale.place)
+                .map_err(|refusal| refusal.message.as_str());
+            assert_eq!(place, want, "{pod} {asked:?}");
+        }
+    }
+
+    #[test]
+    fn knows_whom_headscale_runs_as() {
+        let user = |uid, gid, non_root| User { uid, gid, non_root };
+        let table = [
+            ("{}", "{}", user(Some(0), Some(0), false)),
+            (
+                r#"{"runAsUser": 1000, "runAsGroup": 2000}"#,
+                "{}",
+                user(Some(1000), Some(2000), false),
+            ),
+            (
+                r#"{"runAsUser": 1000, "runAsNonRoot": true}"#,
+                r#"{"runAsUser": 7, "runAsNonRoot": false}"#,
+                user(Some(7), None, false),
+            ),
+            ("{}", r#"{"runAsGroup": 5}"#, user(Some(0), Some(5), false)),
+            (r#"{"runAsNonRoot": true}"#, "{}", user(None, None, true)),
+        ];
+        for (pod, own, want) in table {
+            let text = format!(
+                r#"{{"spec": {{"securityContext": {pod}, "containers": [{{"name": "headscale", "securityContext": {own}}}]}}}}"#
+            );
+            let details = details(&text);
+            assert_eq!(
+                Headscale::find(&details, None).unwrap().user,
+                want,
+                "{text}"
+            );
+        }
+    }
+}

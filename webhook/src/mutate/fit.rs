@@ -1,0 +1,131 @@
+//! What a pod's spec adds to the decision: which kinds stay, and how each of them fits in. Pure.
+
+use crate::annotations::{DenyReason, Injection, PREFIX, Refusal, SkipReason, Tailscale};
+use crate::pod::{Containers, Details, Spec};
+use crate::profile::Delivery;
+use crate::sidecar::shapes::Needs;
+use crate::sidecar::{apikey_manager, tailscale};
+
+/// What only the pod's spec decides.
+#[derive(Debug, Default)]
+pub(crate) struct Fit<'a> {
+    pub(crate) tailscale: Option<tailscale::Fit>,
+    pub(crate) apikey_manager: Option<apikey_manager::Fit<'a>>,
+    /// What the author is warned of.
+    pub(crate) remarks: Vec<String>,
+}
+
+/// Takes out of the injection what this pod cannot have, with a remark each; if nothing is left, says why.
+pub(super) fn prune(
+    injection: &mut Injection<'_>,
+    spec: &Spec<'_>,
+    details: Option<&Details<'_>>,
+) -> Result<(), SkipReason> {
+    let whole = if spec.is_windows() {
+        Some(SkipReason::Windows)
+    } else if spec.volumes.as_ref().is_some_and(|volumes| volumes.ours) {
+        Some(SkipReason::NameTaken)
+    } else {
+        None
+    };
+    let mut lists = [spec.init_containers.as_ref(), spec.containers.as_ref()]
+        .into_iter()
+        .flatten();
+    let tailscale = if spec.host_network == Some(true) {
+        Some(SkipReason::HostNetwork)
+    } else {
+        whole.or_else(|| {
+            lists
+                .any(|list| list.tailscale)
+                .then_some(SkipReason::NameTaken)
+        })
+    };
+    let manager = whole.or_else(|| {
+        details
+            .is_some_and(apikey_manager::is_made_by_hand)
+            .then_some(SkipReason::HandMade)
+    });
+    let mut first = None;
+    if let Some(reason) = tailscale
+        && injection.tailscale.take().is_some()
+    {
+        first = first.or(Some(reason));
+        injection.remarks.extend(reason.remark().map(str::to_owned));
+    }
+    if let Some(reason) = manager
+        && injection.apikey_manager.take().is_some()
+    {
+        first = first.or(Some(reason));
+        injection.remarks.extend(reason.remark().map(str::to_owned));
+    }
+    match first {
+        Some(reason) if injection.kinds().is_empty() => Err(reason),
+        _ => Ok(()),
+    }
+}
+
+/// Fits what is left into the pod.
+pub(super) fn fit<'a>(
+    injection: &Injection<'a>,
+    spec: &Spec<'_>,
+    details: Option<&'a Details<'_>>,
+) -> Result<Fit<'a>, Refusal> {
+    let lists = [spec.init_containers.as_ref(), spec.containers.as_ref()];
+    let needs = if spec.resources.is_some() {
+        Needs::OfThePod
+    } else if lists.iter().flatten().all(|list| list.guaranteed) {
+        Needs::Guaranteed
+    } else {
+        Needs::Configured
+    };
+    let mut fit = Fit::default();
+    if let Some(sidecar) = &injection.tailscale {
+        fit.tailscale = Some(fit_tailscale(sidecar, spec, needs)?);
+    }
+    if let (Some(manager), Some(details)) = (&injection.apikey_manager, details) {
+        let manager = apikey_manager::fit(manager, details, needs)?;
+        fit.remarks.extend(manager.remark());
+        fit.apikey_manager = Some(manager);
+    }
+    Ok(fit)
+}
+
+fn fit_tailscale(
+    sidecar: &Tailscale<'_>,
+    spec: &Spec<'_>,
+    needs: Needs,
+) -> Result<tailscale::Fit, Refusal> {
+    let delivery = if spec.share_process_namespace != Some(true) {
+        sidecar.delivery
+    } else if sidecar.delivery_asked && sidecar.delivery == Delivery::Env {
+        let message = format!(
+            "annotation \"{PREFIX}auth-key-delivery\" is \"env\": the pod has shareProcessNamespace, so every container could read the key there: want file, or remove the annotation"
+        );
+        return Err(Refusal {
+            reason: DenyReason::NotAllowed,
+            message,
+        });
+    } else {
+        Delivery::File
+    };
+    let lists = [spec.init_containers.as_ref(), spec.containers.as_ref()];
+    let health_port = if sidecar.wait {
+        Some(free_port(lists)?)
+    } else {
+        None
+    };
+    Ok(tailscale::Fit {
+        delivery,
+        health_port,
+        needs,
+    })
+}
+
+fn free_port(lists: [Option<&Containers>; 2]) -> Result<u16, Refusal> {
+    Containers::free_port(lists).ok_or_else(|| {
+        let message = format!(
+            "annotation \"{PREFIX}wait\" is \"true\": the health check needs a port from 9002 to 9065, and the pod's containers use all of them: free one, or remove the annotation"
+        );
+        Refusal { reason: DenyReason::NotAllowed, message }
+    })
+}

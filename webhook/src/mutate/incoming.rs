@@ -1,0 +1,231 @@
+//! A pod that is being created, and the answer to it. Pure.
+
+use super::fit::{Fit, fit, prune};
+use super::{OptIn, Outcome, Verdict, reply};
+use crate::annotations::{
+    self, Decision, Injection, Kinds, NamespaceMetadata, Refusal, SkipReason, Subject, decide,
+};
+use crate::patch::{self, write};
+use crate::pod::{Annotations, Containers, Details, Labels, Metadata, Spec};
+use crate::profile::Policy;
+use crate::review::{AuditAnnotations, Response, Review, Status};
+use crate::sidecar::Receipt;
+
+/// A pod that is being created.
+pub(super) struct Incoming<'a> {
+    /// The whole review, for a second look.
+    pub(super) body: &'a [u8],
+    pub(super) uid: &'a str,
+    pub(super) namespace: &'a str,
+    pub(super) metadata: Metadata<'a>,
+    pub(super) spec: Spec<'a>,
+    pub(super) namespace_metadata: Option<&'a NamespaceMetadata>,
+    pub(super) opt_in: OptIn,
+}
+
+impl Incoming<'_> {
+    /// Decides, and answers.
+    ///
+    /// # Errors
+    /// If a second look at the pod finds a field of the wrong kind.
+    pub(super) fn answer(&self, policy: &Policy) -> serde_json::Result<Outcome> {
+        let annotations = self.metadata.annotations.as_ref();
+        if annotations.is_some_and(|annotations| annotations.mirror) {
+            return Ok(self.quiet(SkipReason::MirrorPod));
+        }
+        if self.is_ours() {
+            return Ok(self.quiet(SkipReason::AlreadyInjected));
+        }
+        let (no_annotations, no_labels) = (Annotations::default(), Labels::default());
+        let annotations = annotations.unwrap_or(&no_annotations);
+        let subject = Subject {
+            namespace: self.namespace,
+            name: self.metadata.name.as_deref().unwrap_or_default(),
+            annotations,
+            labels: self.metadata.labels.as_ref().unwrap_or(&no_labels),
+            owner: self.metadata.owner(),
+            namespace_metadata: self.namespace_metadata,
+            namespace_opted_in: self.opt_in == OptIn::Namespace,
+        };
+        let unknown = annotations::unknown(annotations, self.namespace_metadata);
+        let mut injection = match decide(&subject, policy) {
+            Decision::Deny(refusal) => return Ok(self.deny(refusal, unknown)),
+            Decision::Skip(reason) => return Ok(self.skip(reason, unknown)),
+            Decision::Inject(injection) => injection,
+        };
+        let review: Option<Review<'_, Details<'_>>> = match injection.apikey_manager {
+            Some(_) => Some(serde_json::from_slice(self.body)?),
+            None => None,
+        };
+        let details = review.and_then(|review| review.request.object);
+        if let Err(reason) = prune(&mut injection, &self.spec, details.as_ref()) {
+            return Ok(self.skip(reason, unknown));
+        }
+        Ok(match fit(&injection, &self.spec, details.as_ref()) {
+            Ok(fit) => self.inject(&injection, &fit, unknown),
+            Err(refusal) => self.deny(refusal, unknown),
+        })
+    }
+
+    /// Whether this is our own output, come back.
+    fn is_ours(&self) -> bool {
+        let labels = self.metadata.labels.as_ref();
+        let label = labels.and_then(|labels| labels.sidecar.as_deref());
+        let annotations = self.metadata.annotations.as_ref();
+        if annotations.and_then(Annotations::status).is_none() {
+            return false;
+        }
+        let has = |list: Option<&Containers>, is: fn(&Containers) -> bool| list.is_some_and(is);
+        let Spec {
+            init_containers,
+            containers,
+            ..
+        } = &self.spec;
+        label.and_then(Kinds::of_label).is_some_and(|kinds| {
+            let Kinds {
+                tailscale,
+                apikey_manager,
+                server_keys,
+            } = kinds;
+            !server_keys
+                && (!tailscale || has(init_containers.as_ref(), |list| list.tailscale))
+                && (!apikey_manager || has(containers.as_ref(), |list| list.manager))
+        })
+    }
+
+    fn inject(&self, injection: &Injection<'_>, fit: &Fit<'_>, unknown: Vec<String>) -> Outcome {
+        let Self {
+            metadata,
+            spec,
+            namespace,
+            ..
+        } = self;
+        let receipt = Receipt::of_injection(injection, self.namespace_metadata.is_none(), &unknown);
+        let patch = patch::injection(metadata, spec, injection, fit, &receipt, namespace);
+        let warnings = [&unknown[..], &injection.remarks, &fit.remarks].concat();
+        let response = Response {
+            allowed: true,
+            warnings: &warnings,
+            ..self.audited(Verdict::Inject, Some(injection.profile))
+        };
+        Outcome {
+            reply: reply(response, Some(&patch)),
+            patch_bytes: patch.len(),
+            kinds: injection.kinds(),
+            service: injection
+                .tailscale
+                .as_ref()
+                .map(|sidecar| sidecar.service.clone()),
+            profile: Some(injection.profile.to_owned()),
+            unknown,
+            ..self.outcome(Verdict::Inject)
+        }
+    }
+
+    /// Leaves the pod alone; an annotated one is told why.
+    fn skip(&self, reason: SkipReason, unknown: Vec<String>) -> Outcome {
+        let verdict = Verdict::Skip(reason);
+        let annotations = self.metadata.annotations.as_ref();
+        let annotated = annotations.is_some_and(Annotations::asks);
+        if reason == SkipReason::NotRequested && !annotated {
+            return self.quiet(reason);
+        }
+        let mut text = Vec::new();
+        write(
+            &mut text,
+            &Receipt::of_skip(reason, self.namespace_metadata.is_none(), &unknown),
+        );
+        let text = String::from_utf8_lossy(&text);
+        if annotations.and_then(Annotations::status) == Some(&*text) {
+            return self.quiet(SkipReason::AlreadyInjected);
+        }
+        let patch = if annotated {
+            patch::receipt(&self.metadata, &text)
+        } else {
+            Vec::new()
+        };
+        let mut warnings = unknown.clone();
+        warnings.extend(reason.remark().map(str::to_owned));
+        let response = Response {
+            allowed: true,
+            warnings: &warnings,
+            ..self.audited(verdict, None)
+        };
+        Outcome {
+            reply: reply(response, annotated.then_some(&patch)),
+            patch_bytes: patch.len(),
+            unknown,
+            ..self.outcome(verdict)
+        }
+    }
+
+    fn deny(&self, refusal: Refusal, unknown: Vec<String>) -> Outcome {
+        let Refusal { reason, message } = refusal;
+        let verdict = Verdict::Deny(reason);
+        let status = Status {
+            code: 403,
+            reason: "Forbidden",
+            message: &message,
+        };
+        let response = Response {
+            status: Some(status),
+            warnings: &unknown,
+            ..self.audited(verdict, None)
+        };
+        let reply = reply(response, None);
+        Outcome {
+            reply,
+            message: Some(message),
+            unknown,
+            ..self.outcome(verdict)
+        }
+    }
+
+    /// Lets the pod pass without a word, not even in the audit log, where a second pass would contradict the first.
+    fn quiet(&self, reason: SkipReason) -> Outcome {
+        let response = Response {
+            allowed: true,
+            ..Response::to(self.uid)
+        };
+        Outcome {
+            reply: reply(response, None),
+            ..self.outcome(Verdict::Skip(reason))
+        }
+    }
+
+    fn audited<'r>(&'r self, verdict: Verdict, profile: Option<&'r str>) -> Response<'r> {
+        let audit = AuditAnnotations {
+            decision: verdict.as_str(),
+            reason: verdict.reason(),
+            profile,
+        };
+        Response {
+            audit_annotations: Some(audit),
+            ..Response::to(self.uid)
+        }
+    }
+
+    fn outcome(&self, verdict: Verdict) -> Outcome {
+        let Metadata {
+            name,
+            generate_name,
+            ..
+        } = &self.metadata;
+        let pod = name
+            .as_deref()
+            .or(generate_name.as_deref())
+            .unwrap_or_default();
+        Outcome {
+            reply: Vec::new(),
+            verdict,
+            kinds: Kinds::default(),
+            patch_bytes: 0,
+            namespace: self.namespace.to_owned(),
+            pod: pod.to_owned(),
+            service: None,
+            profile: None,
+            message: None,
+            unknown: Vec::new(),
+        }
+    }
+}

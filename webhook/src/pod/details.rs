@@ -1,0 +1,78 @@
+//! The fuller view of a pod: read only where something is done to its containers, which is rare. Pure.
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use crate::text::Text;
+
+/// Holds what is to be known of a pod whose own containers are touched.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Details<'a> {
+    #[serde(borrow)]
+    pub(crate) spec: Spec<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Spec<'a> {
+    pub(crate) service_account_name: Option<IgnoredAny>,
+    pub(crate) automount_service_account_token: Option<bool>,
+    pub(crate) security_context: Option<SecurityContext>,
+    #[serde(borrow)]
+    pub(crate) containers: Vec<Container<'a>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Container<'a> {
+    #[serde(borrow)]
+    pub(crate) name: Text<'a>,
+    #[serde(borrow)]
+    pub(crate) image: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) command: Option<Vec<Text<'a>>>,
+    #[serde(borrow)]
+    pub(crate) args: Option<Vec<Text<'a>>>,
+    pub(crate) security_context: Option<SecurityContext>,
+    #[serde(borrow)]
+    pub(crate) volume_mounts: Option<Vec<VolumeMount<'a>>>,
+}
+
+/// Who a pod or a container runs as.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct SecurityContext {
+    pub(crate) run_as_user: Option<i64>,
+    pub(crate) run_as_group: Option<i64>,
+    pub(crate) run_as_non_root: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct VolumeMount<'a> {
+    #[serde(borrow)]
+    pub(crate) name: Text<'a>,
+    #[serde(borrow)]
+    pub(crate) mount_path: Text<'a>,
+    #[serde(borrow)]
+    pub(crate) sub_path: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) sub_path_expr: Option<Text<'a>>,
+}
+
+impl<'a> Container<'a> {
+    pub(crate) fn mounts(&self) -> &[VolumeMount<'a>] {
+        self.volume_mounts.as_deref().unwrap_or_default()
+    }
+}
+
+impl VolumeMount<'_> {
+    /// Where it is, without a slash at the end.
+    pub(crate) fn path(&self) -> &str {
+        match self.mount_path.trim_end_matches('/') {
+            "" => "/",
+            path => path,
+        }
+    }
+}

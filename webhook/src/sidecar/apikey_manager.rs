@@ -1,0 +1,234 @@
+//! The manager of Headscale's API key: its container, the socket's directory that both share, its token. Pure.
+
+use super::TOKEN_DIRECTORY;
+use super::shapes::{
+    Container, FieldItem, FieldRef, Item, Mount, Needs, Projection, Resources, SecurityContext,
+    Volume, VolumeSource,
+};
+use crate::annotations::{ApikeyManager, DenyReason, PREFIX, Refusal};
+use crate::forms;
+use crate::headscale::Headscale;
+use crate::pod::{Details, MANAGER};
+
+const SOCKET: &str = "sidescale-headscale-socket";
+const TOKEN: &str = "sidescale-token";
+
+// What the kubelet's own token volume says: an hour, and a little for clocks that differ.
+const TOKEN_SECONDS: u32 = 3607;
+
+/// What only the pod's spec decides about the manager.
+#[derive(Debug)]
+pub(crate) struct Fit<'a> {
+    headscale: Headscale<'a>,
+    /// Where the socket is, for the manager: a mount that Headscale has, or one of ours.
+    socket: Socket<'a>,
+    /// Whether it needs a token of its own.
+    token: bool,
+    needs: Needs,
+}
+
+#[derive(Debug)]
+enum Socket<'a> {
+    /// Headscale mounts this volume there, or above it.
+    Existing {
+        volume: &'a str,
+        path: &'a str,
+        sub_path: Option<&'a str>,
+    },
+    /// Both get an empty volume there.
+    New { directory: &'a str },
+}
+
+/// Whether a container does the manager's work already, by whatever name.
+pub(crate) fn is_made_by_hand(details: &Details<'_>) -> bool {
+    details.spec.containers.iter().any(|container| {
+        let words = [&container.command, &container.args];
+        let image = container.image.as_deref().unwrap_or_default();
+        let image = image.rsplit('/').next().unwrap_or_default();
+        &*container.name == MANAGER
+            || image.starts_with(MANAGER)
+            || words
+                .into_iter()
+                .flatten()
+                .flatten()
+                .any(|word| word.rsplit('/').next() == Some(MANAGER))
+    })
+}
+
+/// Finds Headscale, and what of it the manager has to share.
+pub(crate) fn fit<'a>(
+    manager: &ApikeyManager<'a>,
+    details: &'a Details<'_>,
+    needs: Needs,
+) -> Result<Fit<'a>, Refusal> {
+    let headscale = Headscale::find(details, manager.container)?;
+    let directory = manager
+        .socket_path
+        .rsplit_once('/')
+        .map_or("", |(directory, _)| directory);
+    // The innermost mount is the one that the socket will be in.
+    let around = headscale
+        .container
+        .mounts()
+        .iter()
+        .filter(|mount| is_in(directory, mount.path()))
+        .max_by_key(|mount| mount.path().len());
+    let socket = match around {
+        None => Socket::New { directory },
+        Some(mount) if mount.sub_path_expr.is_some() => {
+            let message = format!(
+                "container {:?} mounts {:?} by subPathExpr, which the manager of the API key cannot share: mount an emptyDir at {directory:?}, or set annotation \"{PREFIX}socket-path\" to another directory",
+                &*headscale.container.name,
+                mount.path()
+            );
+            return Err(Refusal {
+                reason: DenyReason::NoHeadscale,
+                message,
+            });
+        }
+        Some(mount) => Socket::Existing {
+            volume: &mount.name,
+            path: mount.path(),
+            sub_path: mount.sub_path.as_deref(),
+        },
+    };
+    Ok(Fit {
+        token: lacks_token(details, &headscale),
+        headscale,
+        socket,
+        needs,
+    })
+}
+
+/// Whether `directory` is `mount` or below it.
+fn is_in(directory: &str, mount: &str) -> bool {
+    directory
+        .strip_prefix(mount)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Whether the pod or its account turned the token off.
+///
+/// The API server mounts it before webhooks are asked, so that where it named an account and mounted nothing, it is off.
+fn lacks_token(details: &Details<'_>, headscale: &Headscale<'_>) -> bool {
+    let spec = &details.spec;
+    let mounted = headscale
+        .container
+        .mounts()
+        .iter()
+        .any(|mount| mount.path() == TOKEN_DIRECTORY);
+    match spec.automount_service_account_token {
+        Some(automount) => !automount,
+        None => spec.service_account_name.is_some() && !mounted,
+    }
+}
+
+impl<'a> Fit<'a> {
+    /// A remark where it is unknown whom Headscale runs as.
+    pub(crate) fn remark(&self) -> Option<String> {
+        let unknown = self.headscale.user.uid.is_none();
+        unknown.then(|| format!(
+            "container '{}' runs as its image's own user: the manager of the API key reaches the socket only if that is 65532, so set securityContext.runAsUser",
+            &*self.headscale.container.name
+        ))
+    }
+
+    /// The mount that Headscale's container needs, and that container's place in the pod.
+    pub(crate) fn mount_of_headscale(&self) -> Option<(&Headscale<'a>, Mount<'a>)> {
+        match self.socket {
+            Socket::Existing { .. } => None,
+            Socket::New { directory } => {
+                Some((&self.headscale, Mount::writable(SOCKET, directory)))
+            }
+        }
+    }
+
+    /// Appends the volumes.
+    pub(crate) fn volumes(&self, volumes: &mut Vec<Volume<'a>>) {
+        if let Socket::New { .. } = self.socket {
+            volumes.push(Volume {
+                name: SOCKET,
+                source: VolumeSource::EmptyDir { size_limit: "1Mi" },
+            });
+        }
+        if self.token {
+            volumes.push(token());
+        }
+    }
+}
+
+/// Builds the container.
+pub(crate) fn container<'a>(
+    manager: &'a ApikeyManager<'_>,
+    fit: &'a Fit<'_>,
+    namespace: &str,
+) -> Container<'a> {
+    let mut mounts = Vec::with_capacity(2);
+    mounts.push(match fit.socket {
+        Socket::Existing {
+            volume,
+            path,
+            sub_path,
+        } => Mount {
+            sub_path,
+            // Connecting to a socket writes to no file.
+            ..Mount::readable(volume, path)
+        },
+        Socket::New { directory } => Mount::readable(SOCKET, directory),
+    });
+    if fit.token {
+        mounts.push(Mount::readable(TOKEN, TOKEN_DIRECTORY));
+    }
+    let user = fit.headscale.user;
+    Container {
+        name: MANAGER,
+        image: manager.image,
+        args: vec![
+            MANAGER.to_owned(),
+            format!("--socket-path={}", manager.socket_path),
+            format!("--namespace={namespace}"),
+            format!("--secret-name={}", manager.secret),
+            format!("--expiration={}", forms::show(manager.expiration)),
+            format!("--rotation-buffer={}", forms::show(manager.buffer)),
+        ],
+        restart_policy: None,
+        env: Vec::new(),
+        resources: Resources::of(&manager.resources, fit.needs),
+        // Headscale starts whatever happens to the manager.
+        startup_probe: None,
+        security_context: SecurityContext::of(
+            user.uid,
+            user.gid,
+            user.non_root || user.uid.is_some_and(|uid| uid > 0),
+        ),
+        volume_mounts: mounts,
+    }
+}
+
+fn token() -> Volume<'static> {
+    let ca = Item {
+        key: "ca.crt",
+        path: "ca.crt",
+    };
+    let namespace = FieldItem {
+        path: "namespace",
+        field_ref: FieldRef {
+            field_path: "metadata.namespace",
+        },
+    };
+    let sources = [
+        Projection::ServiceAccountToken {
+            expiration_seconds: TOKEN_SECONDS,
+            path: "token",
+        },
+        Projection::ConfigMap {
+            name: "kube-root-ca.crt",
+            items: [ca],
+        },
+        Projection::DownwardApi { items: [namespace] },
+    ];
+    Volume {
+        name: TOKEN,
+        source: VolumeSource::Projected { sources },
+    }
+}

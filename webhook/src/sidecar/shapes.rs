@@ -1,0 +1,262 @@
+//! The parts of a pod that we write, as borrowed structs that serialise to what Kubernetes reads. Pure.
+
+use serde::Serialize;
+
+use crate::profile;
+
+/// What a sidecar requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Needs {
+    /// As configured.
+    Configured,
+    /// Requests are limits, so that the pod stays Guaranteed.
+    Guaranteed,
+    /// Nothing: the pod has requests and limits as a whole.
+    OfThePod,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Container<'a> {
+    pub(crate) name: &'static str,
+    pub(crate) image: &'a str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) args: Vec<String>,
+    /// `Always` on an init container makes it a native sidecar.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) restart_policy: Option<&'static str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) env: Vec<Env<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) resources: Option<Resources<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) startup_probe: Option<Probe>,
+    pub(crate) security_context: SecurityContext,
+    pub(crate) volume_mounts: Vec<Mount<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Env<'a> {
+    pub(crate) name: &'static str,
+    #[serde(flatten)]
+    pub(crate) value: Value<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Value<'a> {
+    #[serde(rename = "value")]
+    Text(&'a str),
+    #[serde(rename = "value")]
+    Joined(Joined<'a>),
+    #[serde(rename = "valueFrom")]
+    From(Source<'a>),
+}
+
+/// Text in two parts, joined as it is written.
+pub(crate) struct Joined<'a>(pub(crate) &'a str, pub(crate) &'a str);
+
+impl Serialize for Joined<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{}{}", self.0, self.1))
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Source<'a> {
+    FieldRef {
+        #[serde(rename = "fieldPath")]
+        field_path: &'static str,
+    },
+    SecretKeyRef {
+        name: &'a str,
+        key: &'a str,
+    },
+}
+
+#[derive(Serialize)]
+pub(crate) struct Resources<'a> {
+    pub(crate) requests: Amounts<'a>,
+    pub(crate) limits: Amounts<'a>,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Amounts<'a> {
+    pub(crate) cpu: &'a str,
+    pub(crate) memory: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Probe {
+    pub(crate) http_get: HttpGet,
+    pub(crate) period_seconds: u32,
+    pub(crate) failure_threshold: u32,
+}
+
+#[derive(Serialize)]
+pub(crate) struct HttpGet {
+    pub(crate) path: &'static str,
+    pub(crate) port: u16,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SecurityContext {
+    pub(crate) allow_privilege_escalation: bool,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) privileged: bool,
+    pub(crate) read_only_root_filesystem: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) run_as_group: Option<i64>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) run_as_non_root: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) run_as_user: Option<i64>,
+    pub(crate) seccomp_profile: Seccomp,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Capabilities {
+    pub(crate) drop: [&'static str; 1],
+}
+
+#[derive(Serialize)]
+pub(crate) struct Seccomp {
+    pub(crate) r#type: &'static str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Mount<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) mount_path: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sub_path: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) read_only: bool,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Volume<'a> {
+    pub(crate) name: &'static str,
+    #[serde(flatten)]
+    pub(crate) source: VolumeSource<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum VolumeSource<'a> {
+    EmptyDir {
+        #[serde(rename = "sizeLimit")]
+        size_limit: &'static str,
+    },
+    Secret {
+        #[serde(rename = "secretName")]
+        secret_name: &'a str,
+        #[serde(rename = "defaultMode")]
+        default_mode: u32,
+        items: Vec<Item<'a>>,
+    },
+    Projected {
+        sources: [Projection; 3],
+    },
+}
+
+/// What the kubelet's own token volume is made of.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Projection {
+    ServiceAccountToken {
+        #[serde(rename = "expirationSeconds")]
+        expiration_seconds: u32,
+        path: &'static str,
+    },
+    ConfigMap {
+        name: &'static str,
+        items: [Item<'static>; 1],
+    },
+    #[serde(rename = "downwardAPI")]
+    DownwardApi { items: [FieldItem; 1] },
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct FieldItem {
+    pub(crate) path: &'static str,
+    pub(crate) field_ref: FieldRef,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct FieldRef {
+    pub(crate) field_path: &'static str,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Item<'a> {
+    pub(crate) key: &'a str,
+    pub(crate) path: &'a str,
+}
+
+impl SecurityContext {
+    /// What Pod Security's level *restricted* asks for, but for the user.
+    pub(crate) fn of(user: Option<i64>, group: Option<i64>, non_root: bool) -> Self {
+        Self {
+            allow_privilege_escalation: false,
+            capabilities: Capabilities { drop: ["ALL"] },
+            privileged: false,
+            read_only_root_filesystem: true,
+            run_as_group: group,
+            run_as_non_root: non_root,
+            run_as_user: user,
+            seccomp_profile: Seccomp {
+                r#type: "RuntimeDefault",
+            },
+        }
+    }
+}
+
+impl<'a> Resources<'a> {
+    /// What a container requests, so that the pod's class of service stays what it was.
+    pub(crate) fn of(asked: &'a profile::Resources<'_>, needs: Needs) -> Option<Self> {
+        let limits = || Amounts {
+            cpu: &asked.cpu_limit,
+            memory: &asked.memory_limit,
+        };
+        let requests = match needs {
+            Needs::OfThePod => return None,
+            Needs::Guaranteed => limits(),
+            Needs::Configured => Amounts {
+                cpu: &asked.cpu_request,
+                memory: &asked.memory_request,
+            },
+        };
+        Some(Self {
+            requests,
+            limits: limits(),
+        })
+    }
+}
+
+impl<'a> Mount<'a> {
+    /// One that may be written to.
+    pub(crate) fn writable(name: &'a str, mount_path: &'a str) -> Self {
+        Self {
+            name,
+            mount_path,
+            sub_path: None,
+            read_only: false,
+        }
+    }
+
+    /// One that may not.
+    pub(crate) fn readable(name: &'a str, mount_path: &'a str) -> Self {
+        Self {
+            read_only: true,
+            ..Self::writable(name, mount_path)
+        }
+    }
+}
