@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use zeroize::Zeroizing;
 
 mod dir;
@@ -29,6 +30,32 @@ pub struct StoredSecret {
     pub data: BTreeMap<String, Zeroizing<Vec<u8>>>,
     /// What a write has to name: the resourceVersion, or none where the Secret is not there yet.
     pub revision: Option<String>,
+    /// What a write leaves as it was read.
+    pub kept: Kept,
+}
+
+/// What a Secret has beside its labels, annotations and data.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kept {
+    /// Its type, `Opaque` for ours.
+    pub kind: String,
+    /// Whether its data can no longer be changed.
+    pub immutable: bool,
+    /// Objects that it goes with.
+    pub owners: Vec<OwnerReference>,
+    /// Who holds up its deletion.
+    pub finalizers: Vec<String>,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self {
+            kind: "Opaque".to_owned(),
+            immutable: false,
+            owners: Vec::new(),
+            finalizers: Vec::new(),
+        }
+    }
 }
 
 impl StoredSecret {
@@ -42,6 +69,7 @@ impl StoredSecret {
             annotations: BTreeMap::new(),
             data: BTreeMap::new(),
             revision: None,
+            kept: Kept::default(),
         }
     }
 }
@@ -55,6 +83,7 @@ impl fmt::Debug for StoredSecret {
             annotations: _,
             data,
             revision,
+            kept: _,
         } = self;
         write!(
             f,

@@ -9,7 +9,7 @@ use kube::api::{Api, ListParams, ObjectMeta, PostParams};
 use kube::{Client, Error};
 use zeroize::Zeroizing;
 
-use super::{StoreError, StoredSecret};
+use super::{Kept, StoreError, StoredSecret};
 
 /// Bounds one call: the client retries 429 and 503 by itself for much longer than a pass may take.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
@@ -143,7 +143,13 @@ impl Call<'_> {
 }
 
 fn stored(secret: Secret) -> StoredSecret {
-    let Secret { metadata, data, .. } = secret;
+    let Secret {
+        metadata,
+        data,
+        immutable,
+        type_,
+        ..
+    } = secret;
     StoredSecret {
         namespace: metadata.namespace.unwrap_or_default(),
         name: metadata.name.unwrap_or_default(),
@@ -155,6 +161,12 @@ fn stored(secret: Secret) -> StoredSecret {
             .map(|(key, value)| (key, Zeroizing::new(value.0)))
             .collect(),
         revision: metadata.resource_version,
+        kept: Kept {
+            kind: type_.unwrap_or_else(|| Kept::default().kind),
+            immutable: immutable.unwrap_or_default(),
+            owners: metadata.owner_references.unwrap_or_default(),
+            finalizers: metadata.finalizers.unwrap_or_default(),
+        },
     }
 }
 
@@ -166,6 +178,13 @@ fn kubernetes(secret: &StoredSecret) -> Secret {
         annotations,
         data,
         revision,
+        kept:
+            Kept {
+                kind,
+                immutable,
+                owners,
+                finalizers,
+            },
     } = secret;
     Secret {
         metadata: ObjectMeta {
@@ -174,6 +193,9 @@ fn kubernetes(secret: &StoredSecret) -> Secret {
             labels: Some(labels.clone()),
             annotations: (!annotations.is_empty()).then(|| annotations.clone()),
             resource_version: revision.clone(),
+            // A PUT without them would take them off.
+            owner_references: (!owners.is_empty()).then(|| owners.clone()),
+            finalizers: (!finalizers.is_empty()).then(|| finalizers.clone()),
             ..ObjectMeta::default()
         },
         data: Some(
@@ -181,7 +203,8 @@ fn kubernetes(secret: &StoredSecret) -> Secret {
                 .map(|(key, value)| (key.clone(), ByteString(value.to_vec())))
                 .collect(),
         ),
-        type_: Some("Opaque".to_owned()),
+        type_: Some(kind.clone()),
+        immutable: immutable.then_some(true),
         ..Secret::default()
     }
 }

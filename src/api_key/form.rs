@@ -1,0 +1,202 @@
+//! The Secret of an API key: its labels, annotations and data, read and written. Pure.
+
+use jiff::Timestamp;
+
+use super::record::{self, Record};
+use crate::key_value::KeyValue;
+use crate::store::{MANAGED_BY, StoredSecret};
+
+/// Is the data key that holds the API key, and nothing beside it.
+pub const DATA_KEY: &str = "api-key";
+
+/// Tells what kind of Secret it is.
+pub const COMPONENT: (&str, &str) = ("app.kubernetes.io/component", "api-key");
+
+/// Is the annotation that says when the key ends, as RFC 3339.
+pub const EXPIRATION: &str = "api-key.headscale.infrado.cloud/expiration";
+
+/// Is the annotation that says when the key was made, as RFC 3339.
+pub const CREATED_AT: &str = "api-key.headscale.infrado.cloud/created-at";
+
+/// Is the annotation that says when somebody last looked after the key.
+pub const CHECKED_AT: &str = "sidescale.io/api-key-checked-at";
+
+/// Is the annotation that says who that was.
+pub const CHECKED_BY: &str = "sidescale.io/api-key-checked-by";
+
+/// Is the annotation that hands a Secret over to us.
+pub const ADOPT: &str = "sidescale.io/adopt";
+
+/// Is the annotation that stops us.
+pub const PAUSED: &str = "sidescale.io/paused";
+
+/// Says whose a Secret is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ownership {
+    /// It is not there, or ours.
+    Ours,
+    /// Ours, and stopped by its annotation.
+    Paused,
+    /// Somebody else's: read, never written. Holds the value of its label, if it has any.
+    NotOurs(Option<String>),
+    /// Of another type than Opaque, which cannot be changed.
+    WrongType(String),
+    /// Its data cannot be changed.
+    Immutable,
+}
+
+/// What an annotation says of a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stated {
+    /// Nothing.
+    Absent,
+    /// Something that is no RFC 3339 time.
+    Unreadable(String),
+    /// This.
+    At(Timestamp),
+}
+
+/// What a Secret says of its API key.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// Whose it is.
+    pub ownership: Ownership,
+    /// The key, white space around it left out.
+    pub value: Option<KeyValue>,
+    /// When it ends.
+    pub expiration: Stated,
+    /// When it was made.
+    pub created_at: Stated,
+    /// What it remembers.
+    pub record: Record,
+    /// Whether its record was there and could not be read.
+    pub record_damaged: bool,
+    /// When somebody last looked after the key, and who.
+    pub checked: Option<(Timestamp, String)>,
+    /// Whether both labels are as we write them.
+    pub labelled: bool,
+}
+
+/// What is written of a key.
+#[derive(Clone, Debug)]
+pub struct Issued {
+    /// The key.
+    pub value: KeyValue,
+    /// When it ends, as Headscale reports it.
+    pub expires: Timestamp,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// Reads a Secret; `managed_by` is the label's value that makes it ours.
+#[must_use]
+pub fn read(secret: &StoredSecret, managed_by: &str) -> Held {
+    let note = |key: &str| secret.annotations.get(key).map(String::as_str);
+    let (record, record_damaged) = Record::parse(note(record::ANNOTATION));
+    let value = secret.data.get(DATA_KEY);
+    let value = value
+        .map(|value| std::str::from_utf8(value).unwrap_or("not text").trim())
+        .filter(|value| !value.is_empty());
+    let checked = match stated(note(CHECKED_AT)) {
+        Stated::At(at) => Some((at, note(CHECKED_BY).unwrap_or_default().to_owned())),
+        Stated::Absent | Stated::Unreadable(_) => None,
+    };
+    Held {
+        ownership: ownership(secret, managed_by),
+        value: value.map(|value| KeyValue::new(value.to_owned())),
+        expiration: stated(note(EXPIRATION)),
+        created_at: stated(note(CREATED_AT)),
+        record,
+        record_damaged,
+        checked,
+        labelled: label(secret, MANAGED_BY.0) == Some(managed_by)
+            && label(secret, COMPONENT.0) == Some(COMPONENT.1),
+    }
+}
+
+/// Writes the labels and the record; whatever else the Secret has stays.
+pub fn write(secret: &mut StoredSecret, managed_by: &str, record: &Record) {
+    let labels = &mut secret.labels;
+    labels.insert(MANAGED_BY.0.to_owned(), managed_by.to_owned());
+    labels.insert(COMPONENT.0.to_owned(), COMPONENT.1.to_owned());
+    match record.text() {
+        Some(text) => secret
+            .annotations
+            .insert(record::ANNOTATION.to_owned(), text),
+        None => secret.annotations.remove(record::ANNOTATION),
+    };
+}
+
+/// Writes a new key with its times.
+pub fn write_key(secret: &mut StoredSecret, issued: &Issued) {
+    let Issued {
+        value,
+        expires,
+        created_at,
+    } = issued;
+    let bytes = value.expose().as_bytes().to_vec();
+    secret.data.insert(DATA_KEY.to_owned(), bytes.into());
+    write_times(secret, *expires, *created_at);
+}
+
+/// Writes when the key ends and when it was made.
+pub fn write_times(secret: &mut StoredSecret, expires: Timestamp, created_at: Timestamp) {
+    for (key, time) in [(EXPIRATION, expires), (CREATED_AT, created_at)] {
+        secret.annotations.insert(key.to_owned(), seconds(time));
+    }
+}
+
+/// Writes who looked after the key, and when.
+pub fn check_in(secret: &mut StoredSecret, writer: &str, now: Timestamp) {
+    for (key, value) in [(CHECKED_AT, seconds(now)), (CHECKED_BY, writer.to_owned())] {
+        secret.annotations.insert(key.to_owned(), value);
+    }
+}
+
+/// RFC 3339 to the second, which is what people and shells compare.
+fn seconds(time: Timestamp) -> String {
+    Timestamp::from_second(time.as_second())
+        .unwrap_or(time)
+        .to_string()
+}
+
+fn ownership(secret: &StoredSecret, managed_by: &str) -> Ownership {
+    let is_true = |key: &str| {
+        secret
+            .annotations
+            .get(key)
+            .is_some_and(|value| value == "true")
+    };
+    if secret.revision.is_none() {
+        return Ownership::Ours;
+    }
+    let managed = label(secret, MANAGED_BY.0);
+    if managed != Some(managed_by) && !is_true(ADOPT) {
+        return Ownership::NotOurs(managed.map(str::to_owned));
+    }
+    if secret.kept.kind != "Opaque" {
+        return Ownership::WrongType(secret.kept.kind.clone());
+    }
+    if secret.kept.immutable {
+        return Ownership::Immutable;
+    }
+    if is_true(PAUSED) {
+        return Ownership::Paused;
+    }
+    Ownership::Ours
+}
+
+fn label<'a>(secret: &'a StoredSecret, key: &str) -> Option<&'a str> {
+    secret.labels.get(key).map(String::as_str)
+}
+
+fn stated(text: Option<&str>) -> Stated {
+    match text.map(|text| (text, text.trim().parse())) {
+        None => Stated::Absent,
+        Some((_, Ok(time))) => Stated::At(time),
+        Some((text, Err(_))) => Stated::Unreadable(text.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

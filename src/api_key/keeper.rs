@@ -1,0 +1,577 @@
+//! The state machine of an API key: intent, create, verify, write, end the old, forget. Pure; the time is an argument.
+//!
+//! A shell reads the Secret, then Headscale's list, asks for the next action, does it, tells what came of it, and reads
+//! again. Every action is safe to repeat and to lose: what a crash leaves behind stands in the Secret's record.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::form::{self, Held, Issued, Ownership, Stated};
+use super::need::{self, Decision, Policy, Why};
+use super::record::{ABANDONED_FOR, Intent, Key, Record};
+use super::value::Listed;
+use crate::clock::after;
+use crate::key_value::KeyValue;
+use crate::rotation::record::{fingerprint, same_fingerprint};
+use crate::store::StoredSecret;
+
+/// The key is looked at this often, whatever happens.
+pub const CHECK_EVERY: Duration = Duration::from_secs(3_600);
+
+/// A look is written down if the last one that was is older than this.
+const CHECK_IN_EVERY: Duration = Duration::from_secs(1_800);
+
+/// So many keys are made at once; then one for each time that a key lives until it is renewed, at most one an hour.
+const BURST: usize = 3;
+
+/// Keeps one API key in one Secret.
+#[derive(Debug)]
+pub struct Keeper {
+    writer: String,
+    policy: Policy,
+    /// An intent of ours that was written, and whose key is still to be asked for.
+    begun: Option<Intent>,
+    /// A key that was made and is not in the Secret yet: nobody else has its value.
+    hand: Option<Hand>,
+    /// Keys of ours that were once in the Secret.
+    made: Vec<Key>,
+    /// Keys of ours that never were.
+    dropped: Vec<Key>,
+    /// When the last keys were made.
+    mints: Vec<Timestamp>,
+}
+
+#[derive(Debug)]
+struct Hand {
+    value: KeyValue,
+    intent: Intent,
+    used: Use,
+}
+
+/// What came of using a new key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    NotTried,
+    Accepted,
+    Refused,
+}
+
+/// One thing to do.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Write the Secret by compare-and-swap.
+    Write(Box<Write>),
+    /// Ask Headscale for a key with exactly this end.
+    Create {
+        /// The end.
+        expires: Timestamp,
+    },
+    /// Make a call with the new key.
+    Verify {
+        /// Its value.
+        value: KeyValue,
+        /// The key.
+        key: Key,
+    },
+    /// End a key at Headscale, by its id.
+    Expire {
+        /// Which.
+        key: Key,
+        /// Whether it was made by a run that did not get to write it.
+        orphan: bool,
+    },
+    /// Nothing, until a time or until something changes.
+    Rest(Rest),
+}
+
+/// A Secret to write.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// All of it, with the revision it was read at.
+    pub secret: StoredSecret,
+    /// What for.
+    pub change: Change,
+}
+
+/// What a write is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A key is about to be made.
+    Intend(Intent, Why),
+    /// A key that was made is put in force.
+    Store(Key),
+    /// An intent is given up, and why.
+    GiveUp(&'static str),
+    /// Annotations are made to say what Headscale says.
+    Repair,
+    /// Keys that are over are forgotten.
+    Tidy,
+    /// A look is written down.
+    CheckIn,
+}
+
+/// What came of an action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// It was done.
+    Ok,
+    /// A key was made.
+    Created(KeyValue),
+    /// The new key is not accepted where it is used.
+    Refused,
+    /// It was not done, or that is not known.
+    Failed,
+}
+
+/// Says why nothing is to be done, and until when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rest {
+    /// How the key is.
+    pub state: State,
+    /// When it ends, as Headscale reports it.
+    pub expires: Option<Timestamp>,
+    /// When it is renewed.
+    pub due: Option<Timestamp>,
+    /// When to look again at the latest.
+    pub until: Timestamp,
+    /// Live keys that are not ours, or not known to be.
+    pub others: usize,
+}
+
+/// How a key is when there is nothing to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Good.
+    Good,
+    /// Somebody else is making one.
+    Yields(String),
+    /// Somebody else looks after it.
+    Attended(String),
+    /// It is not good, and is renewed by those who can.
+    LeftToOthers(Why),
+    /// Too many keys were made: somebody undoes it. Names who wrote the Secret last.
+    Contended(String),
+    /// The Secret is not ours to write.
+    Left(Ownership),
+}
+
+/// A look at the Secret and at Headscale's list.
+struct Look<'a> {
+    now: Timestamp,
+    secret: &'a StoredSecret,
+    held: Held,
+    listed: &'a [Listed],
+    row: Option<&'a Listed>,
+}
+
+impl Keeper {
+    /// Starts without knowing anything; `writer` names this process, and is the same when its container restarts.
+    #[must_use]
+    pub fn new(writer: String, policy: Policy) -> Self {
+        Self {
+            writer,
+            policy,
+            begun: None,
+            hand: None,
+            made: Vec::new(),
+            dropped: Vec::new(),
+            mints: Vec::new(),
+        }
+    }
+
+    /// Says what is to be done next; the list was read after the Secret. `random` makes a new key's end its own.
+    pub fn next(
+        &mut self,
+        now: Timestamp,
+        secret: &StoredSecret,
+        listed: &[Listed],
+        random: u64,
+    ) -> Action {
+        let held = form::read(secret, &self.policy.managed_by);
+        let row = held
+            .value
+            .as_ref()
+            .and_then(|value| listed.iter().find(|row| row.is_of(value)));
+        let look = Look {
+            now,
+            secret,
+            held,
+            listed,
+            row,
+        };
+        let action = match self.in_hand(&look) {
+            Some(action) => action,
+            None => self.settle(&look, random),
+        };
+        match action {
+            // Making a key comes before clearing up, which may fail for long.
+            Action::Rest(_) => self.clear_dropped(&look).unwrap_or(action),
+            other => other,
+        }
+    }
+
+    fn settle(&mut self, look: &Look<'_>, random: u64) -> Action {
+        let now = look.now;
+        if look.held.ownership != Ownership::Ours {
+            let state = State::Left(look.held.ownership.clone());
+            return self.rest(look, state, after(now, CHECK_EVERY));
+        }
+        if let Some((by, until)) = self.attended(look) {
+            return self.rest(look, State::Attended(by), until);
+        }
+        match need::decide(now, &look.held, look.row, &self.policy) {
+            Decision::Renew(why) => self.renew(look, why, random),
+            Decision::Keep => self.keep(look),
+        }
+    }
+
+    /// Takes in what came of an action.
+    pub fn absorb(&mut self, now: Timestamp, action: Action, done: Done) {
+        match action {
+            Action::Write(write) => {
+                let Write { secret: _, change } = *write;
+                match change {
+                    Change::Intend(intent, _) => self.begun = (done == Done::Ok).then_some(intent),
+                    Change::Store(key) if done == Done::Ok => self.stored(key),
+                    Change::GiveUp(_) if done == Done::Ok => self.hand = None,
+                    Change::Store(_)
+                    | Change::GiveUp(_)
+                    | Change::Repair
+                    | Change::Tidy
+                    | Change::CheckIn => {}
+                }
+            }
+            Action::Create { .. } => {
+                // Asked for once: whether a lost answer made a key is seen by its fingerprint.
+                let intent = self.begun.take();
+                if let (Some(intent), Done::Created(value)) = (intent, done) {
+                    self.hand = Some(Hand {
+                        value,
+                        intent,
+                        used: Use::NotTried,
+                    });
+                    self.mints.push(now);
+                }
+            }
+            Action::Verify { .. } => {
+                if let Some(hand) = &mut self.hand {
+                    hand.used = match done {
+                        Done::Refused => Use::Refused,
+                        // Where it is used cannot be asked now; that the list shows it has to do.
+                        Done::Ok | Done::Failed | Done::Created(_) => Use::Accepted,
+                    };
+                }
+            }
+            Action::Expire { .. } | Action::Rest(_) => {}
+        }
+    }
+
+    fn stored(&mut self, key: Key) {
+        self.hand = None;
+        self.made.push(key);
+    }
+
+    /// What to do with a key that only this process has.
+    fn in_hand(&mut self, look: &Look<'_>) -> Option<Action> {
+        let hand = self.hand.as_ref()?;
+        let row = look.listed.iter().find(|row| row.is_of(&hand.value));
+        if look.held.value.as_ref() == Some(&hand.value) {
+            // The write's answer was lost.
+            if let Some(key) = row.and_then(Listed::key) {
+                self.stored(key);
+            }
+            self.hand = None;
+            return None;
+        }
+        let ours = look.held.ownership == Ownership::Ours;
+        if !ours || look.held.record.intent.as_ref() != Some(&hand.intent) {
+            // Somebody else went on: this key is nobody's.
+            self.dropped.extend(row.and_then(Listed::key));
+            self.hand = None;
+            return None;
+        }
+        let Some(row) = row else {
+            return Some(self.give_up(look, None, "Headscale does not list the key that it made"));
+        };
+        let asked = |end: Timestamp| {
+            end.duration_since(hand.intent.expires).abs() <= SignedDuration::from_secs(1)
+        };
+        let key = row.key();
+        let Some(key) = key.filter(|key| asked(key.expires) && row.is_live(look.now)) else {
+            let why = "Headscale lists the new key with another end than was asked for";
+            return Some(self.give_up(look, key, why));
+        };
+        match hand.used {
+            Use::NotTried => Some(Action::Verify {
+                value: hand.value.clone(),
+                key,
+            }),
+            Use::Refused => {
+                let why = "the new key is refused where it is used";
+                Some(self.give_up(look, Some(key), why))
+            }
+            Use::Accepted => Some(self.store(look, key, hand)),
+        }
+    }
+
+    fn store(&self, look: &Look<'_>, key: Key, hand: &Hand) -> Action {
+        let mut record = look.held.record.clone();
+        let old = [look.row.and_then(Listed::key), record.current];
+        let old = old.into_iter().flatten().chain(self.made.iter().copied());
+        for old in old.filter(|old| *old != key && look.is_live(*old)) {
+            record.replaced(old, look.now);
+        }
+        record.current = Some(key);
+        record.writer.clone_from(&self.writer);
+        record.intent = None;
+        let issued = Issued {
+            value: hand.value.clone(),
+            expires: key.expires,
+            created_at: look.now,
+        };
+        self.write(look, &record, Change::Store(key), |secret| {
+            form::write_key(secret, &issued);
+        })
+    }
+
+    /// Stops an intent; a key that it has led to is ended.
+    fn give_up(&self, look: &Look<'_>, key: Option<Key>, why: &'static str) -> Action {
+        let mut record = look.held.record.clone();
+        record.give_up(look.now);
+        if let Some(key) = key {
+            record.replaced(key, Timestamp::UNIX_EPOCH);
+        }
+        self.write(look, &record, Change::GiveUp(why), |_| {})
+    }
+
+    /// A new key is needed.
+    fn renew(&mut self, look: &Look<'_>, why: Why, random: u64) -> Action {
+        let now = look.now;
+        if let Some(intent) = &look.held.record.intent {
+            if self.begun.as_ref() == Some(intent) {
+                return Action::Create {
+                    expires: intent.expires,
+                };
+            }
+            if let Some(until) = self.respected(intent, now) {
+                let state = State::Yields(intent.writer.clone());
+                return self.rest(look, state, until);
+            }
+        }
+        if self.policy.stand_in.is_some() && why != Why::Due {
+            let until = after(now, CHECK_EVERY);
+            return self.rest(look, State::LeftToOthers(why), until);
+        }
+        if let Some(until) = self.spent(now) {
+            let by = look.held.record.writer.clone();
+            return self.rest(look, State::Contended(by), until);
+        }
+        let intent = Intent {
+            writer: self.writer.clone(),
+            started_at: now,
+            expires: fingerprint(now, self.policy.expiration, random),
+        };
+        let mut record = look.held.record.clone();
+        record.give_up(now);
+        record.intent = Some(intent.clone());
+        self.write(look, &record, Change::Intend(intent, why), |_| {})
+    }
+
+    /// The key is good: whatever else is left to do.
+    fn keep(&mut self, look: &Look<'_>) -> Action {
+        let (now, record) = (look.now, &look.held.record);
+        let Some(current) = look.row.and_then(Listed::key) else {
+            return self.rest(look, State::Good, after(now, CHECK_EVERY));
+        };
+        let mut until = after(now, CHECK_EVERY);
+        if let Some(intent) = &record.intent {
+            match self.respected(intent, now) {
+                Some(end) => until = until.min(end),
+                None => return self.give_up(look, None, "its writer has ended"),
+            }
+        }
+        if let Some(repaired) = self.repair(look, current) {
+            return repaired;
+        }
+        let known = |key: Key| record.previous.iter().any(|previous| previous.key == key);
+        let lost = |key: &&Key| **key != current && !known(**key) && look.is_live(**key);
+        if let Some(key) = self.made.iter().find(lost) {
+            return Action::Expire {
+                key: *key,
+                orphan: true,
+            };
+        }
+        let mut tidy = record.clone();
+        tidy.previous
+            .retain(|previous| previous.key != current && look.is_live(previous.key));
+        for previous in &tidy.previous {
+            let end = after(previous.since, self.policy.overlap);
+            // A clock that was set back must not make an old key live for ever.
+            if now >= end || previous.since > now {
+                return Action::Expire {
+                    key: previous.key,
+                    orphan: previous.since == Timestamp::UNIX_EPOCH,
+                };
+            }
+            until = until.min(end);
+        }
+        if let Some(key) = look.abandoned_key(record) {
+            return Action::Expire { key, orphan: true };
+        }
+        let fresh = |since: Timestamp| {
+            now < after(since, ABANDONED_FOR) && since <= after(now, ABANDONED_FOR)
+        };
+        tidy.abandoned.retain(|abandoned| fresh(abandoned.since));
+        if tidy != *record {
+            return self.write(look, &tidy, Change::Tidy, |_| {});
+        }
+        for abandoned in &tidy.abandoned {
+            until = until.min(after(abandoned.since, ABANDONED_FOR));
+        }
+        if self.policy.stand_in.is_none() && look.checked_long_ago() {
+            return self.write(look, record, Change::CheckIn, |_| {});
+        }
+        self.rest(look, State::Good, until)
+    }
+
+    /// Makes the Secret say what Headscale says of the key in it.
+    fn repair(&self, look: &Look<'_>, current: Key) -> Option<Action> {
+        let (held, expires) = (&look.held, current.expires);
+        let same = |stated: Timestamp| {
+            stated.duration_since(expires).abs() <= SignedDuration::from_secs(1)
+        };
+        let times = matches!(held.expiration, Stated::At(stated) if same(stated))
+            && matches!(held.created_at, Stated::At(_));
+        let named = held.record.current == Some(current);
+        if times && named && held.labelled && !held.record_damaged {
+            return None;
+        }
+        let mut record = held.record.clone();
+        // Another key was put there by hand: the one before it was ours to end.
+        if let Some(old) = record.current.replace(current)
+            && old != current
+            && look.is_live(old)
+        {
+            record.replaced(old, look.now);
+        }
+        let created_at = match held.created_at {
+            Stated::At(at) => at,
+            Stated::Absent | Stated::Unreadable(_) => look.now,
+        };
+        Some(self.write(look, &record, Change::Repair, |secret| {
+            form::write_times(secret, expires, created_at);
+        }))
+    }
+
+    /// Ends keys that this process made and nobody got.
+    fn clear_dropped(&mut self, look: &Look<'_>) -> Option<Action> {
+        self.dropped
+            .retain(|key| look.is_live(*key) && look.row.and_then(Listed::key) != Some(*key));
+        let key = *self.dropped.first()?;
+        Some(Action::Expire { key, orphan: true })
+    }
+
+    /// Until when another writer's intent is left to it.
+    fn respected(&self, intent: &Intent, now: Timestamp) -> Option<Timestamp> {
+        let Policy { respect, .. } = self.policy;
+        let age = now.duration_since(intent.started_at).unsigned_abs();
+        (intent.writer != self.writer && age < respect)
+            .then(|| after(intent.started_at, respect).min(after(now, respect)))
+    }
+
+    /// For who only stands in: who looks after the key, and until when it is left to them.
+    fn attended(&self, look: &Look<'_>) -> Option<(String, Timestamp)> {
+        let alone_after = self.policy.stand_in?;
+        let (at, by) = look.held.checked.as_ref()?;
+        let until = after(*at, alone_after);
+        (*by != self.writer && look.now < until && *at <= after(look.now, alone_after))
+            .then(|| (by.clone(), until.min(after(look.now, CHECK_EVERY))))
+    }
+
+    /// Until when no more keys are made, if too many were.
+    fn spent(&mut self, now: Timestamp) -> Option<Timestamp> {
+        let Policy {
+            expiration, buffer, ..
+        } = self.policy;
+        let every = expiration.saturating_sub(buffer).min(CHECK_EVERY);
+        let window = every.saturating_mul(u32::try_from(BURST).unwrap_or(u32::MAX));
+        self.mints
+            .retain(|mint| *mint <= now && now < after(*mint, window));
+        let last = self.mints.last().filter(|_| self.mints.len() >= BURST)?;
+        let free = after(*last, every);
+        (now < free).then_some(free)
+    }
+
+    fn write(
+        &self,
+        look: &Look<'_>,
+        record: &Record,
+        change: Change,
+        more: impl FnOnce(&mut StoredSecret),
+    ) -> Action {
+        let mut secret = look.secret.clone();
+        form::write(&mut secret, &self.policy.managed_by, record);
+        form::check_in(&mut secret, &self.writer, look.now);
+        more(&mut secret);
+        Action::Write(Box::new(Write { secret, change }))
+    }
+
+    fn rest(&self, look: &Look<'_>, state: State, until: Timestamp) -> Action {
+        let expires = look.row.and_then(|row| row.expires);
+        let due = expires.map(|expires| need::due(expires, &self.policy));
+        let ours = |row: &&Listed| {
+            let previous = &look.held.record.previous;
+            let key = row.key();
+            look.row.and_then(Listed::key) == key
+                || self.made.iter().any(|made| Some(*made) == key)
+                || previous.iter().any(|previous| Some(previous.key) == key)
+        };
+        let live = look.listed.iter().filter(|row| row.is_live(look.now));
+        let until = match (&state, due) {
+            (State::Good, Some(due)) => until.min(due),
+            _ => until,
+        };
+        Action::Rest(Rest {
+            state,
+            expires,
+            due,
+            until,
+            others: live.filter(|row| !ours(row)).count(),
+        })
+    }
+}
+
+impl Look<'_> {
+    fn is_live(&self, key: Key) -> bool {
+        self.listed
+            .iter()
+            .any(|row| row.key() == Some(key) && row.is_live(self.now))
+    }
+
+    /// A live key that a given-up intent has led to.
+    fn abandoned_key(&self, record: &Record) -> Option<Key> {
+        let current = self.row.map(|row| row.id);
+        let of = |row: &&Listed| {
+            Some(row.id) != current
+                && row.is_live(self.now)
+                && row.expires.is_some_and(|end| {
+                    let mut abandoned = record.abandoned.iter();
+                    abandoned.any(|abandoned| same_fingerprint(abandoned.expires, end))
+                })
+        };
+        self.listed.iter().find(of).and_then(Listed::key)
+    }
+
+    fn checked_long_ago(&self) -> bool {
+        self.held.checked.as_ref().is_none_or(|(at, _)| {
+            let age = self.now.duration_since(*at).unsigned_abs();
+            age >= CHECK_IN_EVERY
+        })
+    }
+}
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,670 @@
+use super::*;
+use crate::api_key::form::{ADOPT, CREATED_AT, DATA_KEY, EXPIRATION, PAUSED};
+use crate::api_key::record;
+use crate::store::Kept;
+
+const HOUR: i64 = 3_600;
+const DAY: i64 = 24 * HOUR;
+
+/// A Secret and a Headscale that do as they are told.
+struct World {
+    now: Timestamp,
+    secret: StoredSecret,
+    listed: Vec<Listed>,
+    calls: Vec<String>,
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_700_000_000 + second).unwrap()
+}
+
+fn hours(hours: u64) -> Duration {
+    Duration::from_secs(hours * 3_600)
+}
+
+fn policy() -> Policy {
+    Policy {
+        expiration: hours(2_160),
+        buffer: hours(240),
+        overlap: Duration::ZERO,
+        respect: Duration::from_secs(120),
+        managed_by: "sidescale".into(),
+        stand_in: None,
+    }
+}
+
+fn keeper(name: &str) -> Keeper {
+    Keeper::new(name.into(), policy())
+}
+
+fn value(id: u64) -> String {
+    format!("hskey-api-{id:012}-{}", "s".repeat(64))
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            now: at(0),
+            secret: StoredSecret::absent("headscale", "headscale-api-key"),
+            listed: Vec::new(),
+            calls: Vec::new(),
+        }
+    }
+
+    fn create(&mut self, expires: Timestamp) -> String {
+        let id = self.listed.len() as u64 + 1;
+        let value = value(id);
+        let shown = format!("{}-***", &value[..22]);
+        self.listed.push(Listed::new(id, &shown, Some(expires)));
+        value
+    }
+
+    /// Puts a Secret there as somebody else does.
+    fn put(&mut self, value: &str, labels: &[(&str, &str)], annotations: &[(&str, &str)]) {
+        let owned = |pairs: &[(&str, &str)]| {
+            let pairs = pairs.iter();
+            pairs
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect()
+        };
+        self.secret.labels = owned(labels);
+        self.secret.annotations = owned(annotations);
+        self.secret
+            .data
+            .insert(DATA_KEY.into(), value.as_bytes().to_vec().into());
+        self.secret.revision = Some("by hand".into());
+    }
+
+    /// Does what the keeper says until it rests.
+    fn run(&mut self, keeper: &mut Keeper) -> Rest {
+        self.run_with(keeper, |_, done| done)
+    }
+
+    fn run_with(&mut self, keeper: &mut Keeper, spoil: impl Fn(&Action, Done) -> Done) -> Rest {
+        for _ in 0..50 {
+            let action = keeper.next(self.now, &self.secret, &self.listed, 123_456);
+            if let Action::Rest(rest) = action {
+                return rest;
+            }
+            let done = self.act(&action);
+            let done = spoil(&action, done);
+            keeper.absorb(self.now, action, done);
+        }
+        panic!("it never rests: {:?}", self.calls);
+    }
+
+    fn act(&mut self, action: &Action) -> Done {
+        let (call, done) = match action {
+            Action::Write(write) => {
+                self.secret = write.secret.clone();
+                self.secret.revision = Some(format!("{}", self.calls.len()));
+                let call = match &write.change {
+                    Change::Intend(_, why) => format!("intend {}", why.as_str()),
+                    Change::Store(key) => format!("store {}", key.id),
+                    other => format!("{other:?}"),
+                };
+                (call, Done::Ok)
+            }
+            Action::Create { expires } => {
+                let value = KeyValue::new(self.create(*expires));
+                ("create".into(), Done::Created(value))
+            }
+            Action::Verify { key, .. } => (format!("verify {}", key.id), Done::Ok),
+            Action::Expire { key, .. } => {
+                let row = self.listed.iter_mut().find(|row| row.id == key.id).unwrap();
+                row.expires = Some(self.now);
+                (format!("expire {}", key.id), Done::Ok)
+            }
+            Action::Rest(_) => ("rest".into(), Done::Ok),
+        };
+        self.calls.push(call);
+        done
+    }
+
+    fn called(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.calls)
+    }
+
+    fn note(&self, key: &str) -> &str {
+        self.secret.annotations.get(key).map_or("", String::as_str)
+    }
+}
+
+#[test]
+fn the_first_key_is_made_in_order_and_its_secret_has_the_exact_form() {
+    let mut world = World::new();
+    let rest = world.run(&mut keeper("headscale-0"));
+    assert_eq!(
+        world.called(),
+        ["intend first", "create", "verify 1", "store 1"]
+    );
+    let secret = &world.secret;
+    let labels: Vec<_> = secret
+        .labels
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_str()))
+        .collect();
+    let want = [
+        ("app.kubernetes.io/component", "api-key"),
+        ("app.kubernetes.io/managed-by", "sidescale"),
+    ];
+    assert_eq!(labels, want);
+    assert_eq!(secret.data.keys().collect::<Vec<_>>(), ["api-key"]);
+    assert_eq!(secret.data["api-key"].as_slice(), value(1).as_bytes());
+    assert_eq!(world.note(CREATED_AT), "2023-11-14T22:13:20Z");
+    // 2160 hours later, as Headscale reports it.
+    assert_eq!(world.note(EXPIRATION), "2024-02-12T22:13:20Z");
+    assert_eq!(world.note(form::CHECKED_BY), "headscale-0");
+    assert_eq!(world.note(form::CHECKED_AT), "2023-11-14T22:13:20Z");
+    assert_eq!(rest.state, State::Good);
+    assert_eq!(rest.until, at(HOUR));
+    assert_eq!(rest.due.unwrap().as_second(), at(80 * DAY).as_second());
+}
+
+#[test]
+fn a_good_key_is_left_alone_by_every_restart() {
+    let mut world = World::new();
+    world.run(&mut keeper("headscale-0"));
+    world.called();
+    for _ in 0..3 {
+        world.run(&mut keeper("headscale-0"));
+    }
+    assert_eq!(world.called(), [""; 0]);
+}
+
+#[test]
+fn a_key_is_renewed_exactly_when_it_is_due() {
+    let mut world = World::new();
+    world.run(&mut keeper("a"));
+    let due = world.run(&mut keeper("a")).due.unwrap();
+    for (now, renewed) in [
+        (at(10 * DAY), false),
+        (at(20 * DAY), false),
+        (due - Duration::from_secs(1), false),
+        (due, true),
+        (due + Duration::from_secs(1), true),
+        (at(81 * DAY), true),
+    ] {
+        let mut world = World {
+            now,
+            secret: world.secret.clone(),
+            listed: world.listed.clone(),
+            calls: Vec::new(),
+        };
+        let rest = world.run(&mut keeper("a"));
+        let calls = world.called();
+        if renewed {
+            let want = [
+                "intend due",
+                "create",
+                "verify 2",
+                "store 2",
+                "expire 1",
+                "Tidy",
+            ];
+            assert_eq!(calls, want, "{now}");
+            let ended = world
+                .listed
+                .iter()
+                .filter(|row| !row.is_live(now))
+                .map(|row| row.id);
+            assert_eq!(ended.collect::<Vec<_>>(), [1]);
+            assert_eq!(
+                world.note(CREATED_AT),
+                Timestamp::from_second(now.as_second()).unwrap().to_string()
+            );
+        } else {
+            assert_eq!(calls, ["CheckIn"], "{now}");
+            let left = rest.due.unwrap().duration_since(now);
+            assert!(rest.until <= now + Duration::from_secs(3_600));
+            assert!(left >= SignedDuration::from_secs(1));
+        }
+    }
+}
+
+#[test]
+fn an_hourly_look_is_not_all() {
+    let mut world = World::new();
+    let policy = Policy {
+        expiration: hours(1),
+        buffer: Duration::from_secs(1_800),
+        ..policy()
+    };
+    let mut keeper = Keeper::new("a".into(), policy);
+    for n in 1..=20 {
+        let rest = world.run(&mut keeper);
+        assert_eq!(rest.until, rest.due.unwrap(), "round {n}");
+        assert_eq!(rest.until.as_second(), world.now.as_second() + 1_800);
+        world.now = rest.until;
+    }
+    assert_eq!(world.listed.len(), 20);
+}
+
+#[test]
+fn an_expiration_that_cannot_be_read_makes_a_new_key_and_ends_the_old() {
+    for (garbled, remove) in [("soon", false), ("", false), ("", true)] {
+        let mut world = World::new();
+        world.run(&mut keeper("a"));
+        if remove {
+            world.secret.annotations.remove(EXPIRATION);
+        } else {
+            world
+                .secret
+                .annotations
+                .insert(EXPIRATION.into(), garbled.into());
+        }
+        world.called();
+        world.run(&mut keeper("a"));
+        let want = [
+            "intend expiration_unreadable",
+            "create",
+            "verify 2",
+            "store 2",
+            "expire 1",
+            "Tidy",
+        ];
+        assert_eq!(world.called(), want);
+    }
+}
+
+#[test]
+fn an_expiration_that_is_not_headscales_is_put_right() {
+    for wrong in ["2031-01-01T00:00:00Z", "2001-01-01T00:00:00Z"] {
+        let mut world = World::new();
+        world.run(&mut keeper("a"));
+        world
+            .secret
+            .annotations
+            .insert(EXPIRATION.into(), wrong.into());
+        world.called();
+        world.run(&mut keeper("a"));
+        assert_eq!(world.called(), ["Repair"]);
+        assert_eq!(world.note(EXPIRATION), "2024-02-12T22:13:20Z");
+    }
+}
+
+#[test]
+fn what_is_dead_is_replaced() {
+    let ours = [("app.kubernetes.io/managed-by", "sidescale")];
+    let later = at(90 * DAY).to_string();
+    for (content, why) in [
+        (value(9), "unknown_to_headscale"),
+        ("YOUR_KEY_HERE".to_owned(), "not_a_key"),
+        (String::new(), "first"),
+    ] {
+        let mut world = World::new();
+        world.put(&content, &ours, &[(EXPIRATION, &later)]);
+        world.run(&mut keeper("a"));
+        assert_eq!(world.called()[0], format!("intend {why}"));
+        assert_eq!(world.secret.data["api-key"].as_slice(), value(1).as_bytes());
+    }
+    let mut world = World::new();
+    let content = world.create(at(-1));
+    world.put(&content, &ours, &[(EXPIRATION, &later)]);
+    world.run(&mut keeper("a"));
+    assert_eq!(
+        world.called(),
+        ["intend ended", "create", "verify 2", "store 2"]
+    );
+}
+
+#[test]
+fn a_key_that_was_put_there_by_hand_is_kept_and_described() {
+    let mut world = World::new();
+    let content = world.create(at(30 * DAY));
+    let ours = [("app.kubernetes.io/managed-by", "sidescale")];
+    world.put(&format!("{content}\n"), &ours, &[("note", "mine")]);
+    let rest = world.run(&mut keeper("a"));
+    assert_eq!(world.called(), ["Repair"]);
+    assert_eq!(rest.due, Some(at(20 * DAY)));
+    assert_eq!(world.note("note"), "mine");
+    // Over one of ours, with its annotations still there: ours is ended.
+    let mut world = World::new();
+    world.run(&mut keeper("a"));
+    let content = world.create(at(30 * DAY));
+    world
+        .secret
+        .data
+        .insert(DATA_KEY.into(), content.into_bytes().into());
+    world.called();
+    world.run(&mut keeper("b"));
+    assert_eq!(world.called(), ["Repair", "expire 1", "Tidy"]);
+    assert_eq!(world.note(EXPIRATION), at(30 * DAY).to_string());
+}
+
+#[test]
+fn other_data_and_annotations_outlive_a_renewal() {
+    let mut world = World::new();
+    let ours = [
+        ("app.kubernetes.io/managed-by", "sidescale"),
+        ("team", "net"),
+    ];
+    world.put("", &ours, &[("note", "mine")]);
+    world
+        .secret
+        .data
+        .insert("other".into(), b"stays".to_vec().into());
+    world.run(&mut keeper("a"));
+    assert_eq!(world.secret.data["other"].as_slice(), b"stays");
+    assert_eq!(
+        (world.note("note"), world.secret.labels["team"].as_str()),
+        ("mine", "net")
+    );
+}
+
+#[test]
+fn a_secret_that_is_not_ours_is_left_alone() {
+    let content = value(9);
+    let ours = [("app.kubernetes.io/managed-by", "sidescale")];
+    let foreign = [("app.kubernetes.io/managed-by", "Helm")];
+    for (labels, annotations, kept, want) in [
+        (&[][..], &[][..], Kept::default(), Ownership::NotOurs(None)),
+        (
+            &foreign[..],
+            &[],
+            Kept::default(),
+            Ownership::NotOurs(Some("Helm".into())),
+        ),
+        (
+            &ours,
+            &[(PAUSED, "true")],
+            Kept::default(),
+            Ownership::Paused,
+        ),
+        (
+            &ours,
+            &[],
+            Kept {
+                kind: "kubernetes.io/tls".into(),
+                ..Kept::default()
+            },
+            Ownership::WrongType("kubernetes.io/tls".into()),
+        ),
+        (
+            &ours,
+            &[],
+            Kept {
+                immutable: true,
+                ..Kept::default()
+            },
+            Ownership::Immutable,
+        ),
+    ] {
+        let mut world = World::new();
+        world.put(&content, labels, annotations);
+        world.secret.kept = kept;
+        let rest = world.run(&mut keeper("a"));
+        assert_eq!(rest.state, State::Left(want));
+        assert_eq!(world.called(), [""; 0]);
+    }
+    let mut world = World::new();
+    world.put(&content, &foreign, &[(ADOPT, "true")]);
+    world.run(&mut keeper("a"));
+    assert_eq!(
+        world.called(),
+        [
+            "intend unknown_to_headscale",
+            "create",
+            "verify 1",
+            "store 1"
+        ]
+    );
+    assert_eq!(
+        world.secret.labels["app.kubernetes.io/managed-by"],
+        "sidescale"
+    );
+}
+
+#[test]
+fn a_key_that_is_refused_where_it_is_used_never_gets_into_the_secret() {
+    let mut world = World::new();
+    let mut keeper = keeper("a");
+    let refuse = |action: &Action, done| match action {
+        Action::Verify { .. } => Done::Refused,
+        _ => done,
+    };
+    let rest = world.run_with(&mut keeper, refuse);
+    assert!(matches!(rest.state, State::Contended(_)), "{rest:?}");
+    assert!(!world.secret.data.contains_key(DATA_KEY));
+    assert_eq!(world.listed.len(), 3);
+    // The next that is accepted is written, and the others are ended.
+    world.now = rest.until;
+    world.run(&mut keeper);
+    let live = world.listed.iter().filter(|row| row.is_live(world.now));
+    assert_eq!(live.map(|row| row.id).collect::<Vec<_>>(), [4]);
+}
+
+#[test]
+fn a_write_that_is_refused_makes_no_second_key() {
+    let mut world = World::new();
+    let mut keeper = keeper("a");
+    for _ in 0..20 {
+        let action = keeper.next(world.now, &world.secret, &world.listed, 1);
+        let done = match &action {
+            Action::Write(write) if matches!(write.change, Change::Store(_)) => Done::Failed,
+            action => world.act(action),
+        };
+        keeper.absorb(world.now, action, done);
+        world.now = after(world.now, Duration::from_secs(300));
+    }
+    assert_eq!(world.listed.len(), 1);
+    world.run(&mut keeper);
+    assert_eq!(world.listed.len(), 1);
+    assert_eq!(world.secret.data[DATA_KEY].as_slice(), value(1).as_bytes());
+}
+
+#[test]
+fn another_writers_intent_is_respected_for_a_while() {
+    let mut world = World::new();
+    let mut first = keeper("a");
+    let action = first.next(world.now, &world.secret, &world.listed, 1);
+    let done = world.act(&action);
+    first.absorb(world.now, action, done);
+    let rest = world.run(&mut keeper("b"));
+    assert_eq!(
+        (rest.state, rest.until),
+        (State::Yields("a".into()), at(120))
+    );
+    // The same name again is the container's restart: what it was doing is over.
+    let mut restarted = World {
+        now: at(1),
+        secret: world.secret.clone(),
+        listed: Vec::new(),
+        calls: Vec::new(),
+    };
+    assert_eq!(restarted.run(&mut keeper("a")).state, State::Good);
+    world.now = at(120);
+    world.called();
+    assert_eq!(world.run(&mut keeper("b")).state, State::Good);
+    assert_eq!(
+        world.called(),
+        ["intend first", "create", "verify 1", "store 1"]
+    );
+    // The first wakes up late: what it makes of its old intent is ended.
+    assert!(matches!(
+        first.next(world.now, &world.secret, &world.listed, 1),
+        Action::Rest(_)
+    ));
+}
+
+#[test]
+fn the_key_of_a_crashed_run_is_found_by_its_end_and_ended() {
+    let mut world = World::new();
+    let mut crashed = keeper("a");
+    for _ in 0..2 {
+        let action = crashed.next(world.now, &world.secret, &world.listed, 1);
+        let done = world.act(&action);
+        crashed.absorb(world.now, action, done);
+    }
+    assert_eq!(world.called(), ["intend first", "create"]);
+    // Somebody else's key ends at nearly the same time.
+    let near = world.listed[0].expires.unwrap() + Duration::from_micros(1);
+    world.create(near);
+    let rest = world.run(&mut keeper("a"));
+    assert_eq!(
+        world.called(),
+        ["intend first", "create", "verify 3", "store 3", "expire 1"]
+    );
+    assert_eq!(rest.others, 1);
+    world.now = after(world.now, record::ABANDONED_FOR);
+    world.run(&mut keeper("a"));
+    assert_eq!(world.called(), ["Tidy"]);
+}
+
+#[test]
+fn a_deleted_secret_comes_back_and_its_key_is_ended() {
+    let mut world = World::new();
+    let mut keeper = keeper("a");
+    world.run(&mut keeper);
+    world.secret = StoredSecret::absent("headscale", "headscale-api-key");
+    world.called();
+    world.run(&mut keeper);
+    assert_eq!(
+        world.called(),
+        [
+            "intend first",
+            "create",
+            "verify 2",
+            "store 2",
+            "expire 1",
+            "Tidy"
+        ]
+    );
+}
+
+#[test]
+fn a_new_database_gives_old_ids_to_keys_of_others() {
+    let mut world = World::new();
+    let mut keeper = keeper("a");
+    world.run(&mut keeper);
+    let theirs = Listed::new(1, "hskey-api-ofsomebody00-***", Some(at(30 * DAY)));
+    world.listed = vec![theirs];
+    world.called();
+    world.run(&mut keeper);
+    assert_eq!(
+        world.called(),
+        [
+            "intend unknown_to_headscale",
+            "create",
+            "verify 2",
+            "store 2"
+        ]
+    );
+    assert!(world.listed.iter().all(|row| row.is_live(world.now)));
+}
+
+#[test]
+fn whoever_keeps_undoing_it_sees_three_keys_and_then_one_an_hour() {
+    let mut world = World::new();
+    let mut keeper = keeper("a");
+    let mut made = Vec::new();
+    for second in 0..6 * HOUR {
+        world.now = at(second);
+        let before = world.listed.len();
+        world.secret = StoredSecret::absent("headscale", "headscale-api-key");
+        let rest = world.run(&mut keeper);
+        if world.listed.len() > before {
+            made.push(second);
+        } else {
+            assert!(matches!(rest.state, State::Contended(_)));
+        }
+    }
+    assert_eq!(
+        made,
+        [
+            0,
+            1,
+            2,
+            HOUR + 2,
+            2 * HOUR + 2,
+            3 * HOUR + 2,
+            4 * HOUR + 2,
+            5 * HOUR + 2
+        ]
+    );
+    let live = world.listed.iter().filter(|row| row.is_live(world.now));
+    assert!(live.count() <= 2);
+}
+
+#[test]
+fn an_overlap_keeps_the_old_key_good_for_as_long() {
+    let mut world = World::new();
+    let policy = Policy {
+        overlap: Duration::from_secs(300),
+        ..policy()
+    };
+    let mut keeper = Keeper::new("a".into(), policy);
+    world.now = world.run(&mut keeper).due.unwrap();
+    world.now = world.run(&mut keeper).due.unwrap_or(at(80 * DAY));
+    world.called();
+    let mut world = World::new();
+    world.run(&mut keeper);
+    world.now = at(81 * DAY);
+    let rest = world.run(&mut keeper);
+    assert_eq!(rest.until, after(world.now, Duration::from_secs(300)));
+    assert!(!world.called().iter().any(|call| call.starts_with("expire")));
+    world.now = rest.until;
+    world.run(&mut keeper);
+    assert_eq!(world.called(), ["expire 1", "Tidy"]);
+}
+
+#[test]
+fn who_stands_in_renews_what_still_works_past_due_and_nothing_else() {
+    let stand_in = || {
+        let policy = Policy {
+            stand_in: Some(hours(2)),
+            ..policy()
+        };
+        Keeper::new("rotation".into(), policy)
+    };
+    let mut world = World::new();
+    world.run(&mut keeper("a"));
+    world.called();
+    let due = world.run(&mut keeper("a")).due.unwrap();
+    let two = Duration::from_secs(2 * 3_600);
+    // The manager's last look is 80 days old from here on.
+    for (now, renewed) in [
+        (due, false),
+        (due + two - Duration::from_secs(1), false),
+        (due + two, true),
+    ] {
+        let mut world = World {
+            now,
+            secret: world.secret.clone(),
+            listed: world.listed.clone(),
+            calls: Vec::new(),
+        };
+        world.run(&mut stand_in());
+        assert_eq!(
+            world.called().contains(&"store 2".to_owned()),
+            renewed,
+            "{now}"
+        );
+        if renewed {
+            // Both come to rest on the same key.
+            let rest = world.run(&mut keeper("a"));
+            assert_eq!((rest.state, world.called().len()), (State::Good, 0));
+        }
+    }
+    // A manager that has looked lately is left to it.
+    world.now = due + two;
+    form::check_in(
+        &mut world.secret,
+        "a",
+        world.now - Duration::from_secs(3_600),
+    );
+    let rest = world.run(&mut stand_in());
+    assert_eq!(
+        (rest.state, world.called().len()),
+        (State::Attended("a".into()), 0)
+    );
+    // What does not work cannot make a key.
+    let mut world = World::new();
+    let ours = [("app.kubernetes.io/managed-by", "sidescale")];
+    world.put(&value(9), &ours, &[]);
+    let rest = world.run(&mut stand_in());
+    assert_eq!(
+        (rest.state, world.called().len()),
+        (State::LeftToOthers(Why::Unknown), 0)
+    );
+}

@@ -1,0 +1,111 @@
+//! Whether a new API key is needed, and why. Pure.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::form::{Held, Stated};
+use super::value::{Listed, is_api_key};
+use crate::clock::after;
+
+/// Says how an API key is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// How long a key lives.
+    pub expiration: Duration,
+    /// How long before its end it is renewed.
+    pub buffer: Duration,
+    /// How long a replaced key stays good; it has one reader, which follows at once.
+    pub overlap: Duration,
+    /// How long another writer's intent is respected.
+    pub respect: Duration,
+    /// Value of the label that makes a Secret ours.
+    pub managed_by: String,
+    /// For who only steps in: how long after its due time a key is renewed, if nobody has looked after it for as long.
+    pub stand_in: Option<Duration>,
+}
+
+/// Why a key is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// There is none.
+    First,
+    /// What is there has not the form of an API key.
+    NotAKey,
+    /// Headscale does not list it: a new database, or somebody deleted it.
+    Unknown,
+    /// It has ended.
+    Ended,
+    /// The annotation that says when it ends is missing or cannot be read.
+    Unstated(Stated),
+    /// Its time has come.
+    Due,
+}
+
+impl Why {
+    /// Its name in logs.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::NotAKey => "not_a_key",
+            Self::Unknown => "unknown_to_headscale",
+            Self::Ended => "ended",
+            Self::Unstated(_) => "expiration_unreadable",
+            Self::Due => "due",
+        }
+    }
+}
+
+/// What a look at the key has come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It is good, and its time has not come.
+    Keep,
+    /// A new one is needed.
+    Renew(Why),
+}
+
+/// When a key is renewed.
+#[must_use]
+pub(super) fn due(expires: Timestamp, policy: &Policy) -> Timestamp {
+    let early = SignedDuration::try_from(policy.buffer).unwrap_or(SignedDuration::MAX);
+    let due = expires.checked_sub(early).unwrap_or(Timestamp::MIN);
+    after(due, policy.stand_in.unwrap_or_default())
+}
+
+/// Looks at the key: `row` is what Headscale lists of it.
+pub(super) fn decide(
+    now: Timestamp,
+    held: &Held,
+    row: Option<&Listed>,
+    policy: &Policy,
+) -> Decision {
+    let Some(value) = &held.value else {
+        return Decision::Renew(Why::First);
+    };
+    if !is_api_key(value) {
+        return Decision::Renew(Why::NotAKey);
+    }
+    let Some(row) = row else {
+        return Decision::Renew(Why::Unknown);
+    };
+    let Some(expires) = row.expires.filter(|_| row.is_live(now)) else {
+        return Decision::Renew(Why::Ended);
+    };
+    if now >= due(expires, policy) {
+        return Decision::Renew(Why::Due);
+    }
+    match &held.expiration {
+        Stated::At(_) => Decision::Keep,
+        // Put there by hand, with nothing of ours beside it: Headscale knows its end.
+        Stated::Absent if by_hand(held) => Decision::Keep,
+        stated @ (Stated::Absent | Stated::Unreadable(_)) => {
+            Decision::Renew(Why::Unstated(stated.clone()))
+        }
+    }
+}
+
+fn by_hand(held: &Held) -> bool {
+    held.record.current.is_none() && held.created_at == Stated::Absent
+}
