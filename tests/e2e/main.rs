@@ -17,9 +17,12 @@ use std::{process::ExitCode, sync::Arc};
 use anyhow::{Context as _, Result, bail};
 use libtest_mimic::{Arguments, Trial};
 
+mod calls;
 mod chart;
 mod conformance;
 mod faults;
+mod first;
+mod golden;
 mod join;
 mod leaks;
 mod negative;
@@ -51,7 +54,10 @@ const CASES: &[&[Case]] = &[
     join::CASES,
     chart::CASES,
     serve::CASES,
+    calls::CASES,
+    golden::CASES,
     story::CASES,
+    first::CASES,
     negative::CASES,
     rotation::CASES,
     faults::CASES,

@@ -4,12 +4,13 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::Case;
+use crate::first;
 use crate::support::context::Context;
 use crate::support::headscale::{self, Headscale};
 use crate::support::levels::Level;
 use crate::support::node::{GATEWAY, Node};
 use crate::support::product::{KEYS, LIMIT, Product};
-use crate::support::wait;
+use crate::support::{metrics, wait};
 
 pub(crate) const CASES: &[Case] = &[
     case(
@@ -105,6 +106,15 @@ fn wrong_secret_key(context: &Context, program: Option<&headscale::Program>) -> 
     }))?;
     product.apply_example(&[("auth-key-secret", "by-hand/misspelt")])?;
     waiting_for(node, &product, "misspelt")?;
+    // What the test of new services looks for is really there when a Secret is not.
+    wait::until("an Event says so too", LIMIT, || {
+        let errors = first::config_errors(node, &product.workloads, "web")?;
+        ensure!(
+            errors.iter().any(|error| error.contains("misspelt")),
+            "{errors:?}"
+        );
+        Ok(())
+    })?;
     ensure!(headscale.nodes()?.is_empty(), "a node without a key");
     Ok(())
 }
@@ -203,14 +213,12 @@ fn sidecar(node: &Node, product: &Product<'_>) -> Result<Value> {
 
 /// How often the API server let a pod pass because our webhook could not be called.
 fn failed_open(node: &Node) -> Result<f64> {
-    let text = node.kubectl().raw("/metrics")?;
-    text.lines()
-        .filter(|line| {
-            line.starts_with("apiserver_admission_webhook_fail_open_count{")
-                && line.contains("sidescale.io")
-        })
-        .map(|line| Ok(line.rsplit(' ').next().unwrap_or_default().parse::<f64>()?))
-        .sum()
+    let page = node.kubectl().raw("/metrics")?;
+    metrics::sum(
+        &page,
+        "apiserver_admission_webhook_fail_open_count",
+        &["sidescale.io"],
+    )
 }
 
 fn last(text: &str) -> &str {

@@ -32,19 +32,16 @@ use crate::support::product::{KEYS, label};
 use crate::{Case, support};
 
 pub(crate) const CASES: &[Case] = &[Case {
-    name: "rotation::a_new_service_has_its_key_before_the_kubelet_looks",
+    name: "rotation::new_services_get_keys_and_a_foreign_secret_stays",
     needs: &[Level::Api, Level::Headscale],
     each: true,
-    run: soon_enough,
+    run: makes_keys,
 }];
 
 const SERVICES: usize = 10;
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// The kubelet looks about this long after a pod exists.
-const FIRST_LOOK: Duration = Duration::from_millis(500);
-
-fn soon_enough(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
+fn makes_keys(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
     let program = program.context("runs for a Headscale")?;
     let api = context.api()?;
     let name = label("soon", program);
@@ -149,17 +146,12 @@ impl World {
             times.push(self.first_key(&format!("s{n}")).await?);
         }
         let bare = self.bare().await?;
+        // A time says something only beside another of the same run: it is printed, and nothing hangs on it.
+        let (ours, floor) = (median(&times), median(&bare));
         println!(
-            "pod created -> Secret written on Headscale {version}: {times:?}, median {:?}; bare CreateUser + \
-             CreatePreAuthKey: {bare:?}, median {:?}",
-            median(&times),
-            median(&bare)
-        );
-        // What the server takes for its two calls is its own; a busy machine stretches both alike.
-        let ours = median(&times).saturating_sub(median(&bare));
-        ensure!(
-            ours < FIRST_LOOK,
-            "{ours:?} beside the two calls, and the kubelet looks after {FIRST_LOOK:?}"
+            "\ne2e: Headscale {version}, median of {SERVICES}: pod created -> Secret written {ours:.1?}; bare CreateUser + \
+             CreatePreAuthKey {floor:.1?}; ratio {:.2}",
+            ours.as_secs_f64() / floor.as_secs_f64()
         );
         self.fingerprints_are_kept().await?;
         self.a_foreign_secret_is_left_alone().await?;

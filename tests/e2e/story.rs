@@ -20,6 +20,12 @@ pub(crate) const CASES: &[Case] = &[
         run: joins,
     },
     Case {
+        name: "story::a_private_authority_is_trusted_from_end_to_end",
+        needs: &[Level::Node, Level::Headscale],
+        each: false,
+        run: joins_over_https,
+    },
+    Case {
         name: "story::a_live_service_gets_a_new_key",
         needs: &[Level::Node, Level::Headscale],
         each: true,
@@ -40,14 +46,7 @@ fn joins(context: &Context, program: Option<&headscale::Program>) -> Result<()> 
         &context.gateway_address(),
     )?;
     let product = Product::install(node, &headscale, &test, &[])?;
-    product.apply_example(&[])?;
-
-    headscale
-        .online("web", LIMIT)
-        .with_context(|| product.logs())?;
-    let pod = node
-        .kubectl()
-        .ready_pod(&product.workloads, "app=web", LIMIT)?;
+    let pod = join(node, &headscale, &product)?;
     ensure!(pod["status"]["phase"] == "Running", "{}", pod["status"]);
     ensure!(
         pod["metadata"]["ownerReferences"][0]["kind"] == "ReplicaSet",
@@ -62,8 +61,6 @@ fn joins(context: &Context, program: Option<&headscale::Program>) -> Result<()> 
         !product.key("web-authkey")?.is_empty(),
         "the key in the Secret is empty"
     );
-    let keys = headscale.keys()?;
-    ensure!(keys.len() == 1, "one pod, {} keys: {keys:?}", keys.len());
     let injected = product.metric("sidescale_reviews_total", &["verdict=\"inject\""])?;
     ensure!(
         (injected - 1.0).abs() < 0.1,
@@ -72,6 +69,68 @@ fn joins(context: &Context, program: Option<&headscale::Program>) -> Result<()> 
     let minted = product.metric("sidescale_control_plane_calls_total", &CREATED)?;
     ensure!((minted - 1.0).abs() < 0.1, "{minted} mints counted");
     Ok(())
+}
+
+/// Headscale has a certificate that nobody knows but the configuration: rotation and sidecar each have to trust it.
+fn joins_over_https(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
+    let program = program.context("runs for a Headscale")?;
+    let node = context.node_with_product()?;
+    let test = label("https", program);
+    let headscale = Headscale::start_tls(
+        program,
+        node.place(),
+        &context.folder.inner(&test)?,
+        &context.gateway_address(),
+    )?;
+    ensure!(
+        headscale.url().starts_with("https://"),
+        "{}",
+        headscale.url()
+    );
+    let authority = headscale.authority().context("no private authority")?;
+    let values = [
+        ("controlPlane.allowInsecure", "false"),
+        ("controlPlane.caBundle", authority),
+    ];
+    let product = Product::install(node, &headscale, &test, &values)?;
+    let pod = join(node, &headscale, &product)?;
+    let held = product.value("ca.crt")?;
+    ensure!(
+        held.trim() == authority.trim(),
+        "ca.crt in the Secret is another: {held}"
+    );
+    let sidecar = &pod["spec"]["initContainers"][0];
+    let folder = sidecar["env"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|variable| variable["name"] == "SSL_CERT_DIR")
+        .context("the sidecar has no SSL_CERT_DIR")?;
+    let mounted = sidecar["volumeMounts"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(|mount| mount["mountPath"] == folder["value"]);
+    ensure!(mounted, "nothing is mounted at {folder}");
+    Ok(())
+}
+
+/// Applies the example and waits until its node is online; returns its pod.
+fn join(
+    node: &crate::support::node::Node,
+    headscale: &Headscale,
+    product: &Product<'_>,
+) -> Result<serde_json::Value> {
+    product.apply_example(&[])?;
+    headscale
+        .online("web", LIMIT)
+        .with_context(|| product.logs())?;
+    let pod = node
+        .kubectl()
+        .ready_pod(&product.workloads, "app=web", LIMIT)?;
+    let keys = headscale.keys()?;
+    ensure!(keys.len() == 1, "one pod, {} keys: {keys:?}", keys.len());
+    Ok(pod)
 }
 
 fn rotates(context: &Context, program: Option<&headscale::Program>) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Level api: etcd, kube-apiserver and kube-controller-manager, which make a cluster without nodes (I/O).
 
 use std::{
+    collections::BTreeSet,
     fs,
     net::TcpListener,
     path::{Path, PathBuf},
@@ -14,6 +15,7 @@ use super::{
     kubectl::Kubectl,
     processes::{Place, Process},
     programs::Programs,
+    recorder::{self, Recorder},
     wait,
 };
 
@@ -27,6 +29,7 @@ pub(crate) struct ControlPlane {
     folder: PathBuf,
     server: PathBuf,
     server_arguments: Vec<String>,
+    _secrets: Recorder,
     controllers: Process,
     api: Process,
     etcd: Process,
@@ -60,24 +63,10 @@ impl ControlPlane {
             kubeconfig(&format!("https://127.0.0.1:{secure}"), &token),
         )?;
 
-        let url = |port: u16| format!("http://127.0.0.1:{port}");
-        let etcd = Process::start(
-            place,
-            folder,
-            "etcd",
-            &programs.kubernetes("etcd"),
-            &[
-                format!("--data-dir={}", folder.join("etcd").display()),
-                format!("--listen-client-urls={}", url(client)),
-                format!("--advertise-client-urls={}", url(client)),
-                format!("--listen-peer-urls={}", url(peer)),
-                format!("--initial-advertise-peer-urls={}", url(peer)),
-                format!("--initial-cluster=default={}", url(peer)),
-                "--unsafe-no-fsync".to_owned(),
-            ],
-        )?;
+        let etcd = start_etcd(programs, place, folder, [client, peer])?;
+        fs::write(folder.join("audit.json"), audit_policy().to_string())?;
         let server = programs.kubernetes("kube-apiserver");
-        let server_arguments = server_arguments(folder, &url(client), secure, advertise);
+        let server_arguments = server_arguments(folder, &local(client), secure, advertise);
         let api = Process::start(place, folder, "kube-apiserver", &server, &server_arguments)?;
         let kubectl = Kubectl::new(place, programs.kubernetes("kubectl"), admin.clone());
         let mut starting = api;
@@ -109,11 +98,13 @@ impl ControlPlane {
                 "--use-service-account-credentials=true".to_owned(),
             ],
         )?;
+        let secrets = Recorder::of_secrets(place, folder, programs.kubernetes("kubectl"), &admin);
         let this = Self {
             place,
             folder: folder.to_owned(),
             server,
             server_arguments,
+            _secrets: secrets,
             controllers,
             api: starting,
             etcd,
@@ -126,6 +117,11 @@ impl ControlPlane {
     /// Speaks to this cluster as its administrator.
     pub(crate) fn kubectl(&self) -> &Kubectl {
         &self.kubectl
+    }
+
+    /// Every key that a Secret of this cluster has held so far.
+    pub(crate) fn keys(&self) -> BTreeSet<String> {
+        recorder::keys(&self.folder)
     }
 
     /// Makes a namespace of the test's own and waits until pods can be made in it.
@@ -167,6 +163,33 @@ impl ControlPlane {
     }
 }
 
+fn start_etcd(
+    programs: &Programs,
+    place: Place,
+    folder: &Path,
+    [client, peer]: [u16; 2],
+) -> Result<Process> {
+    Process::start(
+        place,
+        folder,
+        "etcd",
+        &programs.kubernetes("etcd"),
+        &[
+            format!("--data-dir={}", folder.join("etcd").display()),
+            format!("--listen-client-urls={}", local(client)),
+            format!("--advertise-client-urls={}", local(client)),
+            format!("--listen-peer-urls={}", local(peer)),
+            format!("--initial-advertise-peer-urls={}", local(peer)),
+            format!("--initial-cluster=default={}", local(peer)),
+            "--unsafe-no-fsync".to_owned(),
+        ],
+    )
+}
+
+fn local(port: u16) -> String {
+    format!("http://127.0.0.1:{port}")
+}
+
 fn server_arguments(folder: &Path, etcd: &str, port: u16, advertise: Option<&str>) -> Vec<String> {
     let file = |flag: &str, name: &str| format!("--{flag}={}", folder.join(name).display());
     let mut arguments = vec![
@@ -177,6 +200,8 @@ fn server_arguments(folder: &Path, etcd: &str, port: u16, advertise: Option<&str
         file("service-account-key-file", "accounts.pub"),
         file("service-account-signing-key-file", "accounts.key"),
         "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
+        file("audit-policy-file", "audit.json"),
+        file("audit-log-path", "audit.log"),
         "--authorization-mode=Node,RBAC".to_owned(),
         "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
         "--allow-privileged=true".to_owned(),
@@ -201,6 +226,21 @@ fn server_arguments(folder: &Path, etcd: &str, port: u16, advertise: Option<&str
         ),
     }
     arguments
+}
+
+/// Keeps every pod as it was asked for, every patch of it, and every Event, for the leak check.
+fn audit_policy() -> serde_json::Value {
+    json!({
+        "apiVersion": "audit.k8s.io/v1", "kind": "Policy",
+        "omitStages": ["RequestReceived"],
+        "rules": [
+            {
+                "level": "RequestResponse", "verbs": ["create", "update", "patch"],
+                "resources": [{"group": "", "resources": ["pods", "events"]}, {"group": "events.k8s.io"}],
+            },
+            {"level": "None"},
+        ],
+    })
 }
 
 /// A client configuration; the server's certificate is its own, made at its start.

@@ -6,12 +6,9 @@ use std::{
 };
 
 use anyhow::Result;
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-use super::{kubectl::Kubectl, node::Node};
+use super::{kubectl::Kubectl, node::Node, recorder};
 
-/// A piece of this length is as good as the key.
-const PIECE: usize = 16;
 /// How the keys of all supported servers begin.
 const KEY_MARKS: [&str; 3] = ["hskey-", "tskey-", "sdk-test-"];
 
@@ -51,43 +48,23 @@ pub(crate) fn keep(test: &str, node: Option<&Node>, run_folder: &Path) -> Result
 }
 
 /// Everything written so far where a key must never stand: a name and the text, unmasked.
-pub(crate) fn everything(kubectl: &Kubectl, run_folder: &Path) -> Vec<(String, String)> {
-    let mut all: Vec<(String, String)> = objects(kubectl)
-        .into_iter()
+pub(crate) fn everything(clusters: &[&Kubectl], run_folder: &Path) -> Vec<(String, String)> {
+    let mut all: Vec<(String, String)> = clusters
+        .iter()
+        .flat_map(|kubectl| objects(kubectl))
         .map(|(name, text)| (name.to_owned(), text))
         .collect();
-    for log in logs(run_folder) {
-        let text = String::from_utf8_lossy(&fs::read(&log).unwrap_or_default()).into_owned();
-        all.push((log.display().to_string(), text));
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = logs(run_folder);
+    // What tests compare with, and what was kept of those that failed.
+    for folder in ["tests", "target/e2e"] {
+        files.extend(below(&checkout.join(folder), &|_| true));
+    }
+    for file in files {
+        let text = String::from_utf8_lossy(&fs::read(&file).unwrap_or_default()).into_owned();
+        all.push((file.display().to_string(), text));
     }
     all
-}
-
-/// Where a key stands that should not: its name's first letters and the place, never more of the key.
-pub(crate) fn leaks(texts: &[(String, String)], keys: &[String]) -> Vec<String> {
-    let mut found = Vec::new();
-    for key in keys {
-        let secret = secret_part(key);
-        let encoded = STANDARD.encode(key);
-        let mut pieces: Vec<&str> = (0..=secret.len().saturating_sub(PIECE))
-            .filter_map(|at| secret.get(at..at + PIECE))
-            .collect();
-        pieces.extend([key.as_str(), encoded.as_str()]);
-        for (place, text) in texts {
-            if pieces.iter().any(|piece| text.contains(piece)) {
-                found.push(format!("{}… in {place}", &key[..key.len() - secret.len()]));
-            }
-        }
-    }
-    found
-}
-
-/// Headscale's keys begin with a mark and a public prefix of twelve characters, which servers do write down.
-fn secret_part(key: &str) -> &str {
-    ["hskey-auth-", "hskey-api-"]
-        .iter()
-        .find_map(|mark| key.strip_prefix(mark)?.get(13..))
-        .unwrap_or(key)
 }
 
 /// The text with the rest of every key replaced.
@@ -127,21 +104,31 @@ fn objects(kubectl: &Kubectl) -> Vec<(&'static str, String)> {
         .collect()
 }
 
-/// Every log file below the folder: servers' and containers'.
+/// Every log of the run: servers', containers', and what tests have put beside them.
 fn logs(folder: &Path) -> Vec<PathBuf> {
+    below(folder, &|file| {
+        file.extension().is_some_and(|extension| extension == "log")
+            // The one list of all keys.
+            && file.file_stem().is_none_or(|name| name != recorder::SECRETS)
+    })
+}
+
+/// All files below the folder that are wanted.
+fn below(folder: &Path, wanted: &dyn Fn(&Path) -> bool) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let Ok(entries) = fs::read_dir(folder) else {
         return found;
     };
     for entry in entries.flatten() {
         let path = entry.path();
-        // Container root file systems are of no interest, and mounts of pods are not visible here.
-        let skip = ["containerd", "kubelet", "etcd"]
+        // Secrets are what etcd stores, the kubelet mounts and containerd puts into environments: their data is left
+        // out, their logs are not. Containers' logs are read where they are kept.
+        let skip = ["containerd", "kubelet", "etcd", "pod-logs"]
             .iter()
             .any(|name| path.ends_with(name));
         if path.is_dir() && !path.is_symlink() && !skip {
-            found.extend(logs(&path));
-        } else if path.extension().is_some_and(|extension| extension == "log") {
+            found.extend(below(&path, wanted));
+        } else if path.is_file() && wanted(&path) {
             found.push(path);
         }
     }

@@ -74,6 +74,25 @@ impl Kubectl {
         self.feed(&["apply", "--filename", "-"], &manifest.to_string())
     }
 
+    /// What the API server would make of a new object; what it does not know is dropped, not refused.
+    pub(crate) fn dry_run(&self, manifest: &Value) -> Result<Value> {
+        let arguments = [
+            "create",
+            "--dry-run=server",
+            "--validate=ignore",
+            "--output=json",
+            "--filename=-",
+        ];
+        let said = self.feed(&arguments, &manifest.to_string())?;
+        // Warnings may follow.
+        let object = serde_json::Deserializer::from_str(&said)
+            .into_iter::<Value>()
+            .next();
+        object
+            .and_then(Result::ok)
+            .with_context(|| format!("no object: {said}"))
+    }
+
     /// Applies manifests as text, as from a file.
     pub(crate) fn apply_text(&self, manifests: &str) -> Result<String> {
         self.feed(&["apply", "--filename", "-"], manifests)

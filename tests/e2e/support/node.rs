@@ -18,6 +18,7 @@ use super::{
     kubectl::{Helm, Kubectl},
     processes::{Namespaces, Place, Process, output},
     programs::{Programs, on_path},
+    recorder::Recorder,
     wait,
 };
 
@@ -54,6 +55,7 @@ pub(crate) struct Node {
     namespaces: Namespaces,
     helm: Helm,
     keys: Mutex<BTreeSet<String>>,
+    _logs: Recorder,
 }
 
 /// What this machine lacks for the node level, and how to get it.
@@ -93,6 +95,9 @@ impl Node {
         let control_plane = ControlPlane::start(programs, place, &folder, Some(GATEWAY))?;
         let admin = control_plane.kubectl().kubeconfig().to_owned();
         let helm = Helm::new(place, programs.helm(), admin.clone(), &folder);
+        let kept = folder.join("kept-logs");
+        fs::create_dir_all(&kept)?;
+        let logs = Recorder::of_logs(folder.join("pod-logs"), kept);
         let mut node = Self {
             folder,
             control_plane,
@@ -100,6 +105,7 @@ impl Node {
             namespaces,
             helm,
             keys: Mutex::default(),
+            _logs: logs,
         };
         node.import_basic_images(programs)?;
         let parts = start_agents(programs, place, &node.folder, &admin, &group)?;
@@ -144,10 +150,10 @@ impl Node {
         keys.insert(key.to_owned());
     }
 
-    /// Every value noted so far.
-    pub(crate) fn keys(&self) -> Vec<String> {
-        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        keys.iter().cloned().collect()
+    /// Every value noted so far, and every one that was in a Secret.
+    pub(crate) fn keys(&self) -> BTreeSet<String> {
+        let noted = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        &self.control_plane.keys() | &noted
     }
 
     /// Runs a shell line in the node's namespaces.

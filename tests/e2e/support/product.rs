@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::headscale::{Headscale, Program};
 use super::image::{Image, libraries};
+use super::metrics;
 use super::node::{BUSYBOX, Node, TAILSCALE};
 
 const REPOSITORY: &str = "docker.io/sidescale-e2e/sidescale";
@@ -101,6 +102,15 @@ impl<'a> Product<'a> {
 
     /// Applies `examples/web.yaml` with an image that is here and these annotations beside its own.
     pub(crate) fn apply_example(&self, annotations: &[(&str, &str)]) -> Result<()> {
+        self.node.kubectl().feed(
+            &["apply", "--namespace", &self.workloads, "--filename", "-"],
+            &Self::example(annotations)?,
+        )?;
+        Ok(())
+    }
+
+    /// `examples/web.yaml` with an image that is here and these annotations beside its own.
+    pub(crate) fn example(annotations: &[(&str, &str)]) -> Result<String> {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/web.yaml");
         let text = std::fs::read_to_string(file)?;
         let image = "docker.io/library/busybox:1.37";
@@ -114,59 +124,57 @@ impl<'a> Product<'a> {
             .iter()
             .map(|(key, value)| format!("\n{indent}sidescale.io/{key}: \"{value}\""))
             .collect();
-        let text = text
+        Ok(text
             .replace(image, BUSYBOX)
-            .replace(own, &format!("{own}{more}"));
-        self.node.kubectl().feed(
-            &["apply", "--namespace", &self.workloads, "--filename", "-"],
-            &text,
-        )?;
-        Ok(())
+            .replace(own, &format!("{own}{more}")))
     }
 
     /// The value that stands in the keys' Secret under this data key.
     pub(crate) fn key(&self, data_key: &str) -> Result<String> {
-        let secret =
-            self.node
-                .kubectl()
-                .json(&["get", "secret", KEYS, "--namespace", &self.workloads])?;
-        let encoded = secret["data"][data_key]
-            .as_str()
-            .with_context(|| format!("{KEYS} has no {data_key}"))?;
-        let key = String::from_utf8(STANDARD.decode(encoded)?)?;
+        self.key_in(&self.workloads, data_key)
+    }
+
+    /// The same in another namespace.
+    pub(crate) fn key_in(&self, namespace: &str, data_key: &str) -> Result<String> {
+        let key = self.value_in(namespace, data_key)?;
         self.node.remember(&key);
         Ok(key)
     }
 
-    /// The sum of a metric's samples that hold all these pieces, over all replicas.
-    pub(crate) fn metric(&self, name: &str, pieces: &[&str]) -> Result<f64> {
-        let mut sum = 0.0;
-        for text in self.metrics()? {
-            let samples = text.lines().filter(|line| {
-                line.strip_prefix(name)
-                    .is_some_and(|rest| rest.starts_with(['{', ' ']))
-                    && pieces.iter().all(|piece| line.contains(piece))
-            });
-            for sample in samples {
-                sum += sample
-                    .rsplit(' ')
-                    .next()
-                    .context("a sample without a value")?
-                    .parse::<f64>()?;
-            }
-        }
-        Ok(sum)
+    /// What stands beside the keys under this data key, and is no secret.
+    pub(crate) fn value(&self, data_key: &str) -> Result<String> {
+        self.value_in(&self.workloads, data_key)
     }
 
-    /// What each replica's admin port says.
-    fn metrics(&self) -> Result<Vec<String>> {
+    fn value_in(&self, namespace: &str, data_key: &str) -> Result<String> {
+        let secret =
+            self.node
+                .kubectl()
+                .json(&["get", "secret", KEYS, "--namespace", namespace])?;
+        let encoded = secret["data"][data_key]
+            .as_str()
+            .with_context(|| format!("{KEYS} has no {data_key}"))?;
+        Ok(String::from_utf8(STANDARD.decode(encoded)?)?)
+    }
+
+    /// The sum of a metric's samples that hold all these pieces, over all replicas.
+    pub(crate) fn metric(&self, name: &str, pieces: &[&str]) -> Result<f64> {
+        let pages = self.pages("metrics")?;
+        pages
+            .iter()
+            .map(|page| metrics::sum(page, name, pieces))
+            .sum()
+    }
+
+    /// What each replica's admin port says on one page.
+    fn pages(&self, page: &str) -> Result<Vec<String>> {
         let own = &self.namespace;
         let scrape = |pod: Value| {
             let name = pod["metadata"]["name"]
                 .as_str()
                 .context("a pod without a name")?;
             self.node.kubectl().raw(&format!(
-                "/api/v1/namespaces/{own}/pods/{name}:8080/proxy/metrics"
+                "/api/v1/namespaces/{own}/pods/{name}:8080/proxy/{page}"
             ))
         };
         self.pods()?.into_iter().map(scrape).collect()
@@ -210,7 +218,8 @@ impl<'a> Product<'a> {
         ];
         [
             self.logs(),
-            self.metrics().unwrap_or_default().concat(),
+            self.pages("metrics").unwrap_or_default().concat(),
+            self.pages("readyz").unwrap_or_default().concat(),
             run(
                 &[
                     "get",

@@ -1,0 +1,104 @@
+//! The first pod of a new service, on a real kubelet: its key is there before anybody looks for it.
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::Case;
+use crate::support::context::Context;
+use crate::support::headscale::{self, Headscale};
+use crate::support::levels::Level;
+use crate::support::node::{BUSYBOX, Node};
+use crate::support::product::{LIMIT, Product};
+use crate::support::wait;
+
+pub(crate) const CASES: &[Case] = &[Case {
+    name: "first::no_new_service_waits_for_its_secret",
+    needs: &[Level::Node, Level::Headscale],
+    each: false,
+    run: ten_services,
+}];
+
+const SERVICES: usize = 10;
+
+fn ten_services(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
+    let program = program.context("runs for a Headscale")?;
+    let node = context.node_with_product()?;
+    let headscale = Headscale::start(
+        program,
+        node.place(),
+        &context.folder.inner("first")?,
+        &context.gateway_address(),
+    )?;
+    // Whether they join is for others to see: here a program that only waits stands for the sidecar's.
+    let values = [("config.profiles.default.image", BUSYBOX)];
+    let product = Product::install(node, &headscale, "first", &values)?;
+    let mut waited = Vec::new();
+    let example = Product::example(&[])?;
+    for n in 0..SERVICES {
+        let service = format!("s{n}");
+        // Half of them are the first of their namespace too, whose Secret is then not there at all.
+        let namespace = match n % 2 {
+            0 => product.workloads.clone(),
+            _ => format!("{}-{n}", product.workloads),
+        };
+        node.control_plane().namespace(&namespace, &json!({}))?;
+        node.kubectl().feed(
+            &["apply", "--namespace", &namespace, "--filename", "-"],
+            &example.replace("web", &service),
+        )?;
+        started(node, &namespace, &service)?;
+        let errors = config_errors(node, &namespace, &service)?;
+        if !errors.is_empty() {
+            waited.push(format!("{service}: {}", errors.join("; ")));
+        }
+        let key = product.key_in(&namespace, &format!("{service}-authkey"))?;
+        ensure!(!key.is_empty(), "the key of {service} is empty");
+        if namespace != product.workloads {
+            node.kubectl()
+                .run(&["delete", "deployment", &service, "--namespace", &namespace])?;
+            node.kubectl()
+                .run(&["delete", "namespace", &namespace, "--wait=false"])?;
+        }
+    }
+    eprintln!(
+        "e2e: {} of {SERVICES} new services started without CreateContainerConfigError",
+        SERVICES - waited.len()
+    );
+    ensure!(waited.is_empty(), "{}", waited.join("\n"));
+    Ok(())
+}
+
+/// Waits until the sidecar of the only pod runs.
+fn started(node: &Node, namespace: &str, service: &str) -> Result<()> {
+    let selector = format!("app={service}");
+    wait::until("the sidecar runs", LIMIT, || {
+        let pods = node.kubectl().list(&[
+            "get",
+            "pods",
+            "--namespace",
+            namespace,
+            "--selector",
+            &selector,
+        ])?;
+        let pod = pods.first().context("no pod yet")?;
+        let status = &pod["status"]["initContainerStatuses"][0];
+        ensure!(status["state"]["running"].is_object(), "{}", pod["status"]);
+        Ok(())
+    })
+}
+
+/// What the Events of a Deployment's pods say of containers that could not be configured.
+pub(crate) fn config_errors(node: &Node, namespace: &str, deployment: &str) -> Result<Vec<String>> {
+    let events = node
+        .kubectl()
+        .list(&["get", "events", "--namespace", namespace])?;
+    // The kubelet's reason for CreateContainerConfigError is `Failed`, with the error as its message.
+    let failed = |event: &&Value| {
+        let of_pod = event["involvedObject"]["name"].as_str();
+        of_pod.is_some_and(|pod| pod.starts_with(&format!("{deployment}-")))
+            && event["type"] == "Warning"
+            && event["reason"] == "Failed"
+    };
+    let text = |event: &Value| event["message"].as_str().unwrap_or_default().to_owned();
+    Ok(events.iter().filter(failed).map(text).collect())
+}

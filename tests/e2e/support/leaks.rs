@@ -1,0 +1,65 @@
+//! Finds pieces of keys in texts: sixteen characters of one are as good as the whole. Pure.
+
+use std::collections::{BTreeSet, HashMap};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+
+/// A piece of this length counts.
+const PIECE: usize = 16;
+
+/// Where a piece of a key stands: the public part of the key and the place, never more of the key.
+pub(crate) fn leaks(texts: &[(String, String)], keys: &[String]) -> BTreeSet<String> {
+    let mut pieces: HashMap<[u8; PIECE], &str> = HashMap::new();
+    for key in keys {
+        let secret = secret_part(key);
+        let public = &key[..key.len() - secret.len()];
+        let mut all = windows(secret.as_bytes());
+        // Inside something longer that is encoded, a key may begin at any of three places of a group.
+        for shift in 0..3 {
+            let shifted = [&" ".repeat(shift), secret].concat();
+            let encoded = STANDARD.encode(shifted);
+            // The first and the last group depend on what stands beside the key.
+            let inner = encoded.get(4..encoded.len() - 4).unwrap_or_default();
+            all.extend(windows(inner.as_bytes()));
+        }
+        pieces.extend(all.into_iter().map(|piece| (piece, public)));
+    }
+    let mut begins = vec![false; 1 << 16];
+    for piece in pieces.keys() {
+        begins[start(piece)] = true;
+    }
+    let mut found = BTreeSet::new();
+    for (place, text) in texts {
+        for window in text.as_bytes().windows(PIECE) {
+            if !begins[start(window)] {
+                continue;
+            }
+            let public = <[u8; PIECE]>::try_from(window)
+                .ok()
+                .and_then(|window| pieces.get(&window));
+            if let Some(public) = public {
+                found.insert(format!("{public}… in {place}"));
+            }
+        }
+    }
+    found
+}
+
+/// Headscale's keys begin with a mark and a public prefix of twelve characters, which servers do write down.
+fn secret_part(key: &str) -> &str {
+    ["hskey-auth-", "hskey-api-"]
+        .iter()
+        .find_map(|mark| key.strip_prefix(mark)?.get(13..))
+        .unwrap_or(key)
+}
+
+fn windows(bytes: &[u8]) -> Vec<[u8; PIECE]> {
+    bytes
+        .windows(PIECE)
+        .filter_map(|window| window.try_into().ok())
+        .collect()
+}
+
+fn start(window: &[u8]) -> usize {
+    usize::from(window[0]) << 8 | usize::from(window[1])
+}
