@@ -6,6 +6,7 @@
 //! `record`, `demand`, `plan`, `queue` and `state` are pure; `run` obeys them.
 
 pub mod demand;
+pub mod fleet;
 pub mod in_cluster;
 mod known;
 pub mod plan;

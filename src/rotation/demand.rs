@@ -9,9 +9,10 @@ use jiff::Timestamp;
 use sidescale_webhook::annotations::{
     Decision, Key, ManagedKey, NamespaceMetadata, Subject, decide,
 };
-use sidescale_webhook::identity::Owner;
+use sidescale_webhook::identity::{self, Hostname, Owner};
 use sidescale_webhook::profile::Policy;
 
+use super::fleet::{Fleet, Fleets, Identity, Member};
 use super::record::Asked;
 
 mod shape;
@@ -26,6 +27,10 @@ pub struct PodSeen<'a> {
     pub created: Timestamp,
     /// Its uid, which decides between pods of one second.
     pub uid: u128,
+    /// Its name.
+    pub name: &'a Arc<str>,
+    /// Whether it is being deleted.
+    pub leaving: bool,
     /// What decides its key.
     pub shape: &'a Arc<Shape>,
 }
@@ -46,6 +51,10 @@ pub struct NamespaceDemand {
     pub secrets: BTreeMap<String, BTreeMap<String, KeyDemand>>,
     /// Pods that carry our label and get no key: disabled, denied, or a receipt that policy does not bear out.
     pub refused: usize,
+    /// The pods that the tailnet should show.
+    pub fleets: Vec<Fleet>,
+    /// How many pods may be connected, by control plane and user: those too that get no key any more or are leaving.
+    pub guests: BTreeMap<(String, String), usize>,
 }
 
 /// What the pods of all namespaces need.
@@ -81,7 +90,7 @@ pub struct KeyDemand {
 /// Pods that share a shape.
 struct Group<'a> {
     shape: &'a Shape,
-    pods: usize,
+    pods: Vec<PodSeen<'a>>,
     newest: (Timestamp, u128),
     since: Timestamp,
 }
@@ -90,11 +99,20 @@ struct Wanted {
     secret: String,
     data_key: String,
     demand: KeyDemand,
+    hostname: Hostname<'static>,
 }
 
 impl PodSeen<'_> {
     fn age(&self) -> (Timestamp, u128) {
         (self.created, self.uid)
+    }
+
+    fn member(&self) -> Member {
+        Member {
+            created: self.created,
+            uid: self.uid,
+            name: Arc::clone(self.name),
+        }
     }
 }
 
@@ -116,28 +134,42 @@ pub fn of_namespace<'a>(
     for pod in pods {
         let first = Group {
             shape: pod.shape,
-            pods: 0,
+            pods: Vec::new(),
             newest: pod.age(),
             since: pod.created,
         };
         let group = groups.entry(Arc::as_ptr(pod.shape)).or_insert(first);
-        group.pods += 1;
+        group.pods.push(pod);
         group.newest = group.newest.max(pod.age());
         group.since = group.since.min(pod.created);
     }
     let mut demand = NamespaceDemand::default();
     let mut asking: BTreeMap<(String, String), Vec<(Group<'a>, KeyDemand)>> = BTreeMap::new();
+    let mut fleets = Fleets::default();
     for group in groups.into_values() {
         if group.shape.needs_no_key() {
             continue;
         }
+        if let Some(guest) = guest(namespace, group.shape, policy) {
+            *demand.guests.entry(guest).or_default() += group.pods.len();
+        }
         match wanted(namespace, group.shape, metadata, policy) {
-            None => demand.refused += group.pods,
+            None => demand.refused += group.pods.len(),
             Some(Wanted {
                 secret,
                 data_key,
                 demand,
+                hostname,
             }) => {
+                let identity = Identity {
+                    control_plane: demand.control_plane.clone(),
+                    user: demand.asked.user.clone(),
+                    service: demand.service.clone(),
+                    secret: secret.clone(),
+                    data_key: data_key.clone(),
+                };
+                let pods = group.pods.iter().filter(|pod| !pod.leaving);
+                fleets.add(&identity, &hostname, pods.map(PodSeen::member));
                 asking
                     .entry((secret, data_key))
                     .or_default()
@@ -151,8 +183,8 @@ pub fn of_namespace<'a>(
         };
         let differing = asking.iter().filter(|(_, key)| key.asked != newest.asked);
         let key = KeyDemand {
-            pods: asking.iter().map(|(group, _)| group.pods).sum(),
-            differing: differing.map(|(group, _)| group.pods).sum(),
+            pods: asking.iter().map(|(group, _)| group.pods.len()).sum(),
+            differing: differing.map(|(group, _)| group.pods.len()).sum(),
             since: asking
                 .iter()
                 .map(|(group, _)| group.since)
@@ -166,7 +198,16 @@ pub fn of_namespace<'a>(
             .or_default()
             .insert(data_key, key);
     }
+    demand.fleets = fleets.finish();
     demand
+}
+
+/// Whose node a pod of this shape may be, by what its receipt names: policy may have changed since it joined.
+fn guest(namespace: &str, shape: &Shape, policy: &Policy) -> Option<(String, String)> {
+    let receipt = shape.receipt()?;
+    let plane = policy.control_planes.get(&*receipt.control_plane)?;
+    let user = identity::user(&plane.user_template, namespace, &receipt.service);
+    Some((receipt.control_plane.into_owned(), user))
 }
 
 /// What pods of this shape need; none where policy gives them nothing.
@@ -227,6 +268,11 @@ fn wanted(
     }
     tags.sort();
     tags.dedup();
+    let hostname = Hostname {
+        text: sidecar.hostname.text.into_owned().into(),
+        needs_pod_name: sidecar.hostname.needs_pod_name,
+        needs_node_name: sidecar.hostname.needs_node_name,
+    };
     let demand = KeyDemand {
         service: sidecar.service,
         control_plane: sidecar.control_plane,
@@ -246,6 +292,7 @@ fn wanted(
         secret: receipt.secret.into_owned(),
         data_key,
         demand,
+        hostname,
     })
 }
 

@@ -123,7 +123,7 @@ impl World {
         let secrets = [(SECRET.to_owned(), keys.collect())].into();
         let demand = NamespaceDemand {
             secrets,
-            refused: 0,
+            ..NamespaceDemand::default()
         };
         self.demands.send_modify(|demands| {
             demands.namespaces.insert("shop".into(), Arc::new(demand));

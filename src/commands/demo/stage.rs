@@ -38,6 +38,9 @@ const FACTOR: f64 = 600.0;
 /// Outlives every rotation that is shown.
 const API_KEY_LIFE: Duration = Duration::from_secs(400 * 24 * 3600);
 
+/// What decides an injected pod's key, its uid and its name.
+type Pod = (Arc<Shape>, u128, Arc<str>);
+
 /// Holds everything that is up.
 pub(super) struct Stage {
     pub(super) spoilt: Option<Spoilt>,
@@ -341,17 +344,21 @@ impl Stage {
         let step = Step::Mint;
         let policy = Arc::clone(self.policy(step)?);
         let now = self.clock.now();
-        let mut pods: BTreeMap<&str, Vec<(Arc<Shape>, u128)>> = BTreeMap::new();
+        let mut pods: BTreeMap<&str, Vec<Pod>> = BTreeMap::new();
         for (sample, pod) in &self.injected {
             let shape = Arc::new(manifests::shape(&sample.name, pod));
-            pods.entry(&sample.namespace)
-                .or_default()
-                .push((shape, uuid::Uuid::new_v4().as_u128()));
+            pods.entry(&sample.namespace).or_default().push((
+                shape,
+                uuid::Uuid::new_v4().as_u128(),
+                sample.name.as_str().into(),
+            ));
         }
         let namespaces = pods.into_iter().map(|(namespace, pods)| {
-            let seen = pods.iter().map(|(shape, uid)| PodSeen {
+            let seen = pods.iter().map(|(shape, uid, name)| PodSeen {
                 created: now,
                 uid: *uid,
+                name,
+                leaving: false,
                 shape,
             });
             let metadata = self.manifests.namespaces.get(namespace);

@@ -38,10 +38,18 @@ fn shape(service: &str, more: &[(&str, &str)]) -> Arc<Shape> {
     ))
 }
 
+fn pod_name() -> &'static Arc<str> {
+    static NAME: std::sync::LazyLock<Arc<str>> =
+        std::sync::LazyLock::new(|| "api-6d4cf56db6-abcde".into());
+    &NAME
+}
+
 fn pod(shape: &Arc<Shape>, second: i64) -> PodSeen<'_> {
     PodSeen {
         created: Timestamp::from_second(second).unwrap(),
         uid: 1,
+        name: pod_name(),
+        leaving: false,
         shape,
     }
 }
@@ -177,4 +185,43 @@ fn a_pod_that_has_only_the_manager_of_the_api_key_needs_no_key() {
         keys["headscale-auth-keys"].keys().collect::<Vec<_>>(),
         ["headscale-authkey"]
     );
+}
+
+#[test]
+fn pods_are_fleets_by_hostname_and_those_that_leave_are_guests_alone() {
+    let plain = shape("api", &[]);
+    let own = shape("api", &[("sidescale.io/hostname", "{pod}")]);
+    let refused = shape("api", &[("sidescale.io/tags", "tag:admin")]);
+    let leaving = PodSeen {
+        leaving: true,
+        ..pod(&plain, 9)
+    };
+    let demand = demand(
+        &[
+            pod(&plain, 20),
+            pod(&plain, 10),
+            leaving,
+            pod(&own, 30),
+            pod(&refused, 40),
+        ],
+        None,
+    );
+    let fleets: Vec<_> = demand
+        .fleets
+        .iter()
+        .map(|fleet| {
+            let created = fleet.pods.iter().map(|pod| pod.created.as_second());
+            (fleet.hostname.as_deref(), created.collect::<Vec<_>>())
+        })
+        .collect();
+    assert_eq!(
+        fleets,
+        [
+            (Some("api"), vec![10, 20]),
+            (Some("api-6d4cf56db6-abcde"), vec![30])
+        ]
+    );
+    assert!(demand.fleets.iter().all(|fleet| fleet.user == "shop.api"));
+    let guest = ("default".to_owned(), "shop.api".to_owned());
+    assert_eq!(demand.guests, [(guest, 5)].into());
 }
