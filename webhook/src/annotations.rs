@@ -16,7 +16,7 @@ use crate::profile::{DEFAULT, Delivery, Policy, Profile, Resources};
 pub(crate) use asked::{Defaults, KNOWN, Support};
 
 pub use asked::unknown;
-pub use headscale::ApikeyManager;
+pub use headscale::{ApikeyManager, ServerKeys};
 pub use kinds::Kinds;
 pub use reason::{DenyReason, Refusal, SkipReason};
 
@@ -75,8 +75,13 @@ impl Injection<'_> {
         Kinds {
             tailscale: self.tailscale.is_some(),
             apikey_manager: self.apikey_manager.is_some(),
-            server_keys: false,
+            server_keys: self.server_keys.is_some(),
         }
+    }
+
+    /// Whether the pod's own containers are touched, and so have to be looked at.
+    pub(crate) fn needs_details(&self) -> bool {
+        self.apikey_manager.is_some() || self.server_keys.is_some()
     }
 }
 
@@ -102,6 +107,8 @@ pub struct Injection<'a> {
     pub tailscale: Option<Tailscale<'a>>,
     /// The manager of Headscale's API key.
     pub apikey_manager: Option<ApikeyManager<'a>>,
+    /// Headscale's own keys.
+    pub server_keys: Option<ServerKeys<'a>>,
     /// What the author is warned of, although it is done as asked.
     pub remarks: Vec<String>,
 }
@@ -230,6 +237,7 @@ pub(crate) fn check_defaults(
     let mut remarks = Vec::new();
     tailscale(&subject, &asked, "any", profile, policy, &mut remarks)?;
     headscale::apikey_manager(&asked, policy, &mut remarks)?;
+    headscale::server_keys(&asked)?;
     Ok(())
 }
 
@@ -304,11 +312,17 @@ fn injection<'a>(
     } else {
         None
     };
+    let server_keys = if kinds.server_keys {
+        Some(headscale::server_keys(asked)?)
+    } else {
+        None
+    };
     Ok(Injection {
         profile: profile_name,
         profile_hash: &profile.hash,
         tailscale,
         apikey_manager,
+        server_keys,
         remarks,
     })
 }

@@ -20,6 +20,8 @@ pub(crate) struct User {
     /// None where only the image can tell.
     pub(crate) uid: Option<i64>,
     pub(crate) gid: Option<i64>,
+    /// The pod's group, which volumes are given to.
+    pub(crate) fs_group: Option<i64>,
     /// Whether root is ruled out.
     pub(crate) non_root: bool,
 }
@@ -68,22 +70,26 @@ fn not_there(containers: &[Container<'_>], asked: Option<&str>) -> Refusal {
     }
 }
 
-/// The container's own word above the pod's; 0:0 where nobody says anything, for that is what Headscale's image is.
+/// The container's own word above the pod's.
 fn user(details: &Details<'_>, container: &Container<'_>) -> User {
     let pod = details.spec.security_context.unwrap_or_default();
     let own = container.security_context.unwrap_or_default();
-    let uid = own.run_as_user.or(pod.run_as_user);
-    let gid = own.run_as_group.or(pod.run_as_group);
-    let non_root = own.run_as_non_root.or(pod.run_as_non_root) == Some(true);
-    match uid {
-        Some(_) => User { uid, gid, non_root },
-        // Then the image names a user, and 0 would be refused by the kubelet.
-        None if non_root => User { uid, gid, non_root },
-        None => User {
-            uid: Some(0),
-            gid: gid.or(Some(0)),
-            non_root,
-        },
+    User {
+        uid: own.run_as_user.or(pod.run_as_user),
+        gid: own.run_as_group.or(pod.run_as_group),
+        fs_group: pod.fs_group,
+        non_root: own.run_as_non_root.or(pod.run_as_non_root) == Some(true),
+    }
+}
+
+impl User {
+    /// Uid and gid for a container that has to be the same user: 0:0 where nobody says anything, as Headscale's image is.
+    pub(crate) fn same(self) -> (Option<i64>, Option<i64>) {
+        match self.uid {
+            // With root ruled out the image names a user, and the kubelet would refuse 0.
+            None if !self.non_root => (Some(0), self.gid.or(Some(0))),
+            uid => (uid, self.gid),
+        }
     }
 }
 
@@ -132,32 +138,30 @@ mod tests {
 
     #[test]
     fn knows_whom_headscale_runs_as() {
-        let user = |uid, gid, non_root| User { uid, gid, non_root };
         let table = [
-            ("{}", "{}", user(Some(0), Some(0), false)),
+            ("{}", "{}", (Some(0), Some(0)), false),
             (
                 r#"{"runAsUser": 1000, "runAsGroup": 2000}"#,
                 "{}",
-                user(Some(1000), Some(2000), false),
+                (Some(1000), Some(2000)),
+                false,
             ),
             (
                 r#"{"runAsUser": 1000, "runAsNonRoot": true}"#,
                 r#"{"runAsUser": 7, "runAsNonRoot": false}"#,
-                user(Some(7), None, false),
+                (Some(7), None),
+                false,
             ),
-            ("{}", r#"{"runAsGroup": 5}"#, user(Some(0), Some(5), false)),
-            (r#"{"runAsNonRoot": true}"#, "{}", user(None, None, true)),
+            ("{}", r#"{"runAsGroup": 5}"#, (Some(0), Some(5)), false),
+            (r#"{"runAsNonRoot": true}"#, "{}", (None, None), true),
         ];
-        for (pod, own, want) in table {
+        for (pod, own, same, non_root) in table {
             let text = format!(
                 r#"{{"spec": {{"securityContext": {pod}, "containers": [{{"name": "headscale", "securityContext": {own}}}]}}}}"#
             );
             let details = details(&text);
-            assert_eq!(
-                Headscale::find(&details, None).unwrap().user,
-                want,
-                "{text}"
-            );
+            let user = Headscale::find(&details, None).unwrap().user;
+            assert_eq!((user.same(), user.non_root), (same, non_root), "{text}");
         }
     }
 }

@@ -3,7 +3,6 @@
 use serde::Serialize;
 
 use crate::annotations::Injection;
-use crate::headscale::Headscale;
 use crate::mutate::Fit;
 use crate::pod::{Containers, Metadata, Spec};
 use crate::sidecar::shapes::Mount;
@@ -52,15 +51,25 @@ impl Patch {
         }
     }
 
-    /// Adds a mount to a container of the pod's own.
-    fn mounts(&mut self, mount: Option<(&Headscale<'_>, Mount<'_>)>) {
-        let Some((headscale, mount)) = mount else {
+    /// Adds mounts to Headscale's container.
+    fn mounts(&mut self, fit: &Fit<'_>) {
+        let manager = fit.apikey_manager.as_ref();
+        let manager = manager.and_then(|manager| manager.mount_of_headscale());
+        let keys = fit.server_keys.as_ref();
+        let keys = keys.map(|keys| keys.mounts_of_headscale());
+        let found = manager.as_ref().map(|(headscale, _)| *headscale);
+        let Some(headscale) = found.or(keys.as_ref().map(|(headscale, _)| *headscale)) else {
             return;
         };
+        let mut mounts: Vec<Mount<'_>> = Vec::new();
+        mounts.extend(manager.map(|(_, mount)| mount));
+        mounts.extend(keys.into_iter().flat_map(|(_, mounts)| mounts));
         let path = format!("/spec/containers/{}/volumeMounts", headscale.place);
         match headscale.container.volume_mounts {
-            Some(_) => self.add(&format!("{path}/-"), &mount),
-            None => self.add(&path, &[mount]),
+            Some(_) => mounts
+                .iter()
+                .for_each(|mount| self.add(&format!("{path}/-"), mount)),
+            None => self.add(&path, &mounts),
         }
     }
 
@@ -108,6 +117,9 @@ pub(crate) fn injection(
     if let Some(fit) = &fit.apikey_manager {
         fit.volumes(&mut volumes);
     }
+    if let (Some(keys), Some(fit)) = (&injection.server_keys, &fit.server_keys) {
+        fit.volumes(keys, &mut volumes);
+    }
     match spec.volumes {
         Some(_) => volumes
             .iter()
@@ -127,8 +139,8 @@ pub(crate) fn injection(
             None => patch.add("/spec/initContainers", &[container]),
         }
     }
+    patch.mounts(fit);
     if let (Some(manager), Some(fit)) = (&injection.apikey_manager, &fit.apikey_manager) {
-        patch.mounts(fit.mount_of_headscale());
         let container = apikey_manager::container(manager, fit, namespace);
         patch.add("/spec/containers/-", &container);
     }

@@ -20,6 +20,8 @@ use crate::text::Text;
 pub(crate) const CONTAINER: &str = "tailscale";
 /// Is the container that keeps Headscale's API key.
 pub(crate) const MANAGER: &str = "apikey-manager";
+/// Is the volume with Headscale's own keys.
+pub(crate) const SERVER_KEYS: &str = "sidescale-server-keys";
 /// Is the label of an injected pod.
 pub(crate) const SIDECAR_LABEL: &str = "sidescale.io/sidecar";
 /// Is the annotation that holds the receipt.
@@ -108,10 +110,11 @@ struct OwnerReference<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct NodeSelector<'a>(Option<Text<'a>>);
 
-/// Whether a volume has a name that we would give.
+/// Whether a volume has a name that we would give, and which.
 #[derive(Debug, Default)]
 pub(crate) struct Volumes {
     pub(crate) ours: bool,
+    pub(crate) server_keys: bool,
 }
 
 #[derive(Default, Deserialize)]
@@ -297,9 +300,9 @@ impl<'de> Deserialize<'de> for Volumes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut volumes = Volumes::default();
         each_item(deserializer, |volume: Volume<'de>| {
-            volumes.ours |= volume
-                .name
-                .is_some_and(|name| name.starts_with(VOLUME_PREFIX));
+            let name = volume.name.unwrap_or_default();
+            volumes.ours |= name.starts_with(VOLUME_PREFIX);
+            volumes.server_keys |= &*name == SERVER_KEYS;
         })?;
         Ok(volumes)
     }

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 pub(crate) mod apikey_manager;
+pub(crate) mod server_keys;
 pub(crate) mod shapes;
 pub(crate) mod tailscale;
 
@@ -40,6 +41,9 @@ pub struct Receipt<'a> {
     /// Secret that the manager keeps Headscale's API key in.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub api_key_secret: Option<Cow<'a, str>>,
+    /// Secret that Headscale's own keys are mounted from.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub server_keys_secret: Option<Cow<'a, str>>,
     /// Whether the namespace was not known yet, so that none of its annotations were seen.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub namespace_unknown: bool,
@@ -94,11 +98,13 @@ impl<'a> Receipt<'a> {
         unknown: &'a [String],
     ) -> Self {
         let manager = injection.apikey_manager.as_ref();
+        let keys = injection.server_keys.as_ref();
         Self {
             profile: Some(Cow::Borrowed(injection.profile)),
             profile_hash: Some(Cow::Borrowed(injection.profile_hash)),
             injected: injection.tailscale.as_ref().map(Injected::of),
             api_key_secret: manager.map(|manager| Cow::Borrowed(manager.secret)),
+            server_keys_secret: keys.map(|keys| Cow::Borrowed(keys.secret)),
             ..Self::of(Done::Inject, namespace_unknown, unknown)
         }
     }
@@ -123,6 +129,7 @@ impl<'a> Receipt<'a> {
             profile_hash: None,
             injected: None,
             api_key_secret: None,
+            server_keys_secret: None,
             namespace_unknown,
             unknown: Cow::Borrowed(unknown),
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sidescale_webhook::annotations::{
     ApikeyManager, Decision, DenyReason, Injection, Key, Lookup, ManagedKey, NamespaceMetadata,
-    Refusal, SkipReason, Subject, Tailscale, decide,
+    Refusal, ServerKeys, SkipReason, Subject, Tailscale, decide,
 };
 use sidescale_webhook::identity::Owner;
 use sidescale_webhook::profile::{Delivery, Policy};
@@ -202,17 +202,12 @@ fn names_annotation_value_and_accepted_form_of_each_mistake() {
         (
             ("inject", "tailscal"),
             BadValue,
-            "want tailscale, apikey-manager, several of these with commas, true or false",
+            "want tailscale, apikey-manager, server-keys, several of these with commas, true or false",
         ),
         (
             ("inject", "tailscale,false"),
             BadValue,
-            "want tailscale, apikey-manager, several of these with commas, true or false",
-        ),
-        (
-            ("inject", "tailscale,server-keys"),
-            NotSupported,
-            "server-keys is not supported yet, want tailscale, apikey-manager, several of these with commas, true or false",
+            "want tailscale, apikey-manager, server-keys, several of these with commas, true or false",
         ),
         (
             ("service", "My API"),
@@ -486,6 +481,26 @@ fn names_each_mistake_of_a_headscale_pod() {
             "want the name of one of the pod's containers, such as headscale",
         ),
         (
+            ("server-keys-secret", "My Keys"),
+            "want the name of a Secret, such as headscale-keys",
+        ),
+        (
+            ("server-keys-files", "noise_private.key,"),
+            "want at most 16 names of files, each once, which are data keys of the Secret too, such as noise_private.key,derp_server_private.key",
+        ),
+        (
+            ("server-keys-files", "a,../b"),
+            "want at most 16 names of files, each once, which are data keys of the Secret too, such as noise_private.key,derp_server_private.key",
+        ),
+        (
+            ("server-keys-files", "a, a"),
+            "want at most 16 names of files, each once, which are data keys of the Secret too, such as noise_private.key,derp_server_private.key",
+        ),
+        (
+            ("server-keys-path", "/"),
+            "want an absolute path of letters, digits, dots, dashes and underscores, such as /var/lib/headscale",
+        ),
+        (
             ("api-key-expiration", "90 days"),
             "want a duration such as 90m, 12h or 30d",
         ),
@@ -497,7 +512,7 @@ fn names_each_mistake_of_a_headscale_pod() {
     for ((key, value), want) in table {
         let message = format!("annotation \"sidescale.io/{key}\" is {value:?}: {want}");
         api(
-            &[("inject", "apikey-manager"), (key, value)],
+            &[("inject", "apikey-manager,server-keys"), (key, value)],
             None,
             |decision| {
                 let refusal = Refusal {
@@ -531,4 +546,33 @@ fn remarks_on_a_buffer_that_renews_a_key_all_the_time() {
         None,
         |injection| assert!(injection.remarks.is_empty()),
     );
+}
+
+#[test]
+fn reads_which_keys_headscale_gets() {
+    asking("server-keys", &[], None, |injection| {
+        assert!(injection.tailscale.is_none() && injection.apikey_manager.is_none());
+        let want = ServerKeys {
+            container: None,
+            secret: "headscale-keys",
+            files: vec!["noise_private.key", "derp_server_private.key"],
+            path: "/var/lib/headscale",
+        };
+        assert_eq!(injection.server_keys.as_ref(), Some(&want));
+    });
+    let pairs = [
+        ("server-keys-secret", "hs-keys"),
+        ("server-keys-files", "noise.key, private.key"),
+        ("server-keys-path", "/data/"),
+        ("headscale-container", "hs"),
+    ];
+    asking("tailscale,server-keys", &pairs, None, |injection| {
+        let want = ServerKeys {
+            container: Some("hs"),
+            secret: "hs-keys",
+            files: vec!["noise.key", "private.key"],
+            path: "/data",
+        };
+        assert_eq!(injection.server_keys.as_ref(), Some(&want));
+    });
 }

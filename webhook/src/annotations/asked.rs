@@ -39,6 +39,9 @@ pub(crate) const KNOWN: [(&str, Support); 39] = [
     ("api-key-secret", Support::Now),
     ("api-key-expiration", Support::Now),
     ("api-key-rotation-buffer", Support::Now),
+    ("server-keys-secret", Support::Now),
+    ("server-keys-files", Support::Now),
+    ("server-keys-path", Support::Now),
     ("profile", Support::NotYet),
     ("ephemeral", Support::NotYet),
     ("key-mode", Support::NotYet),
@@ -51,9 +54,6 @@ pub(crate) const KNOWN: [(&str, Support); 39] = [
     ("proxy-env", Support::NotYet),
     ("serve-config", Support::NotYet),
     ("image", Support::NotYet),
-    ("server-keys-secret", Support::NotYet),
-    ("server-keys-files", Support::NotYet),
-    ("server-keys-path", Support::NotYet),
     ("status", Support::Ours),
 ];
 
@@ -83,9 +83,12 @@ pub(super) enum Key {
     ApiKeySecret,
     ApiKeyExpiration,
     ApiKeyBuffer,
+    KeysSecret,
+    KeysFiles,
+    KeysPath,
 }
 
-const KEYS: usize = Key::ApiKeyBuffer as usize + 1;
+const KEYS: usize = Key::KeysPath as usize + 1;
 
 /// A value, and where it stands.
 #[derive(Clone, Copy, Debug)]
@@ -318,5 +321,6 @@ mod tests {
             KNOWN[Key::ApiKeyBuffer as usize].0,
             "api-key-rotation-buffer"
         );
+        assert_eq!(KNOWN[Key::KeysPath as usize].0, "server-keys-path");
     }
 }

@@ -1,4 +1,4 @@
-//! What the pod of Headscale itself may ask for: the manager of its API key. Pure.
+//! What the pod of Headscale itself may ask for: the manager of its API key, and its own keys. Pure.
 
 use std::time::Duration;
 
@@ -13,6 +13,12 @@ const SECRET: &str = "headscale-api-key";
 
 // It sleeps, and once in an hour makes a few calls. The limits are those of the other sidecar.
 const RESOURCES: [(&str, &str); 2] = [("10m", "200m"), ("32Mi", "256Mi")];
+
+// Headscale's own defaults.
+const KEYS_FILES: &str = "noise_private.key,derp_server_private.key";
+const KEYS_PATH: &str = "/var/lib/headscale";
+const KEYS_SECRET: &str = "headscale-keys";
+const MOST_FILES: usize = 16;
 
 // sockaddr_un holds 108 bytes, the last of them 0.
 const LONGEST_PATH: usize = 107;
@@ -34,6 +40,19 @@ pub struct ApikeyManager<'a> {
     pub image: &'a str,
     /// Its requests and limits.
     pub resources: Resources<'a>,
+}
+
+/// Holds which keys of its own Headscale gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerKeys<'a> {
+    /// Name of the container that is Headscale; `headscale`, or the only one, where none is named.
+    pub container: Option<&'a str>,
+    /// Secret in the pod's namespace that holds the files.
+    pub secret: &'a str,
+    /// Names of the files, and of their data keys.
+    pub files: Vec<&'a str>,
+    /// Directory that they stand in.
+    pub path: &'a str,
 }
 
 /// What the manager is to do.
@@ -71,6 +90,47 @@ pub(super) fn apikey_manager<'a>(
     })
 }
 
+/// Which keys Headscale gets.
+pub(super) fn server_keys<'a>(asked: &Asked<'a>) -> Result<ServerKeys<'a>, Refusal> {
+    let secret = asked
+        .get(Key::KeysSecret)
+        .map_or(KEYS_SECRET, |value| value.text);
+    if !forms::is_dns_subdomain(secret, 253) {
+        return Err(asked.bad(
+            Key::KeysSecret,
+            "want the name of a Secret, such as headscale-keys",
+        ));
+    }
+    let path = asked
+        .get(Key::KeysPath)
+        .map_or(KEYS_PATH, |value| value.text.trim_end_matches('/'));
+    if !is_path(path) {
+        return Err(asked.bad(
+            Key::KeysPath,
+            "want an absolute path of letters, digits, dots, dashes and underscores, such as /var/lib/headscale",
+        ));
+    }
+    let text = asked
+        .get(Key::KeysFiles)
+        .map_or(KEYS_FILES, |value| value.text);
+    let mut files: Vec<&str> = Vec::new();
+    for file in text.split(',').map(str::trim) {
+        if !forms::is_data_key(file) || files.contains(&file) || files.len() == MOST_FILES {
+            let want = format!(
+                "want at most {MOST_FILES} names of files, each once, which are data keys of the Secret too, such as {KEYS_FILES}"
+            );
+            return Err(asked.bad(Key::KeysFiles, &want));
+        }
+        files.push(file);
+    }
+    Ok(ServerKeys {
+        container: container(asked)?,
+        secret,
+        files,
+        path,
+    })
+}
+
 fn container<'a>(asked: &Asked<'a>) -> Result<Option<&'a str>, Refusal> {
     let Some(value) = asked.get(Key::HeadscaleContainer) else {
         return Ok(None);
@@ -87,6 +147,10 @@ fn container<'a>(asked: &Asked<'a>) -> Result<Option<&'a str>, Refusal> {
 }
 
 fn is_socket_path(path: &str) -> bool {
+    path.len() <= LONGEST_PATH && is_path(path) && path.rfind('/') > Some(0)
+}
+
+fn is_path(path: &str) -> bool {
     let fits = |part: &str| {
         !part.is_empty()
             && part != "."
@@ -95,11 +159,8 @@ fn is_socket_path(path: &str) -> bool {
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
     };
-    path.len() <= LONGEST_PATH
-        && path.strip_prefix('/').is_some_and(|path| {
-            let mut parts = path.split('/');
-            path.contains('/') && parts.all(fits)
-        })
+    path.strip_prefix('/')
+        .is_some_and(|path| path.split('/').all(fits))
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! What `inject` asks for: which kinds of sidecar. Pure.
 
+use super::Refusal;
 use super::asked::{Asked, Key};
-use super::{DenyReason, Refusal};
 
-const WANT: &str = "want tailscale, apikey-manager, several of these with commas, true or false";
+const WANT: &str =
+    "want tailscale, apikey-manager, server-keys, several of these with commas, true or false";
 
 /// Says which kinds a pod asks for, or has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,10 +75,6 @@ pub(super) fn inject(asked: &Asked<'_>) -> Result<Option<Kinds>, Refusal> {
     }
     for name in value.text.split(',').map(str::trim) {
         let name = if name == "true" { "tailscale" } else { name };
-        if name == "server-keys" {
-            let want = format!("{name} is not supported yet, {WANT}");
-            return Err(asked.refuse(DenyReason::NotSupported, Key::Inject, &want));
-        }
         kinds
             .add(name)
             .ok_or_else(|| asked.bad(Key::Inject, WANT))?;

@@ -67,9 +67,6 @@ impl SkipReason {
     /// What the pod's creator is warned of; nothing where leaving it alone is what was asked.
     pub(crate) fn remark(self) -> Option<&'static str> {
         match self {
-            Self::HandMade => Some(
-                "no apikey-manager: a container of the pod is one already; remove it, or this kind from annotation 'sidescale.io/inject'",
-            ),
             Self::HostNetwork => {
                 Some("no sidecar: the pod has hostNetwork, and the node is not ours to join")
             }
@@ -83,7 +80,12 @@ impl SkipReason {
             Self::NotRequested => Some(
                 "no sidecar: nothing asks for one, set annotation 'sidescale.io/inject' to 'tailscale'",
             ),
-            Self::AlreadyInjected | Self::Disabled | Self::MirrorPod | Self::NotAPodCreate => None,
+            // What was made by hand is named where it is found.
+            Self::HandMade
+            | Self::AlreadyInjected
+            | Self::Disabled
+            | Self::MirrorPod
+            | Self::NotAPodCreate => None,
         }
     }
 

@@ -4,15 +4,31 @@ use crate::annotations::{DenyReason, Injection, PREFIX, Refusal, SkipReason, Tai
 use crate::pod::{Containers, Details, Spec};
 use crate::profile::Delivery;
 use crate::sidecar::shapes::Needs;
-use crate::sidecar::{apikey_manager, tailscale};
+use crate::sidecar::{apikey_manager, server_keys, tailscale};
+
+const HAND_MADE_MANAGER: &str = "no apikey-manager: a container of the pod is one already; remove it, or this kind from annotation 'sidescale.io/inject'";
+const HAND_MADE_KEYS: &str = "no server keys: the pod mounts every one of these files already; remove the mounts, or this kind from annotation 'sidescale.io/inject'";
 
 /// What only the pod's spec decides.
 #[derive(Debug, Default)]
 pub(crate) struct Fit<'a> {
     pub(crate) tailscale: Option<tailscale::Fit>,
     pub(crate) apikey_manager: Option<apikey_manager::Fit<'a>>,
+    pub(crate) server_keys: Option<server_keys::Fit<'a>>,
     /// What the author is warned of.
     pub(crate) remarks: Vec<String>,
+}
+
+/// What in a pod's spec stands against the injection that its metadata asks for.
+pub(super) enum Obstacle {
+    Deny(Refusal),
+    Skip(SkipReason),
+}
+
+impl From<Refusal> for Obstacle {
+    fn from(refusal: Refusal) -> Self {
+        Self::Deny(refusal)
+    }
 }
 
 /// Takes out of the injection what this pod cannot have, with a remark each; if nothing is left, says why.
@@ -20,7 +36,7 @@ pub(super) fn prune(
     injection: &mut Injection<'_>,
     spec: &Spec<'_>,
     details: Option<&Details<'_>>,
-) -> Result<(), SkipReason> {
+) -> Result<(), Obstacle> {
     let whole = if spec.is_windows() {
         Some(SkipReason::Windows)
     } else if spec.volumes.as_ref().is_some_and(|volumes| volumes.ours) {
@@ -28,48 +44,59 @@ pub(super) fn prune(
     } else {
         None
     };
-    let mut lists = [spec.init_containers.as_ref(), spec.containers.as_ref()]
-        .into_iter()
-        .flatten();
+    let lists = [spec.init_containers.as_ref(), spec.containers.as_ref()];
     let tailscale = if spec.host_network == Some(true) {
         Some(SkipReason::HostNetwork)
+    } else if lists.iter().flatten().any(|list| list.tailscale) {
+        whole.or(Some(SkipReason::NameTaken))
     } else {
-        whole.or_else(|| {
-            lists
-                .any(|list| list.tailscale)
-                .then_some(SkipReason::NameTaken)
-        })
+        whole
     };
     let manager = whole.or_else(|| {
         details
             .is_some_and(apikey_manager::is_made_by_hand)
             .then_some(SkipReason::HandMade)
     });
-    let mut first = None;
+    let mut dropped = Vec::new();
     if let Some(reason) = tailscale
         && injection.tailscale.take().is_some()
     {
-        first = first.or(Some(reason));
-        injection.remarks.extend(reason.remark().map(str::to_owned));
+        dropped.push((reason, reason.remark()));
     }
     if let Some(reason) = manager
         && injection.apikey_manager.take().is_some()
     {
-        first = first.or(Some(reason));
-        injection.remarks.extend(reason.remark().map(str::to_owned));
+        dropped.push((reason, reason.remark().or(Some(HAND_MADE_MANAGER))));
     }
-    match first {
-        Some(reason) if injection.kinds().is_empty() => Err(reason),
+    if let Some(reason) = whole
+        && injection.server_keys.take().is_some()
+    {
+        dropped.push((reason, reason.remark()));
+    }
+    left(injection, dropped)
+}
+
+/// Keeps the remarks; fails if nothing is left to inject.
+fn left(
+    injection: &mut Injection<'_>,
+    mut dropped: Vec<(SkipReason, Option<&str>)>,
+) -> Result<(), Obstacle> {
+    dropped.dedup();
+    for (_, remark) in &dropped {
+        injection.remarks.extend(remark.map(str::to_owned));
+    }
+    match dropped.first() {
+        Some((reason, _)) if injection.kinds().is_empty() => Err(Obstacle::Skip(*reason)),
         _ => Ok(()),
     }
 }
 
 /// Fits what is left into the pod.
 pub(super) fn fit<'a>(
-    injection: &Injection<'a>,
+    injection: &mut Injection<'a>,
     spec: &Spec<'_>,
     details: Option<&'a Details<'_>>,
-) -> Result<Fit<'a>, Refusal> {
+) -> Result<Fit<'a>, Obstacle> {
     let lists = [spec.init_containers.as_ref(), spec.containers.as_ref()];
     let needs = if spec.resources.is_some() {
         Needs::OfThePod
@@ -86,6 +113,19 @@ pub(super) fn fit<'a>(
         let manager = apikey_manager::fit(manager, details, needs)?;
         fit.remarks.extend(manager.remark());
         fit.apikey_manager = Some(manager);
+    }
+    if let (Some(keys), Some(details)) = (&injection.server_keys, details) {
+        let keys = server_keys::fit(keys, details)?;
+        if keys.is_made_by_hand() {
+            injection.server_keys = None;
+            left(
+                injection,
+                vec![(SkipReason::HandMade, Some(HAND_MADE_KEYS))],
+            )?;
+        } else {
+            fit.remarks.extend(keys.remark());
+            fit.server_keys = Some(keys);
+        }
     }
     Ok(fit)
 }

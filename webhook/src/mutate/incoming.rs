@@ -1,6 +1,6 @@
 //! A pod that is being created, and the answer to it. Pure.
 
-use super::fit::{Fit, fit, prune};
+use super::fit::{Fit, Obstacle, fit, prune};
 use super::{OptIn, Outcome, Verdict, reply};
 use crate::annotations::{
     self, Decision, Injection, Kinds, NamespaceMetadata, Refusal, SkipReason, Subject, decide,
@@ -50,20 +50,24 @@ impl Incoming<'_> {
         let unknown = annotations::unknown(annotations, self.namespace_metadata);
         let mut injection = match decide(&subject, policy) {
             Decision::Deny(refusal) => return Ok(self.deny(refusal, unknown)),
-            Decision::Skip(reason) => return Ok(self.skip(reason, unknown)),
+            Decision::Skip(reason) => {
+                let remark = reason.remark().map(str::to_owned);
+                return Ok(self.skip(reason, unknown, remark.as_slice()));
+            }
             Decision::Inject(injection) => injection,
         };
-        let review: Option<Review<'_, Details<'_>>> = match injection.apikey_manager {
-            Some(_) => Some(serde_json::from_slice(self.body)?),
-            None => None,
+        let review: Option<Review<'_, Details<'_>>> = if injection.needs_details() {
+            Some(serde_json::from_slice(self.body)?)
+        } else {
+            None
         };
         let details = review.and_then(|review| review.request.object);
-        if let Err(reason) = prune(&mut injection, &self.spec, details.as_ref()) {
-            return Ok(self.skip(reason, unknown));
-        }
-        Ok(match fit(&injection, &self.spec, details.as_ref()) {
+        let fit = prune(&mut injection, &self.spec, details.as_ref())
+            .and_then(|()| fit(&mut injection, &self.spec, details.as_ref()));
+        Ok(match fit {
             Ok(fit) => self.inject(&injection, &fit, unknown),
-            Err(refusal) => self.deny(refusal, unknown),
+            Err(Obstacle::Skip(reason)) => self.skip(reason, unknown, &injection.remarks),
+            Err(Obstacle::Deny(refusal)) => self.deny(refusal, unknown),
         })
     }
 
@@ -87,7 +91,8 @@ impl Incoming<'_> {
                 apikey_manager,
                 server_keys,
             } = kinds;
-            !server_keys
+            let volumes = self.spec.volumes.as_ref();
+            (!server_keys || volumes.is_some_and(|volumes| volumes.server_keys))
                 && (!tailscale || has(init_containers.as_ref(), |list| list.tailscale))
                 && (!apikey_manager || has(containers.as_ref(), |list| list.manager))
         })
@@ -123,7 +128,7 @@ impl Incoming<'_> {
     }
 
     /// Leaves the pod alone; an annotated one is told why.
-    fn skip(&self, reason: SkipReason, unknown: Vec<String>) -> Outcome {
+    fn skip(&self, reason: SkipReason, unknown: Vec<String>, remarks: &[String]) -> Outcome {
         let verdict = Verdict::Skip(reason);
         let annotations = self.metadata.annotations.as_ref();
         let annotated = annotations.is_some_and(Annotations::asks);
@@ -144,8 +149,7 @@ impl Incoming<'_> {
         } else {
             Vec::new()
         };
-        let mut warnings = unknown.clone();
-        warnings.extend(reason.remark().map(str::to_owned));
+        let warnings = [&unknown[..], remarks].concat();
         let response = Response {
             allowed: true,
             warnings: &warnings,

@@ -46,6 +46,8 @@ pub(crate) struct SecurityContext {
     pub(crate) run_as_user: Option<i64>,
     pub(crate) run_as_group: Option<i64>,
     pub(crate) run_as_non_root: Option<bool>,
+    /// Only a pod has it.
+    pub(crate) fs_group: Option<i64>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -126,7 +126,7 @@ fn lacks_token(details: &Details<'_>, headscale: &Headscale<'_>) -> bool {
 impl<'a> Fit<'a> {
     /// A remark where it is unknown whom Headscale runs as.
     pub(crate) fn remark(&self) -> Option<String> {
-        let unknown = self.headscale.user.uid.is_none();
+        let unknown = self.headscale.user.same().0.is_none();
         unknown.then(|| format!(
             "container '{}' runs as its image's own user: the manager of the API key reaches the socket only if that is 65532, so set securityContext.runAsUser",
             &*self.headscale.container.name
@@ -180,6 +180,7 @@ pub(crate) fn container<'a>(
         mounts.push(Mount::readable(TOKEN, TOKEN_DIRECTORY));
     }
     let user = fit.headscale.user;
+    let (uid, gid) = user.same();
     Container {
         name: MANAGER,
         image: manager.image,
@@ -197,9 +198,9 @@ pub(crate) fn container<'a>(
         // Headscale starts whatever happens to the manager.
         startup_probe: None,
         security_context: SecurityContext::of(
-            user.uid,
-            user.gid,
-            user.non_root || user.uid.is_some_and(|uid| uid > 0),
+            uid,
+            gid,
+            user.non_root || uid.is_some_and(|uid| uid > 0),
         ),
         volume_mounts: mounts,
     }

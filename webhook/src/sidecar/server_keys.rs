@@ -1,0 +1,98 @@
+//! Headscale's own keys: one volume, and one read-only mount for each file, so that its directory stays writable. Pure.
+
+use super::shapes::{Item, Mount, Volume, VolumeSource};
+use crate::annotations::{Refusal, ServerKeys};
+use crate::headscale::{Headscale, User};
+use crate::pod::{Details, SERVER_KEYS};
+
+/// What only the pod's spec decides about the keys.
+#[derive(Debug)]
+pub(crate) struct Fit<'a> {
+    headscale: Headscale<'a>,
+    mode: Mode,
+    files: Vec<File<'a>>,
+}
+
+#[derive(Debug)]
+struct File<'a> {
+    name: &'a str,
+    path: String,
+}
+
+/// Who may read the files, which belong to root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Owner = 0o400,
+    Group = 0o440,
+    All = 0o444,
+}
+
+/// Finds Headscale, and the files that it does not mount already.
+pub(crate) fn fit<'a>(keys: &ServerKeys<'a>, details: &'a Details<'_>) -> Result<Fit<'a>, Refusal> {
+    let headscale = Headscale::find(details, keys.container)?;
+    let mounts = headscale.container.mounts();
+    let files = keys
+        .files
+        .iter()
+        .map(|name| File {
+            name,
+            path: format!("{}/{name}", keys.path),
+        })
+        .filter(|file| !mounts.iter().any(|mount| mount.path() == file.path))
+        .collect();
+    Ok(Fit {
+        mode: mode(headscale.user),
+        headscale,
+        files,
+    })
+}
+
+fn mode(user: User) -> Mode {
+    match user {
+        User { uid: Some(0), .. } => Mode::Owner,
+        User {
+            fs_group: Some(_), ..
+        } => Mode::Group,
+        User { .. } => Mode::All,
+    }
+}
+
+impl<'a> Fit<'a> {
+    /// Whether the pod mounts every file already.
+    pub(crate) fn is_made_by_hand(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// A remark where the files could be kept from more readers.
+    pub(crate) fn remark(&self) -> Option<String> {
+        (self.mode == Mode::All).then(|| format!(
+            "the server keys are readable by every user in container '{}': set securityContext.runAsUser to 0 or the pod's fsGroup, whichever Headscale runs with",
+            &*self.headscale.container.name
+        ))
+    }
+
+    /// Where Headscale's container is, and what is mounted there.
+    pub(crate) fn mounts_of_headscale(&self) -> (&Headscale<'a>, Vec<Mount<'_>>) {
+        let mounts = self.files.iter().map(|file| Mount {
+            sub_path: Some(file.name),
+            ..Mount::readable(SERVER_KEYS, &file.path)
+        });
+        (&self.headscale, mounts.collect())
+    }
+
+    /// Appends the volume. It is not optional: Headscale waits for its keys, and never makes others.
+    pub(crate) fn volumes(&self, keys: &ServerKeys<'a>, volumes: &mut Vec<Volume<'a>>) {
+        let items = self.files.iter().map(|file| Item {
+            key: file.name,
+            path: file.name,
+        });
+        volumes.push(Volume {
+            name: SERVER_KEYS,
+            source: VolumeSource::Secret {
+                secret_name: keys.secret,
+                default_mode: self.mode as u32,
+                items: items.collect(),
+            },
+        });
+    }
+}
