@@ -7,6 +7,7 @@
     reason = "a test's helper may fail the test"
 )]
 
+mod acceptance;
 mod chart;
 mod client;
 mod conformance;
