@@ -1,5 +1,6 @@
 //! What rotation asks of a control plane, whichever it is. I/O behind one enum.
 
+use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -8,108 +9,17 @@ use crate::key_value::KeyValue;
 
 mod error;
 mod headscale_rest;
+mod objects;
 mod version;
 mod wire;
 
 pub use error::{At, Error};
 pub use headscale_rest::HeadscaleRest;
-pub use version::{Api, Version};
-
-/// Identifies a Headscale user.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
-)]
-#[serde(transparent)]
-pub struct UserId(pub u64);
-
-/// Identifies a pre-auth key.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
-)]
-#[serde(transparent)]
-pub struct KeyId(pub u64);
-
-/// Identifies a node.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
-)]
-#[serde(transparent)]
-pub struct NodeId(pub u64);
-
-/// A user of the control plane.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct User {
-    /// Its id.
-    pub id: UserId,
-    /// Its name.
-    pub name: String,
-    /// Holds our mark if we made it.
-    pub display_name: String,
-    /// Whether an identity provider made it; such a user is never ours.
-    pub from_provider: bool,
-}
-
-/// A pre-auth key as the control plane lists it: without its value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PreAuthKey {
-    /// Its id.
-    pub id: KeyId,
-    /// The user it belongs to; none for a key with tags alone.
-    pub user: Option<UserId>,
-    /// Whether it may be used more than once.
-    pub reusable: bool,
-    /// Whether its nodes are ephemeral.
-    pub ephemeral: bool,
-    /// Whether it was used.
-    pub used: bool,
-    /// When it ends; none is a dead key.
-    pub expiration: Option<Timestamp>,
-    /// When it was made.
-    pub created_at: Option<Timestamp>,
-    /// Tags that its nodes get.
-    pub tags: Vec<String>,
-}
-
-/// A pre-auth key just made; its value is shown this once.
-#[derive(Clone, Debug)]
-pub struct MintedKey {
-    /// What the control plane says it made.
-    pub key: PreAuthKey,
-    /// The value.
-    pub value: KeyValue,
-}
-
-/// Asks for a pre-auth key. The expiration is never left out: a key without one is dead.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewPreAuthKey {
-    /// The user it is made for.
-    pub user: UserId,
-    /// Whether it may be used more than once.
-    pub reusable: bool,
-    /// Whether its nodes are ephemeral.
-    pub ephemeral: bool,
-    /// When it ends.
-    pub expiration: Timestamp,
-    /// Tags that its nodes get.
-    pub tags: Vec<String>,
-}
-
-/// A node of the tailnet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node {
-    /// Its id.
-    pub id: NodeId,
-    /// The host's own name.
-    pub name: String,
-    /// The label in the tailnet's DNS.
-    pub given_name: String,
-    /// Whether it is connected.
-    pub online: bool,
-    /// The key it joined with.
-    pub pre_auth_key: Option<KeyId>,
-    /// Its tags.
-    pub tags: Vec<String>,
-}
+pub use objects::{
+    ApiKey, ApiKeyId, KeyId, MintedApiKey, MintedKey, NewPreAuthKey, Node, NodeId, PreAuthKey,
+    User, UserId, api_key_prefix,
+};
+pub use version::{Api, Release, Version};
 
 /// Says where a control plane is and how to call it.
 #[derive(Clone, Debug)]
@@ -129,7 +39,7 @@ pub struct Endpoint {
 /// A control plane that keys are made on.
 #[derive(Clone, Debug)]
 pub enum ControlPlane {
-    /// Headscale by REST over TCP.
+    /// Headscale by REST: over TCP, or on its Unix socket from 0.30 on.
     Rest(HeadscaleRest),
 }
 
@@ -141,6 +51,17 @@ impl ControlPlane {
     /// [`Error::InvalidEndpoint`] if the URL, the authority or the key cannot be used.
     pub fn new(endpoint: Endpoint) -> Result<Self, Error> {
         HeadscaleRest::new(endpoint).map(Self::Rest)
+    }
+
+    /// Finds out what answers on Headscale's Unix socket, where no API key is needed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unreachable`] while the socket is not there or nobody accepts, [`Error::Unsupported`] below 0.28.
+    pub async fn on_socket(path: &Path) -> Result<Self, Error> {
+        let rest = HeadscaleRest::on_socket(path)?;
+        rest.probe().await?;
+        Ok(Self::Rest(rest))
     }
 
     /// Bounds each call by `deadline` instead of ten seconds.
@@ -225,6 +146,107 @@ impl ControlPlane {
     pub async fn list_nodes(&self) -> Result<Vec<Node>, Error> {
         match self {
             Self::Rest(rest) => rest.list_nodes().await,
+        }
+    }
+
+    /// Deletes a pre-auth key; one that is not there counts as deleted.
+    ///
+    /// Only one that no node names: a node is ephemeral through its key's row alone, and is one for good without it.
+    ///
+    /// # Errors
+    ///
+    /// What the call met.
+    pub async fn delete_pre_auth_key(&self, id: KeyId) -> Result<(), Error> {
+        match self {
+            Self::Rest(rest) => rest.delete_pre_auth_key(id).await,
+        }
+    }
+
+    /// Deletes a user with its keys; one that is not there counts as deleted.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DeletesAllKeys`] on Headscale 0.28, [`Error::Refused`] while it has nodes, else what the call met.
+    pub async fn delete_user(&self, id: UserId, version: &Version) -> Result<(), Error> {
+        match self {
+            Self::Rest(rest) => rest.delete_user(id, version).await,
+        }
+    }
+
+    /// Deletes a node; one that is not there counts as deleted.
+    ///
+    /// # Errors
+    ///
+    /// What the call met.
+    pub async fn delete_node(&self, id: NodeId) -> Result<(), Error> {
+        match self {
+            Self::Rest(rest) => rest.delete_node(id).await,
+        }
+    }
+
+    /// Gives a node another name in the tailnet and returns it as it is then.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if it is gone, [`Error::Conflict`] while another node has the name, else what the call met.
+    pub async fn rename_node(&self, id: NodeId, name: &str) -> Result<Node, Error> {
+        match self {
+            Self::Rest(rest) => rest.rename_node(id, name).await,
+        }
+    }
+
+    /// Makes a node log in again, from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if it is gone, else what the call met.
+    pub async fn expire_node(&self, id: NodeId) -> Result<Node, Error> {
+        match self {
+            Self::Rest(rest) => rest.expire_node(id).await,
+        }
+    }
+
+    /// Lists all API keys, without their values.
+    ///
+    /// # Errors
+    ///
+    /// What the call met.
+    pub async fn list_api_keys(&self) -> Result<Vec<ApiKey>, Error> {
+        match self {
+            Self::Rest(rest) => rest.list_api_keys().await,
+        }
+    }
+
+    /// Creates an API key. The end is never left out: a key without one is dead.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotHeadscale`] if the answer is no API key, else what the call met.
+    pub async fn create_api_key(&self, expiration: Timestamp) -> Result<MintedApiKey, Error> {
+        match self {
+            Self::Rest(rest) => rest.create_api_key(expiration).await,
+        }
+    }
+
+    /// Expires an API key; one that is not there counts as expired.
+    ///
+    /// # Errors
+    ///
+    /// What the call met.
+    pub async fn expire_api_key(&self, id: ApiKeyId) -> Result<(), Error> {
+        match self {
+            Self::Rest(rest) => rest.expire_api_key(id).await,
+        }
+    }
+
+    /// Deletes an API key; one that is not there counts as deleted.
+    ///
+    /// # Errors
+    ///
+    /// What the call met.
+    pub async fn delete_api_key(&self, key: &ApiKey) -> Result<(), Error> {
+        match self {
+            Self::Rest(rest) => rest.delete_api_key(key).await,
         }
     }
 }

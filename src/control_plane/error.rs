@@ -10,8 +10,33 @@ pub struct At {
     pub control_plane: String,
     /// The method.
     pub method: &'static str,
-    /// The URL, without query.
+    /// The URL, without query; on a socket `unix:`, the socket's path, a colon and the path of the call.
     pub url: String,
+}
+
+impl At {
+    /// Whether the call goes to a Unix socket.
+    fn on_socket(&self) -> bool {
+        self.url.starts_with("unix:")
+    }
+
+    /// What to look at where nothing answers.
+    fn way(&self) -> &'static str {
+        if self.on_socket() {
+            "check that Headscale runs, that the folder of its socket is shared with it, and that unix_socket_permission lets this user in"
+        } else {
+            "check apiUrl, DNS and network policies"
+        }
+    }
+
+    /// What to look at where somebody else answers.
+    fn end(&self) -> &'static str {
+        if self.on_socket() {
+            "check that it is Headscale's socket"
+        } else {
+            "check that apiUrl leads to Headscale itself and not to a proxy or login page"
+        }
+    }
 }
 
 impl fmt::Display for At {
@@ -37,7 +62,7 @@ pub enum Error {
     },
     /// Nothing answers there.
     #[error(
-        "{at}: no connection ({cause}): want a running Headscale there; check apiUrl, DNS and network policies"
+        "{at}: no connection ({cause}): want a running Headscale there; {}", at.way()
     )]
     Unreachable {
         /// The call.
@@ -87,7 +112,7 @@ pub enum Error {
     },
     /// The answer is none that Headscale gives.
     #[error(
-        "{at} answered {status} with {answered}: want {expected}; check that apiUrl leads to Headscale itself and not to a proxy or login page"
+        "{at} answered {status} with {answered}: want {expected}; {}", at.end()
     )]
     NotHeadscale {
         /// The call.
@@ -119,7 +144,7 @@ pub enum Error {
     },
     /// The object is there already.
     #[error(
-        "{at} answered {status}: {message:?}: the name is taken; list the users to see whose it is"
+        "{at} answered {status}: {message:?}: the name is taken; list the users or nodes to see whose it is"
     )]
     Conflict {
         /// The call.
@@ -138,6 +163,16 @@ pub enum Error {
         status: u16,
         /// What the server said.
         message: String,
+    },
+    /// Deleting a user would delete every pre-auth key of the server; no call was made.
+    #[error(
+        "{at} is not called on Headscale {version}: it would delete every pre-auth key of the server with the user; upgrade to 0.29 or newer, or leave the user"
+    )]
+    DeletesAllKeys {
+        /// The call.
+        at: At,
+        /// The server's version.
+        version: String,
     },
     /// A Headscale that we cannot work with.
     #[error("{at}: this is Headscale {version}: want 0.28 or newer; upgrade it")]
@@ -165,6 +200,7 @@ impl Error {
             Self::NotFound { .. } => "not_found",
             Self::Conflict { .. } => "conflict",
             Self::Refused { .. } => "refused",
+            Self::DeletesAllKeys { .. } => "deletes_all_keys",
             Self::Unsupported { .. } => "unsupported",
         }
     }

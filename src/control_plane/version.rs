@@ -11,35 +11,63 @@ pub enum Api {
     Problem,
 }
 
+/// The releases that differ in what a call does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Release {
+    /// 0.28: deleting a user there deletes every pre-auth key of the server.
+    V0_28,
+    /// 0.29: the last one with gRPC.
+    V0_29,
+    /// 0.30 and what follows.
+    V0_30,
+}
+
+impl Release {
+    /// Its name for people.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::V0_28 => "0.28",
+            Self::V0_29 => "0.29",
+            Self::V0_30 => "0.30",
+        }
+    }
+}
+
 /// What a probe found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
     /// What the server calls itself; `dev` for one built from source.
     pub text: String,
-    /// The dialect it speaks.
-    pub api: Api,
+    /// The release that it behaves like.
+    pub release: Release,
 }
 
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { text, api } = self;
-        match api {
-            Api::Gateway => write!(f, "{text} (0.28 or 0.29)"),
-            Api::Problem => write!(f, "{text} (0.30)"),
+impl Version {
+    /// The dialect of REST that it speaks.
+    #[must_use]
+    pub fn api(&self) -> Api {
+        match self.release {
+            Release::V0_28 | Release::V0_29 => Api::Gateway,
+            Release::V0_30 => Api::Problem,
         }
     }
 }
 
-/// The oldest minor version that we can work with.
-const OLDEST: (u32, u32) = (0, 28);
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { text, release } = self;
+        write!(f, "{text} ({})", release.as_str())
+    }
+}
 
 /// What a version text alone says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Age {
-    /// New enough.
-    Supported,
-    /// Too old.
+    /// Older than what we can work with.
     TooOld,
+    /// This release, or one that we take for it.
+    Is(Release),
     /// The text holds no number, as in a build from source.
     Unknown,
 }
@@ -51,24 +79,28 @@ pub(super) fn age(text: &str) -> Age {
         .trim_start_matches('v')
         .splitn(3, '.')
         .map(str::parse::<u32>);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= OLDEST => Age::Supported,
-        (Some(Ok(_)), Some(Ok(_))) => Age::TooOld,
-        _ => Age::Unknown,
+    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
+        return Age::Unknown;
+    };
+    match (major, minor) {
+        (0, ..28) => Age::TooOld,
+        (0, 28) => Age::Is(Release::V0_28),
+        (0, 29) => Age::Is(Release::V0_29),
+        (0, 30..) | (1.., _) => Age::Is(Release::V0_30),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Age, age};
+    use super::{Age, Release, age};
 
     #[test]
     fn reads_the_version_texts_that_headscale_gives() {
         for (text, want) in [
-            ("v0.29.2", Age::Supported),
-            ("0.28.0", Age::Supported),
-            ("v0.30.0-beta.1", Age::Supported),
-            ("v1.0.0", Age::Supported),
+            ("v0.29.2", Age::Is(Release::V0_29)),
+            ("0.28.0", Age::Is(Release::V0_28)),
+            ("v0.30.0-beta.1", Age::Is(Release::V0_30)),
+            ("v1.0.0", Age::Is(Release::V0_30)),
             ("v0.27.1", Age::TooOld),
             ("0.9.3", Age::TooOld),
             ("dev", Age::Unknown),

@@ -3,7 +3,11 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{KeyId, MintedKey, NewPreAuthKey, Node, NodeId, PreAuthKey, User, UserId};
+use super::objects::listed_prefix;
+use super::{
+    ApiKey, ApiKeyId, KeyId, MintedApiKey, MintedKey, NewPreAuthKey, Node, NodeId, PreAuthKey,
+    User, UserId, api_key_prefix,
+};
 use crate::key_value::KeyValue;
 
 /// Asks for a user. Only fields that every version knows: 0.30 refuses others.
@@ -43,18 +47,22 @@ pub(super) fn create_pre_auth_key(new: &NewPreAuthKey) -> impl Serialize + '_ {
     }
 }
 
-/// Asks to expire a pre-auth key.
+/// Names the object that a call is about.
 #[derive(Serialize)]
-pub(super) struct ExpirePreAuthKey {
+pub(super) struct ById {
     id: String,
 }
 
-impl ExpirePreAuthKey {
-    pub(super) fn new(id: KeyId) -> Self {
-        Self {
-            id: id.0.to_string(),
-        }
+impl ById {
+    pub(super) fn new(id: u64) -> Self {
+        Self { id: id.to_string() }
     }
+}
+
+/// Asks for an API key.
+#[derive(Serialize)]
+pub(super) struct CreateApiKey {
+    pub(super) expiration: Timestamp,
 }
 
 #[derive(Deserialize)]
@@ -88,9 +96,23 @@ struct NodeBody {
     id: Option<String>,
     name: Option<String>,
     given_name: Option<String>,
+    user: Option<UserBody>,
     online: Option<bool>,
     pre_auth_key: Option<PreAuthKeyBody>,
     tags: Option<Vec<String>>,
+    created_at: Option<Timestamp>,
+    last_seen: Option<Timestamp>,
+    expiry: Option<Timestamp>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ApiKeyBody {
+    id: Option<String>,
+    prefix: Option<String>,
+    expiration: Option<Timestamp>,
+    created_at: Option<Timestamp>,
+    last_seen: Option<Timestamp>,
 }
 
 #[derive(Deserialize)]
@@ -126,6 +148,29 @@ struct PreAuthKeys {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct OneApiKey {
+    api_key: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ApiKeys {
+    api_keys: Option<Vec<ApiKeyBody>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ConnectivityBody {
+    database_connectivity: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct OneNode {
+    node: Option<NodeBody>,
+}
+
+#[derive(Deserialize)]
 struct Nodes {
     nodes: Option<Vec<NodeBody>>,
 }
@@ -138,6 +183,15 @@ pub(super) fn version(body: &[u8]) -> Result<String, String> {
 /// Whether this is what `GET /health` answers.
 pub(super) fn is_health(body: &[u8]) -> bool {
     json::<HealthBody>(body).is_ok_and(|health| matches!(health.status.as_str(), "pass" | "fail"))
+}
+
+/// Reads the answer of `GET /api/v1/health`.
+pub(super) fn connectivity(body: &[u8]) -> Result<(), String> {
+    required(
+        json::<ConnectivityBody>(body)?.database_connectivity,
+        "databaseConnectivity",
+    )
+    .map(|_| ())
 }
 
 /// Reads the answer of a user's creation and holds it against the name that was asked for.
@@ -171,6 +225,41 @@ pub(super) fn nodes(body: &[u8]) -> Result<Vec<Node>, String> {
         .into_iter()
         .map(one_node)
         .collect()
+}
+
+/// Reads the answer to a change of a node and holds it against what was asked.
+pub(super) fn changed_node(body: &[u8], id: NodeId, name: Option<&str>) -> Result<Node, String> {
+    let node = one_node(required(json::<OneNode>(body)?.node, "node")?)?;
+    if node.id != id {
+        return Err(format!("node {} (asked for {})", node.id.0, id.0));
+    }
+    match name {
+        Some(name) if node.given_name != name => Err(format!(
+            "a node named {:?} (asked for {name:?})",
+            node.given_name
+        )),
+        Some(_) | None => Ok(node),
+    }
+}
+
+/// Reads a list of API keys.
+pub(super) fn api_keys(body: &[u8]) -> Result<Vec<ApiKey>, String> {
+    required(json::<ApiKeys>(body)?.api_keys, "apiKeys")?
+        .into_iter()
+        .map(one_api_key)
+        .collect()
+}
+
+/// Reads the answer of an API key's creation, which is its value alone.
+pub(super) fn minted_api_key(body: &[u8]) -> Result<MintedApiKey, String> {
+    let value = KeyValue::new(required(json::<OneApiKey>(body)?.api_key, "apiKey")?);
+    if !value.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("an apiKey that is not printable".to_owned());
+    }
+    let prefix = api_key_prefix(&value)
+        .ok_or("an apiKey that is empty, masked or of another form")?
+        .to_owned();
+    Ok(MintedApiKey { prefix, value })
 }
 
 /// Reads an answer that says nothing but that it was done.
@@ -347,20 +436,48 @@ fn one_node(body: NodeBody) -> Result<Node, String> {
         id: node_id,
         name,
         given_name,
+        user,
         online,
         pre_auth_key,
         tags,
+        created_at,
+        last_seen,
+        expiry,
     } = body;
     Ok(Node {
         id: NodeId(id(node_id, "node.id")?),
         name: required(name, "node.name")?,
         given_name: given_name.unwrap_or_default(),
+        user: user.map(one_user).transpose()?.map(|user| user.id),
         online: required(online, "node.online")?,
         pre_auth_key: pre_auth_key
             .map(|key| id(key.id, "node.preAuthKey.id"))
             .transpose()?
             .map(KeyId),
         tags: tags.unwrap_or_default(),
+        created_at,
+        last_seen,
+        expiry: expiry.filter(|&end| end > Timestamp::UNIX_EPOCH),
+    })
+}
+
+fn one_api_key(body: ApiKeyBody) -> Result<ApiKey, String> {
+    let ApiKeyBody {
+        id: key_id,
+        prefix,
+        expiration,
+        created_at,
+        last_seen,
+    } = body;
+    let shown = required(prefix, "apiKey.prefix")?;
+    // A row of another form is somebody else's, and no reason to refuse the whole list.
+    let prefix = listed_prefix(&shown).unwrap_or(&shown).to_owned();
+    Ok(ApiKey {
+        id: ApiKeyId(id(key_id, "apiKey.id")?),
+        prefix,
+        expiration,
+        created_at,
+        last_seen,
     })
 }
 

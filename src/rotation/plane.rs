@@ -254,7 +254,7 @@ impl Plane {
         let answer = answer.await;
         let result = match &answer {
             Ok(_) => "ok",
-            Err(error) => label(error),
+            Err(error) => error.as_str(),
         };
         let metrics = &self.metrics.rotation;
         metrics
@@ -282,9 +282,10 @@ impl From<Error> for Trouble {
             | Error::Redirected { .. }
             | Error::NotHeadscale { .. }
             | Error::TooLarge { .. } => (State::Degraded, true),
-            Error::NotFound { .. } | Error::Conflict { .. } | Error::Refused { .. } => {
-                (State::Degraded, false)
-            }
+            Error::NotFound { .. }
+            | Error::Conflict { .. }
+            | Error::Refused { .. }
+            | Error::DeletesAllKeys { .. } => (State::Degraded, false),
         };
         Self {
             state,
@@ -343,22 +344,5 @@ fn no_credentials(plane: &str, namespace: &str, name: &str, exists: bool) -> Tro
         state: State::NoCredentials,
         message,
         of_plane: true,
-    }
-}
-
-fn label(error: &Error) -> &'static str {
-    match error {
-        Error::InvalidEndpoint { .. } => "invalid_endpoint",
-        Error::Unreachable { .. } => "unreachable",
-        Error::Untrusted { .. } => "untrusted",
-        Error::TimedOut { .. } => "timed_out",
-        Error::Unauthorized { .. } => "unauthorized",
-        Error::Redirected { .. } => "redirected",
-        Error::NotHeadscale { .. } => "not_headscale",
-        Error::TooLarge { .. } => "too_large",
-        Error::NotFound { .. } => "not_found",
-        Error::Conflict { .. } => "conflict",
-        Error::Refused { .. } => "refused",
-        Error::Unsupported { .. } => "unsupported",
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
-use sidescale::control_plane::Api;
+use sidescale::control_plane::Release;
 use sidescale::key_value::KeyValue;
 
 use crate::Case;
@@ -51,7 +51,7 @@ fn run(context: &Context, program: Option<&Program>) -> Result<()> {
             headscale.url().to_owned(),
             KeyValue::new(headscale.create_api_key()?),
             headscale.authority().map(str::to_owned),
-            api(&program.version),
+            release(&program.version),
             None,
         );
         columns.push(runtime.block_on(cases::run(&server)));
@@ -64,11 +64,11 @@ fn run(context: &Context, program: Option<&Program>) -> Result<()> {
     Ok(())
 }
 
-/// The dialect that a release speaks.
-fn api(version: &str) -> Api {
+fn release(version: &str) -> Release {
     match version.trim_start_matches('v') {
-        old if old.starts_with("0.28") || old.starts_with("0.29") => Api::Gateway,
-        _ => Api::Problem,
+        old if old.starts_with("0.28") => Release::V0_28,
+        old if old.starts_with("0.29") => Release::V0_29,
+        _ => Release::V0_30,
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use sidescale::clock::Clock;
 use sidescale::commands::demo::headscale::{Embedded, Flavour};
-use sidescale::control_plane::Api;
+use sidescale::control_plane::Release;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
@@ -47,16 +47,17 @@ async fn serve(flavour: Flavour, embedded: Embedded, tls: bool) -> cases::Server
     }
     let scheme = if tls { "https" } else { "http" };
     let suffix = if tls { " https" } else { "" };
-    let api = match flavour {
-        Flavour::V0_28 | Flavour::V0_29 => Api::Gateway,
-        Flavour::Main => Api::Problem,
+    let release = match flavour {
+        Flavour::V0_28 => Release::V0_28,
+        Flavour::V0_29 => Release::V0_29,
+        Flavour::Main => Release::V0_30,
     };
     cases::Server::new(
         format!("embedded {}{suffix}", flavour.as_str()),
         format!("{scheme}://{address}"),
         embedded.create_api_key(Duration::from_secs(3600)),
         ca_bundle,
-        api,
+        release,
         Some(embedded),
     )
 }

@@ -160,3 +160,40 @@ async fn odd_keys(embedded: &Embedded, client: &ControlPlane, address: &str, sai
         said.say(&format!("a new key without {pointer}"), &error, address);
     }
 }
+
+#[tokio::test]
+async fn a_socket_asks_for_no_api_key_and_is_found_again_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("headscale.sock");
+    let error = ControlPlane::on_socket(&path).await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+    let said = error.to_string();
+    for words in ["unix:", "headscale.sock", "unix_socket_permission"] {
+        assert!(said.contains(words), "{said}");
+    }
+
+    let embedded = Embedded::new(Flavour::Main, Clock::wall());
+    let serve = || {
+        let _ = std::fs::remove_file(&path);
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let router = embedded.socket_router();
+        tokio::spawn(async move { axum::serve(listener, router).await })
+    };
+    let first = serve();
+    let client = ControlPlane::on_socket(&path).await.unwrap();
+    let end = "2099-01-01T00:00:00Z".parse().unwrap();
+    let minted = client.create_api_key(end).await.unwrap();
+    first.abort();
+    let _ = first.await;
+    // As Headscale does at each start: a new file of the same name.
+    let _second = serve();
+    let keys = client.list_api_keys().await.unwrap();
+    assert_eq!(keys.len(), 1);
+    assert_eq!(keys[0].prefix, minted.prefix);
+    client.expire_api_key(keys[0].id).await.unwrap();
+    let keys = client.list_api_keys().await.unwrap();
+    assert!(
+        keys[0].expiration.unwrap() <= jiff::Timestamp::now(),
+        "{keys:?}"
+    );
+}

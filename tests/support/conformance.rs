@@ -3,23 +3,31 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use reqwest::{Method, StatusCode};
-use serde_json::{Value, json};
+use serde_json::Value;
 use sidescale::commands::demo::headscale::Embedded;
 use sidescale::control_plane::{
-    Api, ControlPlane, Endpoint, Error, KeyId, NewPreAuthKey, User, UserId,
+    Api, ControlPlane, Endpoint, NewPreAuthKey, Release, UserId, Version,
 };
 use sidescale::key_value::KeyValue;
 
+#[path = "conformance_api_keys.rs"]
+mod api_keys;
 #[path = "conformance_faults.rs"]
 mod faults;
+#[path = "conformance_keys.rs"]
+mod keys;
+#[path = "conformance_nodes.rs"]
+mod nodes;
 #[path = "conformance_raw.rs"]
 mod raw;
 #[path = "conformance_table.rs"]
 pub(crate) mod table;
+#[path = "conformance_users.rs"]
+mod users;
 
 pub(crate) use table::{Cell, Column, print};
 
@@ -33,8 +41,8 @@ pub(crate) struct Server {
     pub(crate) api_key: KeyValue,
     /// PEM of its private authority, where it speaks HTTPS.
     pub(crate) ca_bundle: Option<String>,
-    /// The dialect it should be taken for.
-    pub(crate) api: Api,
+    /// The release it should be taken for.
+    pub(crate) release: Release,
     /// Our own, which can be told to go wrong.
     pub(crate) embedded: Option<Embedded>,
     /// Kept, because each new client reads the machine's authorities.
@@ -64,7 +72,7 @@ impl Server {
         url: String,
         api_key: KeyValue,
         ca_bundle: Option<String>,
-        api: Api,
+        release: Release,
         embedded: Option<Embedded>,
     ) -> Self {
         Self {
@@ -72,7 +80,7 @@ impl Server {
             url,
             api_key,
             ca_bundle,
-            api,
+            release,
             embedded,
             clients: OnceLock::new(),
         }
@@ -148,9 +156,20 @@ impl Server {
         Ok((reply.status(), reply.text().await?))
     }
 
+    fn version(&self) -> Version {
+        Version {
+            text: "dev".to_owned(),
+            release: self.release,
+        }
+    }
+
+    fn api(&self) -> Api {
+        self.version().api()
+    }
+
     /// 0.28 and 0.29 answer the first, 0.30 the second.
     fn pick<T>(&self, gateway: T, problem: T) -> T {
-        match self.api {
+        match self.api() {
             Api::Gateway => gateway,
             Api::Problem => problem,
         }
@@ -182,12 +201,13 @@ pub(crate) async fn run(server: &Server) -> Column {
     }
 }
 
+/// A case for every server.
+fn anywhere(name: &'static str, run: for<'a> fn(&'a Server) -> BoxFuture<'a, Result<()>>) -> Case {
+    let only = Only::Anywhere;
+    Case { name, only, run }
+}
+
 fn cases() -> Vec<Case> {
-    let anywhere = |name, run| Case {
-        name,
-        only: Only::Anywhere,
-        run,
-    };
     let mut cases = vec![
         anywhere("a_new_server_lists_nothing", |server| {
             Box::pin(a_new_server_lists_nothing(server))
@@ -195,55 +215,17 @@ fn cases() -> Vec<Case> {
         anywhere("the_version_is_probed", |server| {
             Box::pin(the_version_is_probed(server))
         }),
-        anywhere("a_user_is_created_and_listed", |server| {
-            Box::pin(a_user_is_created_and_listed(server))
-        }),
-        anywhere("a_taken_user_name_is_a_conflict", |server| {
-            Box::pin(a_taken_user_name_is_a_conflict(server))
-        }),
-        anywhere("of_two_who_create_one_user_one_does", |server| {
-            Box::pin(of_two_who_create_one_user_one_does(server))
-        }),
-        anywhere("a_key_is_created_as_asked", |server| {
-            Box::pin(a_key_is_created_as_asked(server))
-        }),
-        anywhere("a_key_with_tags_is_created_as_asked", |server| {
-            Box::pin(a_key_with_tags_is_created_as_asked(server))
-        }),
-        anywhere("a_list_of_keys_shows_no_value", |server| {
-            Box::pin(a_list_of_keys_shows_no_value(server))
-        }),
-        anywhere("a_key_for_an_unknown_user_is_refused", |server| {
-            Box::pin(a_key_for_an_unknown_user_is_refused(server))
-        }),
-        anywhere("a_key_with_a_bad_tag_is_refused", |server| {
-            Box::pin(a_key_with_a_bad_tag_is_refused(server))
-        }),
-        anywhere("a_key_is_expired_by_id_and_no_other", |server| {
-            Box::pin(a_key_is_expired_by_id_and_no_other(server))
-        }),
-        anywhere("an_expired_key_is_expired_again", |server| {
-            Box::pin(an_expired_key_is_expired_again(server))
-        }),
-        anywhere("an_unknown_key_counts_as_expired", |server| {
-            Box::pin(an_unknown_key_counts_as_expired(server))
-        }),
-        anywhere("nodes_are_listed", |server| {
-            Box::pin(nodes_are_listed(server))
-        }),
-        Case {
-            name: "a_user_of_a_provider_is_told_apart",
-            only: Only::Embedded("needs an identity provider"),
-            run: |server| Box::pin(a_user_of_a_provider_is_told_apart(server)),
-        },
-        Case {
-            name: "a_node_names_the_key_it_joined_with",
-            only: Only::Embedded("needs a real client: the join story sees it"),
-            run: |server| Box::pin(a_node_names_the_key_it_joined_with(server)),
-        },
     ];
-    cases.extend(raw::cases());
-    cases.extend(faults::cases());
+    for more in [
+        users::cases(),
+        keys::cases(),
+        nodes::cases(),
+        api_keys::cases(),
+        raw::cases(),
+        faults::cases(),
+    ] {
+        cases.extend(more);
+    }
     cases
 }
 
@@ -260,269 +242,7 @@ async fn a_new_server_lists_nothing(server: &Server) -> Result<()> {
 
 async fn the_version_is_probed(server: &Server) -> Result<()> {
     let version = server.client()?.probe().await?;
-    ensure!(version.api == server.api, "taken for {version}");
-    Ok(())
-}
-
-async fn a_user_is_created_and_listed(server: &Server) -> Result<()> {
-    let (client, mark) = (server.client()?, "sidescale 0b5e… release");
-    let user = client.create_user("shop.web", mark).await?;
-    ensure!(
-        user.name == "shop.web" && user.display_name == mark && !user.from_provider,
-        "{user:?}"
-    );
-    ensure!(
-        client.list_users().await?.contains(&user),
-        "{user:?} is not listed"
-    );
-    Ok(())
-}
-
-async fn a_taken_user_name_is_a_conflict(server: &Server) -> Result<()> {
-    let client = server.client()?;
-    let user = client.create_user("shop.taken", "first").await?;
-    let again = client.create_user("shop.taken", "second").await;
-    let status = server.pick(500, 409);
-    ensure!(
-        matches!(&again, Err(Error::Conflict { status: got, .. }) if *got == status),
-        "answered {again:?}"
-    );
-    ensure!(
-        client.list_users().await?.contains(&user),
-        "the first user was changed"
-    );
-    Ok(())
-}
-
-async fn of_two_who_create_one_user_one_does(server: &Server) -> Result<()> {
-    let client = server.client()?;
-    let create = || client.create_user("shop.race", "");
-    let (one, two) = tokio::join!(create(), create());
-    let user = match (one, two) {
-        (Ok(user), Err(Error::Conflict { .. })) | (Err(Error::Conflict { .. }), Ok(user)) => user,
-        other => bail!("answered {other:?}"),
-    };
-    let users = client.list_users().await?;
-    let named: Vec<&User> = users
-        .iter()
-        .filter(|user| user.name == "shop.race")
-        .collect();
-    ensure!(named == [&user], "listed {named:?}");
-    Ok(())
-}
-
-async fn a_key_is_created_as_asked(server: &Server) -> Result<()> {
-    let client = server.client()?;
-    let user = client.create_user("shop.keys", "").await?.id;
-    for (reusable, ephemeral) in [(true, true), (true, false), (false, true), (false, false)] {
-        let new = NewPreAuthKey {
-            reusable,
-            ephemeral,
-            ..new_key(user)
-        };
-        let minted = client.create_pre_auth_key(&new).await?;
-        let value = minted.value.expose();
-        ensure!(
-            value.starts_with("hskey-auth-") && value.len() == 88,
-            "a value of another form"
-        );
-        ensure!(!minted.key.used, "the new key is used");
-        let age =
-            Timestamp::now().duration_since(minted.key.created_at.context("no time of creation")?);
-        ensure!(age.abs() < SignedDuration::from_mins(1), "made {age:?} ago");
-        let listed = client.list_pre_auth_keys().await?;
-        let listed = listed
-            .iter()
-            .find(|key| key.id == minted.key.id)
-            .context("is not listed")?;
-        ensure!(
-            *listed == minted.key,
-            "created as {:?}, listed as {listed:?}",
-            minted.key
-        );
-    }
-    Ok(())
-}
-
-async fn a_key_with_tags_is_created_as_asked(server: &Server) -> Result<()> {
-    let client = server.client()?;
-    let user = client.create_user("shop.tags", "").await?.id;
-    let tags = vec!["tag:web".to_owned(), "tag:db".to_owned()];
-    let minted = client
-        .create_pre_auth_key(&NewPreAuthKey {
-            tags,
-            ..new_key(user)
-        })
-        .await?;
-    ensure!(minted.key.tags.len() == 2, "{:?}", minted.key);
-    Ok(())
-}
-
-async fn a_list_of_keys_shows_no_value(server: &Server) -> Result<()> {
-    let client = server.client()?;
-    let user = client.create_user("shop.masked", "").await?.id;
-    let minted = client.create_pre_auth_key(&new_key(user)).await?;
-    let (_, list) = server.raw(Method::GET, "/api/v1/preauthkey", None).await?;
-    let secret = minted.value.expose().get(24..).context("a short key")?;
-    ensure!(!list.contains(secret), "the list shows the secret");
-    ensure!(list.contains("-***"), "the list shows no masked key");
-    Ok(())
-}
-
-async fn a_key_for_an_unknown_user_is_refused(server: &Server) -> Result<()> {
-    let refused = server
-        .client()?
-        .create_pre_auth_key(&new_key(UserId(9999)))
-        .await;
-    let message = match (server.api, refused) {
-        (
-            Api::Gateway,
-            Err(Error::Refused {
-                status: 500,
-                message,
-                ..
-            }),
-        )
-        | (Api::Problem, Err(Error::NotFound { message, .. })) => message,
-        (_, other) => bail!("answered {other:?}"),
-    };
-    ensure!(message.contains("user not found"), "says {message:?}");
-    Ok(())
-}
-
-async fn a_key_with_a_bad_tag_is_refused(server: &Server) -> Result<()> {
-    let client = server.client()?;
-    let user = client.create_user("shop.badtag", "").await?.id;
-    for tag in ["web", "tag:Web", "tag:a b"] {
-        let new = NewPreAuthKey {
-            tags: vec![tag.to_owned()],
-            ..new_key(user)
-        };
-        let refused = client.create_pre_auth_key(&new).await;
-        ensure!(
-            matches!(&refused, Err(Error::Refused { status: 400, message, .. }) if message.contains("tag")),
-            "{tag:?}: answered {refused:?}"
-        );
-    }
-    Ok(())
-}
-
-async fn a_key_is_expired_by_id_and_no_other(server: &Server) -> Result<()> {
-    let client = server.client()?;
-    let user = client.create_user("shop.expire", "").await?.id;
-    let kept = client.create_pre_auth_key(&new_key(user)).await?.key;
-    let ended = client.create_pre_auth_key(&new_key(user)).await?.key;
-    client.expire_pre_auth_key(ended.id).await?;
-    let listed = client.list_pre_auth_keys().await?;
-    let ends = |id: KeyId| {
-        listed
-            .iter()
-            .find(|key| key.id == id)
-            .and_then(|key| key.expiration)
-            .context("is not listed")
-    };
-    ensure!(
-        ends(ended.id)? <= Timestamp::now(),
-        "still ends {}",
-        ends(ended.id)?
-    );
-    ensure!(
-        Some(ends(kept.id)?) == kept.expiration,
-        "the other key now ends {}",
-        ends(kept.id)?
-    );
-    Ok(())
-}
-
-async fn an_expired_key_is_expired_again(server: &Server) -> Result<()> {
-    let client = server.client()?;
-    let user = client.create_user("shop.twice", "").await?.id;
-    let key = client.create_pre_auth_key(&new_key(user)).await?.key.id;
-    client.expire_pre_auth_key(key).await?;
-    Ok(client.expire_pre_auth_key(key).await?)
-}
-
-async fn an_unknown_key_counts_as_expired(server: &Server) -> Result<()> {
-    server.client()?.expire_pre_auth_key(KeyId(9999)).await?;
-    let (status, _) = server
-        .raw(
-            Method::POST,
-            "/api/v1/preauthkey/expire",
-            Some(json!({"id": "9999"})),
-        )
-        .await?;
-    let want = server.pick(StatusCode::OK, StatusCode::NOT_FOUND);
-    ensure!(status == want, "answered {status}");
-    Ok(())
-}
-
-async fn nodes_are_listed(server: &Server) -> Result<()> {
-    let client = server.client()?;
-    let user = client.create_user("shop.nodes", "").await?;
-    let name = "listed";
-    if let Some(embedded) = &server.embedded {
-        let key = client.create_pre_auth_key(&new_key(user.id)).await?;
-        let node = embedded
-            .join(key.value.expose(), name)
-            .context("the new key is not accepted")?;
-        embedded.set_online(node, false);
-    } else {
-        raw::register_node(server, &user.name, name).await?;
-    }
-    let nodes = client.list_nodes().await?;
-    let node = nodes
-        .iter()
-        .find(|node| node.given_name == name)
-        .context("is not listed")?;
-    ensure!(
-        node.name == name && !node.online && node.tags.is_empty(),
-        "{node:?}"
-    );
-    Ok(())
-}
-
-async fn a_user_of_a_provider_is_told_apart(server: &Server) -> Result<()> {
-    let embedded = server.embedded.as_ref().context("not our own")?;
-    embedded.add_user("shop.oidc", "Somebody", "oidc");
-    // Names are unique among users without a provider alone.
-    let client = server.client()?;
-    let ours = client.create_user("shop.oidc", "").await?;
-    let users = client.list_users().await?;
-    let theirs: Vec<bool> = users
-        .iter()
-        .filter(|user| user.name == "shop.oidc")
-        .map(|user| user.from_provider)
-        .collect();
-    ensure!(!ours.from_provider && theirs == [true, false], "{users:?}");
-    Ok(())
-}
-
-async fn a_node_names_the_key_it_joined_with(server: &Server) -> Result<()> {
-    let embedded = server.embedded.as_ref().context("not our own")?;
-    let client = server.client()?;
-    let user = client.create_user("shop.joins", "").await?.id;
-    let new = NewPreAuthKey {
-        tags: vec!["tag:web".to_owned()],
-        ..new_key(user)
-    };
-    let key = client.create_pre_auth_key(&new).await?;
-    let node = embedded
-        .join(key.value.expose(), "joined")
-        .context("the new key is not accepted")?;
-    let nodes = client.list_nodes().await?;
-    let node = nodes
-        .iter()
-        .find(|listed| listed.id == node)
-        .context("is not listed")?;
-    ensure!(
-        node.pre_auth_key == Some(key.key.id) && node.online && node.tags == ["tag:web"],
-        "{node:?}"
-    );
-    client.expire_pre_auth_key(key.key.id).await?;
-    ensure!(
-        embedded.join(key.value.expose(), "late").is_none(),
-        "an expired key is accepted"
-    );
+    ensure!(version.release == server.release, "taken for {version}");
     Ok(())
 }
 

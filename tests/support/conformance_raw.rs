@@ -1,33 +1,19 @@
-//! Answers by status: API keys and credentials, strict and lenient bodies, and calls that we do not make yet.
+//! Answers by status: credentials, strict and lenient bodies, and requests that our client would not make.
 
 use anyhow::{Context as _, Result, ensure};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sidescale::control_plane::{Api, ControlPlane, Endpoint, Error};
 
-use super::{Case, Only, Server, new_key};
+use super::{Case, Only, Server, anywhere, new_key};
 
 pub(super) fn cases() -> Vec<Case> {
-    let anywhere = |name, run| Case {
-        name,
-        only: Only::Anywhere,
-        run,
-    };
     vec![
         anywhere("no_key_is_unauthorized", |server| {
             Box::pin(no_key_is_unauthorized(server))
         }),
         anywhere("an_unknown_api_key_is_unauthorized", |server| {
             Box::pin(an_unknown_api_key_is_unauthorized(server))
-        }),
-        anywhere("an_expired_api_key_is_unauthorized", |server| {
-            Box::pin(an_expired_api_key_is_unauthorized(server))
-        }),
-        anywhere("an_api_key_is_expired_by_id", |server| {
-            Box::pin(an_api_key_is_expired_by_id(server))
-        }),
-        anywhere("an_unknown_api_key_is_not_expired", |server| {
-            Box::pin(an_unknown_api_key_is_not_expired(server))
         }),
         anywhere("a_wrong_path_is_not_headscale", |server| {
             Box::pin(a_wrong_path_is_not_headscale(server))
@@ -53,12 +39,6 @@ pub(super) fn cases() -> Vec<Case> {
         anywhere("a_key_needs_a_user_or_a_tag", |server| {
             Box::pin(a_key_needs_a_user_or_a_tag(server))
         }),
-        anywhere("an_unknown_node_is_not_deleted", |server| {
-            Box::pin(an_unknown_node_is_not_deleted(server))
-        }),
-        anywhere("a_node_is_renamed_and_deleted", |server| {
-            Box::pin(a_node_is_renamed_and_deleted(server))
-        }),
         Case {
             name: "another_authority_is_not_trusted",
             only: Only::Https,
@@ -72,29 +52,6 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// Makes a real server list a node that no client stands behind.
-pub(super) async fn register_node(server: &Server, user: &str, name: &str) -> Result<()> {
-    // 0.28 wants the bare 24 characters, newer ones a prefix.
-    let key = format!("{name:x<24}");
-    for key in [key.clone(), format!("hskey-authreq-{key}")] {
-        let debug = json!({"user": user, "key": key, "name": name, "routes": []});
-        let (status, _) = server
-            .raw(Method::POST, "/api/v1/debug/node", Some(debug))
-            .await?;
-        if status != StatusCode::OK {
-            continue;
-        }
-        let register = format!("/api/v1/node/register?user={user}&key={key}");
-        let (status, said) = server.raw(Method::POST, &register, None).await?;
-        ensure!(
-            status == StatusCode::OK,
-            "registering the node: {status} {said}"
-        );
-        return Ok(());
-    }
-    anyhow::bail!("the server makes no node for tests")
-}
-
 async fn no_key_is_unauthorized(server: &Server) -> Result<()> {
     for authorization in [
         None,
@@ -106,7 +63,7 @@ async fn no_key_is_unauthorized(server: &Server) -> Result<()> {
             .raw_as(authorization, Method::GET, "/api/v1/user", None)
             .await?;
         ensure!(status == StatusCode::UNAUTHORIZED, "answered {status}");
-        match server.api {
+        match server.api() {
             Api::Gateway => ensure!(body == "Unauthorized", "says {body:?}"),
             Api::Problem => ensure!(field(&body, "/status")? == 401, "says {body:?}"),
         }
@@ -144,66 +101,6 @@ async fn an_unknown_api_key_is_unauthorized(server: &Server) -> Result<()> {
             .iter()
             .any(|user| user.name == "never"),
         "the user was made"
-    );
-    Ok(())
-}
-
-async fn an_expired_api_key_is_unauthorized(server: &Server) -> Result<()> {
-    let past = json!({"expiration": "2020-01-01T00:00:00Z"});
-    let (_, body) = server
-        .raw(Method::POST, "/api/v1/apikey", Some(past))
-        .await?;
-    let key = field(&body, "/apiKey")?;
-    let client = server.client_with_key(key.as_str().context("no text")?)?;
-    unauthorized("list users", client.list_users().await)
-}
-
-async fn an_api_key_is_expired_by_id(server: &Server) -> Result<()> {
-    let later = json!({"expiration": "2099-01-01T00:00:00Z"});
-    let (_, body) = server
-        .raw(Method::POST, "/api/v1/apikey", Some(later))
-        .await?;
-    let key = field(&body, "/apiKey")?;
-    let key = key.as_str().context("no text")?;
-    let client = server.client_with_key(key)?;
-    client.list_users().await.context("with the new key")?;
-    let (_, list) = server.raw(Method::GET, "/api/v1/apikey", None).await?;
-    let masked = format!("{}-***", &key[..22]);
-    let list = field(&list, "/apiKeys")?;
-    let listed = list
-        .as_array()
-        .context("no list")?
-        .iter()
-        .find(|listed| listed["prefix"] == masked.as_str());
-    let id = &listed.context("the new key is not listed by its prefix")?["id"];
-    let (status, body) = server
-        .raw(
-            Method::POST,
-            "/api/v1/apikey/expire",
-            Some(json!({"id": id})),
-        )
-        .await?;
-    ensure!(
-        status == StatusCode::OK && body.trim() == "{}",
-        "answered {status} {body}"
-    );
-    unauthorized("list users", client.list_users().await)
-}
-
-async fn an_unknown_api_key_is_not_expired(server: &Server) -> Result<()> {
-    for body in [json!({"id": "9999"}), json!({"prefix": "abcdefghijkl"})] {
-        let (status, _) = server
-            .raw(Method::POST, "/api/v1/apikey/expire", Some(body))
-            .await?;
-        let want = server.pick(StatusCode::INTERNAL_SERVER_ERROR, StatusCode::NOT_FOUND);
-        ensure!(status == want, "answered {status}");
-    }
-    let (status, _) = server
-        .raw(Method::POST, "/api/v1/apikey/expire", Some(json!({})))
-        .await?;
-    ensure!(
-        status == StatusCode::BAD_REQUEST,
-        "answered {status} to nothing"
     );
     Ok(())
 }
@@ -337,65 +234,6 @@ async fn a_key_needs_a_user_or_a_tag(server: &Server) -> Result<()> {
     Ok(())
 }
 
-async fn an_unknown_node_is_not_deleted(server: &Server) -> Result<()> {
-    let (status, _) = server
-        .raw(Method::DELETE, "/api/v1/node/9999", None)
-        .await?;
-    ensure!(status == StatusCode::NOT_FOUND, "answered {status}");
-    Ok(())
-}
-
-async fn a_node_is_renamed_and_deleted(server: &Server) -> Result<()> {
-    let client = server.client()?;
-    let user = client.create_user("shop.rename", "").await?;
-    if let Some(embedded) = &server.embedded {
-        let key = client.create_pre_auth_key(&new_key(user.id)).await?;
-        embedded
-            .join(key.value.expose(), "before")
-            .context("the new key is not accepted")?;
-    } else {
-        register_node(server, &user.name, "before").await?;
-    }
-    let id = |nodes: Vec<sidescale::control_plane::Node>, name: &str| {
-        nodes
-            .iter()
-            .find(|node| node.given_name == name)
-            .map(|node| node.id.0)
-    };
-    let before = id(client.list_nodes().await?, "before").context("is not listed")?;
-    let path = format!("/api/v1/node/{before}");
-    let (status, _) = server
-        .raw(Method::POST, &format!("{path}/rename/No_Label"), None)
-        .await?;
-    ensure!(
-        status == server.pick(StatusCode::INTERNAL_SERVER_ERROR, StatusCode::BAD_REQUEST),
-        "answered {status} to a bad name"
-    );
-    let (status, _) = server
-        .raw(Method::POST, &format!("{path}/rename/after"), None)
-        .await?;
-    ensure!(status == StatusCode::OK, "renaming answered {status}");
-    ensure!(
-        id(client.list_nodes().await?, "after") == Some(before),
-        "the new name is not listed"
-    );
-    let (status, body) = server.raw(Method::DELETE, &path, None).await?;
-    ensure!(
-        status == StatusCode::OK && body.trim() == "{}",
-        "deleting answered {status} {body}"
-    );
-    ensure!(
-        id(client.list_nodes().await?, "after").is_none(),
-        "is still listed"
-    );
-    let (status, _) = server.raw(Method::DELETE, &path, None).await?;
-    ensure!(
-        status == StatusCode::NOT_FOUND,
-        "deleting again answered {status}"
-    );
-    Ok(())
-}
-
 async fn another_authority_is_not_trusted(server: &Server) -> Result<()> {
     let other = super::table::authority("another authority")?.0;
     let endpoint = Endpoint {
@@ -437,7 +275,7 @@ async fn plain_http_to_https_is_not_headscale(server: &Server) -> Result<()> {
     Ok(())
 }
 
-fn unauthorized<T: std::fmt::Debug>(what: &str, answer: Result<T, Error>) -> Result<()> {
+pub(super) fn unauthorized<T: std::fmt::Debug>(what: &str, answer: Result<T, Error>) -> Result<()> {
     ensure!(
         matches!(answer, Err(Error::Unauthorized { .. })),
         "{what}: answered {answer:?}"
@@ -453,7 +291,7 @@ fn not_headscale<T: std::fmt::Debug>(what: &str, answer: Result<T, Error>) -> Re
     Ok(())
 }
 
-fn field(body: &str, pointer: &str) -> Result<Value> {
+pub(super) fn field(body: &str, pointer: &str) -> Result<Value> {
     let json: Value = serde_json::from_str(body).with_context(|| format!("no JSON: {body}"))?;
     json.pointer(pointer)
         .cloned()

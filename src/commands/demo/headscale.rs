@@ -61,11 +61,15 @@ pub enum Call {
     CreatePreAuthKey,
     /// Expires a pre-auth key.
     ExpirePreAuthKey,
+    /// Deletes a pre-auth key.
+    DeletePreAuthKey,
+    /// Deletes a user.
+    DeleteUser,
     /// Lists nodes.
     ListNodes,
-    /// Deletes or renames a node.
+    /// Deletes, renames or expires a node.
     ChangeNode,
-    /// Lists, creates or expires API keys.
+    /// Lists, creates, expires or deletes API keys.
     ApiKeys,
     /// Anything else.
     Other,
@@ -149,6 +153,11 @@ impl Embedded {
     /// Its routes, to be served on a listener of the caller's.
     pub fn router(&self) -> axum::Router {
         routes::router(self.clone())
+    }
+
+    /// Its routes on its Unix socket, where no API key is asked for: REST for [`Flavour::Main`].
+    pub fn socket_router(&self) -> axum::Router {
+        routes::socket_router(self.clone())
     }
 
     /// Makes an API key as `headscale apikeys create` does on the server's own machine.

@@ -95,7 +95,7 @@ pub(super) fn failed(flavour: Flavour, what: &str, failure: &Problem) -> Reply {
             3,
             StatusCode::BAD_REQUEST,
             StatusCode::BAD_REQUEST,
-            "want an id or a prefix",
+            "want an id or a prefix, and not both",
         ),
         Problem::BadNodeName => (
             2,
@@ -119,7 +119,7 @@ pub(super) fn failed(flavour: Flavour, what: &str, failure: &Problem) -> Reply {
             2,
             StatusCode::INTERNAL_SERVER_ERROR,
             StatusCode::NOT_FOUND,
-            "node no longer exists",
+            "node no longer exists in the store",
         ),
         Problem::UnknownUser => (
             2,
@@ -139,6 +139,12 @@ pub(super) fn failed(flavour: Flavour, what: &str, failure: &Problem) -> Reply {
             StatusCode::BAD_REQUEST,
             "node name is not unique",
         ),
+        Problem::UserNotEmpty => (
+            2,
+            StatusCode::INTERNAL_SERVER_ERROR,
+            StatusCode::BAD_REQUEST,
+            "user not empty",
+        ),
         Problem::UserNameTaken => (
             13,
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -149,6 +155,16 @@ pub(super) fn failed(flavour: Flavour, what: &str, failure: &Problem) -> Reply {
     match flavour {
         Flavour::V0_28 | Flavour::V0_29 => gateway(gateway_status, code, text),
         Flavour::Main => problem(status, what, Some(json!({"message": text}))),
+    }
+}
+
+/// A path that this release knows, asked with another method.
+pub(super) fn wrong_method(flavour: Flavour) -> Reply {
+    match flavour {
+        Flavour::V0_28 | Flavour::V0_29 => {
+            gateway(StatusCode::NOT_IMPLEMENTED, 12, "Method Not Allowed")
+        }
+        Flavour::Main => with(StatusCode::METHOD_NOT_ALLOWED, "text/plain", ""),
     }
 }
 
@@ -201,12 +217,10 @@ pub(super) fn api_key(key: &ApiKey) -> Value {
 }
 
 pub(super) fn node(state: &State, node: &Node) -> Value {
-    let joined_with = state.keys.iter().find(|key| key.id == node.key);
-    let tags = joined_with.map(|key| key.tags.clone()).unwrap_or_default();
-    let owner =
-        joined_with.and_then(|key| state.users.iter().find(|user| Some(user.id) == key.user));
-    // A node with tags belongs to them; its list shows a user that nobody made.
-    let owner = if tags.is_empty() {
+    let joined_with = state.keys.iter().find(|key| Some(key.id) == node.key);
+    let owner = state.users.iter().find(|user| Some(user.id) == node.user);
+    // The list shows a user that nobody made where the node belongs to its tags.
+    let owner = if node.tags.is_empty() {
         owner.map(user)
     } else {
         Some(
@@ -221,8 +235,8 @@ pub(super) fn node(state: &State, node: &Node) -> Value {
         "ipAddresses": [format!("100.64.{}.{}", node.id / 256, node.id % 256)],
         "name": node.name,
         "user": owner,
-        "lastSeen": node.created_at,
-        "expiry": null,
+        "lastSeen": node.last_seen,
+        "expiry": node.expiry,
         "preAuthKey": joined_with.map(|joined| key(state, joined, false)),
         "createdAt": node.created_at,
         "registerMethod": "REGISTER_METHOD_AUTH_KEY",
@@ -231,7 +245,7 @@ pub(super) fn node(state: &State, node: &Node) -> Value {
         "approvedRoutes": [],
         "availableRoutes": [],
         "subnetRoutes": [],
-        "tags": tags,
+        "tags": node.tags,
     })
 }
 

@@ -11,30 +11,62 @@ use serde_json::json;
 
 use super::body::{Fields, Kind};
 use super::reply::{self, Reply};
-use super::state::NewKey;
+use super::state::{NewKey, Problem, State};
 use super::{Call, Embedded, Flavour, faults};
 
+/// How a request came in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Over TCP, with an API key.
+    Tcp,
+    /// Over the Unix socket, where whoever may open it may do everything.
+    Socket,
+}
+
 pub(super) fn router(server: Embedded) -> Router {
-    Router::new()
+    let whole = api()
         .route("/version", get(version))
-        .route("/health", get(health))
+        .route("/health", get(health));
+    finish(whole, server, Way::Tcp)
+}
+
+pub(super) fn socket_router(server: Embedded) -> Router {
+    finish(api(), server, Way::Socket)
+}
+
+fn api() -> Router<Embedded> {
+    Router::new()
         .route("/api/v1/health", get(api_health))
         .route("/api/v1/openapi.yaml", get(description))
+        .route("/api/v1/auth/register", get(auth_register))
         .route("/api/v1/user", get(list_users).post(create_user))
-        .route("/api/v1/preauthkey", get(list_keys).post(create_key))
+        .route("/api/v1/user/{id}", delete(delete_user))
+        .route(
+            "/api/v1/preauthkey",
+            get(list_keys).post(create_key).delete(delete_key),
+        )
         .route("/api/v1/preauthkey/expire", post(expire_key))
         .route("/api/v1/node", get(list_nodes))
         .route("/api/v1/node/{id}", delete(delete_node))
+        .route("/api/v1/node/{id}/expire", post(expire_node))
         .route("/api/v1/node/{id}/rename/{name}", post(rename_node))
         .route("/api/v1/apikey", get(list_api_keys).post(create_api_key))
         .route("/api/v1/apikey/expire", post(expire_api_key))
+        .route("/api/v1/apikey/{prefix}", delete(delete_api_key))
         .fallback(no_route)
+}
+
+fn finish(routes: Router<Embedded>, server: Embedded, way: Way) -> Router {
+    let gate = move |state: Shared<Embedded>, request: Request, next: Next| {
+        gate(way, state, request, next)
+    };
+    routes
         .layer(middleware::from_fn_with_state(server.clone(), gate))
         .with_state(server)
 }
 
 /// Counts a request, lets it go wrong if it shall, and asks for its key.
-async fn gate(Shared(server): Shared<Embedded>, request: Request, next: Next) -> Reply {
+async fn gate(way: Way, Shared(server): Shared<Embedded>, request: Request, next: Next) -> Reply {
     let path = request.uri().path();
     let call = kind(request.method(), path);
     let fault = {
@@ -53,7 +85,8 @@ async fn gate(Shared(server): Shared<Embedded>, request: Request, next: Next) ->
         return reply;
     }
     faults::before(fault.as_ref()).await;
-    let public = !path.starts_with("/api/")
+    let public = way == Way::Socket
+        || !path.starts_with("/api/")
         || (server.shared.flavour == Flavour::Main && path.starts_with("/api/v1/openapi"));
     if !public && !authorized(&server, &request) {
         return reply::unauthorized(server.shared.flavour);
@@ -84,6 +117,8 @@ fn kind(method: &Method, path: &str) -> Call {
         (&Method::GET, "/api/v1/preauthkey") => Call::ListPreAuthKeys,
         (&Method::POST, "/api/v1/preauthkey") => Call::CreatePreAuthKey,
         (&Method::POST, "/api/v1/preauthkey/expire") => Call::ExpirePreAuthKey,
+        (&Method::DELETE, "/api/v1/preauthkey") => Call::DeletePreAuthKey,
+        (&Method::DELETE, path) if path.starts_with("/api/v1/user/") => Call::DeleteUser,
         (&Method::GET, "/api/v1/node") => Call::ListNodes,
         (_, path) if path.starts_with("/api/v1/node/") => Call::ChangeNode,
         (_, path) if path.starts_with("/api/v1/apikey") => Call::ApiKeys,
@@ -117,6 +152,14 @@ async fn description(Shared(server): Shared<Embedded>) -> Reply {
             "application/openapi+yaml",
             "openapi: 3.1.0\n",
         ),
+    }
+}
+
+/// Only its being there is looked at: 0.28 has no such path.
+async fn auth_register(Shared(server): Shared<Embedded>) -> Reply {
+    match server.shared.flavour {
+        Flavour::V0_28 => reply::no_route(Flavour::V0_28, true),
+        flavour @ (Flavour::V0_29 | Flavour::Main) => reply::wrong_method(flavour),
     }
 }
 
@@ -165,6 +208,16 @@ async fn create_user(Shared(server): Shared<Embedded>, body: Bytes) -> Reply {
     match created {
         Ok(user) => reply::done(&json!({"user": reply::user(user)})),
         Err(problem) => reply::failed(flavour, "creating user", &problem),
+    }
+}
+
+async fn delete_user(Shared(server): Shared<Embedded>, Path(id): Path<u64>) -> Reply {
+    let flavour = server.shared.flavour;
+    // A bug of 0.28, mended in 0.29.
+    let all_keys = flavour == Flavour::V0_28;
+    match server.inner().state.delete_user(id, all_keys) {
+        Ok(()) => reply::done(&json!({})),
+        Err(problem) => reply::failed(flavour, "deleting user", &problem),
     }
 }
 
@@ -226,6 +279,25 @@ async fn expire_key(Shared(server): Shared<Embedded>, body: Bytes) -> Reply {
     }
 }
 
+#[derive(Deserialize)]
+struct KeyFilter {
+    #[serde(default)]
+    id: u64,
+}
+
+async fn delete_key(Shared(server): Shared<Embedded>, Query(filter): Query<KeyFilter>) -> Reply {
+    match (
+        server.inner().state.delete_key(filter.id),
+        server.shared.flavour,
+    ) {
+        // As with its expiry.
+        (Ok(()), _) | (Err(_), Flavour::V0_28 | Flavour::V0_29) => reply::done(&json!({})),
+        (Err(problem), Flavour::Main) => {
+            reply::failed(Flavour::Main, "deleting pre-auth key", &problem)
+        }
+    }
+}
+
 async fn list_nodes(Shared(server): Shared<Embedded>) -> Reply {
     let inner = server.inner();
     let nodes: Vec<_> = inner
@@ -244,18 +316,36 @@ async fn delete_node(Shared(server): Shared<Embedded>, Path(id): Path<u64>) -> R
     }
 }
 
+async fn expire_node(Shared(server): Shared<Embedded>, Path(id): Path<u64>) -> Reply {
+    let now = server.now();
+    let mut inner = server.inner();
+    let expired = inner.state.expire_node(id, now).map(|node| node.id);
+    changed(&server, &inner.state, "expiring node", expired)
+}
+
 async fn rename_node(
     Shared(server): Shared<Embedded>,
     Path((id, name)): Path<(u64, String)>,
 ) -> Reply {
+    let shortest = match server.shared.flavour {
+        Flavour::V0_28 => 2,
+        Flavour::V0_29 | Flavour::Main => 1,
+    };
     let mut inner = server.inner();
-    let renamed = inner.state.rename_node(id, &name).map(|node| node.id);
-    match renamed {
+    let renamed = inner
+        .state
+        .rename_node(id, &name, shortest)
+        .map(|node| node.id);
+    changed(&server, &inner.state, "renaming node", renamed)
+}
+
+fn changed(server: &Embedded, state: &State, what: &str, id: Result<u64, Problem>) -> Reply {
+    match id {
         Ok(id) => {
-            let node = inner.state.nodes.iter().find(|node| node.id == id);
-            reply::done(&json!({"node": node.map(|node| reply::node(&inner.state, node))}))
+            let node = state.nodes.iter().find(|node| node.id == id);
+            reply::done(&json!({"node": node.map(|node| reply::node(state, node))}))
         }
-        Err(problem) => reply::failed(server.shared.flavour, "renaming node", &problem),
+        Err(problem) => reply::failed(server.shared.flavour, what, &problem),
     }
 }
 
@@ -291,5 +381,12 @@ async fn expire_api_key(Shared(server): Shared<Embedded>, body: Bytes) -> Reply 
     match server.inner().state.expire_api_key(id, prefix, now) {
         Ok(()) => reply::done(&json!({})),
         Err(problem) => reply::failed(flavour, "getting api key", &problem),
+    }
+}
+
+async fn delete_api_key(Shared(server): Shared<Embedded>, Path(prefix): Path<String>) -> Reply {
+    match server.inner().state.delete_api_key(None, Some(&prefix)) {
+        Ok(()) => reply::done(&json!({})),
+        Err(problem) => reply::failed(server.shared.flavour, "getting api key", &problem),
     }
 }

@@ -13,8 +13,23 @@ pub(super) struct State {
     pub(super) keys: Vec<Key>,
     pub(super) api_keys: Vec<ApiKey>,
     pub(super) nodes: Vec<Node>,
-    /// Ids are never given twice.
-    last_node: u64,
+    last: Last,
+}
+
+/// The ids given last: none is given twice.
+#[derive(Default)]
+struct Last {
+    user: u64,
+    key: u64,
+    api_key: u64,
+    node: u64,
+}
+
+impl Last {
+    fn next(id: &mut u64) -> u64 {
+        *id += 1;
+        *id
+    }
 }
 
 pub(super) struct User {
@@ -52,8 +67,13 @@ pub(super) struct Node {
     pub(super) name: String,
     pub(super) given_name: String,
     pub(super) online: bool,
-    pub(super) key: u64,
+    pub(super) user: Option<u64>,
+    /// The key it joined with, as long as there is one.
+    pub(super) key: Option<u64>,
+    pub(super) tags: Vec<String>,
     pub(super) created_at: Timestamp,
+    pub(super) last_seen: Timestamp,
+    pub(super) expiry: Option<Timestamp>,
 }
 
 /// What a new key shall be.
@@ -70,7 +90,7 @@ pub(super) struct NewKey {
 pub(super) enum Problem {
     /// A tag that is none.
     BadTag(&'static str),
-    /// Neither an id nor a prefix of an API key.
+    /// Neither an id nor a prefix of an API key, or both.
     NoApiKeyNamed,
     /// A name that is no DNS label.
     BadNodeName,
@@ -88,6 +108,8 @@ pub(super) enum Problem {
     NodeNameTaken,
     /// Two users of one name.
     UserNameTaken,
+    /// A user who has nodes is not deleted.
+    UserNotEmpty,
 }
 
 impl State {
@@ -98,7 +120,7 @@ impl State {
         provider: &str,
         now: Timestamp,
     ) -> &mut User {
-        let id = self.users.len() as u64 + 1;
+        let id = Last::next(&mut self.last.user);
         self.users.push(User {
             id,
             // A user without a name goes by its id.
@@ -162,7 +184,7 @@ impl State {
         }
         tags.sort();
         tags.dedup();
-        let id = self.keys.len() as u64 + 1;
+        let id = Last::next(&mut self.last.key);
         let value = secret("hskey-auth-");
         self.keys.push(Key {
             id,
@@ -188,6 +210,41 @@ impl State {
         Ok(())
     }
 
+    /// Deletes a key; its nodes stay, and are ephemeral no longer.
+    pub(super) fn delete_key(&mut self, id: u64) -> Result<(), Problem> {
+        let index = self
+            .keys
+            .iter()
+            .position(|key| key.id == id)
+            .ok_or(Problem::UnknownKey)?;
+        self.keys.remove(index);
+        for node in self.nodes.iter_mut().filter(|node| node.key == Some(id)) {
+            node.key = None;
+        }
+        Ok(())
+    }
+
+    /// Deletes a user and its keys, or everybody's, as 0.28 does.
+    pub(super) fn delete_user(&mut self, id: u64, all_keys: bool) -> Result<(), Problem> {
+        let index = self
+            .users
+            .iter()
+            .position(|user| user.id == id)
+            .ok_or(Problem::UnknownUser)?;
+        if self.nodes.iter().any(|node| node.user == Some(id)) {
+            return Err(Problem::UserNotEmpty);
+        }
+        let gone = self
+            .keys
+            .iter()
+            .filter(|key| all_keys || key.user == Some(id));
+        for key in gone.map(|key| key.id).collect::<Vec<_>>() {
+            self.delete_key(key)?;
+        }
+        self.users.remove(index);
+        Ok(())
+    }
+
     pub(super) fn create_api_key(&mut self, now: Timestamp, expiration: Timestamp) -> KeyValue {
         self.add_api_key(now, Some(expiration))
     }
@@ -197,7 +254,7 @@ impl State {
         now: Timestamp,
         expiration: Option<Timestamp>,
     ) -> KeyValue {
-        let id = self.api_keys.len() as u64 + 1;
+        let id = Last::next(&mut self.last.api_key);
         let value = secret("hskey-api-");
         self.api_keys.push(ApiKey {
             id,
@@ -208,31 +265,44 @@ impl State {
         value
     }
 
-    /// Expires an API key by its id, or by its prefix in any of the three forms that are taken.
     pub(super) fn expire_api_key(
         &mut self,
         id: Option<u64>,
         prefix: Option<&str>,
         now: Timestamp,
     ) -> Result<(), Problem> {
+        let index = self.find_api_key(id, prefix)?;
+        self.api_keys[index].expiration = Some(now);
+        Ok(())
+    }
+
+    pub(super) fn delete_api_key(
+        &mut self,
+        id: Option<u64>,
+        prefix: Option<&str>,
+    ) -> Result<(), Problem> {
+        let index = self.find_api_key(id, prefix)?;
+        self.api_keys.remove(index);
+        Ok(())
+    }
+
+    /// Finds an API key by its id, or by its prefix in any of the three forms that are taken.
+    fn find_api_key(&self, id: Option<u64>, prefix: Option<&str>) -> Result<usize, Problem> {
         let prefix = prefix.map(|prefix| {
             prefix
                 .trim_start_matches("hskey-api-")
                 .trim_end_matches("-***")
         });
-        if id.is_none() && prefix.is_none() {
+        if id.is_none() == prefix.is_none() {
             return Err(Problem::NoApiKeyNamed);
         }
         let matches = |key: &ApiKey| {
             id == Some(key.id) || prefix.is_some_and(|prefix| key.bare_prefix() == prefix)
         };
-        let key = self
-            .api_keys
-            .iter_mut()
-            .find(|key| matches(key))
-            .ok_or(Problem::UnknownApiKey)?;
-        key.expiration = Some(now);
-        Ok(())
+        self.api_keys
+            .iter()
+            .position(matches)
+            .ok_or(Problem::UnknownApiKey)
     }
 
     pub(super) fn authorizes(&self, bearer: &str, now: Timestamp) -> bool {
@@ -249,9 +319,8 @@ impl State {
         let index = self.usable(value, now)?;
         let key = &mut self.keys[index];
         key.used = true;
-        let key = key.id;
-        self.last_node += 1;
-        let id = self.last_node;
+        let (key, user, tags) = (key.id, key.user, key.tags.clone());
+        let id = Last::next(&mut self.last.node);
         let taken = |name: &str| self.nodes.iter().any(|node| node.given_name == name);
         let mut given_name = hostname.to_owned();
         let mut suffix = 0;
@@ -265,8 +334,13 @@ impl State {
             name,
             given_name,
             online: true,
-            key,
+            // A node with tags belongs to them.
+            user: user.filter(|_| tags.is_empty()),
+            key: Some(key),
+            tags,
             created_at: now,
+            last_seen: now,
+            expiry: None,
         });
         Some(NodeId(id))
     }
@@ -287,9 +361,25 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn rename_node(&mut self, id: u64, name: &str) -> Result<&Node, Problem> {
+    pub(super) fn expire_node(&mut self, id: u64, now: Timestamp) -> Result<&Node, Problem> {
+        let node = self
+            .nodes
+            .iter_mut()
+            .find(|node| node.id == id)
+            .ok_or(Problem::UnknownNode)?;
+        node.expiry = Some(now);
+        Ok(node)
+    }
+
+    /// Names shorter than `shortest` are refused.
+    pub(super) fn rename_node(
+        &mut self,
+        id: u64,
+        name: &str,
+        shortest: usize,
+    ) -> Result<&Node, Problem> {
         let label = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        if name.len() < 2
+        if name.len() < shortest
             || name.len() > 63
             || !name.bytes().all(label)
             || name.starts_with('-')

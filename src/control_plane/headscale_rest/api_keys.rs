@@ -1,0 +1,61 @@
+//! API keys of Headscale by REST. I/O.
+
+use jiff::Timestamp;
+
+use super::transport::Auth;
+use super::{Error, HeadscaleRest, wire};
+use crate::control_plane::objects::is_plain;
+use crate::control_plane::{ApiKey, ApiKeyId, MintedApiKey};
+
+impl HeadscaleRest {
+    pub(in crate::control_plane) async fn list_api_keys(&self) -> Result<Vec<ApiKey>, Error> {
+        let answer = self.get("/api/v1/apikey", Auth::Bearer).await?;
+        self.parse(answer, "a list of API keys", wire::api_keys)
+    }
+
+    pub(in crate::control_plane) async fn create_api_key(
+        &self,
+        expiration: Timestamp,
+    ) -> Result<MintedApiKey, Error> {
+        let answer = self
+            .post("/api/v1/apikey", &wire::CreateApiKey { expiration })
+            .await?;
+        self.parse(answer, "the new API key", wire::minted_api_key)
+    }
+
+    pub(in crate::control_plane) async fn expire_api_key(&self, id: ApiKeyId) -> Result<(), Error> {
+        let answer = self
+            .post("/api/v1/apikey/expire", &wire::ById::new(id.0))
+            .await?;
+        let done = self.parse(answer, "an empty JSON object", wire::nothing);
+        self.unless_gone(id, done).await
+    }
+
+    pub(in crate::control_plane) async fn delete_api_key(&self, key: &ApiKey) -> Result<(), Error> {
+        let path = format!("/api/v1/apikey/{}", key.prefix);
+        if !is_plain(&key.prefix) {
+            let message = format!("no key is named by {:?}; it was not sent", key.prefix);
+            return Err(Error::Refused {
+                at: self.at("DELETE", &path),
+                status: 400,
+                message,
+            });
+        }
+        let answer = self.delete(&path).await?;
+        let done = self.parse(answer, "an empty JSON object", wire::nothing);
+        self.unless_gone(key.id, done).await
+    }
+
+    /// Takes a refusal for done if the key is not there: before 0.30 that is a 500 like any other trouble.
+    async fn unless_gone(&self, id: ApiKeyId, done: Result<(), Error>) -> Result<(), Error> {
+        match done {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(Error::Refused { status: 500, .. })
+                if !self.list_api_keys().await?.iter().any(|key| key.id == id) =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}

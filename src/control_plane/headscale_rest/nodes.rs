@@ -1,0 +1,86 @@
+//! Nodes of Headscale by REST. I/O.
+
+use super::transport::Auth;
+use super::{Error, HeadscaleRest, wire};
+use crate::control_plane::{Node, NodeId};
+
+impl HeadscaleRest {
+    pub(in crate::control_plane) async fn list_nodes(&self) -> Result<Vec<Node>, Error> {
+        let answer = self.get("/api/v1/node", Auth::Bearer).await?;
+        self.parse(answer, "a list of nodes", wire::nodes)
+    }
+
+    pub(in crate::control_plane) async fn delete_node(&self, id: NodeId) -> Result<(), Error> {
+        let answer = self.delete(&format!("/api/v1/node/{}", id.0)).await?;
+        match self.parse(answer, "an empty JSON object", wire::nothing) {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(in crate::control_plane) async fn rename_node(
+        &self,
+        id: NodeId,
+        name: &str,
+    ) -> Result<Node, Error> {
+        if !is_label(name) {
+            let at = self.at("POST", &format!("/api/v1/node/{}/rename/NAME", id.0));
+            let message = format!("{name:?} is no DNS label; it was not sent");
+            return Err(Error::Refused {
+                at,
+                status: 400,
+                message,
+            });
+        }
+        let path = format!("/api/v1/node/{}/rename/{name}", id.0);
+        self.change_node(id, &path, Some(name)).await
+    }
+
+    pub(in crate::control_plane) async fn expire_node(&self, id: NodeId) -> Result<Node, Error> {
+        self.change_node(id, &format!("/api/v1/node/{}/expire", id.0), None)
+            .await
+    }
+
+    async fn change_node(&self, id: NodeId, path: &str, name: Option<&str>) -> Result<Node, Error> {
+        let answer = self.post(path, &serde_json::json!({})).await?;
+        let at = answer.at.clone();
+        let refused = match self.parse(answer, "the node as it is now", |body| {
+            wire::changed_node(body, id, name)
+        }) {
+            Err(error @ Error::Refused { .. }) => error,
+            other => return other,
+        };
+        let Error::Refused {
+            status, message, ..
+        } = &refused
+        else {
+            return Err(refused);
+        };
+        // Each release has another status for a node that is gone and a name that is taken: only a look tells.
+        let nodes = self.list_nodes().await?;
+        let message = message.clone();
+        if !nodes.iter().any(|node| node.id == id) {
+            return Err(Error::NotFound { at, message });
+        }
+        if nodes
+            .iter()
+            .any(|node| node.id != id && Some(node.given_name.as_str()) == name)
+        {
+            let status = *status;
+            return Err(Error::Conflict {
+                at,
+                status,
+                message,
+            });
+        }
+        Err(refused)
+    }
+}
+
+/// Whether this goes into a URL as it is, and Headscale may take it.
+fn is_label(name: &str) -> bool {
+    (1..=63).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+}

@@ -1,0 +1,54 @@
+//! Pre-auth keys of Headscale by REST. I/O.
+
+use super::transport::Auth;
+use super::{Error, HeadscaleRest, wire};
+use crate::control_plane::{KeyId, MintedKey, NewPreAuthKey, PreAuthKey};
+
+impl HeadscaleRest {
+    pub(in crate::control_plane) async fn list_pre_auth_keys(
+        &self,
+    ) -> Result<Vec<PreAuthKey>, Error> {
+        let answer = self.get("/api/v1/preauthkey", Auth::Bearer).await?;
+        self.parse(answer, "a list of pre-auth keys", wire::pre_auth_keys)
+    }
+
+    pub(in crate::control_plane) async fn create_pre_auth_key(
+        &self,
+        new: &NewPreAuthKey,
+    ) -> Result<MintedKey, Error> {
+        let answer = self
+            .post("/api/v1/preauthkey", &wire::create_pre_auth_key(new))
+            .await?;
+        self.parse(answer, "the new pre-auth key as it was asked for", |body| {
+            wire::minted(body, new)
+        })
+    }
+
+    pub(in crate::control_plane) async fn expire_pre_auth_key(
+        &self,
+        id: KeyId,
+    ) -> Result<(), Error> {
+        let answer = self
+            .post("/api/v1/preauthkey/expire", &wire::ById::new(id.0))
+            .await?;
+        match self.parse(answer, "an empty JSON object", wire::nothing) {
+            // 0.30 says that there is no such key, older ones say that it is done.
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(in crate::control_plane) async fn delete_pre_auth_key(
+        &self,
+        id: KeyId,
+    ) -> Result<(), Error> {
+        let answer = self
+            .delete(&format!("/api/v1/preauthkey?id={}", id.0))
+            .await?;
+        match self.parse(answer, "an empty JSON object", wire::nothing) {
+            // As with its expiry.
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Users, keys and nodes as a control plane lists them, whatever it speaks. Pure.
+
+use jiff::Timestamp;
+
+use crate::key_value::KeyValue;
+
+/// Identifies a Headscale user.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(transparent)]
+pub struct UserId(pub u64);
+
+/// Identifies a pre-auth key.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(transparent)]
+pub struct KeyId(pub u64);
+
+/// Identifies an API key.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(transparent)]
+pub struct ApiKeyId(pub u64);
+
+/// Identifies a node.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(transparent)]
+pub struct NodeId(pub u64);
+
+/// A user of the control plane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// Its id.
+    pub id: UserId,
+    /// Its name.
+    pub name: String,
+    /// Holds our mark if we made it.
+    pub display_name: String,
+    /// Whether an identity provider made it; such a user is never ours.
+    pub from_provider: bool,
+}
+
+/// A pre-auth key as the control plane lists it: without its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PreAuthKey {
+    /// Its id.
+    pub id: KeyId,
+    /// The user it belongs to; none for a key with tags alone.
+    pub user: Option<UserId>,
+    /// Whether it may be used more than once.
+    pub reusable: bool,
+    /// Whether its nodes are ephemeral.
+    pub ephemeral: bool,
+    /// Whether it was used.
+    pub used: bool,
+    /// When it ends; none is a dead key.
+    pub expiration: Option<Timestamp>,
+    /// When it was made.
+    pub created_at: Option<Timestamp>,
+    /// Tags that its nodes get.
+    pub tags: Vec<String>,
+}
+
+/// A pre-auth key just made; its value is shown this once.
+#[derive(Clone, Debug)]
+pub struct MintedKey {
+    /// What the control plane says it made.
+    pub key: PreAuthKey,
+    /// The value.
+    pub value: KeyValue,
+}
+
+/// An API key as the control plane lists it: without its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiKey {
+    /// Its id.
+    pub id: ApiKeyId,
+    /// The part of its value that is no secret, bare: what [`api_key_prefix`] says of the value.
+    pub prefix: String,
+    /// When it ends; none is a dead key.
+    pub expiration: Option<Timestamp>,
+    /// When it was made.
+    pub created_at: Option<Timestamp>,
+    /// When it was last used; no version writes it yet.
+    pub last_seen: Option<Timestamp>,
+}
+
+/// An API key just made; its value is shown this once. Its id is found in the list, by the prefix.
+#[derive(Clone, Debug)]
+pub struct MintedApiKey {
+    /// What [`api_key_prefix`] says of the value.
+    pub prefix: String,
+    /// The value.
+    pub value: KeyValue,
+}
+
+/// Asks for a pre-auth key. The expiration is never left out: a key without one is dead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewPreAuthKey {
+    /// The user it is made for.
+    pub user: UserId,
+    /// Whether it may be used more than once.
+    pub reusable: bool,
+    /// Whether its nodes are ephemeral.
+    pub ephemeral: bool,
+    /// When it ends.
+    pub expiration: Timestamp,
+    /// Tags that its nodes get.
+    pub tags: Vec<String>,
+}
+
+/// A node of the tailnet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its id.
+    pub id: NodeId,
+    /// The host's own name.
+    pub name: String,
+    /// The label in the tailnet's DNS.
+    pub given_name: String,
+    /// The user it belongs to; a node with tags is listed under a user that nobody made.
+    pub user: Option<UserId>,
+    /// Whether it is connected.
+    pub online: bool,
+    /// The key it joined with; none too if that key's row was deleted.
+    pub pre_auth_key: Option<KeyId>,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// When it joined.
+    pub created_at: Option<Timestamp>,
+    /// When it was last connected.
+    pub last_seen: Option<Timestamp>,
+    /// When it has to log in again; none for never.
+    pub expiry: Option<Timestamp>,
+}
+
+/// The marker before the prefix of an API key since 0.28.
+const API_KEY: &str = "hskey-api-";
+
+/// What a list shows in place of a secret.
+const MASK: &str = "***";
+
+/// The part of an API key that is no secret, by which its row is found; none if the key has another form.
+///
+/// Since 0.28 a key is `hskey-api-`, twelve characters, a dash and the secret; before, seven characters, a dot and the
+/// secret. The twelve may hold dashes, so they are counted and not split.
+#[must_use]
+pub fn api_key_prefix(value: &KeyValue) -> Option<&str> {
+    let value = value.expose();
+    let (prefix, secret) = match value.strip_prefix(API_KEY) {
+        Some(rest) => (rest.get(..12)?, rest.get(12..)?.strip_prefix('-')?),
+        None => (value.get(..7)?, value.get(7..)?.strip_prefix('.')?),
+    };
+    (is_plain(prefix) && !secret.is_empty() && !secret.contains(MASK)).then_some(prefix)
+}
+
+/// The same from what a list shows: `hskey-api-<12>-***`, or `<7>***` for a key made before 0.28.
+pub(super) fn listed_prefix(shown: &str) -> Option<&str> {
+    let (prefix, length) = match shown.strip_prefix(API_KEY) {
+        Some(rest) => (rest.strip_suffix("-***")?, 12),
+        None => (shown.strip_suffix(MASK)?, 7),
+    };
+    (prefix.len() == length && is_plain(prefix)).then_some(prefix)
+}
+
+/// Whether this goes into a URL as it is.
+pub(super) fn is_plain(prefix: &str) -> bool {
+    !prefix.is_empty()
+        && prefix
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{api_key_prefix, listed_prefix};
+    use crate::key_value::KeyValue;
+
+    #[test]
+    fn finds_the_prefix_of_a_key_and_of_a_list_alike() {
+        for (value, want) in [
+            ("hskey-api-gcA5aTk6X1vK-secret", Some("gcA5aTk6X1vK")),
+            ("hskey-api-Aal-4fC284uJ-secret", Some("Aal-4fC284uJ")),
+            ("hskey-api--_-_-_-_-_-_-secret", Some("-_-_-_-_-_-_")),
+            ("abcdefg.secret", Some("abcdefg")),
+            ("hskey-api-gcA5aTk6X1vK-***", None),
+            ("hskey-api-gcA5aTk6X1vK-", None),
+            ("hskey-api-short-secret", None),
+            ("hskey-api-gcA5aTk6/1vK-secret", None),
+            ("abcdefghsecret", None),
+            ("", None),
+        ] {
+            let value = KeyValue::new(value.to_owned());
+            assert_eq!(api_key_prefix(&value), want, "{}", value.expose());
+        }
+        for (shown, want) in [
+            ("hskey-api-gcA5aTk6X1vK-***", Some("gcA5aTk6X1vK")),
+            ("hskey-api-Aal-4fC284uJ-***", Some("Aal-4fC284uJ")),
+            ("abcdefg***", Some("abcdefg")),
+            ("hskey-api-gcA5aTk6X1vK", None),
+            ("hskey-api-gcA5aTk6X1vKx-***", None),
+            ("abcdefgh***", None),
+            ("ab/defg***", None),
+        ] {
+            assert_eq!(listed_prefix(shown), want, "{shown}");
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! API keys: created with an end, listed by prefix, expired and deleted, and then not accepted.
+
+use anyhow::{Context as _, Result, ensure};
+use jiff::{SignedDuration, Timestamp};
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+use sidescale::control_plane::{ApiKey, ApiKeyId, MintedApiKey, api_key_prefix};
+
+use super::raw::unauthorized;
+use super::{Case, Server, anywhere};
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        anywhere("an_api_key_is_created_and_listed", |server| {
+            Box::pin(an_api_key_is_created_and_listed(server))
+        }),
+        anywhere("an_api_key_that_has_ended_is_unauthorized", |server| {
+            Box::pin(an_api_key_that_has_ended_is_unauthorized(server))
+        }),
+        anywhere("an_api_key_is_expired_by_id_and_no_other", |server| {
+            Box::pin(an_api_key_is_expired_by_id_and_no_other(server))
+        }),
+        anywhere("an_api_key_is_deleted_and_no_other", |server| {
+            Box::pin(an_api_key_is_deleted_and_no_other(server))
+        }),
+        anywhere("an_unknown_api_key_counts_as_gone", |server| {
+            Box::pin(an_unknown_api_key_counts_as_gone(server))
+        }),
+        anywhere("an_unknown_api_key_is_told", |server| {
+            Box::pin(an_unknown_api_key_is_told(server))
+        }),
+    ]
+}
+
+async fn an_api_key_is_created_and_listed(server: &Server) -> Result<()> {
+    let end = Timestamp::now() + SignedDuration::from_hours(2160);
+    let minted = server.client()?.create_api_key(end).await?;
+    let value = minted.value.expose();
+    ensure!(
+        value.starts_with("hskey-api-") && value.len() == 87,
+        "a value of another form"
+    );
+    ensure!(
+        api_key_prefix(&minted.value) == Some(&*minted.prefix),
+        "prefix {}",
+        minted.prefix
+    );
+    let ApiKey {
+        id: _,
+        prefix: _,
+        expiration,
+        created_at,
+        last_seen,
+    } = listed(server, &minted).await?;
+    let ends = expiration.context("no end")?;
+    ensure!(
+        ends.duration_since(end).abs() < SignedDuration::from_secs(2),
+        "ends {ends}, asked for {end}"
+    );
+    let age = Timestamp::now().duration_since(created_at.context("no time of creation")?);
+    ensure!(age.abs() < SignedDuration::from_mins(1), "made {age:?} ago");
+    ensure!(last_seen.is_none(), "seen {last_seen:?}");
+    server
+        .client_with_key(value)?
+        .list_users()
+        .await
+        .context("with the new key")?;
+    Ok(())
+}
+
+async fn an_api_key_that_has_ended_is_unauthorized(server: &Server) -> Result<()> {
+    let past = "2020-01-01T00:00:00Z".parse()?;
+    let minted = server.client()?.create_api_key(past).await?;
+    let client = server.client_with_key(minted.value.expose())?;
+    unauthorized("list users", client.list_users().await)
+}
+
+async fn an_api_key_is_expired_by_id_and_no_other(server: &Server) -> Result<()> {
+    let client = server.client()?;
+    let (before, ended, after) = (
+        mint(server).await?,
+        mint(server).await?,
+        mint(server).await?,
+    );
+    let id = listed(server, &ended).await?.id;
+    client.expire_api_key(id).await?;
+    client.expire_api_key(id).await.context("again")?;
+    let with_it = server.client_with_key(ended.value.expose())?;
+    unauthorized("list users", with_it.list_users().await)?;
+    let ends = listed(server, &ended).await?.expiration;
+    ensure!(
+        ends.is_some_and(|end| end <= Timestamp::now()),
+        "ends {ends:?}"
+    );
+    kept(server, &[before, after]).await
+}
+
+async fn an_api_key_is_deleted_and_no_other(server: &Server) -> Result<()> {
+    let client = server.client()?;
+    let (before, gone, after) = (
+        mint(server).await?,
+        mint(server).await?,
+        mint(server).await?,
+    );
+    let key = listed(server, &gone).await?;
+    client.delete_api_key(&key).await?;
+    let with_it = server.client_with_key(gone.value.expose())?;
+    unauthorized("list users", with_it.list_users().await)?;
+    let keys = client.list_api_keys().await?;
+    ensure!(
+        keys.iter().all(|listed| listed.id != key.id),
+        "is still listed"
+    );
+    client.delete_api_key(&key).await.context("again")?;
+    kept(server, &[before, after]).await
+}
+
+async fn an_unknown_api_key_counts_as_gone(server: &Server) -> Result<()> {
+    let client = server.client()?;
+    let key = ApiKey {
+        id: ApiKeyId(9999),
+        prefix: "abcdefghijkl".to_owned(),
+        expiration: None,
+        created_at: None,
+        last_seen: None,
+    };
+    client.expire_api_key(key.id).await?;
+    Ok(client.delete_api_key(&key).await?)
+}
+
+async fn an_unknown_api_key_is_told(server: &Server) -> Result<()> {
+    let path = "/api/v1/apikey/expire";
+    for body in [json!({"id": "9999"}), json!({"prefix": "abcdefghijkl"})] {
+        let (status, _) = server.raw(Method::POST, path, Some(body)).await?;
+        let want = server.pick(StatusCode::INTERNAL_SERVER_ERROR, StatusCode::NOT_FOUND);
+        ensure!(status == want, "answered {status}");
+    }
+    for body in [json!({}), json!({"id": "1", "prefix": "abcdefghijkl"})] {
+        let (status, _) = server.raw(Method::POST, path, Some(body.clone())).await?;
+        ensure!(
+            status == StatusCode::BAD_REQUEST,
+            "answered {status} to {body}"
+        );
+    }
+    Ok(())
+}
+
+async fn mint(server: &Server) -> Result<MintedApiKey> {
+    let end = Timestamp::now() + SignedDuration::from_hours(1);
+    Ok(server.client()?.create_api_key(end).await?)
+}
+
+/// Its row in the list, found by its prefix.
+async fn listed(server: &Server, minted: &MintedApiKey) -> Result<ApiKey> {
+    let keys = server.client()?.list_api_keys().await?;
+    keys.into_iter()
+        .find(|key| key.prefix == minted.prefix)
+        .context("is not listed by its prefix")
+}
+
+async fn kept(server: &Server, keys: &[MintedApiKey]) -> Result<()> {
+    for key in keys {
+        server
+            .client_with_key(key.value.expose())?
+            .list_users()
+            .await
+            .context("with another key")?;
+    }
+    Ok(())
+}
