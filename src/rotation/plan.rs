@@ -128,11 +128,12 @@ fn need(
     }
     if let Some(issued) = view.issued.get(&demand.control_plane) {
         // Compared with what was asked, not with our clock: a clock that is off must not look like an ended key.
-        let ended_early = |key: &PreAuthKey| {
+        // A later end is not ours either: that is another key, which got the number in a new database.
+        let is_another = |key: &PreAuthKey| {
             key.expiration
-                .is_none_or(|at| at < current.expires && !same_fingerprint(at, current.expires))
+                .is_none_or(|at| !same_fingerprint(at, current.expires))
         };
-        if issued.keys.get(&current.id).is_none_or(ended_early) {
+        if issued.keys.get(&current.id).is_none_or(is_another) {
             return Some(Why::Lost);
         }
     }

@@ -58,11 +58,7 @@ impl World {
 
     async fn without_api_key() -> Self {
         let clock = Clock::scaled(Timestamp::from_second(1_700_000_000).unwrap(), 0.0);
-        let headscale = Embedded::new(Flavour::V0_29, clock.clone());
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let router = headscale.router();
-        let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let (headscale, url, server) = new_headscale(&clock).await;
         let root = tempfile::tempdir().unwrap();
         Self {
             store: Store::Directory(DirectoryStore::new(root.path())),
@@ -78,6 +74,15 @@ impl World {
             _root: root,
             _server: server,
         }
+    }
+
+    /// Puts a Headscale in the place of the old one that knows nothing of it.
+    async fn lose_database(&mut self) {
+        let (headscale, url, server) = new_headscale(&self.clock).await;
+        (self.headscale, self._server) = (headscale, server);
+        self.policy = Policy::for_login_server(&url).unwrap();
+        self.give_api_key(self.headscale.create_api_key(DAY * 3_650).expose())
+            .await;
     }
 
     async fn give_api_key(&self, value: &str) {
@@ -181,6 +186,15 @@ impl World {
         })
         .await
     }
+}
+
+async fn new_headscale(clock: &Clock) -> (Embedded, String, JoinHandle<()>) {
+    let headscale = Embedded::new(Flavour::V0_29, clock.clone());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let router = headscale.router();
+    let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    (headscale, url, server)
 }
 
 fn key_demand(service: &str) -> KeyDemand {

@@ -164,7 +164,7 @@ fn a_key_of_ninety_days_is_due_at_day_eighty_to_the_second() {
 
 #[test]
 fn says_why_a_key_is_made() {
-    let table: [(&str, Case, Vec<Step>); 10] = [
+    let table: [(&str, Case, Vec<Step>); 11] = [
         (
             "no key yet",
             Case::new().with(|case| case.key.current = None),
@@ -183,6 +183,11 @@ fn says_why_a_key_is_made() {
         (
             "somebody ended it",
             Case::new().with(|case| case.issued = Some(vec![listed(7, at(5))])),
+            intend(Why::Lost),
+        ),
+        (
+            "its number is another key's, in a new database",
+            Case::new().with(|case| case.issued = Some(vec![listed(7, at(91 * DAY))])),
             intend(Why::Lost),
         ),
         (

@@ -1,6 +1,7 @@
 //! Intents written down, keys made of them and put in force; who comes too late ends the key it made. I/O.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::join_all;
 use jiff::Timestamp;
@@ -28,6 +29,17 @@ struct Made {
     why: Why,
     plane: Arc<Plane>,
     replaced: Option<Timestamp>,
+}
+
+impl Made {
+    fn put_in_force(&mut self, key: &mut KeyRecord, now: Timestamp, overlap: Duration) {
+        self.replaced = key.current.as_ref().map(|current| current.created);
+        if self.why == Why::Lost {
+            // There is nothing to end, and in a new database its number is another key's.
+            key.current = None;
+        }
+        key.issue(&self.minted.key, &self.intent, now, overlap);
+    }
 }
 
 impl Job<'_> {
@@ -124,13 +136,7 @@ impl Job<'_> {
                 let Some(key) = record.keys.get_mut(&made.data_key) else {
                     continue;
                 };
-                made.replaced = key.current.as_ref().map(|current| current.created);
-                key.issue(
-                    &made.minted.key,
-                    &made.intent,
-                    now,
-                    self.context.policy.rotation.overlap,
-                );
+                made.put_in_force(key, now, self.context.policy.rotation.overlap);
                 let value = Zeroizing::new(made.minted.value.expose().as_bytes().to_vec());
                 secret.data.insert(made.data_key.clone(), value);
             }

@@ -256,3 +256,26 @@ async fn a_clock_that_jumps_back_does_nothing_and_one_that_jumps_ahead_renews_on
     settle().await;
     assert_eq!(world.mints(), 2);
 }
+
+#[tokio::test]
+async fn a_server_with_a_new_database_gives_the_old_numbers_to_others() {
+    let mut world = World::new().await;
+    let process = world.start("a");
+    world.demand(&["api", "web"], |_| {});
+    let old = [world.key("api").await, world.key("web").await];
+    drop(process);
+    world.lose_database().await;
+    let _process = world.start("b");
+    let new = [
+        world.key_other_than("api", &old[0]).await,
+        world.key_other_than("web", &old[1]).await,
+    ];
+    for key in world.record().await.keys.values() {
+        assert_eq!(key.previous, [], "its number is another key's now");
+    }
+    for _ in 0..3 {
+        world.clock.advance(Duration::from_secs(3_601));
+        settle().await;
+    }
+    assert!(new.iter().all(|key| world.headscale.accepts(key)));
+}
