@@ -122,7 +122,7 @@ fn join(
     product: &Product<'_>,
 ) -> Result<serde_json::Value> {
     product.apply_example(&[])?;
-    headscale
+    let joined = headscale
         .online("web", LIMIT)
         .with_context(|| product.logs())?;
     let pod = node
@@ -130,6 +130,10 @@ fn join(
         .ready_pod(&product.workloads, "app=web", LIMIT)?;
     let keys = headscale.keys()?;
     ensure!(keys.len() == 1, "one pod, {} keys: {keys:?}", keys.len());
+    ensure!(
+        joined.key.as_ref() == keys.first().map(|key| &key.id),
+        "the node names another key than {keys:?}: {joined:?}"
+    );
     Ok(pod)
 }
 

@@ -99,6 +99,8 @@ pub(crate) struct Node {
     pub(crate) name: String,
     /// Whether it is connected now.
     pub(crate) online: bool,
+    /// The server's number for the key that it joined with.
+    pub(crate) key: Option<String>,
 }
 
 /// A pre-auth key as its server lists it; the value is not kept.
@@ -240,6 +242,7 @@ impl Headscale {
                     id: text(node, &["id"])?,
                     name: text(node, &["givenName", "given_name", "name"])?,
                     online: node["online"].as_bool().unwrap_or_default(),
+                    key: key_of(node),
                 })
             })
             .collect()
@@ -348,6 +351,14 @@ fn make_certificate(folder: &Path, address: &str) -> Result<String> {
     fs::write(folder.join("server.crt"), certificate.pem())?;
     fs::write(folder.join("server.key"), key.serialize_pem())?;
     Ok(authority_certificate.pem())
+}
+
+/// The number of the key that a node joined with.
+fn key_of(node: &Value) -> Option<String> {
+    let key = ["preAuthKey", "pre_auth_key"]
+        .into_iter()
+        .find_map(|name| node.get(name))?;
+    text(key, &["id"]).ok()
 }
 
 /// Lists are bare before 0.30 (null when empty) and may be wrapped from then on.
