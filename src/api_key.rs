@@ -1,8 +1,8 @@
-//! Headscale's API key and the Secret that holds it: what is to be done, from what was read. Pure.
+//! Headscale's API key and the Secret that holds it: what is to be done, from what was read. Pure, but for `run`.
 //!
 //! ```text
 //! Secret ─► form ─► Held ┐
-//!                        ├─► Keeper::next(now) ─► Action ─► done by a shell ─► Keeper::absorb ─► read again
+//!                        ├─► Keeper::next(now) ─► Action ─► done by `run` ─► Keeper::absorb ─► read again
 //! Headscale's list ──────┘
 //! ```
 //! The sidecar in the Headscale pod and the rotation of keys obey the same [`Keeper`]; only their [`Policy`] differs.
@@ -10,6 +10,7 @@
 pub mod form;
 pub mod keeper;
 pub mod record;
+pub mod run;
 pub mod value;
 
 mod need;

@@ -6,13 +6,23 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use clap::CommandFactory;
+use clap::error::ErrorKind;
+
 use crate::args::{Args, Command};
-use crate::commands::{demo, serve};
+use crate::commands::{apikey_manager, demo, serve};
 use crate::telemetry;
 
 /// Runs a command to its end: 0 done, 1 failed. Bad usage (2) has ended the process before.
 pub fn run(args: Args) -> ExitCode {
     let Args { command } = args;
+    if let Command::ApikeyManager(args) = &command
+        && let Err(problem) = args.checked()
+    {
+        let error = Args::command().error(ErrorKind::ValueValidation, problem);
+        let _ = error.print();
+        return ExitCode::from(2);
+    }
     // Its only error is that a provider is there already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -29,6 +39,15 @@ pub fn run(args: Args) -> ExitCode {
         Command::Serve(args) => {
             telemetry::init(&args.log);
             let result = runtime.block_on(with_signals(|shutdown| serve::run(*args, shutdown)));
+            if let Err(error) = &result {
+                error!(error = format!("{error:#}"), "Stopped");
+            }
+            result.is_ok()
+        }
+        Command::ApikeyManager(args) => {
+            telemetry::init(&args.log);
+            let managed = with_signals(|shutdown| apikey_manager::run(*args, shutdown));
+            let result = runtime.block_on(managed);
             if let Err(error) = &result {
                 error!(error = format!("{error:#}"), "Stopped");
             }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use jiff::SignedDuration;
 
+use crate::commands::apikey_manager::ApikeyManagerArgs;
 use crate::commands::demo::DemoArgs;
 use crate::commands::serve::ServeArgs;
 
@@ -22,6 +23,8 @@ pub struct Args {
 pub enum Command {
     /// Run the webhook and the rotation of keys
     Serve(Box<ServeArgs>),
+    /// Keep Headscale's API key fresh, from beside Headscale
+    ApikeyManager(Box<ApikeyManagerArgs>),
     /// Show it all on this machine, with nothing installed; takes some seconds
     Demo(DemoArgs),
 }
@@ -49,7 +52,7 @@ mod tests {
         command.clone().debug_assert();
         for sub in command
             .get_subcommands()
-            .filter(|sub| sub.get_name() == "serve")
+            .filter(|sub| matches!(sub.get_name(), "serve" | "apikey-manager"))
         {
             for arg in sub
                 .get_arguments()

@@ -1,4 +1,5 @@
 //! One file, or folder, per command.
 
+pub mod apikey_manager;
 pub mod demo;
 pub mod serve;

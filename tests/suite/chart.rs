@@ -158,7 +158,7 @@ fn every_example_is_a_list_of_kubernetes_objects() {
 
 #[test]
 fn every_flag_in_the_deployment_is_a_flag_of_serve() {
-    let known: BTreeSet<String> = flags().into_iter().map(|(flag, _)| flag).collect();
+    let known: BTreeSet<String> = flags("serve").into_iter().map(|(flag, _)| flag).collect();
     let deployment = template("deployment.yaml");
     let used: Vec<&str> = deployment
         .lines()
@@ -171,25 +171,25 @@ fn every_flag_in_the_deployment_is_a_flag_of_serve() {
 }
 
 #[test]
-fn the_readme_lists_every_flag_of_serve() {
+fn the_readme_lists_every_flag() {
     let readme = read("README.md");
-    for (flag, variable) in flags() {
+    for (flag, variable) in flags("serve").into_iter().chain(flags("apikey-manager")) {
         let row = format!("| `--{flag}` | `{variable}` |");
         assert!(readme.contains(&row), "README.md lacks {row}");
     }
 }
 
-/// Flags of `serve` with their variables.
-fn flags() -> Vec<(String, String)> {
+/// Flags of a command with their variables.
+fn flags(name: &str) -> Vec<(String, String)> {
     let command = sidescale::args::Args::command();
-    let serve = command.find_subcommand("serve").unwrap();
+    let found = command.find_subcommand(name).unwrap();
     let flag = |arg: &clap::Arg| {
         Some((
             arg.get_long()?.to_owned(),
             arg.get_env()?.to_str()?.to_owned(),
         ))
     };
-    serve.get_arguments().filter_map(flag).collect()
+    found.get_arguments().filter_map(flag).collect()
 }
 
 #[test]

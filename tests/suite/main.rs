@@ -8,6 +8,7 @@
 )]
 
 mod acceptance;
+mod apikey_manager;
 mod chart;
 mod client;
 mod conformance;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Is what a message says of a duration.
-pub(crate) const DURATION: &str = "want a duration such as 90m, 12h or 30d";
+pub const DURATION: &str = "want a duration such as 90m, 12h or 30d";
 /// Is what a message says of a switch.
 pub(crate) const SWITCH: &str = "want true or false";
 /// Is what a message says of a CPU quantity.
@@ -27,7 +27,7 @@ pub(crate) fn switch(text: &str) -> Option<bool> {
 }
 
 /// Reads a duration as Go writes it, and `d` for 24 hours; at most 100 years, never negative.
-pub(crate) fn duration(text: &str) -> Option<Duration> {
+pub fn duration(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
     }
@@ -77,7 +77,7 @@ pub(crate) fn quantity(text: &str) -> Option<u128> {
 }
 
 /// Writes a duration as an author would: days, hours, minutes, seconds, without zero parts.
-pub(crate) fn show(duration: Duration) -> String {
+pub fn show(duration: Duration) -> String {
     let mut seconds = duration.as_secs();
     let mut text = String::new();
     for (unit, length) in [("h", 3600), ("m", 60), ("s", 1)] {
@@ -94,12 +94,12 @@ pub(crate) fn show(duration: Duration) -> String {
 }
 
 /// Whether `text` is a DNS subdomain of at most `longest` characters.
-pub(crate) fn is_dns_subdomain(text: &str, longest: usize) -> bool {
+pub fn is_dns_subdomain(text: &str, longest: usize) -> bool {
     text.len() <= longest && text.split('.').all(is_dns_label_of_any_length)
 }
 
 /// Whether `text` is a DNS label of at most 63 characters.
-pub(crate) fn is_dns_label(text: &str) -> bool {
+pub fn is_dns_label(text: &str) -> bool {
     text.len() <= 63 && is_dns_label_of_any_length(text)
 }
 

@@ -6,7 +6,6 @@
 //!        rotation, from a pod's metadata
 //! ```
 
-mod forms;
 mod headscale;
 mod patch;
 mod pod;
@@ -14,6 +13,7 @@ mod review;
 mod text;
 
 pub mod annotations;
+pub mod forms;
 pub mod identity;
 pub mod mutate;
 pub mod profile;

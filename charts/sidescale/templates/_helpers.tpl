@@ -76,3 +76,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- $found | toJson -}}
 {{- end -}}
+
+{{/* Where Headscale runs, and its API key with it. */}}
+{{- define "sidescale.headscaleNamespace" -}}
+{{- .Values.headscale.namespace | default .Values.controlPlane.apiKeySecret.namespace -}}
+{{- end -}}
+
+{{/* API-key Secrets that the container beside Headscale keeps. JSON. */}}
+{{- define "sidescale.managedSecrets" -}}
+{{- $all := include "sidescale.apiKeySecrets" . | fromJson -}}
+{{- get $all (include "sidescale.headscaleNamespace" .) | default (list "headscale-api-key") | toJson -}}
+{{- end -}}

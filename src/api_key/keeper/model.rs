@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::*;
 use crate::api_key::form::{DATA_KEY, EXPIRATION};
+use crate::control_plane::{ApiKey, ApiKeyId};
 
 const DAY: i64 = 86_400;
 
@@ -82,6 +83,16 @@ struct World {
     stored: u64,
 }
 
+fn row(id: u64, prefix: &str, expires: Timestamp) -> Listed {
+    Listed::new(ApiKey {
+        id: ApiKeyId(id),
+        prefix: prefix.into(),
+        expiration: Some(expires),
+        created_at: None,
+        last_seen: None,
+    })
+}
+
 fn policy() -> Policy {
     Policy {
         expiration: Duration::from_secs(9 * 3_600),
@@ -136,7 +147,7 @@ impl World {
     }
 
     fn list(&self) -> Vec<Listed> {
-        let row = |(id, key): (&u64, &Key)| Listed::new(*id, &key.value[..22], Some(key.expires));
+        let row = |(id, key): (&u64, &Key)| row(*id, &key.value[10..22], key.expires);
         self.keys.iter().map(row).collect()
     }
 

@@ -1,0 +1,229 @@
+//! Does what a [`Keeper`] says until it rests: reads and writes the Secret, calls Headscale. I/O.
+
+use jiff::Timestamp;
+use tracing::{info, warn};
+
+use super::keeper::{Action, Change, Done, Keeper, Rest, Write};
+use super::need::Why;
+use super::value::Listed;
+use crate::clock::Clock;
+use crate::control_plane::{self, ApiKeyId, ControlPlane, Endpoint};
+use crate::key_value::KeyValue;
+use crate::store::{Store, StoreError, StoredSecret};
+
+/// Bounds one go: each round reads both sides, so that this many mean a fight for the Secret.
+const ROUNDS: usize = 30;
+
+/// Holds where a key is kept and who makes it.
+#[derive(Debug)]
+pub struct Place<'a> {
+    /// Where the Secret is.
+    pub store: &'a Store,
+    /// The Secret's namespace.
+    pub namespace: &'a str,
+    /// The Secret's name.
+    pub name: &'a str,
+    /// Who makes keys.
+    pub control_plane: &'a ControlPlane,
+    /// Where a new key is tried before it is written; its own API key is not used. None: that it is listed has to do.
+    pub used_at: Option<&'a Endpoint>,
+    /// The time.
+    pub clock: &'a Clock,
+}
+
+/// What a go has come to.
+#[derive(Clone, Debug)]
+pub struct Settled {
+    /// Why there is nothing more to do.
+    pub rest: Rest,
+    /// The Secret as it was read last; none where there is none.
+    pub revision: Option<String>,
+    /// Whether a new key was written.
+    pub renewed: bool,
+}
+
+/// What stopped a go. No message holds a byte of a key.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    /// The Secret could not be read or written.
+    #[error("the API key's Secret")]
+    Secret(#[source] StoreError),
+    /// Headscale did not do it.
+    #[error("{doing}")]
+    Headscale {
+        /// What it was asked for.
+        doing: &'static str,
+        /// What the call met.
+        #[source]
+        source: control_plane::Error,
+    },
+    /// A new key was of no use, and was ended again.
+    #[error("a new API key was given up: {0}")]
+    GivenUp(&'static str),
+    /// Somebody writes the Secret as fast as we do.
+    #[error("Secret {namespace}/{name} was changed {ROUNDS} times in a row by somebody else")]
+    Restless {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+}
+
+/// Goes on until nothing is left to do.
+///
+/// # Errors
+/// The Secret or Headscale stood in the way; the keeper knows how to go on.
+pub async fn settle(keeper: &mut Keeper, place: &Place<'_>) -> Result<Settled, Trouble> {
+    let Place {
+        store,
+        namespace,
+        name,
+        control_plane,
+        used_at: _,
+        clock,
+    } = place;
+    let mut renewed = false;
+    for _ in 0..ROUNDS {
+        let found = store.read(namespace, name).await.map_err(Trouble::Secret)?;
+        let secret = found.unwrap_or_else(|| StoredSecret::absent(namespace, name));
+        let listed = control_plane.list_api_keys().await;
+        let listed: Vec<_> = listed
+            .map_err(|source| headscale("list the API keys", source))?
+            .into_iter()
+            .map(Listed::new)
+            .collect();
+        let random = u64::from(uuid::Uuid::new_v4().as_fields().0);
+        let action = keeper.next(clock.now(), &secret, &listed, random);
+        let (done, trouble) = match &action {
+            Action::Rest(rest) => {
+                return Ok(Settled {
+                    rest: rest.clone(),
+                    revision: secret.revision,
+                    renewed,
+                });
+            }
+            Action::Write(write) => place.write(write).await,
+            Action::Create { expires } => place.create(*expires).await,
+            Action::Verify { value, key } => (place.verify(value, key.id).await, None),
+            Action::Expire { key, orphan } => place.expire(key.id, *orphan).await,
+        };
+        let stored = |action: &Action| matches!(action, Action::Write(write) if matches!(write.change, Change::Store(_)));
+        renewed |= done == Done::Ok && stored(&action);
+        keeper.absorb(clock.now(), action, done);
+        if let Some(trouble) = trouble {
+            return Err(trouble);
+        }
+    }
+    Err(Trouble::Restless {
+        namespace: (*namespace).to_owned(),
+        name: (*name).to_owned(),
+    })
+}
+
+impl Place<'_> {
+    async fn write(&self, write: &Write) -> (Done, Option<Trouble>) {
+        let Write { secret, change } = write;
+        match self.store.write(secret).await {
+            Ok(_) => {
+                self.tell(change);
+                let given_up = match change {
+                    Change::GiveUp(why) => Some(Trouble::GivenUp(why)),
+                    Change::Intend(..)
+                    | Change::Store(_)
+                    | Change::Repair
+                    | Change::Tidy
+                    | Change::CheckIn => None,
+                };
+                (Done::Ok, given_up)
+            }
+            // Somebody was faster: what they wrote decides.
+            Err(StoreError::Conflict { .. }) => (Done::Failed, None),
+            Err(error) => (Done::Failed, Some(Trouble::Secret(error))),
+        }
+    }
+
+    fn tell(&self, change: &Change) {
+        let (namespace, secret) = (self.namespace, self.name);
+        match change {
+            Change::Intend(_, Why::Unstated(stated)) => warn!(
+                namespace,
+                secret,
+                ?stated,
+                "The annotation that says when the API key ends cannot be read: making a new key"
+            ),
+            Change::Intend(_, why) => {
+                info!(namespace, secret, why = why.as_str(), "Making an API key");
+            }
+            Change::Store(key) => info!(
+                namespace, secret, key_id = key.id, expires = %key.expires, "Wrote a new API key"
+            ),
+            Change::GiveUp(why) => info!(
+                namespace,
+                secret, why, "Gave up the API key that was being made"
+            ),
+            Change::Repair => info!(
+                namespace,
+                secret, "Wrote down what Headscale says of the API key"
+            ),
+            Change::Tidy | Change::CheckIn => {}
+        }
+    }
+
+    async fn create(&self, expires: Timestamp) -> (Done, Option<Trouble>) {
+        match self.control_plane.create_api_key(expires).await {
+            Ok(minted) => (Done::Created(minted.value), None),
+            Err(source) => (Done::Failed, Some(headscale("create an API key", source))),
+        }
+    }
+
+    /// Makes a call with the new key, where it will be used.
+    async fn verify(&self, value: &KeyValue, key_id: u64) -> Done {
+        let Some(used_at) = self.used_at else {
+            return Done::Ok;
+        };
+        let endpoint = Endpoint {
+            api_key: value.clone(),
+            ..used_at.clone()
+        };
+        let answer = match ControlPlane::new(endpoint) {
+            Ok(control_plane) => control_plane.list_api_keys().await.map(drop),
+            Err(error) => Err(error),
+        };
+        match answer {
+            Ok(()) => Done::Ok,
+            Err(error @ control_plane::Error::Unauthorized { .. }) => {
+                warn!(key_id, cause = %error, "The new API key is refused where it is used");
+                Done::Refused
+            }
+            Err(error) => {
+                warn!(
+                    key_id, cause = %error,
+                    "The new API key could not be tried where it is used; Headscale lists it, and that has to do"
+                );
+                Done::Failed
+            }
+        }
+    }
+
+    async fn expire(&self, id: u64, orphan: bool) -> (Done, Option<Trouble>) {
+        match self.control_plane.expire_api_key(ApiKeyId(id)).await {
+            Ok(()) => {
+                if orphan {
+                    info!(key_id = id, "Expired an API key of ours that nothing holds");
+                } else {
+                    info!(key_id = id, "Expired the old API key");
+                }
+                (Done::Ok, None)
+            }
+            Err(source) => (
+                Done::Failed,
+                Some(headscale("expire the old API key", source)),
+            ),
+        }
+    }
+}
+
+fn headscale(doing: &'static str, source: control_plane::Error) -> Trouble {
+    Trouble::Headscale { doing, source }
+}

@@ -1,0 +1,354 @@
+//! `sidescale apikey-manager`: keeps Headscale's API key fresh from beside Headscale, where no key is needed. I/O.
+//!
+//! Once its flags parse it never ends for trouble with Headscale, rights or the API server: the pod that it is in would not
+//! be ready any more, and Headscale with it. It says what it met and tries again.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use kube::Client;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::api_key::Policy;
+use crate::api_key::keeper::{CHECK_EVERY, Keeper};
+use crate::api_key::run::{Place, Settled, Trouble, settle};
+use crate::clock::{Clock, after};
+use crate::control_plane::{ControlPlane, Endpoint};
+use crate::key_value::KeyValue;
+use crate::store::{SecretStore, Store};
+
+mod args;
+mod say;
+
+pub use args::ApikeyManagerArgs;
+
+/// Between looks, this often it is seen whether the Secret is still as it was, and Headscale still the same process.
+const GLANCE_EVERY: Duration = Duration::from_secs(30);
+
+/// How long another replica's intent is left to it.
+const RESPECT: Duration = Duration::from_secs(120);
+
+/// Headscale is waited for in steps of this length, and asked at once when its socket appears.
+const STEP: Duration = Duration::from_millis(200);
+
+/// Runs until `shutdown`, or until Headscale was waited for too long.
+///
+/// # Errors
+/// `--wait-timeout` has passed, or there is no cluster to speak to at all.
+pub async fn run(args: ApikeyManagerArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let namespace = args.checked().map_err(anyhow::Error::msg)?.to_owned();
+    if let Some(remark) = args.remark() {
+        warn!(remark, "Check the flags");
+    }
+    let kubeconfig = args.kubeconfig.clone();
+    let manager = Manager::new(args, namespace, Clock::wall());
+    tokio::select! {
+        // What is under way is found by the next run.
+        () = shutdown.cancelled() => Ok(()),
+        ended = async {
+            let store = Store::Kubernetes(SecretStore::new(cluster(kubeconfig.as_deref()).await?));
+            manager.run(&store).await
+        } => ended,
+    }
+}
+
+/// Keeps one key.
+#[derive(Debug)]
+pub struct Manager {
+    namespace: String,
+    secret: String,
+    managed_by: String,
+    socket: PathBuf,
+    wait_timeout: Option<Duration>,
+    used_at: Option<Endpoint>,
+    clock: Clock,
+    keeper: Keeper,
+    attempt: u64,
+    /// Whether Headscale has ever answered.
+    met: bool,
+}
+
+impl Manager {
+    /// Takes over what the flags say.
+    #[must_use]
+    pub fn new(args: ApikeyManagerArgs, namespace: String, clock: Clock) -> Self {
+        let ApikeyManagerArgs {
+            socket_path,
+            namespace: _,
+            secret_name,
+            expiration,
+            rotation_buffer,
+            overlap,
+            wait_timeout,
+            api_url,
+            managed_by,
+            kubeconfig: _,
+            pod_name,
+            log: _,
+        } = args;
+        let policy = Policy {
+            expiration,
+            buffer: rotation_buffer,
+            overlap,
+            respect: RESPECT,
+            managed_by: managed_by.clone(),
+            stand_in: None,
+        };
+        Self {
+            namespace,
+            secret: secret_name,
+            managed_by,
+            socket: socket_path,
+            wait_timeout,
+            used_at: api_url.as_deref().map(used_at),
+            clock,
+            keeper: Keeper::new(pod_name.unwrap_or_else(replica), policy),
+            attempt: 0,
+            met: false,
+        }
+    }
+
+    /// Looks after the key for ever.
+    ///
+    /// # Errors
+    /// `--wait-timeout` has passed and Headscale has never answered.
+    pub async fn run(mut self, store: &Store) -> anyhow::Result<()> {
+        let mut backoff = retries();
+        let mut troubled = false;
+        loop {
+            let control_plane = self.headscale().await?;
+            let seen = identity(&self.socket);
+            match self.look(store, &control_plane).await {
+                Ok(settled) => {
+                    if std::mem::take(&mut troubled) {
+                        info!("The API key is looked after again");
+                    }
+                    backoff = retries();
+                    self.say(&settled);
+                    self.rest(store, &settled, seen).await;
+                }
+                Err(trouble) => {
+                    let wait = backoff.next().unwrap_or(CHECK_EVERY);
+                    let trouble = say::trouble(trouble);
+                    warn!(trouble, retry_in = ?wait, "The API key could not be looked after");
+                    troubled = true;
+                    tokio::time::sleep(wait).await;
+                }
+            }
+        }
+    }
+
+    async fn look(
+        &mut self,
+        store: &Store,
+        control_plane: &ControlPlane,
+    ) -> Result<Settled, Trouble> {
+        let Self {
+            namespace,
+            secret,
+            used_at,
+            clock,
+            keeper,
+            ..
+        } = self;
+        let place = Place {
+            store,
+            namespace,
+            name: secret,
+            control_plane,
+            used_at: used_at.as_ref(),
+            clock,
+        };
+        settle(keeper, &place).await
+    }
+
+    /// One line for each look.
+    fn say(&self, settled: &Settled) {
+        let Settled { rest, .. } = settled;
+        let now = self.clock.now();
+        let expires = rest.expires.map(|expires| expires.to_string());
+        let due = rest.due.map(|due| due.to_string());
+        let remaining = rest.expires.map(|expires| say::left(now, expires));
+        info!(
+            namespace = self.namespace,
+            secret = self.secret,
+            expires,
+            due,
+            remaining,
+            decision = say::decision(settled),
+            next = %rest.until,
+            other_live_keys = rest.others,
+            "Checked the API key"
+        );
+        let Self {
+            namespace,
+            secret,
+            managed_by,
+            ..
+        } = self;
+        if let Some(trouble) = say::advice(&rest.state, namespace, secret, managed_by) {
+            warn!(trouble, "The API key is not renewed");
+        }
+    }
+
+    /// Waits until it is time to look again, or something has changed.
+    async fn rest(&self, store: &Store, settled: &Settled, seen: Option<Identity>) {
+        let Settled { rest, revision, .. } = settled;
+        loop {
+            let now = self.clock.now();
+            let glance = after(now, GLANCE_EVERY);
+            self.clock.sleep_until(glance.min(rest.until)).await;
+            // A clock that was set back far would have us sleep for long: at the latest by its steps it is seen.
+            if self.clock.now() >= rest.until || after(self.clock.now(), CHECK_EVERY) < rest.until {
+                return;
+            }
+            if identity(&self.socket) != seen {
+                info!("Headscale was started anew");
+                return;
+            }
+            match store.read(&self.namespace, &self.secret).await {
+                Ok(secret) => {
+                    if secret.and_then(|secret| secret.revision) != *revision {
+                        return;
+                    }
+                }
+                Err(error) => debug!(%error, "The Secret could not be glanced at"),
+            }
+        }
+    }
+
+    /// Waits until Headscale answers on its socket.
+    async fn headscale(&mut self) -> anyhow::Result<ControlPlane> {
+        let began = tokio::time::Instant::now();
+        let mut backoff = waits();
+        loop {
+            self.attempt += 1;
+            let error = match ControlPlane::on_socket(&self.socket).await {
+                Ok(control_plane) => {
+                    if !self.met || self.attempt > 1 {
+                        info!(socket = %self.socket.display(), "Headscale is ready");
+                    }
+                    self.met = true;
+                    self.attempt = 0;
+                    return Ok(control_plane);
+                }
+                Err(error) => error,
+            };
+            info!(
+                attempt = self.attempt,
+                socket = %self.socket.display(),
+                cause = %error,
+                "Waiting for Headscale to be ready"
+            );
+            let mut wait = backoff.next().unwrap_or(Duration::from_secs(15));
+            if let Some(limit) = self.wait_timeout.filter(|_| !self.met) {
+                let Some(left) = limit.checked_sub(began.elapsed()) else {
+                    bail!("Headscale was not ready within --wait-timeout: {error}");
+                };
+                wait = wait.min(left);
+            }
+            self.until_socket_changes(wait).await;
+        }
+    }
+
+    async fn until_socket_changes(&self, limit: Duration) {
+        let began = tokio::time::Instant::now();
+        let before = identity(&self.socket);
+        while began.elapsed() < limit && identity(&self.socket) == before {
+            tokio::time::sleep(STEP.min(limit)).await;
+        }
+    }
+}
+
+/// Where a new key is tried: what is within the pod may be reached in clear text, for nobody listens there.
+fn used_at(url: &str) -> Endpoint {
+    let local = ["http://127.0.0.1", "http://localhost", "http://[::1]"];
+    Endpoint {
+        name: "headscale".to_owned(),
+        api_url: url.to_owned(),
+        api_key: KeyValue::new(String::new()),
+        ca_bundle: None,
+        allow_insecure: local.iter().any(|prefix| url.starts_with(prefix)),
+    }
+}
+
+/// Which file a socket is: Headscale makes it anew at each start.
+type Identity = (u64, u64, i64, i64);
+
+fn identity(path: &Path) -> Option<Identity> {
+    let found = std::fs::metadata(path).ok()?;
+    Some((found.dev(), found.ino(), found.ctime(), found.ctime_nsec()))
+}
+
+/// Names this replica: the same when its container restarts, another for each process of a machine.
+fn replica() -> String {
+    let machine = rustix::system::uname();
+    let machine = machine.nodename().to_string_lossy().into_owned();
+    match std::process::id() {
+        1 => machine,
+        process => format!("{machine}/{process}"),
+    }
+}
+
+/// Finds the cluster; in a pod, tries for ever.
+async fn cluster(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
+    let mut backoff = retries();
+    loop {
+        let found = connect(kubeconfig).await;
+        let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+        match found {
+            Ok(client) => return Ok(client),
+            Err(error) if !in_pod || kubeconfig.is_some() => return Err(error),
+            Err(error) => {
+                let wait = backoff.next().unwrap_or(CHECK_EVERY);
+                warn!(
+                    trouble = format!("{error:#}"),
+                    retry_in = ?wait,
+                    "No cluster can be used: check that the pod mounts its ServiceAccount's token"
+                );
+                tokio::time::sleep(wait).await;
+            }
+        }
+    }
+}
+
+async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
+    let config = match kubeconfig {
+        Some(path) => {
+            let shown = path.display();
+            let file = Kubeconfig::read_from(path).with_context(|| format!("--kubeconfig {shown}"))?;
+            kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+                .await
+                .with_context(|| format!("--kubeconfig {shown}"))?
+        }
+        None => kube::Config::infer().await.context(
+            "no Kubernetes cluster found: run in a pod with a service account, or name a kubeconfig file with --kubeconfig",
+        )?,
+    };
+    Client::try_from(config).context("use the cluster's configuration")
+}
+
+/// Trouble is tried again after 1 s, then more and more seldom, up to five minutes.
+fn retries() -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_secs(1))
+        .with_max_delay(Duration::from_secs(300))
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+/// Headscale is asked again after half a second, then up to every 15 s.
+fn waits() -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(500))
+        .with_max_delay(Duration::from_secs(15))
+        .with_factor(1.5)
+        .without_max_times()
+        .build()
+}

@@ -1,0 +1,226 @@
+//! Flags of `sidescale apikey-manager`, and what they have to agree on. Pure.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use sidescale_webhook::forms;
+
+use crate::telemetry::LogArgs;
+
+/// Where nothing else is said, a name of the Secret that rotation reads.
+const SECRET: &str = "headscale-api-key";
+
+/// Flags of `sidescale apikey-manager`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ApikeyManagerArgs {
+    /// Headscale's Unix socket
+    #[arg(
+        long,
+        env = "SIDESCALE_SOCKET_PATH",
+        default_value = "/var/run/headscale/headscale.sock",
+        value_name = "FILE"
+    )]
+    pub socket_path: PathBuf,
+    /// Namespace of the Secret
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAME", value_parser = namespace)]
+    pub namespace: Option<String>,
+    /// Secret that holds the key
+    #[arg(long, env = "SIDESCALE_SECRET_NAME", default_value = SECRET, value_name = "NAME", value_parser = name)]
+    pub secret_name: String,
+    /// How long a key lives: 2160h, or 90d
+    #[arg(long, env = "SIDESCALE_EXPIRATION", default_value = "2160h", value_name = "DURATION", value_parser = duration)]
+    pub expiration: Duration,
+    /// How long before its end it is renewed
+    #[arg(long, env = "SIDESCALE_ROTATION_BUFFER", default_value = "240h", value_name = "DURATION", value_parser = duration)]
+    pub rotation_buffer: Duration,
+    /// How long the old key stays good after that
+    #[arg(long, env = "SIDESCALE_OVERLAP", default_value = "0s", value_name = "DURATION", value_parser = duration)]
+    pub overlap: Duration,
+    /// How long to wait for Headscale before giving up [default: for ever]
+    #[arg(long, env = "SIDESCALE_WAIT_TIMEOUT", value_name = "DURATION", value_parser = duration)]
+    pub wait_timeout: Option<Duration>,
+    /// URL of Headscale at which a new key is tried before it is written [default: the list on the socket has to do]
+    #[arg(long, env = "SIDESCALE_API_URL", value_name = "URL")]
+    pub api_url: Option<String>,
+    /// Value of the label app.kubernetes.io/managed-by that makes the Secret ours
+    #[arg(
+        long,
+        env = "SIDESCALE_MANAGED_BY",
+        default_value = "sidescale",
+        value_name = "VALUE"
+    )]
+    pub managed_by: String,
+    /// Kubeconfig file [default: the pod's account, else KUBECONFIG or ~/.kube/config]
+    #[arg(long, env = "SIDESCALE_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Name of this replica [default: the machine's]
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pub pod_name: Option<String>,
+    /// Flags of the log.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+impl ApikeyManagerArgs {
+    /// The Secret's namespace; checks what single flags cannot.
+    ///
+    /// # Errors
+    /// With what is wrong, what is wanted and what to do.
+    pub fn checked(&self) -> Result<&str, String> {
+        let Self {
+            namespace,
+            expiration,
+            rotation_buffer,
+            ..
+        } = self;
+        if rotation_buffer >= expiration {
+            return Err(format!(
+                "--rotation-buffer is {} and --expiration is {}: want a buffer that is less, such as --rotation-buffer={}",
+                forms::show(*rotation_buffer),
+                forms::show(*expiration),
+                forms::show(*expiration / 9)
+            ));
+        }
+        namespace.as_deref().ok_or_else(|| {
+            "--namespace is not given: set it, or the variable POD_NAMESPACE, to the namespace of the Secret".to_owned()
+        })
+    }
+
+    /// What works, and is perhaps not what was meant.
+    #[must_use]
+    pub fn remark(&self) -> Option<String> {
+        let (life, buffer) = (self.expiration, self.rotation_buffer);
+        (buffer > life / 2).then(|| {
+            format!(
+                "--rotation-buffer is more than half of --expiration: a key that lives {} is renewed every {}",
+                forms::show(life),
+                forms::show(life.saturating_sub(buffer))
+            )
+        })
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    forms::duration(text).ok_or_else(|| forms::DURATION.to_owned())
+}
+
+fn name(text: &str) -> Result<String, String> {
+    if forms::is_dns_subdomain(text, 253) {
+        Ok(text.to_owned())
+    } else {
+        Err("want the name of a Secret: lower-case letters, digits, \"-\" and \".\"".to_owned())
+    }
+}
+
+fn namespace(text: &str) -> Result<String, String> {
+    if forms::is_dns_label(text) {
+        Ok(text.to_owned())
+    } else {
+        Err(
+            "want the name of a namespace: lower-case letters, digits and \"-\", at most 63"
+                .to_owned(),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Args, Command};
+    use clap::Parser;
+
+    fn parse(flags: &[&str]) -> Result<Box<ApikeyManagerArgs>, String> {
+        let line = ["sidescale", "apikey-manager"].iter().chain(flags);
+        match Args::try_parse_from(line)
+            .map_err(|error| error.to_string())?
+            .command
+        {
+            Command::ApikeyManager(args) => Ok(args),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    #[test]
+    fn the_five_flags_stand_as_they_were() {
+        let args = parse(&[
+            "--socket-path=/var/run/headscale/headscale.sock",
+            "--namespace=default",
+            "--secret-name=headscale-api-key",
+            "--expiration=2160h",
+            "--rotation-buffer=240h",
+        ])
+        .unwrap();
+        assert_eq!(args.checked(), Ok("default"));
+        assert_eq!(args.expiration, Duration::from_secs(90 * 86_400));
+        assert_eq!(args.rotation_buffer, Duration::from_secs(10 * 86_400));
+        assert_eq!(args.remark(), None);
+        let defaults = parse(&["--namespace=default"]).unwrap();
+        assert_eq!(defaults.socket_path, args.socket_path);
+        assert_eq!(defaults.secret_name, args.secret_name);
+        assert_eq!(
+            (defaults.expiration, defaults.rotation_buffer),
+            (args.expiration, args.rotation_buffer)
+        );
+        assert_eq!(defaults.wait_timeout, None);
+    }
+
+    #[test]
+    fn durations_are_gos_and_days() {
+        for (text, hours) in [
+            ("720h", 720),
+            ("8760h", 8_760),
+            ("90d", 2_160),
+            ("1920h", 1_920),
+            ("480h", 480),
+        ] {
+            assert_eq!(
+                duration(text),
+                Ok(Duration::from_secs(hours * 3_600)),
+                "{text}"
+            );
+        }
+        for same in ["1h30m", "90m", "5400s", "1.5h"] {
+            assert_eq!(duration(same), Ok(Duration::from_secs(5_400)), "{same}");
+        }
+        for wrong in ["", "90", "3 weeks", "-1h", "1y"] {
+            let error = parse(&["--namespace=a", &format!("--expiration={wrong}")]).unwrap_err();
+            assert!(
+                error.contains("--expiration") && error.contains("90m, 12h or 30d"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_cannot_work_is_said_before_any_call() {
+        for (flags, words) in [
+            (
+                &["--namespace=a", "--expiration=240h"][..],
+                &["240h", "--rotation-buffer", "--expiration"][..],
+            ),
+            (
+                &["--namespace=a", "--expiration=1h"],
+                &["--rotation-buffer is 240h and --expiration is 1h"],
+            ),
+            (&[], &["--namespace", "POD_NAMESPACE"]),
+        ] {
+            let message = parse(flags).unwrap().checked().unwrap_err();
+            assert!(words.iter().all(|word| message.contains(word)), "{message}");
+        }
+        for (flag, word) in [
+            ("--secret-name=No_Name", "name of a Secret"),
+            ("--namespace=a.b", "name of a namespace"),
+        ] {
+            let message = parse(&[flag]).unwrap_err();
+            assert!(message.contains(word), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_buffer_of_more_than_half_is_remarked_on() {
+        let args = parse(&["--namespace=a", "--rotation-buffer=1920h"]).unwrap();
+        assert_eq!(args.checked(), Ok("a"));
+        let remark = args.remark().unwrap();
+        assert!(remark.contains("every 240h"), "{remark}");
+    }
+}

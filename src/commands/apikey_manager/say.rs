@@ -1,0 +1,180 @@
+//! What the manager says of a look, and of what stands in its way: the object, and what to do. Pure.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::api_key::Ownership;
+use crate::api_key::form::{ADOPT, PAUSED};
+use crate::api_key::keeper::State;
+use crate::api_key::run::{Settled, Trouble};
+use crate::store::{MANAGED_BY, StoreError};
+
+/// One word for what was decided.
+pub(super) fn decision(settled: &Settled) -> &'static str {
+    match &settled.rest.state {
+        State::Good if settled.renewed => "renewed",
+        State::Good => "no rotation needed",
+        State::Yields(_) => "left to another replica",
+        State::Attended(_) => "left to whoever looked last",
+        State::LeftToOthers(_) => "left to whoever can",
+        State::Contended(_) => "held back",
+        State::Left(_) => "left alone",
+    }
+}
+
+/// What somebody has to do about a look's outcome, if anything.
+pub(super) fn advice(
+    state: &State,
+    namespace: &str,
+    name: &str,
+    managed_by: &str,
+) -> Option<String> {
+    let secret = format!("Secret {namespace}/{name}");
+    let other = "or name another one with --secret-name (annotation sidescale.io/api-key-secret)";
+    let delete = format!("kubectl delete secret {name} -n {namespace}");
+    match state {
+        State::Good | State::Yields(_) | State::Attended(_) | State::LeftToOthers(_) => None,
+        State::Contended(by) => {
+            let by = if by.is_empty() { "somebody" } else { by };
+            Some(format!(
+                "{secret} was changed again and again since our last writes ({by} wrote the key that it holds): a new key is made \
+                 once an hour at most; find who writes it (kubectl get secret {name} -n {namespace} -o yaml --show-managed-fields), \
+                 and give each Headscale a Secret of its own"
+            ))
+        }
+        State::Left(Ownership::Ours) => None,
+        State::Left(Ownership::Paused) => Some(format!(
+            "{secret} has the annotation {PAUSED}: its key is not renewed until that is removed"
+        )),
+        State::Left(Ownership::NotOurs(label)) => {
+            let key = MANAGED_BY.0;
+            let has = label.as_ref().map_or_else(
+                || format!("no label {key}"),
+                |value| format!("the label {key}: {value}"),
+            );
+            Some(format!(
+                "{secret} has {has}, and ours has {key}: {managed_by}: it is left alone; hand it over with kubectl annotate \
+                 secret {name} -n {namespace} {ADOPT}=true, {other}"
+            ))
+        }
+        State::Left(Ownership::WrongType(kind)) => Some(format!(
+            "{secret} is of type {kind}, want Opaque, and a type cannot be changed: {delete}, {other}"
+        )),
+        State::Left(Ownership::Immutable) => Some(format!(
+            "{secret} is immutable, so that its key cannot be renewed: {delete}, {other}"
+        )),
+    }
+}
+
+/// What stands in the way, its causes, and what to do.
+pub(super) fn trouble(trouble: Trouble) -> String {
+    let fix = match &trouble {
+        Trouble::Secret(StoreError::Forbidden {
+            namespace, name, ..
+        }) => format!(
+            ": the pod's ServiceAccount needs get and update on Secret {name} and create on Secrets in {namespace}; the chart's \
+             headscale.namespace and headscale.serviceAccount give it that"
+        ),
+        Trouble::Secret(StoreError::Kubernetes { .. } | StoreError::TimedOut { .. }) => {
+            ": the API server is asked again".to_owned()
+        }
+        Trouble::Secret(
+            StoreError::Conflict { .. }
+            | StoreError::File { .. }
+            | StoreError::Document(_)
+            | StoreError::Name { .. },
+        )
+        | Trouble::Headscale { .. }
+        | Trouble::GivenUp(_)
+        | Trouble::Restless { .. } => String::new(),
+    };
+    format!("{:#}{fix}", anyhow::Error::new(trouble))
+}
+
+/// How long is left, as people say it: `80d`, `79d23h`, `1h30m`.
+pub(super) fn left(now: Timestamp, until: Timestamp) -> String {
+    let Ok(left) = Duration::try_from(until.duration_since(now)) else {
+        return "0s".to_owned();
+    };
+    // The fraction that marks a key's end is nobody's concern.
+    let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
+    let units = [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)];
+    let mut rest = seconds;
+    let mut text = String::new();
+    let mut parts = 0;
+    for (unit, length) in units {
+        let count = rest / length;
+        rest %= length;
+        if count > 0 && parts < 2 {
+            text.push_str(&format!("{count}{unit}"));
+        }
+        parts += usize::from(count > 0 || parts > 0);
+    }
+    if text.is_empty() {
+        "0s".to_owned()
+    } else {
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_said_in_two_units() {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        for (seconds, want) in [
+            (80 * 86_400, "80d"),
+            (80 * 86_400 - 1, "79d23h"),
+            (86_400 + 60, "1d"),
+            (5_400, "1h30m"),
+            (59, "59s"),
+            (0, "0s"),
+            (-5, "0s"),
+        ] {
+            let until = Timestamp::from_second(1_000_000 + seconds).unwrap();
+            assert_eq!(left(now, until), want);
+        }
+    }
+
+    #[test]
+    fn what_somebody_has_to_do_names_the_object_and_the_way_out() {
+        for (state, words) in [
+            (
+                State::Left(Ownership::NotOurs(None)),
+                &[
+                    "kubectl annotate secret k -n hs sidescale.io/adopt=true",
+                    "--secret-name",
+                    "no label",
+                ][..],
+            ),
+            (
+                State::Left(Ownership::NotOurs(Some("Helm".into()))),
+                &["app.kubernetes.io/managed-by: Helm", "hs/k"],
+            ),
+            (
+                State::Left(Ownership::WrongType("kubernetes.io/tls".into())),
+                &[
+                    "kubernetes.io/tls",
+                    "Opaque",
+                    "kubectl delete secret k -n hs",
+                ],
+            ),
+            (
+                State::Left(Ownership::Immutable),
+                &["immutable", "kubectl delete secret k -n hs"],
+            ),
+            (State::Left(Ownership::Paused), &["sidescale.io/paused"]),
+            (
+                State::Contended("headscale-1".into()),
+                &["headscale-1", "hs/k", "once an hour"],
+            ),
+        ] {
+            let advice = advice(&state, "hs", "k", "sidescale").unwrap();
+            assert!(words.iter().all(|word| advice.contains(word)), "{advice}");
+        }
+        assert_eq!(advice(&State::Good, "hs", "k", "sidescale"), None);
+    }
+}
