@@ -14,7 +14,7 @@
 
 use std::{process::ExitCode, sync::Arc};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use libtest_mimic::{Arguments, Trial};
 
 mod calls;
@@ -35,6 +35,7 @@ use support::{
     context::Context,
     evidence, headscale,
     levels::{self, Level},
+    remains,
 };
 
 /// A test and what it needs.
@@ -101,6 +102,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
             .map(|case| Trial::test(case.name, || Ok(())));
         return Ok(libtest_mimic::run(arguments, names.collect()).exit_code());
     }
+    let before = remains::all();
     let context = Arc::new(Context::start(&wanted)?);
     let mut trials: Vec<Trial> = selected
         .iter()
@@ -121,7 +123,12 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     unfiltered.color = arguments.color;
     unfiltered.format = arguments.format;
     unfiltered.logfile.clone_from(&arguments.logfile);
-    Ok(libtest_mimic::run(&unfiltered, trials).exit_code())
+    let code = libtest_mimic::run(&unfiltered, trials).exit_code();
+    // The trials are gone, and with this so is everything that was started.
+    drop(context);
+    let left: Vec<String> = remains::all().difference(&before).cloned().collect();
+    ensure!(left.is_empty(), "left behind:\n{}", left.join("\n"));
+    Ok(code)
 }
 
 /// One trial for each Headscale, or a single one; ignored where something is missing.

@@ -18,5 +18,6 @@ pub(crate) mod product;
 pub(crate) mod programs;
 pub(crate) mod proxy;
 pub(crate) mod recorder;
+pub(crate) mod remains;
 pub(crate) mod stranger;
 pub(crate) mod wait;

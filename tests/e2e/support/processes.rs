@@ -197,11 +197,22 @@ impl Drop for Process {
     }
 }
 
+/// Where containerd, its plugins and a kubelet write, whatever folders they are given.
+pub(crate) const WRITTEN: [&str; 5] = [
+    "/run/containerd",
+    "/run/netns",
+    "/var/lib/cni",
+    "/var/lib/kubelet",
+    "/var/log/containers",
+];
+
 /// Network, mount and pid namespaces of our own; dropping them ends all that is inside.
 #[derive(Debug)]
 pub(crate) struct Namespaces {
     unshare: Child,
     init: u32,
+    /// Empty folders that had to be made on the machine, for something to be mounted on.
+    made: Vec<&'static Path>,
 }
 
 impl Namespaces {
@@ -236,8 +247,19 @@ impl Namespaces {
                 return Err(error);
             }
         };
-        let namespaces = Self { unshare, init };
+        let mut namespaces = Self {
+            unshare,
+            init,
+            made: Vec::new(),
+        };
         namespaces.run("ip link set lo up")?;
+        for folder in WRITTEN.map(Path::new) {
+            if !folder.exists() {
+                fs::create_dir_all(folder)?;
+                namespaces.made.push(folder);
+            }
+            namespaces.run(&format!("mount -t tmpfs tmpfs {}", folder.display()))?;
+        }
         Ok(namespaces)
     }
 
@@ -262,6 +284,9 @@ impl Drop for Namespaces {
         }
         // unshare ends when its child has, and that is when nothing is left inside.
         let _ = self.unshare.wait();
+        for folder in &self.made {
+            let _ = fs::remove_dir(folder);
+        }
     }
 }
 

@@ -284,9 +284,14 @@ impl Drop for Product<'_> {
             .node
             .helm()
             .run(&["uninstall", RELEASE, "--namespace", &self.namespace]);
-        for namespace in [&self.workloads, &self.namespace, &self.api_keys] {
-            let _ = kubectl.run(&["delete", "namespace", namespace, "--ignore-not-found"]);
-        }
+        // All at once, and to their end: a process that is still ending would write into the next test's Secrets.
+        let namespaces = [
+            self.workloads.as_str(),
+            self.namespace.as_str(),
+            self.api_keys.as_str(),
+        ];
+        let delete = ["delete", "namespace", "--ignore-not-found"];
+        let _ = kubectl.run(&[&delete[..], &namespaces].concat());
     }
 }
 
