@@ -8,6 +8,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::cluster;
+
 /// How long a Lease is held without being renewed, in seconds; and how long before that it is renewed.
 const HELD_SECONDS: u64 = 6;
 const GRACE_SECONDS: u64 = 2;
@@ -39,6 +41,13 @@ pub struct Lease {
     pub identity: String,
 }
 
+/// What is the matter with the Lease.
+#[derive(Debug, Default)]
+struct Trouble {
+    met: bool,
+    said: bool,
+}
+
 /// Takes and keeps the Lease until shutdown, telling whether this replica acts. Where Leases cannot be used, it acts.
 pub async fn run(
     client: Client,
@@ -46,7 +55,7 @@ pub async fn run(
     leading: watch::Sender<Leadership>,
     shutdown: CancellationToken,
 ) {
-    let mut troubled = false;
+    let mut trouble = Trouble::default();
     let manager = loop {
         let built = tokio::select! {
             built = build(client.clone(), &lease) => built,
@@ -54,7 +63,7 @@ pub async fn run(
         };
         match built {
             Ok(manager) => break manager,
-            Err(error) => act_anyway(&lease, &error, &mut troubled, &leading),
+            Err(error) => act_anyway(&lease, &error, &mut trouble, &leading),
         }
         tokio::select! { () = tokio::time::sleep(RETRY) => {} () = shutdown.cancelled() => return }
     };
@@ -62,7 +71,7 @@ pub async fn run(
     loop {
         let changed = async {
             let changed = manager.changed();
-            if troubled {
+            if trouble.met {
                 tokio::time::timeout(RECOVERED_AFTER, changed).await.ok()
             } else {
                 Some(changed.await)
@@ -74,7 +83,7 @@ pub async fn run(
         };
         match changed {
             Some(Err(error)) => {
-                act_anyway(&lease, &error, &mut troubled, &leading);
+                act_anyway(&lease, &error, &mut trouble, &leading);
                 tokio::select! { () = tokio::time::sleep(RETRY) => {} () = shutdown.cancelled() => break }
                 continue;
             }
@@ -87,7 +96,7 @@ pub async fn run(
             }
             None => {}
         }
-        if std::mem::take(&mut troubled) {
+        if std::mem::take(&mut trouble).said {
             info!(lease = lease.name, "Lease can be used again");
         }
         if leading.send_replace(holding) != holding {
@@ -112,16 +121,24 @@ async fn build(client: Client, lease: &Lease) -> Result<LeaseManager, LeaseManag
 fn act_anyway(
     lease: &Lease,
     error: &LeaseManagerError,
-    troubled: &mut bool,
+    trouble: &mut Trouble,
     leading: &watch::Sender<Leadership>,
 ) {
-    if !std::mem::replace(troubled, true) {
+    // An API server that is away is said once for all parts.
+    trouble.met = true;
+    if !cluster::is_away(error) && !std::mem::replace(&mut trouble.said, true) {
         let Lease {
             namespace,
             name,
             identity: _,
         } = lease;
-        warn!(namespace, lease = name, %error, "Lease cannot be used: rotating all the same, as every replica may");
+        let error = cluster::chain(error);
+        warn!(
+            namespace,
+            lease = name,
+            error,
+            "Lease cannot be used: rotating all the same, as every replica may"
+        );
     }
     leading.send_replace(Leadership::Anyway);
 }

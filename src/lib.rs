@@ -9,6 +9,7 @@ pub mod api_key;
 pub mod app;
 pub mod args;
 pub mod clock;
+pub mod cluster;
 pub mod commands;
 pub mod config;
 pub mod control_plane;

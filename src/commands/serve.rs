@@ -13,6 +13,7 @@ use tracing::info;
 
 use crate::admin::{self, AdminArgs};
 use crate::clock::Clock;
+use crate::cluster;
 use crate::config;
 use crate::health::{Health, Part};
 use crate::leader::Lease;
@@ -263,7 +264,7 @@ async fn cluster(namespace: Option<String>) -> anyhow::Result<(Client, String)> 
         "no Kubernetes cluster found: run in a pod with a service account, or point KUBECONFIG at a kubeconfig file",
     )?;
     let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
-    let client = Client::try_from(config).context("use the cluster's configuration")?;
+    let client = cluster::client(config).context("use the cluster's configuration")?;
     Ok((client, namespace))
 }
 

@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 use super::demand::Demands;
 use super::run::{self, Context};
 use crate::clock::Clock;
+use crate::cluster;
 use crate::events::Events;
 use crate::health::{Health, Part};
 use crate::leader::{self, Leadership, Lease};
@@ -130,11 +131,11 @@ async fn mark(cluster: &InCluster) -> String {
                     return format!("sidescale {uid} {}", cluster.release);
                 }
             }
-            Err(error) if std::mem::replace(&mut troubled, true) => {
-                debug!(%error, "Namespace kube-system still cannot be read");
+            Err(error) if cluster::is_away(&error) || std::mem::replace(&mut troubled, true) => {
+                debug!(%error, "Namespace kube-system cannot be read");
             }
             Err(error) => warn!(
-                %error,
+                error = cluster::chain(&error),
                 "Namespace kube-system cannot be read, and its uid marks what is ours: want the right to get it"
             ),
         }

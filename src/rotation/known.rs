@@ -29,9 +29,30 @@ pub(super) struct Known {
     pub(super) states: BTreeMap<String, State>,
     pub(super) expiries: BTreeMap<String, Timestamp>,
     pub(super) snapshot: Option<Snapshot>,
-    failing: BTreeMap<String, (Backoff, Trouble)>,
-    trouble: Option<(Backoff, Trouble)>,
+    failing: BTreeMap<String, Failing>,
+    trouble: Option<Failing>,
     made: BTreeMap<String, Made>,
+}
+
+/// What goes wrong, and whether people were told.
+#[derive(Debug)]
+struct Failing {
+    backoff: Backoff,
+    trouble: Trouble,
+    /// Whether it is the API server's being away, which is said once for all Secrets.
+    away: bool,
+    said: bool,
+}
+
+impl Failing {
+    fn new(trouble: Trouble, away: bool) -> Self {
+        Self {
+            backoff: Backoff::default(),
+            trouble,
+            away,
+            said: false,
+        }
+    }
 }
 
 /// The key that this process made last, and when it had to make it again though it should have been there.
@@ -45,12 +66,12 @@ impl Known {
     /// The keys that are not to be tried now.
     pub(super) fn held(&self, now: Timestamp) -> BTreeMap<String, Held> {
         let mut held = BTreeMap::new();
-        for (data_key, (backoff, trouble)) in &self.failing {
-            if let Some(until) = backoff.waits(now) {
+        for (data_key, failing) in &self.failing {
+            if let Some(until) = failing.backoff.waits(now) {
                 held.insert(
                     data_key.clone(),
                     Held {
-                        state: trouble.state,
+                        state: failing.trouble.state,
                         until: Some(until),
                     },
                 );
@@ -84,36 +105,42 @@ impl Known {
             minted,
             trouble,
             expiries,
+            away,
             suspects: _,
             again: _,
         } = outcome;
-        (self.states, self.expiries) = (plan.states, expiries);
+        // Nothing was read while the API server was away: what was seen before is shown on.
+        if !away {
+            (self.states, self.expiries) = (plan.states, expiries);
+        }
         for minted in minted {
-            if let Some((backoff, _)) = self.failing.remove(&minted.data_key) {
-                let Minted { data_key, .. } = &minted;
-                info!(%secret, data_key, failures = backoff.failures, "Key can be made again");
+            let failing = self.failing.remove(&minted.data_key);
+            if let Some(failing) = failing.filter(|failing| failing.said) {
+                let (data_key, failures) = (&minted.data_key, failing.backoff.failures);
+                info!(%secret, data_key, failures, "Key can be made again");
             }
             self.note(minted, now);
         }
         let mut retry = None;
         for (data_key, trouble) in failed {
-            let (backoff, known) = self
-                .failing
-                .entry(data_key.clone())
-                .or_insert_with(|| (Backoff::default(), trouble.clone()));
-            backoff.failed(now, jitter());
-            retry = retry.into_iter().chain(backoff.until).min();
-            let message = trouble.message.as_str();
-            if backoff.failures == 1 || known.state != trouble.state {
-                warn!(%secret, data_key, state = trouble.state.as_str(), trouble = message, "Key was not made");
+            let failing = self.failing.entry(data_key.clone());
+            let failing = failing.or_insert_with(|| Failing::new(trouble.clone(), false));
+            failing.backoff.failed(now, jitter());
+            retry = retry.into_iter().chain(failing.backoff.until).min();
+            let (state, message) = (trouble.state.as_str(), trouble.message.as_str());
+            // What may be the whole control plane's is said of that, unless it was asked since and did well.
+            let other = trouble.of_plane && failing.backoff.failures == 1;
+            if !other && (!failing.said || failing.trouble.state != trouble.state) {
+                warn!(%secret, data_key, state, trouble = message, "Key was not made");
+                failing.said = true;
             } else {
-                debug!(%secret, data_key, trouble = message, "Key was not made again");
+                debug!(%secret, data_key, state, trouble = message, "Key was not made");
             }
-            *known = trouble;
+            failing.trouble = trouble;
         }
         retry
             .into_iter()
-            .chain(self.absorb_trouble(secret, trouble, now))
+            .chain(self.absorb_trouble(secret, trouble, away, now))
             .min()
     }
 
@@ -130,12 +157,14 @@ impl Known {
             reason: state.as_str(),
             note,
         };
-        if let Some((_, trouble)) = &self.trouble {
-            return vec![notice(trouble.state, trouble.message.clone())];
+        if let Some(Failing { trouble, away, .. }) = &self.trouble {
+            // Who would take the Event is away.
+            let notice = (!away).then(|| notice(trouble.state, trouble.message.clone()));
+            return notice.into_iter().collect();
         }
         let mut notices: BTreeMap<State, Notice> = BTreeMap::new();
         for (data_key, state) in &self.states {
-            let failing = self.failing.get(data_key).map(|(_, trouble)| trouble);
+            let failing = self.failing.get(data_key).map(|failing| &failing.trouble);
             let note = match state {
                 State::Ready | State::Paused => continue,
                 State::QuotaExceeded => format!(
@@ -169,30 +198,33 @@ impl Known {
         &mut self,
         secret: &SecretRef,
         trouble: Option<Trouble>,
+        away: bool,
         now: Timestamp,
     ) -> Option<Timestamp> {
         let Some(trouble) = trouble else {
-            if let Some((_, was)) = self.trouble.take() {
-                info!(%secret, was = was.state.as_str(), "Secret can be used again");
+            if let Some(was) = self.trouble.take().filter(|failing| failing.said) {
+                info!(%secret, was = was.trouble.state.as_str(), "Secret can be used again");
             }
             return None;
         };
-        let (backoff, known) = self
+        let failing = self
             .trouble
-            .get_or_insert_with(|| (Backoff::default(), trouble.clone()));
-        backoff.failed(now, jitter());
+            .get_or_insert_with(|| Failing::new(trouble.clone(), away));
+        failing.backoff.failed(now, jitter());
+        failing.away = away;
         let (state, message) = (trouble.state.as_str(), trouble.message.as_str());
-        if backoff.failures == 1 || known.state != trouble.state {
+        if !away && (!failing.said || failing.trouble.state != trouble.state) {
             warn!(%secret, state, trouble = message, "Secret cannot be used");
+            failing.said = true;
         } else {
-            debug!(%secret, state, trouble = message, "Secret still cannot be used");
+            debug!(%secret, state, trouble = message, "Secret cannot be used");
         }
         let not_ours = trouble.state == State::SecretNotOurs;
-        *known = trouble;
+        failing.trouble = trouble;
         if not_ours {
             Some(after(now, NOT_OURS_EVERY))
         } else {
-            backoff.until
+            failing.backoff.until
         }
     }
 

@@ -12,6 +12,7 @@ use super::plan::{Issued, mismatch};
 use super::record::Intent;
 use super::run::Context;
 use super::state::State;
+use crate::cluster;
 use crate::control_plane::{
     ControlPlane, Endpoint, Error, KeyId, MintedKey, NewPreAuthKey, User, UserId,
 };
@@ -309,8 +310,8 @@ async fn api_key(
         .map_err(|error| Trouble {
             state: State::Degraded,
             message: format!(
-                "API key of control plane \"{plane}\": {:#}",
-                anyhow::Error::new(error)
+                "API key of control plane \"{plane}\": {}",
+                cluster::chain(&error)
             ),
             of_plane: true,
         })?;

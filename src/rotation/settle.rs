@@ -15,6 +15,7 @@ use super::queue::Class;
 use super::record::{DATA_KEY, KeyRecord, Record};
 use super::run::Context;
 use super::state::State;
+use crate::cluster;
 use crate::store::{MANAGED_BY, StoreError, StoredSecret};
 
 mod mint;
@@ -53,6 +54,8 @@ pub(super) struct Outcome {
     pub(super) minted: Vec<Minted>,
     /// The trouble of the whole Secret.
     pub(super) trouble: Option<Trouble>,
+    /// Whether that is the API server's being away.
+    pub(super) away: bool,
     /// Control planes to ask how they do.
     pub(super) suspects: BTreeMap<String, Trouble>,
     /// When the keys end.
@@ -88,7 +91,8 @@ pub(super) async fn settle(context: &Context, task: Task) -> (SecretRef, Outcome
         renewing: None,
     };
     if let Err(error) = job.run().await {
-        let message = format!("{:#}", anyhow::Error::new(error));
+        job.outcome.away = cluster::is_away(&error);
+        let message = cluster::chain(&error);
         job.outcome.trouble = Some(Trouble {
             state: State::Degraded,
             message,

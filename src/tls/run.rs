@@ -7,13 +7,14 @@ use kube::{Api, Client};
 use sidescale_certs::{AuthorityError, Leaf, LeafError};
 use thiserror::Error;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::TlsArgs;
 use super::ca_bundle::{Configuration, Live};
 use super::state::Authorities;
 use super::store::CaSecret;
 use crate::clock::{Clock, after};
+use crate::cluster::{chain, is_away};
 use crate::health::{Health, Part};
 use crate::metrics::Metrics;
 use crate::server::ServingKey;
@@ -149,6 +150,7 @@ impl Tls {
     async fn keep(&mut self) -> std::convert::Infallible {
         let mut starting = true;
         let mut failures = 0_u32;
+        let mut said = false;
         let mut writes = Writes::default();
         loop {
             let passed = self.pass(starting).await;
@@ -158,7 +160,7 @@ impl Tls {
             };
             match passed {
                 Ok(wrote) => {
-                    if failures > 0 {
+                    if std::mem::take(&mut said) {
                         info!(failures, "Certificates are in order again");
                     }
                     (starting, failures) = (false, 0);
@@ -166,7 +168,7 @@ impl Tls {
                     self.wait().await;
                 }
                 Err(error) => {
-                    self.report(&error, failures);
+                    said = self.report(&error, said);
                     failures = failures.saturating_add(1);
                     tokio::time::sleep(doubled(PAUSE, failures)).await;
                 }
@@ -270,11 +272,15 @@ impl Tls {
 
     /// What was in order before stays so in the eyes of readiness: an API server that is away must not take every
     /// replica out of the Service. A configuration that is gone is no such case.
-    fn report(&self, error: &TlsError, failures: u32) {
+    fn report(&self, error: &TlsError, said: bool) -> bool {
         let text = chain(error);
-        if failures == 0 {
+        let say = !said && !is_away(error);
+        if say {
             warn!(error = text, "Certificates are not in order, trying again");
+        } else {
+            debug!(error = text, "Certificates are still not in order");
         }
+        let said = said || say;
         let part = match error {
             TlsError::Authority(_)
             | TlsError::Leaf(_)
@@ -283,13 +289,14 @@ impl Tls {
             TlsError::Missing { .. } | TlsError::NoEntries { .. } => {
                 self.metrics.ca_bundle_in_sync.set(0);
                 self.health.trouble(Part::CaBundle, text);
-                return;
+                return said;
             }
             TlsError::Configuration { .. } | TlsError::TimedOut { .. } => Part::CaBundle,
         };
         if self.leaf.is_none() {
             self.health.trouble(part, text);
         }
+        said
     }
 }
 
@@ -331,16 +338,6 @@ fn doubled(first: Duration, times: u32) -> Duration {
 #[expect(clippy::cast_precision_loss, reason = "Unix time is far below 2^52")]
 fn seconds(at: jiff::Timestamp) -> f64 {
     at.as_second() as f64
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ use sidescale_webhook::annotations::{NamespaceMetadata, PREFIX};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
+use crate::cluster;
+
 const INJECT: &str = "sidescale.io/inject";
 
 /// Holds every namespace seen; shared by the webhook, which reads it at each review.
@@ -80,7 +82,9 @@ impl Namespaces {
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => {
-                    if std::mem::take(&mut troubled) {
+                    // The beginning of a list says nothing yet.
+                    let works = !matches!(event, Event::Init | Event::InitApply(_));
+                    if works && std::mem::take(&mut troubled) {
                         info!("Watch of namespaces works again");
                     }
                     self.take(event, &mut fresh);
@@ -148,9 +152,17 @@ fn kept(metadata: ObjectMeta) -> (Box<str>, NamespaceMetadata) {
 
 /// Logs the first of a row of failures as a warning, the others quietly.
 pub(super) fn report(error: &watcher::Error, what: &'static str, troubled: &mut bool) {
-    if std::mem::replace(troubled, true) {
-        debug!(what, %error, "Watch failed again");
+    // A server that forgot the place where we were is an everyday event: the list begins anew.
+    let forgotten = matches!(error, watcher::Error::WatchError(status) if status.code == 410);
+    let error_text = cluster::chain(error);
+    if forgotten || cluster::is_away(error) || *troubled {
+        debug!(what, error = error_text, "Watch failed");
     } else {
-        warn!(what, %error, "Watch failed: what was seen so far stays, and it is tried again");
+        *troubled = true;
+        warn!(
+            what,
+            error = error_text,
+            "Watch failed: what was seen so far stays, and it is tried again"
+        );
     }
 }

@@ -83,7 +83,7 @@ pub async fn run(
         };
         let Some(events) = events else { return };
         let mut touched = BTreeSet::new();
-        let mut relisted = false;
+        let (mut relisted, mut works) = (false, false);
         for event in events {
             match event {
                 Ok(Event::Init) => fresh = Index::default(),
@@ -91,18 +91,24 @@ pub async fn run(
                 Ok(Event::InitDone) => {
                     touched.extend(index.namespaces.into_keys());
                     index = std::mem::take(&mut fresh);
-                    relisted = true;
+                    (relisted, works) = (true, true);
                 }
-                Ok(Event::Apply(pod)) => touched.extend(index.insert(pod.metadata)),
-                Ok(Event::Delete(pod)) => touched.extend(index.remove(&pod.metadata)),
+                Ok(Event::Apply(pod)) => {
+                    works = true;
+                    touched.extend(index.insert(pod.metadata));
+                }
+                Ok(Event::Delete(pod)) => {
+                    works = true;
+                    touched.extend(index.remove(&pod.metadata));
+                }
                 Err(error) => report(&error, "pods", &mut troubled),
             }
         }
         if relisted {
             touched.extend(index.namespaces.keys().cloned());
-            if std::mem::take(&mut troubled) {
-                info!("Watch of pods works again");
-            }
+        }
+        if works && std::mem::take(&mut troubled) {
+            info!("Watch of pods works again");
         }
         // What a list has brought so far is not the whole yet: it counts when it is done.
         publish(&index, &touched, namespaces, policy, demands, relisted);

@@ -1,20 +1,23 @@
 //! What dies, and what comes of it: the product after any answer, Headscale, the API server; and two that act at once.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::MutexGuard,
 };
 
 use anyhow::{Context as _, Result};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 use sidescale::clock::Clock;
 use sidescale::commands::demo::headscale::{Embedded, Flavour};
-use sidescale::control_plane::{ControlPlane, Endpoint};
+use sidescale::control_plane::{ControlPlane, Endpoint, KeyId, PreAuthKey};
 use sidescale::key_value::KeyValue;
+use sidescale::rotation::record::{DATA_KEY, Issued, Record};
 
 use crate::{
     Case,
@@ -22,7 +25,7 @@ use crate::{
     support::{
         api::{self, free_ports, kubeconfig},
         context::Context,
-        headscale::Headscale,
+        headscale::{Headscale, Program},
         kubectl::Kubectl,
         levels::Level,
         processes::{Place, Process},
@@ -31,14 +34,29 @@ use crate::{
 };
 
 mod kill;
+mod outage;
 mod story;
 
-pub(crate) const CASES: &[Case] = &[Case {
-    name: "faults::killed_after_any_answer_it_converges",
-    needs: &[Level::Api],
-    each: false,
-    run: kill::after_any_answer,
-}];
+pub(crate) const CASES: &[Case] = &[
+    Case {
+        name: "faults::killed_after_any_answer_it_converges",
+        needs: &[Level::Api],
+        each: false,
+        run: kill::after_any_answer,
+    },
+    Case {
+        name: "faults::headscale_killed_and_started_again",
+        needs: &[Level::Api, Level::Headscale],
+        each: true,
+        run: outage::of_headscale,
+    },
+    Case {
+        name: "faults::kube_apiserver_killed_and_started_again",
+        needs: &[Level::Api],
+        each: false,
+        run: outage::of_the_api_server,
+    },
+];
 
 const API_KEY_SECRET: &str = "headscale-api-key";
 
@@ -49,8 +67,8 @@ enum Minting {
 }
 
 impl Minting {
-    fn start(context: &Context, folder: &Path) -> Result<(Self, String)> {
-        if let Some(program) = context.preferred() {
+    fn start(program: Option<&Program>, folder: &Path) -> Result<(Self, String)> {
+        if let Some(program) = program {
             let [port] = free_ports()?;
             let address = format!("127.0.0.1:{port}");
             let headscale = Headscale::start(program, Place::Host, folder, &address)?;
@@ -99,14 +117,21 @@ struct Run<'a> {
     kubernetes: Option<u16>,
     /// Headscale, if not directly.
     headscale: Option<u16>,
+    /// Where its admin port is; 0 is anywhere.
+    admin: u16,
 }
 
 impl<'a> World<'a> {
     /// Installs the chart with the right to Secrets of these names.
-    fn new(context: &'a Context, name: &str, secrets: &[String]) -> Result<Self> {
+    fn new(
+        context: &'a Context,
+        program: Option<&Program>,
+        name: &str,
+        secrets: &[String],
+    ) -> Result<Self> {
         let api = context.api()?;
         let folder = context.folder.inner(name)?;
-        let (minting, api_key) = Minting::start(context, &folder)?;
+        let (minting, api_key) = Minting::start(program, &folder)?;
         let profiles = secrets
             .iter()
             .map(|secret| (secret.clone(), json!({"authKeySecretName": secret})));
@@ -152,6 +177,7 @@ impl<'a> World<'a> {
             secret,
             kubernetes,
             headscale,
+            admin,
         } = *run;
         let folder = self.folder.join(name);
         std::fs::create_dir_all(&folder)?;
@@ -189,7 +215,7 @@ impl<'a> World<'a> {
             format!("--ca-secret-name={fullname}-webhook-ca"),
             format!("--lease-name={name}"),
             "--listen=127.0.0.1:0".to_owned(),
-            "--admin-listen=127.0.0.1:0".to_owned(),
+            format!("--admin-listen=127.0.0.1:{admin}"),
             "--drain=0s".to_owned(),
         ];
         let environment = [("KUBECONFIG", kubeconfig_path.display().to_string())];
@@ -225,6 +251,17 @@ impl<'a> World<'a> {
         Ok(())
     }
 
+    /// Has the key of a pod be due at a time; the one after it is due in three months.
+    async fn make_due(&self, service: &str, created: Timestamp, at: Timestamp) -> Result<()> {
+        const LIFE: i64 = 2_160 * 3_600;
+        let buffer = LIFE - at.duration_since(created).as_secs();
+        let annotations = json!({
+            "sidescale.io/auth-key-expiration": "4320h",
+            "sidescale.io/auth-key-rotation-buffer": format!("{buffer}s"),
+        });
+        self.annotate_pod(service, &annotations).await
+    }
+
     async fn annotate_pod(&self, service: &str, annotations: &Value) -> Result<()> {
         let patch = Patch::Merge(json!({"metadata": {"annotations": annotations}}));
         let params = PatchParams::default();
@@ -235,6 +272,27 @@ impl<'a> World<'a> {
     async fn secret(&self, name: &str) -> Result<Option<Secret>> {
         let secrets: Api<Secret> = Api::namespaced(self.admin.clone(), &self.apps);
         Ok(secrets.get_opt(name).await?)
+    }
+
+    /// The key that a Secret names, and its value; none while there is none.
+    async fn key(&self, secret: &str, service: &str) -> Result<Option<(Issued, Vec<u8>)>> {
+        let data_key = format!("{service}-authkey");
+        let data = self.secret(secret).await?.and_then(|secret| secret.data);
+        let mut data = data.unwrap_or_default();
+        let record = Record::parse(data.get(DATA_KEY).map(|document| document.0.as_slice()))?;
+        let current = record
+            .keys
+            .get(&data_key)
+            .and_then(|key| key.current.clone());
+        Ok(current.zip(data.remove(&data_key).map(|value| value.0)))
+    }
+
+    /// The keys that the control plane would accept.
+    async fn alive(&self) -> Result<BTreeSet<KeyId>> {
+        let listed = self.control_plane.list_pre_auth_keys().await?;
+        let now = Timestamp::now();
+        let alive = |key: &PreAuthKey| key.expiration.is_some_and(|at| at > now);
+        Ok(listed.into_iter().filter(alive).map(|key| key.id).collect())
     }
 
     fn pods(&self) -> Api<Pod> {
@@ -256,9 +314,9 @@ impl<'a> World<'a> {
 
 impl Drop for World<'_> {
     fn drop(&mut self) {
-        // The next test shares the cluster, and would make keys for them.
-        let pods = ["delete", "pods", "--all", "--namespace", &self.apps];
-        let _ = self.api.kubectl().run(&pods);
+        // The next test shares the cluster, and would make keys for them, or take these for its own server's.
+        let all = ["delete", "pods,secrets", "--all", "--namespace", &self.apps];
+        let _ = self.api.kubectl().run(&all);
     }
 }
 

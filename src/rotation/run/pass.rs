@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Context;
+use crate::cluster;
 use crate::rotation::plan::Issued;
 use crate::rotation::plane::{Plane, Trouble};
 use crate::rotation::state::State;
@@ -34,7 +35,7 @@ pub(super) async fn pass(context: &Context, planes: BTreeMap<String, Arc<Plane>>
         match context.store.list(name).await {
             Ok(found) => secrets.extend(found),
             Err(error) => {
-                let message = format!("{:#}", anyhow::Error::new(error));
+                let message = cluster::chain(&error);
                 passed.secrets = Err(Trouble {
                     state: State::Degraded,
                     message,

@@ -1,11 +1,10 @@
 //! SIGKILL after the n-th answer of either server, for every n of a first mint and of a renewal.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use jiff::Timestamp;
-use serde_json::json;
 use tokio::sync::Semaphore;
 
 use super::story::Story;
@@ -66,7 +65,7 @@ pub(super) fn after_any_answer(context: &Context, _: Option<&headscale::Program>
         .build()?;
     let _entered = runtime.enter();
     let secrets: Vec<String> = (0..MOST).map(|n| format!("keys-{n}")).collect();
-    let world = World::new(context, "kill", &secrets)?;
+    let world = World::new(context, context.preferred(), "kill", &secrets)?;
     runtime.block_on(all(&world))
 }
 
@@ -177,6 +176,7 @@ impl Life {
             secret: &self.secret,
             kubernetes: Some(self.kubernetes),
             headscale: Some(self.headscale),
+            admin: 0,
         })?;
         self.ledger.watch(process.pid()?);
         Ok(process)
@@ -258,13 +258,13 @@ impl Life {
         Ok(process)
     }
 
-    /// Moves the time at which the key is due into the past; that of the next one is far away.
+    /// Moves the time at which the key is due into the past.
     async fn make_due(&self, world: &World<'_>) -> Result<()> {
-        let annotations = json!({
-            "sidescale.io/auth-key-expiration": "4320h",
-            "sidescale.io/auth-key-rotation-buffer": "2159h59m58s",
-        });
-        world.annotate_pod(&self.name, &annotations).await
+        let key = world.key(&self.secret, &self.name).await?;
+        let (issued, _) = key.context("no key")?;
+        world
+            .make_due(&self.name, issued.created, issued.created)
+            .await
     }
 
     /// Waits until one key is alive, the Secret names it, and nothing more is asked of anybody; fails in the trap.
@@ -297,26 +297,18 @@ impl Life {
     /// Asks both servers themselves whether it is as the ledger says.
     async fn holds(&self, world: &World<'_>, story: &Story) -> Result<()> {
         let current = story.settled(&self.name)?;
-        let listed = world.control_plane.list_pre_auth_keys().await?;
-        let now = Timestamp::now();
-        let alive = listed
-            .into_iter()
-            .filter(|key| story.made.contains_key(&key.id))
-            .filter(|key| key.expiration.is_some_and(|at| at > now))
-            .map(|key| key.id)
-            .collect::<Vec<_>>();
+        let made = story.made.keys().copied().collect();
+        let alive = &world.alive().await? & &made;
         ensure!(
-            alive == [current],
+            alive == BTreeSet::from([current]),
             "the server says alive: {alive:?}, want {current:?}"
         );
-        let secret = world.secret(&self.secret).await?.context("no Secret")?;
-        let data = secret.data.context("no data")?;
-        let value = data
-            .get(&format!("{}-authkey", self.name))
-            .map(|value| value.0.as_slice());
+        let key = world.key(&self.secret, &self.name).await?;
+        let (issued, value) = key.context("no key")?;
         ensure!(
-            value == story.made.get(&current).map(|value| value.as_bytes()),
-            "the Secret holds another value"
+            issued.id == current
+                && Some(value.as_slice()) == story.made.get(&current).map(|value| value.as_bytes()),
+            "the Secret holds another key"
         );
         Ok(())
     }

@@ -134,7 +134,17 @@ impl ControlPlane {
 
     /// Kills the API server and starts it again with the same flags.
     pub(crate) fn restart_api(&mut self) -> Result<()> {
+        self.kill_api();
+        self.start_api()
+    }
+
+    /// Kills the API server, as a crash would.
+    pub(crate) fn kill_api(&mut self) {
         self.api.kill();
+    }
+
+    /// Starts the API server again with the same flags.
+    pub(crate) fn start_api(&mut self) -> Result<()> {
         self.api = Process::start(
             self.place,
             &self.folder,

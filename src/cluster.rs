@@ -1,0 +1,144 @@
+//! The API server as a whole: a client that says once that it went away, and once that it is back. I/O.
+
+use std::error::Error;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use kube::Client;
+use kube::client::ClientBuilder;
+use tower::BoxError;
+use tower::util::MapResultLayer;
+use tracing::{info, warn};
+
+/// Since when the API server has been away, if it is.
+#[derive(Debug, Default)]
+struct Absence(Mutex<Option<Instant>>);
+
+/// Makes a client that watches over all calls: an outage is logged by it alone, however many parts meet it.
+///
+/// # Errors
+/// If the configuration cannot be used.
+pub fn client(config: kube::Config) -> Result<Client, kube::Error> {
+    let absence = std::sync::Arc::<Absence>::default();
+    let layer = MapResultLayer::new(move |answer: Result<_, BoxError>| {
+        absence.note(answer.as_ref().err().map(|error| &**error as &dyn Error));
+        answer
+    });
+    Ok(ClientBuilder::try_from(config)?.with_layer(&layer).build())
+}
+
+/// Whether this is the API server not answering at all, which is said once for all parts, and no matter of one call.
+#[must_use]
+pub fn is_away(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let boxed = error
+            .downcast_ref::<Box<kube::Error>>()
+            .map(|error| &**error);
+        if let Some(
+            kube::Error::Service(_) | kube::Error::HyperError(_) | kube::Error::ReadEvents(_),
+        ) = error.downcast_ref::<kube::Error>().or(boxed)
+        {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// An error with its causes, none of them twice, and without the whole Status that the client prints after its message.
+#[must_use]
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    if let Some(end) = text.find(" (Status {") {
+        text.truncate(end);
+    }
+    text
+}
+
+impl Absence {
+    fn note(&self, error: Option<&dyn Error>) {
+        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match (error, *since) {
+            (Some(error), None) => {
+                *since = Some(Instant::now());
+                warn!(
+                    error = chain(error),
+                    "API server does not answer: keys and certificates stay as they are, and everything is tried again"
+                );
+            }
+            (None, Some(began)) => {
+                *since = None;
+                let away_seconds = began.elapsed().as_secs();
+                info!(away_seconds, "API server answers again");
+            }
+            (Some(_), Some(_)) | (None, None) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreError;
+
+    fn refused() -> kube::Error {
+        kube::Error::Service(Box::new(std::io::Error::from(
+            std::io::ErrorKind::ConnectionRefused,
+        )))
+    }
+
+    fn reading(source: kube::Error) -> StoreError {
+        StoreError::Kubernetes {
+            verb: "get",
+            namespace: "shop".into(),
+            name: "headscale-auth-keys".into(),
+            source: Box::new(source),
+        }
+    }
+
+    #[test]
+    fn tells_a_server_that_is_away_from_one_that_refuses() {
+        assert!(is_away(&refused()));
+        assert!(is_away(&reading(refused())));
+        assert!(is_away(&kube::runtime::watcher::Error::WatchStartFailed(
+            refused()
+        )));
+        let gone = kube::core::Status::failure("gone", "Expired").with_code(410);
+        assert!(!is_away(&reading(kube::Error::Api(gone.boxed()))));
+        assert!(!is_away(&std::io::Error::from(
+            std::io::ErrorKind::ConnectionRefused
+        )));
+    }
+
+    #[test]
+    fn names_each_cause_once() {
+        assert_eq!(
+            chain(&reading(refused())),
+            "get Secret shop/headscale-auth-keys: ServiceError: connection refused"
+        );
+        let forbidden = kube::core::Status::failure("pods is forbidden", "Forbidden");
+        assert_eq!(
+            chain(&reading(kube::Error::Api(forbidden.boxed()))),
+            "get Secret shop/headscale-auth-keys: ApiError: pods is forbidden: Forbidden"
+        );
+    }
+
+    #[test]
+    fn an_absence_begins_and_ends_once() {
+        let absence = Absence::default();
+        for away in [true, true, false, false, true] {
+            let error = refused();
+            absence.note(away.then_some(&error as &dyn Error));
+            assert_eq!(absence.0.lock().unwrap().is_some(), away);
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Headscale or the API server dies under a running product and comes back: no key in use ends, and two lines say it.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+use super::{Minting, Run, World};
+use crate::support::api::free_ports;
+use crate::support::context::Context;
+use crate::support::headscale::Program;
+use crate::support::metrics;
+use crate::support::processes::Process;
+use crate::support::product::label;
+
+/// Secrets of other tests may hold keys of other servers.
+const SECRET: &str = "keys-outage";
+const LIMIT: Duration = Duration::from_secs(120);
+/// Ends of connection that have to be met before the server comes back.
+const TRIES: f64 = 4.0;
+
+pub(super) fn of_headscale(context: &Context, program: Option<&Program>) -> Result<()> {
+    let runtime = runtime()?;
+    let _entered = runtime.enter();
+    let program = program.context("runs for a Headscale")?;
+    let name = label("away", program);
+    let mut world = World::new(context, Some(program), &name, &[SECRET.to_owned()])?;
+    let product = Product::start(&world)?;
+    runtime.block_on(async {
+        settled(&world, "web", None).await?;
+        headscale(&mut world)?.kill();
+        // A key becomes due and a service is new while nobody can mint.
+        let (issued, old) = world.key(SECRET, "web").await?.context("no key")?;
+        world
+            .make_due("web", issued.created, issued.created)
+            .await?;
+        world.make_pod("late", SECRET).await?;
+        until("it is tried again and again", async || {
+            let calls = "sidescale_control_plane_calls_total";
+            let failed = metrics::sum(&product.metrics()?, calls, &["result=\"unreachable\""])?;
+            ensure!(failed >= TRIES, "{failed} calls met nobody");
+            Ok(())
+        })
+        .await?;
+        let (still, value) = world.key(SECRET, "web").await?.context("no key")?;
+        ensure!(still == issued && value == old, "the key was touched");
+
+        headscale(&mut world)?.start_again()?;
+        settled(&world, "web", Some(&old)).await?;
+        settled(&world, "late", None).await?;
+        product.said("No keys can be made", "Control plane works again")
+    })
+}
+
+pub(super) fn of_the_api_server(context: &Context, _: Option<&Program>) -> Result<()> {
+    let runtime = runtime()?;
+    let _entered = runtime.enter();
+    let preferred = context.preferred();
+    let mut world = World::new(context, preferred, "apiless", &[SECRET.to_owned()])?;
+    let product = Product::start(&world)?;
+    runtime.block_on(async {
+        settled(&world, "web", None).await?;
+        let (issued, old) = world.key(SECRET, "web").await?.context("no key")?;
+        // Due while the API server is away.
+        let due = Timestamp::now() + SignedDuration::from_secs(5);
+        world.make_due("web", issued.created, due).await?;
+        world.api.kill_api();
+        until("the key was due for a while", async || {
+            let alive = world.alive().await?;
+            if !alive.contains(&issued.id) {
+                return Err(Dead(issued.id.0).into());
+            }
+            ensure!(
+                Timestamp::now() > due + SignedDuration::from_secs(15),
+                "not yet"
+            );
+            Ok(())
+        })
+        .await?;
+        world.api.start_api()?;
+        settled(&world, "web", Some(&old)).await?;
+        world.make_pod("late", SECRET).await?;
+        settled(&world, "late", None).await?;
+        product.said("API server does not answer", "API server answers again")
+    })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?)
+}
+
+fn headscale<'w>(world: &'w mut World<'_>) -> Result<&'w mut crate::support::headscale::Headscale> {
+    match &mut world.minting {
+        Minting::Real(headscale) => Ok(headscale),
+        Minting::Embedded { .. } => bail!("no real Headscale"),
+    }
+}
+
+/// The running process, with a pod of one service to care for.
+struct Product {
+    process: Process,
+    admin: u16,
+}
+
+impl Product {
+    fn start(world: &World<'_>) -> Result<Self> {
+        let [admin] = free_ports()?;
+        tokio::runtime::Handle::current().block_on(world.make_pod("web", SECRET))?;
+        let process = world.start(&Run {
+            name: "one",
+            secret: SECRET,
+            kubernetes: None,
+            headscale: None,
+            admin,
+        })?;
+        Ok(Self { process, admin })
+    }
+
+    fn metrics(&self) -> Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.admin))?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        write!(
+            stream,
+            "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    /// One warning in all that was logged, and one line that it is over.
+    ///
+    /// An API server that has just started refuses everybody until it has read its rules: that is said beside it.
+    fn said(&self, warning: &str, recovery: &str) -> Result<()> {
+        let log = self.process.log();
+        let lines = log
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let lines: Vec<Value> = lines.collect();
+        let begins = |line: &&Value, text: &str| {
+            let message = line["message"].as_str();
+            message.is_some_and(|message| message.starts_with(text))
+        };
+        let refused = |line: &&Value| {
+            let fields = [&line["error"], &line["trouble"]];
+            let mut texts = fields.iter().filter_map(|field| field.as_str());
+            texts.any(|text| text.contains(" is forbidden: "))
+        };
+        let warnings: Vec<&Value> = lines
+            .iter()
+            .filter(|line| line["level"] != "INFO" && !refused(line))
+            .collect();
+        ensure!(
+            warnings.len() == 1 && warnings.iter().all(|line| begins(line, warning)),
+            "want {warning:?} once, got {warnings:#?}"
+        );
+        let recoveries = lines.iter().filter(|line| begins(line, recovery)).count();
+        ensure!(
+            recoveries == 1,
+            "{recovery:?} stands there {recoveries} times"
+        );
+        Ok(())
+    }
+}
+
+/// Waits until the service has a key, other than that old one, that the control plane would accept.
+async fn settled(world: &World<'_>, service: &str, old: Option<&[u8]>) -> Result<()> {
+    until(&format!("{service} has its key"), async || {
+        let key = world.key(SECRET, service).await?;
+        let (issued, value) = key.context("no key")?;
+        ensure!(
+            !value.is_empty() && Some(value.as_slice()) != old,
+            "the old key"
+        );
+        // Listed after the Secret was read, and the overlap is seconds: what it names has to be alive.
+        let alive = world.alive().await?;
+        if !alive.contains(&issued.id) {
+            return Err(Dead(issued.id.0).into());
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// A key that stands in a Secret has ended: waiting for another does not mend it.
+#[derive(Debug, thiserror::Error)]
+#[error("key {0} stands in the Secret and has ended")]
+struct Dead(u64);
+
+async fn until(what: &str, ask: impl AsyncFn() -> Result<()>) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        match ask().await {
+            Ok(()) => return Ok(()),
+            Err(error) if error.is::<Dead>() || began.elapsed() > LIMIT => {
+                return Err(error.context(what.to_owned()));
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    }
+}
