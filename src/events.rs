@@ -23,13 +23,27 @@ const LONGEST_NOTE: usize = 1000;
 
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Something to tell the owner of a Secret.
+/// What a notice is about, in a namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum About {
+    /// The Secret of that name.
+    Secret(String),
+    /// The pod of that name.
+    Pod {
+        /// Its name.
+        name: String,
+        /// Its uid, by which `kubectl describe` finds what was said of it.
+        uid: u128,
+    },
+}
+
+/// Something to tell the owner of a Secret or pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
-    /// Namespace of the Secret that it is about.
+    /// Namespace of what it is about.
     pub namespace: String,
-    /// Name of the Secret.
-    pub secret: String,
+    /// What it is about.
+    pub about: About,
     /// Whether somebody has to act.
     pub warning: bool,
     /// One word, from an enum's `as_str`.
@@ -38,15 +52,15 @@ pub struct Notice {
     pub note: String,
 }
 
-/// Namespace, Secret and reason of a notice.
-type About = (String, String, &'static str);
+/// Namespace, object and reason of a notice.
+type Said = (String, About, &'static str);
 
 /// Publishes notices; clones share one limiter.
 #[derive(Clone)]
 pub struct Events {
     recorder: Option<Recorder>,
     clock: Clock,
-    said: Arc<Mutex<HashMap<About, Timestamp>>>,
+    said: Arc<Mutex<HashMap<Said, Timestamp>>>,
 }
 
 impl std::fmt::Debug for Events {
@@ -86,13 +100,14 @@ impl Events {
         }
         let Notice {
             namespace,
-            secret,
+            about,
             warning,
             reason,
             note,
         } = notice;
+        let object = about.name();
         let Some(recorder) = &self.recorder else {
-            info!(namespace, secret, reason, note, "Event");
+            info!(namespace, object, reason, note, "Event");
             return;
         };
         let type_ = if *warning {
@@ -104,20 +119,14 @@ impl Events {
             type_,
             reason: (*reason).to_owned(),
             note: Some(cut(note)),
-            action: "Rotate".to_owned(),
+            action: about.action().to_owned(),
             secondary: None,
         };
-        let about = ObjectReference {
-            api_version: Some("v1".to_owned()),
-            kind: Some("Secret".to_owned()),
-            namespace: Some(namespace.clone()),
-            name: Some(secret.clone()),
-            ..ObjectReference::default()
-        };
+        let about = about.reference(namespace);
         match tokio::time::timeout(DEADLINE, recorder.publish(&event, &about)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => debug!(namespace, secret, reason, %error, "Event was not published"),
-            Err(_) => debug!(namespace, secret, reason, "Event was not published in time"),
+            Ok(Err(error)) => debug!(namespace, object, reason, %error, "Event was not published"),
+            Err(_) => debug!(namespace, object, reason, "Event was not published in time"),
         }
     }
 
@@ -127,10 +136,56 @@ impl Events {
         said.retain(|_, at| now.duration_since(*at).unsigned_abs() < QUIET_FOR);
         let about = (
             notice.namespace.clone(),
-            notice.secret.clone(),
+            notice.about.clone(),
             notice.reason,
         );
         said.len() < MOST && said.insert(about, now).is_none()
+    }
+}
+
+impl About {
+    /// A Secret.
+    #[must_use]
+    pub fn secret(name: &str) -> Self {
+        Self::Secret(name.to_owned())
+    }
+
+    /// A pod.
+    #[must_use]
+    pub fn pod(name: &str, uid: u128) -> Self {
+        Self::Pod {
+            name: name.to_owned(),
+            uid,
+        }
+    }
+
+    fn name(&self) -> &str {
+        match self {
+            Self::Secret(name) | Self::Pod { name, uid: _ } => name,
+        }
+    }
+
+    /// What was being done when it was noticed.
+    fn action(&self) -> &'static str {
+        match self {
+            Self::Secret(_) => "Rotate",
+            Self::Pod { .. } => "Join",
+        }
+    }
+
+    fn reference(&self, namespace: &str) -> ObjectReference {
+        let (kind, uid) = match self {
+            Self::Secret(_) => ("Secret", None),
+            Self::Pod { name: _, uid } => ("Pod", Some(uuid::Uuid::from_u128(*uid).to_string())),
+        };
+        ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some(kind.to_owned()),
+            namespace: Some(namespace.to_owned()),
+            name: Some(self.name().to_owned()),
+            uid,
+            ..ObjectReference::default()
+        }
     }
 }
 
@@ -151,7 +206,7 @@ mod tests {
         let events = Events::log(clock.clone());
         let notice = Notice {
             namespace: "shop".into(),
-            secret: "headscale-auth-keys".into(),
+            about: About::secret("headscale-auth-keys"),
             warning: true,
             reason: "SecretNotOurs",
             note: String::new(),
@@ -164,6 +219,18 @@ mod tests {
         }));
         clock.advance(QUIET_FOR);
         assert!(events.allow(&notice));
+    }
+
+    #[test]
+    fn a_pod_is_named_with_its_uid_and_a_secret_without() {
+        let uid = uuid::Uuid::parse_str("6f1c2f0e-7a38-4a8e-9a53-2d9d0a8f3c11").unwrap();
+        let pod = About::pod("api-0", uid.as_u128()).reference("shop");
+        assert_eq!(
+            (pod.kind.as_deref(), pod.uid),
+            (Some("Pod"), Some(uid.to_string()))
+        );
+        let secret = About::secret("keys").reference("shop");
+        assert_eq!((secret.kind.as_deref(), secret.uid), (Some("Secret"), None));
     }
 
     #[test]

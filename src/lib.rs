@@ -18,6 +18,7 @@ pub mod health;
 pub mod key_value;
 pub mod leader;
 pub mod metrics;
+pub mod pods;
 pub mod rotation;
 pub mod server;
 pub mod store;

@@ -4,11 +4,20 @@
 //! pods ─► demand ─► plan(now, view, policy) ─► steps ─► run: control plane and Secrets
 //! ```
 //! `record`, `demand`, `plan`, `queue` and `state` are pure; `run` obeys them.
+//!
+//! ```text
+//! pods ─► fleet ─┬─► nodes: joined, late, lost, uninvited ─► housekeeping: Events, gauges, evictions
+//! nodes ─► tailnet ─► names: who makes room, who is named ─► housekeeping: the control plane
+//! ```
+//! The four are pure as well, and looked at every few seconds beside the rotation of keys.
 
 pub mod demand;
 pub mod fleet;
+mod housekeeping;
 pub mod in_cluster;
 mod known;
+pub mod names;
+pub mod nodes;
 pub mod plan;
 pub mod plane;
 mod planes;
@@ -18,3 +27,4 @@ pub mod record;
 pub mod run;
 mod settle;
 pub mod state;
+pub mod tailnet;

@@ -42,6 +42,8 @@ pub struct RotationMetrics {
     pub expiry: GaugeVec,
     /// State of each control plane: 1 for the one it is in.
     pub control_planes: IntGaugeVec,
+    /// Pods, and nodes without a pod, by how they do in the tailnet.
+    pub nodes: IntGaugeVec,
     /// Calls to control planes.
     pub calls: IntCounterVec,
     /// Time of those calls.
@@ -74,6 +76,12 @@ impl RotationMetrics {
                 "sidescale_control_plane_state",
                 "1 for the state that a control plane is in",
                 &["control_plane", "state"],
+            )?,
+            nodes: int_gauges(
+                registry,
+                "sidescale_nodes",
+                "Injected pods by what the tailnet shows of them; Uninvited: nodes of our keys beyond the pods",
+                &["state"],
             )?,
             calls: counters(
                 registry,

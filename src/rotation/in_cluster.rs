@@ -19,6 +19,7 @@ use crate::events::Events;
 use crate::health::{Health, Part};
 use crate::leader::{self, Leadership, Lease};
 use crate::metrics::Metrics;
+use crate::pods::Pods;
 use crate::store::{SecretStore, Store};
 use crate::watch::{Namespaces, pods};
 
@@ -89,6 +90,7 @@ async fn act(
                 cluster.lease.identity.clone(),
                 cluster.clock.clone(),
             ),
+            pods: Pods::kubernetes(cluster.client.clone()),
             metrics: Arc::clone(&cluster.metrics),
             health: Arc::clone(&cluster.health),
             mark,

@@ -14,7 +14,7 @@ use super::queue::Backoff;
 use super::settle::{Minted, Outcome, Snapshot};
 use super::state::State;
 use crate::clock::after;
-use crate::events::Notice;
+use crate::events::{About, Notice};
 
 /// So often within an hour may another writer undo a key before it is left alone.
 const FIGHTS: usize = 5;
@@ -152,7 +152,7 @@ impl Known {
     ) -> Vec<Notice> {
         let notice = |state: State, note: String| Notice {
             namespace: secret.namespace.clone(),
-            secret: secret.name.clone(),
+            about: About::secret(&secret.name),
             warning: true,
             reason: state.as_str(),
             note,

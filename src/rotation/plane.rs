@@ -19,6 +19,10 @@ use crate::control_plane::{
 use crate::key_value::KeyValue;
 use crate::metrics::Metrics;
 
+mod nodes;
+
+use nodes::Origins;
+
 /// Is the data key of an API key.
 pub const API_KEY: &str = "api-key";
 
@@ -41,6 +45,7 @@ pub struct Plane {
     adopted: Vec<String>,
     client: ControlPlane,
     users: Mutex<BTreeMap<String, User>>,
+    origins: Mutex<Origins>,
     metrics: Arc<Metrics>,
 }
 
@@ -74,6 +79,7 @@ impl Plane {
             adopted: config.adopt_users.clone(),
             client: ControlPlane::new(endpoint)?,
             users: Mutex::default(),
+            origins: Mutex::default(),
             metrics: Arc::clone(&context.metrics),
         };
         plane.counted("probe", plane.client.probe()).await?;
@@ -160,6 +166,7 @@ impl Plane {
         let keys = self
             .counted("list_pre_auth_keys", self.client.list_pre_auth_keys())
             .await?;
+        self.note_origins(&keys);
         let users = self.users();
         let ours = users.values().filter(|user| self.may_use(user));
         Ok(Issued {
@@ -224,7 +231,11 @@ impl Plane {
     }
 
     fn may_use(&self, user: &User) -> bool {
-        !user.from_provider && (user.display_name == self.mark || self.adopted.contains(&user.name))
+        self.is_ours(user) || !user.from_provider && self.adopted.contains(&user.name)
+    }
+
+    fn is_ours(&self, user: &User) -> bool {
+        !user.from_provider && user.display_name == self.mark
     }
 
     fn not_ours(&self, user: &User) -> Trouble {

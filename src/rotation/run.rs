@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sidescale_webhook::profile::Policy;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::demand::{Demands, KeyDemand, SecretRef};
+use super::housekeeping::{self, Up};
 use super::known::Known;
 use super::plan::{Held, Process};
 use super::plane::{Plane, Trouble};
@@ -23,6 +24,7 @@ use crate::clock::{Clock, after};
 use crate::events::Events;
 use crate::health::Health;
 use crate::metrics::Metrics;
+use crate::pods::Pods;
 use crate::store::Store;
 
 mod pass;
@@ -42,6 +44,9 @@ const PASS_RETRY: Duration = Duration::from_secs(60);
 /// Jobs at a time.
 const JOBS: usize = 8;
 
+/// Control planes waiting to be asked how they do; more are asked at the next look.
+const SUSPECTS: usize = 8;
+
 /// What is under way at the end may take this long.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -56,6 +61,8 @@ pub struct Context {
     pub clock: Clock,
     /// Where people look.
     pub events: Events,
+    /// The cluster's pods, one at a time.
+    pub pods: Pods,
     /// Where it is counted.
     pub metrics: Arc<Metrics>,
     /// What the admin port says.
@@ -87,10 +94,29 @@ struct Loop {
     jobs: JoinSet<Done>,
 }
 
-/// Rotates until `shutdown`; what is under way then gets a moment to finish.
+/// Rotates, and looks after nodes, until `shutdown`; what is under way then gets a moment to finish.
 pub async fn run(
     context: Arc<Context>,
+    demands: watch::Receiver<Demands>,
+    shutdown: CancellationToken,
+) {
+    let (up, planes) = watch::channel(Up::new());
+    let (suspects, suspected) = mpsc::channel(SUSPECTS);
+    let keeper = housekeeping::run(
+        Arc::clone(&context),
+        demands.clone(),
+        planes,
+        suspects,
+        shutdown.clone(),
+    );
+    tokio::join!(rotate(context, demands, up, suspected, shutdown), keeper);
+}
+
+async fn rotate(
+    context: Arc<Context>,
     mut demands: watch::Receiver<Demands>,
+    up: watch::Sender<Up>,
+    mut suspected: mpsc::Receiver<String>,
     shutdown: CancellationToken,
 ) {
     let now = context.clock.now();
@@ -113,6 +139,7 @@ pub async fn run(
         if rotation.jobs.is_empty() {
             rotation.show();
         }
+        rotation.tell(&up);
         let wake = rotation.wake();
         let clock = rotation.context.clock.clone();
         tokio::select! {
@@ -128,9 +155,12 @@ pub async fn run(
                 Ok(done) => rotation.absorb(done).await,
                 Err(error) => error!(%error, "A job of rotation panicked"),
             },
+            Some(name) = suspected.recv() => rotation.planes.suspect(&name, clock.now()),
             () = clock.sleep_until(wake) => {}
         }
     }
+    // Nobody looks after nodes by what is known no more.
+    drop(up);
     let rest = async { while rotation.jobs.join_next().await.is_some() {} };
     if tokio::time::timeout(GRACE, rest).await.is_err() {
         warn!("Rotation was still busy at the end: the next one to act converges");
@@ -234,6 +264,25 @@ impl Loop {
             },
             snapshot,
         }
+    }
+
+    /// Tells which control planes answer, if that has changed.
+    fn tell(&self, up: &watch::Sender<Up>) {
+        let now = self.planes.up();
+        let same = |known: &Up| {
+            let both = known.iter().zip(&now);
+            known.len() == now.len()
+                && both
+                    .into_iter()
+                    .all(|(known, now)| known.0 == now.0 && Arc::ptr_eq(known.1, now.1))
+        };
+        up.send_if_modified(|known| {
+            let changed = !same(known);
+            if changed {
+                known.clone_from(&now);
+            }
+            changed
+        });
     }
 
     fn wake(&self) -> Timestamp {

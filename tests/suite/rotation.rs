@@ -9,6 +9,7 @@ use sidescale::commands::demo::headscale::{Call, Embedded, Fault, Flavour, Issue
 use sidescale::events::Events;
 use sidescale::health::{Health, Part};
 use sidescale::metrics::Metrics;
+use sidescale::pods::Pods;
 use sidescale::rotation::demand::{Demands, KeyDemand, NamespaceDemand};
 use sidescale::rotation::record::{Asked, DATA_KEY, Record};
 use sidescale::rotation::run::{self, Context};
@@ -18,6 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+mod nodes;
 mod trouble;
 
 const SECRET: &str = "headscale-auth-keys";
@@ -105,6 +107,7 @@ impl World {
             policy: Arc::new(self.policy.clone()),
             clock: self.clock.clone(),
             events: Events::log(self.clock.clone()),
+            pods: Pods::none(),
             metrics: Arc::clone(&self.metrics),
             health: Arc::clone(&self.health),
             mark: MARK.into(),

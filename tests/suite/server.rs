@@ -45,6 +45,7 @@ impl Server {
                 overlap: Duration::ZERO,
                 paused: false,
                 max_services_per_namespace: 1,
+                ..Rotation::default()
             },
             image: String::new(),
         });

@@ -98,6 +98,7 @@ impl Default for Rotation {
             overlap: Duration::from_secs(3600),
             paused: false,
             max_services_per_namespace: 200,
+            on_lost: OnLost::Report,
         }
     }
 }
@@ -170,4 +171,16 @@ pub struct Rotation {
     pub paused: bool,
     /// Most services that one namespace may have; default 200.
     pub max_services_per_namespace: usize,
+    /// What happens to a pod that lost its node; default [`OnLost::Report`].
+    pub on_lost: OnLost,
+}
+
+/// What happens to a pod that lost its node, which nothing but a restart of its container mends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnLost {
+    /// People are told.
+    #[default]
+    Report,
+    /// The pod is evicted as well.
+    Evict,
 }

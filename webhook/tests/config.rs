@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use sidescale_webhook::profile::{Config, Policy};
+use sidescale_webhook::profile::{Config, OnLost, Policy};
 
 const PLANE: &str = "controlPlanes: {default: {loginServer: 'https://hs.example.com'}}\n";
 
@@ -63,7 +63,7 @@ profiles:
       state: emptydir
       socket-path: /run/hs/hs.sock
 webhook: {image: 'registry.example.com/sidescale:v1'}
-rotation: {overlap: 30m, paused: true, maxServicesPerNamespace: 5}
+rotation: {overlap: 30m, paused: true, maxServicesPerNamespace: 5, onLost: evict}
 ",
     )
     .unwrap();
@@ -89,6 +89,7 @@ rotation: {overlap: 30m, paused: true, maxServicesPerNamespace: 5}
     }
     assert_eq!(policy.image, "registry.example.com/sidescale:v1");
     assert!(policy.rotation.paused);
+    assert_eq!(policy.rotation.on_lost, OnLost::Evict);
 }
 
 #[test]
@@ -184,6 +185,10 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         (
             with("rotation: {overlap: soon}"),
             "rotation.overlap is \"soon\": want a duration such as 90m, 12h or 30d",
+        ),
+        (
+            with("rotation: {onLost: delete}"),
+            "rotation.onLost is \"delete\": want report, or evict",
         ),
         (
             with("rotation: {maxServicesPerNamespace: 0}"),

@@ -216,6 +216,21 @@ impl Embedded {
         self.inner().state.set_online(node, online);
     }
 
+    /// Removes a node, as `headscale nodes delete` does; says whether it was there.
+    pub fn remove_node(&self, node: NodeId) -> bool {
+        self.inner().state.delete_node(node.0).is_ok()
+    }
+
+    /// The label of each node in the tailnet's DNS, by id.
+    #[must_use]
+    pub fn given_names(&self) -> BTreeMap<NodeId, String> {
+        let inner = self.inner();
+        let nodes = inner.state.nodes.iter();
+        nodes
+            .map(|node| (NodeId(node.id), node.given_name.clone()))
+            .collect()
+    }
+
     /// Adds a user that somebody else made; `provider` is empty, or such as `oidc`.
     pub fn add_user(&self, name: &str, display_name: &str, provider: &str) {
         let now = self.now();

@@ -27,6 +27,7 @@ use crate::events::Events;
 use crate::health::Health;
 use crate::key_value::KeyValue;
 use crate::metrics::Metrics;
+use crate::pods::Pods;
 use crate::rotation::demand::{Demands, PodSeen, Shape, of_namespace};
 use crate::rotation::run::{self as rotation, Context};
 use crate::server::{self, Limits, ServingKey};
@@ -374,6 +375,7 @@ impl Stage {
             policy: Arc::clone(&policy),
             clock: self.clock.clone(),
             events: Events::log(self.clock.clone()),
+            pods: Pods::none(),
             metrics: Arc::clone(&self.metrics),
             health: Arc::new(Health::default()),
             mark: "sidescale demo demo".to_owned(),

@@ -98,6 +98,7 @@ impl Case {
                 overlap: Duration::from_secs(3_600),
                 paused: false,
                 max_services_per_namespace: 200,
+                ..Rotation::default()
             },
         }
     }

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::config::Rest;
 use super::{
-    Config, ControlPlane, ControlPlaneConfig, DEFAULT, IMAGE, OWN_IMAGE, Policy, Profile,
+    Config, ControlPlane, ControlPlaneConfig, DEFAULT, IMAGE, OWN_IMAGE, OnLost, Policy, Profile,
     ProfileConfig, Rotation, RotationConfig, SecretConfig, USER_TEMPLATE, WebhookConfig,
 };
 use crate::annotations::{KNOWN, Support, check_defaults};
@@ -348,13 +348,14 @@ fn rotation(config: RotationConfig) -> Result<Rotation, ConfigError> {
         overlap,
         paused,
         max_services_per_namespace,
+        on_lost,
         rest,
     } = config;
     refuse(
         &rest,
         "rotation.",
-        &["overlap", "paused", "maxServicesPerNamespace"],
-        &["onLost"],
+        &["overlap", "paused", "maxServicesPerNamespace", "onLost"],
+        &[],
     )?;
     let mut rotation = Rotation {
         paused,
@@ -375,6 +376,16 @@ fn rotation(config: RotationConfig) -> Result<Rotation, ConfigError> {
             ));
         }
         rotation.max_services_per_namespace = most;
+    }
+    if let Some(text) = on_lost {
+        rotation.on_lost = match text.as_str() {
+            "report" => OnLost::Report,
+            "evict" => OnLost::Evict,
+            _ => {
+                let want = "want report, or evict";
+                return Err(value("rotation.onLost".to_owned(), &text, want));
+            }
+        };
     }
     Ok(rotation)
 }

@@ -84,6 +84,8 @@ pub struct RotationConfig {
     pub paused: bool,
     /// Most services that one namespace may have.
     pub max_services_per_namespace: Option<usize>,
+    /// What happens to a pod that lost its node: `report` or `evict`.
+    pub on_lost: Option<String>,
     #[serde(flatten)]
     pub(crate) rest: Rest,
 }

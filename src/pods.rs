@@ -1,0 +1,230 @@
+//! One pod at a time: how it does, and its eviction. I/O.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
+use kube::api::{Api, DeleteParams, EvictParams, Preconditions};
+use kube::{Client, Error};
+use uuid::Uuid;
+
+/// Bounds one call.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// What is known of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodFound {
+    /// It is not there, is being deleted or is over; or another pod has its name.
+    Gone,
+    /// It is there.
+    There {
+        /// Whether something would make another one in its place.
+        controlled: bool,
+        /// How the container does, for people.
+        container: String,
+    },
+    /// The API server did not say, or there is none to ask.
+    Unknown(String),
+}
+
+/// What came of an eviction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Evicted {
+    /// It is on its way out, or gone.
+    Yes,
+    /// A disruption budget does not allow it now.
+    NotNow,
+    /// It was refused, or nobody answered.
+    No(String),
+}
+
+/// Reads and evicts pods of a cluster, if there is one.
+#[derive(Clone)]
+pub struct Pods(Option<Client>);
+
+impl std::fmt::Debug for Pods {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pods")
+    }
+}
+
+impl Pods {
+    /// Uses the client's cluster and account.
+    #[must_use]
+    pub fn kubernetes(client: Client) -> Self {
+        Self(Some(client))
+    }
+
+    /// Knows no pod.
+    #[must_use]
+    pub fn none() -> Self {
+        Self(None)
+    }
+
+    /// Reads a pod, and how its container of that name does.
+    pub async fn read(&self, namespace: &str, name: &str, uid: u128, container: &str) -> PodFound {
+        let Some(client) = &self.0 else {
+            return PodFound::Unknown("no cluster".to_owned());
+        };
+        let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+        match tokio::time::timeout(DEADLINE, pods.get_opt(name)).await {
+            Err(_) => PodFound::Unknown(format!("no answer within {} s", DEADLINE.as_secs())),
+            Ok(Err(error)) => PodFound::Unknown(error.to_string()),
+            Ok(Ok(None)) => PodFound::Gone,
+            Ok(Ok(Some(pod))) => found(&pod, uid, container),
+        }
+    }
+
+    /// Evicts a pod, and no other of its name.
+    pub async fn evict(&self, namespace: &str, name: &str, uid: u128) -> Evicted {
+        let Some(client) = &self.0 else {
+            return Evicted::No("no cluster".to_owned());
+        };
+        let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+        let params = EvictParams {
+            delete_options: Some(DeleteParams {
+                preconditions: Some(Preconditions {
+                    uid: Some(Uuid::from_u128(uid).to_string()),
+                    resource_version: None,
+                }),
+                ..DeleteParams::default()
+            }),
+            ..EvictParams::default()
+        };
+        match tokio::time::timeout(DEADLINE, pods.evict(name, &params)).await {
+            Err(_) => Evicted::No(format!("no answer within {} s", DEADLINE.as_secs())),
+            Ok(Ok(_)) => Evicted::Yes,
+            // 409: another pod has the name by now.
+            Ok(Err(Error::Api(status))) if matches!(status.code, 404 | 409) => Evicted::Yes,
+            Ok(Err(Error::Api(status))) if status.code == 429 => Evicted::NotNow,
+            Ok(Err(error)) => Evicted::No(error.to_string()),
+        }
+    }
+}
+
+fn found(pod: &Pod, uid: u128, container: &str) -> PodFound {
+    let metadata = &pod.metadata;
+    let status = pod.status.as_ref();
+    let same = metadata
+        .uid
+        .as_deref()
+        .and_then(|uid| Uuid::parse_str(uid).ok())
+        == Some(Uuid::from_u128(uid));
+    let phase = status.and_then(|status| status.phase.as_deref());
+    let over = matches!(phase, Some("Succeeded" | "Failed"));
+    if !same || metadata.deletion_timestamp.is_some() || over {
+        return PodFound::Gone;
+    }
+    let owners = metadata.owner_references.iter().flatten();
+    let controlled = owners
+        .into_iter()
+        .any(|owner| owner.controller == Some(true));
+    let statuses = status.into_iter().flat_map(|status| {
+        let init = status.init_container_statuses.iter().flatten();
+        init.chain(status.container_statuses.iter().flatten())
+    });
+    let mut statuses = statuses.filter(|status| status.name == container);
+    let container = match statuses.next() {
+        Some(status) => shown(status),
+        None if phase == Some("Pending") => "not scheduled".to_owned(),
+        None => "unknown".to_owned(),
+    };
+    PodFound::There {
+        controlled,
+        container,
+    }
+}
+
+fn shown(status: &ContainerStatus) -> String {
+    let state = status.state.as_ref();
+    let text = match state {
+        Some(ContainerState {
+            running: Some(_), ..
+        }) => "running".to_owned(),
+        Some(ContainerState {
+            waiting: Some(waiting),
+            ..
+        }) => format!("waiting: {}", waiting.reason.as_deref().unwrap_or("?")),
+        Some(ContainerState {
+            terminated: Some(ended),
+            ..
+        }) => format!("ended with code {}", ended.exit_code),
+        Some(_) | None => "unknown".to_owned(),
+    };
+    match status.restart_count {
+        0 => text,
+        1 => format!("{text}, restarted once"),
+        n => format!("{text}, restarted {n} times"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const UID: &str = "6f1c2f0e-7a38-4a8e-9a53-2d9d0a8f3c11";
+
+    fn seen(change: impl FnOnce(&mut serde_json::Value)) -> PodFound {
+        let mut pod = json!({
+            "metadata": {"name": "api", "uid": UID, "ownerReferences": [{
+                "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "api", "uid": "x", "controller": true,
+            }]},
+            "status": {"phase": "Running", "initContainerStatuses": [{
+                "name": "tailscale", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+                "state": {"running": {}},
+            }]},
+        });
+        change(&mut pod);
+        let pod = serde_json::from_value(pod).unwrap();
+        found(&pod, Uuid::parse_str(UID).unwrap().as_u128(), "tailscale")
+    }
+
+    #[test]
+    fn tells_how_the_container_does_and_who_would_replace_the_pod() {
+        let there = |controlled, container: &str| PodFound::There {
+            controlled,
+            container: container.to_owned(),
+        };
+        assert_eq!(seen(|_| {}), there(true, "running"));
+        assert_eq!(
+            seen(|pod| pod["metadata"]["ownerReferences"][0]["controller"] = json!(false)),
+            there(false, "running")
+        );
+        let waiting = json!({"waiting": {"reason": "ImagePullBackOff"}});
+        assert_eq!(
+            seen(|pod| {
+                pod["status"]["initContainerStatuses"][0]["state"] = waiting;
+                pod["status"]["initContainerStatuses"][0]["restartCount"] = json!(3);
+            }),
+            there(true, "waiting: ImagePullBackOff, restarted 3 times")
+        );
+        assert_eq!(
+            seen(|pod| {
+                let status = pod["status"]["initContainerStatuses"].take();
+                pod["status"]["containerStatuses"] = status;
+                pod["status"]["containerStatuses"][0]["state"] =
+                    json!({"terminated": {"exitCode": 1}});
+            }),
+            there(true, "ended with code 1")
+        );
+        assert_eq!(
+            seen(|pod| pod["status"] = json!({"phase": "Pending"})),
+            there(true, "not scheduled")
+        );
+    }
+
+    #[test]
+    fn a_pod_that_leaves_is_over_or_is_another_one_is_gone() {
+        assert_eq!(
+            seen(|pod| pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z")),
+            PodFound::Gone
+        );
+        assert_eq!(
+            seen(|pod| pod["status"]["phase"] = json!("Succeeded")),
+            PodFound::Gone
+        );
+        let other = json!("00000000-7a38-4a8e-9a53-2d9d0a8f3c11");
+        assert_eq!(seen(|pod| pod["metadata"]["uid"] = other), PodFound::Gone);
+    }
+}

@@ -1,0 +1,205 @@
+//! Looks at the tailnet every few seconds: tells of pods without a node, and keeps the names of nodes. I/O.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use super::demand::Demands;
+use super::names::{Names, Step};
+use super::nodes::{Counts, Look, NodeState, Truth};
+use super::plane::{Plane, Trouble};
+use super::run::Context;
+use super::tailnet::Tailnet;
+use crate::clock::after;
+use crate::control_plane::Error;
+
+mod findings;
+
+/// The nodes are looked at this often: two looks and a new pod fit into a minute.
+const LOOK_EVERY: Duration = Duration::from_secs(15);
+
+/// A look that took long is followed by a rest that is so many times longer.
+const REST: u32 = 20;
+
+/// Bounds the calls that follow one look.
+const MOST_STEPS: usize = 32;
+
+/// The control planes that answer, by name.
+pub(super) type Up = BTreeMap<String, Arc<Plane>>;
+
+/// Looks after nodes, for as long as somebody tells of control planes.
+struct Keeper {
+    context: Arc<Context>,
+    demands: watch::Receiver<Demands>,
+    /// Control planes that may have lost us, for the loop that connects.
+    suspects: mpsc::Sender<String>,
+    states: BTreeMap<String, OnePlane>,
+    evict_from: Timestamp,
+}
+
+/// What is kept of one control plane, also while it is away.
+struct OnePlane {
+    truth: Truth,
+    names: Names,
+    counts: Counts,
+    look_at: Timestamp,
+    troubled: bool,
+}
+
+/// Looks until `shutdown`, or until nobody tells of control planes any more.
+pub(super) async fn run(
+    context: Arc<Context>,
+    demands: watch::Receiver<Demands>,
+    mut planes: watch::Receiver<Up>,
+    suspects: mpsc::Sender<String>,
+    shutdown: CancellationToken,
+) {
+    let mut keeper = Keeper {
+        evict_from: Timestamp::MIN,
+        context,
+        demands,
+        suspects,
+        states: BTreeMap::new(),
+    };
+    let work = async {
+        loop {
+            let up = planes.borrow_and_update().clone();
+            keeper.look(&up).await;
+            let wake = keeper.wake(&up);
+            tokio::select! {
+                changed = planes.changed() => if changed.is_err() { break },
+                () = keeper.context.clock.sleep_until(wake) => {}
+            }
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = shutdown.cancelled() => {}
+    }
+    // Whoever leads next counts them.
+    keeper.states.clear();
+    keeper.show();
+}
+
+impl Keeper {
+    async fn look(&mut self, up: &Up) {
+        self.states
+            .retain(|name, _| self.context.policy.control_planes.contains_key(name));
+        for (name, plane) in up {
+            let now = self.context.clock.now();
+            let state = self.states.entry(name.clone()).or_insert(OnePlane {
+                truth: Truth::default(),
+                names: Names::default(),
+                counts: Counts::default(),
+                look_at: now,
+                troubled: false,
+            });
+            if now < state.look_at {
+                continue;
+            }
+            let began = Instant::now();
+            // What pods there are is read after the nodes: before, each new pod would seem to have none.
+            let tailnet = plane.tailnet(now).await;
+            let demands = self.demands.borrow().clone();
+            match tailnet {
+                Ok(tailnet) if demands.synced => {
+                    state.troubled = false;
+                    self.looked(name, plane, &demands, &tailnet).await;
+                }
+                Ok(_) => {}
+                Err(trouble) => self.failed(name, &trouble),
+            }
+            let rest = LOOK_EVERY.max(began.elapsed() * REST);
+            if let Some(state) = self.states.get_mut(name) {
+                state.look_at = after(self.context.clock.now(), rest);
+            }
+        }
+        self.show();
+    }
+
+    fn wake(&self, up: &Up) -> Timestamp {
+        let looks = up.keys().filter_map(|name| self.states.get(name));
+        let next = looks.map(|state| state.look_at).min();
+        next.unwrap_or_else(|| after(self.context.clock.now(), LOOK_EVERY))
+    }
+
+    async fn looked(&mut self, name: &str, plane: &Plane, demands: &Demands, tailnet: &Tailnet) {
+        let now = self.context.clock.now();
+        let Some(state) = self.states.get_mut(name) else {
+            return;
+        };
+        let Look { counts, findings } = state.truth.look(now, name, demands, tailnet);
+        state.counts = counts;
+        if !self.context.policy.rotation.paused {
+            let steps = state.names.steps(now, name, demands, tailnet);
+            for step in steps.into_iter().take(MOST_STEPS) {
+                match plane.name_step(&step).await {
+                    Ok(()) => told(name, &step),
+                    Err(error) => {
+                        refused(name, &step, &error);
+                        state.names.refused(&step, now);
+                    }
+                }
+            }
+        }
+        for finding in findings {
+            self.found(name, &finding).await;
+        }
+    }
+
+    fn failed(&mut self, name: &str, trouble: &Trouble) {
+        if let Some(state) = self.states.get_mut(name)
+            && !std::mem::replace(&mut state.troubled, true)
+        {
+            let trouble = trouble.message.as_str();
+            info!(control_plane = name, trouble, "Nodes cannot be listed");
+        }
+        // A full queue has it asked soon anyway.
+        if trouble.of_plane {
+            let _ = self.suspects.try_send(name.to_owned());
+        }
+    }
+
+    fn show(&self) {
+        let mut counts = Counts::default();
+        for state in self.states.values() {
+            counts.add(&state.counts);
+        }
+        for state in NodeState::ALL {
+            let gauge = &self.context.metrics.rotation.nodes;
+            let count = i64::try_from(counts.of(state)).unwrap_or(i64::MAX);
+            gauge.with_label_values(&[state.as_str()]).set(count);
+        }
+    }
+}
+
+fn told(control_plane: &str, step: &Step) {
+    match step {
+        Step::Delete { node, name } => {
+            info!(
+                control_plane,
+                node_id = node.0,
+                name,
+                "Removed the node of a pod that is gone"
+            );
+        }
+        Step::Rename { node, from, to } => {
+            info!(
+                control_plane,
+                node_id = node.0,
+                from,
+                to,
+                "Gave a node its name again"
+            );
+        }
+    }
+}
+
+fn refused(control_plane: &str, step: &Step, error: &Error) {
+    debug!(control_plane, ?step, %error, "Node was not changed, trying again in a minute");
+}

@@ -1,0 +1,268 @@
+//! What is not as it should be: told to people, with the command that mends it, and evicted if they want that. I/O.
+
+use jiff::Timestamp;
+use sidescale_webhook::profile::OnLost;
+use tracing::{debug, info, warn};
+
+use super::Keeper;
+use crate::clock::after;
+use crate::events::{About, Notice};
+use crate::pods::{Evicted, PodFound};
+use crate::rotation::fleet::Member;
+use crate::rotation::nodes::{Finding, NodeState, Place};
+use crate::rotation::record::{DATA_KEY, Record};
+
+/// The container that is a node.
+const CONTAINER: &str = "tailscale";
+
+/// Evictions are at least this far apart.
+const EVICT_GAP: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// So many pods of one finding are read and told of.
+const MOST_TOLD: usize = 5;
+
+impl Keeper {
+    /// Tells of a finding, and evicts a lost pod if its time has come.
+    pub(super) async fn found(&mut self, control_plane: &str, finding: &Finding) {
+        if finding.tell {
+            self.tell(control_plane, finding).await;
+        }
+        let evict = self.context.policy.rotation.on_lost == OnLost::Evict;
+        let sure = finding.state == NodeState::Lost && finding.is_certain() && !finding.expecting;
+        let now = self.context.clock.now();
+        let paused = self.context.policy.rotation.paused;
+        if let (Some(place), Some(pod)) = (&finding.place, finding.pods.first())
+            && evict
+            && sure
+            && !paused
+            && now >= self.evict_from
+        {
+            self.evict(place, pod, now).await;
+        }
+    }
+
+    async fn tell(&self, control_plane: &str, finding: &Finding) {
+        let Finding {
+            state,
+            user,
+            place,
+            count,
+            of,
+            ..
+        } = finding;
+        let state_name = state.as_str();
+        let Some(place) = place else {
+            let nodes = ids(finding);
+            warn!(
+                control_plane,
+                user,
+                state = state_name,
+                count,
+                nodes,
+                "Nodes are online with keys of a user of ours that has no pod"
+            );
+            return;
+        };
+        let (namespace, service) = (&place.namespace, &place.service);
+        if *state == NodeState::Uninvited {
+            let note = uninvited(control_plane, finding, place);
+            warn!(
+                control_plane,
+                namespace,
+                service,
+                state = state_name,
+                count,
+                of,
+                note,
+                "Nodes"
+            );
+            self.publish(place, About::secret(&place.secret), *state, note)
+                .await;
+            return;
+        }
+        let mut there = Vec::new();
+        for pod in finding.pods.iter().take(MOST_TOLD) {
+            let pods = &self.context.pods;
+            match pods.read(namespace, &pod.name, pod.uid, CONTAINER).await {
+                PodFound::Gone => {}
+                PodFound::There { container, .. } => there.push((pod, container)),
+                PodFound::Unknown(_) => there.push((pod, "unknown".to_owned())),
+            }
+        }
+        if there.is_empty() {
+            return;
+        }
+        warn!(
+            control_plane,
+            namespace,
+            service,
+            state = state_name,
+            count,
+            of,
+            "Pods"
+        );
+        if finding.is_certain() {
+            for (pod, container) in there {
+                let note = match state {
+                    NodeState::Lost => lost(namespace, pod),
+                    NodeState::Late | NodeState::Joined | NodeState::Uninvited => {
+                        late(namespace, pod, &container, self.context.clock.now())
+                    }
+                };
+                let about = About::pod(&pod.name, pod.uid);
+                self.publish(place, about, *state, note).await;
+            }
+        } else {
+            let pods: Vec<_> = there.into_iter().map(|(pod, _)| pod).collect();
+            let note = one_of(finding, place, &pods);
+            self.publish(place, About::secret(&place.secret), *state, note)
+                .await;
+        }
+    }
+
+    async fn publish(&self, place: &Place, about: About, state: NodeState, note: String) {
+        let notice = Notice {
+            namespace: place.namespace.clone(),
+            about,
+            warning: true,
+            reason: state.as_str(),
+            note,
+        };
+        self.context.events.publish(&notice).await;
+    }
+
+    /// Evicts a pod whose controller makes another, if that one will find a key.
+    async fn evict(&mut self, place: &Place, pod: &Member, now: Timestamp) {
+        let (namespace, name) = (&place.namespace, &pod.name);
+        let pods = &self.context.pods;
+        match pods.read(namespace, name, pod.uid, CONTAINER).await {
+            PodFound::There {
+                controlled: true, ..
+            } => {}
+            PodFound::There {
+                controlled: false, ..
+            }
+            | PodFound::Gone => return,
+            PodFound::Unknown(trouble) => {
+                debug!(namespace, %name, trouble, "Lost pod cannot be read");
+                return;
+            }
+        }
+        if !self.has_key(place, now).await {
+            debug!(namespace, %name, "Lost pod stays: there is no valid key for the next one");
+            return;
+        }
+        self.evict_from = after(now, EVICT_GAP);
+        let evicted = pods.evict(namespace, name, pod.uid).await;
+        match evicted {
+            Evicted::Yes => info!(namespace, %name, "Evicted a pod that lost its node"),
+            Evicted::NotNow => debug!(namespace, %name, "A disruption budget keeps a lost pod"),
+            Evicted::No(trouble) => {
+                let note = format!(
+                    "pod {namespace}/{name} lost its node and was not evicted: {trouble}; the account needs create \
+                     on pods/eviction, which the chart gives with rotation.onLost: evict"
+                );
+                warn!(namespace, %name, trouble, "Lost pod was not evicted");
+                let about = About::pod(name, pod.uid);
+                self.publish(place, about, NodeState::Lost, note).await;
+            }
+        }
+    }
+
+    /// Whether the Secret holds a key that is good for a while.
+    async fn has_key(&self, place: &Place, now: Timestamp) -> bool {
+        let read = self.context.store.read(&place.namespace, &place.secret);
+        let Ok(Some(secret)) = read.await else {
+            return false;
+        };
+        let document = secret
+            .data
+            .get(DATA_KEY)
+            .map(|document| document.as_slice());
+        let filled = secret
+            .data
+            .get(&place.data_key)
+            .is_some_and(|value| !value.is_empty());
+        let record = Record::parse(document).unwrap_or_default();
+        let current = record
+            .keys
+            .get(&place.data_key)
+            .and_then(|key| key.current.as_ref());
+        filled && current.is_some_and(|current| now < current.expires)
+    }
+}
+
+/// The command that mends a lost pod, for pasting.
+fn restart(namespace: &str, pod: &str) -> String {
+    format!("kubectl exec -n {namespace} {pod} -c {CONTAINER} -- kill 1")
+}
+
+fn lost(namespace: &str, pod: &Member) -> String {
+    let command = restart(namespace, &pod.name);
+    format!(
+        "the node of this pod is gone from the tailnet. The pod stays Ready and its container says it is healthy: \
+         nothing but a restart of the container brings the node back: {command}"
+    )
+}
+
+fn late(namespace: &str, pod: &Member, container: &str, now: Timestamp) -> String {
+    let seconds = now.duration_since(pod.created).as_secs();
+    let name = &pod.name;
+    let mut note = format!(
+        "this pod has no node in the tailnet {seconds} s after it was made; its container {CONTAINER} is {container}"
+    );
+    if container.starts_with("running") {
+        let command = restart(namespace, name);
+        note.push_str(&format!(
+            ". kubectl logs -n {namespace} {name} -c {CONTAINER} says why; if its node was removed: {command}"
+        ));
+    } else {
+        note.push_str(&format!(
+            ". kubectl describe pod -n {namespace} {name} says why"
+        ));
+    }
+    note
+}
+
+fn one_of(finding: &Finding, place: &Place, pods: &[&Member]) -> String {
+    let Place {
+        namespace, service, ..
+    } = place;
+    let what = match finding.state {
+        NodeState::Lost => "lost their node",
+        NodeState::Late | NodeState::Joined | NodeState::Uninvited => "have no node yet",
+    };
+    let (count, of) = (finding.count, finding.of);
+    let commands: Vec<_> = pods
+        .iter()
+        .map(|pod| restart(namespace, &pod.name))
+        .collect();
+    format!(
+        "{count} of {of} pods of service {service} {what}; they share key and hostname, so nobody can tell which. \
+         One by one, until {of} nodes are online: {}",
+        commands.join("; ")
+    )
+}
+
+fn uninvited(control_plane: &str, finding: &Finding, place: &Place) -> String {
+    let Place {
+        namespace,
+        service,
+        secret,
+        data_key,
+    } = place;
+    let (count, of, user) = (finding.count, finding.of, &finding.user);
+    let nodes = ids(finding);
+    format!(
+        "{of} nodes of user {user} of control plane {control_plane} are online, {count} more than service {service} has \
+         pods: somebody joined with its key. Nodes {nodes}: find the stranger, remove it with headscale nodes delete \
+         --identifier ID, and have another key made: kubectl patch secret {secret} -n {namespace} --type=json \
+         -p='[{{\"op\":\"remove\",\"path\":\"/data/{data_key}\"}}]'"
+    )
+}
+
+fn ids(finding: &Finding) -> String {
+    let nodes = finding.nodes.iter().rev().take(2 * MOST_TOLD);
+    let nodes: Vec<_> = nodes.map(|node| node.0.to_string()).collect();
+    nodes.join(", ")
+}

@@ -1,0 +1,332 @@
+//! Pods come and go, nodes come and go, and each look says who is what.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::control_plane::{KeyId, Node, UserId};
+use crate::rotation::demand::NamespaceDemand;
+use crate::rotation::tailnet::{KeyOrigin, KeyUser};
+
+/// A cluster and a tailnet, looked at every fifteen seconds.
+struct World {
+    now: i64,
+    truth: Truth,
+    /// Hostname (none: only the kubelet knows it), when it was made, uid.
+    pods: Vec<(Option<&'static str>, i64, u128)>,
+    /// Id, host, when it joined, whether it is connected.
+    nodes: Vec<(u64, &'static str, i64, bool)>,
+    /// Pods that may be connected beside those above.
+    leaving: usize,
+    ephemeral: bool,
+    ours: bool,
+}
+
+const START: i64 = 1_000_000;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            now: START,
+            truth: Truth::default(),
+            pods: Vec::new(),
+            nodes: Vec::new(),
+            leaving: 0,
+            ephemeral: true,
+            ours: true,
+        }
+    }
+
+    /// Pods and nodes of one hostname that came up together long ago.
+    fn joined(pods: u128) -> Self {
+        let mut world = Self::new();
+        for n in 0..pods {
+            world.pods.push((Some("api"), START, n));
+            let id = u64::try_from(n).unwrap() + 1;
+            world.nodes.push((id, "api", START + 5, true));
+        }
+        world.now += 600;
+        world.look();
+        world
+    }
+
+    fn look(&mut self) -> Look {
+        self.now += 15;
+        let mut by_host: BTreeMap<Option<&str>, Vec<Member>> = BTreeMap::new();
+        for (host, created, uid) in &self.pods {
+            by_host.entry(*host).or_default().push(Member {
+                created: at(*created),
+                uid: *uid,
+                name: format!("pod-{uid}").into(),
+            });
+        }
+        let fleets = by_host.into_iter().map(|(hostname, pods)| Fleet {
+            control_plane: "default".into(),
+            user: "shop.api".into(),
+            service: "api".into(),
+            secret: "headscale-auth-keys".into(),
+            data_key: "api-authkey".into(),
+            hostname: hostname.map(str::to_owned),
+            pods,
+        });
+        let demand = NamespaceDemand {
+            fleets: fleets.collect(),
+            guests: [(
+                ("default".into(), "shop.api".into()),
+                self.pods.len() + self.leaving,
+            )]
+            .into(),
+            ..NamespaceDemand::default()
+        };
+        let demands = Demands {
+            synced: true,
+            namespaces: [(Arc::from("shop"), Arc::new(demand))].into(),
+        };
+        let nodes = self.nodes.iter().map(|(id, name, created, online)| Node {
+            id: NodeId(*id),
+            name: (*name).into(),
+            given_name: format!("{name}-{id}"),
+            user: Some(UserId(1)),
+            online: *online,
+            pre_auth_key: Some(KeyId(1)),
+            tags: Vec::new(),
+            created_at: Some(at(*created)),
+            last_seen: None,
+            expiry: None,
+        });
+        let key = KeyOrigin {
+            user: UserId(1),
+            ephemeral: self.ephemeral,
+        };
+        let user = KeyUser {
+            name: "shop.api".into(),
+            ours: self.ours,
+        };
+        let tailnet = Tailnet::new(
+            at(self.now),
+            nodes.collect(),
+            &[(KeyId(1), key)].into(),
+            &[(UserId(1), user)].into(),
+        );
+        self.truth.look(at(self.now), "default", &demands, &tailnet)
+    }
+
+    /// Joined, late, lost, uninvited.
+    fn counts(&mut self) -> (usize, usize, usize, usize) {
+        let Counts {
+            joined,
+            late,
+            lost,
+            uninvited,
+        } = self.look().counts;
+        (joined, late, lost, uninvited)
+    }
+}
+
+fn uids(finding: &Finding) -> Vec<u128> {
+    finding.pods.iter().map(|pod| pod.uid).collect()
+}
+
+#[test]
+fn a_pod_is_late_after_two_minutes_and_joined_when_its_node_is_there() {
+    let mut world = World::new();
+    world.pods.push((Some("api"), START, 7));
+    assert_eq!(world.counts(), (0, 0, 0, 0));
+    world.now = START + 104;
+    assert_eq!(world.counts(), (0, 0, 0, 0), "a second too early");
+    let look = world.look();
+    assert_eq!(look.counts.late, 1);
+    let [late] = &look.findings[..] else {
+        panic!("{look:?}")
+    };
+    assert_eq!(
+        (late.state, uids(late), late.tell),
+        (NodeState::Late, vec![7], true)
+    );
+    let again = world.look();
+    assert!(!again.findings[0].tell, "told once an hour");
+    world.nodes.push((1, "api", world.now, true));
+    assert_eq!(world.counts(), (1, 0, 0, 0));
+}
+
+#[test]
+fn a_node_that_was_there_and_is_gone_at_two_looks_is_lost() {
+    let mut world = World::joined(1);
+    world.nodes[0].3 = false;
+    assert_eq!(
+        world.counts(),
+        (1, 0, 0, 0),
+        "an offline node comes back by itself"
+    );
+    world.nodes.clear();
+    assert_eq!(world.counts(), (0, 0, 0, 0), "one look may be unlucky");
+    let look = world.look();
+    assert_eq!(look.counts.lost, 1);
+    let lost = &look.findings[0];
+    assert_eq!((lost.state, uids(lost)), (NodeState::Lost, vec![0]));
+    assert!(lost.is_certain() && lost.tell && !lost.expecting);
+    assert_eq!(lost.place.as_ref().unwrap().namespace, "shop");
+    assert_eq!(world.counts(), (0, 0, 1, 0), "it stays so");
+    world.nodes.push((9, "api", world.now, true));
+    assert_eq!(world.counts(), (1, 0, 0, 0), "its container was restarted");
+}
+
+#[test]
+fn a_node_that_was_away_for_one_look_was_not_lost() {
+    let mut world = World::joined(1);
+    let nodes = std::mem::take(&mut world.nodes);
+    world.look();
+    world.nodes = nodes;
+    assert_eq!(world.counts(), (1, 0, 0, 0));
+    world.nodes.clear();
+    assert_eq!(world.counts(), (0, 0, 0, 0), "the count begins anew");
+}
+
+#[test]
+fn of_three_replicas_nobody_can_tell_which_one_is_lost_unless_all_are() {
+    let mut world = World::joined(3);
+    world.nodes.pop();
+    world.look();
+    let look = world.look();
+    assert_eq!((look.counts.joined, look.counts.lost), (2, 1));
+    let lost = &look.findings[0];
+    assert_eq!((lost.count, lost.of, uids(lost)), (1, 3, vec![0, 1, 2]));
+    assert!(!lost.is_certain());
+    world.nodes.clear();
+    world.look();
+    let look = world.look();
+    assert!(look.findings[0].is_certain());
+    assert_eq!(look.counts.lost, 3);
+}
+
+#[test]
+fn while_lost_replicas_are_replaced_the_rest_stays_lost_and_the_new_ones_are_expected() {
+    let mut world = World::joined(3);
+    world.nodes.clear();
+    world.look();
+    world.look();
+    world.pods.remove(0);
+    world.pods.push((Some("api"), world.now, 7));
+    let look = world.look();
+    assert_eq!((look.counts.lost, uids(&look.findings[0])), (2, vec![1, 2]));
+    assert!(
+        look.findings[0].expecting,
+        "the replacement has not joined yet"
+    );
+    world.nodes.push((8, "api", world.now, true));
+    let look = world.look();
+    assert_eq!((look.counts.joined, look.counts.lost), (1, 2));
+    assert!(!look.findings[0].expecting);
+    // One of the two comes back by itself: the other one is lost, whichever that is.
+    world.nodes.push((9, "api", world.now, true));
+    world.look();
+    let look = world.look();
+    assert_eq!((look.counts.joined, look.counts.lost), (2, 1));
+    assert!(!look.findings[0].is_certain());
+}
+
+#[test]
+fn the_node_of_the_pod_before_is_not_taken_for_the_new_pods_own() {
+    let mut world = World::joined(1);
+    world.pods[0] = (Some("api"), world.now, 7);
+    assert_eq!(
+        world.counts(),
+        (0, 0, 0, 0),
+        "not joined, and nothing is lost"
+    );
+    world.now += 200;
+    assert_eq!(world.counts(), (0, 1, 0, 0));
+    // A node that outlives its pod is the pod's own.
+    world.ephemeral = false;
+    assert_eq!(world.counts(), (1, 0, 0, 0));
+}
+
+#[test]
+fn pods_with_names_of_their_own_are_told_apart() {
+    let mut world = World::new();
+    world.pods = vec![(Some("db-0"), START, 0), (Some("db-1"), START, 1)];
+    world.nodes = vec![(1, "db-0", START + 5, true), (2, "db-1", START + 5, true)];
+    assert_eq!(world.counts(), (2, 0, 0, 0));
+    world.nodes.remove(0);
+    world.look();
+    let look = world.look();
+    assert_eq!(uids(&look.findings[0]), [0]);
+    assert!(look.findings[0].is_certain());
+    assert_eq!((look.counts.joined, look.counts.lost), (1, 1));
+}
+
+#[test]
+fn where_only_the_kubelet_knows_the_hostname_any_node_of_the_user_counts() {
+    let mut world = World::new();
+    world.pods = vec![(None, START, 0), (None, START, 1)];
+    world.nodes = vec![(1, "worker-a", START, true), (2, "worker-b", START, true)];
+    assert_eq!(world.counts(), (2, 0, 0, 0));
+}
+
+#[test]
+fn more_nodes_than_pods_for_two_minutes_were_not_invited() {
+    let mut world = World::joined(1);
+    world.nodes.push((2, "laptop", world.now, true));
+    world.look();
+    world.now += 104;
+    assert_eq!(world.counts(), (1, 0, 0, 0), "it may be a rollout");
+    let look = world.look();
+    let [found] = &look.findings[..] else {
+        panic!("{look:?}")
+    };
+    assert_eq!(found.state, NodeState::Uninvited);
+    assert_eq!((found.count, found.of, found.tell), (1, 2, true));
+    assert_eq!(found.nodes, [NodeId(1), NodeId(2)]);
+    world.leaving = 1;
+    assert_eq!(
+        world.counts(),
+        (1, 0, 0, 0),
+        "a pod that is leaving may still be connected"
+    );
+    world.leaving = 0;
+    assert_eq!(world.counts(), (1, 0, 0, 0), "the two minutes begin anew");
+    world.now += 200;
+    assert_eq!(world.counts(), (1, 0, 0, 1));
+    world.nodes[1].3 = false;
+    assert_eq!(world.counts(), (1, 0, 0, 0), "who is away has left");
+}
+
+#[test]
+fn a_user_without_any_pod_may_have_uninvited_nodes_and_a_lent_user_has_none() {
+    for (ours, want) in [(true, 1), (false, 0)] {
+        let mut world = World::new();
+        world.ours = ours;
+        world.nodes.push((1, "laptop", START, true));
+        world.look();
+        world.now += 300;
+        let look = world.look();
+        assert_eq!(look.counts.uninvited, want);
+        if let Some(found) = look.findings.first() {
+            assert_eq!(
+                (found.place.as_ref(), found.user.as_str()),
+                (None, "shop.api")
+            );
+        }
+    }
+}
+
+#[test]
+fn nothing_is_remembered_of_what_is_gone() {
+    let mut world = World::joined(3);
+    world.nodes.push((9, "laptop", START, true));
+    world.look();
+    assert_eq!(
+        (world.truth.groups.len(), world.truth.uninvited.len()),
+        (1, 1)
+    );
+    world.pods.clear();
+    world.nodes.clear();
+    world.look();
+    assert_eq!(
+        (world.truth.groups.len(), world.truth.uninvited.len()),
+        (0, 0)
+    );
+}

@@ -1,0 +1,84 @@
+//! The nodes of a control plane, and the calls that change them. I/O.
+
+use std::collections::BTreeMap;
+use std::sync::{MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+
+use super::{Plane, Trouble};
+use crate::control_plane::{Error, KeyId, PreAuthKey, UserId};
+use crate::rotation::names::Step;
+use crate::rotation::tailnet::{KeyOrigin, KeyUser, Tailnet};
+
+/// Whose each key is, as it was listed last.
+pub(super) type Origins = BTreeMap<KeyId, KeyOrigin>;
+
+impl Plane {
+    /// Its nodes, by the users of ours whose keys made them.
+    ///
+    /// # Errors
+    /// A call failed.
+    pub async fn tailnet(&self, now: Timestamp) -> Result<Tailnet, Trouble> {
+        let nodes = self.counted("list_nodes", self.client.list_nodes()).await?;
+        let strange = {
+            let origins = self.origins();
+            let mut keys = nodes.iter().filter_map(|node| node.pre_auth_key);
+            keys.any(|key| !origins.contains_key(&key))
+        };
+        if strange {
+            // A key made since the last list, by us or by anybody.
+            let keys = self
+                .counted("list_pre_auth_keys", self.client.list_pre_auth_keys())
+                .await?;
+            self.note_origins(&keys);
+        }
+        let users = self.key_users();
+        Ok(Tailnet::new(now, nodes, &self.origins(), &users))
+    }
+
+    /// Does a step of the name keeper.
+    ///
+    /// # Errors
+    /// The call failed; that another node has the name, or that the node is gone, is said so too.
+    pub async fn name_step(&self, step: &Step) -> Result<(), Error> {
+        match step {
+            Step::Delete { node, name: _ } => {
+                let deleted = self.client.delete_node(*node);
+                self.counted("delete_node", deleted).await
+            }
+            Step::Rename { node, from: _, to } => {
+                let renamed = self.client.rename_node(*node, to);
+                self.counted("rename_node", renamed).await.map(drop)
+            }
+        }
+    }
+
+    /// Remembers whose each key is.
+    pub(super) fn note_origins(&self, keys: &[PreAuthKey]) {
+        let origin = |key: &PreAuthKey| {
+            // A key with tags alone has no user: it is none of ours.
+            let origin = KeyOrigin {
+                user: key.user.unwrap_or(UserId(0)),
+                ephemeral: key.ephemeral,
+            };
+            (key.id, origin)
+        };
+        *self.origins() = keys.iter().map(origin).collect();
+    }
+
+    /// The users that keys are made for, by id.
+    pub(super) fn key_users(&self) -> BTreeMap<UserId, KeyUser> {
+        let users = self.users();
+        let used = users.values().filter(|user| self.may_use(user));
+        let used = used.map(|user| {
+            let name = user.name.clone();
+            let ours = self.is_ours(user);
+            (user.id, KeyUser { name, ours })
+        });
+        used.collect()
+    }
+
+    fn origins(&self) -> MutexGuard<'_, Origins> {
+        self.origins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,227 @@
+//! Rotation looks at the tailnet: who joined, who was lost, who came uninvited, and what nodes are called.
+
+use std::cell::Cell;
+
+use sidescale::control_plane::{ControlPlane, Endpoint, NewPreAuthKey, NodeId};
+use sidescale::rotation::fleet::{Fleet, Member};
+
+use super::*;
+
+/// More than the time between two looks.
+const LOOK: Duration = Duration::from_secs(16);
+
+impl World {
+    /// Pods of service `api`, each by the second it was made and its uid.
+    fn pods(&self, pods: &[(u64, u128)]) {
+        let began = 1_700_000_000;
+        let member = |(second, uid): &(u64, u128)| Member {
+            created: Timestamp::from_second(began + i64::try_from(*second).unwrap()).unwrap(),
+            uid: *uid,
+            name: format!("api-{uid}").into(),
+        };
+        let fleet = Fleet {
+            control_plane: "default".into(),
+            user: "shop.api".into(),
+            service: "api".into(),
+            secret: SECRET.into(),
+            data_key: "api-authkey".into(),
+            hostname: Some("api".into()),
+            pods: pods.iter().map(member).collect(),
+        };
+        let guest = ("default".to_owned(), "shop.api".to_owned());
+        let key = ("api-authkey".to_owned(), key_demand("api"));
+        let demand = NamespaceDemand {
+            secrets: [(SECRET.to_owned(), [key].into())].into(),
+            refused: 0,
+            guests: [(guest, pods.len())].into(),
+            fleets: vec![fleet],
+        };
+        self.demands.send_modify(|demands| {
+            demands.namespaces.insert("shop".into(), Arc::new(demand));
+        });
+    }
+
+    /// How many are in a state, as the admin port tells.
+    fn in_state(&self, state: &str) -> Option<u64> {
+        let text = String::from_utf8(self.metrics.text().unwrap()).unwrap();
+        let line = format!("sidescale_nodes{{state=\"{state}\"}} ");
+        text.lines()
+            .find_map(|text| text.strip_prefix(&line))
+            .map(|count| count.parse().unwrap())
+    }
+
+    /// Moves the clock from look to look until so many are in that state.
+    async fn looks_until(&self, state: &str, count: u64) {
+        until(&format!("{count} {state}"), async || {
+            if self.in_state(state) == Some(count) {
+                return Some(());
+            }
+            self.look().await;
+            None
+        })
+        .await;
+    }
+
+    /// Moves the clock on to the next look, and waits for it.
+    async fn look(&self) {
+        let looks = self.headscale.calls(Call::ListNodes);
+        self.clock.advance(LOOK);
+        let moved = Cell::new(Instant::now());
+        until("the next look", async || {
+            // On a busy machine a look takes long, and the rest after it is longer.
+            if moved.get().elapsed() > Duration::from_secs(1) {
+                self.clock.advance(LOOK);
+                moved.set(Instant::now());
+            }
+            (self.headscale.calls(Call::ListNodes) > looks).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_rollout_ends_with_the_name_of_the_service() {
+    let world = World::new().await;
+    world
+        .headscale
+        .add_user("other.api", "sidescale other test", "");
+    let _process = world.start("a");
+    world.pods(&[(0, 1)]);
+    let key = world.key("api").await;
+    let old = world.headscale.join(&key, "api").unwrap();
+    world.looks_until("Joined", 1).await;
+    // The new pod comes up beside the old one, which then leaves.
+    world.pods(&[(60, 2)]);
+    let new = world.headscale.join(&key, "api").unwrap();
+    assert_eq!(world.headscale.given_names()[&new], "api-1");
+    world.headscale.set_online(old, false);
+    world.look().await;
+    assert!(
+        world.headscale.given_names().contains_key(&old),
+        "it may come back"
+    );
+    until("the name", async || {
+        world.look().await;
+        let names = world.headscale.given_names();
+        (names == [(new, "api".to_owned())].into()).then_some(())
+    })
+    .await;
+    let changes = world.headscale.calls(Call::ChangeNode);
+    assert_eq!(changes, 2, "one removal and one name");
+}
+
+#[tokio::test]
+async fn what_another_cluster_made_is_left_alone() {
+    let world = World::new().await;
+    let _process = world.start("a");
+    world.pods(&[(0, 1)]);
+    let key = world.key("api").await;
+    // Another cluster's rotation on the same Headscale: its own mark, its own user and key.
+    let control_plane = ControlPlane::new(Endpoint {
+        name: "other".into(),
+        api_url: world.policy.control_planes["default"].api_url.clone(),
+        api_key: world.headscale.create_api_key(DAY),
+        ca_bundle: None,
+        allow_insecure: true,
+    })
+    .unwrap();
+    let user = control_plane
+        .create_user("prod.api", "sidescale another-cluster test")
+        .await
+        .unwrap();
+    let minted = control_plane
+        .create_pre_auth_key(&NewPreAuthKey {
+            user: user.id,
+            reusable: true,
+            ephemeral: true,
+            expiration: sidescale::clock::after(world.clock.now(), DAY),
+            tags: Vec::new(),
+        })
+        .await
+        .unwrap();
+    // Its node was first and has the name; one of its nodes is away for good, and one has no pod here.
+    let first = world.headscale.join(minted.value.expose(), "api").unwrap();
+    let away = world.headscale.join(minted.value.expose(), "api").unwrap();
+    world.headscale.set_online(away, false);
+    let ours = world.headscale.join(&key, "api").unwrap();
+    world.looks_until("Joined", 1).await;
+    for _ in 0..12 {
+        world.look().await;
+    }
+    let names = world.headscale.given_names();
+    let names: Vec<_> = names
+        .iter()
+        .map(|(id, name)| (*id, name.as_str()))
+        .collect();
+    assert_eq!(names, [(first, "api"), (away, "api-1"), (ours, "api-2")]);
+    assert_eq!(world.headscale.calls(Call::ChangeNode), 0);
+    assert_eq!(world.in_state("Uninvited"), Some(0));
+}
+
+#[tokio::test]
+async fn a_pod_whose_node_is_removed_is_lost_until_its_container_joins_anew() {
+    let world = World::new().await;
+    let _process = world.start("a");
+    world.pods(&[(0, 1)]);
+    let key = world.key("api").await;
+    let node = world.headscale.join(&key, "api").unwrap();
+    world.looks_until("Joined", 1).await;
+    assert!(world.headscale.remove_node(node));
+    let looks = world.headscale.calls(Call::ListNodes);
+    world.looks_until("Lost", 1).await;
+    let looks = world.headscale.calls(Call::ListNodes) - looks;
+    assert!(
+        looks <= 3,
+        "{looks} looks: two, and the one that was under way"
+    );
+    assert_eq!(world.in_state("Joined"), Some(0));
+    world.headscale.join(&key, "api").unwrap();
+    world.looks_until("Joined", 1).await;
+    assert_eq!(world.in_state("Lost"), Some(0));
+}
+
+#[tokio::test]
+async fn who_joins_with_a_key_of_ours_and_is_no_pod_is_uninvited() {
+    let world = World::new().await;
+    let _process = world.start("a");
+    world.pods(&[(0, 1)]);
+    let key = world.key("api").await;
+    world.headscale.join(&key, "api").unwrap();
+    let laptop = world.headscale.join(&key, "laptop").unwrap();
+    world.looks_until("Uninvited", 1).await;
+    assert_eq!(world.in_state("Joined"), Some(1));
+    world.headscale.set_online(laptop, false);
+    world.looks_until("Uninvited", 0).await;
+}
+
+#[tokio::test]
+async fn a_control_plane_that_is_away_makes_nobody_lost_and_changes_nothing() {
+    let world = World::new().await;
+    let _process = world.start("a");
+    world.pods(&[(0, 1)]);
+    let key = world.key("api").await;
+    let node: NodeId = world.headscale.join(&key, "api").unwrap();
+    world.looks_until("Joined", 1).await;
+    for fault in [
+        Fault::Html,
+        Fault::CutBody,
+        Fault::Status(503),
+        Fault::Unauthorized,
+    ] {
+        world
+            .headscale
+            .break_calls(Some(Call::ListNodes), fault.clone());
+        for _ in 0..4 {
+            world.clock.advance(LOOK);
+            settle().await;
+        }
+        assert_eq!(world.in_state("Lost"), Some(0), "{fault:?}");
+        world.headscale.mend();
+    }
+    world.looks_until("Joined", 1).await;
+    assert_eq!(world.headscale.given_names()[&node], "api");
+}
+
+async fn settle() {
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
