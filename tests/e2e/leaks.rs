@@ -22,7 +22,7 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "leaks::no_key_is_in_a_log_event_metric_patch_or_object",
-        needs: &[Level::Node, Level::Headscale],
+        needs: &[Level::Node],
         each: false,
         run: nothing_leaked,
     },

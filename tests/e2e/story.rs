@@ -9,6 +9,7 @@ use crate::support::context::Context;
 use crate::support::headscale::{self, Headscale, Node};
 use crate::support::levels::Level;
 use crate::support::product::{LIMIT, Product, label};
+use crate::support::stand_in::StandIn;
 use crate::support::wait;
 use crate::{Case, join};
 
@@ -24,6 +25,12 @@ pub(crate) const CASES: &[Case] = &[
         needs: &[Level::Node, Level::Headscale],
         each: false,
         run: joins_over_https,
+    },
+    Case {
+        name: "story::without_a_headscale_tailscales_own_control_server_stands_in",
+        needs: &[Level::Node],
+        each: false,
+        run: joins_the_stand_in,
     },
     Case {
         name: "story::a_live_service_gets_a_new_key",
@@ -112,6 +119,28 @@ fn joins_over_https(context: &Context, program: Option<&headscale::Program>) -> 
         .flatten()
         .any(|mount| mount["mountPath"] == folder["value"]);
     ensure!(mounted, "nothing is mounted at {folder}");
+    Ok(())
+}
+
+/// What is left of the story where no Headscale is at hand: real sidecars, and keys that a real control server checks.
+fn joins_the_stand_in(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
+    let node = context.node_with_product()?;
+    let addresses = [context.gateway_address(), context.gateway_address()];
+    let mut server = StandIn::start(node.place(), &context.folder.inner("stand-in")?, addresses)?;
+    let api_key = || Ok(server.create_api_key());
+    let values = [("controlPlane.apiUrl", server.api_url())];
+    let product = Product::install_for(node, server.login_server(), &api_key, "stand-in", &values)?;
+    product.apply_example(&[])?;
+    wait::until("the node has joined", LIMIT, || {
+        let nodes = server.nodes()?;
+        ensure!(nodes == ["web"], "{nodes:?}");
+        Ok(())
+    })
+    .with_context(|| product.logs())?;
+    node.kubectl()
+        .ready_pod(&product.workloads, "app=web", LIMIT)?;
+    let minted = product.metric("sidescale_control_plane_calls_total", &CREATED)?;
+    ensure!((minted - 1.0).abs() < 0.1, "{minted} mints counted");
     Ok(())
 }
 

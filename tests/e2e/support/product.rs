@@ -57,6 +57,18 @@ impl<'a> Product<'a> {
         test: &str,
         values: &[(&str, &str)],
     ) -> Result<Self> {
+        let api_key = || headscale.create_api_key();
+        Self::install_for(node, headscale.url(), &api_key, test, values)
+    }
+
+    /// The same for any server that sidecars log in to.
+    pub(crate) fn install_for(
+        node: &'a Node,
+        login_server: &str,
+        api_key: &dyn Fn() -> Result<String>,
+        test: &str,
+        values: &[(&str, &str)],
+    ) -> Result<Self> {
         let this = Self {
             node,
             namespace: format!("{test}-sidescale"),
@@ -64,7 +76,7 @@ impl<'a> Product<'a> {
             workloads: format!("{test}-apps"),
         };
         let given = [
-            ("controlPlane.loginServer", headscale.url()),
+            ("controlPlane.loginServer", login_server),
             ("controlPlane.allowInsecure", "true"),
             ("controlPlane.apiKeySecret.namespace", &this.api_keys),
             ("config.profiles.default.image", TAILSCALE),
@@ -88,7 +100,7 @@ impl<'a> Product<'a> {
         arguments.extend(["--create-namespace", "--wait", "--timeout", "90s"]);
         arguments.extend(settings.iter().map(String::as_str));
         node.helm().run(&arguments).with_context(|| this.logs())?;
-        let api_key = headscale.create_api_key()?;
+        let api_key = api_key()?;
         node.remember(&api_key);
         node.kubectl().apply(&json!({
             "apiVersion": "v1", "kind": "Secret",
