@@ -24,6 +24,7 @@ mod planes;
 mod private_ca;
 pub mod queue;
 pub mod record;
+pub mod request;
 pub mod run;
 mod settle;
 pub mod state;

@@ -15,6 +15,9 @@ pub use secret::SecretStore;
 /// Marks the Secrets that are ours to write.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "sidescale");
 
+/// Names us in the managedFields of what we write.
+pub const FIELD_MANAGER: &str = "sidescale";
+
 /// A Secret as read: data is bytes of keys, so it prints nothing of itself.
 #[derive(Clone)]
 pub struct StoredSecret {

@@ -2,5 +2,7 @@
 
 mod namespaces;
 pub mod pods;
+mod secrets;
 
 pub use namespaces::Namespaces;
+pub(crate) use secrets::run as run_secrets;

@@ -64,6 +64,8 @@ pub struct Demands {
     pub synced: bool,
     /// Demand by namespace; an unchanged namespace keeps its `Arc`.
     pub namespaces: BTreeMap<Arc<str>, Arc<NamespaceDemand>>,
+    /// How often each Secret of keys was seen to be changed by somebody else.
+    pub changes: BTreeMap<SecretRef, u64>,
 }
 
 /// One key that pods need.

@@ -21,7 +21,7 @@ use crate::leader::{self, Leadership, Lease};
 use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::store::{SecretStore, Store};
-use crate::watch::{Namespaces, pods};
+use crate::watch::{Namespaces, pods, run_secrets};
 
 /// Until when another writer's intent is left to it: with the Lease in hand it has most likely ended.
 const RESPECT_LEADING: Duration = Duration::from_secs(15);
@@ -103,14 +103,16 @@ async fn act(
         let (sender, demands) = watch::channel(Demands::default());
         let stop = shutdown.child_token();
         let mut rotation = pin!(run::run(Arc::new(context), demands, stop.clone()));
-        let watched = pods::run(
+        let pods = pods::run(
             cluster.client.clone(),
             &cluster.namespaces,
             &cluster.policy,
             &sender,
         );
+        let secrets = run_secrets(cluster.client.clone(), &cluster.policy, &sender);
         tokio::select! {
-            () = watched => {}
+            () = pods => {}
+            () = secrets => {}
             () = &mut rotation => continue,
             _ = leading.wait_for(|leading| *leading == Leadership::Others) => {
                 info!(lease = cluster.lease.name, "Another replica rotates from now on");

@@ -211,6 +211,7 @@ mod tests {
         Demands {
             synced: true,
             namespaces: [(Arc::from("shop"), Arc::new(demand))].into(),
+            ..Demands::default()
         }
     }
 

@@ -120,7 +120,7 @@ fn need(
     record: Option<&KeyRecord>,
     demand: &KeyDemand,
 ) -> Option<Why> {
-    let Some(current) = record.and_then(|key| key.current.as_ref()) else {
+    let Some((key, current)) = record.and_then(|key| Some((key, key.current.as_ref()?))) else {
         return Some(Why::First);
     };
     if !view.filled.contains(data_key) {
@@ -139,6 +139,9 @@ fn need(
     }
     if current.asked != demand.asked {
         return Some(Why::Changed);
+    }
+    if view.requests.open(data_key, key).is_some() {
+        return Some(Why::Requested);
     }
     (now >= before(current.expires, demand.buffer)).then_some(Why::Due)
 }

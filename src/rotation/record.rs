@@ -229,6 +229,13 @@ impl KeyRecord {
         }
         self.intent = None;
     }
+
+    /// Ends what went before at once: somebody may have it who should not.
+    pub fn revoke_previous(&mut self, now: Timestamp) {
+        for previous in &mut self.previous {
+            previous.expire_at = previous.expire_at.min(now);
+        }
+    }
 }
 
 /// The end to ask for: `life` from now, with a sub-second part that no other key of ours has.

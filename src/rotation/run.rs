@@ -199,6 +199,9 @@ impl Loop {
                 );
             }
         }
+        let changes = self.demands.changes.iter();
+        let changed = changes.filter(|(secret, count)| old.changes.get(*secret) != Some(*count));
+        touched.extend(changed.map(|(secret, _)| secret.clone()));
         for secret in touched {
             for demand in self.demand(&secret).values() {
                 self.planes.hurry(&demand.control_plane, now);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use tracing::debug;
+use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
 use super::demand::{KeyDemand, SecretRef};
@@ -13,6 +13,7 @@ use super::plane::{Plane, Trouble};
 use super::private_ca;
 use super::queue::Class;
 use super::record::{DATA_KEY, KeyRecord, Record};
+use super::request::Requests;
 use super::run::Context;
 use super::state::State;
 use crate::cluster;
@@ -197,6 +198,15 @@ impl Job<'_> {
         }
     }
 
+    /// What a person asks of the Secret; what cannot be read asks for nothing.
+    fn requests(&self, secret: &StoredSecret) -> Requests {
+        Requests::parse(&secret.annotations).unwrap_or_else(|error| {
+            let trouble = format!("{:#}", anyhow::Error::new(error));
+            warn!(secret = %self.task.secret, trouble, "Request cannot be read");
+            Requests::default()
+        })
+    }
+
     /// Plans, and keeps the steps that this kind of job may do.
     fn plan(
         &mut self,
@@ -215,6 +225,7 @@ impl Job<'_> {
             ownership,
             record,
             filled: &filled,
+            requests: &self.requests(secret),
             demand: &self.task.demand,
             synced: self.task.synced,
             issued,
@@ -281,6 +292,12 @@ impl Job<'_> {
         if let Some(pem) = private_ca::bundle(record, &self.context.policy.control_planes) {
             let pem = Zeroizing::new(pem);
             secret.data.insert(private_ca::DATA_KEY.to_owned(), pem);
+        }
+        // What cannot be read stays as it is, for the person who wrote it.
+        if let Ok(requests) = Requests::parse(&secret.annotations) {
+            requests
+                .write(record, &mut secret.annotations)
+                .map_err(StoreError::Document)?;
         }
         secret
             .labels

@@ -9,7 +9,7 @@ use kube::api::{Api, ListParams, ObjectMeta, PostParams};
 use kube::{Client, Error};
 use zeroize::Zeroizing;
 
-use super::{Kept, StoreError, StoredSecret};
+use super::{FIELD_MANAGER, Kept, StoreError, StoredSecret};
 
 /// Bounds one call: the client retries 429 and 503 by itself for much longer than a pass may take.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
@@ -71,7 +71,7 @@ impl SecretStore {
     pub(super) async fn write(&self, secret: &StoredSecret) -> Result<StoredSecret, StoreError> {
         let api = self.api(&secret.namespace);
         let params = PostParams {
-            field_manager: Some("sidescale".to_owned()),
+            field_manager: Some(FIELD_MANAGER.to_owned()),
             ..PostParams::default()
         };
         let body = kubernetes(secret);

@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 mod nodes;
+mod request;
 mod trouble;
 
 const SECRET: &str = "headscale-auth-keys";

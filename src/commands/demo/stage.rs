@@ -369,6 +369,7 @@ impl Stage {
         let demands = Demands {
             synced: true,
             namespaces: namespaces.collect(),
+            ..Demands::default()
         };
         let context = Context {
             store: Store::Directory(self.files.clone()),

@@ -84,6 +84,7 @@ impl World {
         let demands = Demands {
             synced: true,
             namespaces: [(Arc::from("shop"), Arc::new(demand))].into(),
+            ..Demands::default()
         };
         let nodes = self.nodes.iter().map(|(id, name, created, online)| Node {
             id: NodeId(*id),

@@ -28,7 +28,7 @@ pub(super) fn cleanup(
         let (data_key, id) = (data_key.to_owned(), previous.id);
         if view.record.names(&key.control_plane, id) {
             plan.steps.push(Step::ForgetPrevious { data_key, id });
-        } else if now >= previous.expire_at {
+        } else if now >= previous.expire_at || view.requests.revoke(&data_key, id) {
             plan.steps.push(Step::Expire {
                 data_key,
                 control_plane: key.control_plane.clone(),

@@ -19,6 +19,8 @@ pub enum Why {
     Lost,
     /// Pods ask for other tags, another user or other properties.
     Changed,
+    /// A person asked for another one.
+    Requested,
     /// Its time has come.
     Due,
 }
@@ -96,6 +98,7 @@ impl Why {
             Self::ValueLost => "value_lost",
             Self::Lost => "lost",
             Self::Changed => "changed",
+            Self::Requested => "requested",
             Self::Due => "due",
         }
     }
@@ -110,11 +113,11 @@ pub(super) fn urgency(step: &Step) -> u8 {
             why: Why::First, ..
         } => 0,
         Step::Intend {
-            why: Why::ValueLost | Why::Lost | Why::Changed,
+            why: Why::ValueLost | Why::Lost | Why::Changed | Why::Requested,
             ..
         }
         | Step::Mint {
-            why: Why::ValueLost | Why::Lost | Why::Changed,
+            why: Why::ValueLost | Why::Lost | Why::Changed | Why::Requested,
             ..
         } => 1,
         Step::Intend { why: Why::Due, .. } | Step::Mint { why: Why::Due, .. } => 2,

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::control_plane::{KeyId, UserId};
 use crate::rotation::record::{Abandoned, Asked, Issued as Made, Record};
+use crate::rotation::request::{Request, Requests};
 
 mod over;
 
@@ -72,6 +73,7 @@ struct Case {
     ownership: Ownership,
     key: KeyRecord,
     filled: bool,
+    requests: Requests,
     demand: BTreeMap<String, KeyDemand>,
     issued: Option<Vec<PreAuthKey>>,
     process: Process,
@@ -86,6 +88,7 @@ impl Case {
             ownership: Ownership::Ours,
             key,
             filled: true,
+            requests: Requests::default(),
             demand: BTreeMap::from([(KEY.to_owned(), demand())]),
             issued: None,
             process: Process {
@@ -121,6 +124,7 @@ impl Case {
             ownership: self.ownership,
             record: &record,
             filled: &self.filled.then(|| KEY.to_owned()).into_iter().collect(),
+            requests: &self.requests,
             demand: &self.demand,
             synced: true,
             issued: &issued
@@ -130,6 +134,11 @@ impl Case {
             process: &self.process,
         };
         plan(now, &view, &self.rotation)
+    }
+
+    fn request(&mut self, replaces: u64) {
+        let (replaces, revoke) = (KeyId(replaces), true);
+        self.requests.add(KEY, Request { replaces, revoke });
     }
 
     fn steps(&self, now: i64) -> Vec<Step> {
@@ -165,7 +174,7 @@ fn a_key_of_ninety_days_is_due_at_day_eighty_to_the_second() {
 
 #[test]
 fn says_why_a_key_is_made() {
-    let table: [(&str, Case, Vec<Step>); 11] = [
+    let table: [(&str, Case, Vec<Step>); 13] = [
         (
             "no key yet",
             Case::new().with(|case| case.key.current = None),
@@ -211,6 +220,16 @@ fn says_why_a_key_is_made() {
             "another user",
             Case::new().with(|case| case.demand.get_mut(KEY).unwrap().asked.user = "x.api".into()),
             intend(Why::Changed),
+        ),
+        (
+            "a person asked",
+            Case::new().with(|case| case.request(7)),
+            intend(Why::Requested),
+        ),
+        (
+            "a person asked for what was done since",
+            Case::new().with(|case| case.request(6)),
+            vec![],
         ),
         (
             "a longer buffer only moves the due time",

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use crate::control_plane::{KeyId, PreAuthKey, UserId};
 use crate::rotation::demand::KeyDemand;
 use crate::rotation::record::Record;
+use crate::rotation::request::Requests;
 use crate::rotation::state::State;
 
 /// Holds what is known of one Secret. Everything in it was read after the Secret.
@@ -19,6 +20,8 @@ pub struct View<'a> {
     pub record: &'a Record,
     /// Its data keys that hold a value.
     pub filled: &'a BTreeSet<String>,
+    /// What a person asks of it.
+    pub requests: &'a Requests,
     /// What pods need of it, by data key.
     pub demand: &'a BTreeMap<String, KeyDemand>,
     /// Whether the pods were all seen, so that a key without demand is really not used.

@@ -27,6 +27,19 @@ fn a_previous_key_ends_after_its_overlap_unless_it_is_the_one_in_force() {
 }
 
 #[test]
+fn a_key_that_a_person_revokes_does_not_wait_for_its_overlap() {
+    let previous = |id| Previous {
+        id: KeyId(id),
+        expire_at: at(3_600),
+    };
+    let case = Case::new().with(|case| {
+        case.key.previous = vec![previous(3), previous(4)];
+        case.request(4);
+    });
+    assert_eq!(case.steps(10), expire(4));
+}
+
+#[test]
 fn the_key_of_a_lost_intent_is_ended_by_its_fingerprint() {
     let lost = intent("other", "lost");
     let expires = lost.expires;

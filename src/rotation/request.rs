@@ -1,0 +1,226 @@
+//! What a person asks of the keys of one Secret: a new one now, the old one's end at once. Pure.
+//!
+//! A request stands in an annotation of the Secret, and names the key that is to be replaced. So it is over as soon as
+//! another key is in force, whoever made it, and no clock has to agree with another. One that revokes is over when the
+//! key that it names has ended.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::record::{KeyRecord, Record};
+use crate::control_plane::KeyId;
+
+/// Is the annotation that holds the requests.
+pub const ANNOTATION: &str = "sidescale.io/rotate-requested";
+
+/// Asks for another key in the place of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// The key that is to be replaced; the request is over when another is in force.
+    pub replaces: KeyId,
+    /// Whether the old key ends at once, without the overlap.
+    #[serde(default)]
+    pub revoke: bool,
+}
+
+/// The requests on one Secret, by data key.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct Requests(BTreeMap<String, Request>);
+
+/// Says that the annotation cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "annotation \"{ANNOTATION}\" is {value:?}: want what \"sidescale rotate --now\" writes, such as \
+     {{\"api-authkey\":{{\"replaces\":7,\"revoke\":false}}}}; remove it, and ask again with that command"
+)]
+pub struct Unreadable {
+    value: String,
+    #[source]
+    source: serde_json::Error,
+}
+
+impl Requests {
+    /// Reads the annotation; a Secret without one asks for nothing.
+    ///
+    /// # Errors
+    /// It is not in the form that we write.
+    pub fn parse(annotations: &BTreeMap<String, String>) -> Result<Self, Unreadable> {
+        let Some(value) = annotations.get(ANNOTATION) else {
+            return Ok(Self::default());
+        };
+        serde_json::from_str(value).map_err(|source| Unreadable {
+            value: value.clone(),
+            source,
+        })
+    }
+
+    /// Asks for another key; what was asked before of the same data key goes on only if it was more.
+    pub fn add(&mut self, data_key: &str, request: Request) {
+        let known = self.0.get(data_key);
+        let revoke = request.revoke
+            || known.is_some_and(|known| known.replaces == request.replaces && known.revoke);
+        self.0
+            .insert(data_key.to_owned(), Request { revoke, ..request });
+    }
+
+    /// The request on that data key, while the key that it names is in force.
+    #[must_use]
+    pub fn open(&self, data_key: &str, key: &KeyRecord) -> Option<Request> {
+        let current = key.current.as_ref()?.id;
+        self.0
+            .get(data_key)
+            .copied()
+            .filter(|request| request.replaces == current)
+    }
+
+    /// Whether that key is to end at once, should it be in force no more.
+    #[must_use]
+    pub fn revoke(&self, data_key: &str, id: KeyId) -> bool {
+        let request = self.0.get(data_key);
+        request.is_some_and(|request| request.revoke && request.replaces == id)
+    }
+
+    /// Writes the requests that are still open back; without any, the annotation goes.
+    ///
+    /// # Errors
+    /// Never in practice: every part has a JSON form.
+    pub fn write(
+        mut self,
+        record: &Record,
+        annotations: &mut BTreeMap<String, String>,
+    ) -> Result<(), serde_json::Error> {
+        let open = |(data_key, request): &(String, Request)| {
+            let Some(key) = record.keys.get(data_key) else {
+                return false;
+            };
+            let in_force = key.current.as_ref().map(|current| current.id);
+            let mut previous = key.previous.iter().map(|previous| previous.id);
+            in_force == Some(request.replaces)
+                || request.revoke && previous.any(|id| id == request.replaces)
+        };
+        self.0 = std::mem::take(&mut self.0)
+            .into_iter()
+            .filter(open)
+            .collect();
+        if self.0.is_empty() {
+            annotations.remove(ANNOTATION);
+        } else {
+            annotations.insert(ANNOTATION.to_owned(), serde_json::to_string(&self)?);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::rotation::record::{Asked, Issued, Previous};
+
+    fn record(id: u64) -> Record {
+        let mut key = KeyRecord::new("api", "default");
+        key.current = Some(Issued {
+            id: KeyId(id),
+            created: Timestamp::UNIX_EPOCH,
+            expires: Timestamp::MAX,
+            asked: Asked {
+                user: "shop.api".into(),
+                tags: Vec::new(),
+                reusable: true,
+                ephemeral: true,
+            },
+        });
+        Record {
+            keys: [("api-authkey".to_owned(), key)].into(),
+            ..Record::default()
+        }
+    }
+
+    fn asking(value: &str) -> BTreeMap<String, String> {
+        [(ANNOTATION.to_owned(), value.to_owned())].into()
+    }
+
+    #[test]
+    fn a_request_is_open_until_another_key_is_in_force() {
+        let value = r#"{"api-authkey":{"replaces":7,"revoke":true}}"#;
+        let mut annotations = asking(value);
+        let requests = Requests::parse(&annotations).unwrap();
+        let open = |id| requests.open("api-authkey", &record(id).keys["api-authkey"]);
+        assert_eq!(open(7).map(|request| request.revoke), Some(true));
+        assert_eq!(open(8), None);
+        assert_eq!(
+            requests.open("db-authkey", &record(7).keys["api-authkey"]),
+            None
+        );
+
+        requests
+            .clone()
+            .write(&record(7), &mut annotations)
+            .unwrap();
+        assert_eq!(annotations, asking(value));
+        requests.write(&record(8), &mut annotations).unwrap();
+        assert!(annotations.is_empty());
+    }
+
+    #[test]
+    fn a_second_request_takes_nothing_back() {
+        let mut requests = Requests::default();
+        for revoke in [false, true, false] {
+            let replaces = KeyId(7);
+            requests.add("api-authkey", Request { replaces, revoke });
+        }
+        let key = &record(7).keys["api-authkey"];
+        assert!(requests.open("api-authkey", key).unwrap().revoke);
+        let replaces = KeyId(8);
+        requests.add(
+            "api-authkey",
+            Request {
+                replaces,
+                revoke: false,
+            },
+        );
+        let key = &record(8).keys["api-authkey"];
+        assert!(!requests.open("api-authkey", key).unwrap().revoke);
+    }
+
+    #[test]
+    fn one_that_revokes_is_over_when_its_key_has_ended() {
+        let value = r#"{"api-authkey":{"replaces":7,"revoke":true}}"#;
+        let mut annotations = asking(value);
+        let mut record = record(8);
+        let previous = Previous {
+            id: KeyId(7),
+            expire_at: Timestamp::MAX,
+        };
+        record.keys.get_mut("api-authkey").unwrap().previous = vec![previous];
+        let requests = Requests::parse(&annotations).unwrap();
+        assert!(
+            requests.revoke("api-authkey", KeyId(7)) && !requests.revoke("api-authkey", KeyId(8))
+        );
+        requests.clone().write(&record, &mut annotations).unwrap();
+        assert_eq!(annotations, asking(value));
+        record.keys.get_mut("api-authkey").unwrap().previous.clear();
+        requests.write(&record, &mut annotations).unwrap();
+        assert!(annotations.is_empty());
+    }
+
+    #[test]
+    fn what_is_no_request_is_named() {
+        for value in [
+            "",
+            "true",
+            "{\"a\":7}",
+            r#"{"a":{"replaces":7,"now":true}}"#,
+        ] {
+            let error = Requests::parse(&asking(value)).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("{value:?}")) && error.contains("rotate --now"),
+                "{error}"
+            );
+        }
+    }
+}

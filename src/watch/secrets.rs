@@ -1,0 +1,205 @@
+//! The Secrets that hold keys, by a metadata-only watch of their name: tells which of them somebody else changed. I/O.
+
+use std::collections::{BTreeSet, HashMap};
+use std::pin::pin;
+
+use futures::StreamExt;
+use futures::stream::{SelectAll, select_all};
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{ObjectMeta, PartialObjectMeta};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{Config, Event, watcher};
+use kube::{Api, Client};
+use sidescale_webhook::profile::Policy;
+use tokio::sync::watch;
+use tracing::info;
+
+use super::namespaces::report;
+use crate::rotation::demand::{Demands, SecretRef};
+use crate::store::FIELD_MANAGER;
+
+/// The resourceVersion of every Secret seen.
+#[derive(Debug, Default)]
+struct Index {
+    seen: HashMap<SecretRef, String>,
+    listed: bool,
+    /// A list that is under way.
+    fresh: HashMap<SecretRef, String>,
+    touched: BTreeSet<SecretRef>,
+}
+
+/// Watches until it is dropped; what others do to a Secret of keys is counted in the demands.
+pub(crate) async fn run(client: Client, policy: &Policy, demands: &watch::Sender<Demands>) {
+    let names: BTreeSet<_> = policy
+        .profiles
+        .values()
+        .map(|profile| profile.auth_key_secret_name.as_str())
+        .collect();
+    // One watch a name: the right to watch is bound to the name, so the selector has to name it.
+    let watches: SelectAll<_> = select_all(names.into_iter().map(|name| {
+        let api: Api<PartialObjectMeta<Secret>> = Api::all(client.clone());
+        let config = Config::default().fields(&format!("metadata.name={name}"));
+        let mut index = Index::default();
+        let events = watcher(api, config).default_backoff();
+        Box::pin(events.map(move |event| event.map(|event| index.take(event))))
+    }));
+    let mut watches = pin!(watches);
+    let mut troubled = false;
+    while let Some(touched) = watches.next().await {
+        match touched {
+            Ok(touched) => {
+                if std::mem::take(&mut troubled) {
+                    info!("Watch of key Secrets works again");
+                }
+                if !touched.is_empty() {
+                    demands.send_modify(|demands| {
+                        for secret in touched {
+                            *demands.changes.entry(secret).or_default() += 1;
+                        }
+                    });
+                }
+            }
+            Err(error) => report(&error, "key Secrets", &mut troubled),
+        }
+    }
+}
+
+impl Index {
+    /// Takes in an event, and gives the Secrets that somebody else has changed.
+    fn take(&mut self, event: Event<PartialObjectMeta<Secret>>) -> BTreeSet<SecretRef> {
+        match event {
+            Event::Init => {
+                self.fresh.clear();
+                self.touched.clear();
+            }
+            Event::InitApply(secret) => {
+                let ours = written_by_us(&secret.metadata);
+                let (name, version) = kept(secret.metadata);
+                // The first list is no news: all Secrets are read at the start anyway.
+                if self.listed && !ours && self.seen.get(&name) != Some(&version) {
+                    self.touched.insert(name.clone());
+                }
+                self.fresh.insert(name, version);
+            }
+            Event::InitDone => {
+                let gone = std::mem::replace(&mut self.seen, std::mem::take(&mut self.fresh));
+                let gone = gone
+                    .into_keys()
+                    .filter(|name| !self.seen.contains_key(name));
+                let mut touched = std::mem::take(&mut self.touched);
+                touched.extend(gone);
+                self.listed = true;
+                return touched;
+            }
+            Event::Apply(secret) => {
+                let ours = written_by_us(&secret.metadata);
+                let (name, version) = kept(secret.metadata);
+                self.seen.insert(name.clone(), version);
+                return (!ours).then_some(name).into_iter().collect();
+            }
+            Event::Delete(secret) => {
+                let (name, _) = kept(secret.metadata);
+                self.seen.remove(&name);
+                return BTreeSet::from([name]);
+            }
+        }
+        BTreeSet::new()
+    }
+}
+
+/// Whether the last write was ours, beyond doubt: the server notes seconds, so that two in one second look alike.
+fn written_by_us(metadata: &ObjectMeta) -> bool {
+    let managers = metadata.managed_fields.as_deref().unwrap_or_default();
+    let last = managers
+        .iter()
+        .filter_map(|entry| entry.time.as_ref())
+        .max();
+    let mut latest = managers
+        .iter()
+        .filter(|entry| entry.time.as_ref() == last)
+        .peekable();
+    latest.peek().is_some() && latest.all(|entry| entry.manager.as_deref() == Some(FIELD_MANAGER))
+}
+
+fn kept(metadata: ObjectMeta) -> (SecretRef, String) {
+    let name = SecretRef {
+        namespace: metadata.namespace.unwrap_or_default(),
+        name: metadata.name.unwrap_or_default(),
+    };
+    (name, metadata.resource_version.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn secret(
+        namespace: &str,
+        version: &str,
+        managers: &[(&str, u8)],
+    ) -> PartialObjectMeta<Secret> {
+        let managers: Vec<_> = managers
+            .iter()
+            .map(|(manager, second)| {
+                json!({"manager": manager, "operation": "Update", "time": format!("2026-01-01T00:00:{second:02}Z")})
+            })
+            .collect();
+        serde_json::from_value(json!({
+            "metadata": {
+                "namespace": namespace, "name": "keys", "resourceVersion": version, "managedFields": managers,
+            },
+        }))
+        .unwrap()
+    }
+
+    fn names(touched: BTreeSet<SecretRef>) -> Vec<String> {
+        touched.into_iter().map(|secret| secret.namespace).collect()
+    }
+
+    #[test]
+    fn tells_of_what_others_do() {
+        let mut index = Index::default();
+        let mut apply = |version: &str, managers: &[(&str, u8)]| {
+            names(index.take(Event::Apply(secret("a", version, managers))))
+        };
+        assert!(apply("1", &[("sidescale", 1)]).is_empty(), "ours");
+        assert_eq!(apply("2", &[("sidescale", 1), ("kubectl", 2)]), ["a"]);
+        assert!(
+            apply("3", &[("sidescale", 3), ("kubectl", 2)]).is_empty(),
+            "ours again"
+        );
+        assert_eq!(
+            apply("4", &[("sidescale", 3), ("kubectl", 3)]),
+            ["a"],
+            "in doubt"
+        );
+        assert_eq!(apply("5", &[]), ["a"], "unknown");
+        let gone = index.take(Event::Delete(secret("a", "6", &[("sidescale", 3)])));
+        assert_eq!(names(gone), ["a"]);
+    }
+
+    #[test]
+    fn a_second_list_tells_of_what_was_missed() {
+        let mut index = Index::default();
+        let mut list = |secrets: Vec<PartialObjectMeta<Secret>>| {
+            index.take(Event::Init);
+            for secret in secrets {
+                assert!(index.take(Event::InitApply(secret)).is_empty());
+            }
+            names(index.take(Event::InitDone))
+        };
+        let other = [("kubectl", 1)];
+        let same = || secret("same", "1", &other);
+        let first = vec![
+            same(),
+            secret("gone", "1", &other),
+            secret("other", "1", &other),
+        ];
+        assert!(list(first).is_empty(), "the first list is no news");
+        let ours = secret("ours", "2", &[("sidescale", 1)]);
+        let second = vec![same(), secret("other", "2", &other), ours];
+        assert_eq!(list(second), ["gone", "other"]);
+    }
+}

@@ -1,0 +1,133 @@
+//! What a person may ask of rotation: another key now, and the old one's end at once.
+
+use std::time::Duration;
+
+use sidescale::rotation::demand::SecretRef;
+use sidescale::rotation::record::{DATA_KEY, Record};
+use sidescale::rotation::request::{ANNOTATION, Request, Requests};
+use sidescale::store::StoredSecret;
+
+use super::{SECRET, World, until};
+
+/// Asks as `sidescale rotate --now` does.
+async fn ask(world: &World, services: &[&str], revoke: bool) {
+    edit(world, |secret| {
+        let document = secret
+            .data
+            .get(DATA_KEY)
+            .map(|document| document.as_slice());
+        let record = Record::parse(document).unwrap();
+        let mut requests = Requests::parse(&secret.annotations).unwrap();
+        for service in services {
+            let data_key = format!("{service}-authkey");
+            let replaces = record.keys[&data_key].current.as_ref().unwrap().id;
+            requests.add(&data_key, Request { replaces, revoke });
+        }
+        requests.write(&record, &mut secret.annotations).unwrap();
+    })
+    .await;
+}
+
+/// Writes as somebody else, who tries again when rotation writes in between.
+async fn edit(world: &World, change: impl Fn(&mut StoredSecret)) {
+    until("a write", async || {
+        let mut secret = world.secret().await?;
+        change(&mut secret);
+        world.store.write(&secret).await.ok()
+    })
+    .await;
+    changed(world);
+}
+
+/// What the watch of Secrets tells when somebody else has written one.
+fn changed(world: &World) {
+    let secret = SecretRef {
+        namespace: "shop".into(),
+        name: SECRET.into(),
+    };
+    world.demands.send_modify(|demands| {
+        *demands.changes.entry(secret).or_default() += 1;
+    });
+}
+
+#[tokio::test]
+async fn a_key_that_a_person_asks_for_is_made_and_the_old_one_ends_after_the_overlap() {
+    let world = World::new().await;
+    let _process = world.start("a");
+    world.demand(&["api", "db"], |_| {});
+    let (old, other) = (world.key("api").await, world.key("db").await);
+    ask(&world, &["api"], false).await;
+    let new = world.key_other_than("api", &old).await;
+    assert!(
+        world.headscale.accepts(&old),
+        "both are good during the overlap"
+    );
+    until("the request is over", async || {
+        let secret = world.secret().await?;
+        (!secret.annotations.contains_key(ANNOTATION)).then_some(())
+    })
+    .await;
+    world.clock.advance(Duration::from_secs(3_601));
+    until("the end of the old key", async || {
+        (!world.headscale.accepts(&old)).then_some(())
+    })
+    .await;
+    assert!(world.headscale.accepts(&new));
+    assert_eq!(
+        world.value("db").await.unwrap(),
+        other,
+        "nobody asked for this one"
+    );
+    assert_eq!(world.mints(), 3);
+}
+
+#[tokio::test]
+async fn a_revoked_key_ends_at_once_and_so_do_those_before_it() {
+    let world = World::new().await;
+    let _process = world.start("a");
+    world.demand(&["api"], |_| {});
+    let first = world.key("api").await;
+    ask(&world, &["api"], false).await;
+    let second = world.key_other_than("api", &first).await;
+    assert!(world.headscale.accepts(&first));
+    ask(&world, &["api"], true).await;
+    let third = world.key_other_than("api", &second).await;
+    until("the end of both", async || {
+        let over = |key: &str| !world.headscale.accepts(key);
+        (over(&first) && over(&second)).then_some(())
+    })
+    .await;
+    assert!(world.headscale.accepts(&third));
+    assert_eq!(world.mints(), 3);
+}
+
+#[tokio::test]
+async fn a_request_that_nobody_can_read_is_left_alone() {
+    let world = World::new().await;
+    let _process = world.start("a");
+    world.demand(&["api"], |_| {});
+    let old = world.key("api").await;
+    edit(&world, |secret| {
+        secret.annotations.insert(ANNOTATION.into(), "now".into());
+    })
+    .await;
+    // The next service shows that the Secret was worked on.
+    world.demand(&["api", "db"], |_| {});
+    world.key("db").await;
+    assert_eq!(world.value("api").await.unwrap(), old);
+    assert_eq!(world.secret().await.unwrap().annotations[ANNOTATION], "now");
+}
+
+#[tokio::test]
+async fn a_key_that_somebody_takes_out_is_made_again_at_once() {
+    let world = World::new().await;
+    let _process = world.start("a");
+    world.demand(&["api"], |_| {});
+    let old = world.key("api").await;
+    edit(&world, |secret| {
+        secret.data.remove("api-authkey");
+    })
+    .await;
+    let new = world.key_other_than("api", &old).await;
+    assert!(world.headscale.accepts(&new));
+}
