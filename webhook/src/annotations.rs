@@ -5,8 +5,10 @@ use std::time::Duration;
 mod asked;
 mod headscale;
 mod kinds;
+mod network;
 mod read;
 mod reason;
+mod state;
 
 use asked::{Asked, Key as Name};
 
@@ -14,11 +16,13 @@ use crate::identity::{self, Hostname, Owner};
 use crate::profile::{DEFAULT, Delivery, Policy, Profile, Resources};
 
 pub(crate) use asked::{Defaults, KNOWN, Support};
+pub(crate) use network::{is_argument, of_ours};
 
 pub use asked::unknown;
 pub use headscale::{ApikeyManager, ServerKeys};
 pub use kinds::Kinds;
 pub use reason::{DenyReason, Refusal, SkipReason};
+pub use state::State;
 
 /// Is the shortest life of a key: shorter ones would have us mint without end.
 pub(crate) const SHORTEST_LIFE: Duration = Duration::from_secs(60);
@@ -79,9 +83,14 @@ impl Injection<'_> {
         }
     }
 
-    /// Whether the pod's own containers are touched, and so have to be looked at.
+    /// Whether more of the pod has to be looked at: its containers, or the names of its volumes.
     pub(crate) fn needs_details(&self) -> bool {
-        self.apikey_manager.is_some() || self.server_keys.is_some()
+        let touches = |sidecar: &Tailscale<'_>| {
+            sidecar.proxy.is_some() || matches!(sidecar.state, State::Volume(_))
+        };
+        self.apikey_manager.is_some()
+            || self.server_keys.is_some()
+            || self.tailscale.as_ref().is_some_and(touches)
     }
 }
 
@@ -132,8 +141,22 @@ pub struct Tailscale<'a> {
     pub delivery: Delivery,
     /// Whether the pod itself asks for that delivery.
     pub delivery_asked: bool,
+    /// Where the node keeps who it is.
+    pub state: State<'a>,
+    /// Whether it is a native sidecar, or else an ordinary container.
+    pub native: bool,
     /// Whether the app waits until the node is up.
     pub wait: bool,
+    /// Whether the node takes the tailnet's names.
+    pub accept_dns: bool,
+    /// Whether the node takes the routes of others.
+    pub accept_routes: bool,
+    /// More arguments for `tailscale up`.
+    pub extra_args: &'a str,
+    /// Port of a SOCKS5 and HTTP proxy on the pod's loopback.
+    pub proxy: Option<u16>,
+    /// Whether the app's containers are told of the proxy.
+    pub proxy_env: bool,
     /// The sidecar's image.
     pub image: &'a str,
     /// The sidecar's requests and limits.
@@ -228,7 +251,11 @@ pub(crate) fn check_defaults(
         name: "",
         annotations: &nothing,
         labels: &nothing,
-        owner: None,
+        // Of its pods alone every annotation can be true.
+        owner: Some(Owner {
+            kind: "StatefulSet",
+            name: "any",
+        }),
         namespace_metadata: None,
         namespace_opted_in: true,
     };
@@ -338,9 +365,18 @@ fn tailscale<'a>(
     let (control_plane, plane) = read::control_plane(asked, policy)?;
     let tags = read::tags(asked, profile)?;
     let life = read::life(asked, [Name::Expiration, Name::Buffer])?;
-    let reusable = asked.switch(Name::Reusable)?.unwrap_or(true);
     let (delivery, delivery_asked) = read::delivery(asked)?;
     read::only_what_is_built(asked)?;
+    let state = state::state(subject, asked)?;
+    let (reusable, ephemeral) = state::reusable_and_ephemeral(asked, state)?;
+    let (native, wait) = read::start(asked)?;
+    if !native && subject.owner.is_some_and(|owner| owner.kind == "Job") {
+        remarks.push(
+            "annotation 'sidescale.io/native-sidecar' is 'false': an ordinary container keeps the Job from completing, remove it"
+                .to_owned(),
+        );
+    }
+    let (proxy, proxy_env) = network::proxy(asked)?;
     let key = match read::given_key(asked)? {
         Some((secret, data_key)) => Key::Given {
             secret: secret.to_owned(),
@@ -354,7 +390,7 @@ fn tailscale<'a>(
                 user: identity::user(&plane.user_template, subject.namespace, service),
                 tags,
                 reusable,
-                ephemeral: true,
+                ephemeral,
                 expiration: life.expiration,
                 buffer: life.buffer,
             })
@@ -369,8 +405,15 @@ fn tailscale<'a>(
         key,
         delivery,
         delivery_asked,
-        wait: asked.switch(Name::Wait)?.unwrap_or(false),
-        image: &profile.image,
+        state,
+        native,
+        wait,
+        accept_dns: asked.switch(Name::AcceptDns)?.unwrap_or(false),
+        accept_routes: asked.switch(Name::AcceptRoutes)?.unwrap_or(false),
+        extra_args: network::extra_args(asked, profile)?,
+        proxy,
+        proxy_env,
+        image: read::image(asked, profile)?,
         resources: read::resources(asked, read::TAILSCALE)?,
     })
 }

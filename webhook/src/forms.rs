@@ -13,6 +13,9 @@ pub(crate) const MEMORY: &str = "want a Kubernetes quantity such as 128Mi or 1Gi
 /// Is what a message says of a Secret reference.
 pub(crate) const SECRET_REFERENCE: &str = "want <Secret name>/<data key>, such as my-keys/authkey";
 
+/// Is what a message says of an image.
+pub(crate) const IMAGE: &str = "want an image such as docker.io/tailscale/tailscale:v1.102.3";
+
 const SECOND: u128 = 1_000_000_000;
 // Far enough for any key, and far from where adding it to a date would overflow.
 const LONGEST: u128 = 100 * 365 * 24 * 3600 * SECOND;
@@ -123,6 +126,14 @@ pub(crate) fn is_tag(text: &str) -> bool {
         && name
             .bytes()
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+/// Whether `text` may be an image.
+pub(crate) fn is_image(text: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._/:@".contains(&b);
+    (1..=512).contains(&text.len())
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.bytes().all(fits)
 }
 
 /// Reads `<Secret name>/<data key>`.

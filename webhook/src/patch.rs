@@ -5,7 +5,8 @@ use serde::Serialize;
 use crate::annotations::Injection;
 use crate::mutate::Fit;
 use crate::pod::{Containers, Metadata, Spec};
-use crate::sidecar::shapes::Mount;
+use crate::sidecar::proxy_env::Missing;
+use crate::sidecar::shapes::{Mount, Volume, VolumeSource};
 use crate::sidecar::{Receipt, apikey_manager, tailscale};
 
 /// Collects operations as JSON.
@@ -44,10 +45,19 @@ impl Patch {
         );
     }
 
-    fn status(&mut self, metadata: &Metadata<'_>, text: &str) {
-        match metadata.annotations {
-            Some(_) => self.add("/metadata/annotations/sidescale.io~1status", &text),
-            None => self.add("/metadata/annotations", &StatusMap { status: text }),
+    fn annotations(&mut self, metadata: &Metadata<'_>, status: &str, evictable: Option<&str>) {
+        if metadata.annotations.is_none() {
+            return self.add(
+                "/metadata/annotations",
+                &AnnotationMap { evictable, status },
+            );
+        }
+        self.add("/metadata/annotations/sidescale.io~1status", &status);
+        if let Some(evictable) = evictable {
+            self.add(
+                "/metadata/annotations/cluster-autoscaler.kubernetes.io~1safe-to-evict-local-volumes",
+                &evictable,
+            );
         }
     }
 
@@ -81,7 +91,12 @@ impl Patch {
 }
 
 #[derive(Serialize)]
-struct StatusMap<'a> {
+struct AnnotationMap<'a> {
+    #[serde(
+        rename = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes",
+        skip_serializing_if = "Option::is_none"
+    )]
+    evictable: Option<&'a str>,
     #[serde(rename = "sidescale.io/status")]
     status: &'a str,
 }
@@ -109,7 +124,6 @@ pub(crate) fn injection(
         Some(_) => patch.add("/metadata/labels/sidescale.io~1sidecar", &sidecar),
         None => patch.add("/metadata/labels", &LabelMap { sidecar }),
     }
-    patch.status(metadata, &String::from_utf8_lossy(&text));
     let mut volumes = Vec::with_capacity(8);
     if let (Some(sidecar), Some(fit)) = (&injection.tailscale, fit.tailscale) {
         tailscale::volumes(sidecar, fit, &mut volumes);
@@ -120,6 +134,12 @@ pub(crate) fn injection(
     if let (Some(keys), Some(fit)) = (&injection.server_keys, &fit.server_keys) {
         fit.volumes(keys, &mut volumes);
     }
+    let evictable = evictable(metadata, &volumes);
+    patch.annotations(
+        metadata,
+        &String::from_utf8_lossy(&text),
+        evictable.as_deref(),
+    );
     match spec.volumes {
         Some(_) => volumes
             .iter()
@@ -134,12 +154,23 @@ pub(crate) fn injection(
             .unwrap_or_default();
         let container = tailscale::container(sidecar, fit, &port);
         match &spec.init_containers {
+            _ if !sidecar.native => patch.add("/spec/containers/-", &container),
             // First, so that the pod's own init containers find the tailnet.
             Some(Containers { .. }) => patch.add("/spec/initContainers/0", &container),
             None => patch.add("/spec/initContainers", &[container]),
         }
     }
     patch.mounts(fit);
+    for missing in &fit.proxy_env {
+        let path = format!("/spec/containers/{}/env", missing.place);
+        let Missing { container, env, .. } = missing;
+        match container.env {
+            Some(_) => env
+                .iter()
+                .for_each(|env| patch.add(&format!("{path}/-"), env)),
+            None => patch.add(&path, env),
+        }
+    }
     if let (Some(manager), Some(fit)) = (&injection.apikey_manager, &fit.apikey_manager) {
         let container = apikey_manager::container(manager, fit, namespace);
         patch.add("/spec/containers/-", &container);
@@ -147,10 +178,29 @@ pub(crate) fn injection(
     patch.finish()
 }
 
+/// Names our empty volumes, behind those that the pod names: else they would keep the autoscaler from moving it.
+fn evictable(metadata: &Metadata<'_>, volumes: &[Volume<'_>]) -> Option<String> {
+    let mut names = String::with_capacity(128);
+    let annotations = metadata.annotations.as_ref();
+    let theirs = annotations.and_then(|annotations| annotations.safe_to_evict.as_deref());
+    names.push_str(theirs.unwrap_or_default());
+    let mut any = false;
+    for volume in volumes {
+        if let VolumeSource::EmptyDir { .. } = volume.source {
+            if !names.is_empty() {
+                names.push(',');
+            }
+            names.push_str(volume.name);
+            any = true;
+        }
+    }
+    any.then_some(names)
+}
+
 /// Adds the receipt alone.
 pub(crate) fn receipt(metadata: &Metadata<'_>, text: &str) -> Vec<u8> {
     let mut patch = Patch::new();
-    patch.status(metadata, text);
+    patch.annotations(metadata, text, None);
     patch.finish()
 }
 

@@ -26,6 +26,9 @@ pub(crate) const SERVER_KEYS: &str = "sidescale-server-keys";
 pub(crate) const SIDECAR_LABEL: &str = "sidescale.io/sidecar";
 /// Is the annotation that holds the receipt.
 pub(crate) const STATUS: &str = "sidescale.io/status";
+/// Names the volumes that may be lost when the cluster's autoscaler moves the pod.
+pub(crate) const SAFE_TO_EVICT: &str =
+    "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
 /// Begins the name of every volume that we add.
 pub(crate) const VOLUME_PREFIX: &str = "sidescale-";
 
@@ -85,11 +88,12 @@ pub(crate) struct Labels<'a> {
     pub(crate) sidecar: Option<Text<'a>>,
 }
 
-/// The annotations under our prefix, and whether the kubelet made the pod from a file.
+/// The annotations under our prefix, whether the kubelet made the pod from a file, and what the autoscaler is told.
 #[derive(Debug, Default)]
 pub(crate) struct Annotations<'a> {
     ours: Vec<(Text<'a>, Text<'a>)>,
     pub(crate) mirror: bool,
+    pub(crate) safe_to_evict: Option<Text<'a>>,
 }
 
 /// The owner that is the controller.
@@ -238,6 +242,10 @@ impl<'de> Entries<'de> for Annotations<'de> {
         if key.starts_with(PREFIX) {
             let value = map.next_value::<Option<Text<'de>>>()?.unwrap_or_default();
             self.ours.push((key.clone(), value));
+            return Ok(Kept::Yes);
+        }
+        if &**key == SAFE_TO_EVICT {
+            self.safe_to_evict = map.next_value()?;
             return Ok(Kept::Yes);
         }
         self.mirror |= &**key == "kubernetes.io/config.mirror";

@@ -66,6 +66,10 @@ pub struct Profile {
     pub image: String,
     /// Tags that an annotation may name.
     pub allowed_tags: Vec<String>,
+    /// Images that an annotation may name; one that ends with `*` is a beginning.
+    pub allowed_images: Vec<String>,
+    /// Arguments of `tailscale up` that an annotation may name, without dashes.
+    pub allowed_extra_args: Vec<String>,
     /// Name of the Secret with the pre-auth keys of a namespace; default `headscale-auth-keys`.
     pub auth_key_secret_name: String,
     /// What annotations say where neither pod nor namespace does.
@@ -86,6 +90,8 @@ impl Default for Profile {
             hash: String::new(),
             image: IMAGE.to_owned(),
             allowed_tags: Vec::new(),
+            allowed_images: Vec::new(),
+            allowed_extra_args: Vec::new(),
             auth_key_secret_name: "headscale-auth-keys".to_owned(),
             defaults: Defaults::default(),
         }

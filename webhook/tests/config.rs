@@ -50,6 +50,8 @@ profiles:
   default:
     image: example.com/tailscale:v1
     allowedTags: ['tag:web']
+    allowedImages: ['registry.example.com/tailscale:*']
+    allowedExtraArgs: [--ssh, shields-up]
     authKeySecretName: keys
     annotations:
       hostname: '{service}-{namespace}'
@@ -116,7 +118,7 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             profile("allowedTag: []"),
-            "profiles.default.allowedTag is unknown: want one of image, allowedTags, authKeySecretName, annotations; did you mean allowedTags?",
+            "profiles.default.allowedTag is unknown: want one of image, allowedTags, allowedImages, allowedExtraArgs, authKeySecretName, annotations; did you mean allowedTags?",
         ),
         (
             profile("allowKernelMode: true"),
@@ -131,8 +133,28 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
             "profiles.default.annotations.wait is \"soon\": want true or false",
         ),
         (
-            profile("annotations: {proxy: 1055}"),
-            "profiles.default.annotations.proxy is not supported yet: remove it",
+            profile("annotations: {exit-node: true}"),
+            "profiles.default.annotations.exit-node is not supported yet: remove it",
+        ),
+        (
+            profile("annotations: {extra-args: --ssh}"),
+            "profiles.default.annotations.extra-args is \"--ssh\": --ssh is not allowed; the profile allows none: remove the annotation, or have the operator add it to profiles.default.allowedExtraArgs",
+        ),
+        (
+            profile("annotations: {ephemeral: 'false'}"),
+            "profiles.default.annotations.ephemeral is \"false\": without state of its own every pod would leave a node behind: want true, or state volume:<name> in a StatefulSet",
+        ),
+        (
+            profile("allowedExtraArgs: [--login-server]"),
+            "profiles.default.allowedExtraArgs is \"--login-server\": it would override what Sidescale sets: set sidescale.io/control-plane",
+        ),
+        (
+            profile("allowedExtraArgs: [--ssh=true]"),
+            "profiles.default.allowedExtraArgs is \"--ssh=true\": want names of arguments of tailscale up, such as --shields-up",
+        ),
+        (
+            profile("allowedImages: ['*']"),
+            "profiles.default.allowedImages is \"*\": want an image such as docker.io/tailscale/tailscale:v1.102.3, or the beginning of one with * at its end",
         ),
         (
             profile("annotations: {inject: tailscale}"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sidescale_webhook::annotations::{
     ApikeyManager, Decision, DenyReason, Injection, Key, Lookup, ManagedKey, NamespaceMetadata,
-    Refusal, ServerKeys, SkipReason, Subject, Tailscale, decide,
+    Refusal, ServerKeys, SkipReason, State, Subject, Tailscale, decide,
 };
 use sidescale_webhook::identity::Owner;
 use sidescale_webhook::profile::{Delivery, Policy};
@@ -38,8 +38,12 @@ fn ours(pairs: &[(&str, &str)]) -> Pairs {
 
 fn policy() -> Policy {
     let mut policy = Policy::for_login_server("https://hs.example.com").unwrap();
-    policy.profiles.get_mut("default").unwrap().allowed_tags =
-        vec!["tag:web".to_owned(), "tag:db".to_owned()];
+    let profile = policy.profiles.get_mut("default").unwrap();
+    profile.allowed_tags = vec!["tag:web".to_owned(), "tag:db".to_owned()];
+    profile.allowed_extra_args = ["ssh", "shields-up", "operator"]
+        .map(str::to_owned)
+        .to_vec();
+    profile.allowed_images = vec!["registry.example.com/ts:*".to_owned()];
     policy
 }
 
@@ -258,20 +262,63 @@ fn names_annotation_value_and_accepted_form_of_each_mistake() {
             "want <Secret name>/<data key>, such as my-keys/authkey",
         ),
         (
-            ("state", "memory"),
-            NotSupported,
-            "not supported yet, want emptydir",
+            ("state", "disk"),
+            BadValue,
+            "want emptydir, memory or volume:<name of one of the pod's volumes>",
         ),
-        (("state", "disk"), BadValue, "want emptydir"),
+        (
+            ("state", "volume:"),
+            BadValue,
+            "want emptydir, memory or volume:<name of one of the pod's volumes>",
+        ),
+        (
+            ("state", "volume:data"),
+            BadValue,
+            "only pods of a StatefulSet keep their name, and with it their state: want emptydir or memory",
+        ),
+        (
+            ("ephemeral", "false"),
+            BadValue,
+            "without state of its own every pod would leave a node behind: want true, or state volume:<name> in a StatefulSet",
+        ),
+        (("ephemeral", "no"), BadValue, "want true or false"),
         (
             ("userspace", "false"),
             NotSupported,
             "not supported yet, want true",
         ),
+        (("native-sidecar", "no"), BadValue, "want true or false"),
+        (("accept-dns", "yes"), BadValue, "want true or false"),
+        (("accept-routes", "1"), BadValue, "want true or false"),
         (
-            ("native-sidecar", "false"),
-            NotSupported,
-            "not supported yet, want true",
+            ("proxy", "true"),
+            BadValue,
+            "want a port from 1024 to 65535, such as 1055, or false",
+        ),
+        (
+            ("proxy", "+1055"),
+            BadValue,
+            "want a port from 1024 to 65535, such as 1055, or false",
+        ),
+        (
+            ("proxy", "443"),
+            BadValue,
+            "want a port from 1024 to 65535, such as 1055, or false",
+        ),
+        (
+            ("proxy-env", "true"),
+            BadValue,
+            "there is no proxy: want false, or set sidescale.io/proxy to a port such as 1055",
+        ),
+        (
+            ("image", "my image"),
+            BadValue,
+            "want an image such as docker.io/tailscale/tailscale:v1.102.3",
+        ),
+        (
+            ("image", "evil/tailscale"),
+            NotAllowed,
+            "the profile allows registry.example.com/ts:*, or have the operator add it to profiles.default.allowedImages",
         ),
         (("wait", "1"), BadValue, "want true or false"),
         (
@@ -295,17 +342,17 @@ fn names_annotation_value_and_accepted_form_of_each_mistake() {
             "want no less than the request, which is 128Mi",
         ),
         (
-            ("proxy", "1055"),
+            ("exit-node", "true"),
+            NotSupported,
+            "not supported yet, remove it",
+        ),
+        (
+            ("serve-config", "web"),
             NotSupported,
             "not supported yet, remove it",
         ),
         (
             ("profile", "other"),
-            NotSupported,
-            "not supported yet, remove it",
-        ),
-        (
-            ("ephemeral", "true"),
             NotSupported,
             "not supported yet, remove it",
         ),
@@ -540,12 +587,169 @@ fn remarks_on_a_buffer_that_renews_a_key_all_the_time() {
             assert_eq!(injection.remarks, [remark(key)]);
         });
     }
-    asking(
-        "apikey-manager",
-        &[("api-key-rotation-buffer", "480h")],
-        None,
-        |injection| assert!(injection.remarks.is_empty()),
-    );
+    for usual in ["168h", "240h", "480h"] {
+        let pairs = [("api-key-rotation-buffer", usual)];
+        asking("apikey-manager", &pairs, None, |injection| {
+            assert!(injection.remarks.is_empty());
+        });
+    }
+}
+
+#[test]
+fn reads_what_the_node_is_to_do() {
+    let pairs = [
+        ("accept-dns", "true"),
+        ("accept-routes", "true"),
+        ("proxy", "1080"),
+        ("proxy-env", "true"),
+        ("native-sidecar", "false"),
+        ("state", "memory"),
+        ("image", "registry.example.com/ts:v2"),
+        ("extra-args", "--ssh -shields-up"),
+    ];
+    injected(&pairs, None, |sidecar| {
+        assert!(sidecar.accept_dns && sidecar.accept_routes && !sidecar.native);
+        assert_eq!((sidecar.proxy, sidecar.proxy_env), (Some(1080), true));
+        assert_eq!(sidecar.state, State::Memory);
+        assert_eq!(sidecar.image, "registry.example.com/ts:v2");
+        assert_eq!(sidecar.extra_args, "--ssh -shields-up");
+    });
+    injected(&[], None, |sidecar| {
+        assert!(!sidecar.accept_dns && !sidecar.accept_routes && sidecar.native);
+        assert_eq!((sidecar.proxy, sidecar.proxy_env), (None, false));
+        assert_eq!(sidecar.state, State::EmptyDir);
+        assert_eq!(sidecar.extra_args, "");
+    });
+}
+
+#[test]
+fn lets_through_allowed_arguments_alone_however_they_are_spelt() {
+    for good in [
+        "",
+        " ",
+        "--ssh",
+        "-ssh",
+        "--ssh=true",
+        "--operator me",
+        "-operator=me",
+        "  --shields-up   --operator  me --ssh ",
+    ] {
+        injected(&[("extra-args", good)], None, |sidecar| {
+            assert_eq!(sidecar.extra_args, good);
+        });
+    }
+    let other = "want arguments of tailscale up with spaces between them, without quotes, backslashes and $, such as --shields-up";
+    let ours = |name: &str, instead: &str| {
+        format!("--{name} would override what Sidescale sets: {instead}")
+    };
+    let unknown = |name: &str| {
+        format!(
+            "--{name} is not allowed; the profile allows --ssh, --shields-up, --operator, or have the operator add it to profiles.default.allowedExtraArgs"
+        )
+    };
+    let plane = ours("login-server", "set sidescale.io/control-plane");
+    let key = |name: &str| ours(name, "the key comes from a Secret, so remove it");
+    let no_argument =
+        |word: &str| format!("{word:?} is no argument: want arguments such as --shields-up");
+    let stray = |word: &str| {
+        format!("{word:?} belongs to no argument: want arguments such as --shields-up")
+    };
+    let table = [
+        ("--login-server=https://evil", plane.clone()),
+        ("-login-server=https://evil", plane.clone()),
+        ("--login-server https://evil", plane.clone()),
+        ("-login-server https://evil", plane.clone()),
+        ("--ssh --login-server=https://evil", plane.clone()),
+        ("--operator --login-server=https://evil", plane.clone()),
+        ("--operator=me -login-server https://evil", plane),
+        ("--authkey=x", key("authkey")),
+        ("-auth-key x", key("auth-key")),
+        ("--client-secret=x", key("client-secret")),
+        (
+            "--advertise-tags=tag:web",
+            ours("advertise-tags", "set sidescale.io/tags"),
+        ),
+        (
+            "--hostname=x",
+            ours("hostname", "set sidescale.io/hostname"),
+        ),
+        (
+            "-accept-routes",
+            ours("accept-routes", "set sidescale.io/accept-routes"),
+        ),
+        (
+            "--exit-node=x",
+            ours(
+                "exit-node",
+                "routes and exit nodes are not supported yet, so remove it",
+            ),
+        ),
+        ("--reset", ours("reset", "remove it")),
+        ("--force-reauth", unknown("force-reauth")),
+        ("--ssh --unknown", unknown("unknown")),
+        ("---ssh", no_argument("---ssh")),
+        ("--", no_argument("--")),
+        ("-", no_argument("-")),
+        ("--=x", no_argument("--=x")),
+        ("--Ssh", no_argument("--Ssh")),
+        ("ssh", stray("ssh")),
+        ("--operator me you", stray("you")),
+        ("--ssh=true me", stray("me")),
+        ("--operator=$(TS_AUTHKEY)", other.to_owned()),
+        ("--operator='me'", other.to_owned()),
+        ("--ssh\n--login-server=https://evil", other.to_owned()),
+        ("--ssh\u{a0}--login-server=https://evil", other.to_owned()),
+    ];
+    for (value, want) in table {
+        let message = format!("annotation \"sidescale.io/extra-args\" is {value:?}: {want}");
+        api(
+            &[("inject", "true"), ("extra-args", value)],
+            None,
+            |decision| match decision {
+                Decision::Deny(refusal) => assert_eq!(refusal.message, message),
+                other => panic!("{value:?}: {other:?}"),
+            },
+        );
+    }
+}
+
+#[test]
+fn keeps_state_only_where_a_pod_keeps_its_name() {
+    let policy = policy();
+    let none = Pairs(Vec::new());
+    let annotations = ours(&[
+        ("inject", "true"),
+        ("state", "volume:data"),
+        ("ephemeral", "false"),
+    ]);
+    let owner = |kind| Some(Owner { kind, name: "db" });
+    let table = [
+        ("db-0", owner("StatefulSet"), true),
+        ("", owner("DaemonSet"), false),
+        ("", owner("Job"), false),
+        ("lone", None, true),
+    ];
+    for (name, owner, kept) in table {
+        let subject = Subject {
+            namespace: "shop",
+            name,
+            annotations: &annotations,
+            labels: &none,
+            owner,
+            namespace_metadata: None,
+            namespace_opted_in: false,
+        };
+        match decide(&subject, &policy) {
+            Decision::Inject(injection) => {
+                assert!(kept, "{owner:?}");
+                let sidecar = injection.tailscale.unwrap();
+                assert_eq!(sidecar.state, State::Volume("data"));
+                assert!(!managed(&sidecar).ephemeral);
+            }
+            Decision::Deny(_) => assert!(!kept, "{owner:?}"),
+            other @ Decision::Skip(_) => panic!("{other:?}"),
+        }
+    }
 }
 
 #[test]

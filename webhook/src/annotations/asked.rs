@@ -42,18 +42,18 @@ pub(crate) const KNOWN: [(&str, Support); 39] = [
     ("server-keys-secret", Support::Now),
     ("server-keys-files", Support::Now),
     ("server-keys-path", Support::Now),
+    ("ephemeral", Support::Now),
+    ("accept-dns", Support::Now),
+    ("accept-routes", Support::Now),
+    ("extra-args", Support::Now),
+    ("proxy", Support::Now),
+    ("proxy-env", Support::Now),
+    ("image", Support::Now),
     ("profile", Support::NotYet),
-    ("ephemeral", Support::NotYet),
     ("key-mode", Support::NotYet),
-    ("accept-dns", Support::NotYet),
-    ("accept-routes", Support::NotYet),
     ("advertise-routes", Support::NotYet),
     ("exit-node", Support::NotYet),
-    ("extra-args", Support::NotYet),
-    ("proxy", Support::NotYet),
-    ("proxy-env", Support::NotYet),
     ("serve-config", Support::NotYet),
-    ("image", Support::NotYet),
     ("status", Support::Ours),
 ];
 
@@ -86,9 +86,16 @@ pub(super) enum Key {
     KeysSecret,
     KeysFiles,
     KeysPath,
+    Ephemeral,
+    AcceptDns,
+    AcceptRoutes,
+    ExtraArgs,
+    Proxy,
+    ProxyEnv,
+    Image,
 }
 
-const KEYS: usize = Key::KeysPath as usize + 1;
+const KEYS: usize = Key::Image as usize + 1;
 
 /// A value, and where it stands.
 #[derive(Clone, Copy, Debug)]
@@ -322,5 +329,7 @@ mod tests {
             "api-key-rotation-buffer"
         );
         assert_eq!(KNOWN[Key::KeysPath as usize].0, "server-keys-path");
+        assert_eq!(KNOWN[Key::ProxyEnv as usize].0, "proxy-env");
+        assert_eq!(KNOWN[Key::Image as usize].0, "image");
     }
 }

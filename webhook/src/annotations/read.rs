@@ -177,30 +177,56 @@ pub(super) fn given_key<'a>(asked: &Asked<'a>) -> Result<Option<(&'a str, &'a st
 
 /// Refuses values of the table that are not built yet.
 pub(super) fn only_what_is_built(asked: &Asked<'_>) -> Result<(), Refusal> {
-    if let Some(value) = asked.get(Key::State)
-        && value.text != "emptydir"
-    {
-        let later = value.text == "memory" || value.text.starts_with("volume:");
-        return Err(if later {
-            asked.refuse(
-                DenyReason::NotSupported,
-                Key::State,
-                "not supported yet, want emptydir",
-            )
-        } else {
-            asked.bad(Key::State, "want emptydir")
-        });
-    }
-    for key in [Key::Userspace, Key::NativeSidecar] {
-        if asked.switch(key)? == Some(false) {
-            return Err(asked.refuse(
-                DenyReason::NotSupported,
-                key,
-                "not supported yet, want true",
-            ));
-        }
+    if asked.switch(Key::Userspace)? == Some(false) {
+        return Err(asked.refuse(
+            DenyReason::NotSupported,
+            Key::Userspace,
+            "not supported yet, want true",
+        ));
     }
     Ok(())
+}
+
+/// Whether the sidecar is a native one, and whether the app waits for it.
+pub(super) fn start(asked: &Asked<'_>) -> Result<(bool, bool), Refusal> {
+    let native = asked.switch(Key::NativeSidecar)?.unwrap_or(true);
+    let wait = asked.switch(Key::Wait)?.unwrap_or(false);
+    if wait && !native {
+        let want =
+            "an app can wait for a native sidecar alone: want true, or remove sidescale.io/wait";
+        return Err(asked.bad(Key::NativeSidecar, want));
+    }
+    Ok((native, wait))
+}
+
+/// The image, where the profile allows it.
+pub(super) fn image<'a>(asked: &Asked<'a>, profile: &'a Profile) -> Result<&'a str, Refusal> {
+    let Some(value) = asked.get(Key::Image) else {
+        return Ok(&profile.image);
+    };
+    let image = value.text;
+    if !forms::is_image(image) {
+        return Err(asked.bad(Key::Image, forms::IMAGE));
+    }
+    let allows = |allowed: &String| match allowed.strip_suffix('*') {
+        Some(beginning) => image.starts_with(beginning),
+        None => image == allowed,
+    };
+    if value.place == Place::Profile
+        || image == profile.image
+        || profile.allowed_images.iter().any(allows)
+    {
+        return Ok(image);
+    }
+    let allowed = match &profile.allowed_images[..] {
+        [] => "none but its own: remove the annotation".to_owned(),
+        allowed => allowed.join(", "),
+    };
+    let want = format!(
+        "the profile allows {allowed}, or have the operator add it to profiles.{}.allowedImages",
+        asked.profile()
+    );
+    Err(asked.refuse(DenyReason::NotAllowed, Key::Image, &want))
 }
 
 /// The name in the tailnet.

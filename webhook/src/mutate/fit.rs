@@ -1,20 +1,23 @@
 //! What a pod's spec adds to the decision: which kinds stay, and how each of them fits in. Pure.
 
-use crate::annotations::{DenyReason, Injection, PREFIX, Refusal, SkipReason, Tailscale};
+use crate::annotations::{DenyReason, Injection, PREFIX, Refusal, SkipReason, State, Tailscale};
 use crate::pod::{Containers, Details, Spec};
 use crate::profile::Delivery;
 use crate::sidecar::shapes::Needs;
-use crate::sidecar::{apikey_manager, server_keys, tailscale};
+use crate::sidecar::{apikey_manager, proxy_env, server_keys, tailscale};
 
 const HAND_MADE_MANAGER: &str = "no apikey-manager: a container of the pod is one already; remove it, or this kind from annotation 'sidescale.io/inject'";
+const HAND_MADE_TAILSCALE: &str = "no Tailscale sidecar: a container of the pod is named tailscale, ts-sidecar or tailscale-sidecar; remove it, or this kind from annotation 'sidescale.io/inject'";
 const HAND_MADE_KEYS: &str = "no server keys: the pod mounts every one of these files already; remove the mounts, or this kind from annotation 'sidescale.io/inject'";
 
 /// What only the pod's spec decides.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Fit<'a> {
     pub(crate) tailscale: Option<tailscale::Fit>,
     pub(crate) apikey_manager: Option<apikey_manager::Fit<'a>>,
     pub(crate) server_keys: Option<server_keys::Fit<'a>>,
+    /// What the app's containers are told of the proxy.
+    pub(crate) proxy_env: Vec<proxy_env::Missing<'a>>,
     /// What the author is warned of.
     pub(crate) remarks: Vec<String>,
 }
@@ -48,7 +51,7 @@ pub(super) fn prune(
     let tailscale = if spec.host_network == Some(true) {
         Some(SkipReason::HostNetwork)
     } else if lists.iter().flatten().any(|list| list.tailscale) {
-        whole.or(Some(SkipReason::NameTaken))
+        whole.or(Some(SkipReason::HandMade))
     } else {
         whole
     };
@@ -61,7 +64,7 @@ pub(super) fn prune(
     if let Some(reason) = tailscale
         && injection.tailscale.take().is_some()
     {
-        dropped.push((reason, reason.remark()));
+        dropped.push((reason, reason.remark().or(Some(HAND_MADE_TAILSCALE))));
     }
     if let Some(reason) = manager
         && injection.apikey_manager.take().is_some()
@@ -108,6 +111,12 @@ pub(super) fn fit<'a>(
     let mut fit = Fit::default();
     if let Some(sidecar) = &injection.tailscale {
         fit.tailscale = Some(fit_tailscale(sidecar, spec, needs)?);
+        if let Some(details) = details {
+            check_state(sidecar, details, &mut fit.remarks)?;
+            check_proxy(sidecar, details)?;
+            let port = sidecar.proxy.filter(|_| sidecar.proxy_env);
+            fit.proxy_env = port.map_or_else(Vec::new, |port| proxy_env::missing(details, port));
+        }
     }
     if let (Some(manager), Some(details)) = (&injection.apikey_manager, details) {
         let manager = apikey_manager::fit(manager, details, needs)?;
@@ -150,7 +159,7 @@ fn fit_tailscale(
     };
     let lists = [spec.init_containers.as_ref(), spec.containers.as_ref()];
     let health_port = if sidecar.wait {
-        Some(free_port(lists)?)
+        Some(free_port(lists, sidecar.proxy)?)
     } else {
         None
     };
@@ -161,8 +170,67 @@ fn fit_tailscale(
     })
 }
 
-fn free_port(lists: [Option<&Containers>; 2]) -> Result<u16, Refusal> {
-    Containers::free_port(lists).ok_or_else(|| {
+/// The volume has to be there, and the sidecar has to be able to write to it.
+fn check_state(
+    sidecar: &Tailscale<'_>,
+    details: &Details<'_>,
+    remarks: &mut Vec<String>,
+) -> Result<(), Refusal> {
+    let State::Volume(volume) = sidecar.state else {
+        return Ok(());
+    };
+    let volumes = details.spec.volumes.as_deref().unwrap_or_default();
+    if !volumes.iter().any(|known| &*known.name == volume) {
+        let names: Vec<&str> = volumes.iter().map(|known| &*known.name).collect();
+        let names = match names[..] {
+            [] => "emptydir, for the pod has no volumes".to_owned(),
+            _ => format!("volume:<name> with one of {}", names.join(", ")),
+        };
+        let message = format!(
+            "annotation \"{PREFIX}state\" is \"volume:{volume}\": the pod has no such volume, want {names}"
+        );
+        return Err(Refusal {
+            reason: DenyReason::BadValue,
+            message,
+        });
+    }
+    let security = details.spec.security_context.unwrap_or_default();
+    if security.fs_group.is_none() {
+        remarks.push(format!(
+            "annotation '{PREFIX}state' is 'volume:{volume}': the sidecar runs as uid {} and can write there only if everybody can, so set the pod's securityContext.fsGroup",
+            tailscale::USER
+        ));
+    }
+    Ok(())
+}
+
+/// No container of the pod may have the port that the proxy is to listen on.
+fn check_proxy(sidecar: &Tailscale<'_>, details: &Details<'_>) -> Result<(), Refusal> {
+    let Some(port) = sidecar.proxy else {
+        return Ok(());
+    };
+    let containers = details.spec.containers.iter();
+    let user = containers.into_iter().find(|container| {
+        let mut ports = container.ports.iter().flatten();
+        ports.any(|used| used.container_port == Some(port))
+    });
+    match user {
+        Some(container) => {
+            let message = format!(
+                "annotation \"{PREFIX}proxy\" is \"{port}\": container {:?} has that port, want another",
+                &*container.name
+            );
+            Err(Refusal {
+                reason: DenyReason::BadValue,
+                message,
+            })
+        }
+        None => Ok(()),
+    }
+}
+
+fn free_port(lists: [Option<&Containers>; 2], proxy: Option<u16>) -> Result<u16, Refusal> {
+    Containers::free_port(lists, proxy).ok_or_else(|| {
         let message = format!(
             "annotation \"{PREFIX}wait\" is \"true\": the health check needs a port from 9002 to 9065, and the pod's containers use all of them: free one, or remove the annotation"
         );

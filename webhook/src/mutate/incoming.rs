@@ -93,7 +93,9 @@ impl Incoming<'_> {
             } = kinds;
             let volumes = self.spec.volumes.as_ref();
             (!server_keys || volumes.is_some_and(|volumes| volumes.server_keys))
-                && (!tailscale || has(init_containers.as_ref(), |list| list.tailscale))
+                && (!tailscale
+                    || has(init_containers.as_ref(), |list| list.tailscale)
+                    || has(containers.as_ref(), |list| list.tailscale))
                 && (!apikey_manager || has(containers.as_ref(), |list| list.manager))
         })
     }

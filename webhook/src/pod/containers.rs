@@ -13,10 +13,13 @@ use crate::text::Text;
 pub(crate) const FIRST_PORT: u16 = 9002;
 const PORTS: u16 = 64;
 
+/// Names that a Tailscale sidecar has: ours, and those of the manuals and of other tools.
+const HAND_MADE: [&str; 3] = [CONTAINER, "ts-sidecar", "tailscale-sidecar"];
+
 /// Sums up a list of containers.
 #[derive(Debug)]
 pub(crate) struct Containers {
-    /// Whether one is named as the Tailscale sidecar is.
+    /// Whether one is named as a Tailscale sidecar is, ours or one made by hand.
     pub(crate) tailscale: bool,
     /// Whether one is named as the manager of the API key is.
     pub(crate) manager: bool,
@@ -82,12 +85,13 @@ struct Amounts {
 struct Amount(Option<u128>);
 
 impl Containers {
-    /// A port that none of these uses.
-    pub(crate) fn free_port(lists: [Option<&Self>; 2]) -> Option<u16> {
+    /// A port that none of these uses, and that is not `other`.
+    pub(crate) fn free_port(lists: [Option<&Self>; 2], other: Option<u16>) -> Option<u16> {
+        let other = other.map_or(0, |port| Port(u64::from(port)).bit());
         let taken = lists
             .into_iter()
             .flatten()
-            .fold(0, |taken, list| taken | list.taken);
+            .fold(other, |taken, list| taken | list.taken);
         let free = u16::try_from(taken.trailing_ones())
             .ok()
             .filter(|free| *free < PORTS)?;
@@ -143,8 +147,9 @@ impl<'de> Deserialize<'de> for Containers {
                 startup_probe,
                 resources,
             } = container;
-            all.tailscale |= name.as_deref() == Some(CONTAINER);
-            all.manager |= name.as_deref() == Some(MANAGER);
+            let name = name.as_deref().unwrap_or_default();
+            all.tailscale |= HAND_MADE.contains(&name);
+            all.manager |= name == MANAGER;
             all.guaranteed &= resources.is_some_and(|needs| needs.guaranteed());
             all.taken |= ports.map_or(0, |ports| ports.0);
             for Probe {

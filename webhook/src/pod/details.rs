@@ -21,6 +21,8 @@ pub(crate) struct Spec<'a> {
     pub(crate) security_context: Option<SecurityContext>,
     #[serde(borrow)]
     pub(crate) containers: Vec<Container<'a>>,
+    #[serde(borrow)]
+    pub(crate) volumes: Option<Vec<Named<'a>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -36,7 +38,24 @@ pub(crate) struct Container<'a> {
     pub(crate) args: Option<Vec<Text<'a>>>,
     pub(crate) security_context: Option<SecurityContext>,
     #[serde(borrow)]
+    pub(crate) env: Option<Vec<Named<'a>>>,
+    pub(crate) ports: Option<Vec<ContainerPort>>,
+    #[serde(borrow)]
     pub(crate) volume_mounts: Option<Vec<VolumeMount<'a>>>,
+}
+
+/// Something with a name: a volume, a variable.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Named<'a> {
+    #[serde(borrow)]
+    pub(crate) name: Text<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct ContainerPort {
+    pub(crate) container_port: Option<u16>,
 }
 
 /// Who a pod or a container runs as.

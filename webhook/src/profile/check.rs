@@ -11,7 +11,7 @@ use super::{
     Config, ControlPlane, ControlPlaneConfig, DEFAULT, IMAGE, OWN_IMAGE, OnLost, Policy, Profile,
     ProfileConfig, Rotation, RotationConfig, SecretConfig, USER_TEMPLATE, WebhookConfig,
 };
-use crate::annotations::{KNOWN, Support, check_defaults};
+use crate::annotations::{KNOWN, Support, check_defaults, is_argument, of_ours};
 use crate::forms;
 
 /// Says what is wrong with a configuration.
@@ -233,6 +233,8 @@ fn profile(config: ProfileConfig) -> Result<Profile, ConfigError> {
     let ProfileConfig {
         image,
         allowed_tags,
+        allowed_images,
+        allowed_extra_args,
         auth_key_secret_name,
         annotations,
         rest,
@@ -240,8 +242,6 @@ fn profile(config: ProfileConfig) -> Result<Profile, ConfigError> {
     let path = |key: &str| format!("profiles.{DEFAULT}.{key}");
     let later = [
         "allowKernelMode",
-        "allowedExtraArgs",
-        "allowedImages",
         "containerOverride",
         "imagePullSecrets",
         "namespaces",
@@ -251,11 +251,19 @@ fn profile(config: ProfileConfig) -> Result<Profile, ConfigError> {
     refuse(
         &rest,
         &path(""),
-        &["image", "allowedTags", "authKeySecretName", "annotations"],
+        &[
+            "image",
+            "allowedTags",
+            "allowedImages",
+            "allowedExtraArgs",
+            "authKeySecretName",
+            "annotations",
+        ],
         &later,
     )?;
     let mut profile = Profile {
         allowed_tags,
+        allowed_images,
         ..Profile::default()
     };
     if let Some(image) = image {
@@ -267,6 +275,19 @@ fn profile(config: ProfileConfig) -> Result<Profile, ConfigError> {
             tag,
             "want tags such as tag:web, in lower case",
         ));
+    }
+    for image in &profile.allowed_images {
+        if !forms::is_image(image.strip_suffix('*').unwrap_or(image)) {
+            let want = format!(
+                "{}, or the beginning of one with * at its end",
+                forms::IMAGE
+            );
+            return Err(value(path("allowedImages"), image, &want));
+        }
+    }
+    for argument in allowed_extra_args {
+        let argument = extra_arg(path("allowedExtraArgs"), &argument)?;
+        profile.allowed_extra_args.push(argument);
     }
     if let Some(name) = auth_key_secret_name {
         if !forms::is_dns_subdomain(&name, 253) {
@@ -288,6 +309,21 @@ fn profile(config: ProfileConfig) -> Result<Profile, ConfigError> {
         .map(|byte| format!("{byte:02x}"))
         .collect();
     Ok(profile)
+}
+
+fn extra_arg(path: String, argument: &str) -> Result<String, ConfigError> {
+    let name = argument.strip_prefix("--").unwrap_or(argument);
+    if !is_argument(name) {
+        let want = "want names of arguments of tailscale up, such as --shields-up";
+        return Err(value(path, argument, want));
+    }
+    match of_ours(name) {
+        Some(instead) => {
+            let want = format!("it would override what Sidescale sets: {instead}");
+            Err(value(path, argument, &want))
+        }
+        None => Ok(name.to_owned()),
+    }
 }
 
 /// Takes the default of one annotation; its value is checked with all others, when the whole policy is there.
@@ -333,7 +369,7 @@ fn own_image(config: WebhookConfig) -> Result<String, ConfigError> {
 }
 
 fn checked_image(path: String, image: String, such: &str) -> Result<String, ConfigError> {
-    if image.is_empty() || !image.bytes().all(|b| b.is_ascii_graphic()) {
+    if !forms::is_image(&image) {
         return Err(value(
             path,
             &image,

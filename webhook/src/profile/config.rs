@@ -66,6 +66,10 @@ pub struct ProfileConfig {
     pub image: Option<String>,
     /// Tags that an annotation may name.
     pub allowed_tags: Vec<String>,
+    /// Images that an annotation may name; one that ends with `*` is a beginning.
+    pub allowed_images: Vec<String>,
+    /// Arguments of `tailscale up` that an annotation may name, such as `--shields-up`.
+    pub allowed_extra_args: Vec<String>,
     /// Name of the Secret with the pre-auth keys of a namespace.
     pub auth_key_secret_name: Option<String>,
     /// Default value of annotations, by their name without our prefix.

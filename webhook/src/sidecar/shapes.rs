@@ -50,16 +50,28 @@ pub(crate) enum Value<'a> {
     Text(&'a str),
     #[serde(rename = "value")]
     Joined(Joined<'a>),
+    #[serde(rename = "value")]
+    Proxy(Proxy),
     #[serde(rename = "valueFrom")]
     From(Source<'a>),
 }
 
-/// Text in two parts, joined as it is written.
-pub(crate) struct Joined<'a>(pub(crate) &'a str, pub(crate) &'a str);
+/// Text in parts, joined as it is written.
+pub(crate) struct Joined<'a>(pub(crate) [&'a str; 5]);
 
 impl Serialize for Joined<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{}{}", self.0, self.1))
+        let [a, b, c, d, e] = self.0;
+        serializer.collect_str(&format_args!("{a}{b}{c}{d}{e}"))
+    }
+}
+
+/// The address of the pod's own proxy, and what comes before it.
+pub(crate) struct Proxy(pub(crate) &'static str, pub(crate) u16);
+
+impl Serialize for Proxy {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{}127.0.0.1:{}", self.0, self.1))
     }
 }
 
@@ -135,6 +147,8 @@ pub(crate) struct Mount<'a> {
     pub(crate) mount_path: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) sub_path: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sub_path_expr: Option<&'static str>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) read_only: bool,
 }
@@ -248,6 +262,7 @@ impl<'a> Mount<'a> {
             name,
             mount_path,
             sub_path: None,
+            sub_path_expr: None,
             read_only: false,
         }
     }

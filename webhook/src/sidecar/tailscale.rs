@@ -2,10 +2,10 @@
 
 use super::TOKEN_DIRECTORY;
 use super::shapes::{
-    Container, Env, HttpGet, Item, Joined, Mount, Needs, Probe, Resources, SecurityContext, Source,
-    Value, Volume, VolumeSource,
+    Container, Env, HttpGet, Item, Joined, Mount, Needs, Probe, Proxy, Resources, SecurityContext,
+    Source, Value, Volume, VolumeSource,
 };
-use crate::annotations::{Key, Tailscale};
+use crate::annotations::{Key, State, Tailscale};
 use crate::pod::CONTAINER;
 use crate::profile::Delivery;
 
@@ -17,11 +17,13 @@ const NO_TOKEN: &str = "sidescale-no-token";
 const AUTH_KEY: &str = "sidescale-auth-key";
 const PRIVATE_CA: &str = "sidescale-private-ca";
 
+const STATE_DIRECTORY: &str = "/var/lib/tailscale";
 const AUTH_KEY_DIRECTORY: &str = "/etc/sidescale/auth-key";
 const PRIVATE_CA_DIRECTORY: &str = "/etc/sidescale/private-ca";
 
+/// Is the sidecar's user and group.
 // Tailscale's image runs as root; Pod Security "restricted" and the kubelet want a number that is not 0.
-const USER: i64 = 65_532;
+pub(crate) const USER: i64 = 65_532;
 // The pod's other containers do not mount the volume, and our user owns no file in it.
 const READABLE: u32 = 0o444;
 
@@ -33,7 +35,7 @@ const STARTUP_SECONDS: u32 = 90;
 pub(crate) struct Fit {
     /// How the key reaches it.
     pub(crate) delivery: Delivery,
-    /// Port of its health check, where the app waits for it.
+    /// Port of its health check, where the app waits for it; no container of the pod uses it.
     pub(crate) health_port: Option<u16>,
     /// What it requests.
     pub(crate) needs: Needs,
@@ -48,9 +50,9 @@ pub(crate) fn container<'a>(
     Container {
         name: CONTAINER,
         image: sidecar.image,
-        // A native sidecar: it starts before the app, and does not keep a Job from finishing.
         args: Vec::new(),
-        restart_policy: Some("Always"),
+        // A native sidecar: it starts before the app, and does not keep a Job from finishing.
+        restart_policy: sidecar.native.then_some("Always"),
         env: env(sidecar, fit, port_text),
         resources: Resources::of(&sidecar.resources, fit.needs),
         startup_probe: fit.health_port.map(|port| Probe {
@@ -84,8 +86,10 @@ pub(crate) fn volumes<'a>(sidecar: &'a Tailscale<'_>, fit: Fit, volumes: &mut Ve
             },
         }
     };
+    if sidecar.state == State::EmptyDir {
+        volumes.push(empty(STATE, "256Mi"));
+    }
     volumes.extend([
-        empty(STATE, "256Mi"),
         empty(RUN, "16Mi"),
         empty(TMP, "64Mi"),
         empty(NO_TOKEN, "1Mi"),
@@ -116,9 +120,9 @@ fn env<'a>(sidecar: &'a Tailscale<'_>, fit: Fit, port_text: &'a str) -> Vec<Env<
     };
     let (secret, data_key) = secret(sidecar);
     let hostname = &sidecar.hostname;
-    let mut env = Vec::with_capacity(18);
-    // Before TS_HOSTNAME, which refers to them.
-    if hostname.needs_pod_name {
+    let mut env = Vec::with_capacity(20);
+    // Before TS_HOSTNAME, which refers to them; the volume's path does too.
+    if hostname.needs_pod_name || matches!(sidecar.state, State::Volume(_)) {
         env.push(field("POD_NAME", "metadata.name"));
     }
     if hostname.needs_node_name {
@@ -143,19 +147,55 @@ fn env<'a>(sidecar: &'a Tailscale<'_>, fit: Fit, port_text: &'a str) -> Vec<Env<
         text("TS_HOSTNAME", &hostname.text),
         Env {
             name: "TS_EXTRA_ARGS",
-            value: Value::Joined(Joined("--login-server=", sidecar.login_server)),
+            value: Value::Joined(Joined([
+                "--login-server=",
+                sidecar.login_server,
+                if sidecar.accept_routes {
+                    " --accept-routes"
+                } else {
+                    ""
+                },
+                if sidecar.extra_args.is_empty() {
+                    ""
+                } else {
+                    " "
+                },
+                sidecar.extra_args,
+            ])),
         },
         // Otherwise every start of the container would log in anew, with a key that may have expired.
         text("TS_AUTH_ONCE", "true"),
         text("TS_USERSPACE", "true"),
-        text("TS_ACCEPT_DNS", "false"),
-        // A subdirectory: tailscaled changes the mode of its directory, and the volume belongs to root.
-        text("TS_STATE_DIR", "/var/lib/tailscale/state"),
+        text(
+            "TS_ACCEPT_DNS",
+            if sidecar.accept_dns { "true" } else { "false" },
+        ),
         text("TS_SOCKET", "/var/run/tailscale/tailscaled.sock"),
         text("TS_LOGS_DIR", "/tmp"),
         // Nobody at Tailscale supports a node of Headscale, and nobody there should get its logs.
         text("TS_NO_LOGS_NO_SUPPORT", "true"),
     ]);
+    asked_for(sidecar, fit, port_text, &mut env);
+    env
+}
+
+/// Appends what only some sidecars have.
+fn asked_for<'a>(sidecar: &Tailscale<'_>, fit: Fit, port_text: &'a str, env: &mut Vec<Env<'a>>) {
+    let text = |name, value| Env {
+        name,
+        value: Value::Text(value),
+    };
+    if sidecar.state != State::Memory {
+        // A subdirectory: tailscaled changes the mode of its directory, and the volume belongs to root.
+        env.push(text("TS_STATE_DIR", "/var/lib/tailscale/state"));
+    }
+    if let Some(port) = sidecar.proxy {
+        // One port serves both; on the pod's address it would open the tailnet to the cluster.
+        for name in ["TS_SOCKS5_SERVER", "TS_OUTBOUND_HTTP_PROXY_LISTEN"] {
+            let value = Value::Proxy(Proxy("", port));
+            env.push(Env { name, value });
+        }
+    }
     if sidecar.private_ca {
         env.push(text("SSL_CERT_DIR", PRIVATE_CA_DIRECTORY));
     }
@@ -163,19 +203,26 @@ fn env<'a>(sidecar: &'a Tailscale<'_>, fit: Fit, port_text: &'a str) -> Vec<Env<
         env.push(text("TS_ENABLE_HEALTH_CHECK", "true"));
         env.push(Env {
             name: "TS_LOCAL_ADDR_PORT",
-            value: Value::Joined(Joined("[::]:", port_text)),
+            value: Value::Joined(Joined(["[::]:", port_text, "", "", ""])),
         });
     } else {
         // A control plane that is away restarts nothing.
         env.push(text("TS_BOOT_TIMEOUT", "8760h"));
     }
-    env
 }
 
-fn mounts(sidecar: &Tailscale<'_>, fit: Fit) -> Vec<Mount<'static>> {
+fn mounts<'a>(sidecar: &'a Tailscale<'_>, fit: Fit) -> Vec<Mount<'a>> {
     let mut mounts = Vec::with_capacity(6);
+    match sidecar.state {
+        State::EmptyDir => mounts.push(Mount::writable(STATE, STATE_DIRECTORY)),
+        State::Memory => {}
+        // Each pod has a directory of its own, whoever else uses the volume.
+        State::Volume(name) => mounts.push(Mount {
+            sub_path_expr: Some("tailscale/$(POD_NAME)"),
+            ..Mount::writable(name, STATE_DIRECTORY)
+        }),
+    }
     mounts.extend([
-        Mount::writable(STATE, "/var/lib/tailscale"),
         Mount::writable(RUN, "/var/run/tailscale"),
         Mount::writable(TMP, "/tmp"),
         Mount::readable(NO_TOKEN, TOKEN_DIRECTORY),

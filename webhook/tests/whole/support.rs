@@ -104,6 +104,7 @@ fn assert_only_additions(before: &Value, after: &Value) {
         remove(metadata, "labels", "sidescale.io/sidecar");
         remove(metadata, "annotations", "sidescale.io/status");
     }
+    assert_evictable(&mut before, &mut rest);
     if !kinds.is_empty() {
         let had = before["spec"]["volumes"].as_array().map_or(0, Vec::len);
         let volumes = take_after(&mut rest["spec"]["volumes"], had);
@@ -113,16 +114,6 @@ fn assert_only_additions(before: &Value, after: &Value) {
         );
         let pod_level = &after["spec"]["securityContext"];
         let mut ours = Vec::new();
-        if kinds.contains(&"tailscale") {
-            let sidecar = rest["spec"]["initContainers"]
-                .as_array_mut()
-                .unwrap()
-                .remove(0);
-            assert_eq!(sidecar, typed["spec"]["initContainers"][0], "{UNKNOWN}");
-            assert!(is_restricted(&sidecar, &Value::Null), "{sidecar}");
-            assert!(hides_the_token(&sidecar), "{sidecar}");
-            ours.push(sidecar);
-        }
         if kinds.contains(&"apikey-manager") {
             let containers = rest["spec"]["containers"].as_array_mut().unwrap();
             let manager = containers.pop().unwrap();
@@ -138,10 +129,82 @@ fn assert_only_additions(before: &Value, after: &Value) {
             );
             ours.push(manager);
         }
+        if kinds.contains(&"tailscale") {
+            let sidecar = take_sidecar(&mut rest, &typed);
+            assert!(is_restricted(&sidecar, &Value::Null), "{sidecar}");
+            assert!(hides_the_token(&sidecar), "{sidecar}");
+            ours.push(sidecar);
+        }
         let own = take_mounts(&mut rest, &before);
+        take_proxy(&mut rest, &before);
         assert_mounts(&ours, &own, &volumes);
     }
     assert_eq!(without_empty(&rest), without_empty(&before));
+}
+
+/// Takes the Tailscale sidecar out: the first init container, or the last ordinary one.
+fn take_sidecar(pod: &mut Value, typed: &Value) -> Value {
+    let init = pod["spec"]["initContainers"].as_array_mut();
+    let native = init.filter(|list| {
+        list.first()
+            .is_some_and(|first| first["name"] == "tailscale")
+    });
+    if let Some(list) = native {
+        let sidecar = list.remove(0);
+        assert_eq!(sidecar, typed["spec"]["initContainers"][0], "{UNKNOWN}");
+        assert_eq!(sidecar["restartPolicy"], "Always");
+        return sidecar;
+    }
+    let containers = pod["spec"]["containers"].as_array_mut().unwrap();
+    let sidecar = containers.pop().unwrap();
+    assert_eq!(
+        sidecar,
+        typed["spec"]["containers"][containers.len()],
+        "{UNKNOWN}"
+    );
+    assert!(sidecar["restartPolicy"].is_null());
+    sidecar
+}
+
+/// Takes out the variables of the proxy that come after the containers' own.
+fn take_proxy(pod: &mut Value, before: &Value) {
+    let containers = pod["spec"]["containers"].as_array_mut().unwrap();
+    let own = before["spec"]["containers"].as_array().unwrap();
+    for (container, before) in containers.iter_mut().zip(own) {
+        let had = before["env"].as_array().map_or(0, Vec::len);
+        for added in take_after(&mut container["env"], had) {
+            let name = added["name"].as_str().unwrap();
+            assert!(name.ends_with("_PROXY"), "{added}");
+            let own = before["env"].as_array().into_iter().flatten();
+            assert!(own.into_iter().all(|own| own["name"] != name), "{added}");
+        }
+        if before["env"].is_null() {
+            container.as_object_mut().unwrap().remove("env");
+        }
+    }
+}
+
+/// What the pod says to the autoscaler comes first, then come our empty volumes.
+fn assert_evictable(before: &mut Value, after: &mut Value) {
+    let key = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
+    let theirs = before["metadata"]["annotations"][key].as_str();
+    let theirs = theirs.map(str::to_owned).unwrap_or_default();
+    let all = after["metadata"]["annotations"][key].as_str();
+    let all = all.map(str::to_owned).unwrap_or_default();
+    let ours = all.strip_prefix(&theirs).unwrap();
+    let ours: Vec<&str> = ours.split(',').filter(|name| !name.is_empty()).collect();
+    let volumes = after["spec"]["volumes"].as_array().into_iter().flatten();
+    let empty: Vec<&str> = volumes
+        .filter(|volume| volume["emptyDir"].is_object())
+        .filter_map(|volume| volume["name"].as_str())
+        .filter(|name| name.starts_with("sidescale-"))
+        .filter(|_| !ours.is_empty() || all.len() > theirs.len())
+        .collect();
+    assert_eq!(ours, empty);
+    for pod in [before, after] {
+        let metadata = pod["metadata"].as_object_mut().unwrap();
+        remove(metadata, "annotations", key);
+    }
 }
 
 const UNKNOWN: &str = "a field of the sidecar is none of Kubernetes'";

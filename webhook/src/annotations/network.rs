@@ -1,0 +1,114 @@
+//! What the node is to do in the tailnet beyond being there: names, routes, arguments, a proxy for the app. Pure.
+
+use super::asked::{Asked, Key};
+use super::{DenyReason, Refusal};
+use crate::profile::Profile;
+
+const PROXY: &str = "want a port from 1024 to 65535, such as 1055, or false";
+
+/// Arguments of `tailscale up` that annotations of their own, or we ourselves, decide.
+const OURS: [(&str, &str); 16] = [
+    ("accept-dns", "set sidescale.io/accept-dns"),
+    ("accept-routes", "set sidescale.io/accept-routes"),
+    ("advertise-exit-node", ROUTES),
+    ("advertise-routes", ROUTES),
+    ("advertise-tags", "set sidescale.io/tags"),
+    ("audience", KEY),
+    ("auth-key", KEY),
+    ("authkey", KEY),
+    ("client-id", KEY),
+    ("client-secret", KEY),
+    ("exit-node", ROUTES),
+    ("exit-node-allow-lan-access", ROUTES),
+    ("hostname", "set sidescale.io/hostname"),
+    ("id-token", KEY),
+    ("login-server", "set sidescale.io/control-plane"),
+    ("reset", "remove it"),
+];
+const KEY: &str = "the key comes from a Secret, so remove it";
+const ROUTES: &str = "routes and exit nodes are not supported yet, so remove it";
+
+/// Whether `tailscale up` takes its `name` from us, and what to do instead.
+pub(crate) fn of_ours(name: &str) -> Option<&'static str> {
+    let found = OURS.iter().find(|(ours, _)| *ours == name);
+    found.map(|(_, instead)| *instead)
+}
+
+/// Whether `name` has the form of an argument's name, without dashes before it.
+pub(crate) fn is_argument(name: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    !name.is_empty() && !name.starts_with('-') && name.bytes().all(fits)
+}
+
+/// Arguments for `tailscale up`, each allowed by the profile.
+///
+/// They are read as Go's `flag` reads them: `-x` is `--x`, a value follows `=` or is the next word, and there is no quoting.
+pub(super) fn extra_args<'a>(asked: &Asked<'a>, profile: &Profile) -> Result<&'a str, Refusal> {
+    let Some(value) = asked.get(Key::ExtraArgs) else {
+        return Ok("");
+    };
+    // `$(X)` would be replaced by the kubelet, by the key itself if X is TS_AUTHKEY.
+    let fits = |b: u8| b == b' ' || (b.is_ascii_graphic() && !b"$\"'\\`".contains(&b));
+    if !value.text.bytes().all(fits) {
+        let want = "want arguments of tailscale up with spaces between them, without quotes, backslashes and $, such as --shields-up";
+        return Err(asked.bad(Key::ExtraArgs, want));
+    }
+    let mut takes_a_value = false;
+    for word in value.text.split_ascii_whitespace() {
+        let Some(name) = word.strip_prefix('-') else {
+            if std::mem::take(&mut takes_a_value) {
+                continue;
+            }
+            let want =
+                format!("{word:?} belongs to no argument: want arguments such as --shields-up");
+            return Err(asked.bad(Key::ExtraArgs, &want));
+        };
+        let name = name.strip_prefix('-').unwrap_or(name);
+        takes_a_value = !name.contains('=');
+        let name = name.split_once('=').map_or(name, |(name, _)| name);
+        if !is_argument(name) {
+            let want = format!("{word:?} is no argument: want arguments such as --shields-up");
+            return Err(asked.bad(Key::ExtraArgs, &want));
+        }
+        if let Some(instead) = of_ours(name) {
+            let want = format!("--{name} would override what Sidescale sets: {instead}");
+            return Err(asked.refuse(DenyReason::NotAllowed, Key::ExtraArgs, &want));
+        }
+        let allowed = &profile.allowed_extra_args;
+        if !allowed.iter().any(|allowed| allowed == name) {
+            let allowed: Vec<String> = allowed.iter().map(|name| format!("--{name}")).collect();
+            let allowed = match &allowed[..] {
+                [] => "none: remove the annotation".to_owned(),
+                allowed => allowed.join(", "),
+            };
+            let want = format!(
+                "--{name} is not allowed; the profile allows {allowed}, or have the operator add it to profiles.{}.allowedExtraArgs",
+                asked.profile()
+            );
+            return Err(asked.refuse(DenyReason::NotAllowed, Key::ExtraArgs, &want));
+        }
+    }
+    Ok(value.text)
+}
+
+/// The port of the proxy, and whether the app's containers are told of it.
+pub(super) fn proxy(asked: &Asked<'_>) -> Result<(Option<u16>, bool), Refusal> {
+    let port = match asked.get(Key::Proxy) {
+        None => None,
+        Some(value) if value.text == "false" => None,
+        Some(value) => {
+            let digits = value.text.bytes().all(|b| b.is_ascii_digit());
+            let port: Option<u16> = value.text.parse().ok();
+            let port = port.filter(|port| digits && *port >= 1024);
+            Some(port.ok_or_else(|| asked.bad(Key::Proxy, PROXY))?)
+        }
+    };
+    let told = asked.switch(Key::ProxyEnv)?.unwrap_or(false);
+    // Where the pod says that there is no proxy, its namespace's word on telling the app means nothing.
+    if told && asked.get(Key::Proxy).is_none() {
+        let want =
+            "there is no proxy: want false, or set sidescale.io/proxy to a port such as 1055";
+        return Err(asked.bad(Key::ProxyEnv, want));
+    }
+    Ok((port, told && port.is_some()))
+}

@@ -1,0 +1,69 @@
+//! Where a node's state is kept, and what that says of its key. Pure.
+
+use super::asked::{Asked, Key};
+use super::{Refusal, Subject};
+use crate::forms;
+
+const STATE: &str = "want emptydir, memory or volume:<name of one of the pod's volumes>";
+
+/// Says where a node keeps who it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State<'a> {
+    /// In a volume that ends with the pod: a restarted container is the same node.
+    EmptyDir,
+    /// Nowhere: a restarted container is a new node.
+    Memory,
+    /// In a volume of the pod's own: the next pod of that name is the same node.
+    Volume(&'a str),
+}
+
+/// Where the state is.
+pub(super) fn state<'a>(subject: &Subject<'a>, asked: &Asked<'a>) -> Result<State<'a>, Refusal> {
+    let Some(value) = asked.get(Key::State) else {
+        return Ok(State::EmptyDir);
+    };
+    match value.text {
+        "emptydir" => return Ok(State::EmptyDir),
+        "memory" => return Ok(State::Memory),
+        _ => {}
+    }
+    let volume = value
+        .text
+        .strip_prefix("volume:")
+        .filter(|volume| forms::is_dns_label(volume))
+        .ok_or_else(|| asked.bad(Key::State, STATE))?;
+    let keeps_its_name = match subject.owner {
+        Some(owner) => owner.kind == "StatefulSet",
+        None => !subject.name.is_empty(),
+    };
+    if keeps_its_name {
+        Ok(State::Volume(volume))
+    } else {
+        Err(asked.bad(
+            Key::State,
+            "only pods of a StatefulSet keep their name, and with it their state: want emptydir or memory",
+        ))
+    }
+}
+
+/// Whether the key may be used again, and whether its nodes vanish when they go away.
+pub(super) fn reusable_and_ephemeral(
+    asked: &Asked<'_>,
+    state: State<'_>,
+) -> Result<(bool, bool), Refusal> {
+    let reusable = asked.switch(Key::Reusable)?.unwrap_or(true);
+    if !reusable && state == State::Memory {
+        return Err(asked.bad(
+            Key::Reusable,
+            "with state memory each start of the container uses the key again: want true",
+        ));
+    }
+    let ephemeral = asked.switch(Key::Ephemeral)?.unwrap_or(true);
+    if !ephemeral && !matches!(state, State::Volume(_)) {
+        return Err(asked.bad(
+            Key::Ephemeral,
+            "without state of its own every pod would leave a node behind: want true, or state volume:<name> in a StatefulSet",
+        ));
+    }
+    Ok((reusable, ephemeral))
+}
