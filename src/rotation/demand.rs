@@ -225,7 +225,8 @@ fn wanted(
     {
         return None;
     }
-    let receipt = shape.receipt()?;
+    let whole = shape.whole_receipt()?;
+    let receipt = whole.injected.filter(|injected| !injected.own_key)?;
     let annotations = AsReceipted {
         shape,
         receipt: &receipt,
@@ -242,10 +243,11 @@ fn wanted(
         namespace_metadata: metadata,
         // The receipt shows that the pod had opted in, whatever the namespace's label says by now.
         namespace_opted_in: true,
+        profile: whole.profile.as_deref(),
     };
     let sidecar = match decide(&subject, policy) {
         Decision::Inject(injection) => injection.tailscale?,
-        Decision::Deny(_) | Decision::Skip(_) => return None,
+        Decision::Deny(_) | Decision::Skip(_) | Decision::Warn(_) => return None,
     };
     let key = match sidecar.key {
         Key::Managed(key) => key,

@@ -136,15 +136,17 @@ impl Namespaces {
     }
 }
 
-/// Keeps what stands under our prefix.
+/// Keeps all labels, and of the annotations what stands under our prefix.
 fn kept(metadata: ObjectMeta) -> (Box<str>, NamespaceMetadata) {
-    let inject = metadata.labels.unwrap_or_default().remove(INJECT);
+    let labels = metadata.labels.unwrap_or_default();
+    let inject = labels.get(INJECT).cloned();
     let mut annotations = metadata.annotations.unwrap_or_default();
     annotations.retain(|key, _| key.starts_with(PREFIX));
     (
         metadata.name.unwrap_or_default().into(),
         NamespaceMetadata {
             inject,
+            labels,
             annotations,
         },
     )

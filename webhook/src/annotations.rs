@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 mod asked;
+mod choose;
+mod decide;
 mod headscale;
 mod kinds;
 mod network;
@@ -10,15 +12,15 @@ mod read;
 mod reason;
 mod state;
 
-use asked::{Asked, Key as Name};
-
-use crate::identity::{self, Hostname, Owner};
-use crate::profile::{DEFAULT, Delivery, Policy, Profile, Resources};
+use crate::identity::{Hostname, Owner};
+use crate::profile::{Delivery, Resources};
 
 pub(crate) use asked::{Defaults, KNOWN, Support};
+pub(crate) use decide::check_defaults;
 pub(crate) use network::{is_argument, of_ours};
 
 pub use asked::unknown;
+pub use decide::decide;
 pub use headscale::{ApikeyManager, ServerKeys};
 pub use kinds::Kinds;
 pub use reason::{DenyReason, Refusal, SkipReason};
@@ -26,12 +28,6 @@ pub use state::State;
 
 /// Is the shortest life of a key: shorter ones would have us mint without end.
 pub(crate) const SHORTEST_LIFE: Duration = Duration::from_secs(60);
-
-const TAILSCALE: Kinds = Kinds {
-    tailscale: true,
-    apikey_manager: false,
-    server_keys: false,
-};
 
 /// Is the prefix of every annotation and label of ours.
 pub const PREFIX: &str = "sidescale.io/";
@@ -53,6 +49,8 @@ pub struct Subject<'a> {
     pub namespace_metadata: Option<&'a NamespaceMetadata>,
     /// Whether the namespace's own label opts in, which the request's path says at admission.
     pub namespace_opted_in: bool,
+    /// Profile that the receipt names, where a pod is looked at again; it takes the place of choosing one.
+    pub profile: Option<&'a str>,
 }
 
 /// Finds a value by its key in a borrowed map.
@@ -63,11 +61,13 @@ pub trait Lookup: std::fmt::Debug {
     fn ours(&self) -> Box<dyn Iterator<Item = (&str, &str)> + '_>;
 }
 
-/// Holds what the index keeps of a namespace: its entries under [`PREFIX`].
+/// Holds what the index keeps of a namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NamespaceMetadata {
     /// Value of the label `sidescale.io/inject`.
     pub inject: Option<String>,
+    /// All its labels, which may open a profile or a control plane to it.
+    pub labels: std::collections::BTreeMap<String, String>,
     /// Annotations under [`PREFIX`].
     pub annotations: std::collections::BTreeMap<String, String>,
 }
@@ -90,6 +90,7 @@ impl Injection<'_> {
         };
         self.apikey_manager.is_some()
             || self.server_keys.is_some()
+            || !self.pull_secrets.is_empty()
             || self.tailscale.as_ref().is_some_and(touches)
     }
 }
@@ -118,6 +119,8 @@ pub struct Injection<'a> {
     pub apikey_manager: Option<ApikeyManager<'a>>,
     /// Headscale's own keys.
     pub server_keys: Option<ServerKeys<'a>>,
+    /// Secrets that images are pulled with.
+    pub pull_secrets: &'a [String],
     /// What the author is warned of, although it is done as asked.
     pub remarks: Vec<String>,
 }
@@ -207,213 +210,6 @@ pub enum Decision<'a> {
     Inject(Box<Injection<'a>>),
     /// Left alone.
     Skip(SkipReason),
-}
-
-/// Decides from metadata alone; the webhook adds what only the pod's spec shows.
-#[must_use]
-pub fn decide<'a>(subject: &Subject<'a>, policy: &'a Policy) -> Decision<'a> {
-    let label = subject
-        .namespace_metadata
-        .and_then(|metadata| metadata.inject.as_deref());
-    if matches!(label, Some("disabled" | "false")) {
-        return Decision::Skip(SkipReason::Disabled);
-    }
-    let mut asked = Asked::of(subject);
-    let (kinds, on_pod) = match kinds::inject(&asked) {
-        Ok(Some(kinds)) if kinds.is_empty() => return Decision::Skip(SkipReason::Disabled),
-        Ok(Some(kinds)) => (kinds, true),
-        Ok(None) if subject.namespace_opted_in => (TAILSCALE, false),
-        Ok(None) => return Decision::Skip(SkipReason::NotRequested),
-        Err(refusal) => return Decision::Deny(refusal),
-    };
-    let service = match service(subject, &asked) {
-        _ if !kinds.tailscale => None,
-        Ok(None) if on_pod => return Decision::Deny(no_service(subject)),
-        Ok(None) => return Decision::Skip(SkipReason::NoService),
-        Ok(service) => service,
-        Err(refusal) => return Decision::Deny(refusal),
-    };
-    match injection(subject, &mut asked, kinds, service, policy) {
-        Ok(injection) => Decision::Inject(Box::new(injection)),
-        Err(refusal) => Decision::Deny(refusal),
-    }
-}
-
-/// Reads a profile's defaults as if a pod asked for nothing else.
-pub(crate) fn check_defaults(
-    name: &str,
-    profile: &Profile,
-    policy: &Policy,
-) -> Result<(), Refusal> {
-    let nothing = NamespaceMetadata::default();
-    let subject = Subject {
-        namespace: DEFAULT,
-        name: "",
-        annotations: &nothing,
-        labels: &nothing,
-        // Of its pods alone every annotation can be true.
-        owner: Some(Owner {
-            kind: "StatefulSet",
-            name: "any",
-        }),
-        namespace_metadata: None,
-        namespace_opted_in: true,
-    };
-    let mut asked = Asked::of(&subject);
-    asked.fill(name, &profile.defaults);
-    let mut remarks = Vec::new();
-    tailscale(&subject, &asked, "any", profile, policy, &mut remarks)?;
-    headscale::apikey_manager(&asked, policy, &mut remarks)?;
-    headscale::server_keys(&asked)?;
-    Ok(())
-}
-
-fn service<'a>(subject: &Subject<'a>, asked: &Asked<'a>) -> Result<Option<&'a str>, Refusal> {
-    if let Some(value) = asked.get(Name::Service) {
-        let fits = identity::is_service(value.text);
-        return if fits {
-            Ok(Some(value.text))
-        } else {
-            Err(asked.bad(Name::Service, read::SERVICE))
-        };
-    }
-    let hashes = ["pod-template-hash", "rollouts-pod-template-hash"]
-        .map(|label| subject.labels.value(label));
-    Ok(identity::service(subject.owner, subject.name, hashes)
-        .filter(|name| identity::is_service(name)))
-}
-
-fn no_service(subject: &Subject<'_>) -> Refusal {
-    let found = match subject.owner {
-        Some(Owner { kind, name }) => format!("its owner is {kind} {name:?}"),
-        None if subject.name.is_empty() => {
-            "it has no owner, and no name before it is generated".to_owned()
-        }
-        None => format!(
-            "it has no owner, and {:?} is too long or no DNS name",
-            subject.name
-        ),
-    };
-    let message = format!(
-        "no service can be named after this pod ({found}): set annotation \"{PREFIX}service\" to {}",
-        read::SERVICE.trim_start_matches("want ")
-    );
-    Refusal {
-        reason: DenyReason::NoService,
-        message,
-    }
-}
-
-fn injection<'a>(
-    subject: &Subject<'a>,
-    asked: &mut Asked<'a>,
-    kinds: Kinds,
-    service: Option<&'a str>,
-    policy: &'a Policy,
-) -> Result<Injection<'a>, Refusal> {
-    asked.refuse_what_is_not_built()?;
-    let profile_name = DEFAULT;
-    let Some(profile) = policy.profiles.get(profile_name) else {
-        let message =
-            format!("the configuration has no profile {profile_name:?}: have the operator add it");
-        return Err(Refusal {
-            reason: DenyReason::NotAllowed,
-            message,
-        });
-    };
-    asked.fill(profile_name, &profile.defaults);
-    let mut remarks = Vec::new();
-    let tailscale = match service {
-        Some(service) => Some(tailscale(
-            subject,
-            asked,
-            service,
-            profile,
-            policy,
-            &mut remarks,
-        )?),
-        None => None,
-    };
-    let apikey_manager = if kinds.apikey_manager {
-        Some(headscale::apikey_manager(asked, policy, &mut remarks)?)
-    } else {
-        None
-    };
-    let server_keys = if kinds.server_keys {
-        Some(headscale::server_keys(asked)?)
-    } else {
-        None
-    };
-    Ok(Injection {
-        profile: profile_name,
-        profile_hash: &profile.hash,
-        tailscale,
-        apikey_manager,
-        server_keys,
-        remarks,
-    })
-}
-
-fn tailscale<'a>(
-    subject: &Subject<'a>,
-    asked: &Asked<'a>,
-    service: &'a str,
-    profile: &'a Profile,
-    policy: &'a Policy,
-    remarks: &mut Vec<String>,
-) -> Result<Tailscale<'a>, Refusal> {
-    let (control_plane, plane) = read::control_plane(asked, policy)?;
-    let tags = read::tags(asked, profile)?;
-    let life = read::life(asked, [Name::Expiration, Name::Buffer])?;
-    let (delivery, delivery_asked) = read::delivery(asked)?;
-    read::only_what_is_built(asked)?;
-    let state = state::state(subject, asked)?;
-    let (reusable, ephemeral) = state::reusable_and_ephemeral(asked, state)?;
-    let (native, wait) = read::start(asked)?;
-    if !native && subject.owner.is_some_and(|owner| owner.kind == "Job") {
-        remarks.push(
-            "annotation 'sidescale.io/native-sidecar' is 'false': an ordinary container keeps the Job from completing, remove it"
-                .to_owned(),
-        );
-    }
-    let (proxy, proxy_env) = network::proxy(asked)?;
-    let key = match read::given_key(asked)? {
-        Some((secret, data_key)) => Key::Given {
-            secret: secret.to_owned(),
-            data_key: data_key.to_owned(),
-        },
-        None => {
-            remarks.extend(life.remark());
-            Key::Managed(ManagedKey {
-                secret: profile.auth_key_secret_name.clone(),
-                data_key: identity::data_key(service, control_plane),
-                user: identity::user(&plane.user_template, subject.namespace, service),
-                tags,
-                reusable,
-                ephemeral,
-                expiration: life.expiration,
-                buffer: life.buffer,
-            })
-        }
-    };
-    Ok(Tailscale {
-        control_plane: control_plane.to_owned(),
-        login_server: &plane.login_server,
-        private_ca: plane.ca_bundle.is_some(),
-        service: service.to_owned(),
-        hostname: read::hostname(subject, asked, service)?,
-        key,
-        delivery,
-        delivery_asked,
-        state,
-        native,
-        wait,
-        accept_dns: asked.switch(Name::AcceptDns)?.unwrap_or(false),
-        accept_routes: asked.switch(Name::AcceptRoutes)?.unwrap_or(false),
-        extra_args: network::extra_args(asked, profile)?,
-        proxy,
-        proxy_env,
-        image: read::image(asked, profile)?,
-        resources: read::resources(asked, read::TAILSCALE)?,
-    })
+    /// Left alone although the author has to mend something: the profile says `onInvalid: warn`.
+    Warn(Refusal),
 }

@@ -9,7 +9,7 @@ mod incoming;
 
 use incoming::Incoming;
 
-pub(crate) use fit::Fit;
+pub(crate) use fit::{Fit, PullSecrets};
 
 use crate::annotations::{DenyReason, Kinds, NamespaceMetadata, SkipReason};
 use crate::pod::Pod;

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::annotations::Injection;
-use crate::mutate::Fit;
+use crate::mutate::{Fit, PullSecrets};
 use crate::pod::{Containers, Metadata, Spec};
 use crate::sidecar::proxy_env::Missing;
 use crate::sidecar::shapes::{Mount, Volume, VolumeSource};
@@ -83,6 +83,22 @@ impl Patch {
         }
     }
 
+    /// Adds the Secrets that our images are pulled with, and the pod has not.
+    fn pull_secrets(&mut self, fit: &Fit<'_>) {
+        let PullSecrets { present, missing } = &fit.pull_secrets;
+        let missing: Vec<_> = missing.iter().map(|name| Reference { name }).collect();
+        if missing.is_empty() {
+            return;
+        }
+        if *present {
+            missing
+                .iter()
+                .for_each(|secret| self.add("/spec/imagePullSecrets/-", secret));
+        } else {
+            self.add("/spec/imagePullSecrets", &missing);
+        }
+    }
+
     /// The finished array.
     pub(crate) fn finish(mut self) -> Vec<u8> {
         self.json.push(b']');
@@ -105,6 +121,11 @@ struct AnnotationMap<'a> {
 struct LabelMap<'a> {
     #[serde(rename = "sidescale.io/sidecar")]
     sidecar: &'a str,
+}
+
+#[derive(Serialize)]
+struct Reference<'a> {
+    name: &'a str,
 }
 
 /// Adds what fits, with its volumes, the label and the receipt.
@@ -160,6 +181,7 @@ pub(crate) fn injection(
             None => patch.add("/spec/initContainers", &[container]),
         }
     }
+    patch.pull_secrets(fit);
     patch.mounts(fit);
     for missing in &fit.proxy_env {
         let path = format!("/spec/containers/{}/env", missing.place);

@@ -10,7 +10,7 @@ mod containers;
 mod details;
 
 pub(crate) use containers::Containers;
-pub(crate) use details::{Container, Details};
+pub(crate) use details::{AllLabels, Container, Details};
 
 use crate::annotations::{Lookup, PREFIX};
 use crate::identity::Owner;

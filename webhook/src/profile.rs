@@ -6,11 +6,14 @@ use std::time::Duration;
 
 mod check;
 mod config;
+mod scope;
 
 pub use check::ConfigError;
 pub use config::{
-    Config, ControlPlaneConfig, ProfileConfig, RotationConfig, SecretConfig, WebhookConfig,
+    Config, ControlPlaneConfig, NamespacesConfig, ProfileConfig, RequirementConfig, RotationConfig,
+    SecretConfig, SelectorConfig, WebhookConfig,
 };
+pub use scope::{Namespaces, Operator, Requirement, Selector};
 
 use crate::annotations::Defaults;
 
@@ -55,6 +58,8 @@ pub struct ControlPlane {
     pub user_template: String,
     /// Users that were not made by us and may be used all the same.
     pub adopt_users: Vec<String>,
+    /// Namespaces whose pods may name it; `None`: all for the default one, none for others.
+    pub namespaces: Option<Namespaces>,
 }
 
 /// Holds what a profile defaults and allows.
@@ -72,6 +77,14 @@ pub struct Profile {
     pub allowed_extra_args: Vec<String>,
     /// Name of the Secret with the pre-auth keys of a namespace; default `headscale-auth-keys`.
     pub auth_key_secret_name: String,
+    /// Secrets that images are pulled with, added to the pod's own.
+    pub image_pull_secrets: Vec<String>,
+    /// Namespaces whose pods may name it; `None`: all for the default one, none for others.
+    pub namespaces: Option<Namespaces>,
+    /// Pods of opted-in namespaces that get it without an annotation.
+    pub pod_selector: Option<Selector>,
+    /// What a mistake in an annotation leads to.
+    pub on_invalid: OnInvalid,
     /// What annotations say where neither pod nor namespace does.
     pub(crate) defaults: Defaults,
 }
@@ -93,6 +106,10 @@ impl Default for Profile {
             allowed_images: Vec::new(),
             allowed_extra_args: Vec::new(),
             auth_key_secret_name: "headscale-auth-keys".to_owned(),
+            image_pull_secrets: Vec::new(),
+            namespaces: None,
+            pod_selector: None,
+            on_invalid: OnInvalid::Deny,
             defaults: Defaults::default(),
         }
     }
@@ -110,6 +127,18 @@ impl Default for Rotation {
 }
 
 impl Policy {
+    /// Whether a pod of this profile starts in spite of a mistake.
+    pub(crate) fn tolerates(&self, profile: &str) -> bool {
+        let profile = self.profiles.get(profile);
+        profile.is_some_and(|profile| profile.on_invalid == OnInvalid::Warn)
+    }
+
+    /// Whether a profile is chosen by a pod's labels.
+    pub(crate) fn has_pod_selectors(&self) -> bool {
+        let mut profiles = self.profiles.values();
+        profiles.any(|profile| profile.pod_selector.is_some())
+    }
+
     /// Checks a configuration and fills its gaps.
     ///
     /// # Errors
@@ -134,6 +163,15 @@ impl Policy {
             ..Config::default()
         })
     }
+}
+
+/// What a mistake in an annotation leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnInvalid {
+    /// The pod is denied.
+    Deny,
+    /// The pod starts without a sidecar, and its creator is warned.
+    Warn,
 }
 
 /// How the auth key reaches the sidecar.

@@ -113,12 +113,40 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
             "clusterName is not supported yet: remove it",
         ),
         (
-            with("profiles: {db: {}}"),
-            "profiles.db is not supported yet: remove it",
+            profile("allowedTag: []"),
+            "profiles.default.allowedTag is unknown: want one of image, allowedTags, allowedImages, allowedExtraArgs, authKeySecretName, imagePullSecrets, namespaces, podSelector, onInvalid, annotations; did you mean allowedTags?",
         ),
         (
-            profile("allowedTag: []"),
-            "profiles.default.allowedTag is unknown: want one of image, allowedTags, allowedImages, allowedExtraArgs, authKeySecretName, annotations; did you mean allowedTags?",
+            with("profiles: {DB: {}}"),
+            "profiles is \"DB\": want a name of lower-case letters, digits and dashes, at most 40",
+        ),
+        (
+            "controlPlanes: {default: {loginServer: 'https://hs'}, lab: {}}".to_owned(),
+            "controlPlanes.lab.loginServer is missing: want the URL that sidecars log in to, such as https://headscale.example.com",
+        ),
+        (
+            profile("namespaces: [Shop]"),
+            "profiles.default.namespaces is \"Shop\": want names of namespaces",
+        ),
+        (
+            profile("podSelector: {matchLabel: {a: b}}"),
+            "profiles.default.podSelector.matchLabel is unknown: want one of matchLabels, matchExpressions; did you mean matchLabels?",
+        ),
+        (
+            profile("podSelector: {matchExpressions: [{key: a, operator: Is, values: [b]}]}"),
+            "profiles.default.podSelector.matchExpressions.operator is \"Is\": want In, NotIn, Exists or DoesNotExist",
+        ),
+        (
+            profile("podSelector: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}"),
+            "profiles.default.podSelector.matchExpressions.values is \"b\": want values with In and NotIn, and with nothing else",
+        ),
+        (
+            profile("onInvalid: ignore"),
+            "profiles.default.onInvalid is \"ignore\": want deny or warn",
+        ),
+        (
+            profile("imagePullSecrets: ['A B']"),
+            "profiles.default.imagePullSecrets is \"A B\": want names of Secrets",
         ),
         (
             profile("allowKernelMode: true"),

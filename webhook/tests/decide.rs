@@ -64,6 +64,7 @@ fn api(
         }),
         namespace_metadata: namespace,
         namespace_opted_in: false,
+        profile: None,
     };
     check(decide(&subject, &policy));
 }
@@ -105,6 +106,7 @@ fn metadata(inject: Option<&str>, pairs: &[(&str, &str)]) -> NamespaceMetadata {
     NamespaceMetadata {
         inject: inject.map(str::to_owned),
         annotations,
+        ..NamespaceMetadata::default()
     }
 }
 
@@ -226,7 +228,7 @@ fn names_annotation_value_and_accepted_form_of_each_mistake() {
         (
             ("control-plane", "https://evil"),
             NotAllowed,
-            "want one of the configured control planes: default",
+            "want one of the control planes that are open to namespace \"shop\": default",
         ),
         (
             ("tags", "web"),
@@ -353,8 +355,8 @@ fn names_annotation_value_and_accepted_form_of_each_mistake() {
         ),
         (
             ("profile", "other"),
-            NotSupported,
-            "not supported yet, remove it",
+            NotAllowed,
+            "want one of the profiles that are open to namespace \"shop\": default",
         ),
     ];
     for ((key, value), reason, want) in table {
@@ -441,6 +443,7 @@ fn follows_the_namespace_where_the_pod_says_nothing() {
         }),
         namespace_metadata: None,
         namespace_opted_in: true,
+        profile: None,
     };
     assert!(matches!(decide(&subject, &policy), Decision::Inject(_)));
     let nameless = Subject {
@@ -713,6 +716,82 @@ fn lets_through_allowed_arguments_alone_however_they_are_spelt() {
     }
 }
 
+/// Every way in which pod, namespace and profile may speak, for a switch, a text and a list.
+#[test]
+fn puts_the_pod_above_its_namespace_above_its_profile_above_the_default() {
+    let config = |speaks: bool| {
+        let annotations = if speaks {
+            "{hostname: by-profile, tags: 'tag:profile', wait: 'true', cpu-limit: 300m}"
+        } else {
+            "{}"
+        };
+        let text = format!(
+            "controlPlanes: {{default: {{loginServer: 'https://hs.example.com'}}}}
+profiles: {{default: {{allowedTags: ['tag:pod', 'tag:namespace'], annotations: {annotations}}}}}"
+        );
+        Policy::from_config(serde_saphyr::from_str(&text).unwrap()).unwrap()
+    };
+    let says = |who: &str, wait: &str, limit: &str| {
+        [
+            ("hostname".to_owned(), format!("by-{who}")),
+            ("tags".to_owned(), format!("tag:{who}")),
+            ("wait".to_owned(), wait.to_owned()),
+            ("cpu-limit".to_owned(), limit.to_owned()),
+        ]
+    };
+    for speaking in 0..8 {
+        let [pod, namespace, profile] = [1, 2, 4].map(|bit| speaking & bit > 0);
+        let policy = config(profile);
+        let mut on_pod = vec![("inject".to_owned(), "true".to_owned())];
+        if pod {
+            on_pod.extend(says("pod", "false", "100m"));
+        }
+        let borrowed = |pairs: &[(String, String)]| {
+            let pairs: Vec<_> = pairs
+                .iter()
+                .map(|(k, v)| (k.as_str(), v.as_str()))
+                .collect();
+            ours(&pairs)
+        };
+        let annotations = borrowed(&on_pod);
+        let mut metadata = NamespaceMetadata::default();
+        if namespace {
+            let entries = borrowed(&says("namespace", "false", "150m"));
+            metadata.annotations.extend(entries.0);
+        }
+        let subject = Subject {
+            namespace: "shop",
+            name: "",
+            annotations: &annotations,
+            labels: &Pairs(Vec::new()),
+            owner: Some(Owner {
+                kind: "DaemonSet",
+                name: "api",
+            }),
+            namespace_metadata: Some(&metadata),
+            namespace_opted_in: false,
+            profile: None,
+        };
+        let (hostname, tag, wait, limit) = match (pod, namespace, profile) {
+            (true, _, _) => ("by-pod", Some("tag:pod"), false, "100m"),
+            (false, true, _) => ("by-namespace", Some("tag:namespace"), false, "150m"),
+            (false, false, true) => ("by-profile", Some("tag:profile"), true, "300m"),
+            (false, false, false) => ("api", None, false, "200m"),
+        };
+        let Decision::Inject(injection) = decide(&subject, &policy) else {
+            panic!("{speaking:03b}");
+        };
+        let sidecar = injection.tailscale.unwrap();
+        assert_eq!(sidecar.hostname.text, hostname, "{speaking:03b}");
+        assert_eq!(
+            managed(&sidecar).tags,
+            Vec::from_iter(tag),
+            "{speaking:03b}"
+        );
+        assert_eq!((sidecar.wait, &*sidecar.resources.cpu_limit), (wait, limit));
+    }
+}
+
 #[test]
 fn keeps_state_only_where_a_pod_keeps_its_name() {
     let policy = policy();
@@ -738,6 +817,7 @@ fn keeps_state_only_where_a_pod_keeps_its_name() {
             owner,
             namespace_metadata: None,
             namespace_opted_in: false,
+            profile: None,
         };
         match decide(&subject, &policy) {
             Decision::Inject(injection) => {
@@ -747,7 +827,7 @@ fn keeps_state_only_where_a_pod_keeps_its_name() {
                 assert!(!managed(&sidecar).ephemeral);
             }
             Decision::Deny(_) => assert!(!kept, "{owner:?}"),
-            other @ Decision::Skip(_) => panic!("{other:?}"),
+            other @ (Decision::Skip(_) | Decision::Warn(_)) => panic!("{other:?}"),
         }
     }
 }

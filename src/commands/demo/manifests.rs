@@ -163,16 +163,19 @@ fn path(pod: &Value, namespace: Option<&NamespaceMetadata>) -> Option<&'static s
 }
 
 fn namespace(object: &Value) -> NamespaceMetadata {
-    let ours = |map: &Value| {
+    let entries = |map: &Value| -> BTreeMap<String, String> {
         let entries = map.as_object().into_iter().flatten();
-        let ours = entries.filter(|(key, _)| key.starts_with(PREFIX));
-        ours.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+        entries
+            .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
             .collect()
     };
-    let labels: BTreeMap<String, String> = ours(&object["metadata"]["labels"]);
+    let labels = entries(&object["metadata"]["labels"]);
+    let mut annotations = entries(&object["metadata"]["annotations"]);
+    annotations.retain(|key, _| key.starts_with(PREFIX));
     NamespaceMetadata {
         inject: labels.get(INJECT).cloned(),
-        annotations: ours(&object["metadata"]["annotations"]),
+        labels,
+        annotations,
     }
 }
 

@@ -68,7 +68,8 @@ impl Shape {
             .is_some_and(|receipt| receipt.decision == Done::Inject && receipt.injected.is_none())
     }
 
-    fn whole_receipt(&self) -> Option<Receipt<'_>> {
+    /// What the webhook wrote down.
+    pub(super) fn whole_receipt(&self) -> Option<Receipt<'_>> {
         let (_, text) = self.annotations.iter().find(|(key, _)| &**key == RECEIPT)?;
         Receipt::parse(text).ok()
     }

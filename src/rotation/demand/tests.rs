@@ -225,3 +225,57 @@ fn pods_are_fleets_by_hostname_and_those_that_leave_are_guests_alone() {
     let guest = ("default".to_owned(), "shop.api".to_owned());
     assert_eq!(demand.guests, [(guest, 5)].into());
 }
+
+/// A pod of a service, injected with a profile that its receipt names and no annotation does.
+fn of_profile(profile: &str, data_key: &str, plane: &str) -> Arc<Shape> {
+    let receipt = format!(
+        r#"{{"version":"0.1.0","decision":"inject","profile":"{profile}","profileHash":"0","service":"api",
+        "controlPlane":"{plane}","secret":"headscale-auth-keys","dataKey":"{data_key}"}}"#
+    );
+    let annotations = [
+        (RECEIPT, receipt.as_str()),
+        ("sidescale.io/inject", "tailscale"),
+    ];
+    let owner = Owner {
+        kind: "DaemonSet",
+        name: "api",
+    };
+    Arc::new(Shape::new(
+        "api-x",
+        annotations.into_iter(),
+        std::iter::empty(),
+        Some(owner),
+    ))
+}
+
+#[test]
+fn the_profile_of_the_receipt_makes_the_key_where_the_namespace_may_have_it() {
+    let text = "controlPlanes:
+  default: {loginServer: 'https://headscale.example.org'}
+  lab: {loginServer: 'https://lab.example.org'}
+profiles:
+  named: {namespaces: [shop], annotations: {tags: 'tag:named', control-plane: lab}}
+  selected: {podSelector: {matchLabels: {app: x}}, annotations: {tags: 'tag:selected'}}
+  elsewhere: {namespaces: [other], podSelector: {matchLabels: {app: x}}, annotations: {tags: 'tag:admin'}}
+  closed: {annotations: {tags: 'tag:admin'}}
+";
+    let policy = Policy::from_config(serde_saphyr::from_str(text).unwrap()).unwrap();
+    let table = [
+        ("named", "api_lab-authkey", "lab", Some("tag:named")),
+        ("selected", "api-authkey", "default", Some("tag:selected")),
+        ("selected", "api_lab-authkey", "lab", None),
+        ("elsewhere", "api-authkey", "default", None),
+        ("closed", "api-authkey", "default", None),
+        ("gone", "api-authkey", "default", None),
+    ];
+    for (profile, data_key, plane, tag) in table {
+        let shape = of_profile(profile, data_key, plane);
+        let pods = [pod(&shape, 1)];
+        let demand = of_namespace("shop", pods.into_iter(), None, &policy);
+        let keys = demand.secrets.get("headscale-auth-keys");
+        let key = keys.and_then(|keys| keys.get(data_key));
+        let tags = key.map(|key| key.asked.tags.join(","));
+        assert_eq!(tags.as_deref(), tag, "{profile} {plane}");
+        assert_eq!(demand.refused, usize::from(tag.is_none()), "{profile}");
+    }
+}

@@ -49,7 +49,7 @@ pub(crate) const KNOWN: [(&str, Support); 39] = [
     ("proxy", Support::Now),
     ("proxy-env", Support::Now),
     ("image", Support::Now),
-    ("profile", Support::NotYet),
+    ("profile", Support::Now),
     ("key-mode", Support::NotYet),
     ("advertise-routes", Support::NotYet),
     ("exit-node", Support::NotYet),
@@ -93,9 +93,10 @@ pub(super) enum Key {
     Proxy,
     ProxyEnv,
     Image,
+    Profile,
 }
 
-const KEYS: usize = Key::Image as usize + 1;
+const KEYS: usize = Key::Profile as usize + 1;
 
 /// A value, and where it stands.
 #[derive(Clone, Copy, Debug)]
@@ -330,6 +331,6 @@ mod tests {
         );
         assert_eq!(KNOWN[Key::KeysPath as usize].0, "server-keys-path");
         assert_eq!(KNOWN[Key::ProxyEnv as usize].0, "proxy-env");
-        assert_eq!(KNOWN[Key::Image as usize].0, "image");
+        assert_eq!(KNOWN[Key::Profile as usize].0, "profile");
     }
 }

@@ -7,7 +7,7 @@ use super::asked::{Asked, Key, Place};
 use super::{DenyReason, PREFIX, Refusal, SHORTEST_LIFE, Subject};
 use crate::forms;
 use crate::identity::{self, Hostname, Names};
-use crate::profile::{ControlPlane, DEFAULT, Delivery, Policy, Profile, Resources};
+use crate::profile::{Delivery, Profile, Resources};
 
 pub(super) const SERVICE: &str =
     "want a name of lower-case letters, digits, dashes and dots, at most 200, such as api";
@@ -39,28 +39,6 @@ impl Life<'_> {
             forms::show(often)
         ))
     }
-}
-
-/// The control plane by name; only configured ones exist.
-pub(super) fn control_plane<'a>(
-    asked: &Asked<'a>,
-    policy: &'a Policy,
-) -> Result<(&'a str, &'a ControlPlane), Refusal> {
-    let name = asked
-        .get(Key::ControlPlane)
-        .map_or(DEFAULT, |value| value.text);
-    policy
-        .control_planes
-        .get_key_value(name)
-        .map(|(name, plane)| (name.as_str(), plane))
-        .ok_or_else(|| {
-            let names: Vec<&str> = policy.control_planes.keys().map(String::as_str).collect();
-            let want = format!(
-                "want one of the configured control planes: {}",
-                names.join(", ")
-            );
-            asked.refuse(DenyReason::NotAllowed, Key::ControlPlane, &want)
-        })
 }
 
 /// The key's tags, each allowed by the profile.

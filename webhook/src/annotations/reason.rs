@@ -35,6 +35,8 @@ pub enum SkipReason {
     HandMade,
     /// `hostNetwork: true`.
     HostNetwork,
+    /// The author has to mend something, and the profile says that the pod starts all the same.
+    Invalid,
     /// A mirror pod of a static pod.
     MirrorPod,
     /// A container or volume has a name of ours.
@@ -80,8 +82,9 @@ impl SkipReason {
             Self::NotRequested => Some(
                 "no sidecar: nothing asks for one, set annotation 'sidescale.io/inject' to 'tailscale'",
             ),
-            // What was made by hand is named where it is found.
+            // What was made by hand, or is wrong, is named where it is found.
             Self::HandMade
+            | Self::Invalid
             | Self::AlreadyInjected
             | Self::Disabled
             | Self::MirrorPod
@@ -97,6 +100,7 @@ impl SkipReason {
             Self::Disabled => "disabled",
             Self::HandMade => "handMade",
             Self::HostNetwork => "hostNetwork",
+            Self::Invalid => "invalid",
             Self::MirrorPod => "mirrorPod",
             Self::NameTaken => "nameTaken",
             Self::NoService => "noService",

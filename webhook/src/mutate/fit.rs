@@ -18,8 +18,18 @@ pub(crate) struct Fit<'a> {
     pub(crate) server_keys: Option<server_keys::Fit<'a>>,
     /// What the app's containers are told of the proxy.
     pub(crate) proxy_env: Vec<proxy_env::Missing<'a>>,
+    pub(crate) pull_secrets: PullSecrets<'a>,
     /// What the author is warned of.
     pub(crate) remarks: Vec<String>,
+}
+
+/// The Secrets that our images are pulled with.
+#[derive(Default)]
+pub(crate) struct PullSecrets<'a> {
+    /// Whether the pod has a list of its own.
+    pub(crate) present: bool,
+    /// Those that are not in it.
+    pub(crate) missing: Vec<&'a str>,
 }
 
 /// What in a pod's spec stands against the injection that its metadata asks for.
@@ -108,7 +118,10 @@ pub(super) fn fit<'a>(
     } else {
         Needs::Configured
     };
-    let mut fit = Fit::default();
+    let mut fit = Fit {
+        pull_secrets: pull_secrets(injection, details),
+        ..Fit::default()
+    };
     if let Some(sidecar) = &injection.tailscale {
         fit.tailscale = Some(fit_tailscale(sidecar, spec, needs)?);
         if let Some(details) = details {
@@ -137,6 +150,19 @@ pub(super) fn fit<'a>(
         }
     }
     Ok(fit)
+}
+
+fn pull_secrets<'a>(injection: &Injection<'a>, details: Option<&Details<'_>>) -> PullSecrets<'a> {
+    let theirs = details.and_then(|details| details.spec.image_pull_secrets.as_deref());
+    let has = |name: &str| {
+        let mut theirs = theirs.unwrap_or_default().iter();
+        theirs.any(|secret| &*secret.name == name)
+    };
+    let names = injection.pull_secrets.iter().map(String::as_str);
+    PullSecrets {
+        present: theirs.is_some(),
+        missing: names.filter(|name| !has(name)).collect(),
+    }
 }
 
 fn fit_tailscale(

@@ -3,10 +3,11 @@
 use super::fit::{Fit, Obstacle, fit, prune};
 use super::{OptIn, Outcome, Verdict, reply};
 use crate::annotations::{
-    self, Decision, Injection, Kinds, NamespaceMetadata, Refusal, SkipReason, Subject, decide,
+    self, Decision, Injection, Kinds, Lookup, NamespaceMetadata, Refusal, SkipReason, Subject,
+    decide,
 };
 use crate::patch::{self, write};
-use crate::pod::{Annotations, Containers, Details, Labels, Metadata, Spec};
+use crate::pod::{AllLabels, Annotations, Containers, Details, Labels, Metadata, Spec};
 use crate::profile::Policy;
 use crate::review::{AuditAnnotations, Response, Review, Status};
 use crate::sidecar::Receipt;
@@ -38,14 +39,27 @@ impl Incoming<'_> {
         }
         let (no_annotations, no_labels) = (Annotations::default(), Labels::default());
         let annotations = annotations.unwrap_or(&no_annotations);
+        // A selector may ask for any label, which is rare: so only then they are all looked at.
+        let all: Option<Review<'_, AllLabels<'_>>> =
+            if policy.has_pod_selectors() && self.opt_in == OptIn::Namespace {
+                Some(serde_json::from_slice(self.body)?)
+            } else {
+                None
+            };
+        let all = all.and_then(|review| review.request.object);
+        let labels: &dyn Lookup = match &all {
+            Some(all) => all,
+            None => self.metadata.labels.as_ref().unwrap_or(&no_labels),
+        };
         let subject = Subject {
             namespace: self.namespace,
             name: self.metadata.name.as_deref().unwrap_or_default(),
             annotations,
-            labels: self.metadata.labels.as_ref().unwrap_or(&no_labels),
+            labels,
             owner: self.metadata.owner(),
             namespace_metadata: self.namespace_metadata,
             namespace_opted_in: self.opt_in == OptIn::Namespace,
+            profile: None,
         };
         let unknown = annotations::unknown(annotations, self.namespace_metadata);
         let mut injection = match decide(&subject, policy) {
@@ -54,6 +68,7 @@ impl Incoming<'_> {
                 let remark = reason.remark().map(str::to_owned);
                 return Ok(self.skip(reason, unknown, remark.as_slice()));
             }
+            Decision::Warn(refusal) => return Ok(self.warn(refusal, unknown)),
             Decision::Inject(injection) => injection,
         };
         let review: Option<Review<'_, Details<'_>>> = if injection.needs_details() {
@@ -67,6 +82,9 @@ impl Incoming<'_> {
         Ok(match fit {
             Ok(fit) => self.inject(&injection, &fit, unknown),
             Err(Obstacle::Skip(reason)) => self.skip(reason, unknown, &injection.remarks),
+            Err(Obstacle::Deny(refusal)) if policy.tolerates(injection.profile) => {
+                self.warn(refusal, unknown)
+            }
             Err(Obstacle::Deny(refusal)) => self.deny(refusal, unknown),
         })
     }
@@ -162,6 +180,17 @@ impl Incoming<'_> {
             patch_bytes: patch.len(),
             unknown,
             ..self.outcome(verdict)
+        }
+    }
+
+    /// Leaves alone a pod whose author has to mend something.
+    fn warn(&self, refusal: Refusal, unknown: Vec<String>) -> Outcome {
+        // Helm escapes double quotes in what it shows.
+        let remark = format!("no sidecar: {}", refusal.message.replace('"', "'"));
+        let outcome = self.skip(SkipReason::Invalid, unknown, &[remark]);
+        Outcome {
+            message: Some(refusal.message),
+            ..outcome
         }
     }
 

@@ -1,9 +1,38 @@
 //! The fuller view of a pod: read only where something is done to its containers, which is rare. Pure.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use crate::annotations::Lookup;
 use crate::text::Text;
+
+/// Holds every label of a pod.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct AllLabels<'a> {
+    #[serde(borrow)]
+    metadata: Labelled<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Labelled<'a> {
+    #[serde(borrow)]
+    labels: Option<BTreeMap<Text<'a>, Text<'a>>>,
+}
+
+impl Lookup for AllLabels<'_> {
+    fn value(&self, key: &str) -> Option<&str> {
+        let labels = self.metadata.labels.as_ref()?;
+        labels.get(key).map(|value| &**value)
+    }
+
+    fn ours(&self) -> Box<dyn Iterator<Item = (&str, &str)> + '_> {
+        Box::new(std::iter::empty())
+    }
+}
 
 /// Holds what is to be known of a pod whose own containers are touched.
 #[derive(Debug, Default, Deserialize)]
@@ -21,6 +50,8 @@ pub(crate) struct Spec<'a> {
     pub(crate) security_context: Option<SecurityContext>,
     #[serde(borrow)]
     pub(crate) containers: Vec<Container<'a>>,
+    #[serde(borrow)]
+    pub(crate) image_pull_secrets: Option<Vec<Named<'a>>>,
     #[serde(borrow)]
     pub(crate) volumes: Option<Vec<Named<'a>>>,
 }

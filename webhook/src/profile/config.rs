@@ -42,6 +42,8 @@ pub struct ControlPlaneConfig {
     pub user_template: Option<String>,
     /// Users not made by us that may be used all the same.
     pub adopt_users: Vec<String>,
+    /// Namespaces whose pods may name it; absent: all for the default one, none for others.
+    pub namespaces: Option<NamespacesConfig>,
     #[serde(flatten)]
     pub(crate) rest: Rest,
 }
@@ -72,6 +74,14 @@ pub struct ProfileConfig {
     pub allowed_extra_args: Vec<String>,
     /// Name of the Secret with the pre-auth keys of a namespace.
     pub auth_key_secret_name: Option<String>,
+    /// Secrets that the sidecars' images are pulled with.
+    pub image_pull_secrets: Vec<String>,
+    /// Namespaces whose pods may name it; absent: all for the default one, none for others.
+    pub namespaces: Option<NamespacesConfig>,
+    /// Pods of opted-in namespaces that get it without an annotation.
+    pub pod_selector: Option<SelectorConfig>,
+    /// `deny` or `warn`: what a mistake in an annotation leads to.
+    pub on_invalid: Option<String>,
     /// Default value of annotations, by their name without our prefix.
     pub annotations: BTreeMap<String, String>,
     #[serde(flatten)]
@@ -100,6 +110,45 @@ pub struct RotationConfig {
 pub struct WebhookConfig {
     /// Our own image, for the manager of Headscale's API key.
     pub image: Option<String>,
+    #[serde(flatten)]
+    pub(crate) rest: Rest,
+}
+
+/// Names namespaces, or the labels that they have.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "want a list of namespaces, or a selector with matchLabels and matchExpressions"
+)]
+pub enum NamespacesConfig {
+    /// By name.
+    Names(Vec<String>),
+    /// By labels.
+    Labels(SelectorConfig),
+}
+
+/// Selects by labels, as in Kubernetes.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SelectorConfig {
+    /// Labels and their values.
+    pub match_labels: BTreeMap<String, String>,
+    /// What else has to be true of labels.
+    pub match_expressions: Vec<RequirementConfig>,
+    #[serde(flatten)]
+    pub(crate) rest: Rest,
+}
+
+/// Says what has to be true of one label.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RequirementConfig {
+    /// The label.
+    pub key: String,
+    /// `In`, `NotIn`, `Exists` or `DoesNotExist`.
+    pub operator: String,
+    /// The values that are meant.
+    pub values: Vec<String>,
     #[serde(flatten)]
     pub(crate) rest: Rest,
 }

@@ -31,6 +31,7 @@ struct Written {
 #[serde(default, deny_unknown_fields)]
 struct Namespace {
     label: Option<String>,
+    labels: std::collections::BTreeMap<String, String>,
     annotations: std::collections::BTreeMap<String, String>,
 }
 
@@ -107,9 +108,14 @@ fn setting(folder: &Path) -> Setting {
         Some(config) => Policy::from_config(config).unwrap(),
         None => Policy::for_login_server("https://headscale.example.com").unwrap(),
     };
-    let Namespace { label, annotations } = namespace;
+    let Namespace {
+        label,
+        labels,
+        annotations,
+    } = namespace;
     let namespace = (!namespace_unknown).then_some(NamespaceMetadata {
         inject: label,
+        labels,
         annotations,
     });
     let opt_in = if namespace_opts_in {

@@ -137,6 +137,10 @@ fn assert_only_additions(before: &Value, after: &Value) {
         }
         let own = take_mounts(&mut rest, &before);
         take_proxy(&mut rest, &before);
+        let had = before["spec"]["imagePullSecrets"]
+            .as_array()
+            .map_or(0, Vec::len);
+        take_after(&mut rest["spec"]["imagePullSecrets"], had);
         assert_mounts(&ours, &own, &volumes);
     }
     assert_eq!(without_empty(&rest), without_empty(&before));
@@ -290,8 +294,8 @@ fn remove(metadata: &mut Map<String, Value>, map: &str, key: &str) {
 fn without_empty(pod: &Value) -> Value {
     let mut pod = pod.clone();
     for (part, keys) in [
-        ("metadata", ["labels", "annotations"]),
-        ("spec", ["initContainers", "volumes"]),
+        ("metadata", ["labels", "annotations", ""]),
+        ("spec", ["initContainers", "volumes", "imagePullSecrets"]),
     ] {
         let Some(part) = pod[part].as_object_mut() else {
             continue;

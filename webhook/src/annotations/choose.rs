@@ -1,0 +1,154 @@
+//! Which profile and which control plane a pod gets, and whether its namespace may name them. Pure.
+
+use super::asked::{Asked, Key};
+use super::{DenyReason, Refusal, Subject};
+use crate::profile::{ControlPlane, DEFAULT, Namespaces, Policy, Profile};
+
+/// The profile: the one that is named, or the one that is for such pods, or the default.
+pub(super) fn profile<'a>(
+    subject: &Subject<'a>,
+    asked: &Asked<'a>,
+    policy: &'a Policy,
+) -> Result<(&'a str, &'a Profile), Refusal> {
+    let open = |name: &str, profile: &Profile| may_name(subject, name, profile.namespaces.as_ref());
+    if let Some(name) = subject.profile {
+        let entry = policy.profiles.get_key_value(name);
+        let entry = entry.filter(|(name, profile)| open(name, profile) || is_for(subject, profile));
+        return entry
+            .map(|(name, profile)| (name.as_str(), profile))
+            .ok_or_else(|| not_open("profile", name, subject));
+    }
+    let Some(value) = asked.get(Key::Profile) else {
+        return selected(subject, policy);
+    };
+    let entry = policy.profiles.get_key_value(value.text);
+    let entry = entry.filter(|(name, profile)| open(name, profile));
+    entry
+        .map(|(name, profile)| (name.as_str(), profile))
+        .ok_or_else(|| {
+            let all = policy.profiles.iter();
+            let names = all.filter(|(name, profile)| open(name, profile));
+            let names = names.map(|(name, _)| name.as_str());
+            not_one_of(subject, asked, Key::Profile, "profiles", names.collect())
+        })
+}
+
+/// The profile that is for pods of these labels; the default where none is.
+fn selected<'a>(
+    subject: &Subject<'_>,
+    policy: &'a Policy,
+) -> Result<(&'a str, &'a Profile), Refusal> {
+    let mut found: Option<(&str, &Profile)> = None;
+    if subject.namespace_opted_in && policy.has_pod_selectors() {
+        for (name, profile) in &policy.profiles {
+            let selects = profile.pod_selector.as_ref();
+            if !is_for(subject, profile)
+                || !selects.is_some_and(|selector| selector.selects(subject.labels))
+            {
+                continue;
+            }
+            if let Some((first, _)) = found {
+                let message = format!(
+                    "profiles {first:?} and {name:?} are both for this pod by their podSelector: set annotation \"sidescale.io/profile\" to one of them, or have the operator tell them apart"
+                );
+                return Err(Refusal {
+                    reason: DenyReason::NotAllowed,
+                    message,
+                });
+            }
+            found = Some((name, profile));
+        }
+    }
+    let default = || {
+        let entry = policy.profiles.get_key_value(DEFAULT);
+        let entry = entry.map(|(name, profile)| (name.as_str(), profile));
+        entry.filter(|(name, profile)| may_name(subject, name, profile.namespaces.as_ref()))
+    };
+    found
+        .or_else(default)
+        .ok_or_else(|| not_open("profile", DEFAULT, subject))
+}
+
+/// Whether the profile is for pods of this namespace, if their labels are right.
+fn is_for(subject: &Subject<'_>, profile: &Profile) -> bool {
+    let meant =
+        |namespaces: &Namespaces| namespaces.hold(subject.namespace, subject.namespace_metadata);
+    profile.pod_selector.is_some() && profile.namespaces.as_ref().is_none_or(meant)
+}
+
+/// The control plane by name; only configured ones exist.
+pub(super) fn control_plane<'a>(
+    subject: &Subject<'_>,
+    asked: &Asked<'a>,
+    profile: &Profile,
+    policy: &'a Policy,
+) -> Result<(&'a str, &'a ControlPlane), Refusal> {
+    let value = asked.get(Key::ControlPlane);
+    let name = value.map_or(DEFAULT, |value| value.text);
+    // The operator's own word needs no leave.
+    let by_profile = profile.default_of("control-plane") == Some(name);
+    let open = |name: &str, plane: &ControlPlane| {
+        by_profile || may_name(subject, name, plane.namespaces.as_ref())
+    };
+    let entry = policy.control_planes.get_key_value(name);
+    let entry = entry.filter(|(name, plane)| open(name, plane));
+    entry
+        .map(|(name, plane)| (name.as_str(), plane))
+        .ok_or_else(|| {
+            if value.is_none() {
+                return not_open("control plane", name, subject);
+            }
+            let all = policy.control_planes.iter();
+            let names = all.filter(|(name, plane)| open(name, plane));
+            let names = names.map(|(name, _)| name.as_str());
+            not_one_of(
+                subject,
+                asked,
+                Key::ControlPlane,
+                "control planes",
+                names.collect(),
+            )
+        })
+}
+
+/// Whether the pod's namespace may name it: only the default is open to all without a word.
+fn may_name(subject: &Subject<'_>, name: &str, namespaces: Option<&Namespaces>) -> bool {
+    match namespaces {
+        // The configuration is being checked, for whatever namespace there may be.
+        _ if subject.namespace.is_empty() => true,
+        Some(namespaces) => namespaces.hold(subject.namespace, subject.namespace_metadata),
+        None => name == DEFAULT,
+    }
+}
+
+fn not_one_of(
+    subject: &Subject<'_>,
+    asked: &Asked<'_>,
+    key: Key,
+    what: &str,
+    names: Vec<&str>,
+) -> Refusal {
+    let names = match names[..] {
+        [] => "none".to_owned(),
+        _ => names.join(", "),
+    };
+    let namespace = subject.namespace;
+    let want = if namespace.is_empty() {
+        format!("want one of the configured {what}: {names}")
+    } else {
+        format!("want one of the {what} that are open to namespace {namespace:?}: {names}")
+    };
+    asked.refuse(DenyReason::NotAllowed, key, &want)
+}
+
+fn not_open(what: &str, name: &str, subject: &Subject<'_>) -> Refusal {
+    let message = format!(
+        "{what} {name:?} is not open to namespace {:?}: set annotation \"sidescale.io/{}\" to one that is, or have the operator add the namespace to it",
+        subject.namespace,
+        what.replace(' ', "-")
+    );
+    Refusal {
+        reason: DenyReason::NotAllowed,
+        message,
+    }
+}

@@ -1,0 +1,157 @@
+//! One control plane of the configuration. Pure.
+
+use super::{ConfigError, refuse, value};
+use crate::forms;
+use crate::profile::{ControlPlane, ControlPlaneConfig, SecretConfig, USER_TEMPLATE};
+
+const URL: &str = "want a URL such as https://headscale.example.com";
+
+/// Checks one control plane.
+pub(super) fn control_plane(
+    name: &str,
+    config: ControlPlaneConfig,
+) -> Result<ControlPlane, ConfigError> {
+    let ControlPlaneConfig {
+        login_server,
+        api_url,
+        api_key_secret,
+        allow_insecure,
+        ca_bundle,
+        user_template,
+        adopt_users,
+        namespaces,
+        rest,
+    } = config;
+    let path = |key: &str| format!("controlPlanes.{name}.{key}");
+    let keys = [
+        "loginServer",
+        "apiUrl",
+        "apiKeySecret",
+        "allowInsecure",
+        "caBundle",
+        "userTemplate",
+        "adoptUsers",
+        "namespaces",
+    ];
+    refuse(&rest, &path(""), &keys, &[])?;
+    let Some(login_server) = login_server else {
+        let want = "the URL that sidecars log in to, such as https://headscale.example.com";
+        return Err(ConfigError::Missing {
+            path: path("loginServer"),
+            want,
+        });
+    };
+    let login_server = url(path("loginServer"), login_server)?;
+    let named = api_url.is_some();
+    let api_url = url(
+        path("apiUrl"),
+        api_url.unwrap_or_else(|| login_server.clone()),
+    )?;
+    if api_url.starts_with("http://") && !allow_insecure {
+        let key = if named { "apiUrl" } else { "loginServer" };
+        let want = "the API key would be sent in the clear: want https://, or allowInsecure: true beside it";
+        return Err(value(path(key), &api_url, want));
+    }
+    let (api_key_namespace, api_key_secret) = secret(api_key_secret, &path("apiKeySecret."))?;
+    if let Some(pem) = &ca_bundle
+        && !(pem.contains("-----BEGIN CERTIFICATE-----")
+            && pem.contains("-----END CERTIFICATE-----"))
+    {
+        let want = "want certificates in PEM, from -----BEGIN CERTIFICATE----- on";
+        return Err(value(
+            path("caBundle"),
+            &pem.chars().take(40).collect::<String>(),
+            want,
+        ));
+    }
+    let user_template = checked_user_template(path("userTemplate"), user_template)?;
+    Ok(ControlPlane {
+        login_server,
+        api_url,
+        api_key_namespace,
+        api_key_secret,
+        allow_insecure,
+        ca_bundle,
+        user_template,
+        adopt_users,
+        namespaces: namespaces
+            .map(|config| super::namespaces(path("namespaces"), config))
+            .transpose()?,
+    })
+}
+
+fn secret(config: SecretConfig, base: &str) -> Result<(String, String), ConfigError> {
+    let SecretConfig {
+        namespace,
+        name,
+        rest,
+    } = config;
+    refuse(&rest, base, &["namespace", "name"], &[])?;
+    let namespace = namespace.unwrap_or_else(|| "headscale".to_owned());
+    if !forms::is_dns_label(&namespace) {
+        return Err(value(
+            format!("{base}namespace"),
+            &namespace,
+            "want a namespace",
+        ));
+    }
+    let name = name.unwrap_or_else(|| "headscale-api-key".to_owned());
+    if !forms::is_dns_subdomain(&name, 253) {
+        return Err(value(
+            format!("{base}name"),
+            &name,
+            "want the name of a Secret",
+        ));
+    }
+    Ok((namespace, name))
+}
+
+fn checked_user_template(path: String, template: Option<String>) -> Result<String, ConfigError> {
+    let template = template.unwrap_or_else(|| USER_TEMPLATE.to_owned());
+    if template.contains("{cluster}") {
+        return Err(value(path, &template, "{cluster} is not supported yet"));
+    }
+    if !is_user_template(&template) {
+        let want = "want {namespace} and {service} once each with a dot, _ or @ between them, and else only letters, digits, dashes and dots";
+        return Err(value(path, &template, want));
+    }
+    Ok(template)
+}
+
+/// Whether the template keeps users of two namespaces apart, and makes names that Headscale takes.
+fn is_user_template(template: &str) -> bool {
+    let [n, s] = ["{namespace}", "{service}"].map(|name| {
+        template
+            .match_indices(name)
+            .map(|(at, _)| at)
+            .collect::<Vec<_>>()
+    });
+    let ([n], [s]) = (&n[..], &s[..]) else {
+        return false;
+    };
+    let between = if n < s {
+        &template[n + "{namespace}".len()..*s]
+    } else {
+        &template[s + "{service}".len()..*n]
+    };
+    let literal = template.replace("{namespace}", "").replace("{service}", "");
+    between.contains(['.', '_', '@'])
+        && literal.matches('@').count() <= 1
+        && literal
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-._@".contains(&b))
+}
+
+fn url(path: String, text: String) -> Result<String, ConfigError> {
+    let text = text.trim_end_matches('/').to_owned();
+    let host = text
+        .strip_prefix("https://")
+        .or_else(|| text.strip_prefix("http://"))
+        .unwrap_or_default();
+    // `$` would be expanded by the kubelet, a space would split TS_EXTRA_ARGS, `@` would be a password.
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._~:/[]%".contains(&b);
+    if host.is_empty() || host.starts_with(['/', ':']) || !host.bytes().all(fits) {
+        return Err(value(path, &text, URL));
+    }
+    Ok(text)
+}

@@ -1,0 +1,173 @@
+//! One profile of the configuration. Pure.
+
+use sha2::{Digest, Sha256};
+
+use super::{ConfigError, checked_image, refuse, value};
+use crate::annotations::{KNOWN, Support, is_argument, of_ours};
+use crate::forms;
+use crate::profile::{IMAGE, OnInvalid, Profile, ProfileConfig};
+
+const TAGS: &str = "want tags such as tag:web, in lower case";
+
+/// Checks one profile.
+pub(super) fn profile(name: &str, config: ProfileConfig) -> Result<Profile, ConfigError> {
+    let ProfileConfig {
+        image,
+        allowed_tags,
+        allowed_images,
+        allowed_extra_args,
+        auth_key_secret_name,
+        image_pull_secrets,
+        namespaces,
+        pod_selector,
+        on_invalid,
+        annotations,
+        rest,
+    } = config;
+    let path = |key: &str| format!("profiles.{name}.{key}");
+    let later = ["allowKernelMode", "containerOverride"];
+    refuse(
+        &rest,
+        &path(""),
+        &[
+            "image",
+            "allowedTags",
+            "allowedImages",
+            "allowedExtraArgs",
+            "authKeySecretName",
+            "imagePullSecrets",
+            "namespaces",
+            "podSelector",
+            "onInvalid",
+            "annotations",
+        ],
+        &later,
+    )?;
+    let mut profile = Profile {
+        image: match image {
+            Some(image) => checked_image(path("image"), image, IMAGE)?,
+            None => IMAGE.to_owned(),
+        },
+        allowed_tags: all(path("allowedTags"), allowed_tags, forms::is_tag, TAGS)?,
+        allowed_images: allowed_images
+            .into_iter()
+            .map(|image| beginning(path("allowedImages"), image))
+            .collect::<Result<_, _>>()?,
+        allowed_extra_args: allowed_extra_args
+            .iter()
+            .map(|argument| extra_arg(path("allowedExtraArgs"), argument))
+            .collect::<Result<_, _>>()?,
+        image_pull_secrets: all(
+            path("imagePullSecrets"),
+            image_pull_secrets,
+            |name| forms::is_dns_subdomain(name, 253),
+            "want names of Secrets",
+        )?,
+        namespaces: namespaces
+            .map(|config| super::namespaces(path("namespaces"), config))
+            .transpose()?,
+        pod_selector: pod_selector
+            .map(|config| super::selector(&path("podSelector"), config))
+            .transpose()?,
+        on_invalid: checked_on_invalid(path("onInvalid"), on_invalid)?,
+        ..Profile::default()
+    };
+    if let Some(name) = auth_key_secret_name {
+        if !forms::is_dns_subdomain(&name, 253) {
+            let want = "want the name of a Secret";
+            return Err(value(path("authKeySecretName"), &name, want));
+        }
+        profile.auth_key_secret_name = name;
+    }
+    for (name, text) in annotations {
+        annotation(&mut profile, &name, text, &path("annotations."))?;
+    }
+    let hash = Sha256::digest(format!("{profile:?}").as_bytes());
+    profile.hash = hash
+        .iter()
+        .take(6)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    Ok(profile)
+}
+
+fn checked_on_invalid(path: String, text: Option<String>) -> Result<OnInvalid, ConfigError> {
+    match text.as_deref() {
+        None | Some("deny") => Ok(OnInvalid::Deny),
+        Some("warn") => Ok(OnInvalid::Warn),
+        Some(other) => Err(value(path, other, "want deny or warn")),
+    }
+}
+
+/// Fails at the first that is not of the form.
+fn all(
+    path: String,
+    values: Vec<String>,
+    fits: impl Fn(&str) -> bool,
+    want: &str,
+) -> Result<Vec<String>, ConfigError> {
+    match values.iter().find(|text| !fits(text)) {
+        Some(wrong) => Err(value(path, wrong, want)),
+        None => Ok(values),
+    }
+}
+
+/// An image, or the beginning of one.
+fn beginning(path: String, image: String) -> Result<String, ConfigError> {
+    if forms::is_image(image.strip_suffix('*').unwrap_or(&image)) {
+        return Ok(image);
+    }
+    let want = format!(
+        "{}, or the beginning of one with * at its end",
+        forms::IMAGE
+    );
+    Err(value(path, &image, &want))
+}
+
+fn extra_arg(path: String, argument: &str) -> Result<String, ConfigError> {
+    let name = argument.strip_prefix("--").unwrap_or(argument);
+    if !is_argument(name) {
+        let want = "want names of arguments of tailscale up, such as --shields-up";
+        return Err(value(path, argument, want));
+    }
+    match of_ours(name) {
+        Some(instead) => {
+            let want = format!("it would override what Sidescale sets: {instead}");
+            Err(value(path, argument, &want))
+        }
+        None => Ok(name.to_owned()),
+    }
+}
+
+/// Takes the default of one annotation; its value is checked with all others, when the whole policy is there.
+fn annotation(
+    profile: &mut Profile,
+    name: &str,
+    text: String,
+    base: &str,
+) -> Result<(), ConfigError> {
+    let path = format!("{base}{name}");
+    let known = KNOWN.iter().find(|(known, _)| *known == name);
+    match known.map(|(_, support)| *support) {
+        Some(Support::NotYet) => return Err(ConfigError::NotSupported { path }),
+        Some(Support::Now) if ["inject", "service", "profile"].contains(&name) => {
+            let want = "no profile can say this: set it on the pod";
+            return Err(value(path, &text, want));
+        }
+        Some(Support::Now) => {}
+        Some(Support::Ours) | None => {
+            let now = KNOWN
+                .iter()
+                .filter(|(_, support)| *support == Support::Now)
+                .map(|(known, _)| *known);
+            let accepted = now.clone().collect::<Vec<_>>().join(", ");
+            return Err(ConfigError::Unknown {
+                path,
+                accepted,
+                meant: forms::nearest(name, now),
+            });
+        }
+    }
+    profile.defaults.set(name, text);
+    Ok(())
+}
