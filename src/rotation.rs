@@ -11,6 +11,7 @@
 //! ```
 //! The four are pure as well, and looked at every few seconds beside the rotation of keys.
 
+mod api_keys;
 pub mod demand;
 pub mod fleet;
 mod housekeeping;

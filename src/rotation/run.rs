@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use super::api_keys::{self, ApiKeys, Looked};
 use super::demand::{Demands, KeyDemand, SecretRef};
 use super::housekeeping::{self, Up};
 use super::known::Known;
@@ -79,12 +80,14 @@ enum Done {
     Settled(SecretRef, Box<Outcome>),
     Connected(String, Box<Result<Plane, Trouble>>),
     Passed(Box<Pass>),
+    Looked(Box<Looked>),
 }
 
 struct Loop {
     context: Arc<Context>,
     queue: Queue,
     planes: Planes,
+    api_keys: ApiKeys,
     secrets: BTreeMap<SecretRef, Known>,
     demands: Demands,
     pass_at: Timestamp,
@@ -122,6 +125,7 @@ async fn rotate(
     let now = context.clock.now();
     let mut rotation = Loop {
         planes: Planes::new(context.policy.control_planes.keys(), now),
+        api_keys: ApiKeys::new(context.policy.control_planes.keys(), &context.writer, now),
         context,
         queue: Queue::default(),
         secrets: BTreeMap::new(),
@@ -220,6 +224,11 @@ impl Loop {
                 Done::Connected(name, Box::new(connected))
             });
         }
+        for (name, keeper) in self.api_keys.due(now) {
+            let looked = api_keys::look(Arc::clone(&self.context), name, keeper);
+            self.jobs
+                .spawn(async move { Done::Looked(Box::new(looked.await)) });
+        }
         if !self.passing && now >= self.pass_at && !self.planes.up().is_empty() {
             self.passing = true;
             let (context, planes) = (Arc::clone(&self.context), self.planes.up());
@@ -296,6 +305,7 @@ impl Loop {
             queue,
             pass,
             self.planes.wake(),
+            self.api_keys.wake(),
             Some(after(now, PASS_EVERY)),
         ];
         times.into_iter().flatten().min().unwrap_or(now)
@@ -315,6 +325,13 @@ impl Loop {
                 }
                 // Also after a failure: the states of the keys, and their Events, change with it.
                 self.wake_users_of(&name, now);
+            }
+            Done::Looked(looked) => {
+                if looked.renewed {
+                    // Its client still has the old key.
+                    self.planes.suspect(&looked.name, now);
+                }
+                self.api_keys.looked(*looked, now);
             }
             Done::Passed(passed) => {
                 self.passing = false;

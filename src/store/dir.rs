@@ -55,12 +55,18 @@ impl DirectoryStore {
         name: &str,
     ) -> Result<Option<StoredSecret>, StoreError> {
         let (store, namespace, name) = (self.clone(), namespace.to_owned(), name.to_owned());
-        blocking(move || store.read_now(&namespace, &name)).await
+        blocking(move || {
+            // A write takes the folder away that a read has just been led to.
+            let _writing = store.writing.lock().unwrap_or_else(PoisonError::into_inner);
+            store.read_now(&namespace, &name)
+        })
+        .await
     }
 
     pub(super) async fn list(&self, name: &str) -> Result<Vec<StoredSecret>, StoreError> {
         let (store, name) = (self.clone(), name.to_owned());
         blocking(move || {
+            let _writing = store.writing.lock().unwrap_or_else(PoisonError::into_inner);
             let mut found = Vec::new();
             for namespace in entries(&store.root)? {
                 found.extend(store.read_now(&namespace, &name)?);

@@ -1,0 +1,217 @@
+//! Stands in for a manager that is away: renews an API key of ours while it still works. I/O but for the times.
+//!
+//! It is the manager's own state machine with another policy: past due by two hours, if nobody has looked for two.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sidescale_webhook::profile;
+use tracing::{debug, info, warn};
+
+use super::run::Context;
+use crate::api_key::keeper::{CHECK_EVERY, Keeper};
+use crate::api_key::run::{Place, Settled, Trouble, settle};
+use crate::api_key::{Policy, form};
+use crate::clock::after;
+use crate::control_plane::{ControlPlane, Endpoint, Error};
+use crate::store::{MANAGED_BY, Store, StoreError};
+
+/// How long a manager may be away.
+const STAND_IN_AFTER: Duration = Duration::from_secs(2 * 3_600);
+
+/// What a manager makes by default; its own flags are not known here.
+const EXPIRATION: Duration = Duration::from_secs(2_160 * 3_600);
+const BUFFER: Duration = Duration::from_secs(240 * 3_600);
+
+/// How long another writer's intent is left to it.
+const RESPECT: Duration = Duration::from_secs(120);
+
+/// After trouble.
+const RETRY: Duration = Duration::from_secs(300);
+
+/// The API keys by control plane, and when each is looked at.
+#[derive(Debug)]
+pub(super) struct ApiKeys(BTreeMap<String, Slot>);
+
+#[derive(Debug)]
+struct Slot {
+    /// Not here while it is at work.
+    keeper: Option<Keeper>,
+    next: Timestamp,
+    troubled: bool,
+}
+
+/// What a look has come to.
+#[derive(Debug)]
+pub(super) struct Looked {
+    pub(super) name: String,
+    keeper: Keeper,
+    /// Whether the key in the Secret is another now.
+    pub(super) renewed: bool,
+    outcome: Result<Option<Settled>, String>,
+}
+
+impl ApiKeys {
+    /// All of them are looked at now.
+    pub(super) fn new<'a>(
+        names: impl Iterator<Item = &'a String>,
+        writer: &str,
+        now: Timestamp,
+    ) -> Self {
+        let slot = |name: &String| {
+            let slot = Slot {
+                keeper: Some(Keeper::new(format!("rotation/{writer}"), policy())),
+                next: now,
+                troubled: false,
+            };
+            (name.clone(), slot)
+        };
+        Self(names.map(slot).collect())
+    }
+
+    /// Those to be looked at now; they are taken for it.
+    pub(super) fn due(&mut self, now: Timestamp) -> Vec<(String, Keeper)> {
+        let due = self.0.iter_mut().filter(|(_, slot)| slot.next <= now);
+        due.filter_map(|(name, slot)| Some((name.clone(), slot.keeper.take()?)))
+            .collect()
+    }
+
+    /// When the next is to be looked at.
+    pub(super) fn wake(&self) -> Option<Timestamp> {
+        let here = self.0.values().filter(|slot| slot.keeper.is_some());
+        here.map(|slot| slot.next).min()
+    }
+
+    /// Takes in what a look has come to.
+    pub(super) fn looked(&mut self, looked: Looked, now: Timestamp) {
+        let Looked {
+            name,
+            keeper,
+            renewed,
+            outcome,
+        } = looked;
+        let Some(slot) = self.0.get_mut(&name) else {
+            return;
+        };
+        slot.keeper = Some(keeper);
+        slot.next = after(now, CHECK_EVERY);
+        if renewed {
+            info!(
+                control_plane = name,
+                "Renewed the API key in place of its manager"
+            );
+        }
+        match outcome {
+            Ok(Some(Settled { rest, .. })) => {
+                slot.next = slot.next.min(rest.until.max(now));
+                slot.troubled = false;
+                debug!(control_plane = name, state = ?rest.state, until = %rest.until, "Looked at the API key");
+            }
+            Ok(None) => slot.troubled = false,
+            Err(trouble) => {
+                slot.next = after(now, RETRY);
+                if std::mem::replace(&mut slot.troubled, true) {
+                    debug!(
+                        control_plane = name,
+                        trouble, "The API key still cannot be looked after"
+                    );
+                } else {
+                    warn!(
+                        control_plane = name,
+                        trouble, "The API key cannot be looked after in place of its manager"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Looks at one API key, and renews it where that is called for.
+pub(super) async fn look(context: Arc<Context>, name: String, mut keeper: Keeper) -> Looked {
+    let (mut renewed, mut outcome) = (false, Ok(None));
+    if let Some(config) = context.policy.control_planes.get(&name) {
+        let before = value(&context.store, config).await;
+        outcome = settled(&context, &name, config, &mut keeper).await;
+        renewed = match (before, value(&context.store, config).await) {
+            (Ok(Some(before)), Ok(Some(now))) => before != now,
+            (Ok(_) | Err(_), _) => false,
+        };
+    }
+    Looked {
+        name,
+        keeper,
+        renewed,
+        outcome,
+    }
+}
+
+/// The key that calls are made with may be replaced on the way: then it goes on with the new one.
+async fn settled(
+    context: &Context,
+    name: &str,
+    config: &profile::ControlPlane,
+    keeper: &mut Keeper,
+) -> Result<Option<Settled>, String> {
+    let mut last = None;
+    loop {
+        let found = value(&context.store, config).await;
+        let api_key = match found.map_err(|error| said(Trouble::Secret(error)))? {
+            // There is nothing to renew, and what is the same as before was refused.
+            None => return Ok(None),
+            Some(value) if Some(&value) == last.as_ref() => return Ok(None),
+            Some(value) => value,
+        };
+        last = Some(api_key.clone());
+        let endpoint = Endpoint {
+            name: name.to_owned(),
+            api_url: config.api_url.clone(),
+            api_key,
+            ca_bundle: config.ca_bundle.clone(),
+            allow_insecure: config.allow_insecure,
+        };
+        let control_plane = ControlPlane::new(endpoint.clone());
+        let place = Place {
+            store: &context.store,
+            namespace: &config.api_key_namespace,
+            name: &config.api_key_secret,
+            control_plane: &control_plane.map_err(|error| error.to_string())?,
+            used_at: Some(&endpoint),
+            clock: &context.clock,
+        };
+        match settle(keeper, &place).await {
+            Ok(settled) => return Ok(Some(settled)),
+            Err(Trouble::Headscale {
+                source: Error::Unauthorized { .. },
+                ..
+            }) => {}
+            Err(trouble) => return Err(said(trouble)),
+        }
+    }
+}
+
+async fn value(
+    store: &Store,
+    config: &profile::ControlPlane,
+) -> Result<Option<crate::key_value::KeyValue>, StoreError> {
+    let found = store
+        .read(&config.api_key_namespace, &config.api_key_secret)
+        .await?;
+    Ok(found.and_then(|secret| form::read(&secret, MANAGED_BY.1).value))
+}
+
+fn said(trouble: Trouble) -> String {
+    format!("{:#}", anyhow::Error::new(trouble))
+}
+
+fn policy() -> Policy {
+    Policy {
+        expiration: EXPIRATION,
+        buffer: BUFFER,
+        overlap: Duration::ZERO,
+        respect: RESPECT,
+        managed_by: MANAGED_BY.1.to_owned(),
+        stand_in: Some(STAND_IN_AFTER),
+    }
+}
