@@ -35,6 +35,7 @@ use crate::{
 
 mod kill;
 mod outage;
+mod pair;
 mod story;
 
 pub(crate) const CASES: &[Case] = &[
@@ -55,6 +56,12 @@ pub(crate) const CASES: &[Case] = &[
         needs: &[Level::Api],
         each: false,
         run: outage::of_the_api_server,
+    },
+    Case {
+        name: "faults::two_that_act_without_a_lease_make_one_key",
+        needs: &[Level::Api],
+        each: false,
+        run: pair::without_a_lease,
     },
 ];
 
@@ -228,6 +235,22 @@ impl<'a> World<'a> {
             &arguments,
             &environment,
         )
+    }
+
+    /// Takes the rules about this resource out of the account's Role.
+    fn take_right(&self, resource: &str) -> Result<()> {
+        let (kubectl, name) = (self.api.kubectl(), self.release.fullname());
+        let get = ["get", "role", &name, "--namespace", &self.release.name];
+        let mut role = kubectl.json(&get)?;
+        let rules = role["rules"].as_array_mut().context("no rules")?;
+        let of_it = |rule: &Value| {
+            rule["resources"]
+                .as_array()
+                .is_some_and(|all| all.iter().any(|one| one == resource))
+        };
+        rules.retain(|rule| !of_it(rule));
+        kubectl.feed(&["replace", "--filename", "-"], &role.to_string())?;
+        Ok(())
     }
 
     /// Makes a pod as the webhook leaves it, so that its service needs a key in this Secret.

@@ -1,6 +1,5 @@
 //! SIGKILL after the n-th answer of either server, for every n of a first mint and of a renewal.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -279,7 +278,7 @@ impl Life {
                 (seen, since) = (length, Instant::now());
             }
             let story = Story::read(&exchanges, &self.secret)?;
-            let state = story.settled(&self.name).and_then(|_| {
+            let state = story.settled(&[&self.name]).and_then(|_| {
                 ensure!(story.made.len() >= during.keys(), "it has the old key");
                 ensure!(since.elapsed() > CALM, "it is at work");
                 Ok(())
@@ -296,18 +295,19 @@ impl Life {
 
     /// Asks both servers themselves whether it is as the ledger says.
     async fn holds(&self, world: &World<'_>, story: &Story) -> Result<()> {
-        let current = story.settled(&self.name)?;
+        let current = story.settled(&[&self.name])?;
         let made = story.made.keys().copied().collect();
         let alive = &world.alive().await? & &made;
         ensure!(
-            alive == BTreeSet::from([current]),
+            alive == current,
             "the server says alive: {alive:?}, want {current:?}"
         );
         let key = world.key(&self.secret, &self.name).await?;
         let (issued, value) = key.context("no key")?;
         ensure!(
-            issued.id == current
-                && Some(value.as_slice()) == story.made.get(&current).map(|value| value.as_bytes()),
+            current.contains(&issued.id)
+                && Some(value.as_slice())
+                    == story.made.get(&issued.id).map(|value| value.as_bytes()),
             "the Secret holds another key"
         );
         Ok(())

@@ -15,6 +15,8 @@ use crate::support::proxy::{Exchange, Server};
 pub(super) struct Story {
     /// Values by id, of every key that the control plane has made.
     pub(super) made: BTreeMap<KeyId, String>,
+    /// How many keys were made for each user.
+    pub(super) of_user: BTreeMap<String, usize>,
     /// Keys that the control plane has ended when it was asked to.
     pub(super) ended: BTreeSet<KeyId>,
     /// Keys that the Secret has ever named.
@@ -65,23 +67,27 @@ impl Story {
         Ok(story)
     }
 
-    /// The key that the Secret names for this service, if all of it is done: nothing else alive, nothing under way.
-    pub(super) fn settled(&self, service: &str) -> Result<KeyId> {
-        let data_key = format!("{service}-authkey");
+    /// The keys that the Secret names for these services, if that is all: nothing else alive, nothing under way.
+    pub(super) fn settled(&self, services: &[impl AsRef<str>]) -> Result<BTreeSet<KeyId>> {
         let secret = self.secret.as_ref().context("no Secret")?;
-        let key = secret.record.keys.get(&data_key).context("no record")?;
-        let current = key.current.as_ref().context("no key")?;
-        ensure!(key.intent.is_none(), "a key is being made");
-        ensure!(key.previous.is_empty(), "an old key goes on");
-        let value = secret.values.get(&data_key);
-        ensure!(
-            value.is_some() && value == self.made.get(&current.id),
-            "the value is not that of key {}",
-            current.id.0
-        );
+        let mut current = BTreeSet::new();
+        for service in services {
+            let data_key = format!("{}-authkey", service.as_ref());
+            let key = secret.record.keys.get(&data_key).context("no record")?;
+            let id = key.current.as_ref().context("no key")?.id;
+            ensure!(key.intent.is_none(), "a key is being made");
+            ensure!(key.previous.is_empty(), "an old key goes on");
+            let value = secret.values.get(&data_key);
+            ensure!(
+                value.is_some() && value == self.made.get(&id),
+                "the value is not that of key {}",
+                id.0
+            );
+            current.insert(id);
+        }
         let alive = self.alive();
-        ensure!(alive == BTreeSet::from([current.id]), "alive: {alive:?}");
-        Ok(current.id)
+        ensure!(alive == current, "alive: {alive:?}, want {current:?}");
+        Ok(current)
     }
 
     /// The keys that were made and not ended.
@@ -95,6 +101,8 @@ impl Story {
         let key = &answer["preAuthKey"];
         let value = key["key"].as_str().context("a key without value")?;
         self.made.insert(id(&key["id"])?, value.to_owned());
+        let user = key["user"]["name"].as_str().context("nobody's key")?;
+        *self.of_user.entry(user.to_owned()).or_default() += 1;
         Ok(())
     }
 
