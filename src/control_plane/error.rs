@@ -124,6 +124,18 @@ pub enum Error {
         /// What Headscale would answer.
         expected: &'static str,
     },
+    /// What stands before Headscale says that it is away.
+    #[error(
+        "{at} answered {status} with {answered}, as a proxy does whose server is away: want a running Headscale behind it; check that its pod is ready and what its log says"
+    )]
+    Away {
+        /// The call.
+        at: At,
+        /// The status.
+        status: u16,
+        /// What came, in words; never the body.
+        answered: String,
+    },
     /// The answer is longer than we read.
     #[error(
         "{at} answered more than {limit} bytes: nothing of it is used; check that apiUrl leads to Headscale itself"
@@ -196,6 +208,7 @@ impl Error {
             Self::Unauthorized { .. } => "unauthorized",
             Self::Redirected { .. } => "redirected",
             Self::NotHeadscale { .. } => "not_headscale",
+            Self::Away { .. } => "away",
             Self::TooLarge { .. } => "too_large",
             Self::NotFound { .. } => "not_found",
             Self::Conflict { .. } => "conflict",

@@ -182,10 +182,14 @@ impl Known {
                 | State::InvalidCredentials
                 | State::SecretNotOurs
                 | State::UserNotOurs
-                | State::Unsupported => match failing.or_else(|| of_plane(data_key)) {
-                    Some(trouble) => trouble.message.clone(),
-                    None => continue,
-                },
+                | State::Unsupported => {
+                    // What is known of the control plane by now may be newer than the state.
+                    if let Some(trouble) = of_plane(data_key).or(failing) {
+                        let note = || notice(trouble.state, trouble.message.clone());
+                        notices.entry(trouble.state).or_insert_with(note);
+                    }
+                    continue;
+                }
             };
             notices
                 .entry(*state)

@@ -14,7 +14,7 @@ use super::run::Context;
 use super::state::State;
 use crate::cluster;
 use crate::control_plane::{
-    ControlPlane, Endpoint, Error, KeyId, MintedKey, NewPreAuthKey, User, UserId,
+    At, ControlPlane, Endpoint, Error, KeyId, MintedKey, NewPreAuthKey, User, UserId,
 };
 use crate::key_value::KeyValue;
 use crate::metrics::Metrics;
@@ -56,9 +56,16 @@ impl Plane {
     /// No API key, one that is refused, or a control plane that does not answer as it should.
     pub async fn connect(context: &Context, name: &str) -> Result<Self, Trouble> {
         let Some(config) = context.policy.control_planes.get(name) else {
+            let known: Vec<_> = context
+                .policy
+                .control_planes
+                .keys()
+                .map(String::as_str)
+                .collect();
             let message = format!(
-                "control plane \"{name}\" is not in the configuration: add it under controlPlanes, or take \
-                 the annotation sidescale.io/control-plane off the pods"
+                "control plane \"{name}\" is not in the configuration, which has {}: add it under controlPlanes, or \
+                 take the annotation sidescale.io/control-plane off the pods",
+                known.join(", ")
             );
             return Err(Trouble {
                 state: State::Degraded,
@@ -82,8 +89,13 @@ impl Plane {
             origins: Mutex::default(),
             metrics: Arc::clone(&context.metrics),
         };
-        plane.counted("probe", plane.client.probe()).await?;
-        plane.list_users().await?;
+        let refused = |error| match error {
+            Error::Unauthorized { at } => invalid_credentials(name, config, &at),
+            error => Trouble::from(error),
+        };
+        let probed = plane.counted("probe", plane.client.probe()).await;
+        probed.map_err(refused)?;
+        plane.list_users().await.map_err(refused)?;
         Ok(plane)
     }
 
@@ -293,6 +305,7 @@ impl From<Error> for Trouble {
             | Error::TimedOut { .. }
             | Error::Redirected { .. }
             | Error::NotHeadscale { .. }
+            | Error::Away { .. }
             | Error::TooLarge { .. } => (State::Degraded, true),
             Error::NotFound { .. }
             | Error::Conflict { .. }
@@ -342,19 +355,41 @@ fn no_credentials(plane: &str, namespace: &str, name: &str, exists: bool) -> Tro
     } else {
         "does not exist".to_owned()
     };
-    let first = if exists {
-        format!("kubectl delete secret {name} -n {namespace}; ")
-    } else {
-        String::new()
-    };
     let message = format!(
-        "control plane \"{plane}\" has no API key: Secret {namespace}/{name} {found}; make one with: \
-         {first}kubectl create secret generic {name} -n {namespace} --from-literal={API_KEY}=\"$(kubectl exec -n \
-         {namespace} deploy/headscale -c headscale -- headscale apikeys create -e 90d)\""
+        "control plane \"{plane}\" has no API key: Secret {namespace}/{name} {found}; make one with: {}",
+        command(namespace, name, exists)
     );
     Trouble {
         state: State::NoCredentials,
         message,
         of_plane: true,
     }
+}
+
+fn invalid_credentials(plane: &str, config: &profile::ControlPlane, at: &At) -> Trouble {
+    let (namespace, name) = (&config.api_key_namespace, &config.api_key_secret);
+    let (method, url) = (at.method, &at.url);
+    let message = format!(
+        "control plane \"{plane}\" refuses the API key of Secret {namespace}/{name}: {method} {url} answered 401, \
+         so it is unknown, expired or deleted there; put a new one in its place with: {}",
+        command(namespace, name, true)
+    );
+    Trouble {
+        state: State::InvalidCredentials,
+        message,
+        of_plane: true,
+    }
+}
+
+/// What to paste into a shell to get an API key into its Secret.
+fn command(namespace: &str, name: &str, exists: bool) -> String {
+    let first = if exists {
+        format!("kubectl delete secret {name} -n {namespace}; ")
+    } else {
+        String::new()
+    };
+    format!(
+        "{first}kubectl create secret generic {name} -n {namespace} --from-literal={API_KEY}=\"$(kubectl exec -n \
+         {namespace} deploy/headscale -c headscale -- headscale apikeys create -e 90d)\""
+    )
 }

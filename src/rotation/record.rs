@@ -130,9 +130,9 @@ pub enum RecordError {
     },
     /// It is no record.
     #[error(
-        "data key \"{DATA_KEY}\" cannot be read: put it back, or delete that data key to have all keys made anew"
+        "data key \"{DATA_KEY}\" cannot be read ({0}): put it back as it was, or delete that data key to have all keys made anew"
     )]
-    Damaged(#[source] serde_json::Error),
+    Damaged(serde_json::Error),
 }
 
 impl Default for Record {

@@ -165,11 +165,14 @@ impl Job<'_> {
             .labels
             .get(MANAGED_BY.0)
             .is_some_and(|value| value == MANAGED_BY.1);
-        let (name, (label, value)) = (&self.task.secret, MANAGED_BY);
+        let name = &self.task.secret;
         if !ours && !is(ADOPT) {
+            let (label, value) = MANAGED_BY;
             let message = format!(
-                "Secret {name} is not labelled {label}={value}: it is read and never written; annotate it with \
-                 {ADOPT}: \"true\" to hand it over, or set authKeySecretName in the profile to another name"
+                "Secret {name} was not made by Sidescale: it lacks the label {label}={value}, so it is read and never \
+                 written; hand it over with: kubectl annotate secret {} -n {} {ADOPT}=true; or have the operator set \
+                 authKeySecretName in the profile to another name",
+                name.name, name.namespace
             );
             self.outcome.trouble = Some(Trouble {
                 state: State::SecretNotOurs,

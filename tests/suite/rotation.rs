@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 mod api_keys;
+mod messages;
 mod nodes;
 mod request;
 mod trouble;

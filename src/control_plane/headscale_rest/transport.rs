@@ -169,21 +169,26 @@ impl HeadscaleRest {
             return Err(Error::Unauthorized { at });
         }
         let Some(message) = wire::message(&body).map(|text| self.quote(&text)) else {
-            return Err(if status.is_server_error() {
-                let message = format!("{} bytes of {content_type}", body.len());
-                Error::Refused {
+            let answered = format!("{} bytes of {content_type}", body.len());
+            return Err(match status {
+                StatusCode::BAD_GATEWAY
+                | StatusCode::SERVICE_UNAVAILABLE
+                | StatusCode::GATEWAY_TIMEOUT => Error::Away {
                     at,
                     status: code,
-                    message,
-                }
-            } else {
-                let answered = format!("{} bytes of {content_type}", body.len());
-                Error::NotHeadscale {
+                    answered,
+                },
+                _ if status.is_server_error() => Error::Refused {
+                    at,
+                    status: code,
+                    message: answered,
+                },
+                _ => Error::NotHeadscale {
                     at,
                     status: code,
                     answered,
                     expected,
-                }
+                },
             });
         };
         Err(match status {

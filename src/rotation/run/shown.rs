@@ -15,10 +15,12 @@ impl Loop {
         let metrics = &self.context.metrics.rotation;
         let mut counts: BTreeMap<State, i64> =
             State::ALL.into_iter().map(|state| (state, 0)).collect();
+        let mut firsts = BTreeMap::new();
         let mut expiries = Vec::new();
         for (secret, known) in &self.secrets {
-            for state in known.states.values() {
+            for (data_key, state) in &known.states {
                 *counts.entry(*state).or_default() += 1;
+                firsts.entry(*state).or_insert((secret, data_key));
             }
             expiries.extend(
                 known
@@ -56,11 +58,18 @@ impl Loop {
             .troubles()
             .map(|trouble| trouble.message.clone())
             .collect();
-        let others = counts
-            .iter()
-            .filter(|(state, count)| **state != State::Ready && **count > 0);
-        let others: Vec<_> = others
-            .map(|(state, count)| format!("{count} {}", state.as_str()))
+        firsts.remove(&State::Ready);
+        // One of them is named: the Events and the log hold the others.
+        let others: Vec<_> = firsts
+            .into_iter()
+            .map(|(state, (secret, data_key))| {
+                let count = counts.get(&state).copied().unwrap_or_default();
+                let such_as = if count > 1 { "such as " } else { "" };
+                format!(
+                    "{count} {} ({such_as}{data_key} of Secret {secret})",
+                    state.as_str()
+                )
+            })
             .collect();
         if wanting.is_empty() && others.is_empty() {
             self.context
