@@ -9,9 +9,11 @@
 //! pods ─► fleet ─┬─► nodes: joined, late, lost, uninvited ─► housekeeping: Events, gauges, evictions
 //! nodes ─► tailnet ─► names: who makes room, who is named ─► housekeeping: the control plane
 //! ```
-//! The four are pure as well, and looked at every few seconds beside the rotation of keys.
+//! The four are pure as well, and looked at every few seconds beside the rotation of keys; so are `orphans` and `cleanup`,
+//! which say once an hour what nobody needs any more.
 
 mod api_keys;
+pub mod cleanup;
 pub mod demand;
 pub mod fleet;
 mod housekeeping;
@@ -19,6 +21,7 @@ pub mod in_cluster;
 mod known;
 pub mod names;
 pub mod nodes;
+pub mod orphans;
 pub mod plan;
 pub mod plane;
 mod planes;

@@ -1,4 +1,4 @@
-//! Looks at the tailnet every few seconds: tells of pods without a node, and keeps the names of nodes. I/O.
+//! Looks at the tailnet every few seconds, and sweeps every hour: nodes, their names, and what nobody needs. I/O.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,12 +19,19 @@ use crate::clock::after;
 use crate::control_plane::Error;
 
 mod findings;
+mod sweep;
 
 /// The nodes are looked at this often: two looks and a new pod fit into a minute.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 
 /// A look that took long is followed by a rest that is so many times longer.
 const REST: u32 = 20;
+
+/// What nobody needs any more is looked for this often.
+const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
+
+/// A sweep that did not get to its end is followed by another one.
+const SWEEP_AGAIN: Duration = Duration::from_secs(60);
 
 /// Bounds the calls that follow one look.
 const MOST_STEPS: usize = 32;
@@ -48,6 +55,7 @@ struct OnePlane {
     names: Names,
     counts: Counts,
     look_at: Timestamp,
+    sweep_at: Timestamp,
     troubled: bool,
 }
 
@@ -97,6 +105,7 @@ impl Keeper {
                 names: Names::default(),
                 counts: Counts::default(),
                 look_at: now,
+                sweep_at: now,
                 troubled: false,
             });
             if now < state.look_at {
@@ -114,12 +123,41 @@ impl Keeper {
                 Ok(_) => {}
                 Err(trouble) => self.failed(name, &trouble),
             }
+            self.sweep_if_due(name, plane).await;
             let rest = LOOK_EVERY.max(began.elapsed() * REST);
             if let Some(state) = self.states.get_mut(name) {
                 state.look_at = after(self.context.clock.now(), rest);
             }
         }
         self.show();
+    }
+
+    async fn sweep_if_due(&mut self, name: &str, plane: &Plane) {
+        let now = self.context.clock.now();
+        let paused = self.context.policy.rotation.paused;
+        let due = self
+            .states
+            .get(name)
+            .is_some_and(|state| now >= state.sweep_at && !paused);
+        if !due {
+            return;
+        }
+        let demands = self.demands.borrow().clone();
+        let swept = self.sweep(name, plane, &demands).await;
+        if let Err(trouble) = &swept {
+            let trouble = trouble.message.as_str();
+            debug!(
+                control_plane = name,
+                trouble, "Sweep did not get to its end"
+            );
+        }
+        let rest = match swept {
+            Ok(false) => SWEEP_EVERY,
+            Ok(true) | Err(_) => SWEEP_AGAIN,
+        };
+        if let Some(state) = self.states.get_mut(name) {
+            state.sweep_at = after(now, rest);
+        }
     }
 
     fn wake(&self, up: &Up) -> Timestamp {

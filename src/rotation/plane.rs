@@ -14,7 +14,7 @@ use super::run::Context;
 use super::state::State;
 use crate::cluster;
 use crate::control_plane::{
-    At, ControlPlane, Endpoint, Error, KeyId, MintedKey, NewPreAuthKey, User, UserId,
+    At, ControlPlane, Endpoint, Error, KeyId, MintedKey, NewPreAuthKey, User, UserId, Version,
 };
 use crate::key_value::KeyValue;
 use crate::metrics::Metrics;
@@ -22,6 +22,7 @@ use crate::metrics::Metrics;
 mod nodes;
 
 use nodes::Origins;
+pub use nodes::Survey;
 
 /// Is the data key of an API key.
 pub const API_KEY: &str = "api-key";
@@ -46,6 +47,8 @@ pub struct Plane {
     client: ControlPlane,
     users: Mutex<BTreeMap<String, User>>,
     origins: Mutex<Origins>,
+    /// What answered; none before anything did.
+    version: Option<Version>,
     metrics: Arc<Metrics>,
 }
 
@@ -80,13 +83,14 @@ impl Plane {
             ca_bundle: config.ca_bundle.clone(),
             allow_insecure: config.allow_insecure,
         };
-        let plane = Self {
+        let mut plane = Self {
             name: name.to_owned(),
             mark: context.mark.clone(),
             adopted: config.adopt_users.clone(),
             client: ControlPlane::new(endpoint)?,
             users: Mutex::default(),
             origins: Mutex::default(),
+            version: None,
             metrics: Arc::clone(&context.metrics),
         };
         let refused = |error| match error {
@@ -94,7 +98,7 @@ impl Plane {
             error => Trouble::from(error),
         };
         let probed = plane.counted("probe", plane.client.probe()).await;
-        probed.map_err(refused)?;
+        plane.version = Some(probed.map_err(refused)?);
         plane.list_users().await.map_err(refused)?;
         Ok(plane)
     }

@@ -26,6 +26,7 @@ mod golden;
 mod join;
 mod leaks;
 mod negative;
+mod nodes;
 mod rotation;
 mod serve;
 mod story;
@@ -60,6 +61,7 @@ const CASES: &[&[Case]] = &[
     story::CASES,
     first::CASES,
     negative::CASES,
+    nodes::CASES,
     rotation::CASES,
     faults::CASES,
     // Last: it reads what all the others have left.

@@ -23,6 +23,7 @@ mod api_keys;
 mod messages;
 mod nodes;
 mod request;
+mod sweep;
 mod trouble;
 
 const SECRET: &str = "headscale-auth-keys";
@@ -261,8 +262,8 @@ async fn a_new_service_gets_its_user_and_key_with_two_calls() {
     );
     assert_eq!(world.headscale.calls(Call::CreateUser), 1);
     assert!(
-        world.headscale.calls(Call::ListUsers) <= lists + 1,
-        "users are listed per pass, not per service"
+        world.headscale.calls(Call::ListUsers) <= lists + 2,
+        "users are listed per pass and sweep, not per service"
     );
     let text = until("the count", async || {
         let text = String::from_utf8(world.metrics.text().unwrap()).unwrap();

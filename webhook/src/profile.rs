@@ -121,6 +121,8 @@ impl Default for Rotation {
             overlap: Duration::from_secs(3600),
             paused: false,
             max_services_per_namespace: 200,
+            orphaned_keys_after: Duration::from_secs(600),
+            unused_users_after: Duration::from_secs(30 * 24 * 3600),
             on_lost: OnLost::Report,
         }
     }
@@ -215,6 +217,10 @@ pub struct Rotation {
     pub paused: bool,
     /// Most services that one namespace may have; default 200.
     pub max_services_per_namespace: usize,
+    /// How old a live key that no Secret knows has to be before it is ended; default 10m.
+    pub orphaned_keys_after: Duration,
+    /// How long after its last key's end a user without nodes is removed; default 30d.
+    pub unused_users_after: Duration,
     /// What happens to a pod that lost its node; default [`OnLost::Report`].
     pub on_lost: OnLost,
 }

@@ -65,7 +65,7 @@ profiles:
       state: emptydir
       socket-path: /run/hs/hs.sock
 webhook: {image: 'registry.example.com/sidescale:v1'}
-rotation: {overlap: 30m, paused: true, maxServicesPerNamespace: 5, onLost: evict}
+rotation: {overlap: 30m, paused: true, maxServicesPerNamespace: 5, onLost: evict, orphanedKeysAfter: 1h}
 ",
     )
     .unwrap();
@@ -92,6 +92,10 @@ rotation: {overlap: 30m, paused: true, maxServicesPerNamespace: 5, onLost: evict
     assert_eq!(policy.image, "registry.example.com/sidescale:v1");
     assert!(policy.rotation.paused);
     assert_eq!(policy.rotation.on_lost, OnLost::Evict);
+    assert_eq!(
+        policy.rotation.orphaned_keys_after,
+        Duration::from_secs(3600)
+    );
 }
 
 #[test]
@@ -235,6 +239,14 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         (
             with("rotation: {overlap: soon}"),
             "rotation.overlap is \"soon\": want a duration such as 90m, 12h or 30d",
+        ),
+        (
+            with("rotation: {orphanedKeysAfter: 1m}"),
+            "rotation.orphanedKeysAfter is \"1m\": want at least 5m",
+        ),
+        (
+            with("rotation: {unusedUsersAfter: never}"),
+            "rotation.unusedUsersAfter is \"never\": want a duration such as 90m, 12h or 30d",
         ),
         (
             with("rotation: {onLost: delete}"),

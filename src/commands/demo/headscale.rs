@@ -231,6 +231,14 @@ impl Embedded {
             .collect()
     }
 
+    /// The names of all users, the oldest first.
+    #[must_use]
+    pub fn user_names(&self) -> Vec<String> {
+        let inner = self.inner();
+        let users = inner.state.users.iter();
+        users.map(|user| user.name.clone()).collect()
+    }
+
     /// Adds a user that somebody else made; `provider` is empty, or such as `oidc`.
     pub fn add_user(&self, name: &str, display_name: &str, provider: &str) {
         let now = self.now();

@@ -6,12 +6,25 @@ use std::sync::{MutexGuard, PoisonError};
 use jiff::Timestamp;
 
 use super::{Plane, Trouble};
-use crate::control_plane::{Error, KeyId, PreAuthKey, UserId};
+use crate::control_plane::{Error, KeyId, Node, PreAuthKey, Release, UserId};
 use crate::rotation::names::Step;
 use crate::rotation::tailnet::{KeyOrigin, KeyUser, Tailnet};
 
 /// Whose each key is, as it was listed last.
 pub(super) type Origins = BTreeMap<KeyId, KeyOrigin>;
+
+/// Everything that a control plane holds: users, then keys, then nodes.
+#[derive(Clone, Debug)]
+pub struct Survey {
+    /// All keys.
+    pub keys: Vec<PreAuthKey>,
+    /// All nodes: those that joined with one of the keys, but for the youngest, are among them.
+    pub nodes: Vec<Node>,
+    /// Users that keys are made for.
+    pub users: BTreeMap<UserId, KeyUser>,
+    /// What it behaves like.
+    pub release: Release,
+}
 
 impl Plane {
     /// Its nodes, by the users of ours whose keys made them.
@@ -34,6 +47,51 @@ impl Plane {
         }
         let users = self.key_users();
         Ok(Tailnet::new(now, nodes, &self.origins(), &users))
+    }
+
+    /// Everything that it holds.
+    ///
+    /// # Errors
+    /// A call failed.
+    pub async fn survey(&self) -> Result<Survey, Trouble> {
+        self.list_users().await?;
+        let keys = self
+            .counted("list_pre_auth_keys", self.client.list_pre_auth_keys())
+            .await?;
+        self.note_origins(&keys);
+        let nodes = self.counted("list_nodes", self.client.list_nodes()).await?;
+        Ok(Survey {
+            keys,
+            nodes,
+            users: self.key_users(),
+            // Unknown is the one that forbids most.
+            release: self
+                .version
+                .as_ref()
+                .map_or(Release::V0_28, |version| version.release),
+        })
+    }
+
+    /// Removes the row of a key that no node names.
+    ///
+    /// # Errors
+    /// The call failed.
+    pub async fn delete_key(&self, id: KeyId) -> Result<(), Trouble> {
+        let deleted = self.client.delete_pre_auth_key(id);
+        Ok(self.counted("delete_pre_auth_key", deleted).await?)
+    }
+
+    /// Removes a user with its keys.
+    ///
+    /// # Errors
+    /// The call failed, or would remove the keys of others.
+    pub async fn delete_user(&self, id: UserId) -> Result<(), Trouble> {
+        let Some(version) = &self.version else {
+            return Ok(());
+        };
+        self.users().retain(|_, user| user.id != id);
+        let deleted = self.client.delete_user(id, version);
+        Ok(self.counted("delete_user", deleted).await?)
     }
 
     /// Does a step of the name keeper.

@@ -198,10 +198,12 @@ impl Node {
         ))?;
         let tailscale = ["containerboot", "tailscale", "tailscaled"]
             .map(|name| (format!("/usr/local/bin/{name}"), programs.tailscale(name)));
+        // The published image has busybox's tools, and an Event tells to use this one.
+        let killall = ("/bin/killall".to_owned(), system("busybox")?);
         self.import(&image(
             TAILSCALE,
             &["/usr/local/bin/containerboot"],
-            tailscale.to_vec(),
+            tailscale.into_iter().chain([killall]).collect(),
         ))
     }
 }

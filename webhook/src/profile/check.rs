@@ -64,6 +64,12 @@ pub enum ConfigError {
 // With the longest service, the two characters between and our suffix, a data key has at most 253.
 const LONGEST_NAME: usize = 40;
 
+/// Is longer than any mint takes: before, a key that no Secret knows may still be on its way there.
+const SHORTEST_ORPHAN: Duration = Duration::from_secs(300);
+
+/// Is longer than a service is usually away.
+const SHORTEST_UNUSED: Duration = Duration::from_secs(3600);
+
 pub(super) fn policy(config: Config) -> Result<Policy, ConfigError> {
     let Config {
         control_planes,
@@ -199,13 +205,22 @@ fn rotation(config: RotationConfig) -> Result<Rotation, ConfigError> {
         overlap,
         paused,
         max_services_per_namespace,
+        orphaned_keys_after,
+        unused_users_after,
         on_lost,
         rest,
     } = config;
     refuse(
         &rest,
         "rotation.",
-        &["overlap", "paused", "maxServicesPerNamespace", "onLost"],
+        &[
+            "overlap",
+            "paused",
+            "maxServicesPerNamespace",
+            "orphanedKeysAfter",
+            "unusedUsersAfter",
+            "onLost",
+        ],
         &[],
     )?;
     let mut rotation = Rotation {
@@ -228,6 +243,27 @@ fn rotation(config: RotationConfig) -> Result<Rotation, ConfigError> {
         }
         rotation.max_services_per_namespace = most;
     }
+    let after = |name: &str, text: Option<String>, least: Duration, default| {
+        let Some(text) = text else { return Ok(default) };
+        let bad = |want: &str| value(format!("rotation.{name}"), &text, want);
+        let given = forms::duration(&text).ok_or_else(|| bad(forms::DURATION))?;
+        if given < least {
+            return Err(bad(&format!("want at least {}", forms::show(least))));
+        }
+        Ok(given)
+    };
+    rotation.orphaned_keys_after = after(
+        "orphanedKeysAfter",
+        orphaned_keys_after,
+        SHORTEST_ORPHAN,
+        rotation.orphaned_keys_after,
+    )?;
+    rotation.unused_users_after = after(
+        "unusedUsersAfter",
+        unused_users_after,
+        SHORTEST_UNUSED,
+        rotation.unused_users_after,
+    )?;
     if let Some(text) = on_lost {
         rotation.on_lost = match text.as_str() {
             "report" => OnLost::Report,

@@ -98,6 +98,10 @@ pub struct RotationConfig {
     pub paused: bool,
     /// Most services that one namespace may have.
     pub max_services_per_namespace: Option<usize>,
+    /// How old a live key that no Secret knows has to be before it is ended, such as `10m`.
+    pub orphaned_keys_after: Option<String>,
+    /// How long after its last key's end a user without nodes is removed, such as `30d`.
+    pub unused_users_after: Option<String>,
     /// What happens to a pod that lost its node: `report` or `evict`.
     pub on_lost: Option<String>,
     #[serde(flatten)]

@@ -1,0 +1,241 @@
+//! What nothing needs any more at a control plane: rows of ended keys, and users. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::tailnet::KeyUser;
+use crate::clock::after;
+use crate::control_plane::{KeyId, Node, PreAuthKey, Release, UserId};
+
+/// The row of an ended key is kept for this long: it says whose a node was.
+const ROWS_FOR: Duration = Duration::from_secs(7 * 24 * 3_600);
+
+/// Everything at one control plane, listed in this order: keys, then nodes. Records were read after both.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// All keys.
+    pub keys: &'a [PreAuthKey],
+    /// All nodes.
+    pub nodes: &'a [Node],
+    /// Users that keys are made for.
+    pub users: &'a BTreeMap<UserId, KeyUser>,
+    /// Ids of keys that any record names.
+    pub named: &'a BTreeSet<KeyId>,
+    /// Names of users that any record or pod names.
+    pub wanted: &'a BTreeSet<String>,
+}
+
+/// The rows that may go: ended a week ago, of a user of ours, and named by no node and no record.
+///
+/// A node is ephemeral through its key's row alone: without it the node would stay for ever. The last row of a user
+/// stays as well, and says since when nobody needed the user.
+#[must_use]
+pub fn rows(now: Timestamp, view: &View<'_>) -> Vec<KeyId> {
+    let used: BTreeSet<KeyId> = view
+        .nodes
+        .iter()
+        .filter_map(|node| node.pre_auth_key)
+        .collect();
+    let mut last: BTreeMap<UserId, (Timestamp, KeyId)> = BTreeMap::new();
+    for (user, end, key) in ends(view) {
+        let entry = last.entry(user).or_insert((end, key.id));
+        *entry = (*entry).max((end, key.id));
+    }
+    let over = ends(view).filter(|(user, end, key)| {
+        now >= after(*end, ROWS_FOR)
+            && last.get(user).is_some_and(|(_, last)| *last != key.id)
+            && !used.contains(&key.id)
+            && !view.named.contains(&key.id)
+    });
+    over.map(|(_, _, key)| key.id).collect()
+}
+
+/// The users that may go: ours, without node or live key, wanted by nobody, their last key ended `unused` ago. Never
+/// on 0.28, where a user's end is that of every pre-auth key of the server.
+#[must_use]
+pub fn users(now: Timestamp, view: &View<'_>, release: Release, unused: Duration) -> Vec<UserId> {
+    match release {
+        Release::V0_28 => return Vec::new(),
+        Release::V0_29 | Release::V0_30 => {}
+    }
+    let owners: BTreeMap<KeyId, UserId> = view
+        .keys
+        .iter()
+        .filter_map(|key| Some((key.id, key.user?)))
+        .collect();
+    let of_keys = view.nodes.iter().filter_map(|node| node.pre_auth_key);
+    let of_keys = of_keys.filter_map(|key| owners.get(&key).copied());
+    let with_nodes: BTreeSet<UserId> = view
+        .nodes
+        .iter()
+        .filter_map(|node| node.user)
+        .chain(of_keys)
+        .collect();
+    let mut last: BTreeMap<UserId, Timestamp> = BTreeMap::new();
+    for (user, end, _) in ends(view) {
+        let entry = last.entry(user).or_insert(end);
+        *entry = (*entry).max(end);
+    }
+    let over = view.users.iter().filter(|(id, user)| {
+        let ended = last.get(id).is_some_and(|end| now >= after(*end, unused));
+        user.ours && ended && !with_nodes.contains(id) && !view.wanted.contains(&user.name)
+    });
+    over.map(|(id, _)| *id).collect()
+}
+
+/// The keys of users of ours, and when each ends; a row without an end was never a key.
+fn ends<'a>(view: &View<'a>) -> impl Iterator<Item = (UserId, Timestamp, &'a PreAuthKey)> {
+    let users = view.users;
+    view.keys.iter().filter_map(move |key| {
+        let user = key.user?;
+        users.get(&user).filter(|user| user.ours)?;
+        // What was made later than it ends was ended by a clock that is off.
+        let end = key.expiration?.max(key.created_at?);
+        Some((user, end, key))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control_plane::NodeId;
+
+    const DAY: i64 = 86_400;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    /// Key `id` of `user`, that ends on `day`.
+    fn key(id: u64, user: u64, day: i64) -> PreAuthKey {
+        PreAuthKey {
+            id: KeyId(id),
+            user: Some(UserId(user)),
+            reusable: true,
+            ephemeral: true,
+            used: false,
+            expiration: Some(at(day * DAY)),
+            created_at: Some(at(0)),
+            tags: Vec::new(),
+        }
+    }
+
+    fn node(key: Option<u64>, user: Option<u64>) -> Node {
+        Node {
+            id: NodeId(1),
+            name: "api".into(),
+            given_name: "api".into(),
+            user: user.map(UserId),
+            online: false,
+            pre_auth_key: key.map(KeyId),
+            tags: Vec::new(),
+            created_at: None,
+            last_seen: None,
+            expiry: None,
+        }
+    }
+
+    /// Users 1 and 2 are ours, 3 was lent.
+    fn known() -> BTreeMap<UserId, KeyUser> {
+        let user = |(id, name, ours)| {
+            let name = String::from(name);
+            (UserId(id), KeyUser { name, ours })
+        };
+        [
+            (1, "shop.api", true),
+            (2, "shop.db", true),
+            (3, "lent", false),
+        ]
+        .map(user)
+        .into()
+    }
+
+    #[test]
+    fn the_row_of_a_key_goes_a_week_after_its_end_unless_something_names_it() {
+        let keys = [
+            key(1, 1, 10),
+            key(2, 1, 10),
+            key(3, 1, 10),
+            key(4, 1, 12),
+            key(5, 3, 10),
+            // Of another's user.
+            key(6, 9, 10),
+            // The last of its user.
+            key(7, 2, 10),
+        ];
+        let users = known();
+        let rows = |day: i64, second: i64| {
+            let view = View {
+                keys: &keys,
+                nodes: &[node(Some(2), None), node(None, Some(1))],
+                users: &users,
+                named: &[KeyId(3)].into(),
+                wanted: &BTreeSet::new(),
+            };
+            let rows = super::rows(at(day * DAY + second), &view);
+            rows.iter().map(|id| id.0).collect::<Vec<_>>()
+        };
+        assert_eq!(rows(17, -1), Vec::<u64>::new());
+        assert_eq!(rows(17, 0), [1]);
+        assert_eq!(rows(1_000, 0), [1], "4 is the last of its user");
+    }
+
+    #[test]
+    fn a_user_goes_thirty_days_after_its_last_key_if_nothing_is_left_of_it() {
+        let month = Duration::from_secs(30 * 86_400);
+        let keys = [
+            key(1, 1, 10),
+            key(2, 1, 8),
+            key(3, 2, 10),
+            key(4, 3, 10),
+            key(5, 9, 10),
+        ];
+        let all = known();
+        let over = |day: i64, nodes: &[Node], wanted: &[&str], release| {
+            let wanted = wanted.iter().map(|name| (*name).to_owned()).collect();
+            let view = View {
+                keys: &keys,
+                nodes,
+                users: &all,
+                named: &BTreeSet::new(),
+                wanted: &wanted,
+            };
+            let users = users(at(day * DAY), &view, release, month);
+            users.iter().map(|id| id.0).collect::<Vec<_>>()
+        };
+        let new = Release::V0_29;
+        assert_eq!(over(39, &[], &[], new), Vec::<u64>::new());
+        assert_eq!(over(40, &[], &[], new), [1, 2]);
+        assert_eq!(over(40, &[], &["shop.api"], new), [2]);
+        assert_eq!(
+            over(40, &[node(Some(2), None)], &[], new),
+            [2],
+            "by its key"
+        );
+        assert_eq!(
+            over(40, &[node(None, Some(2))], &[], new),
+            [1],
+            "by its user"
+        );
+        assert_eq!(over(4_000, &[], &[], Release::V0_28), Vec::<u64>::new());
+        assert_eq!(over(40, &[], &[], Release::V0_30), [1, 2]);
+    }
+
+    #[test]
+    fn a_user_with_a_live_key_or_without_any_stays() {
+        let keys = [key(1, 1, 10), key(2, 1, 100)];
+        let all = known();
+        let view = View {
+            keys: &keys,
+            nodes: &[],
+            users: &all,
+            named: &BTreeSet::new(),
+            wanted: &BTreeSet::new(),
+        };
+        let month = Duration::from_secs(30 * 86_400);
+        let gone = users(at(60 * DAY), &view, Release::V0_29, month);
+        assert_eq!(gone, []);
+    }
+}

@@ -1,0 +1,126 @@
+//! Rotation ends what nobody needs any more: keys that no Secret knows, rows of ended keys, users without a service.
+
+use std::fs;
+
+use super::*;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+impl World {
+    /// Takes the namespace away with all its Secrets, as `kubectl delete namespace` does.
+    fn delete_namespace(&self) {
+        fs::remove_dir_all(self._root.path().join("shop")).unwrap();
+        self.demands.send_modify(|demands| {
+            demands.namespaces.remove("shop");
+        });
+    }
+
+    /// Moves the clock on until there is an answer.
+    async fn eventually<T>(&self, what: &str, step: Duration, ask: impl Fn() -> Option<T>) -> T {
+        until(what, async || {
+            if let Some(answer) = ask() {
+                return Some(answer);
+            }
+            self.clock.advance(step);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            None
+        })
+        .await
+    }
+}
+
+#[tokio::test]
+async fn the_keys_of_a_namespace_deleted_while_nobody_looked_are_ended_at_the_next_start() {
+    let world = World::new().await;
+    let process = world.start("a");
+    world.demand(&["api", "db"], |_| {});
+    world.key("api").await;
+    world.key("db").await;
+    drop(process);
+    world.delete_namespace();
+    world.clock.advance(11 * MINUTE);
+    let _process = world.start("b");
+    until("the end of both keys", async || {
+        world.alive().is_empty().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_key_that_is_young_or_that_a_secret_knows_is_no_orphan() {
+    let world = World::new().await;
+    let process = world.start("a");
+    world.demand(&["api"], |_| {});
+    let value = world.key("api").await;
+    drop(process);
+    world.clock.advance(DAY);
+    let process = world.start("b");
+    let sweeps = sweeps(&world).await;
+    assert!(world.headscale.accepts(&value));
+    drop(process);
+    // A record that cannot be read may know any key of the namespace.
+    let mut secret = world.secret().await.unwrap();
+    let whole = secret.data.insert(DATA_KEY.into(), b"{".to_vec().into());
+    let mut secret = world.store.write(&secret).await.unwrap();
+    world
+        .demands
+        .send_modify(|demands| demands.namespaces.clear());
+    let process = world.start("c");
+    until("a sweep", async || {
+        (world.headscale.calls(Call::ListNodes) > sweeps).then_some(())
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(world.headscale.accepts(&value), "the record was damaged");
+    drop(process);
+    // The record is back, and does not know the key any more.
+    secret.data.insert(DATA_KEY.into(), whole.unwrap());
+    let mut record =
+        Record::parse(secret.data.get(DATA_KEY).map(|record| record.as_slice())).unwrap();
+    record.keys.clear();
+    secret
+        .data
+        .insert(DATA_KEY.into(), record.document().unwrap().into());
+    world.store.write(&secret).await.unwrap();
+    let _process = world.start("d");
+    until("its end", async || {
+        (!world.headscale.accepts(&value)).then_some(())
+    })
+    .await;
+}
+
+/// Waits for a sweep to go by, and says how often nodes were listed.
+async fn sweeps(world: &World) -> u64 {
+    until("a sweep", async || {
+        (world.headscale.calls(Call::ListNodes) >= 2).then_some(())
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    world.headscale.calls(Call::ListNodes)
+}
+
+#[tokio::test]
+async fn a_user_without_a_service_goes_thirty_days_after_its_last_key() {
+    let world = World::new().await;
+    world.headscale.add_user("shop.lent", "somebody", "");
+    let process = world.start("a");
+    world.demand(&["api"], |_| {});
+    world.key("api").await;
+    drop(process);
+    world.delete_namespace();
+    world.clock.advance(11 * MINUTE);
+    let _process = world.start("b");
+    until("the end of the key", async || {
+        world.alive().is_empty().then_some(())
+    })
+    .await;
+    world.clock.advance(DAY * 29);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(world.headscale.user_names(), ["shop.lent", "shop.api"]);
+    world
+        .eventually("the end of the user", DAY / 4, || {
+            (world.headscale.user_names() == ["shop.lent"]).then_some(())
+        })
+        .await;
+    assert!(world.headscale.issued().is_empty(), "its rows went with it");
+}
