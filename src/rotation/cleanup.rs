@@ -1,16 +1,53 @@
-//! What nothing needs any more at a control plane: rows of ended keys, and users. Pure.
+//! What nothing needs any more: keys of services without pods, rows of ended keys, and users. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::record::KeyRecord;
 use super::tailnet::KeyUser;
 use crate::clock::after;
 use crate::control_plane::{KeyId, Node, PreAuthKey, Release, UserId};
 
 /// The row of an ended key is kept for this long: it says whose a node was.
 const ROWS_FOR: Duration = Duration::from_secs(7 * 24 * 3_600);
+
+/// What is to be done about a key, as far as its use goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unused {
+    /// Nothing: it is used, or on its way out.
+    Used,
+    /// Write down since when it is not used; none: it is used again.
+    Note(Option<Timestamp>),
+    /// Nothing before that time.
+    Wait(Timestamp),
+    /// Take it out of its Secret, and end it.
+    Retire,
+    /// Forget it: nothing is left of it.
+    Forget,
+}
+
+/// Says what is to be done about a key that pods demand, or do not; the pods have to be seen whole.
+#[must_use]
+pub fn unused(now: Timestamp, key: &KeyRecord, demanded: bool, kept_for: Duration) -> Unused {
+    match key.unused_since {
+        Some(_) if demanded => Unused::Note(None),
+        None if demanded => Unused::Used,
+        Some(_) | None if key.is_empty() => Unused::Forget,
+        Some(_) | None if key.current.is_none() => Unused::Used,
+        // A time that has not come was written by a clock that is off.
+        Some(since) if since <= now => {
+            let until = after(since, kept_for);
+            if now < until {
+                Unused::Wait(until)
+            } else {
+                Unused::Retire
+            }
+        }
+        Some(_) | None => Unused::Note(Some(now)),
+    }
+}
 
 /// Everything at one control plane, listed in this order: keys, then nodes. Records were read after both.
 #[derive(Clone, Copy, Debug)]
@@ -106,6 +143,38 @@ mod tests {
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn a_key_goes_when_no_pod_has_needed_it_for_long() {
+        let week = Duration::from_secs(7 * 86_400);
+        let mut key = KeyRecord::new("api", "default");
+        let now = at(100 * DAY);
+        assert_eq!(unused(now, &key, false, week), Unused::Forget);
+        assert_eq!(unused(now, &key, true, week), Unused::Used);
+        key.previous
+            .push(serde_json::from_str(r#"{"id":1,"expireAt":"2026-01-01T00:00:00Z"}"#).unwrap());
+        assert_eq!(
+            unused(now, &key, false, week),
+            Unused::Used,
+            "on its way out"
+        );
+        let current = r#"{"id":2,"created":"2026-01-01T00:00:00Z","expires":"2026-01-01T00:00:00Z",
+            "user":"shop.api","reusable":true,"ephemeral":true}"#;
+        key.current = Some(serde_json::from_str(current).unwrap());
+        assert_eq!(unused(now, &key, true, week), Unused::Used);
+        assert_eq!(unused(now, &key, false, week), Unused::Note(Some(now)));
+        for (since, want) in [
+            (100 * DAY, Unused::Wait(at(107 * DAY))),
+            (93 * DAY + 1, Unused::Wait(at(100 * DAY + 1))),
+            (93 * DAY, Unused::Retire),
+            (0, Unused::Retire),
+            (101 * DAY, Unused::Note(Some(now))),
+        ] {
+            key.unused_since = Some(at(since));
+            assert_eq!(unused(now, &key, false, week), want, "{since}");
+            assert_eq!(unused(now, &key, true, week), Unused::Note(None));
+        }
     }
 
     /// Key `id` of `user`, that ends on `day`.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use sidescale_webhook::profile::Rotation;
 
+use super::cleanup;
 use super::demand::KeyDemand;
 use super::record::{Intent, KeyRecord, same_fingerprint};
 use super::state::State;
@@ -52,6 +53,11 @@ pub fn plan(now: Timestamp, view: &View<'_>, rotation: &Rotation) -> Plan {
             undemanded(now, view, data_key, key, &mut plan);
         }
         over::cleanup(now, view, data_key, key, &mut plan);
+        let demanded = view.demand.contains_key(data_key);
+        if view.synced {
+            let unused = cleanup::unused(now, key, demanded, rotation.unused_keys_after);
+            over::use_of(data_key, unused, &mut plan);
+        }
     }
     plan.steps.sort_by_key(step::urgency);
     plan

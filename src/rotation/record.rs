@@ -51,6 +51,9 @@ pub struct KeyRecord {
     /// Intents whose end nobody saw: a key with that fingerprint is ours, and nobody has its value.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub abandoned: Vec<Abandoned>,
+    /// Since when no pod has needed it, as far as that was seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unused_since: Option<Timestamp>,
 }
 
 /// What was asked of a key; a change of any of it makes another key.
@@ -191,7 +194,17 @@ impl KeyRecord {
             previous: Vec::new(),
             intent: None,
             abandoned: Vec::new(),
+            unused_since: None,
         }
+    }
+
+    /// Whether nothing is left to remember.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.current.is_none()
+            && self.previous.is_empty()
+            && self.intent.is_none()
+            && self.abandoned.is_empty()
     }
 
     /// Gives up the intent that is under way, if any.
@@ -221,13 +234,19 @@ impl KeyRecord {
             expires: intent.expires,
             asked: intent.asked.clone(),
         };
-        if let Some(old) = self.current.replace(issued) {
+        self.retire(now, overlap);
+        self.current = Some(issued);
+        self.intent = None;
+    }
+
+    /// Takes the key out of force; it goes on until `overlap` has passed.
+    pub fn retire(&mut self, now: Timestamp, overlap: Duration) {
+        if let Some(old) = self.current.take() {
             self.previous.push(Previous {
                 id: old.id,
                 expire_at: after(now, overlap).min(old.expires),
             });
         }
-        self.intent = None;
     }
 
     /// Ends what went before at once: somebody may have it who should not.

@@ -265,9 +265,12 @@ impl Job<'_> {
                 let demand = self.task.demand.get(data_key);
                 demand.is_some_and(|demand| self.task.planes.contains_key(&demand.control_plane))
             }
-            Step::GiveUp { .. } | Step::ForgetPrevious { .. } | Step::ForgetAbandoned { .. } => {
-                true
-            }
+            Step::GiveUp { .. }
+            | Step::ForgetPrevious { .. }
+            | Step::ForgetAbandoned { .. }
+            | Step::NoteUse { .. }
+            | Step::Retire { .. }
+            | Step::Forget { .. } => true,
         });
         if put_off {
             plan.renew_at = Some(now);

@@ -1,4 +1,4 @@
-//! Rotation on a real API server and a real Headscale, under the shipped account: how soon a key is there, and what stays.
+//! Rotation on a real API server and a real Headscale, under the shipped account: keys come, and what is left goes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Event, Pod, Secret};
-use kube::api::{Api, ListParams, PostParams};
+use k8s_openapi::api::core::v1::{Event, Namespace, Pod, Secret};
+use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::json;
 use sidescale::clock::Clock;
@@ -20,6 +20,7 @@ use sidescale::rotation::in_cluster::{self, InCluster};
 use sidescale::rotation::record::{DATA_KEY, Record};
 use sidescale::watch::Namespaces;
 use sidescale_webhook::profile::Policy;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::chart::Release;
@@ -84,8 +85,8 @@ fn makes_keys(context: &Context, program: Option<&headscale::Program>) -> Result
     });
     // The next run shares the cluster, and would make keys for them.
     for namespace in suffixes {
-        api.kubectl()
-            .run(&["delete", "pods", "--all", "--namespace", &namespace])?;
+        let arguments = ["delete", "pods", "--all", "--namespace", &namespace];
+        api.kubectl().run(&arguments)?;
     }
     measured
 }
@@ -105,14 +106,32 @@ struct World {
     name: String,
 }
 
+/// Rotation that was started, and its watch of namespaces.
+struct Running {
+    rotation: JoinHandle<()>,
+    watch: JoinHandle<()>,
+    shutdown: CancellationToken,
+}
+
+impl Running {
+    async fn stop(self) -> Result<()> {
+        self.shutdown.cancel();
+        self.rotation.await?;
+        self.watch.abort();
+        Ok(())
+    }
+}
+
 impl World {
-    async fn measure(&self, version: &str) -> Result<()> {
+    /// Starts rotation under the shipped account, with a policy of the test's own, and waits until it is up.
+    async fn start(&self, change: impl FnOnce(&mut Policy)) -> Result<Running> {
         let mut policy = Policy::for_login_server(&self.url)?;
         let plane = policy
             .control_planes
             .get_mut("default")
             .context("no control plane")?;
         plane.api_key_namespace = format!("{}-headscale", self.name);
+        change(&mut policy);
         let health = Arc::<Health>::default();
         let namespaces = Arc::<Namespaces>::default();
         let cluster = InCluster {
@@ -141,6 +160,15 @@ impl World {
             (report.ok && report.detail.contains("keys ready")).then_some(())
         })
         .await?;
+        Ok(Running {
+            rotation,
+            watch,
+            shutdown,
+        })
+    }
+
+    async fn measure(&self, version: &str) -> Result<()> {
+        let running = self.start(|_| {}).await?;
         let mut times = Vec::new();
         for n in 0..SERVICES {
             times.push(self.first_key(&format!("s{n}")).await?);
@@ -155,10 +183,47 @@ impl World {
         );
         self.fingerprints_are_kept().await?;
         self.a_foreign_secret_is_left_alone().await?;
-        shutdown.cancel();
-        rotation.await?;
-        watch.abort();
-        Ok(())
+        running.stop().await?;
+        self.a_deleted_namespace_leaves_no_key_alive(version).await
+    }
+
+    /// Deletes the namespace of all those services while nobody rotates: the next start ends their keys, and no other.
+    async fn a_deleted_namespace_leaves_no_key_alive(&self, version: &str) -> Result<()> {
+        let namespaces: Api<Namespace> = Api::all(self.admin.clone());
+        let name = format!("{}-apps", self.name);
+        namespaces.delete(&name, &DeleteParams::default()).await?;
+        until("the namespace is gone", async || {
+            let found = namespaces.get_opt(&name).await.ok()?;
+            found.is_none().then_some(())
+        })
+        .await?;
+        let control_plane = self.control_plane()?;
+        let alive = async || {
+            let keys = control_plane.list_pre_auth_keys().await.ok()?;
+            let now = Timestamp::now();
+            let live = keys
+                .iter()
+                .filter(|key| key.expiration.is_some_and(|end| now < end));
+            Some(live.count())
+        };
+        let before = alive().await.context("keys are not listed")?;
+        ensure!(
+            before == 2 * SERVICES,
+            "{before} live keys before the start: ours, and as many of a stranger"
+        );
+        let began = Instant::now();
+        // Ten minutes is what a test has not; nothing is being made here.
+        let young = |policy: &mut Policy| policy.rotation.orphaned_keys_after = Duration::ZERO;
+        let running = self.start(young).await?;
+        until("the keys of the deleted namespace are ended", async || {
+            (alive().await? == SERVICES).then_some(())
+        })
+        .await?;
+        println!(
+            "e2e: Headscale {version}: {SERVICES} keys of a deleted namespace ended {:.1?} after the start",
+            began.elapsed()
+        );
+        running.stop().await
     }
 
     /// Makes the first pod of a service; how long after it exists its key is in the Secret.

@@ -121,6 +121,7 @@ impl Default for Rotation {
             overlap: Duration::from_secs(3600),
             paused: false,
             max_services_per_namespace: 200,
+            unused_keys_after: Duration::from_secs(7 * 24 * 3600),
             orphaned_keys_after: Duration::from_secs(600),
             unused_users_after: Duration::from_secs(30 * 24 * 3600),
             on_lost: OnLost::Report,
@@ -217,6 +218,8 @@ pub struct Rotation {
     pub paused: bool,
     /// Most services that one namespace may have; default 200.
     pub max_services_per_namespace: usize,
+    /// How long a key is kept that no pod needs; default 7d.
+    pub unused_keys_after: Duration,
     /// How old a live key that no Secret knows has to be before it is ended; default 10m.
     pub orphaned_keys_after: Duration,
     /// How long after its last key's end a user without nodes is removed; default 30d.

@@ -245,6 +245,10 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
             "rotation.orphanedKeysAfter is \"1m\": want at least 5m",
         ),
         (
+            with("rotation: {unusedKeysAfter: 1m}"),
+            "rotation.unusedKeysAfter is \"1m\": want at least 1h",
+        ),
+        (
             with("rotation: {unusedUsersAfter: never}"),
             "rotation.unusedUsersAfter is \"never\": want a duration such as 90m, 12h or 30d",
         ),

@@ -9,6 +9,7 @@ use super::step::{Plan, Step};
 use super::view::{Issued, View};
 use crate::clock::after;
 use crate::control_plane::{PreAuthKey, UserId};
+use crate::rotation::cleanup::Unused;
 use crate::rotation::record::{
     ABANDONED_FOR, Abandoned, Asked, Intent, KeyRecord, same_fingerprint,
 };
@@ -70,6 +71,22 @@ pub(super) fn cleanup(
             id: found.id,
         }));
     }
+}
+
+/// Plans for whether anybody needs the key.
+pub(super) fn use_of(data_key: &str, unused: Unused, plan: &mut Plan) {
+    let data_key = data_key.to_owned();
+    let step = match unused {
+        Unused::Used => return,
+        Unused::Wait(until) => return earliest(&mut plan.cleanup_at, until),
+        Unused::Note(unused_since) => Step::NoteUse {
+            data_key,
+            unused_since,
+        },
+        Unused::Retire => Step::Retire { data_key },
+        Unused::Forget => Step::Forget { data_key },
+    };
+    plan.steps.push(step);
 }
 
 /// Whether the key came out of the intent, beyond doubt.

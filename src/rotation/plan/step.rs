@@ -65,6 +65,23 @@ pub enum Step {
         /// Which.
         id: KeyId,
     },
+    /// Write down since when no pod needs the key; none: a pod needs it again.
+    NoteUse {
+        /// The key.
+        data_key: String,
+        /// Since when.
+        unused_since: Option<Timestamp>,
+    },
+    /// Take a key that nobody needed for long out of the Secret; it then ends as any that went before.
+    Retire {
+        /// The key.
+        data_key: String,
+    },
+    /// Forget a key of which nothing is left.
+    Forget {
+        /// The key.
+        data_key: String,
+    },
     /// Forget an intent whose key can no longer turn up.
     ForgetAbandoned {
         /// The key.
@@ -124,6 +141,9 @@ pub(super) fn urgency(step: &Step) -> u8 {
         Step::GiveUp { .. }
         | Step::Expire { .. }
         | Step::ForgetPrevious { .. }
+        | Step::NoteUse { .. }
+        | Step::Retire { .. }
+        | Step::Forget { .. }
         | Step::ForgetAbandoned { .. } => 3,
     }
 }

@@ -75,6 +75,7 @@ struct Case {
     filled: bool,
     requests: Requests,
     demand: BTreeMap<String, KeyDemand>,
+    synced: bool,
     issued: Option<Vec<PreAuthKey>>,
     process: Process,
     rotation: Rotation,
@@ -90,6 +91,7 @@ impl Case {
             filled: true,
             requests: Requests::default(),
             demand: BTreeMap::from([(KEY.to_owned(), demand())]),
+            synced: true,
             issued: None,
             process: Process {
                 writer: "me".into(),
@@ -126,7 +128,7 @@ impl Case {
             filled: &self.filled.then(|| KEY.to_owned()).into_iter().collect(),
             requests: &self.requests,
             demand: &self.demand,
-            synced: true,
+            synced: self.synced,
             issued: &issued
                 .map(|issued| ("default".to_owned(), issued))
                 .into_iter()
@@ -361,7 +363,10 @@ fn an_intent_that_nobody_needs_is_given_up() {
     let case = Case::new().with(|case| case.key.intent = Some(intent("other", "x")));
     assert_eq!(case.steps(119), []);
     assert_eq!(case.steps(120), give_up);
-    let undemanded = case.with(|case| case.demand.clear());
+    let undemanded = case.with(|case| {
+        case.demand.clear();
+        case.key.unused_since = Some(at(1));
+    });
     assert_eq!(undemanded.steps(120), give_up);
 }
 

@@ -16,7 +16,7 @@ impl Job<'_> {
     /// Ends and forgets what is over.
     pub(super) async fn tidy(
         &mut self,
-        secret: StoredSecret,
+        mut secret: StoredSecret,
         mut record: Record,
         steps: Vec<Step>,
     ) -> Result<(), StoreError> {
@@ -67,6 +67,27 @@ impl Job<'_> {
                     if let Some(key) = record.keys.get_mut(&data_key) {
                         key.give_up(now);
                     }
+                }
+                Step::NoteUse {
+                    data_key,
+                    unused_since,
+                } => {
+                    if let Some(key) = record.keys.get_mut(&data_key) {
+                        key.unused_since = unused_since;
+                    }
+                }
+                Step::Retire { data_key } => {
+                    // A pod that read it just now may still join within the overlap.
+                    let overlap = self.context.policy.rotation.overlap;
+                    if let Some(key) = record.keys.get_mut(&data_key) {
+                        key.retire(now, overlap);
+                    }
+                    secret.data.remove(&data_key);
+                    self.outcome.again = true;
+                    info!(secret = %self.task.secret, data_key, "Took out a key that no pod needed for long");
+                }
+                Step::Forget { data_key } => {
+                    record.keys.remove(&data_key);
                 }
                 Step::Intend { .. } | Step::Mint { .. } => {}
             }

@@ -124,3 +124,51 @@ async fn a_user_without_a_service_goes_thirty_days_after_its_last_key() {
         .await;
     assert!(world.headscale.issued().is_empty(), "its rows went with it");
 }
+
+#[tokio::test]
+async fn a_key_that_no_pod_needs_for_a_week_is_taken_out_and_ended() {
+    let world = World::new().await;
+    let _process = world.start("a");
+    world.demand(&["api", "db"], |_| {});
+    let api = world.key("api").await;
+    let db = world.key("db").await;
+    let noted = async |want: bool| {
+        until("a note", async || {
+            let record = world.record().await;
+            let unused = record.keys["db-authkey"].unused_since;
+            (unused.is_some() == want).then_some(())
+        })
+        .await;
+    };
+    world.demand(&["api"], |_| {});
+    noted(true).await;
+    world.clock.advance(DAY * 6);
+    world.demand(&["api", "db"], |_| {});
+    noted(false).await;
+    world.demand(&["api"], |_| {});
+    noted(true).await;
+    world.clock.advance(DAY * 7 - MINUTE);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(
+        world.value("db").await,
+        Some(db.clone()),
+        "a minute too early"
+    );
+    world.clock.advance(2 * MINUTE);
+    until("the value is gone", async || {
+        world.value("db").await.is_none().then_some(())
+    })
+    .await;
+    assert!(
+        world.headscale.accepts(&db),
+        "who read it just now may still join"
+    );
+    world.clock.advance(61 * MINUTE);
+    until("the key is ended and forgotten", async || {
+        let known = world.record().await.keys.contains_key("db-authkey");
+        (!known && !world.headscale.accepts(&db)).then_some(())
+    })
+    .await;
+    assert!(world.headscale.accepts(&api));
+    assert_eq!(world.mints(), 2);
+}

@@ -200,11 +200,30 @@ fn checked_image(path: String, image: String, such: &str) -> Result<String, Conf
     Ok(image)
 }
 
+/// A duration of rotation that may not be too short.
+fn at_least(
+    name: &str,
+    text: Option<String>,
+    least: Duration,
+    default: Duration,
+) -> Result<Duration, ConfigError> {
+    let Some(text) = text else {
+        return Ok(default);
+    };
+    let bad = |want: &str| value(format!("rotation.{name}"), &text, want);
+    let given = forms::duration(&text).ok_or_else(|| bad(forms::DURATION))?;
+    if given < least {
+        return Err(bad(&format!("want at least {}", forms::show(least))));
+    }
+    Ok(given)
+}
+
 fn rotation(config: RotationConfig) -> Result<Rotation, ConfigError> {
     let RotationConfig {
         overlap,
         paused,
         max_services_per_namespace,
+        unused_keys_after,
         orphaned_keys_after,
         unused_users_after,
         on_lost,
@@ -217,6 +236,7 @@ fn rotation(config: RotationConfig) -> Result<Rotation, ConfigError> {
             "overlap",
             "paused",
             "maxServicesPerNamespace",
+            "unusedKeysAfter",
             "orphanedKeysAfter",
             "unusedUsersAfter",
             "onLost",
@@ -243,22 +263,19 @@ fn rotation(config: RotationConfig) -> Result<Rotation, ConfigError> {
         }
         rotation.max_services_per_namespace = most;
     }
-    let after = |name: &str, text: Option<String>, least: Duration, default| {
-        let Some(text) = text else { return Ok(default) };
-        let bad = |want: &str| value(format!("rotation.{name}"), &text, want);
-        let given = forms::duration(&text).ok_or_else(|| bad(forms::DURATION))?;
-        if given < least {
-            return Err(bad(&format!("want at least {}", forms::show(least))));
-        }
-        Ok(given)
-    };
-    rotation.orphaned_keys_after = after(
+    rotation.unused_keys_after = at_least(
+        "unusedKeysAfter",
+        unused_keys_after,
+        SHORTEST_UNUSED,
+        rotation.unused_keys_after,
+    )?;
+    rotation.orphaned_keys_after = at_least(
         "orphanedKeysAfter",
         orphaned_keys_after,
         SHORTEST_ORPHAN,
         rotation.orphaned_keys_after,
     )?;
-    rotation.unused_users_after = after(
+    rotation.unused_users_after = at_least(
         "unusedUsersAfter",
         unused_users_after,
         SHORTEST_UNUSED,

@@ -98,6 +98,8 @@ pub struct RotationConfig {
     pub paused: bool,
     /// Most services that one namespace may have.
     pub max_services_per_namespace: Option<usize>,
+    /// How long a key is kept that no pod needs, such as `7d`.
+    pub unused_keys_after: Option<String>,
     /// How old a live key that no Secret knows has to be before it is ended, such as `10m`.
     pub orphaned_keys_after: Option<String>,
     /// How long after its last key's end a user without nodes is removed, such as `30d`.

@@ -13,7 +13,10 @@ fn a_previous_key_ends_after_its_overlap_unless_it_is_the_one_in_force() {
     assert_eq!(case.steps(3_599), []);
     assert_eq!(case.plan(at(3_599)).cleanup_at, Some(at(3_600)));
     assert_eq!(case.steps(3_600), expire(3));
-    let undemanded = case.with(|case| case.demand.clear());
+    let undemanded = case.with(|case| {
+        case.demand.clear();
+        case.key.unused_since = Some(at(1));
+    });
     assert_eq!(undemanded.steps(3_600), expire(3), "with or without pods");
 
     let in_force = Case::new().with(|case| case.key.previous = vec![previous(7)]);
@@ -22,6 +25,49 @@ fn a_previous_key_ends_after_its_overlap_unless_it_is_the_one_in_force() {
         [Step::ForgetPrevious {
             data_key: KEY.into(),
             id: KeyId(7)
+        }]
+    );
+}
+
+#[test]
+fn a_key_that_no_pod_needs_is_noted_and_taken_out_a_week_later() {
+    const WEEK: i64 = 7 * 86_400;
+    let data_key = || KEY.to_owned();
+    let note = |unused_since| {
+        vec![Step::NoteUse {
+            data_key: data_key(),
+            unused_since,
+        }]
+    };
+    let case = Case::new();
+    let idle = |since: Option<i64>| {
+        Case::new().with(|case| {
+            case.demand.clear();
+            case.key.unused_since = since.map(at);
+        })
+    };
+    assert_eq!(idle(None).steps(5), note(Some(at(5))));
+    assert_eq!(idle(Some(5)).steps(5 + WEEK - 1), []);
+    assert_eq!(
+        idle(Some(5)).plan(at(6)).cleanup_at,
+        Some(at(5 + WEEK)),
+        "asked again in time"
+    );
+    assert_eq!(
+        idle(Some(5)).steps(5 + WEEK),
+        [Step::Retire {
+            data_key: data_key()
+        }]
+    );
+    let needed = case.with(|case| case.key.unused_since = Some(at(5)));
+    assert_eq!(needed.steps(6), note(None));
+    let unseen = idle(Some(5)).with(|case| case.synced = false);
+    assert_eq!(unseen.steps(5 + WEEK), [], "the pods were not all seen");
+    let nothing = idle(Some(5)).with(|case| case.key.current = None);
+    assert_eq!(
+        nothing.steps(6),
+        [Step::Forget {
+            data_key: data_key()
         }]
     );
 }
