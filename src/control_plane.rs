@@ -7,13 +7,17 @@ use jiff::Timestamp;
 
 use crate::key_value::KeyValue;
 
+mod checks;
 mod error;
+mod headscale_grpc;
 mod headscale_rest;
 mod objects;
+mod refusals;
 mod version;
 mod wire;
 
 pub use error::{At, Error};
+pub use headscale_grpc::HeadscaleGrpc;
 pub use headscale_rest::HeadscaleRest;
 pub use objects::{
     ApiKey, ApiKeyId, KeyId, MintedApiKey, MintedKey, NewPreAuthKey, Node, NodeId, PreAuthKey,
@@ -36,11 +40,19 @@ pub struct Endpoint {
     pub allow_insecure: bool,
 }
 
+/// Time for one call, from the connection to the last byte; with an API key each checks a slow hash on the server.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// What a control plane that is reached by its socket is called in messages: no configuration names it.
+const ON_SOCKET: &str = "headscale";
+
 /// A control plane that keys are made on.
 #[derive(Clone, Debug)]
 pub enum ControlPlane {
     /// Headscale by REST: over TCP, or on its Unix socket from 0.30 on.
     Rest(HeadscaleRest),
+    /// Headscale by gRPC on its Unix socket: 0.28 and 0.29.
+    Grpc(HeadscaleGrpc),
 }
 
 impl ControlPlane {
@@ -50,18 +62,26 @@ impl ControlPlane {
     ///
     /// [`Error::InvalidEndpoint`] if the URL, the authority or the key cannot be used.
     pub fn new(endpoint: Endpoint) -> Result<Self, Error> {
-        HeadscaleRest::new(endpoint).map(Self::Rest)
+        HeadscaleRest::new(endpoint, DEADLINE).map(Self::Rest)
     }
 
-    /// Finds out what answers on Headscale's Unix socket, where no API key is needed.
+    /// Finds out what answers on Headscale's Unix socket, where no API key is needed: REST from 0.30 on, else gRPC.
     ///
     /// # Errors
     ///
     /// [`Error::Unreachable`] while the socket is not there or nobody accepts, [`Error::Unsupported`] below 0.28.
     pub async fn on_socket(path: &Path) -> Result<Self, Error> {
-        let rest = HeadscaleRest::on_socket(path)?;
-        rest.probe().await?;
-        Ok(Self::Rest(rest))
+        let rest = HeadscaleRest::on_socket(ON_SOCKET, path, DEADLINE)?;
+        rest.connect(path).await?;
+        match rest.probe().await {
+            Ok(_) => return Ok(Self::Rest(rest)),
+            // Somebody accepts, and does not speak HTTP/1.1.
+            Err(Error::Unreachable { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let grpc = HeadscaleGrpc::on_socket(ON_SOCKET, path, DEADLINE);
+        grpc.probe().await?;
+        Ok(Self::Grpc(grpc))
     }
 
     /// Bounds each call by `deadline` instead of ten seconds.
@@ -69,6 +89,15 @@ impl ControlPlane {
     pub fn with_deadline(self, deadline: Duration) -> Self {
         match self {
             Self::Rest(rest) => Self::Rest(rest.with_deadline(deadline)),
+            Self::Grpc(grpc) => Self::Grpc(grpc.with_deadline(deadline)),
+        }
+    }
+
+    /// Its name in the configuration, for messages.
+    fn name(&self) -> &str {
+        match self {
+            Self::Rest(rest) => rest.name(),
+            Self::Grpc(grpc) => grpc.name(),
         }
     }
 
@@ -80,6 +109,7 @@ impl ControlPlane {
     pub async fn probe(&self) -> Result<Version, Error> {
         match self {
             Self::Rest(rest) => rest.probe().await,
+            Self::Grpc(grpc) => grpc.probe().await,
         }
     }
 
@@ -91,6 +121,7 @@ impl ControlPlane {
     pub async fn list_users(&self) -> Result<Vec<User>, Error> {
         match self {
             Self::Rest(rest) => rest.list_users().await,
+            Self::Grpc(grpc) => grpc.list_users().await,
         }
     }
 
@@ -100,9 +131,25 @@ impl ControlPlane {
     ///
     /// [`Error::Conflict`] if the name is taken, else what the call met.
     pub async fn create_user(&self, name: &str, display_name: &str) -> Result<User, Error> {
-        match self {
+        let answer = match self {
             Self::Rest(rest) => rest.create_user(name, display_name).await,
-        }
+            Self::Grpc(grpc) => grpc.create_user(name, display_name).await,
+        };
+        self.is_taken(name, answer).await
+    }
+
+    /// Deletes a user with its keys; one that is not there counts as deleted.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DeletesAllKeys`] on Headscale 0.28, [`Error::Refused`] while it has nodes, else what the call met.
+    pub async fn delete_user(&self, id: UserId, version: &Version) -> Result<(), Error> {
+        self.may_delete_user(id, version)?;
+        let answer = match self {
+            Self::Rest(rest) => rest.delete_user(id).await,
+            Self::Grpc(grpc) => grpc.delete_user(id).await,
+        };
+        self.unless_user_gone(id, answer).await
     }
 
     /// Lists all pre-auth keys, without their values.
@@ -113,6 +160,7 @@ impl ControlPlane {
     pub async fn list_pre_auth_keys(&self) -> Result<Vec<PreAuthKey>, Error> {
         match self {
             Self::Rest(rest) => rest.list_pre_auth_keys().await,
+            Self::Grpc(grpc) => grpc.list_pre_auth_keys().await,
         }
     }
 
@@ -124,6 +172,7 @@ impl ControlPlane {
     pub async fn create_pre_auth_key(&self, new: &NewPreAuthKey) -> Result<MintedKey, Error> {
         match self {
             Self::Rest(rest) => rest.create_pre_auth_key(new).await,
+            Self::Grpc(grpc) => grpc.create_pre_auth_key(new).await,
         }
     }
 
@@ -133,20 +182,11 @@ impl ControlPlane {
     ///
     /// What the call met.
     pub async fn expire_pre_auth_key(&self, id: KeyId) -> Result<(), Error> {
-        match self {
+        let answer = match self {
             Self::Rest(rest) => rest.expire_pre_auth_key(id).await,
-        }
-    }
-
-    /// Lists all nodes.
-    ///
-    /// # Errors
-    ///
-    /// What the call met.
-    pub async fn list_nodes(&self) -> Result<Vec<Node>, Error> {
-        match self {
-            Self::Rest(rest) => rest.list_nodes().await,
-        }
+            Self::Grpc(grpc) => grpc.expire_pre_auth_key(id).await,
+        };
+        refusals::unless_not_found(answer)
     }
 
     /// Deletes a pre-auth key; one that is not there counts as deleted.
@@ -157,53 +197,11 @@ impl ControlPlane {
     ///
     /// What the call met.
     pub async fn delete_pre_auth_key(&self, id: KeyId) -> Result<(), Error> {
-        match self {
+        let answer = match self {
             Self::Rest(rest) => rest.delete_pre_auth_key(id).await,
-        }
-    }
-
-    /// Deletes a user with its keys; one that is not there counts as deleted.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::DeletesAllKeys`] on Headscale 0.28, [`Error::Refused`] while it has nodes, else what the call met.
-    pub async fn delete_user(&self, id: UserId, version: &Version) -> Result<(), Error> {
-        match self {
-            Self::Rest(rest) => rest.delete_user(id, version).await,
-        }
-    }
-
-    /// Deletes a node; one that is not there counts as deleted.
-    ///
-    /// # Errors
-    ///
-    /// What the call met.
-    pub async fn delete_node(&self, id: NodeId) -> Result<(), Error> {
-        match self {
-            Self::Rest(rest) => rest.delete_node(id).await,
-        }
-    }
-
-    /// Gives a node another name in the tailnet and returns it as it is then.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotFound`] if it is gone, [`Error::Conflict`] while another node has the name, else what the call met.
-    pub async fn rename_node(&self, id: NodeId, name: &str) -> Result<Node, Error> {
-        match self {
-            Self::Rest(rest) => rest.rename_node(id, name).await,
-        }
-    }
-
-    /// Makes a node log in again, from now on.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotFound`] if it is gone, else what the call met.
-    pub async fn expire_node(&self, id: NodeId) -> Result<Node, Error> {
-        match self {
-            Self::Rest(rest) => rest.expire_node(id).await,
-        }
+            Self::Grpc(grpc) => grpc.delete_pre_auth_key(id).await,
+        };
+        refusals::unless_not_found(answer)
     }
 
     /// Lists all API keys, without their values.
@@ -214,6 +212,7 @@ impl ControlPlane {
     pub async fn list_api_keys(&self) -> Result<Vec<ApiKey>, Error> {
         match self {
             Self::Rest(rest) => rest.list_api_keys().await,
+            Self::Grpc(grpc) => grpc.list_api_keys().await,
         }
     }
 
@@ -225,6 +224,7 @@ impl ControlPlane {
     pub async fn create_api_key(&self, expiration: Timestamp) -> Result<MintedApiKey, Error> {
         match self {
             Self::Rest(rest) => rest.create_api_key(expiration).await,
+            Self::Grpc(grpc) => grpc.create_api_key(expiration).await,
         }
     }
 
@@ -234,9 +234,11 @@ impl ControlPlane {
     ///
     /// What the call met.
     pub async fn expire_api_key(&self, id: ApiKeyId) -> Result<(), Error> {
-        match self {
+        let answer = match self {
             Self::Rest(rest) => rest.expire_api_key(id).await,
-        }
+            Self::Grpc(grpc) => grpc.expire_api_key(id).await,
+        };
+        self.unless_api_key_gone(id, answer).await
     }
 
     /// Deletes an API key; one that is not there counts as deleted.
@@ -245,8 +247,61 @@ impl ControlPlane {
     ///
     /// What the call met.
     pub async fn delete_api_key(&self, key: &ApiKey) -> Result<(), Error> {
-        match self {
+        let answer = match self {
             Self::Rest(rest) => rest.delete_api_key(key).await,
+            Self::Grpc(grpc) => grpc.delete_api_key(key.id).await,
+        };
+        self.unless_api_key_gone(key.id, answer).await
+    }
+
+    /// Lists all nodes.
+    ///
+    /// # Errors
+    ///
+    /// What the call met.
+    pub async fn list_nodes(&self) -> Result<Vec<Node>, Error> {
+        match self {
+            Self::Rest(rest) => rest.list_nodes().await,
+            Self::Grpc(grpc) => grpc.list_nodes().await,
         }
+    }
+
+    /// Deletes a node; one that is not there counts as deleted.
+    ///
+    /// # Errors
+    ///
+    /// What the call met.
+    pub async fn delete_node(&self, id: NodeId) -> Result<(), Error> {
+        let answer = match self {
+            Self::Rest(rest) => rest.delete_node(id).await,
+            Self::Grpc(grpc) => grpc.delete_node(id).await,
+        };
+        refusals::unless_not_found(answer)
+    }
+
+    /// Gives a node another name in the tailnet and returns it as it is then.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if it is gone, [`Error::Conflict`] while another node has the name, else what the call met.
+    pub async fn rename_node(&self, id: NodeId, name: &str) -> Result<Node, Error> {
+        let answer = match self {
+            Self::Rest(rest) => rest.rename_node(id, name).await,
+            Self::Grpc(grpc) => grpc.rename_node(id, name).await,
+        };
+        self.changed_node(id, Some(name), answer).await
+    }
+
+    /// Makes a node log in again, from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if it is gone, else what the call met.
+    pub async fn expire_node(&self, id: NodeId) -> Result<Node, Error> {
+        let answer = match self {
+            Self::Rest(rest) => rest.expire_node(id).await,
+            Self::Grpc(grpc) => grpc.expire_node(id).await,
+        };
+        self.changed_node(id, None, answer).await
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 pub struct At {
     /// The control plane's name in the configuration.
     pub control_plane: String,
-    /// The method.
+    /// The method, or `gRPC`.
     pub method: &'static str,
     /// The URL, without query; on a socket `unix:`, the socket's path, a colon and the path of the call.
     pub url: String,
@@ -166,7 +166,7 @@ pub enum Error {
         /// What the server said.
         message: String,
     },
-    /// The server does not do it.
+    /// The server does not do it; a gRPC code counts as the status that Headscale's own gateway gives for it.
     #[error("{at} answered {status}: {message:?}: want 200; the log of the server says more")]
     Refused {
         /// The call.
@@ -178,11 +178,13 @@ pub enum Error {
     },
     /// Deleting a user would delete every pre-auth key of the server; no call was made.
     #[error(
-        "{at} is not called on Headscale {version}: it would delete every pre-auth key of the server with the user; upgrade to 0.29 or newer, or leave the user"
+        "control plane {control_plane:?}: user {user} is not deleted on Headscale {version}: it would delete every pre-auth key of the server with it; upgrade to 0.29 or newer, or leave the user"
     )]
     DeletesAllKeys {
-        /// The call.
-        at: At,
+        /// The control plane's name in the configuration.
+        control_plane: String,
+        /// The user's id.
+        user: u64,
         /// The server's version.
         version: String,
     },

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use reqwest::{Client, ClientBuilder, StatusCode, header};
+use tokio::net::UnixStream;
 
 use super::version::{Age, age};
 use super::{At, Endpoint, Error, Release, Version, wire};
@@ -18,8 +19,8 @@ mod users;
 
 use transport::Auth;
 
-/// Time for one call, from the connection to the last byte; each call checks a slow hash on the server.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// Answers on the socket too, where `/health` does not.
+const HEALTH: &str = "/api/v1/health";
 
 /// Calls one Headscale.
 #[derive(Clone, Debug)]
@@ -37,7 +38,7 @@ pub struct HeadscaleRest {
 
 impl HeadscaleRest {
     /// Prepares calls to `endpoint`; makes none yet.
-    pub(super) fn new(endpoint: Endpoint) -> Result<Self, Error> {
+    pub(super) fn new(endpoint: Endpoint, deadline: Duration) -> Result<Self, Error> {
         let Endpoint {
             name,
             api_url,
@@ -79,13 +80,13 @@ impl HeadscaleRest {
             base,
             api_key: Some(api_key),
             client,
-            deadline: DEADLINE,
+            deadline,
         })
     }
 
     /// Prepares calls to the Unix socket at `path`; makes none yet.
-    pub(super) fn on_socket(path: &Path) -> Result<Self, Error> {
-        let name = "headscale".to_owned();
+    pub(super) fn on_socket(name: &str, path: &Path, deadline: Duration) -> Result<Self, Error> {
+        let name = name.to_owned();
         let client = builder()
             .unix_socket(path)
             // Headscale makes the file anew at each start: a kept connection may lead to the one before.
@@ -101,8 +102,28 @@ impl HeadscaleRest {
             shown: format!("unix:{}:", path.display()),
             api_key: None,
             client,
-            deadline: DEADLINE,
+            deadline,
         })
+    }
+
+    /// Whether anybody accepts there, whatever it speaks.
+    pub(super) async fn connect(&self, path: &Path) -> Result<(), Error> {
+        match tokio::time::timeout(self.deadline, UnixStream::connect(path)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(Error::Unreachable {
+                at: self.at("GET", HEALTH),
+                cause: error.to_string(),
+            }),
+            Err(_) => Err(Error::TimedOut {
+                at: self.at("GET", HEALTH),
+                after: self.deadline,
+            }),
+        }
+    }
+
+    /// Its name in the configuration.
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Bounds each call by `deadline`.
@@ -167,7 +188,7 @@ impl HeadscaleRest {
 
     /// No release before 0.30 speaks HTTP there, and 0.30 does not tell its version there.
     async fn probe_socket(&self) -> Result<Version, Error> {
-        let answer = self.get("/api/v1/health", Auth::None).await?;
+        let answer = self.get(HEALTH, Auth::None).await?;
         self.parse(answer, "Headscale's health as JSON", wire::connectivity)?;
         Ok(Version {
             text: "unknown".to_owned(),

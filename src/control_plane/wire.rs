@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::objects::listed_prefix;
 use super::{
     ApiKey, ApiKeyId, KeyId, MintedApiKey, MintedKey, NewPreAuthKey, Node, NodeId, PreAuthKey,
-    User, UserId, api_key_prefix,
+    User, UserId, checks,
 };
 use crate::key_value::KeyValue;
 
@@ -197,10 +197,7 @@ pub(super) fn connectivity(body: &[u8]) -> Result<(), String> {
 /// Reads the answer of a user's creation and holds it against the name that was asked for.
 pub(super) fn created_user(body: &[u8], name: &str) -> Result<User, String> {
     let user = one_user(required(json::<OneUser>(body)?.user, "user")?)?;
-    if user.name != name {
-        return Err(format!("user {:?} (asked for {name:?})", user.name));
-    }
-    Ok(user)
+    checks::created_user(user, name)
 }
 
 /// Reads a list of users.
@@ -230,16 +227,7 @@ pub(super) fn nodes(body: &[u8]) -> Result<Vec<Node>, String> {
 /// Reads the answer to a change of a node and holds it against what was asked.
 pub(super) fn changed_node(body: &[u8], id: NodeId, name: Option<&str>) -> Result<Node, String> {
     let node = one_node(required(json::<OneNode>(body)?.node, "node")?)?;
-    if node.id != id {
-        return Err(format!("node {} (asked for {})", node.id.0, id.0));
-    }
-    match name {
-        Some(name) if node.given_name != name => Err(format!(
-            "a node named {:?} (asked for {name:?})",
-            node.given_name
-        )),
-        Some(_) | None => Ok(node),
-    }
+    checks::changed_node(node, id, name)
 }
 
 /// Reads a list of API keys.
@@ -252,14 +240,8 @@ pub(super) fn api_keys(body: &[u8]) -> Result<Vec<ApiKey>, String> {
 
 /// Reads the answer of an API key's creation, which is its value alone.
 pub(super) fn minted_api_key(body: &[u8]) -> Result<MintedApiKey, String> {
-    let value = KeyValue::new(required(json::<OneApiKey>(body)?.api_key, "apiKey")?);
-    if !value.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err("an apiKey that is not printable".to_owned());
-    }
-    let prefix = api_key_prefix(&value)
-        .ok_or("an apiKey that is empty, masked or of another form")?
-        .to_owned();
-    Ok(MintedApiKey { prefix, value })
+    let value = required(json::<OneApiKey>(body)?.api_key, "apiKey")?;
+    checks::minted_api_key(KeyValue::new(value))
 }
 
 /// Reads an answer that says nothing but that it was done.
@@ -269,52 +251,9 @@ pub(super) fn nothing(body: &[u8]) -> Result<(), String> {
 
 /// Reads the answer of a key's creation and holds it against what was asked.
 pub(super) fn minted(body: &[u8], asked: &NewPreAuthKey) -> Result<MintedKey, String> {
-    let (key, value) = one_key(required(
-        json::<OnePreAuthKey>(body)?.pre_auth_key,
-        "preAuthKey",
-    )?)?;
-    let value = required(value, "preAuthKey.key")?;
-    if value.expose().is_empty() || !value.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err("a preAuthKey.key that is empty or not printable".to_owned());
-    }
-    if value.expose().contains("***") {
-        return Err("a preAuthKey.key that is masked".to_owned());
-    }
-    if key.user != Some(asked.user) {
-        return Err(format!(
-            "a key of user {} (asked for user {})",
-            key.user
-                .map_or_else(|| "none".to_owned(), |user| user.0.to_string()),
-            asked.user.0
-        ));
-    }
-    for (field, got, want) in [
-        ("reusable", key.reusable, asked.reusable),
-        ("ephemeral", key.ephemeral, asked.ephemeral),
-    ] {
-        if got != want {
-            return Err(format!("a key with {field} {got} (asked for {want})"));
-        }
-    }
-    // A database may cut the fraction of a second.
-    let expiration = required(key.expiration, "preAuthKey.expiration")?;
-    if expiration
-        .as_second()
-        .abs_diff(asked.expiration.as_second())
-        > 1
-    {
-        return Err(format!(
-            "a key that expires {expiration} (asked for {})",
-            asked.expiration
-        ));
-    }
-    if sorted(&key.tags) != sorted(&asked.tags) {
-        return Err(format!(
-            "a key with tags {:?} (asked for {:?})",
-            key.tags, asked.tags
-        ));
-    }
-    Ok(MintedKey { key, value })
+    let key = required(json::<OnePreAuthKey>(body)?.pre_auth_key, "preAuthKey")?;
+    let (key, value) = one_key(key)?;
+    checks::minted(key, value, asked)
 }
 
 /// The message in an error's body: a gateway's `message`, or a problem's `detail` or `title`.
@@ -479,12 +418,6 @@ fn one_api_key(body: ApiKeyBody) -> Result<ApiKey, String> {
         created_at,
         last_seen,
     })
-}
-
-fn sorted(tags: &[String]) -> Vec<&str> {
-    let mut tags: Vec<&str> = tags.iter().map(String::as_str).collect();
-    tags.sort_unstable();
-    tags
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The conformance suite over each real Headscale, with plain HTTP and over HTTPS with a private authority.
+//! The conformance suite over each real Headscale: plain HTTP, HTTPS with a private authority, and its Unix socket.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -33,29 +33,33 @@ fn run(context: &Context, program: Option<&Program>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let mut columns = Vec::new();
-    for tls in [false, true] {
-        let scheme = if tls { "https" } else { "http" };
+    let mut running = Vec::new();
+    for way in ["http", "https", "socket"] {
         let folder = context
             .folder
-            .inner(&format!("conformance-{}-{scheme}", program.version))?;
+            .inner(&format!("conformance-{}-{way}", program.version))?;
         let address = format!("127.0.0.1:{}", free_port()?);
-        let start = if tls {
-            Headscale::start_tls
-        } else {
-            Headscale::start
+        let start = match way {
+            "https" => Headscale::start_tls,
+            _ => Headscale::start,
         };
         let headscale = start(program, Place::Host, &folder, &address)?;
         let server = cases::Server::new(
-            format!("{} {scheme}", program.version),
+            format!("{} {way}", program.version),
             headscale.url().to_owned(),
             KeyValue::new(headscale.create_api_key()?),
             headscale.authority().map(str::to_owned),
             release(&program.version),
             None,
         );
-        columns.push(runtime.block_on(cases::run(&server)));
+        let server = match way {
+            "socket" => server.on_socket(headscale.socket()),
+            _ => server,
+        };
+        running.push((headscale, server));
     }
+    let columns = running.iter().map(|(_, server)| cases::run(server));
+    let columns = runtime.block_on(futures::future::join_all(columns));
     let failures: Vec<String> = columns.iter().flat_map(cases::Column::failures).collect();
     let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
     all.extend(columns);

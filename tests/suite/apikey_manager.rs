@@ -71,8 +71,8 @@ impl World {
     fn wake(&mut self) {
         let _ = std::fs::remove_file(&self.socket);
         let listener = tokio::net::UnixListener::bind(&self.socket).unwrap();
-        let router = self.headscale.socket_router();
-        let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let headscale = self.headscale.clone();
+        let server = tokio::spawn(async move { headscale.serve_socket(listener).await });
         self.servers.push(server);
     }
 

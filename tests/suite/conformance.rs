@@ -1,5 +1,6 @@
 //! The conformance suite over the embedded Headscale: each flavour, over HTTP and HTTPS. Real ones: `tests/e2e`.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use sidescale::clock::Clock;
 use sidescale::commands::demo::headscale::{Embedded, Flavour};
 use sidescale::control_plane::Release;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio_rustls::TlsAcceptor;
 
 #[path = "../support/conformance.rs"]
@@ -16,11 +17,13 @@ mod cases;
 #[tokio::test(flavor = "multi_thread")]
 async fn the_embedded_headscale_conforms() {
     let mut running = Vec::new();
+    let folder = tempfile::tempdir().unwrap();
     for flavour in Flavour::ALL {
-        for tls in [false, true] {
+        for way in [Way::Http, Way::Https, Way::Socket] {
+            let socket = folder.path().join(flavour.as_str());
             running.push(tokio::spawn(async move {
                 let embedded = Embedded::new(flavour, Clock::wall());
-                cases::run(&serve(flavour, embedded, tls).await).await
+                cases::run(&serve(flavour, embedded, way, socket).await).await
             }));
         }
     }
@@ -33,11 +36,20 @@ async fn the_embedded_headscale_conforms() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-async fn serve(flavour: Flavour, embedded: Embedded, tls: bool) -> cases::Server {
+/// How our client gets there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Http,
+    Https,
+    Socket,
+}
+
+async fn serve(flavour: Flavour, embedded: Embedded, way: Way, socket: PathBuf) -> cases::Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let router = embedded.router();
     let mut ca_bundle = None;
+    let tls = way == Way::Https;
     if tls {
         let (pem, acceptor) = acceptor();
         ca_bundle = Some(pem);
@@ -46,20 +58,31 @@ async fn serve(flavour: Flavour, embedded: Embedded, tls: bool) -> cases::Server
         tokio::spawn(async move { axum::serve(listener, router).await });
     }
     let scheme = if tls { "https" } else { "http" };
-    let suffix = if tls { " https" } else { "" };
+    let suffix = match way {
+        Way::Http => "http",
+        Way::Https => "https",
+        Way::Socket => "socket",
+    };
     let release = match flavour {
         Flavour::V0_28 => Release::V0_28,
         Flavour::V0_29 => Release::V0_29,
         Flavour::Main => Release::V0_30,
     };
-    cases::Server::new(
-        format!("embedded {}{suffix}", flavour.as_str()),
+    let on_socket = embedded.clone();
+    let server = cases::Server::new(
+        format!("embedded {} {suffix}", flavour.as_str()),
         format!("{scheme}://{address}"),
         embedded.create_api_key(Duration::from_secs(3600)),
         ca_bundle,
         release,
         Some(embedded),
-    )
+    );
+    if way != Way::Socket {
+        return server;
+    }
+    let listener = UnixListener::bind(&socket).unwrap();
+    tokio::spawn(async move { on_socket.serve_socket(listener).await });
+    server.on_socket(socket)
 }
 
 /// Accepts TLS for axum; a client that does not speak it is dropped.

@@ -7,7 +7,7 @@ use sidescale::clock::Clock;
 use sidescale::commands::demo::headscale::{Call, Embedded, Fault, Flavour};
 use sidescale::control_plane::{ControlPlane, Endpoint, Error, NewPreAuthKey};
 use sidescale::key_value::KeyValue;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 
 const MESSAGES: &str = include_str!("control_plane/messages.txt");
 
@@ -163,37 +163,90 @@ async fn odd_keys(embedded: &Embedded, client: &ControlPlane, address: &str, sai
 
 #[tokio::test]
 async fn a_socket_asks_for_no_api_key_and_is_found_again_after_a_restart() {
+    for flavour in Flavour::ALL {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("headscale.sock");
+        let embedded = Embedded::new(flavour, Clock::wall());
+        let serve = || {
+            // As Headscale does at each start: a new file of the same name.
+            let _ = std::fs::remove_file(&path);
+            let listener = UnixListener::bind(&path).unwrap();
+            let embedded = embedded.clone();
+            tokio::spawn(async move { embedded.serve_socket(listener).await })
+        };
+        let first = serve();
+        let client = ControlPlane::on_socket(&path).await.unwrap();
+        let end = "2099-01-01T00:00:00Z".parse().unwrap();
+        let minted = client.create_api_key(end).await.unwrap();
+        first.abort();
+        let _ = first.await;
+        let error = client.list_api_keys().await.unwrap_err();
+        assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+        let second = serve();
+        let keys = client.list_api_keys().await.unwrap();
+        assert_eq!(keys.len(), 1);
+        assert_eq!(keys[0].prefix, minted.prefix);
+        // And without a call in between, so that a connection of before is still held.
+        second.abort();
+        let _ = second.await;
+        let _third = serve();
+        client.expire_api_key(keys[0].id).await.unwrap();
+        let keys = client.list_api_keys().await.unwrap();
+        let ended = keys[0].expiration.unwrap();
+        assert!(ended <= jiff::Timestamp::now(), "{keys:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_socket_without_headscale_says_what_is_there() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("headscale.sock");
-    let error = ControlPlane::on_socket(&path).await.unwrap_err();
-    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
-    let said = error.to_string();
-    for words in ["unix:", "headscale.sock", "unix_socket_permission"] {
-        assert!(said.contains(words), "{said}");
-    }
-
-    let embedded = Embedded::new(Flavour::Main, Clock::wall());
-    let serve = || {
-        let _ = std::fs::remove_file(&path);
-        let listener = tokio::net::UnixListener::bind(&path).unwrap();
-        let router = embedded.socket_router();
-        tokio::spawn(async move { axum::serve(listener, router).await })
+    let probe = async |want: &str| {
+        let error = ControlPlane::on_socket(&path).await.unwrap_err();
+        assert_eq!(error.as_str(), want, "{error}");
+        let said = error.to_string();
+        assert!(
+            said.contains("unix:") && said.contains("headscale.sock:"),
+            "{said}"
+        );
+        said
     };
-    let first = serve();
-    let client = ControlPlane::on_socket(&path).await.unwrap();
-    let end = "2099-01-01T00:00:00Z".parse().unwrap();
-    let minted = client.create_api_key(end).await.unwrap();
-    first.abort();
-    let _ = first.await;
-    // As Headscale does at each start: a new file of the same name.
-    let _second = serve();
-    let keys = client.list_api_keys().await.unwrap();
-    assert_eq!(keys.len(), 1);
-    assert_eq!(keys[0].prefix, minted.prefix);
-    client.expire_api_key(keys[0].id).await.unwrap();
-    let keys = client.list_api_keys().await.unwrap();
+    let said = probe("unreachable").await;
+    assert!(said.contains("unix_socket_permission"), "{said}");
+
+    // A file that was left behind: nobody accepts.
+    drop(UnixListener::bind(&path).unwrap());
+    probe("unreachable").await;
+
+    std::fs::remove_file(&path).unwrap();
+    let listener = UnixListener::bind(&path).unwrap();
+    let other = axum::Router::new();
+    let server = tokio::spawn(async move { axum::serve(listener, other).await });
+    let said = probe("not_headscale").await;
     assert!(
-        keys[0].expiration.unwrap() <= jiff::Timestamp::now(),
-        "{keys:?}"
+        said.contains("check that it is Headscale's socket"),
+        "{said}"
+    );
+    server.abort();
+
+    // Something that speaks neither.
+    std::fs::remove_file(&path).unwrap();
+    let listener = UnixListener::bind(&path).unwrap();
+    tokio::spawn(async move {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut first = [0; 16];
+            let _ = stream.read(&mut first).await;
+            let _ = stream.write_all(b"220 mail.example.com\r\n").await;
+        }
+    });
+    let error = ControlPlane::on_socket(&path).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::NotHeadscale { .. } | Error::Unreachable { .. }
+        ),
+        "{error:?}"
     );
 }

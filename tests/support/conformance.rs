@@ -1,9 +1,10 @@
 //! What every Headscale does, the embedded one and the real ones alike: one named function per call and per error.
 
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use reqwest::{Method, StatusCode};
@@ -41,6 +42,8 @@ pub(crate) struct Server {
     pub(crate) api_key: KeyValue,
     /// PEM of its private authority, where it speaks HTTPS.
     pub(crate) ca_bundle: Option<String>,
+    /// Its Unix socket, where our client shall use that.
+    pub(crate) socket: Option<PathBuf>,
     /// The release it should be taken for.
     pub(crate) release: Release,
     /// Our own, which can be told to go wrong.
@@ -55,15 +58,27 @@ enum Only {
     Anywhere,
     /// Only on our own, for this reason.
     Embedded(&'static str),
+    /// Only on our own by REST, for this reason.
+    EmbeddedRest(&'static str),
+    /// Only over TCP, for this reason.
+    Tcp(&'static str),
+    /// Only on a Unix socket.
+    Socket,
     /// Only over HTTPS.
     Https,
 }
+
+/// Why a request by hand is not made on a socket.
+const BY_HAND: Only = Only::Tcp("a request by hand: the column over TCP has it");
+
+/// Why a socket takes no part in a case of API keys.
+const KEYLESS: Only = Only::Tcp("a socket asks for no API key");
 
 /// A test: its name is a sentence.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     only: Only,
-    run: for<'a> fn(&'a Server) -> BoxFuture<'a, Result<()>>,
+    run: Run,
 }
 
 impl Server {
@@ -80,23 +95,56 @@ impl Server {
             url,
             api_key,
             ca_bundle,
+            socket: None,
             release,
             embedded,
             clients: OnceLock::new(),
         }
     }
 
-    fn clients(&self) -> Result<&(ControlPlane, reqwest::Client)> {
-        if let Some(clients) = self.clients.get() {
-            return Ok(clients);
-        }
-        let ours = ControlPlane::new(self.endpoint())?;
+    /// Has our client use this Unix socket; what it makes is looked at over TCP too.
+    pub(crate) fn on_socket(self, socket: PathBuf) -> Self {
+        let socket = Some(socket);
+        Self { socket, ..self }
+    }
+
+    /// Makes the clients, once: each new one reads the machine's authorities.
+    async fn connect(&self) -> Result<()> {
+        let ours = match &self.socket {
+            Some(socket) => ControlPlane::on_socket(socket).await?,
+            None => ControlPlane::new(self.endpoint())?,
+        };
         let mut raw = reqwest::Client::builder().no_proxy();
         if let Some(pem) = &self.ca_bundle {
             raw = raw.tls_certs_only(reqwest::Certificate::from_pem_bundle(pem.as_bytes())?);
         }
         let raw = raw.build()?;
-        Ok(self.clients.get_or_init(|| (ours, raw)))
+        let _ = self.clients.set((ours, raw));
+        Ok(())
+    }
+
+    fn clients(&self) -> Result<&(ControlPlane, reqwest::Client)> {
+        self.clients.get().context("not connected")
+    }
+
+    /// Why a case is not run here.
+    fn skips(&self, only: Only) -> Option<&'static str> {
+        let skip = |when: bool, reason| when.then_some(reason);
+        match only {
+            Only::Anywhere => None,
+            Only::Embedded(reason) => skip(self.embedded.is_none(), reason),
+            Only::EmbeddedRest(reason) => {
+                skip(self.embedded.is_none() || self.speaks_grpc(), reason)
+            }
+            Only::Tcp(reason) => skip(self.socket.is_some(), reason),
+            Only::Socket => skip(self.socket.is_none(), "no socket"),
+            Only::Https => skip(self.ca_bundle.is_none(), "no TLS"),
+        }
+    }
+
+    /// Whether our client speaks gRPC to it.
+    fn speaks_grpc(&self) -> bool {
+        self.socket.is_some() && self.api() == Api::Gateway
     }
 
     pub(crate) fn endpoint(&self) -> Endpoint {
@@ -178,20 +226,19 @@ impl Server {
 
 /// Runs every case that the server can be asked, one after the other: some count what is there.
 pub(crate) async fn run(server: &Server) -> Column {
+    let connected = server.connect().await;
     let mut cells = Vec::new();
     for case in cases() {
-        let reason = match case.only {
-            Only::Anywhere => None,
-            Only::Embedded(reason) => server.embedded.is_none().then_some(reason),
-            Only::Https => server.ca_bundle.is_none().then_some("plain http"),
-        };
-        let cell = match reason {
-            Some(reason) => Cell::Skipped(reason),
-            None => match tokio::time::timeout(Duration::from_secs(60), (case.run)(server)).await {
-                Ok(Ok(())) => Cell::Passed,
-                Ok(Err(error)) => Cell::Failed(format!("{error:#}")),
-                Err(_) => Cell::Failed("did not end within a minute".to_owned()),
-            },
+        let cell = match (server.skips(case.only), &connected) {
+            (Some(reason), _) => Cell::Skipped(reason),
+            (None, Err(error)) => Cell::Failed(format!("{error:#}")),
+            (None, Ok(())) => {
+                match tokio::time::timeout(Duration::from_secs(120), (case.run)(server)).await {
+                    Ok(Ok(())) => Cell::Passed,
+                    Ok(Err(error)) => Cell::Failed(format!("{error:#}")),
+                    Err(_) => Cell::Failed("did not end within two minutes".to_owned()),
+                }
+            }
         };
         cells.push((case.name, cell));
     }
@@ -201,9 +248,16 @@ pub(crate) async fn run(server: &Server) -> Column {
     }
 }
 
+/// Runs a case.
+type Run = for<'a> fn(&'a Server) -> BoxFuture<'a, Result<()>>;
+
 /// A case for every server.
-fn anywhere(name: &'static str, run: for<'a> fn(&'a Server) -> BoxFuture<'a, Result<()>>) -> Case {
-    let only = Only::Anywhere;
+fn anywhere(name: &'static str, run: Run) -> Case {
+    case(Only::Anywhere, name, run)
+}
+
+/// A case for some servers.
+fn case(only: Only, name: &'static str, run: Run) -> Case {
     Case { name, only, run }
 }
 
@@ -215,6 +269,11 @@ fn cases() -> Vec<Case> {
         anywhere("the_version_is_probed", |server| {
             Box::pin(the_version_is_probed(server))
         }),
+        case(
+            Only::Socket,
+            "a_socket_speaks_as_its_release_does",
+            |server| Box::pin(a_socket_speaks_as_its_release_does(server)),
+        ),
     ];
     for more in [
         users::cases(),
@@ -237,6 +296,16 @@ async fn a_new_server_lists_nothing(server: &Server) -> Result<()> {
         "there are keys"
     );
     ensure!(client.list_nodes().await?.is_empty(), "there are nodes");
+    Ok(())
+}
+
+async fn a_socket_speaks_as_its_release_does(server: &Server) -> Result<()> {
+    let client = server.client()?;
+    let grpc = match &client {
+        ControlPlane::Grpc(_) => true,
+        ControlPlane::Rest(_) => false,
+    };
+    ensure!(grpc == server.speaks_grpc(), "took {client:?}");
     Ok(())
 }
 

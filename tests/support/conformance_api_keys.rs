@@ -7,7 +7,7 @@ use serde_json::json;
 use sidescale::control_plane::{ApiKey, ApiKeyId, MintedApiKey, api_key_prefix};
 
 use super::raw::unauthorized;
-use super::{Case, Server, anywhere};
+use super::{BY_HAND, Case, Server, anywhere, case};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
@@ -26,7 +26,7 @@ pub(super) fn cases() -> Vec<Case> {
         anywhere("an_unknown_api_key_counts_as_gone", |server| {
             Box::pin(an_unknown_api_key_counts_as_gone(server))
         }),
-        anywhere("an_unknown_api_key_is_told", |server| {
+        case(BY_HAND, "an_unknown_api_key_is_told", |server| {
             Box::pin(an_unknown_api_key_is_told(server))
         }),
     ]

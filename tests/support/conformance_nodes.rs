@@ -6,7 +6,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::json;
 use sidescale::control_plane::{Error, NewPreAuthKey, Node, NodeId, User};
 
-use super::{Case, Only, Server, anywhere, new_key};
+use super::{BY_HAND, Case, Only, Server, anywhere, case, new_key};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
@@ -34,7 +34,7 @@ pub(super) fn cases() -> Vec<Case> {
         anywhere("an_unknown_node_is_not_found", |server| {
             Box::pin(an_unknown_node_is_not_found(server))
         }),
-        anywhere("an_unknown_node_is_404_to_delete", |server| {
+        case(BY_HAND, "an_unknown_node_is_404_to_delete", |server| {
             Box::pin(an_unknown_node_is_404_to_delete(server))
         }),
         Case {

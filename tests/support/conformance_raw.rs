@@ -5,38 +5,38 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sidescale::control_plane::{Api, ControlPlane, Endpoint, Error};
 
-use super::{Case, Only, Server, anywhere, new_key};
+use super::{BY_HAND, Case, KEYLESS, Only, Run, Server, case, new_key};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        anywhere("no_key_is_unauthorized", |server| {
+        case(KEYLESS, "no_key_is_unauthorized", |server| {
             Box::pin(no_key_is_unauthorized(server))
         }),
-        anywhere("an_unknown_api_key_is_unauthorized", |server| {
+        case(KEYLESS, "an_unknown_api_key_is_unauthorized", |server| {
             Box::pin(an_unknown_api_key_is_unauthorized(server))
         }),
-        anywhere("a_wrong_path_is_not_headscale", |server| {
+        by_hand("a_wrong_path_is_not_headscale", |server| {
             Box::pin(a_wrong_path_is_not_headscale(server))
         }),
-        anywhere("an_unknown_call_is_404", |server| {
+        by_hand("an_unknown_call_is_404", |server| {
             Box::pin(an_unknown_call_is_404(server))
         }),
-        anywhere("ids_may_have_to_be_strings", |server| {
+        by_hand("ids_may_have_to_be_strings", |server| {
             Box::pin(ids_may_have_to_be_strings(server))
         }),
-        anywhere("unknown_fields_may_be_refused", |server| {
+        by_hand("unknown_fields_may_be_refused", |server| {
             Box::pin(unknown_fields_may_be_refused(server))
         }),
-        anywhere("a_time_that_is_none_is_refused", |server| {
+        by_hand("a_time_that_is_none_is_refused", |server| {
             Box::pin(a_time_that_is_none_is_refused(server))
         }),
-        anywhere("an_id_that_is_none_is_refused", |server| {
+        by_hand("an_id_that_is_none_is_refused", |server| {
             Box::pin(an_id_that_is_none_is_refused(server))
         }),
-        anywhere("a_key_without_an_end_is_dead", |server| {
+        by_hand("a_key_without_an_end_is_dead", |server| {
             Box::pin(a_key_without_an_end_is_dead(server))
         }),
-        anywhere("a_key_needs_a_user_or_a_tag", |server| {
+        by_hand("a_key_needs_a_user_or_a_tag", |server| {
             Box::pin(a_key_needs_a_user_or_a_tag(server))
         }),
         Case {
@@ -50,6 +50,10 @@ pub(super) fn cases() -> Vec<Case> {
             run: |server| Box::pin(plain_http_to_https_is_not_headscale(server)),
         },
     ]
+}
+
+fn by_hand(name: &'static str, run: Run) -> Case {
+    case(BY_HAND, name, run)
 }
 
 async fn no_key_is_unauthorized(server: &Server) -> Result<()> {

@@ -1,4 +1,4 @@
-//! A Headscale in memory: the REST routes that we call, as 0.28, 0.29 and 0.30 answer them. I/O only by its router.
+//! A Headscale in memory: the calls that we make by REST and gRPC, as 0.28, 0.29 and 0.30 answer them. I/O only by its router.
 //!
 //! The conformance suite runs the same functions against it and against real servers, and decides where they differ.
 
@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::net::UnixListener;
 
 use crate::clock::Clock;
 use crate::control_plane::{KeyId, NodeId};
@@ -14,8 +15,10 @@ use crate::key_value::KeyValue;
 
 mod body;
 mod faults;
+mod grpc;
 mod reply;
 mod routes;
+mod socket;
 mod state;
 
 use state::State;
@@ -34,6 +37,22 @@ pub enum Flavour {
 impl Flavour {
     /// All of them, the oldest first.
     pub const ALL: [Self; 3] = [Self::V0_28, Self::V0_29, Self::Main];
+
+    /// Whether deleting a user deletes everybody's keys: a bug of 0.28, mended in 0.29.
+    fn deletes_all_keys(self) -> bool {
+        match self {
+            Self::V0_28 => true,
+            Self::V0_29 | Self::Main => false,
+        }
+    }
+
+    /// The fewest characters of a node's name.
+    fn shortest_node_name(self) -> usize {
+        match self {
+            Self::V0_28 => 2,
+            Self::V0_29 | Self::Main => 1,
+        }
+    }
 
     /// Its name for people.
     #[must_use]
@@ -155,9 +174,11 @@ impl Embedded {
         routes::router(self.clone())
     }
 
-    /// Its routes on its Unix socket, where no API key is asked for: REST for [`Flavour::Main`].
-    pub fn socket_router(&self) -> axum::Router {
-        routes::socket_router(self.clone())
+    /// Answers on its Unix socket, where no API key is asked for: REST for [`Flavour::Main`], else gRPC.
+    ///
+    /// Ends with the future, and the connections with it.
+    pub async fn serve_socket(&self, listener: UnixListener) {
+        socket::serve(self.clone(), listener).await;
     }
 
     /// Makes an API key as `headscale apikeys create` does on the server's own machine.

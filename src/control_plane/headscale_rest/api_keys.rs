@@ -27,8 +27,7 @@ impl HeadscaleRest {
         let answer = self
             .post("/api/v1/apikey/expire", &wire::ById::new(id.0))
             .await?;
-        let done = self.parse(answer, "an empty JSON object", wire::nothing);
-        self.unless_gone(id, done).await
+        self.parse(answer, "an empty JSON object", wire::nothing)
     }
 
     pub(in crate::control_plane) async fn delete_api_key(&self, key: &ApiKey) -> Result<(), Error> {
@@ -42,20 +41,6 @@ impl HeadscaleRest {
             });
         }
         let answer = self.delete(&path).await?;
-        let done = self.parse(answer, "an empty JSON object", wire::nothing);
-        self.unless_gone(key.id, done).await
-    }
-
-    /// Takes a refusal for done if the key is not there: before 0.30 that is a 500 like any other trouble.
-    async fn unless_gone(&self, id: ApiKeyId, done: Result<(), Error>) -> Result<(), Error> {
-        match done {
-            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
-            Err(Error::Refused { status: 500, .. })
-                if !self.list_api_keys().await?.iter().any(|key| key.id == id) =>
-            {
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
+        self.parse(answer, "an empty JSON object", wire::nothing)
     }
 }

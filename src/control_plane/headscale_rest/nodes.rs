@@ -12,10 +12,7 @@ impl HeadscaleRest {
 
     pub(in crate::control_plane) async fn delete_node(&self, id: NodeId) -> Result<(), Error> {
         let answer = self.delete(&format!("/api/v1/node/{}", id.0)).await?;
-        match self.parse(answer, "an empty JSON object", wire::nothing) {
-            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(error),
-        }
+        self.parse(answer, "an empty JSON object", wire::nothing)
     }
 
     pub(in crate::control_plane) async fn rename_node(
@@ -43,37 +40,9 @@ impl HeadscaleRest {
 
     async fn change_node(&self, id: NodeId, path: &str, name: Option<&str>) -> Result<Node, Error> {
         let answer = self.post(path, &serde_json::json!({})).await?;
-        let at = answer.at.clone();
-        let refused = match self.parse(answer, "the node as it is now", |body| {
+        self.parse(answer, "the node as it is now", |body| {
             wire::changed_node(body, id, name)
-        }) {
-            Err(error @ Error::Refused { .. }) => error,
-            other => return other,
-        };
-        let Error::Refused {
-            status, message, ..
-        } = &refused
-        else {
-            return Err(refused);
-        };
-        // Each release has another status for a node that is gone and a name that is taken: only a look tells.
-        let nodes = self.list_nodes().await?;
-        let message = message.clone();
-        if !nodes.iter().any(|node| node.id == id) {
-            return Err(Error::NotFound { at, message });
-        }
-        if nodes
-            .iter()
-            .any(|node| node.id != id && Some(node.given_name.as_str()) == name)
-        {
-            let status = *status;
-            return Err(Error::Conflict {
-                at,
-                status,
-                message,
-            });
-        }
-        Err(refused)
+        })
     }
 }
 

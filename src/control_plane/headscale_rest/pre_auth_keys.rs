@@ -31,11 +31,7 @@ impl HeadscaleRest {
         let answer = self
             .post("/api/v1/preauthkey/expire", &wire::ById::new(id.0))
             .await?;
-        match self.parse(answer, "an empty JSON object", wire::nothing) {
-            // 0.30 says that there is no such key, older ones say that it is done.
-            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(error),
-        }
+        self.parse(answer, "an empty JSON object", wire::nothing)
     }
 
     pub(in crate::control_plane) async fn delete_pre_auth_key(
@@ -45,10 +41,6 @@ impl HeadscaleRest {
         let answer = self
             .delete(&format!("/api/v1/preauthkey?id={}", id.0))
             .await?;
-        match self.parse(answer, "an empty JSON object", wire::nothing) {
-            // As with its expiry.
-            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(error),
-        }
+        self.parse(answer, "an empty JSON object", wire::nothing)
     }
 }

@@ -171,6 +171,11 @@ impl Headscale {
         &self.url
     }
 
+    /// Its Unix socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.join("headscale.sock")
+    }
+
     /// The private authority's certificate, where it speaks HTTPS.
     pub(crate) fn authority(&self) -> Option<&str> {
         self.authority.as_deref()

@@ -54,11 +54,13 @@ pub(super) async fn after(fault: &Fault, reply: Reply) -> Reply {
         Fault::CutBody => {
             let (mut parts, body) = reply.into_parts();
             parts.headers.remove(header::CONTENT_LENGTH);
+            // A refusal by gRPC is all in the headers.
+            parts.headers.remove("grpc-status");
             let whole = to_bytes(body, LIMIT).await.unwrap_or_default();
             let half = whole.slice(..whole.len() / 2);
             // The server writes what it has before it waits, so the half is seen.
             let broken = async {
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
                 Err(io::Error::from(io::ErrorKind::ConnectionReset))
             };
             let half = stream::once(async { Ok(half) }).chain(stream::once(broken));
@@ -67,10 +69,21 @@ pub(super) async fn after(fault: &Fault, reply: Reply) -> Reply {
         Fault::Endless => {
             let (mut parts, _) = reply.into_parts();
             parts.headers.remove(header::CONTENT_LENGTH);
+            let grpc = parts
+                .headers
+                .get(header::CONTENT_TYPE)
+                .is_some_and(|kind| kind == "application/grpc");
+            // A message of two gigabytes, not compressed, if it is gRPC; only spaces, if it is JSON.
+            let head = if grpc {
+                &[0, 0x7f, 0xff, 0xff, 0xff][..]
+            } else {
+                &[]
+            };
+            let head = stream::once(async move { Ok(axum::body::Bytes::from_static(head)) });
             let spaces = stream::repeat_with(|| {
                 Ok::<_, io::Error>(axum::body::Bytes::from_static(&[b' '; 1 << 16]))
             });
-            Reply::from_parts(parts, Body::from_stream(spaces))
+            Reply::from_parts(parts, Body::from_stream(head.chain(spaces)))
         }
         Fault::Field(pointer, value) => {
             let (mut parts, body) = reply.into_parts();

@@ -89,72 +89,55 @@ pub(super) fn refused(flavour: Flavour, refusal: Refusal) -> Reply {
 
 /// A request that was understood and is not done.
 pub(super) fn failed(flavour: Flavour, what: &str, failure: &Problem) -> Reply {
-    let (code, gateway_status, status, text) = match failure {
-        Problem::BadTag(text) => (3, StatusCode::BAD_REQUEST, StatusCode::BAD_REQUEST, *text),
-        Problem::NoApiKeyNamed => (
-            3,
-            StatusCode::BAD_REQUEST,
-            StatusCode::BAD_REQUEST,
-            "want an id or a prefix, and not both",
-        ),
-        Problem::BadNodeName => (
-            2,
-            StatusCode::INTERNAL_SERVER_ERROR,
-            StatusCode::BAD_REQUEST,
-            "not a DNS label",
-        ),
-        Problem::UnknownApiKey => (
-            2,
-            StatusCode::INTERNAL_SERVER_ERROR,
-            StatusCode::NOT_FOUND,
-            "record not found",
-        ),
-        Problem::UnknownKey => (
-            2,
-            StatusCode::INTERNAL_SERVER_ERROR,
-            StatusCode::NOT_FOUND,
-            "no such auth-key",
-        ),
-        Problem::UnknownNode => (
-            2,
-            StatusCode::INTERNAL_SERVER_ERROR,
-            StatusCode::NOT_FOUND,
-            "node no longer exists in the store",
-        ),
-        Problem::UnknownUser => (
-            2,
-            StatusCode::INTERNAL_SERVER_ERROR,
-            StatusCode::NOT_FOUND,
-            "user not found",
-        ),
-        Problem::Unowned => (
-            2,
-            StatusCode::INTERNAL_SERVER_ERROR,
-            StatusCode::BAD_REQUEST,
-            "a key needs a tag or a user",
-        ),
-        Problem::NodeNameTaken => (
-            2,
-            StatusCode::INTERNAL_SERVER_ERROR,
-            StatusCode::BAD_REQUEST,
-            "node name is not unique",
-        ),
-        Problem::UserNotEmpty => (
-            2,
-            StatusCode::INTERNAL_SERVER_ERROR,
-            StatusCode::BAD_REQUEST,
-            "user not empty",
-        ),
-        Problem::UserNameTaken => (
-            13,
-            StatusCode::INTERNAL_SERVER_ERROR,
-            StatusCode::CONFLICT,
-            "UNIQUE constraint failed: users.name",
-        ),
-    };
+    let (code, text) = code(failure);
     match flavour {
-        Flavour::V0_28 | Flavour::V0_29 => gateway(gateway_status, code, text),
-        Flavour::Main => problem(status, what, Some(json!({"message": text}))),
+        Flavour::V0_28 | Flavour::V0_29 => {
+            let status = match code {
+                INVALID => StatusCode::BAD_REQUEST,
+                _ => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            gateway(status, code, text)
+        }
+        Flavour::Main => problem(status(failure), what, Some(json!({"message": text}))),
+    }
+}
+
+/// The codes that gRPC, and the gateway before it, answer with, and the words that all releases have.
+const INVALID: u8 = 3;
+const UNKNOWN: u8 = 2;
+const INTERNAL: u8 = 13;
+
+/// How gRPC says it.
+pub(super) fn code(failure: &Problem) -> (u8, &'static str) {
+    match failure {
+        Problem::BadTag(text) => (INVALID, text),
+        Problem::NoApiKeyNamed => (INVALID, "want an id or a prefix, and not both"),
+        Problem::BadNodeName => (UNKNOWN, "not a DNS label"),
+        Problem::UnknownApiKey => (UNKNOWN, "record not found"),
+        Problem::UnknownKey => (UNKNOWN, "no such auth-key"),
+        Problem::UnknownNode => (UNKNOWN, "node no longer exists in the store"),
+        Problem::UnknownUser => (UNKNOWN, "user not found"),
+        Problem::Unowned => (UNKNOWN, "a key needs a tag or a user"),
+        Problem::NodeNameTaken => (UNKNOWN, "node name is not unique"),
+        Problem::UserNotEmpty => (UNKNOWN, "user not empty"),
+        Problem::UserNameTaken => (INTERNAL, "UNIQUE constraint failed: users.name"),
+    }
+}
+
+/// How 0.30 says it.
+fn status(failure: &Problem) -> StatusCode {
+    match failure {
+        Problem::BadTag(_)
+        | Problem::NoApiKeyNamed
+        | Problem::BadNodeName
+        | Problem::Unowned
+        | Problem::NodeNameTaken
+        | Problem::UserNotEmpty => StatusCode::BAD_REQUEST,
+        Problem::UnknownApiKey
+        | Problem::UnknownKey
+        | Problem::UnknownNode
+        | Problem::UnknownUser => StatusCode::NOT_FOUND,
+        Problem::UserNameTaken => StatusCode::CONFLICT,
     }
 }
 
@@ -183,7 +166,7 @@ pub(super) fn user(user: &User) -> Value {
         "createdAt": user.created_at,
         "displayName": user.display_name,
         "email": user.email,
-        "providerId": if user.provider.is_empty() { String::new() } else { format!("provider/{}", user.id) },
+        "providerId": user.provider_id(),
         "provider": user.provider,
         "profilePicUrl": "",
     })
@@ -192,11 +175,10 @@ pub(super) fn user(user: &User) -> Value {
 /// A key; its whole value is shown by its creation alone.
 pub(super) fn key(state: &State, key: &Key, whole: bool) -> Value {
     let owner = state.users.iter().find(|user| Some(user.id) == key.user);
-    let value = key.value.expose();
     json!({
         "user": owner.map(user),
         "id": key.id.to_string(),
-        "key": if whole { value.to_owned() } else { format!("{}-***", value.get(..23).unwrap_or_default()) },
+        "key": key.shown(whole),
         "reusable": key.reusable,
         "ephemeral": key.ephemeral,
         "used": key.used,
@@ -209,7 +191,7 @@ pub(super) fn key(state: &State, key: &Key, whole: bool) -> Value {
 pub(super) fn api_key(key: &ApiKey) -> Value {
     json!({
         "id": key.id.to_string(),
-        "prefix": format!("hskey-api-{}-***", key.bare_prefix()),
+        "prefix": key.shown(),
         "expiration": time(key.expiration),
         "createdAt": key.created_at,
         "lastSeen": null,

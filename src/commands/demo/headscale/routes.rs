@@ -1,4 +1,4 @@
-//! The routes of the embedded Headscale, one function each. I/O: axum.
+//! The routes of the embedded Headscale, one function for each of REST. I/O: axum.
 
 use axum::Router;
 use axum::body::Bytes;
@@ -12,7 +12,7 @@ use serde_json::json;
 use super::body::{Fields, Kind};
 use super::reply::{self, Reply};
 use super::state::{NewKey, Problem, State};
-use super::{Call, Embedded, Flavour, faults};
+use super::{Call, Embedded, Flavour, faults, grpc};
 
 /// How a request came in.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -30,8 +30,16 @@ pub(super) fn router(server: Embedded) -> Router {
     finish(whole, server, Way::Tcp)
 }
 
+/// What the Unix socket answers.
 pub(super) fn socket_router(server: Embedded) -> Router {
-    finish(api(), server, Way::Socket)
+    let routes = match server.shared.flavour {
+        Flavour::V0_28 | Flavour::V0_29 => Router::new().route_service(
+            &format!("{}{{method}}", grpc::PATH),
+            grpc::service(server.clone()),
+        ),
+        Flavour::Main => api(),
+    };
+    finish(routes, server, Way::Socket)
 }
 
 fn api() -> Router<Embedded> {
@@ -110,6 +118,9 @@ fn authorized(server: &Embedded, request: &Request) -> bool {
 }
 
 fn kind(method: &Method, path: &str) -> Call {
+    if let Some(method) = path.strip_prefix(grpc::PATH) {
+        return grpc::kind(method);
+    }
     match (method, path) {
         (&Method::GET, "/version") => Call::Version,
         (&Method::GET, "/api/v1/user") => Call::ListUsers,
@@ -213,8 +224,7 @@ async fn create_user(Shared(server): Shared<Embedded>, body: Bytes) -> Reply {
 
 async fn delete_user(Shared(server): Shared<Embedded>, Path(id): Path<u64>) -> Reply {
     let flavour = server.shared.flavour;
-    // A bug of 0.28, mended in 0.29.
-    let all_keys = flavour == Flavour::V0_28;
+    let all_keys = flavour.deletes_all_keys();
     match server.inner().state.delete_user(id, all_keys) {
         Ok(()) => reply::done(&json!({})),
         Err(problem) => reply::failed(flavour, "deleting user", &problem),
@@ -327,10 +337,7 @@ async fn rename_node(
     Shared(server): Shared<Embedded>,
     Path((id, name)): Path<(u64, String)>,
 ) -> Reply {
-    let shortest = match server.shared.flavour {
-        Flavour::V0_28 => 2,
-        Flavour::V0_29 | Flavour::Main => 1,
-    };
+    let shortest = server.shared.flavour.shortest_node_name();
     let mut inner = server.inner();
     let renamed = inner
         .state

@@ -434,9 +434,35 @@ impl State {
     }
 }
 
+impl User {
+    /// Empty without a provider.
+    pub(super) fn provider_id(&self) -> String {
+        if self.provider.is_empty() {
+            return String::new();
+        }
+        format!("provider/{}", self.id)
+    }
+}
+
+impl Key {
+    /// Its value as an answer shows it: whole by its creation alone.
+    pub(super) fn shown(&self, whole: bool) -> String {
+        let value = self.value.expose();
+        if whole {
+            return value.to_owned();
+        }
+        format!("{}-***", value.get(..23).unwrap_or_default())
+    }
+}
+
 impl ApiKey {
+    /// What a list shows of its value.
+    pub(super) fn shown(&self) -> String {
+        format!("hskey-api-{}-***", self.bare_prefix())
+    }
+
     /// The twelve characters by which a key is found.
-    pub(super) fn bare_prefix(&self) -> &str {
+    fn bare_prefix(&self) -> &str {
         self.value.expose().get(10..22).unwrap_or_default()
     }
 }

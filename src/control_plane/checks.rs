@@ -1,0 +1,97 @@
+//! Whether what was made is what was asked for, field by field, whichever way the answer came. Pure.
+
+use super::{
+    MintedApiKey, MintedKey, NewPreAuthKey, Node, NodeId, PreAuthKey, User, api_key_prefix,
+};
+use crate::key_value::KeyValue;
+
+/// Holds a new user against the name that was asked for.
+pub(super) fn created_user(user: User, name: &str) -> Result<User, String> {
+    if user.name != name {
+        return Err(format!("user {:?} (asked for {name:?})", user.name));
+    }
+    Ok(user)
+}
+
+/// Holds a new key against what was asked.
+pub(super) fn minted(
+    key: PreAuthKey,
+    value: Option<KeyValue>,
+    asked: &NewPreAuthKey,
+) -> Result<MintedKey, String> {
+    let value = value.ok_or(r#"JSON without "preAuthKey.key""#)?;
+    if value.expose().is_empty() || !value.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("a preAuthKey.key that is empty or not printable".to_owned());
+    }
+    if value.expose().contains("***") {
+        return Err("a preAuthKey.key that is masked".to_owned());
+    }
+    if key.user != Some(asked.user) {
+        return Err(format!(
+            "a key of user {} (asked for user {})",
+            key.user
+                .map_or_else(|| "none".to_owned(), |user| user.0.to_string()),
+            asked.user.0
+        ));
+    }
+    for (field, got, want) in [
+        ("reusable", key.reusable, asked.reusable),
+        ("ephemeral", key.ephemeral, asked.ephemeral),
+    ] {
+        if got != want {
+            return Err(format!("a key with {field} {got} (asked for {want})"));
+        }
+    }
+    // A database may cut the fraction of a second.
+    let expiration = key
+        .expiration
+        .ok_or(r#"JSON without "preAuthKey.expiration""#)?;
+    if expiration
+        .as_second()
+        .abs_diff(asked.expiration.as_second())
+        > 1
+    {
+        return Err(format!(
+            "a key that expires {expiration} (asked for {})",
+            asked.expiration
+        ));
+    }
+    if sorted(&key.tags) != sorted(&asked.tags) {
+        return Err(format!(
+            "a key with tags {:?} (asked for {:?})",
+            key.tags, asked.tags
+        ));
+    }
+    Ok(MintedKey { key, value })
+}
+
+/// Finds the prefix of a new API key, which is all that can be said of it.
+pub(super) fn minted_api_key(value: KeyValue) -> Result<MintedApiKey, String> {
+    if !value.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("an apiKey that is not printable".to_owned());
+    }
+    let prefix = api_key_prefix(&value)
+        .ok_or("an apiKey that is empty, masked or of another form")?
+        .to_owned();
+    Ok(MintedApiKey { prefix, value })
+}
+
+/// Holds a changed node against what was asked.
+pub(super) fn changed_node(node: Node, id: NodeId, name: Option<&str>) -> Result<Node, String> {
+    if node.id != id {
+        return Err(format!("node {} (asked for {})", node.id.0, id.0));
+    }
+    match name {
+        Some(name) if node.given_name != name => Err(format!(
+            "a node named {:?} (asked for {name:?})",
+            node.given_name
+        )),
+        Some(_) | None => Ok(node),
+    }
+}
+
+fn sorted(tags: &[String]) -> Vec<&str> {
+    let mut tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+    tags.sort_unstable();
+    tags
+}

@@ -1,0 +1,277 @@
+//! Headscale 0.28 and 0.29 by gRPC on its Unix socket: the calls we make, and what each answer means. I/O.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use sidescale_proto::v1;
+use sidescale_proto::v1::headscale_service_client::HeadscaleServiceClient;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Response, Status};
+
+use super::{At, Error, Release, Version};
+
+mod api_keys;
+mod nodes;
+mod pre_auth_keys;
+mod read;
+mod users;
+
+/// Longest answer that is read: ten thousand nodes at about 1 KB each.
+const ANSWER_LIMIT: usize = 16 << 20;
+
+/// Longest piece of a server's own words in a message of ours.
+const QUOTE_LIMIT: usize = 200;
+
+/// Calls one Headscale.
+#[derive(Clone, Debug)]
+pub struct HeadscaleGrpc {
+    name: String,
+    socket: PathBuf,
+    deadline: Duration,
+}
+
+impl HeadscaleGrpc {
+    /// Prepares calls to the Unix socket at `path`; makes none yet.
+    pub(super) fn on_socket(name: &str, path: &Path, deadline: Duration) -> Self {
+        Self {
+            name: name.to_owned(),
+            socket: path.to_owned(),
+            deadline,
+        }
+    }
+
+    /// A connection for one call: Headscale makes the socket anew at each start, and a kept one may lead to the one before.
+    fn client(&self) -> HeadscaleServiceClient<Channel> {
+        let socket = self.socket.clone();
+        let connect = tower::service_fn(move |_| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        });
+        let channel =
+            Endpoint::from_static("http://headscale").connect_with_connector_lazy(connect);
+        HeadscaleServiceClient::new(channel).max_decoding_message_size(ANSWER_LIMIT)
+    }
+
+    /// What it is called in messages.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Bounds each call by `deadline`.
+    pub(super) fn with_deadline(self, deadline: Duration) -> Self {
+        Self { deadline, ..self }
+    }
+
+    /// A gRPC server does not tell its version, so it is told by what it can do.
+    pub(super) async fn probe(&self) -> Result<Version, Error> {
+        let unsupported = |version: &str| Error::Unsupported {
+            at: self.at("Health"),
+            version: version.to_owned(),
+        };
+        let mut client = self.client();
+        let health = self.call("Health", client.health(v1::HealthRequest {}));
+        match health.await {
+            Ok(_) => {}
+            Err(Error::Refused { status: 501, .. }) => {
+                return Err(unsupported("0.26 or older (it does not tell its health)"));
+            }
+            Err(error) => return Err(error),
+        }
+        // 0.27 lists the keys of one user, and refuses where none is named.
+        match self.list_pre_auth_keys().await {
+            Ok(_) => {}
+            Err(Error::Refused { .. } | Error::NotFound { .. }) => {
+                return Err(unsupported("0.27 (it cannot list all pre-auth keys)"));
+            }
+            Err(error) => return Err(error),
+        }
+        // It changes nothing, and whether it likes an empty policy is all the same.
+        let policy = String::new();
+        let request = v1::CheckPolicyRequest { policy };
+        let check = self.call("CheckPolicy", client.check_policy(request));
+        let release = match check.await {
+            Err(Error::Refused { status: 501, .. }) => Release::V0_28,
+            Ok(_) | Err(Error::Refused { .. }) => Release::V0_29,
+            Err(error) => return Err(error),
+        };
+        let text = "unknown".to_owned();
+        Ok(Version { text, release })
+    }
+
+    /// Names a call in messages.
+    fn at(&self, call: &str) -> At {
+        At {
+            control_plane: self.name.clone(),
+            method: "gRPC",
+            url: format!(
+                "unix:{}:/headscale.v1.HeadscaleService/{call}",
+                self.socket.display()
+            ),
+        }
+    }
+
+    async fn call<T>(
+        &self,
+        name: &str,
+        answer: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Error> {
+        match tokio::time::timeout(self.deadline, answer).await {
+            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Err(status)) => Err(refused(self.at(name), &status)),
+            Err(_) => Err(Error::TimedOut {
+                at: self.at(name),
+                after: self.deadline,
+            }),
+        }
+    }
+
+    /// What an answer says, if it is the one that was expected.
+    fn expect<T>(
+        &self,
+        name: &str,
+        expected: &'static str,
+        read: Result<T, String>,
+    ) -> Result<T, Error> {
+        read.map_err(|answered| Error::NotHeadscale {
+            at: self.at(name),
+            status: 200,
+            answered: quote(&answered),
+            expected,
+        })
+    }
+}
+
+/// Sorts out why there is no answer: by a status that the server sent, or by one that tonic made here.
+fn refused(at: At, status: &Status) -> Error {
+    let message = quote(status.message());
+    if let Some(cause) = causes(status).last() {
+        let text = quote(&cause.to_string());
+        return if causes(status).any(is_loss) {
+            Error::Unreachable { at, cause: text }
+        } else {
+            not_grpc(at, text)
+        };
+    }
+    // Words of tonic: no server sends them.
+    if message.starts_with("Error, decoded message length too large") {
+        let limit = ANSWER_LIMIT;
+        return Error::TooLarge { at, limit };
+    }
+    if message.starts_with("failed to decode Protobuf message")
+        || message.starts_with("grpc-status header missing")
+        || message.starts_with("protocol error")
+        || message.starts_with("Missing response message")
+    {
+        return not_grpc(at, message);
+    }
+    match (status.code(), http_status(status.code())) {
+        // It is about to stop.
+        (Code::Unavailable, _) => Error::Unreachable { at, cause: message },
+        (Code::Unauthenticated, _) => Error::Unauthorized { at },
+        (Code::NotFound, _) => Error::NotFound { at, message },
+        (Code::AlreadyExists, status) => Error::Conflict {
+            at,
+            status,
+            message,
+        },
+        (_, status) => Error::Refused {
+            at,
+            status,
+            message,
+        },
+    }
+}
+
+fn not_grpc(at: At, answered: String) -> Error {
+    Error::NotHeadscale {
+        at,
+        status: 200,
+        answered,
+        expected: "an answer by gRPC",
+    }
+}
+
+/// Why a status was made here, from the outside in; nothing for one that the server sent.
+fn causes(status: &Status) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(std::error::Error::source(status), |cause| cause.source())
+}
+
+/// Whether there is no connection, or there is none any more.
+fn is_loss(cause: &(dyn std::error::Error + 'static)) -> bool {
+    cause.is::<std::io::Error>()
+        || cause.downcast_ref::<hyper::Error>().is_some_and(|error| {
+            error.is_canceled() || error.is_closed() || error.is_incomplete_message()
+        })
+}
+
+/// The status by which Headscale's own REST gateway answers for a code, so that both ways read alike.
+fn http_status(code: Code) -> u16 {
+    match code {
+        Code::Ok => 200,
+        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => 400,
+        Code::Unauthenticated => 401,
+        Code::PermissionDenied => 403,
+        Code::NotFound => 404,
+        Code::AlreadyExists | Code::Aborted => 409,
+        Code::ResourceExhausted => 429,
+        Code::Cancelled => 499,
+        Code::Unknown | Code::Internal | Code::DataLoss => 500,
+        Code::Unimplemented => 501,
+        Code::Unavailable => 503,
+        Code::DeadlineExceeded => 504,
+    }
+}
+
+fn quote(text: &str) -> String {
+    text.chars().take(QUOTE_LIMIT).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tonic::Status;
+
+    use super::{HeadscaleGrpc, refused};
+
+    #[tokio::test]
+    async fn tells_a_refusal_from_an_answer_that_is_none() {
+        let client =
+            HeadscaleGrpc::on_socket("default", Path::new("/s"), std::time::Duration::ZERO);
+        for (status, want) in [
+            (Status::unknown("user not found"), "refused"),
+            (Status::internal("creating user: UNIQUE"), "refused"),
+            (Status::invalid_argument("invalid tag"), "refused"),
+            (Status::unimplemented("unknown method"), "refused"),
+            (Status::not_found("node not found"), "not_found"),
+            (Status::already_exists("user"), "conflict"),
+            (Status::unauthenticated("invalid token"), "unauthorized"),
+            (Status::unavailable("shutting down"), "unreachable"),
+            (
+                Status::out_of_range("Error, decoded message length too large: found 17 bytes"),
+                "too_large",
+            ),
+            (
+                Status::internal("failed to decode Protobuf message: invalid tag"),
+                "not_headscale",
+            ),
+            (
+                Status::from_error(Box::new(std::io::Error::from(
+                    std::io::ErrorKind::ConnectionRefused,
+                ))),
+                "unreachable",
+            ),
+        ] {
+            let error = refused(client.at("ListUsers"), &status);
+            assert_eq!(error.as_str(), want, "{status:?}: {error}");
+            assert!(
+                error
+                    .to_string()
+                    .contains("gRPC unix:/s:/headscale.v1.HeadscaleService/ListUsers"),
+                "{error}"
+            );
+        }
+    }
+}

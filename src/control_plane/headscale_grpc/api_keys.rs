@@ -1,0 +1,57 @@
+//! API keys of Headscale by gRPC. I/O.
+
+use jiff::Timestamp;
+use sidescale_proto::v1;
+
+use super::{HeadscaleGrpc, read};
+use crate::control_plane::{ApiKey, ApiKeyId, Error, MintedApiKey, checks};
+use crate::key_value::KeyValue;
+
+impl HeadscaleGrpc {
+    pub(in crate::control_plane) async fn list_api_keys(&self) -> Result<Vec<ApiKey>, Error> {
+        let mut client = self.client();
+        let request = v1::ListApiKeysRequest {};
+        let answer = self
+            .call("ListApiKeys", client.list_api_keys(request))
+            .await?;
+        let keys = answer.api_keys.into_iter().map(read::api_key).collect();
+        self.expect("ListApiKeys", "a list of API keys", keys)
+    }
+
+    pub(in crate::control_plane) async fn create_api_key(
+        &self,
+        expiration: Timestamp,
+    ) -> Result<MintedApiKey, Error> {
+        let request = v1::CreateApiKeyRequest {
+            expiration: Some(read::to_proto(expiration)),
+        };
+        let mut client = self.client();
+        let answer = self
+            .call("CreateApiKey", client.create_api_key(request))
+            .await?;
+        let minted = checks::minted_api_key(KeyValue::new(answer.api_key));
+        self.expect("CreateApiKey", "the new API key", minted)
+    }
+
+    pub(in crate::control_plane) async fn expire_api_key(&self, id: ApiKeyId) -> Result<(), Error> {
+        let request = v1::ExpireApiKeyRequest {
+            prefix: String::new(),
+            id: id.0,
+        };
+        let mut client = self.client();
+        self.call("ExpireApiKey", client.expire_api_key(request))
+            .await
+            .map(drop)
+    }
+
+    pub(in crate::control_plane) async fn delete_api_key(&self, id: ApiKeyId) -> Result<(), Error> {
+        let request = v1::DeleteApiKeyRequest {
+            prefix: String::new(),
+            id: id.0,
+        };
+        let mut client = self.client();
+        self.call("DeleteApiKey", client.delete_api_key(request))
+            .await
+            .map(drop)
+    }
+}

@@ -1,0 +1,170 @@
+//! Messages of Headscale's gRPC as what they say, each field looked at. Pure.
+
+use jiff::Timestamp;
+use sidescale_proto::{Time, v1};
+
+use crate::control_plane::objects::listed_prefix;
+use crate::control_plane::{ApiKey, ApiKeyId, KeyId, Node, NodeId, PreAuthKey, User, UserId};
+use crate::key_value::KeyValue;
+
+/// A message that must be there.
+pub(super) fn required<T>(field: Option<T>, name: &str) -> Result<T, String> {
+    field.ok_or_else(|| format!("a message without {name:?}"))
+}
+
+pub(super) fn user(user: v1::User) -> Result<User, String> {
+    let v1::User {
+        id: user_id,
+        name,
+        created_at: _,
+        display_name,
+        email: _,
+        provider_id,
+        provider,
+    } = user;
+    Ok(User {
+        id: UserId(id(user_id, "user.id")?),
+        name,
+        display_name,
+        from_provider: !provider.is_empty() || !provider_id.is_empty(),
+    })
+}
+
+/// A key and its value, which is whole only in the answer to its creation.
+pub(super) fn pre_auth_key(key: v1::PreAuthKey) -> Result<(PreAuthKey, Option<KeyValue>), String> {
+    let v1::PreAuthKey {
+        user: owner,
+        id: key_id,
+        key: value,
+        reusable,
+        ephemeral,
+        used,
+        expiration,
+        created_at,
+        acl_tags,
+    } = key;
+    let value = KeyValue::new(value);
+    let key = PreAuthKey {
+        id: KeyId(id(key_id, "pre_auth_key.id")?),
+        user: owner.map(user).transpose()?.map(|user| user.id),
+        reusable,
+        ephemeral,
+        used,
+        expiration: time(expiration)?,
+        created_at: time(created_at)?,
+        tags: acl_tags,
+    };
+    Ok((key, Some(value)))
+}
+
+pub(super) fn api_key(key: v1::ApiKey) -> Result<ApiKey, String> {
+    let v1::ApiKey {
+        id: key_id,
+        prefix: shown,
+        expiration,
+        created_at,
+        last_seen,
+    } = key;
+    Ok(ApiKey {
+        id: ApiKeyId(id(key_id, "api_key.id")?),
+        // As by REST: a row of another form is somebody else's.
+        prefix: listed_prefix(&shown).unwrap_or(&shown).to_owned(),
+        expiration: time(expiration)?,
+        created_at: time(created_at)?,
+        last_seen: time(last_seen)?,
+    })
+}
+
+pub(super) fn node(node: v1::Node) -> Result<Node, String> {
+    let v1::Node {
+        id: node_id,
+        name,
+        user: owner,
+        last_seen,
+        expiry,
+        pre_auth_key,
+        created_at,
+        given_name,
+        online,
+        tags,
+    } = node;
+    Ok(Node {
+        id: NodeId(id(node_id, "node.id")?),
+        name,
+        given_name,
+        user: owner.map(user).transpose()?.map(|user| user.id),
+        online,
+        pre_auth_key: pre_auth_key
+            .map(|key| id(key.id, "node.pre_auth_key.id"))
+            .transpose()?
+            .map(KeyId),
+        tags,
+        created_at: time(created_at)?,
+        last_seen: time(last_seen)?,
+        expiry: time(expiry)?.filter(|&end| end > Timestamp::UNIX_EPOCH),
+    })
+}
+
+/// A time as the server wants it.
+pub(super) fn to_proto(time: Timestamp) -> Time {
+    // A timestamp before 1970 counts its fraction backwards, theirs forwards.
+    let nanos = time.subsec_nanosecond();
+    let (seconds, nanos) = match nanos {
+        ..0 => (time.as_second() - 1, nanos + 1_000_000_000),
+        0.. => (time.as_second(), nanos),
+    };
+    Time { seconds, nanos }
+}
+
+fn time(time: Option<Time>) -> Result<Option<Timestamp>, String> {
+    time.map(|Time { seconds, nanos }| {
+        Timestamp::new(seconds, nanos).map_err(|_| format!("a time of {seconds} s and {nanos} ns"))
+    })
+    .transpose()
+}
+
+fn id(id: u64, name: &str) -> Result<u64, String> {
+    match id {
+        0 => Err(format!("a message without {name:?}")),
+        id => Ok(id),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use sidescale_proto::{Time, v1};
+
+    use super::{api_key, node, pre_auth_key, time, to_proto, user};
+
+    #[test]
+    fn times_come_back_as_they_went() {
+        for text in [
+            "2026-11-21T16:12:11.268221728Z",
+            "1969-12-31T23:59:59.25Z",
+            "0001-01-01T00:00:00Z",
+            "2099-01-01T00:00:00Z",
+        ] {
+            let want: Timestamp = text.parse().unwrap();
+            let proto = to_proto(want);
+            assert!((0..1_000_000_000).contains(&proto.nanos), "{proto:?}");
+            assert_eq!(time(Some(proto)), Ok(Some(want)));
+        }
+        let beyond = Time {
+            seconds: i64::MAX,
+            nanos: 0,
+        };
+        assert!(time(Some(beyond)).is_err());
+    }
+
+    #[test]
+    fn nothing_is_without_an_id() {
+        assert!(user(v1::User::default()).is_err());
+        assert!(api_key(v1::ApiKey::default()).is_err());
+        assert!(node(v1::Node::default()).is_err());
+        let Err(problem) = pre_auth_key(v1::PreAuthKey::default()) else {
+            panic!("taken");
+        };
+        assert_eq!(problem, r#"a message without "pre_auth_key.id""#);
+    }
+}

@@ -1,0 +1,123 @@
+//! What a refusal means where releases answer it differently: a second look tells. I/O by the calls alone.
+
+use super::{ApiKey, ApiKeyId, ControlPlane, Error, Node, NodeId, Release, User, UserId, Version};
+
+impl ControlPlane {
+    /// Before 0.30 a taken name is a 500 like any other trouble.
+    pub(super) async fn is_taken(
+        &self,
+        name: &str,
+        answer: Result<User, Error>,
+    ) -> Result<User, Error> {
+        match answer {
+            Err(Error::Refused {
+                at,
+                status: 500,
+                message,
+            }) if self
+                .list_users()
+                .await?
+                .iter()
+                .any(|user| user.name == name && !user.from_provider) =>
+            {
+                Err(Error::Conflict {
+                    at,
+                    status: 500,
+                    message,
+                })
+            }
+            other => other,
+        }
+    }
+
+    /// Before 0.30 a user that is not there is a 500 too.
+    pub(super) async fn unless_user_gone(
+        &self,
+        id: UserId,
+        answer: Result<(), Error>,
+    ) -> Result<(), Error> {
+        match unless_not_found(answer) {
+            Err(Error::Refused { status: 500, .. })
+                if !self.list_users().await?.iter().any(|user| user.id == id) =>
+            {
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// And so is an API key.
+    pub(super) async fn unless_api_key_gone(
+        &self,
+        id: ApiKeyId,
+        answer: Result<(), Error>,
+    ) -> Result<(), Error> {
+        match unless_not_found(answer) {
+            Err(Error::Refused { status: 500, .. })
+                if !self
+                    .list_api_keys()
+                    .await?
+                    .iter()
+                    .any(|key: &ApiKey| key.id == id) =>
+            {
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Each release has another status for a node that is gone and for a name that another node has.
+    pub(super) async fn changed_node(
+        &self,
+        id: NodeId,
+        name: Option<&str>,
+        answer: Result<Node, Error>,
+    ) -> Result<Node, Error> {
+        let Err(Error::Refused {
+            at,
+            status,
+            message,
+        }) = answer
+        else {
+            return answer;
+        };
+        let nodes = self.list_nodes().await?;
+        if !nodes.iter().any(|node| node.id == id) {
+            return Err(Error::NotFound { at, message });
+        }
+        let taken = |node: &Node| node.id != id && Some(node.given_name.as_str()) == name;
+        Err(if nodes.iter().any(taken) {
+            Error::Conflict {
+                at,
+                status,
+                message,
+            }
+        } else {
+            Error::Refused {
+                at,
+                status,
+                message,
+            }
+        })
+    }
+
+    /// Refuses to delete a user where everybody's keys would go with it.
+    pub(super) fn may_delete_user(&self, id: UserId, version: &Version) -> Result<(), Error> {
+        match version.release {
+            Release::V0_28 => Err(Error::DeletesAllKeys {
+                control_plane: self.name().to_owned(),
+                user: id.0,
+                version: version.to_string(),
+            }),
+            Release::V0_29 | Release::V0_30 => Ok(()),
+        }
+    }
+}
+
+/// 0.30 says that something is not there where older ones say that it is done: either way it is gone.
+pub(super) fn unless_not_found(answer: Result<(), Error>) -> Result<(), Error> {
+    match answer {
+        Err(Error::NotFound { .. }) => Ok(()),
+        other => other,
+    }
+}
