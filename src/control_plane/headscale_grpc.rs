@@ -231,15 +231,71 @@ fn quote(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::time::Duration;
 
+    use axum::Router;
+    use axum::body::{Body, Bytes};
+    use axum::http::{HeaderMap, HeaderValue, Response};
+    use axum::routing::post;
+    use http_body_util::{BodyExt as _, Full};
     use tonic::Status;
 
-    use super::{HeadscaleGrpc, refused};
+    use super::{Error, HeadscaleGrpc, refused};
+
+    /// An answer that is refused with a code.
+    fn code(code: &'static str) -> Response<Body> {
+        let mut reply = grpc(Body::empty());
+        let code = HeaderValue::from_static(code);
+        reply.headers_mut().insert("grpc-status", code);
+        reply
+    }
+
+    /// A message without a field.
+    fn empty() -> Response<Body> {
+        let done = HeaderMap::from_iter([(
+            "grpc-status".parse().unwrap(),
+            HeaderValue::from_static("0"),
+        )]);
+        let message = Full::new(Bytes::from_static(&[0; 5]));
+        grpc(Body::new(message.with_trailers(async { Some(Ok(done)) })))
+    }
+
+    fn grpc(body: Body) -> Response<Body> {
+        let mut reply = Response::new(body);
+        let kind = HeaderValue::from_static("application/grpc");
+        reply.headers_mut().insert("content-type", kind);
+        reply
+    }
+
+    #[tokio::test]
+    async fn refuses_what_is_too_old_by_its_name() {
+        const PATH: &str = "/headscale.v1.HeadscaleService/";
+        let health = Router::new().route(&format!("{PATH}Health"), post(async || empty()));
+        let lists = format!("{PATH}ListPreAuthKeys");
+        for (server, want) in [
+            (Router::new(), "Headscale 0.26 or older"),
+            (health.clone(), "Headscale 0.27"),
+            (health.route(&lists, post(async || empty())), "0.28"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("headscale.sock");
+            let listener = tokio::net::UnixListener::bind(&path).unwrap();
+            let server = server.fallback(async || code("12"));
+            tokio::spawn(async move { axum::serve(listener, server).await });
+            let client = HeadscaleGrpc::on_socket("default", &path, Duration::from_secs(60));
+            match client.probe().await {
+                Ok(version) => assert_eq!(version.release.as_str(), want),
+                Err(error) => {
+                    assert!(matches!(error, Error::Unsupported { .. }), "{error:?}");
+                    assert!(error.to_string().contains(want), "{error}");
+                }
+            }
+        }
+    }
 
     #[tokio::test]
     async fn tells_a_refusal_from_an_answer_that_is_none() {
-        let client =
-            HeadscaleGrpc::on_socket("default", Path::new("/s"), std::time::Duration::ZERO);
+        let client = HeadscaleGrpc::on_socket("default", Path::new("/s"), Duration::ZERO);
         for (status, want) in [
             (Status::unknown("user not found"), "refused"),
             (Status::internal("creating user: UNIQUE"), "refused"),
