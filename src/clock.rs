@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 
+/// A clock that goes back by more wakes whoever sleeps by it: its plans were made by another time.
+const SET_BACK: SignedDuration = SignedDuration::from_secs(1);
+
 /// Bounds one sleep, so that a machine whose clock was set wakes up soon enough.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
@@ -79,15 +82,21 @@ impl Clock {
         self.set(after(self.now(), by));
     }
 
-    /// Sleeps until the clock shows `deadline` or later.
+    /// Sleeps until the clock shows `deadline` or later, or was set back.
     pub async fn sleep_until(&self, deadline: Timestamp) {
+        let mut shown = self.now();
         loop {
             // Registered before the time is read: a `set` in between is not missed.
             let moved = match &*self.0 {
                 Kind::Wall => None,
                 Kind::Scaled { moved, .. } => Some(moved.notified()),
             };
-            let left = deadline.duration_since(self.now());
+            let now = self.now();
+            if shown.duration_since(now) > SET_BACK {
+                return;
+            }
+            shown = now;
+            let left = deadline.duration_since(now);
             let Ok(left) = Duration::try_from(left) else {
                 return;
             };
@@ -158,6 +167,23 @@ mod tests {
         let day = after(start, Duration::from_secs(86_400));
         clock.sleep_until(day).await;
         assert!(clock.now() >= day);
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_set_back_wakes_its_sleepers() {
+        let start = Timestamp::from_second(1_000_000).unwrap();
+        let clock = Clock::scaled(start, 0.0);
+        let sleeper = tokio::spawn({
+            let clock = clock.clone();
+            async move {
+                clock
+                    .sleep_until(after(start, Duration::from_secs(60)))
+                    .await
+            }
+        });
+        tokio::task::yield_now().await;
+        clock.set(start - SignedDuration::from_hours(1));
+        sleeper.await.unwrap();
     }
 
     #[test]

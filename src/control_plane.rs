@@ -53,6 +53,9 @@ pub enum ControlPlane {
     Rest(HeadscaleRest),
     /// Headscale by gRPC on its Unix socket: 0.28 and 0.29.
     Grpc(HeadscaleGrpc),
+    /// One in memory, for the model of rotation.
+    #[cfg(test)]
+    Model(crate::rotation::model::doors::Door),
 }
 
 impl ControlPlane {
@@ -90,6 +93,8 @@ impl ControlPlane {
         match self {
             Self::Rest(rest) => Self::Rest(rest.with_deadline(deadline)),
             Self::Grpc(grpc) => Self::Grpc(grpc.with_deadline(deadline)),
+            #[cfg(test)]
+            Self::Model(_) => self,
         }
     }
 
@@ -98,6 +103,8 @@ impl ControlPlane {
         match self {
             Self::Rest(rest) => rest.name(),
             Self::Grpc(grpc) => grpc.name(),
+            #[cfg(test)]
+            Self::Model(_) => "model",
         }
     }
 
@@ -110,6 +117,8 @@ impl ControlPlane {
         match self {
             Self::Rest(rest) => rest.probe().await,
             Self::Grpc(grpc) => grpc.probe().await,
+            #[cfg(test)]
+            Self::Model(door) => door.probe().await,
         }
     }
 
@@ -122,6 +131,8 @@ impl ControlPlane {
         match self {
             Self::Rest(rest) => rest.list_users().await,
             Self::Grpc(grpc) => grpc.list_users().await,
+            #[cfg(test)]
+            Self::Model(door) => door.list_users().await,
         }
     }
 
@@ -134,6 +145,8 @@ impl ControlPlane {
         let answer = match self {
             Self::Rest(rest) => rest.create_user(name, display_name).await,
             Self::Grpc(grpc) => grpc.create_user(name, display_name).await,
+            #[cfg(test)]
+            Self::Model(door) => door.create_user(name, display_name).await,
         };
         self.is_taken(name, answer).await
     }
@@ -148,6 +161,8 @@ impl ControlPlane {
         let answer = match self {
             Self::Rest(rest) => rest.delete_user(id).await,
             Self::Grpc(grpc) => grpc.delete_user(id).await,
+            #[cfg(test)]
+            Self::Model(_) => crate::rotation::model::doors::none(),
         };
         self.unless_user_gone(id, answer).await
     }
@@ -161,6 +176,8 @@ impl ControlPlane {
         match self {
             Self::Rest(rest) => rest.list_pre_auth_keys().await,
             Self::Grpc(grpc) => grpc.list_pre_auth_keys().await,
+            #[cfg(test)]
+            Self::Model(door) => door.list_pre_auth_keys().await,
         }
     }
 
@@ -173,6 +190,8 @@ impl ControlPlane {
         match self {
             Self::Rest(rest) => rest.create_pre_auth_key(new).await,
             Self::Grpc(grpc) => grpc.create_pre_auth_key(new).await,
+            #[cfg(test)]
+            Self::Model(door) => door.create_pre_auth_key(new).await,
         }
     }
 
@@ -185,6 +204,8 @@ impl ControlPlane {
         let answer = match self {
             Self::Rest(rest) => rest.expire_pre_auth_key(id).await,
             Self::Grpc(grpc) => grpc.expire_pre_auth_key(id).await,
+            #[cfg(test)]
+            Self::Model(door) => door.expire_pre_auth_key(id).await,
         };
         refusals::unless_not_found(answer)
     }
@@ -200,6 +221,8 @@ impl ControlPlane {
         let answer = match self {
             Self::Rest(rest) => rest.delete_pre_auth_key(id).await,
             Self::Grpc(grpc) => grpc.delete_pre_auth_key(id).await,
+            #[cfg(test)]
+            Self::Model(_) => crate::rotation::model::doors::none(),
         };
         refusals::unless_not_found(answer)
     }
@@ -213,6 +236,8 @@ impl ControlPlane {
         match self {
             Self::Rest(rest) => rest.list_api_keys().await,
             Self::Grpc(grpc) => grpc.list_api_keys().await,
+            #[cfg(test)]
+            Self::Model(_) => crate::rotation::model::doors::none(),
         }
     }
 
@@ -225,6 +250,8 @@ impl ControlPlane {
         match self {
             Self::Rest(rest) => rest.create_api_key(expiration).await,
             Self::Grpc(grpc) => grpc.create_api_key(expiration).await,
+            #[cfg(test)]
+            Self::Model(_) => crate::rotation::model::doors::none(),
         }
     }
 
@@ -237,6 +264,8 @@ impl ControlPlane {
         let answer = match self {
             Self::Rest(rest) => rest.expire_api_key(id).await,
             Self::Grpc(grpc) => grpc.expire_api_key(id).await,
+            #[cfg(test)]
+            Self::Model(_) => crate::rotation::model::doors::none(),
         };
         self.unless_api_key_gone(id, answer).await
     }
@@ -250,6 +279,8 @@ impl ControlPlane {
         let answer = match self {
             Self::Rest(rest) => rest.delete_api_key(key).await,
             Self::Grpc(grpc) => grpc.delete_api_key(key.id).await,
+            #[cfg(test)]
+            Self::Model(_) => crate::rotation::model::doors::none(),
         };
         self.unless_api_key_gone(key.id, answer).await
     }
@@ -263,6 +294,8 @@ impl ControlPlane {
         match self {
             Self::Rest(rest) => rest.list_nodes().await,
             Self::Grpc(grpc) => grpc.list_nodes().await,
+            #[cfg(test)]
+            Self::Model(door) => door.list_nodes().await,
         }
     }
 
@@ -275,6 +308,8 @@ impl ControlPlane {
         let answer = match self {
             Self::Rest(rest) => rest.delete_node(id).await,
             Self::Grpc(grpc) => grpc.delete_node(id).await,
+            #[cfg(test)]
+            Self::Model(_) => crate::rotation::model::doors::none(),
         };
         refusals::unless_not_found(answer)
     }
@@ -288,6 +323,8 @@ impl ControlPlane {
         let answer = match self {
             Self::Rest(rest) => rest.rename_node(id, name).await,
             Self::Grpc(grpc) => grpc.rename_node(id, name).await,
+            #[cfg(test)]
+            Self::Model(_) => crate::rotation::model::doors::none(),
         };
         self.changed_node(id, Some(name), answer).await
     }
@@ -301,6 +338,8 @@ impl ControlPlane {
         let answer = match self {
             Self::Rest(rest) => rest.expire_node(id).await,
             Self::Grpc(grpc) => grpc.expire_node(id).await,
+            #[cfg(test)]
+            Self::Model(_) => crate::rotation::model::doors::none(),
         };
         self.changed_node(id, None, answer).await
     }

@@ -19,6 +19,8 @@ pub mod fleet;
 mod housekeeping;
 pub mod in_cluster;
 mod known;
+#[cfg(test)]
+pub(crate) mod model;
 pub mod names;
 pub mod nodes;
 pub mod orphans;

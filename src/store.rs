@@ -169,6 +169,9 @@ pub enum Store {
     Directory(DirectoryStore),
     /// In Secrets of a cluster.
     Kubernetes(SecretStore),
+    /// In memory, for the model of rotation.
+    #[cfg(test)]
+    Model(crate::rotation::model::doors::Door),
 }
 
 impl Store {
@@ -184,6 +187,8 @@ impl Store {
         match self {
             Self::Directory(store) => store.read(namespace, name).await,
             Self::Kubernetes(store) => store.read(namespace, name).await,
+            #[cfg(test)]
+            Self::Model(door) => door.read(namespace, name).await,
         }
     }
 
@@ -195,6 +200,8 @@ impl Store {
         match self {
             Self::Directory(store) => store.list(name).await,
             Self::Kubernetes(store) => store.list(name).await,
+            #[cfg(test)]
+            Self::Model(door) => door.list(name).await,
         }
     }
 
@@ -206,6 +213,8 @@ impl Store {
         match self {
             Self::Directory(store) => store.write(secret).await,
             Self::Kubernetes(store) => store.write(secret).await,
+            #[cfg(test)]
+            Self::Model(door) => door.write(secret).await,
         }
     }
 }

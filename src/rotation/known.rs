@@ -78,7 +78,8 @@ impl Known {
             }
         }
         for (data_key, made) in &self.made {
-            let until = made.undone.last().map(|last| after(*last, FIGHT_SPAN));
+            let last = made.undone.last().filter(|last| **last <= now);
+            let until = last.map(|last| after(*last, FIGHT_SPAN));
             if let Some(until) = until.filter(|until| made.undone.len() >= FIGHTS && now < *until) {
                 held.insert(
                     data_key.clone(),

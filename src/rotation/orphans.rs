@@ -227,6 +227,7 @@ mod tests {
         api.previous.push(Previous {
             id: KeyId(2),
             expire_at: at(1),
+            expires: None,
         });
         api.intend(intent(9_003), at(0));
         api.intend(intent(9_004), at(0));

@@ -52,7 +52,7 @@ pub fn plan(now: Timestamp, view: &View<'_>, rotation: &Rotation) -> Plan {
         if !view.demand.contains_key(data_key) {
             undemanded(now, view, data_key, key, &mut plan);
         }
-        over::cleanup(now, view, data_key, key, &mut plan);
+        over::cleanup(now, view, data_key, key, rotation.overlap, &mut plan);
         let demanded = view.demand.contains_key(data_key);
         if view.synced {
             let unused = cleanup::unused(now, key, demanded, rotation.unused_keys_after);
@@ -101,8 +101,10 @@ fn demanded(
                 why,
             });
         }
-        Some(intent) if respected_until(view.process, intent).is_some_and(|until| now < until) => {
-            if let Some(until) = respected_until(view.process, intent) {
+        Some(intent)
+            if respected_until(now, view.process, intent).is_some_and(|until| now < until) =>
+        {
+            if let Some(until) = respected_until(now, view.process, intent) {
                 earliest(&mut plan.renew_at, until);
             }
         }
@@ -134,7 +136,7 @@ fn need(
     }
     if let Some(issued) = view.issued.get(&demand.control_plane) {
         // Compared with what was asked, not with our clock: a clock that is off must not look like an ended key.
-        // A later end is not ours either: that is another key, which got the number in a new database.
+        // Another end is an ended key, or one that got its id after Headscale was put back as it was.
         let is_another = |key: &PreAuthKey| {
             key.expiration
                 .is_none_or(|at| !same_fingerprint(at, current.expires))
@@ -161,7 +163,7 @@ fn undemanded(now: Timestamp, view: &View<'_>, data_key: &str, key: &KeyRecord, 
 
 fn give_up(now: Timestamp, view: &View<'_>, data_key: &str, key: &KeyRecord, plan: &mut Plan) {
     let Some(intent) = &key.intent else { return };
-    match respected_until(view.process, intent) {
+    match respected_until(now, view.process, intent) {
         Some(until) if now < until => earliest(&mut plan.cleanup_at, until),
         Some(_) | None => plan.steps.push(Step::GiveUp {
             data_key: data_key.to_owned(),
@@ -196,8 +198,10 @@ fn followed(process: &Process, intent: &Intent) -> bool {
 }
 
 /// Until when an intent is left to its writer; none if that is this process, which knows best.
-fn respected_until(process: &Process, intent: &Intent) -> Option<Timestamp> {
-    if intent.writer == process.writer {
+fn respected_until(now: Timestamp, process: &Process, intent: &Intent) -> Option<Timestamp> {
+    // One from the future was written by a clock that is off: it may never come of age.
+    let from_the_future = intent.started_at > after(now, process.respect);
+    if intent.writer == process.writer || from_the_future {
         return None;
     }
     Some(after(intent.started_at, process.respect))

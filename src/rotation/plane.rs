@@ -3,18 +3,21 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use sidescale_webhook::profile;
 use tracing::debug;
 
 use super::plan::{Issued, mismatch};
-use super::record::Intent;
+use super::record::{Intent, same_fingerprint};
 use super::run::Context;
 use super::state::State;
+use crate::clock::after;
 use crate::cluster;
 use crate::control_plane::{
-    At, ControlPlane, Endpoint, Error, KeyId, MintedKey, NewPreAuthKey, User, UserId, Version,
+    At, ControlPlane, Endpoint, Error, KeyId, MintedKey, NewPreAuthKey, PreAuthKey, User, UserId,
+    Version,
 };
 use crate::key_value::KeyValue;
 use crate::metrics::Metrics;
@@ -38,6 +41,12 @@ pub struct Trouble {
     pub of_plane: bool,
 }
 
+/// For so long a list of keys tells which of them still are what they were.
+const ENDS_FRESH: Duration = Duration::from_secs(10);
+
+/// When keys end, by id.
+type Ends = BTreeMap<KeyId, Option<Timestamp>>;
+
 /// A control plane that answered.
 #[derive(Debug)]
 pub struct Plane {
@@ -49,6 +58,8 @@ pub struct Plane {
     origins: Mutex<Origins>,
     /// What answered; none before anything did.
     version: Option<Version>,
+    /// The ends of all keys as they were listed last, and when.
+    ends: Mutex<Option<(Timestamp, Ends)>>,
     metrics: Arc<Metrics>,
 }
 
@@ -87,10 +98,11 @@ impl Plane {
             name: name.to_owned(),
             mark: context.mark.clone(),
             adopted: config.adopt_users.clone(),
-            client: ControlPlane::new(endpoint)?,
+            client: client(context, endpoint)?,
             users: Mutex::default(),
             origins: Mutex::default(),
             version: None,
+            ends: Mutex::default(),
             metrics: Arc::clone(&context.metrics),
         };
         let refused = |error| match error {
@@ -163,6 +175,39 @@ impl Plane {
         foreign(self).map_or(Ok(()), |user| Err(self.not_ours(&user)))
     }
 
+    /// Ends a key if it still is the one that ends then by itself; says whether it was.
+    ///
+    /// Ids are given again after Headscale was put back from a backup. The list that tells is shared by all that is
+    /// ended within a few seconds.
+    ///
+    /// # Errors
+    /// A call failed.
+    pub async fn expire_exactly(
+        &self,
+        id: KeyId,
+        expires: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool, Trouble> {
+        let known = |plane: &Self| {
+            let ends = plane.ends.lock().unwrap_or_else(PoisonError::into_inner);
+            let (at, ends) = ends.as_ref()?;
+            let fresh = *at <= now && now < after(*at, ENDS_FRESH);
+            fresh.then(|| ends.get(&id).copied().flatten())
+        };
+        let listed = match known(self) {
+            Some(listed) => listed,
+            None => {
+                self.list_keys(now).await?;
+                known(self).flatten()
+            }
+        };
+        if listed.is_none_or(|at| !same_fingerprint(at, expires)) {
+            return Ok(false);
+        }
+        self.expire(id).await?;
+        Ok(true)
+    }
+
     /// Ends a key; one that is over or not there counts as ended.
     ///
     /// # Errors
@@ -177,11 +222,9 @@ impl Plane {
     ///
     /// # Errors
     /// A call failed.
-    pub async fn issued(&self) -> Result<Issued, Trouble> {
+    pub async fn issued(&self, now: Timestamp) -> Result<Issued, Trouble> {
         self.list_users().await?;
-        let keys = self
-            .counted("list_pre_auth_keys", self.client.list_pre_auth_keys())
-            .await?;
+        let keys = self.list_keys(now).await?;
         self.note_origins(&keys);
         let users = self.users();
         let ours = users.values().filter(|user| self.may_use(user));
@@ -236,6 +279,15 @@ impl Plane {
                 })
             }
         }
+    }
+
+    async fn list_keys(&self, now: Timestamp) -> Result<Vec<PreAuthKey>, Error> {
+        let keys = self
+            .counted("list_pre_auth_keys", self.client.list_pre_auth_keys())
+            .await?;
+        let ends = keys.iter().map(|key| (key.id, key.expiration)).collect();
+        *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, ends));
+        Ok(keys)
     }
 
     async fn list_users(&self) -> Result<(), Error> {
@@ -320,6 +372,22 @@ impl From<Error> for Trouble {
             state,
             message: error.to_string(),
             of_plane,
+        }
+    }
+}
+
+#[cfg(not(test))]
+fn client(_: &Context, endpoint: Endpoint) -> Result<ControlPlane, Error> {
+    ControlPlane::new(endpoint)
+}
+
+/// Keys in a model's memory are made by the model's Headscale.
+#[cfg(test)]
+fn client(context: &Context, endpoint: Endpoint) -> Result<ControlPlane, Error> {
+    match &context.store {
+        crate::store::Store::Model(door) => Ok(ControlPlane::Model(door.clone())),
+        crate::store::Store::Directory(_) | crate::store::Store::Kubernetes(_) => {
+            ControlPlane::new(endpoint)
         }
     }
 }

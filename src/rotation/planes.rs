@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
 use super::plane::{Plane, Trouble};
-use super::queue::Backoff;
+use super::queue::{Backoff, LONGEST_RETRY};
 use super::state::State;
 use crate::clock::after;
 
@@ -43,7 +43,9 @@ impl Planes {
     pub(super) fn due(&mut self, now: Timestamp) -> Vec<String> {
         let mut due = Vec::new();
         for (name, slot) in &mut self.0 {
-            if slot.up.is_none() && !slot.connecting && slot.next <= now {
+            // A time that lies further off was set by a clock that has gone back since.
+            let come = slot.next <= now || slot.next > after(now, LONGEST_RETRY);
+            if slot.up.is_none() && !slot.connecting && come {
                 slot.connecting = true;
                 slot.tried = Some(now);
                 due.push(name.clone());

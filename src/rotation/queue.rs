@@ -12,7 +12,8 @@ use crate::clock::after;
 const RENEWAL_GAP: Duration = Duration::from_millis(200);
 
 const FIRST_RETRY: Duration = Duration::from_secs(1);
-const LONGEST_RETRY: Duration = Duration::from_secs(300);
+/// Nothing waits longer than this after a failure.
+pub const LONGEST_RETRY: Duration = Duration::from_secs(300);
 
 /// Kinds of work, most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,6 +69,11 @@ impl Queue {
         Some(Job { secret, class })
     }
 
+    /// Forgets its pace: the clock was set back, and what was put off to a time would be put off for longer.
+    pub fn set_back(&mut self) {
+        self.renewals_from = None;
+    }
+
     /// Gives the Secret back after its job.
     pub fn done(&mut self, secret: &SecretRef) {
         self.running.remove(secret);
@@ -120,7 +126,9 @@ impl Backoff {
     /// Until when it waits, if it still does.
     #[must_use]
     pub fn waits(&self, now: Timestamp) -> Option<Timestamp> {
-        self.until.filter(|until| now < *until)
+        // One that lies further off was set by a clock that has gone back since.
+        self.until
+            .filter(|until| now < *until && *until <= after(now, LONGEST_RETRY))
     }
 }
 

@@ -195,6 +195,7 @@ mod tests {
         let previous = Previous {
             id: KeyId(7),
             expire_at: Timestamp::MAX,
+            expires: None,
         };
         record.keys.get_mut("api-authkey").unwrap().previous = vec![previous];
         let requests = Requests::parse(&annotations).unwrap();

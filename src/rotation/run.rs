@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use sidescale_webhook::profile::Policy;
 use tokio::sync::{mpsc, watch};
@@ -42,6 +43,9 @@ const PASS_GAP: Duration = Duration::from_secs(5);
 /// A pass that failed is tried again after this long.
 const PASS_RETRY: Duration = Duration::from_secs(60);
 
+/// A clock that goes back by more is taken for one that was set.
+const SET_BACK: Duration = Duration::from_secs(10);
+
 /// Jobs at a time.
 const JOBS: usize = 8;
 
@@ -76,14 +80,14 @@ pub struct Context {
     pub respect: Duration,
 }
 
-enum Done {
+pub(super) enum Done {
     Settled(SecretRef, Box<Outcome>),
     Connected(String, Box<Result<Plane, Trouble>>),
     Passed(Box<Pass>),
     Looked(Box<Looked>),
 }
 
-struct Loop {
+pub(super) struct Loop {
     context: Arc<Context>,
     queue: Queue,
     planes: Planes,
@@ -91,10 +95,13 @@ struct Loop {
     secrets: BTreeMap<SecretRef, Known>,
     demands: Demands,
     pass_at: Timestamp,
+    /// What the clock showed last.
+    shown: Timestamp,
     passing: bool,
     pass_troubled: bool,
     settling: usize,
-    jobs: JoinSet<Done>,
+    /// Given out, and not begun yet.
+    pub(super) jobs: Vec<BoxFuture<'static, Done>>,
 }
 
 /// Rotates, and looks after nodes, until `shutdown`; what is under way then gets a moment to finish.
@@ -122,25 +129,16 @@ async fn rotate(
     mut suspected: mpsc::Receiver<String>,
     shutdown: CancellationToken,
 ) {
-    let now = context.clock.now();
-    let mut rotation = Loop {
-        planes: Planes::new(context.policy.control_planes.keys(), now),
-        api_keys: ApiKeys::new(context.policy.control_planes.keys(), &context.writer, now),
-        context,
-        queue: Queue::default(),
-        secrets: BTreeMap::new(),
-        demands: Demands::default(),
-        pass_at: now,
-        passing: false,
-        pass_troubled: false,
-        settling: 0,
-        jobs: JoinSet::new(),
-    };
+    let mut rotation = Loop::new(context);
+    let mut jobs = JoinSet::new();
     let first = demands.borrow_and_update().clone();
     rotation.take(first);
     loop {
         rotation.start();
-        if rotation.jobs.is_empty() {
+        for job in rotation.jobs.drain(..) {
+            jobs.spawn(job);
+        }
+        if jobs.is_empty() {
             rotation.show();
         }
         rotation.tell(&up);
@@ -155,7 +153,7 @@ async fn rotate(
                 let fresh = demands.borrow_and_update().clone();
                 rotation.take(fresh);
             }
-            Some(done) = rotation.jobs.join_next() => match done {
+            Some(done) = jobs.join_next() => match done {
                 Ok(done) => rotation.absorb(done).await,
                 Err(error) => error!(%error, "A job of rotation panicked"),
             },
@@ -165,15 +163,33 @@ async fn rotate(
     }
     // Nobody looks after nodes by what is known no more.
     drop(up);
-    let rest = async { while rotation.jobs.join_next().await.is_some() {} };
+    let rest = async { while jobs.join_next().await.is_some() {} };
     if tokio::time::timeout(GRACE, rest).await.is_err() {
         warn!("Rotation was still busy at the end: the next one to act converges");
     }
 }
 
 impl Loop {
+    pub(super) fn new(context: Arc<Context>) -> Self {
+        let now = context.clock.now();
+        Self {
+            planes: Planes::new(context.policy.control_planes.keys(), now),
+            api_keys: ApiKeys::new(context.policy.control_planes.keys(), &context.writer, now),
+            context,
+            queue: Queue::default(),
+            secrets: BTreeMap::new(),
+            demands: Demands::default(),
+            pass_at: now,
+            shown: now,
+            passing: false,
+            pass_troubled: false,
+            settling: 0,
+            jobs: Vec::new(),
+        }
+    }
+
     /// Takes in what the pods need now.
-    fn take(&mut self, fresh: Demands) {
+    pub(super) fn take(&mut self, fresh: Demands) {
         let now = self.context.clock.now();
         let old = std::mem::replace(&mut self.demands, fresh);
         let mut touched = BTreeSet::new();
@@ -215,25 +231,30 @@ impl Loop {
     }
 
     /// Gives out the jobs whose time has come.
-    fn start(&mut self) {
+    pub(super) fn start(&mut self) {
         let now = self.context.clock.now();
+        if std::mem::replace(&mut self.shown, now) > after(now, SET_BACK) {
+            self.set_back(now);
+        }
         for name in self.planes.due(now) {
             let context = Arc::clone(&self.context);
-            self.jobs.spawn(async move {
+            self.jobs.push(Box::pin(async move {
                 let connected = Plane::connect(&context, &name).await;
                 Done::Connected(name, Box::new(connected))
-            });
+            }));
         }
         for (name, keeper) in self.api_keys.due(now) {
             let looked = api_keys::look(Arc::clone(&self.context), name, keeper);
-            self.jobs
-                .spawn(async move { Done::Looked(Box::new(looked.await)) });
+            self.jobs.push(Box::pin(
+                async move { Done::Looked(Box::new(looked.await)) },
+            ));
         }
         if !self.passing && now >= self.pass_at && !self.planes.up().is_empty() {
             self.passing = true;
             let (context, planes) = (Arc::clone(&self.context), self.planes.up());
-            self.jobs
-                .spawn(async move { Done::Passed(Box::new(pass(&context, planes).await)) });
+            self.jobs.push(Box::pin(async move {
+                Done::Passed(Box::new(pass(&context, planes).await))
+            }));
         }
         while self.settling < JOBS {
             let Some(job) = self.queue.next(now) else {
@@ -242,10 +263,26 @@ impl Loop {
             let task = self.task(job, now);
             let context = Arc::clone(&self.context);
             self.settling += 1;
-            self.jobs.spawn(async move {
+            self.jobs.push(Box::pin(async move {
                 let (secret, outcome) = settle(&context, task).await;
                 Done::Settled(secret, Box::new(outcome))
-            });
+            }));
+        }
+    }
+
+    /// Looks at everything anew: what was put off to a time by a clock that was ahead may be due.
+    fn set_back(&mut self, now: Timestamp) {
+        info!("The clock was set back: looking at everything anew");
+        self.queue.set_back();
+        self.pass_at = self.pass_at.min(now);
+        let demanded = self.demands.namespaces.iter();
+        let demanded = demanded.flat_map(|(namespace, demand)| {
+            let names = demand.secrets.keys();
+            names.map(|name| secret_ref(namespace, name))
+        });
+        let all: BTreeSet<_> = demanded.chain(self.secrets.keys().cloned()).collect();
+        for secret in all {
+            self.queue.want(&secret, Class::Renewal, now);
         }
     }
 
@@ -297,7 +334,7 @@ impl Loop {
         });
     }
 
-    fn wake(&self) -> Timestamp {
+    pub(super) fn wake(&self) -> Timestamp {
         let now = self.context.clock.now();
         let queue = self.queue.wake().filter(|_| self.settling < JOBS);
         let pass = (!self.passing && !self.planes.up().is_empty()).then_some(self.pass_at);
@@ -311,7 +348,7 @@ impl Loop {
         times.into_iter().flatten().min().unwrap_or(now)
     }
 
-    async fn absorb(&mut self, done: Done) {
+    pub(super) async fn absorb(&mut self, done: Done) {
         let now = self.context.clock.now();
         match done {
             Done::Settled(secret, outcome) => {
@@ -417,7 +454,7 @@ impl Loop {
         }
     }
 
-    fn wake_users_of(&mut self, plane: &str, now: Timestamp) {
+    pub(super) fn wake_users_of(&mut self, plane: &str, now: Timestamp) {
         for (namespace, demand) in &self.demands.namespaces {
             for (name, keys) in &demand.secrets {
                 if keys.values().any(|key| key.control_plane == plane) {

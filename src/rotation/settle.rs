@@ -266,6 +266,7 @@ impl Job<'_> {
                 demand.is_some_and(|demand| self.task.planes.contains_key(&demand.control_plane))
             }
             Step::GiveUp { .. }
+            | Step::BringBack { .. }
             | Step::ForgetPrevious { .. }
             | Step::ForgetAbandoned { .. }
             | Step::NoteUse { .. }

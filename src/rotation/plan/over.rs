@@ -23,8 +23,20 @@ pub(super) fn cleanup(
     view: &View<'_>,
     data_key: &str,
     key: &KeyRecord,
+    overlap: Duration,
     plan: &mut Plan,
 ) {
+    // What a clock that was ahead has put off would else wait until the time is as late as it said.
+    let put_off = key
+        .previous
+        .iter()
+        .any(|old| old.expire_at > after(now, overlap));
+    let far = after(now, ABANDONED_FOR);
+    if put_off || key.abandoned.iter().any(|lost| lost.since > far) {
+        let data_key = data_key.to_owned();
+        plan.steps.push(Step::BringBack { data_key });
+        return;
+    }
     for previous in &key.previous {
         let (data_key, id) = (data_key.to_owned(), previous.id);
         if view.record.names(&key.control_plane, id) {
@@ -34,6 +46,7 @@ pub(super) fn cleanup(
                 data_key,
                 control_plane: key.control_plane.clone(),
                 id,
+                expires: previous.expires,
             });
         } else {
             earliest(&mut plan.cleanup_at, previous.expire_at);
@@ -69,6 +82,7 @@ pub(super) fn cleanup(
             data_key: data_key.to_owned(),
             control_plane: key.control_plane.clone(),
             id: found.id,
+            expires: Some(abandoned.intent.expires),
         }));
     }
 }

@@ -57,6 +57,13 @@ pub enum Step {
         control_plane: String,
         /// Which.
         id: KeyId,
+        /// When it ends by itself, if that is known: a key of that id with another end is not the one.
+        expires: Option<Timestamp>,
+    },
+    /// Bring what was put off for too long by a clock that was ahead back to now.
+    BringBack {
+        /// The key.
+        data_key: String,
     },
     /// Forget a previous key that is over, or is the one in force.
     ForgetPrevious {
@@ -140,6 +147,7 @@ pub(super) fn urgency(step: &Step) -> u8 {
         Step::Intend { why: Why::Due, .. } | Step::Mint { why: Why::Due, .. } => 2,
         Step::GiveUp { .. }
         | Step::Expire { .. }
+        | Step::BringBack { .. }
         | Step::ForgetPrevious { .. }
         | Step::NoteUse { .. }
         | Step::Retire { .. }

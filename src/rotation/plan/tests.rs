@@ -155,11 +155,12 @@ fn intend(why: Why) -> Vec<Step> {
     }]
 }
 
-fn expire(id: u64) -> Vec<Step> {
+fn expire(id: u64, expires: Timestamp) -> Vec<Step> {
     vec![Step::Expire {
         data_key: KEY.into(),
         control_plane: "default".into(),
         id: KeyId(id),
+        expires: Some(expires),
     }]
 }
 
@@ -402,4 +403,26 @@ fn a_clock_that_is_an_hour_off_does_not_make_a_listed_key_look_ended() {
     for now in [-3_600, 0, 3_600] {
         assert_eq!(case.steps(now), []);
     }
+}
+
+#[test]
+fn an_id_that_was_given_again_after_a_restore_is_another_key() {
+    let case = |ends| Case::new().with(|case| case.issued = Some(vec![listed(7, at(ends))]));
+    assert_eq!(case(90 * DAY).steps(0), []);
+    assert_eq!(case(89 * DAY).steps(0), intend(Why::Lost));
+    assert_eq!(case(91 * DAY).steps(0), intend(Why::Lost));
+}
+
+#[test]
+fn an_intent_from_the_future_is_not_waited_for() {
+    let due = 80 * DAY;
+    let ahead = |seconds| {
+        let intent = Intent {
+            started_at: at(due + seconds),
+            ..intent("other", "x")
+        };
+        Case::new().with(|case| case.key.intent = Some(intent))
+    };
+    assert_eq!(ahead(120).steps(due), []);
+    assert_eq!(ahead(121).steps(due), intend(Why::Due));
 }

@@ -11,7 +11,7 @@ use crate::rotation::state::State;
 use crate::store::StoredSecret;
 
 /// What a pass over everything has read: the Secrets, then the keys.
-pub(super) struct Pass {
+pub(in crate::rotation) struct Pass {
     pub(super) secrets: Result<Vec<StoredSecret>, Trouble>,
     pub(super) issued: BTreeMap<String, Issued>,
     pub(super) suspects: BTreeMap<String, Trouble>,
@@ -47,7 +47,7 @@ pub(super) async fn pass(context: &Context, planes: BTreeMap<String, Arc<Plane>>
     }
     passed.secrets = Ok(secrets);
     for (name, plane) in planes {
-        match plane.issued().await {
+        match plane.issued(context.clock.now()).await {
             Ok(issued) => {
                 passed.issued.insert(name, issued);
             }

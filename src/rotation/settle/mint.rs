@@ -95,6 +95,62 @@ impl Job<'_> {
         mut record: Record,
         steps: Vec<Step>,
     ) -> Result<Option<StoredSecret>, StoreError> {
+        let mut made = self.make(&record, steps).await;
+        while !made.is_empty() {
+            let now = self.context.clock.now();
+            let requests = self.requests(&secret);
+            for made in &mut made {
+                let Some(key) = record.keys.get_mut(&made.data_key) else {
+                    continue;
+                };
+                let request = requests.open(&made.data_key, key);
+                made.put_in_force(key, now, self.context.policy.rotation.overlap);
+                if request.is_some_and(|request| request.revoke) {
+                    key.revoke_previous(now);
+                }
+                let value = Zeroizing::new(made.minted.value.expose().as_bytes().to_vec());
+                secret.data.insert(made.data_key.clone(), value);
+            }
+            match self.write(secret, &record).await {
+                Ok(written) => {
+                    self.succeed(made, now);
+                    return Ok(Some(written));
+                }
+                Err(StoreError::Conflict { .. }) => {}
+                // Whether it was written is not known: the intent, or the key in force, will tell.
+                Err(error) => return Err(error),
+            }
+            let SecretRef { namespace, name } = &self.task.secret;
+            let read = self.context.store.read(namespace, name).await?;
+            secret = read.unwrap_or_else(|| StoredSecret::absent(namespace, name));
+            let (ownership, fresh) = self.owned(&secret);
+            record = fresh;
+            // The client asks again by itself: the conflict may be with the very write whose answer was lost.
+            let in_force = |made: &Made| {
+                let key = record.keys.get(&made.data_key);
+                key.is_some_and(|key| key.holds(made.minted.key.id, made.intent.expires))
+            };
+            let (written, left): (Vec<_>, Vec<_>) = made.into_iter().partition(in_force);
+            self.succeed(written, now);
+            // Another writer may have changed something else: what is still wanted is written again.
+            let wanted = |made: &Made| {
+                let intent = record
+                    .keys
+                    .get(&made.data_key)
+                    .and_then(|key| key.intent.as_ref());
+                ownership == Ownership::Ours && intent == Some(&made.intent)
+            };
+            let (kept, lost): (Vec<_>, Vec<_>) = left.into_iter().partition(wanted);
+            for lost in lost {
+                self.lose(lost, &record).await;
+            }
+            made = kept;
+        }
+        Ok(None)
+    }
+
+    /// Makes keys, a few at a time.
+    async fn make(&mut self, record: &Record, steps: Vec<Step>) -> Vec<Made> {
         let mut calls = Vec::new();
         for step in steps {
             let Step::Mint {
@@ -127,53 +183,10 @@ impl Job<'_> {
                     plane,
                     replaced: None,
                 }),
-                Err(trouble) => self.fail(data_key, &record, trouble),
+                Err(trouble) => self.fail(data_key, record, trouble),
             }
         }
-        while !made.is_empty() {
-            let now = self.context.clock.now();
-            let requests = self.requests(&secret);
-            for made in &mut made {
-                let Some(key) = record.keys.get_mut(&made.data_key) else {
-                    continue;
-                };
-                let request = requests.open(&made.data_key, key);
-                made.put_in_force(key, now, self.context.policy.rotation.overlap);
-                if request.is_some_and(|request| request.revoke) {
-                    key.revoke_previous(now);
-                }
-                let value = Zeroizing::new(made.minted.value.expose().as_bytes().to_vec());
-                secret.data.insert(made.data_key.clone(), value);
-            }
-            match self.write(secret, &record).await {
-                Ok(written) => {
-                    self.succeed(made, now);
-                    return Ok(Some(written));
-                }
-                Err(StoreError::Conflict { .. }) => {}
-                // Whether it was written is not known: the intent, or the key in force, will tell.
-                Err(error) => return Err(error),
-            }
-            let SecretRef { namespace, name } = &self.task.secret;
-            let read = self.context.store.read(namespace, name).await?;
-            secret = read.unwrap_or_else(|| StoredSecret::absent(namespace, name));
-            let (ownership, fresh) = self.owned(&secret);
-            record = fresh;
-            // Another writer may have changed something else: what is still wanted is written again.
-            let wanted = |made: &Made| {
-                let intent = record
-                    .keys
-                    .get(&made.data_key)
-                    .and_then(|key| key.intent.as_ref());
-                ownership == Ownership::Ours && intent == Some(&made.intent)
-            };
-            let (kept, lost): (Vec<_>, Vec<_>) = made.into_iter().partition(wanted);
-            for lost in lost {
-                self.lose(lost, &record).await;
-            }
-            made = kept;
-        }
-        Ok(None)
+        made
     }
 
     fn succeed(&mut self, made: Vec<Made>, now: Timestamp) {

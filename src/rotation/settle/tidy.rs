@@ -1,6 +1,6 @@
 //! The end of keys that are over, and of what the record still says of them. I/O.
 
-use tracing::info;
+use tracing::{debug, info};
 
 use super::Job;
 use crate::metrics::RotationResult;
@@ -30,6 +30,7 @@ impl Job<'_> {
                     data_key,
                     control_plane,
                     id,
+                    expires,
                 } => {
                     let Some(plane) = self.task.planes.get(&control_plane).cloned() else {
                         continue;
@@ -41,16 +42,32 @@ impl Job<'_> {
                         self.outcome.again = true;
                         return Ok(());
                     }
-                    if let Err(trouble) = plane.expire(id).await {
-                        self.suspect(&control_plane, &trouble);
-                        self.outcome.failed.insert(data_key, trouble);
-                        stuck = true;
-                        continue;
+                    let ended = match expires {
+                        Some(expires) => plane.expire_exactly(id, expires, now).await,
+                        None => plane.expire(id).await.map(|()| true),
+                    };
+                    match ended {
+                        Ok(true) => {
+                            self.context.metrics.rotation.count(RotationResult::Expired);
+                            info!(secret = %self.task.secret, data_key, key_id = id.0, "Ended old key");
+                        }
+                        Ok(false) => {
+                            debug!(secret = %self.task.secret, data_key, key_id = id.0, "Old key was over");
+                        }
+                        Err(trouble) => {
+                            self.suspect(&control_plane, &trouble);
+                            self.outcome.failed.insert(data_key, trouble);
+                            stuck = true;
+                            continue;
+                        }
                     }
-                    self.context.metrics.rotation.count(RotationResult::Expired);
-                    info!(secret = %self.task.secret, data_key, key_id = id.0, "Ended old key");
                     if let Some(key) = record.keys.get_mut(&data_key) {
                         key.previous.retain(|previous| previous.id != id);
+                    }
+                }
+                Step::BringBack { data_key } => {
+                    if let Some(key) = record.keys.get_mut(&data_key) {
+                        key.bring_back(now, self.context.policy.rotation.overlap);
                     }
                 }
                 Step::ForgetPrevious { data_key, id } => {

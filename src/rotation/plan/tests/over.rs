@@ -8,16 +8,21 @@ fn a_previous_key_ends_after_its_overlap_unless_it_is_the_one_in_force() {
     let previous = |id| Previous {
         id: KeyId(id),
         expire_at: at(3_600),
+        expires: Some(at(90 * DAY)),
     };
     let case = Case::new().with(|case| case.key.previous = vec![previous(3)]);
     assert_eq!(case.steps(3_599), []);
     assert_eq!(case.plan(at(3_599)).cleanup_at, Some(at(3_600)));
-    assert_eq!(case.steps(3_600), expire(3));
+    assert_eq!(case.steps(3_600), expire(3, at(90 * DAY)));
     let undemanded = case.with(|case| {
         case.demand.clear();
         case.key.unused_since = Some(at(1));
     });
-    assert_eq!(undemanded.steps(3_600), expire(3), "with or without pods");
+    assert_eq!(
+        undemanded.steps(3_600),
+        expire(3, at(90 * DAY)),
+        "with or without pods"
+    );
 
     let in_force = Case::new().with(|case| case.key.previous = vec![previous(7)]);
     assert_eq!(
@@ -77,12 +82,13 @@ fn a_key_that_a_person_revokes_does_not_wait_for_its_overlap() {
     let previous = |id| Previous {
         id: KeyId(id),
         expire_at: at(3_600),
+        expires: Some(at(90 * DAY)),
     };
     let case = Case::new().with(|case| {
         case.key.previous = vec![previous(3), previous(4)];
         case.request(4);
     });
-    assert_eq!(case.steps(10), expire(4));
+    assert_eq!(case.steps(10), expire(4, at(90 * DAY)));
 }
 
 #[test]
@@ -100,7 +106,10 @@ fn the_key_of_a_lost_intent_is_ended_by_its_fingerprint() {
         })
     };
     let near = Timestamp::new(90 * DAY, 123_457_000).unwrap();
-    assert_eq!(abandoned(vec![listed(9, expires)]).steps(20), expire(9));
+    assert_eq!(
+        abandoned(vec![listed(9, expires)]).steps(20),
+        expire(9, expires)
+    );
     assert_eq!(
         abandoned(vec![listed(9, near)]).steps(20),
         [],
@@ -192,4 +201,28 @@ fn an_answer_that_is_not_what_was_asked_is_named() {
     for (key, field) in table {
         assert_eq!(mismatch(&key, UserId(1), &intent), Some(field));
     }
+}
+
+#[test]
+fn a_previous_key_that_was_put_off_by_a_clock_ahead_ends_sooner() {
+    let previous = |expire_at| Previous {
+        id: KeyId(3),
+        expire_at,
+        expires: None,
+    };
+    let put_off =
+        |expire_at| Case::new().with(|case| case.key.previous = vec![previous(expire_at)]);
+    assert_eq!(put_off(at(3_600)).steps(0), []);
+    let back = Step::BringBack {
+        data_key: KEY.into(),
+    };
+    assert_eq!(put_off(at(400 * DAY)).steps(0), std::slice::from_ref(&back));
+    let lost = |since| {
+        Case::new().with(|case| {
+            let intent = intent("other", "lost");
+            case.key.abandoned = vec![Abandoned { since, intent }];
+        })
+    };
+    assert_eq!(lost(at(600)).steps(0), []);
+    assert_eq!(lost(at(601)).steps(0), [back]);
 }

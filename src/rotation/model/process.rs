@@ -1,0 +1,89 @@
+//! One process that rotates, driven by hand: which of its calls goes on is the caller's choice. Tests.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::{FutureExt, task::noop_waker_ref};
+use jiff::{SignedDuration, Timestamp};
+use sidescale_webhook::profile::Policy;
+
+use super::doors::Door;
+use crate::clock::Clock;
+use crate::events::Events;
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::pods::Pods;
+use crate::rotation::demand::Demands;
+use crate::rotation::run::{Context, Done, Loop};
+use crate::store::Store;
+
+pub(super) const MARK: &str = "sidescale model model";
+
+pub(super) struct Process {
+    /// How far its clock is off.
+    pub(super) skew: SignedDuration,
+    clock: Clock,
+    rotation: Loop,
+    jobs: Vec<BoxFuture<'static, Done>>,
+}
+
+impl Process {
+    pub(super) fn start(
+        door: &Door,
+        policy: &Arc<Policy>,
+        metrics: &Arc<Metrics>,
+        demands: &Demands,
+        skew: SignedDuration,
+    ) -> Self {
+        let clock = Clock::scaled(door.world().now + skew, 0.0);
+        let context = Context {
+            store: Store::Model(door.clone()),
+            policy: Arc::clone(policy),
+            clock: clock.clone(),
+            events: Events::log(clock.clone()),
+            metrics: Arc::clone(metrics),
+            health: Arc::<Health>::default(),
+            mark: MARK.into(),
+            writer: uuid::Uuid::new_v4().simple().to_string(),
+            respect: Duration::from_secs(120),
+            pods: Pods::none(),
+        };
+        let mut rotation = Loop::new(Arc::new(context));
+        rotation.take(demands.clone());
+        Self {
+            skew,
+            clock,
+            rotation,
+            jobs: Vec::new(),
+        }
+    }
+
+    pub(super) fn take(&mut self, demands: &Demands) {
+        self.rotation.take(demands.clone());
+    }
+
+    /// Begins what is to be done by now; says whether there is anything.
+    pub(super) fn begin(&mut self, now: Timestamp) -> bool {
+        self.clock.set(now + self.skew);
+        self.rotation.start();
+        self.jobs.append(&mut self.rotation.jobs);
+        !self.jobs.is_empty()
+    }
+
+    /// Lets one of its jobs go on to the next call.
+    pub(super) fn go_on(&mut self, which: u64) {
+        let index = usize::try_from(which).unwrap() % self.jobs.len();
+        let mut waiting = std::task::Context::from_waker(noop_waker_ref());
+        if let std::task::Poll::Ready(done) = self.jobs[index].poll_unpin(&mut waiting) {
+            drop(self.jobs.swap_remove(index));
+            let absorbed = self.rotation.absorb(done).now_or_never();
+            assert!(absorbed.is_some(), "the loop itself waits for nothing");
+        }
+    }
+
+    /// When it wants to be woken, by the true time.
+    pub(super) fn wake(&self) -> Timestamp {
+        self.rotation.wake() - self.skew
+    }
+}

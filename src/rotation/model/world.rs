@@ -1,0 +1,509 @@
+//! A Headscale and Secrets in memory, what may befall a call, and what may never be. Tests.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::clock::after;
+use crate::control_plane::{KeyId, MintedKey, NewPreAuthKey, PreAuthKey, User, UserId};
+use crate::key_value::KeyValue;
+use crate::rotation::record::{DATA_KEY, Record};
+use crate::store::StoredSecret;
+
+pub(super) const SECRET: &str = "headscale-auth-keys";
+
+/// An overlap is counted from before the write, which may take this long.
+const WRITE: SignedDuration = SignedDuration::from_secs(30);
+
+/// What may befall a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mishap {
+    /// Nothing was done.
+    Refused,
+    /// It was done, and nobody heard of it.
+    AnswerLost,
+    /// It was done, and the answer is the one to a second try.
+    AskedTwice,
+}
+
+/// Numbers that look random and can be had again.
+#[derive(Clone, Debug)]
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % limit
+    }
+
+    /// True that often in a thousand.
+    pub(super) fn chance(&mut self, permille: u64) -> bool {
+        self.below(1_000) < permille
+    }
+}
+
+/// All that Headscale keeps, and what a backup of it holds.
+#[derive(Clone, Debug, Default)]
+struct Server {
+    users: Vec<User>,
+    keys: BTreeMap<KeyId, (u64, PreAuthKey)>,
+    last: u64,
+}
+
+/// What became of a key, beside what Headscale and the Secrets say.
+#[derive(Clone, Copy, Debug)]
+struct Made {
+    at: Timestamp,
+    /// When a pod could read it last.
+    readable: Option<Timestamp>,
+    /// Whether Headscale forgot it because a person or its own housekeeping deleted what is long over.
+    swept: bool,
+    /// Whether a person took it out of its Secret.
+    taken: bool,
+}
+
+pub(super) struct World {
+    pub(super) random: Random,
+    /// The true time, by which Headscale goes too.
+    pub(super) now: Timestamp,
+    /// How often in a thousand a call goes wrong.
+    pub(super) mishaps: u64,
+    /// Until when Headscale is away.
+    pub(super) away_until: Timestamp,
+    pub(super) overlap: Duration,
+    /// The processes' clocks may be this far from the true time.
+    pub(super) skew: SignedDuration,
+    /// What a person or another controller did that makes us forget keys.
+    pub(super) forgetting: Vec<Timestamp>,
+    /// Whether a process's own clock was days ahead: it ends old keys too soon, which nothing tells it.
+    pub(super) mad_clock: bool,
+    pub(super) answers_lost: u64,
+    pub(super) conflicts: u64,
+    pub(super) rotations: u64,
+    server: Server,
+    backup: Option<Server>,
+    secrets: BTreeMap<(String, String), StoredSecret>,
+    old: Vec<StoredSecret>,
+    revision: u64,
+    made: BTreeMap<u64, Made>,
+    excused: BTreeMap<String, &'static str>,
+    trace: VecDeque<String>,
+}
+
+/// Where every key that was ever made is in the end.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ledger {
+    pub(super) created: u64,
+    pub(super) in_secrets: u64,
+    pub(super) expired: u64,
+    /// Alive, ours by our mark, and in no record: what a sweep for orphans finds.
+    pub(super) reported: u64,
+    /// Gone with what was newer than a backup.
+    pub(super) restored_away: u64,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, now: Timestamp, overlap: Duration) -> Self {
+        let mut world = Self {
+            random: Random::new(seed),
+            now,
+            mishaps: 0,
+            away_until: now,
+            overlap,
+            skew: SignedDuration::ZERO,
+            forgetting: Vec::new(),
+            mad_clock: false,
+            answers_lost: 0,
+            conflicts: 0,
+            rotations: 0,
+            server: Server::default(),
+            backup: None,
+            secrets: BTreeMap::new(),
+            old: Vec::new(),
+            revision: 0,
+            made: BTreeMap::new(),
+            excused: BTreeMap::new(),
+            trace: VecDeque::new(),
+        };
+        let mut api_key = StoredSecret::absent("headscale", "headscale-api-key");
+        // A person made it: nobody here looks after it.
+        api_key.labels.clear();
+        let value = b"hskey-api-model".to_vec();
+        api_key.data.insert("api-key".into(), value.into());
+        world.write(&api_key);
+        world
+    }
+
+    pub(super) fn note(&mut self, what: impl Into<String>) {
+        if self.trace.len() == 200 {
+            self.trace.pop_front();
+        }
+        self.trace
+            .push_back(format!("{} {}", self.now, what.into()));
+    }
+
+    #[track_caller]
+    pub(super) fn wrong(&self, what: &str) -> ! {
+        let trace: Vec<_> = self.trace.iter().map(String::as_str).collect();
+        panic!("{what}\n{}", trace.join("\n"));
+    }
+
+    pub(super) fn store_mishap(&mut self, write: bool) -> Option<Mishap> {
+        let mishaps = self.mishaps;
+        if !self.random.chance(mishaps) {
+            return None;
+        }
+        let mishap = match self.random.below(3) {
+            1 if write => Mishap::AnswerLost,
+            2 if write => Mishap::AskedTwice,
+            _ => Mishap::Refused,
+        };
+        self.note(format!("store: {mishap:?}"));
+        self.answers_lost += u64::from(mishap == Mishap::AnswerLost);
+        Some(mishap)
+    }
+
+    pub(super) fn headscale_mishap(&mut self) -> Option<Mishap> {
+        if self.now < self.away_until {
+            return Some(Mishap::Refused);
+        }
+        let mishaps = self.mishaps;
+        if !self.random.chance(mishaps) {
+            return None;
+        }
+        let mishap = match self.random.below(2) {
+            1 => Mishap::AnswerLost,
+            _ => Mishap::Refused,
+        };
+        self.note(format!("headscale: {mishap:?}"));
+        self.answers_lost += u64::from(mishap == Mishap::AnswerLost);
+        Some(mishap)
+    }
+
+    pub(super) fn read(&self, namespace: &str, name: &str) -> Option<StoredSecret> {
+        let found = self.secrets.get(&(namespace.to_owned(), name.to_owned()));
+        found.cloned()
+    }
+
+    pub(super) fn list(&self, name: &str) -> Vec<StoredSecret> {
+        let named = |secret: &&StoredSecret| secret.name == name;
+        self.secrets.values().filter(named).cloned().collect()
+    }
+
+    /// Compare and swap; none if another came first.
+    pub(super) fn write(&mut self, secret: &StoredSecret) -> Option<StoredSecret> {
+        let there = self.read(&secret.namespace, &secret.name);
+        if there.as_ref().and_then(|there| there.revision.clone()) != secret.revision {
+            self.conflicts += 1;
+            return None;
+        }
+        if secret.name == SECRET {
+            let before: BTreeSet<_> = there.iter().flat_map(serials).collect();
+            let fresh = serials(secret)
+                .into_iter()
+                .filter(|(_, serial)| {
+                    let seen = self.made.get(serial).and_then(|made| made.readable);
+                    seen.is_none()
+                })
+                .collect::<Vec<_>>();
+            self.rotations += fresh.len() as u64;
+            for (_, serial) in &before {
+                self.was_readable(*serial);
+            }
+            self.note(format!("written: {fresh:?}"));
+        }
+        Some(self.put(secret.clone()))
+    }
+
+    fn put(&mut self, mut secret: StoredSecret) -> StoredSecret {
+        self.revision += 1;
+        secret.revision = Some(self.revision.to_string());
+        for (_, serial) in serials(&secret) {
+            self.was_readable(serial);
+        }
+        let name = (secret.namespace.clone(), secret.name.clone());
+        self.secrets.insert(name, secret.clone());
+        self.check();
+        secret
+    }
+
+    fn was_readable(&mut self, serial: u64) {
+        let now = self.now;
+        if let Some(made) = self.made.get_mut(&serial) {
+            made.readable = Some(made.readable.map_or(now, |known| known.max(now)));
+        }
+    }
+
+    pub(super) fn users(&self) -> Vec<User> {
+        self.server.users.clone()
+    }
+
+    pub(super) fn create_user(&mut self, name: &str, display_name: &str) -> Option<User> {
+        if self.server.users.iter().any(|user| user.name == name) {
+            return None;
+        }
+        let user = User {
+            id: UserId(self.server.users.len() as u64 + 1),
+            name: name.to_owned(),
+            display_name: display_name.to_owned(),
+            from_provider: false,
+        };
+        self.server.users.push(user.clone());
+        Some(user)
+    }
+
+    pub(super) fn keys(&self) -> Vec<PreAuthKey> {
+        let keys = self.server.keys.values();
+        keys.map(|(_, key)| key.clone()).collect()
+    }
+
+    pub(super) fn create_key(&mut self, new: &NewPreAuthKey) -> Option<MintedKey> {
+        if !self.server.users.iter().any(|user| user.id == new.user) {
+            return None;
+        }
+        let serial = self.made.len() as u64 + 1;
+        self.server.last += 1;
+        let key = PreAuthKey {
+            id: KeyId(self.server.last),
+            user: Some(new.user),
+            reusable: new.reusable,
+            ephemeral: new.ephemeral,
+            used: false,
+            expiration: Some(new.expiration),
+            created_at: Some(self.now),
+            tags: new.tags.clone(),
+        };
+        self.made.insert(
+            serial,
+            Made {
+                at: self.now,
+                readable: None,
+                swept: false,
+                taken: false,
+            },
+        );
+        self.note(format!("made: {serial} as {:?}", key.id));
+        self.server.keys.insert(key.id, (serial, key.clone()));
+        let value = KeyValue::new(format!("hskey-auth-{serial:012}-{}", "x".repeat(64)));
+        Some(MintedKey { key, value })
+    }
+
+    /// Ends a key. The one that a Secret names, and one that a pod may have read within the overlap, never are.
+    pub(super) fn expire(&mut self, id: KeyId) {
+        let now = self.now;
+        let Some((serial, key)) = self.server.keys.get_mut(&id) else {
+            return;
+        };
+        let serial = *serial;
+        if key.expiration.is_none_or(|at| at <= now) {
+            return;
+        }
+        key.expiration = Some(now);
+        self.note(format!("expired: {serial} as {id:?}"));
+        let named = self.in_secrets();
+        if named.contains(&serial) {
+            self.wrong(&format!("key {serial} is ended and a Secret names it"));
+        }
+        let least = SignedDuration::try_from(self.overlap).unwrap() - self.skew * 2 - WRITE;
+        if let Some(read) = self
+            .made
+            .get(&serial)
+            .filter(|made| !made.taken)
+            .and_then(|made| made.readable)
+            && now.duration_since(read) < least
+            && !self.mad_clock
+        {
+            self.wrong(&format!("key {serial} is ended, and was read at {read}"));
+        }
+        self.check();
+    }
+
+    /// Lets time pass: pods read what the Secrets hold all the while.
+    pub(super) fn pass(&mut self, by: Duration) {
+        self.now = after(self.now, by);
+        self.sweep();
+        for serial in self.in_secrets() {
+            self.was_readable(serial);
+        }
+        self.check();
+    }
+
+    /// Deletes what is long over, as people do.
+    fn sweep(&mut self) {
+        let long_ago = self.now - SignedDuration::from_hours(4);
+        let made = &mut self.made;
+        self.server.keys.retain(|_, (serial, key)| {
+            let stays = key.expiration.is_some_and(|at| at > long_ago);
+            if let Some(made) = made.get_mut(serial) {
+                made.swept |= !stays;
+            }
+            stays
+        });
+    }
+
+    /// The clocks of all jump, and keys end that nobody could renew: excused.
+    pub(super) fn jump(&mut self, by: Duration) {
+        self.note(format!("jump by {by:?}"));
+        self.excuse("the clock jumped past every key's end");
+        self.now = after(self.now, by);
+    }
+
+    pub(super) fn back_up(&mut self) {
+        self.backup = Some(self.server.clone());
+    }
+
+    /// Headscale is put back as it was: newer keys are gone and their ids are given again. Excused until the next pass.
+    pub(super) fn restore_headscale(&mut self) {
+        if let Some(backup) = self.backup.clone() {
+            self.note("headscale restored");
+            self.excuse("Headscale lost its newer keys");
+            self.forgetting.push(self.now);
+            self.server = backup;
+            // It is away meanwhile.
+            self.pass(Duration::from_secs(15));
+        }
+    }
+
+    pub(super) fn keep_old_secret(&mut self, namespace: &str) {
+        self.old = self.read(namespace, SECRET).into_iter().collect();
+    }
+
+    /// A person puts back a Secret of yesterday. Excused until it is seen: its keys may be over.
+    pub(super) fn restore_secret(&mut self) {
+        let Some(mut old) = self.old.pop() else {
+            return;
+        };
+        self.note("secret restored");
+        self.excuse("a Secret of yesterday was put back");
+        self.forgetting.push(self.now);
+        let there = self.read(&old.namespace, &old.name);
+        for (_, serial) in there.iter().flat_map(serials) {
+            if let Some(made) = self.made.get_mut(&serial) {
+                made.taken = true;
+            }
+        }
+        old.revision = None;
+        self.put(old);
+    }
+
+    /// Another controller takes a value out.
+    pub(super) fn take_value_out(&mut self, namespace: &str, data_key: &str) {
+        if let Some(mut secret) = self.read(namespace, SECRET) {
+            self.note(format!("{data_key} taken out"));
+            for (_, serial) in serials(&secret) {
+                self.was_readable(serial);
+            }
+            secret.data.remove(data_key);
+            self.put(secret);
+        }
+    }
+
+    /// Another controller annotates the Secret.
+    pub(super) fn touch_secret(&mut self, namespace: &str) {
+        if let Some(mut secret) = self.read(namespace, SECRET) {
+            let revision = self.revision.to_string();
+            secret.annotations.insert("touched".into(), revision);
+            self.put(secret);
+        }
+    }
+
+    fn excuse(&mut self, why: &'static str) {
+        let keys: Vec<_> = self.named().into_keys().collect();
+        self.excused.extend(keys.into_iter().map(|key| (key, why)));
+    }
+
+    /// What the Secrets hold, by data key: no two of them share one.
+    fn named(&self) -> BTreeMap<String, u64> {
+        self.secrets.values().flat_map(serials).collect()
+    }
+
+    fn in_secrets(&self) -> BTreeSet<u64> {
+        self.named().into_values().collect()
+    }
+
+    fn live(&self) -> BTreeSet<u64> {
+        let live = |(_, key): &&(u64, PreAuthKey)| key.expiration.is_some_and(|at| self.now < at);
+        let keys = self.server.keys.values().filter(live);
+        keys.map(|(serial, _)| *serial).collect()
+    }
+
+    /// At no moment could a pod read only a dead key.
+    fn check(&mut self) {
+        let named = self.named();
+        let live = self.live();
+        for (data_key, serial) in named {
+            if live.contains(&serial) {
+                self.excused.remove(&data_key);
+            } else if !self.excused.contains_key(&data_key) {
+                self.wrong(&format!("{data_key} holds the dead key {serial}"));
+            }
+        }
+    }
+
+    /// Balances what was made with what is there. Everything has come to rest.
+    pub(super) fn ledger(&self, wanted: &BTreeSet<String>) -> Ledger {
+        let (named, live) = (self.named(), self.live());
+        for data_key in wanted {
+            if !named.get(data_key).is_some_and(|key| live.contains(key)) {
+                self.wrong(&format!("{data_key} has no living key in the end"));
+            }
+        }
+        for secret in self.secrets.values() {
+            let document = secret.data.get(DATA_KEY);
+            let record = Record::parse(document.map(|document| document.as_slice())).unwrap();
+            for (data_key, key) in &record.keys {
+                let tidy = key.intent.is_none() && key.abandoned.is_empty();
+                if !tidy || !key.previous.is_empty() {
+                    self.wrong(&format!("{data_key} is not tidy in the end: {key:?}"));
+                }
+            }
+        }
+        let there: BTreeSet<_> = self
+            .server
+            .keys
+            .values()
+            .map(|(serial, _)| *serial)
+            .collect();
+        let in_secrets = self.in_secrets();
+        let mut ledger = Ledger::default();
+        for (serial, made) in &self.made {
+            ledger.created += 1;
+            if made.swept {
+                ledger.expired += 1;
+            } else if !there.contains(serial) {
+                ledger.restored_away += 1;
+            } else if in_secrets.contains(serial) {
+                ledger.in_secrets += 1;
+            } else if !live.contains(serial) {
+                ledger.expired += 1;
+            } else {
+                // Only what a restored Secret or Headscale made us forget may be left for the sweep.
+                let hour = SignedDuration::from_hours(1);
+                if self.forgetting.iter().all(|at| made.at > *at + hour) {
+                    self.wrong(&format!("key {serial} is alive, and no record names it"));
+                }
+                ledger.reported += 1;
+            }
+        }
+        ledger
+    }
+}
+
+/// The keys that a Secret holds, by data key.
+fn serials(secret: &StoredSecret) -> Vec<(String, u64)> {
+    let serial = |value: &[u8]| {
+        let value = std::str::from_utf8(value).ok()?;
+        value.strip_prefix("hskey-auth-")?.get(..12)?.parse().ok()
+    };
+    let values = secret.data.iter();
+    values
+        .filter_map(|(key, value)| Some((key.clone(), serial(value)?)))
+        .collect()
+}
