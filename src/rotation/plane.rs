@@ -188,21 +188,21 @@ impl Plane {
         expires: Timestamp,
         now: Timestamp,
     ) -> Result<bool, Trouble> {
-        let known = |plane: &Self| {
+        let is_there = |plane: &Self| {
             let ends = plane.ends.lock().unwrap_or_else(PoisonError::into_inner);
-            let (at, ends) = ends.as_ref()?;
+            let Some((at, ends)) = ends.as_ref() else {
+                return false;
+            };
             let fresh = *at <= now && now < after(*at, ENDS_FRESH);
-            fresh.then(|| ends.get(&id).copied().flatten())
+            let end = ends.get(&id).copied().flatten();
+            fresh && end.is_some_and(|end| same_fingerprint(end, expires))
         };
-        let listed = match known(self) {
-            Some(listed) => listed,
-            None => {
-                self.list_keys(now).await?;
-                known(self).flatten()
+        if !is_there(self) {
+            // One that was made since is in no older list.
+            self.list_keys(now).await?;
+            if !is_there(self) {
+                return Ok(false);
             }
-        };
-        if listed.is_none_or(|at| !same_fingerprint(at, expires)) {
-            return Ok(false);
         }
         self.expire(id).await?;
         Ok(true)

@@ -84,15 +84,25 @@ impl DirectoryStore {
     fn read_now(&self, namespace: &str, name: &str) -> Result<Option<StoredSecret>, StoreError> {
         checked(namespace)?;
         checked(name)?;
-        let folder = self.path(namespace, name);
-        // The link is followed once, so that all files are of one revision.
-        let folder = match folder.canonicalize() {
-            Ok(folder) => folder,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(at(&folder, source)),
-        };
+        let link = self.path(namespace, name);
+        loop {
+            // The link is followed once, so that all files are of one revision.
+            let folder = match link.canonicalize() {
+                Ok(folder) => folder,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(source) => return Err(at(&link, source)),
+            };
+            let read = Self::read_folder(namespace, name, &folder);
+            // A writer may have taken that revision away meanwhile: then some files, or all, were not there.
+            if link.canonicalize().is_ok_and(|now| now == folder) {
+                return read.map(Some);
+            }
+        }
+    }
+
+    fn read_folder(namespace: &str, name: &str, folder: &Path) -> Result<StoredSecret, StoreError> {
         let mut secret = StoredSecret::absent(namespace, name);
-        for key in entries(&folder)? {
+        for key in entries(folder)? {
             let path = folder.join(&key);
             let value = Zeroizing::new(std::fs::read(&path).map_err(|source| at(&path, source))?);
             if key == LABELS {
@@ -106,7 +116,7 @@ impl DirectoryStore {
             }
         }
         secret.revision = Some(revision(&secret));
-        Ok(Some(secret))
+        Ok(secret)
     }
 
     fn write_now(&self, mut secret: StoredSecret) -> Result<StoredSecret, StoreError> {
@@ -311,6 +321,27 @@ mod tests {
         assert_eq!(std::fs::read(folder.join("api-authkey")).unwrap(), b"two");
         let left = std::fs::read_dir(root.path().join("shop")).unwrap().count();
         assert_eq!(left, 2, "the link and one revision");
+    }
+
+    #[tokio::test]
+    async fn who_reads_while_another_writes_sees_a_whole_revision() {
+        let root = tempfile::tempdir().unwrap();
+        let store = DirectoryStore::new(root.path());
+        let mut last = store.write(&secret("0")).await.unwrap();
+        let writer = tokio::spawn({
+            let store = store.clone();
+            async move {
+                for n in 1..200 {
+                    last.data = secret(&n.to_string()).data;
+                    last = store.write(&last).await.unwrap();
+                }
+            }
+        });
+        while !writer.is_finished() {
+            let read = store.read("shop", "headscale-auth-keys").await.unwrap();
+            assert_eq!(read.unwrap().data.len(), 1);
+        }
+        writer.await.unwrap();
     }
 
     #[tokio::test]
