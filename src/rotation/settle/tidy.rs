@@ -1,11 +1,14 @@
 //! The end of keys that are over, and of what the record still says of them. I/O.
 
+use jiff::Timestamp;
 use tracing::{debug, info};
 
 use super::Job;
+use crate::control_plane::KeyId;
 use crate::metrics::RotationResult;
 use crate::rotation::demand::SecretRef;
 use crate::rotation::plan::Step;
+use crate::rotation::plane::{Plane, Trouble};
 use crate::rotation::record::Record;
 use crate::store::{StoreError, StoredSecret};
 
@@ -42,28 +45,13 @@ impl Job<'_> {
                         self.outcome.again = true;
                         return Ok(());
                     }
-                    let ended = match expires {
-                        Some(expires) => plane.expire_exactly(id, expires, now).await,
-                        None => plane.expire(id).await.map(|()| true),
-                    };
-                    match ended {
-                        Ok(true) => {
-                            self.context.metrics.rotation.count(RotationResult::Expired);
-                            info!(secret = %self.task.secret, data_key, key_id = id.0, "Ended old key");
-                        }
-                        Ok(false) => {
-                            debug!(secret = %self.task.secret, data_key, key_id = id.0, "Old key was over");
-                        }
-                        Err(trouble) => {
-                            self.suspect(&control_plane, &trouble);
-                            self.outcome.failed.insert(data_key, trouble);
-                            stuck = true;
-                            continue;
-                        }
+                    if let Err(trouble) = self.end(&plane, &data_key, id, expires).await {
+                        self.suspect(&control_plane, &trouble);
+                        self.outcome.failed.insert(data_key, trouble);
+                        stuck = true;
+                        continue;
                     }
-                    if let Some(key) = record.keys.get_mut(&data_key) {
-                        key.previous.retain(|previous| previous.id != id);
-                    }
+                    forget(&mut record, &data_key, id);
                 }
                 Step::BringBack { data_key } => {
                     if let Some(key) = record.keys.get_mut(&data_key) {
@@ -71,9 +59,7 @@ impl Job<'_> {
                     }
                 }
                 Step::ForgetPrevious { data_key, id } => {
-                    if let Some(key) = record.keys.get_mut(&data_key) {
-                        key.previous.retain(|previous| previous.id != id);
-                    }
+                    forget(&mut record, &data_key, id);
                 }
                 Step::ForgetAbandoned { data_key, op } => {
                     if let Some(key) = record.keys.get_mut(&data_key) {
@@ -115,5 +101,34 @@ impl Job<'_> {
             self.write(secret, &record).await?;
         }
         Ok(())
+    }
+
+    /// Ends a key, if it still is the one that was made.
+    async fn end(
+        &self,
+        plane: &Plane,
+        data_key: &str,
+        id: KeyId,
+        expires: Option<Timestamp>,
+    ) -> Result<(), Trouble> {
+        let now = self.context.clock.now();
+        let ended = match expires {
+            Some(expires) => plane.expire_exactly(id, expires, now).await?,
+            None => plane.expire(id).await.map(|()| true)?,
+        };
+        let (secret, key_id) = (&self.task.secret, id.0);
+        if ended {
+            self.context.metrics.rotation.count(RotationResult::Expired);
+            info!(%secret, data_key, key_id, "Ended old key");
+        } else {
+            debug!(%secret, data_key, key_id, "Old key was over");
+        }
+        Ok(())
+    }
+}
+
+fn forget(record: &mut Record, data_key: &str, id: KeyId) {
+    if let Some(key) = record.keys.get_mut(data_key) {
+        key.previous.retain(|previous| previous.id != id);
     }
 }
