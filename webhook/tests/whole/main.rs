@@ -11,4 +11,5 @@
 mod corpus;
 mod golden;
 mod hostile;
+mod property;
 mod support;
