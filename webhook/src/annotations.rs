@@ -13,7 +13,7 @@ mod reason;
 mod state;
 
 use crate::identity::{Hostname, Owner};
-use crate::profile::{Delivery, Resources};
+use crate::profile::{Delivery, Overlay, Resources};
 
 pub(crate) use asked::{Defaults, KNOWN, Support};
 pub(crate) use decide::check_defaults;
@@ -107,7 +107,7 @@ impl Lookup for NamespaceMetadata {
 }
 
 /// Holds everything that one injection needs, parsed and allowed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Injection<'a> {
     /// Profile that was used.
     pub profile: &'a str,
@@ -126,7 +126,7 @@ pub struct Injection<'a> {
 }
 
 /// Holds everything that a Tailscale sidecar needs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Tailscale<'a> {
     /// Control plane's name.
     pub control_plane: String,
@@ -164,6 +164,8 @@ pub struct Tailscale<'a> {
     pub image: &'a str,
     /// The sidecar's requests and limits.
     pub resources: Resources<'a>,
+    /// What the operator lays over the container.
+    pub overlay: &'a Overlay,
 }
 
 /// Describes the pre-auth key that an injected pod refers to.
@@ -202,7 +204,7 @@ pub struct ManagedKey {
 }
 
 /// Says whether and how a pod is injected, from metadata alone.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Decision<'a> {
     /// The author has to mend something.
     Deny(Refusal),

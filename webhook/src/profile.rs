@@ -6,13 +6,15 @@ use std::time::Duration;
 
 mod check;
 mod config;
+mod overlay;
 mod scope;
 
 pub use check::ConfigError;
 pub use config::{
-    Config, ControlPlaneConfig, NamespacesConfig, ProfileConfig, RequirementConfig, RotationConfig,
-    SecretConfig, SelectorConfig, WebhookConfig,
+    Config, ContainerOverride, ControlPlaneConfig, NamespacesConfig, ProfileConfig,
+    RequirementConfig, RotationConfig, SecretConfig, SelectorConfig, WebhookConfig,
 };
+pub use overlay::Overlay;
 pub use scope::{Namespaces, Operator, Requirement, Selector};
 
 use crate::annotations::Defaults;
@@ -85,6 +87,8 @@ pub struct Profile {
     pub pod_selector: Option<Selector>,
     /// What a mistake in an annotation leads to.
     pub on_invalid: OnInvalid,
+    /// What is laid over the Tailscale container.
+    pub overlay: Overlay,
     /// What annotations say where neither pod nor namespace does.
     pub(crate) defaults: Defaults,
 }
@@ -110,6 +114,7 @@ impl Default for Profile {
             namespaces: None,
             pod_selector: None,
             on_invalid: OnInvalid::Deny,
+            overlay: Overlay::default(),
             defaults: Defaults::default(),
         }
     }

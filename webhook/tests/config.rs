@@ -118,7 +118,7 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             profile("allowedTag: []"),
-            "profiles.default.allowedTag is unknown: want one of image, allowedTags, allowedImages, allowedExtraArgs, authKeySecretName, imagePullSecrets, namespaces, podSelector, onInvalid, annotations; did you mean allowedTags?",
+            "profiles.default.allowedTag is unknown: want one of image, allowedTags, allowedImages, allowedExtraArgs, authKeySecretName, imagePullSecrets, namespaces, podSelector, onInvalid, containerOverride, annotations; did you mean allowedTags?",
         ),
         (
             with("profiles: {DB: {}}"),
@@ -143,6 +143,40 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         (
             profile("podSelector: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}"),
             "profiles.default.podSelector.matchExpressions.values is \"b\": want values with In and NotIn, and with nothing else",
+        ),
+        (
+            profile("containerOverride: {resources: {}}"),
+            "profiles.default.containerOverride.resources is unknown: want one of env, volumeMounts, livenessProbe, readinessProbe, securityContext",
+        ),
+        (
+            profile("containerOverride: {env: [{name: TS_AUTHKEY, value: x}]}"),
+            "profiles.default.containerOverride.env is \"TS_AUTHKEY\": want variables with a name that is none of Sidescale's own",
+        ),
+        (
+            profile("containerOverride: {env: [{name: A, value: 1}]}"),
+            "profiles.default.containerOverride.env is \"A\": want a text as value, or valueFrom",
+        ),
+        (
+            profile("containerOverride: {volumeMounts: [{name: sidescale-state, mountPath: /x}]}"),
+            "profiles.default.containerOverride.volumeMounts is \"sidescale-state\": want names of the pod's volumes, which do not begin with sidescale-",
+        ),
+        (
+            profile("containerOverride: {volumeMounts: [{name: a, mountPath: /tmp/x}]}"),
+            "profiles.default.containerOverride.volumeMounts is \"/tmp/x\": want an absolute mountPath outside the sidecar's own directories",
+        ),
+        (
+            profile("containerOverride: {securityContext: {runAsUser: 0}}"),
+            "profiles.default.containerOverride.securityContext is \"0\": runAsUser: want a number above 0, as Pod Security's level restricted does",
+        ),
+        (
+            profile("containerOverride: {securityContext: {privileged: true}}"),
+            "profiles.default.containerOverride.securityContext is \"true\": privileged: want false, as Pod Security's level restricted does",
+        ),
+        (
+            profile(
+                "containerOverride: {securityContext: {capabilities: {drop: [ALL], add: [NET_ADMIN]}}}",
+            ),
+            "profiles.default.containerOverride.securityContext is \"{\\\"add\\\":[\\\"NET_ADMIN\\\"],\\\"drop\\\":[\\\"ALL\\\"]}\": capabilities: want drop: [ALL], and NET_BIND_SERVICE at most in add, as Pod Security's level restricted does",
         ),
         (
             profile("onInvalid: ignore"),

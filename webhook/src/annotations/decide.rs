@@ -233,5 +233,6 @@ fn tailscale<'a>(
         proxy_env,
         image: read::image(asked, profile)?,
         resources: read::resources(asked, read::TAILSCALE)?,
+        overlay: &profile.overlay,
     })
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::{Map, Value};
 
 /// Holds keys that no field takes.
 pub(crate) type Rest = BTreeMap<String, IgnoredAny>;
@@ -82,6 +83,8 @@ pub struct ProfileConfig {
     pub pod_selector: Option<SelectorConfig>,
     /// `deny` or `warn`: what a mistake in an annotation leads to.
     pub on_invalid: Option<String>,
+    /// What is laid over the Tailscale container.
+    pub container_override: ContainerOverride,
     /// Default value of annotations, by their name without our prefix.
     pub annotations: BTreeMap<String, String>,
     #[serde(flatten)]
@@ -116,6 +119,24 @@ pub struct RotationConfig {
 pub struct WebhookConfig {
     /// Our own image, for the manager of Headscale's API key.
     pub image: Option<String>,
+    #[serde(flatten)]
+    pub(crate) rest: Rest,
+}
+
+/// Is laid over the Tailscale container: Kubernetes' own forms.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ContainerOverride {
+    /// More variables.
+    pub env: Vec<Value>,
+    /// More mounts, of volumes that the pod has.
+    pub volume_mounts: Vec<Value>,
+    /// A liveness probe.
+    pub liveness_probe: Option<Value>,
+    /// A readiness probe.
+    pub readiness_probe: Option<Value>,
+    /// Fields that take the place of ours.
+    pub security_context: Option<Map<String, Value>>,
     #[serde(flatten)]
     pub(crate) rest: Rest,
 }

@@ -2,8 +2,8 @@
 
 use super::TOKEN_DIRECTORY;
 use super::shapes::{
-    Container, FieldItem, FieldRef, Item, Mount, Needs, Projection, Resources, SecurityContext,
-    Volume, VolumeSource,
+    Container, FieldItem, FieldRef, Item, Mount, Needs, Projection, Resources, Security,
+    SecurityContext, Volume, VolumeSource,
 };
 use crate::annotations::{ApikeyManager, DenyReason, PREFIX, Refusal};
 use crate::forms;
@@ -193,16 +193,18 @@ pub(crate) fn container<'a>(
             format!("--rotation-buffer={}", forms::show(manager.buffer)),
         ],
         restart_policy: None,
-        env: Vec::new(),
+        env: Vec::new().into(),
         resources: Resources::of(&manager.resources, fit.needs),
         // Headscale starts whatever happens to the manager.
         startup_probe: None,
-        security_context: SecurityContext::of(
+        liveness_probe: None,
+        readiness_probe: None,
+        security_context: Security::Ours(SecurityContext::of(
             uid,
             gid,
             user.non_root || uid.is_some_and(|uid| uid > 0),
-        ),
-        volume_mounts: mounts,
+        )),
+        volume_mounts: mounts.into(),
     }
 }
 

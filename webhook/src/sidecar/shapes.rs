@@ -1,6 +1,7 @@
 //! The parts of a pod that we write, as borrowed structs that serialise to what Kubernetes reads. Pure.
 
 use serde::Serialize;
+use serde::ser::SerializeSeq as _;
 
 use crate::profile;
 
@@ -25,14 +26,57 @@ pub(crate) struct Container<'a> {
     /// `Always` on an init container makes it a native sidecar.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) restart_policy: Option<&'static str>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) env: Vec<Env<'a>>,
+    #[serde(skip_serializing_if = "Extended::is_empty")]
+    pub(crate) env: Extended<'a, Env<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) resources: Option<Resources<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) startup_probe: Option<Probe>,
-    pub(crate) security_context: SecurityContext,
-    pub(crate) volume_mounts: Vec<Mount<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) liveness_probe: Option<&'a serde_json::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) readiness_probe: Option<&'a serde_json::Value>,
+    pub(crate) security_context: Security<'a>,
+    pub(crate) volume_mounts: Extended<'a, Mount<'a>>,
+}
+
+/// A list of ours, and what an operator adds to it.
+pub(crate) struct Extended<'a, T> {
+    pub(crate) ours: Vec<T>,
+    pub(crate) more: &'a [serde_json::Value],
+}
+
+impl<T> Extended<'_, T> {
+    fn is_empty(&self) -> bool {
+        self.ours.is_empty() && self.more.is_empty()
+    }
+}
+
+impl<T> From<Vec<T>> for Extended<'_, T> {
+    fn from(ours: Vec<T>) -> Self {
+        Self { ours, more: &[] }
+    }
+}
+
+impl<T: Serialize> Serialize for Extended<'_, T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(Some(self.ours.len() + self.more.len()))?;
+        for item in &self.ours {
+            list.serialize_element(item)?;
+        }
+        for item in self.more {
+            list.serialize_element(item)?;
+        }
+        list.end()
+    }
+}
+
+/// Our own security context, or one that an operator's was laid over.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(crate) enum Security<'a> {
+    Ours(SecurityContext),
+    Given(&'a serde_json::Value),
 }
 
 #[derive(Serialize)]

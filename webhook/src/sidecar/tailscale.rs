@@ -2,8 +2,8 @@
 
 use super::TOKEN_DIRECTORY;
 use super::shapes::{
-    Container, Env, HttpGet, Item, Joined, Mount, Needs, Probe, Proxy, Resources, SecurityContext,
-    Source, Value, Volume, VolumeSource,
+    Container, Env, Extended, HttpGet, Item, Joined, Mount, Needs, Probe, Proxy, Resources,
+    Security, SecurityContext, Source, Value, Volume, VolumeSource,
 };
 use crate::annotations::{Key, State, Tailscale};
 use crate::pod::CONTAINER;
@@ -47,13 +47,17 @@ pub(crate) fn container<'a>(
     fit: Fit,
     port_text: &'a str,
 ) -> Container<'a> {
+    let overlay = sidecar.overlay;
     Container {
         name: CONTAINER,
         image: sidecar.image,
         args: Vec::new(),
         // A native sidecar: it starts before the app, and does not keep a Job from finishing.
         restart_policy: sidecar.native.then_some("Always"),
-        env: env(sidecar, fit, port_text),
+        env: Extended {
+            ours: env(sidecar, fit, port_text),
+            more: &overlay.env,
+        },
         resources: Resources::of(&sidecar.resources, fit.needs),
         startup_probe: fit.health_port.map(|port| Probe {
             http_get: HttpGet {
@@ -63,9 +67,22 @@ pub(crate) fn container<'a>(
             period_seconds: 1,
             failure_threshold: STARTUP_SECONDS,
         }),
-        security_context: SecurityContext::of(Some(USER), Some(USER), true),
-        volume_mounts: mounts(sidecar, fit),
+        liveness_probe: overlay.liveness_probe.as_ref(),
+        readiness_probe: overlay.readiness_probe.as_ref(),
+        security_context: match &overlay.security_context {
+            Some(given) => Security::Given(given),
+            None => Security::Ours(security_context()),
+        },
+        volume_mounts: Extended {
+            ours: mounts(sidecar, fit),
+            more: &overlay.volume_mounts,
+        },
     }
+}
+
+/// What Pod Security's level *restricted* takes.
+pub(crate) fn security_context() -> SecurityContext {
+    SecurityContext::of(Some(USER), Some(USER), true)
 }
 
 /// Appends the volumes.

@@ -5,9 +5,23 @@ use sha2::{Digest, Sha256};
 use super::{ConfigError, checked_image, refuse, value};
 use crate::annotations::{KNOWN, Support, is_argument, of_ours};
 use crate::forms;
-use crate::profile::{IMAGE, OnInvalid, Profile, ProfileConfig};
+use crate::profile::{ContainerOverride, IMAGE, OnInvalid, Overlay, Profile, ProfileConfig};
 
 const TAGS: &str = "want tags such as tag:web, in lower case";
+
+const KEYS: [&str; 11] = [
+    "image",
+    "allowedTags",
+    "allowedImages",
+    "allowedExtraArgs",
+    "authKeySecretName",
+    "imagePullSecrets",
+    "namespaces",
+    "podSelector",
+    "onInvalid",
+    "containerOverride",
+    "annotations",
+];
 
 /// Checks one profile.
 pub(super) fn profile(name: &str, config: ProfileConfig) -> Result<Profile, ConfigError> {
@@ -21,28 +35,12 @@ pub(super) fn profile(name: &str, config: ProfileConfig) -> Result<Profile, Conf
         namespaces,
         pod_selector,
         on_invalid,
+        container_override,
         annotations,
         rest,
     } = config;
     let path = |key: &str| format!("profiles.{name}.{key}");
-    let later = ["allowKernelMode", "containerOverride"];
-    refuse(
-        &rest,
-        &path(""),
-        &[
-            "image",
-            "allowedTags",
-            "allowedImages",
-            "allowedExtraArgs",
-            "authKeySecretName",
-            "imagePullSecrets",
-            "namespaces",
-            "podSelector",
-            "onInvalid",
-            "annotations",
-        ],
-        &later,
-    )?;
+    refuse(&rest, &path(""), &KEYS, &["allowKernelMode"])?;
     let mut profile = Profile {
         image: match image {
             Some(image) => checked_image(path("image"), image, IMAGE)?,
@@ -70,6 +68,7 @@ pub(super) fn profile(name: &str, config: ProfileConfig) -> Result<Profile, Conf
             .map(|config| super::selector(&path("podSelector"), config))
             .transpose()?,
         on_invalid: checked_on_invalid(path("onInvalid"), on_invalid)?,
+        overlay: overlay(&path("containerOverride."), container_override)?,
         ..Profile::default()
     };
     if let Some(name) = auth_key_secret_name {
@@ -89,6 +88,28 @@ pub(super) fn profile(name: &str, config: ProfileConfig) -> Result<Profile, Conf
         .map(|byte| format!("{byte:02x}"))
         .collect();
     Ok(profile)
+}
+
+fn overlay(base: &str, config: ContainerOverride) -> Result<Overlay, ConfigError> {
+    let ContainerOverride {
+        env,
+        volume_mounts,
+        liveness_probe,
+        readiness_probe,
+        security_context,
+        rest,
+    } = config;
+    let accepted = [
+        "env",
+        "volumeMounts",
+        "livenessProbe",
+        "readinessProbe",
+        "securityContext",
+    ];
+    refuse(&rest, base, &accepted, &[])?;
+    let probes = [liveness_probe, readiness_probe];
+    Overlay::checked(env, volume_mounts, probes, security_context)
+        .map_err(|(key, text, want)| value(format!("{base}{key}"), &text, &want))
 }
 
 fn checked_on_invalid(path: String, text: Option<String>) -> Result<OnInvalid, ConfigError> {
