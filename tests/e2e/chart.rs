@@ -282,6 +282,7 @@ fn rights(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
         "get secrets/rights-sidescale-webhook-ca -n rights",
         "update secrets/rights-sidescale-webhook-ca -n rights",
         "get secrets/headscale-api-key -n rights-headscale",
+        "update secrets/headscale-api-key -n rights-headscale",
         "list pods -A",
         "watch namespaces",
         "create events -n default",
@@ -295,7 +296,7 @@ fn rights(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
         "patch secrets/headscale-auth-keys -n default",
         "delete secrets/headscale-auth-keys -n default",
         "get secrets/rights-sidescale-webhook-ca -n default",
-        "update secrets/headscale-api-key -n rights-headscale",
+        "update secrets/other -n rights-headscale",
         "get secrets/headscale-api-key -n default",
         "get leases.coordination.k8s.io -n default",
         "patch mutatingwebhookconfigurations/other",
@@ -358,6 +359,17 @@ fn policy(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
     )?;
     create(&account, app, "headscale-auth-keys", "Opaque", true)?;
     create(&account, &release.name, &ca, "Opaque", true)?;
+    // The API key's Secret in its own namespace alone, and only while it is ours.
+    refused(
+        create(&account, app, "headscale-api-key", "Opaque", true),
+        "is not on the list",
+    )?;
+    let keys = format!("{}-headscale", release.name);
+    create(&account, &keys, "headscale-api-key", "Opaque", true)?;
+    refused(
+        create(&account, &keys, "another", "Opaque", true),
+        "is not on the list",
+    )?;
 
     // A Secret that somebody else made is not taken over by putting our label on it, unless its owner says so.
     create(admin, app, "headscale-pod-auth-keys", "Opaque", false)?;

@@ -25,6 +25,7 @@ mod first;
 mod golden;
 mod join;
 mod leaks;
+mod manager;
 mod negative;
 mod nodes;
 mod rotation;
@@ -62,6 +63,7 @@ const CASES: &[&[Case]] = &[
     first::CASES,
     negative::CASES,
     nodes::CASES,
+    manager::CASES,
     rotation::CASES,
     faults::CASES,
     // Last: it reads what all the others have left.

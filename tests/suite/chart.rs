@@ -48,6 +48,22 @@ fn chart_image_and_crate_are_of_one_version() {
     assert!(read("Makefile").contains(&format!("IMAGE ?= sidescale:{version}\n")));
 }
 
+/// The webhook gives the container beside Headscale arguments and no command.
+#[test]
+fn the_image_takes_any_command_of_ours_as_its_arguments() {
+    let dockerfile = read("Dockerfile");
+    let lines: Vec<&str> = dockerfile.lines().collect();
+    assert!(lines.contains(&r#"ENTRYPOINT ["/usr/local/bin/sidescale"]"#));
+    assert!(lines.contains(&r#"CMD ["serve"]"#));
+    assert!(lines.contains(&"USER 65532:65532"));
+    let line = ["sidescale", "apikey-manager", "--namespace=headscale"];
+    assert!(
+        sidescale::args::Args::command()
+            .try_get_matches_from(line)
+            .is_ok()
+    );
+}
+
 #[test]
 fn every_value_is_in_the_schema_and_every_property_has_a_value() {
     let schema: Value = serde_json::from_str(&read("charts/sidescale/values.schema.json")).unwrap();

@@ -97,8 +97,11 @@ pub(super) fn left(now: Timestamp, until: Timestamp) -> String {
     let Ok(left) = Duration::try_from(until.duration_since(now)) else {
         return "0s".to_owned();
     };
-    // The fraction that marks a key's end is nobody's concern.
-    let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
+    // The fraction of a second that marks a key's end is nobody's concern, nor is a moment of a long time.
+    let seconds = match left.as_secs() + u64::from(left.subsec_nanos() > 0) {
+        short @ ..3_600 => short,
+        long => (long + 30) / 60 * 60,
+    };
     let units = [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)];
     let mut rest = seconds;
     let mut text = String::new();
@@ -127,7 +130,8 @@ mod tests {
         let now = Timestamp::from_second(1_000_000).unwrap();
         for (seconds, want) in [
             (80 * 86_400, "80d"),
-            (80 * 86_400 - 1, "79d23h"),
+            (80 * 86_400 - 1, "80d"),
+            (80 * 86_400 - 60, "79d23h"),
             (86_400 + 60, "1d"),
             (5_400, "1h30m"),
             (59, "59s"),

@@ -1,0 +1,526 @@
+//! `sidescale apikey-manager` on a real Headscale's socket and a real API server, under the chart's Role.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, MutexGuard},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use sidescale::control_plane::{ApiKey, ControlPlane, Endpoint, api_key_prefix};
+use sidescale::key_value::KeyValue;
+use tokio::runtime::Runtime;
+
+use crate::{
+    Case,
+    chart::Release,
+    support::{
+        api::{self, free_ports, kubeconfig},
+        context::Context,
+        headscale::{Headscale, Program},
+        levels::Level,
+        processes::{Place, Process},
+        product::label,
+        proxy::{self, Ledger, Server, Trap, Upstream},
+        wait,
+    },
+};
+
+pub(crate) const CASES: &[Case] = &[
+    Case {
+        name: "manager::it_makes_keeps_and_renews_the_key",
+        needs: &[Level::Api, Level::Headscale],
+        each: true,
+        run: life,
+    },
+    Case {
+        name: "manager::killed_after_any_answer_one_live_key_is_left",
+        needs: &[Level::Api, Level::Headscale],
+        each: false,
+        run: kills,
+    },
+];
+
+const SECRET: &str = "headscale-api-key";
+const EXPIRATION: &str = "api-key.headscale.infrado.cloud/expiration";
+const CREATED_AT: &str = "api-key.headscale.infrado.cloud/created-at";
+/// What a look at the Secret between two checks may take, and a busy machine.
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// A Headscale, its namespace with the chart's Role, and a kubeconfig of its account.
+struct World<'a> {
+    api: MutexGuard<'a, api::ControlPlane>,
+    _release: Release,
+    program: Program,
+    headscale: Option<Headscale>,
+    address: String,
+    folder: PathBuf,
+    namespace: String,
+    token: String,
+    runtime: Runtime,
+}
+
+impl<'a> World<'a> {
+    fn new(context: &'a Context, program: &Program, test: &str) -> Result<Self> {
+        let api = context.api()?;
+        let name = label(test, program);
+        let folder = context.folder.inner(&name)?;
+        let release = Release::install(context, &api, &name)?;
+        let namespace = format!("{name}-headscale");
+        api.kubectl().apply(&json!({
+            "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "headscale", "namespace": namespace},
+        }))?;
+        let token = ["create", "token", "headscale", "--namespace", &namespace];
+        let token = api.kubectl().run(&token)?.trim().to_owned();
+        let [port] = free_ports()?;
+        Ok(Self {
+            api,
+            _release: release,
+            program: program.clone(),
+            headscale: None,
+            address: format!("127.0.0.1:{port}"),
+            folder,
+            namespace,
+            token,
+            runtime: Runtime::new()?,
+        })
+    }
+
+    fn start_headscale(&mut self) -> Result<()> {
+        let (program, folder) = (&self.program, &self.folder);
+        let started = Headscale::start(program, Place::Host, folder, &self.address)?;
+        self.headscale = Some(started);
+        Ok(())
+    }
+
+    fn server(&self) -> Result<String> {
+        let path = self.api.kubectl().kubeconfig();
+        let config: Value = serde_json::from_str(&std::fs::read_to_string(path)?)?;
+        let server = config["clusters"][0]["cluster"]["server"].as_str();
+        Ok(server.context("no server")?.to_owned())
+    }
+
+    /// Starts the manager by its five flags, and some more.
+    fn start(&self, name: &str, more: &[&str]) -> Result<Process> {
+        self.start_at(name, &self.server()?, more)
+    }
+
+    fn start_at(&self, name: &str, server: &str, more: &[&str]) -> Result<Process> {
+        let kubeconfig_path = self.folder.join(format!("{name}.conf"));
+        std::fs::write(&kubeconfig_path, kubeconfig(server, &self.token))?;
+        let mut arguments = vec![
+            "apikey-manager".to_owned(),
+            format!(
+                "--socket-path={}",
+                self.folder.join("headscale.sock").display()
+            ),
+            format!("--namespace={}", self.namespace),
+            format!("--kubeconfig={}", kubeconfig_path.display()),
+            "--pod-name=headscale-0".to_owned(),
+        ];
+        for flag in [
+            "--secret-name=headscale-api-key",
+            "--expiration=2160h",
+            "--rotation-buffer=240h",
+        ] {
+            let key = flag.split_once('=').map_or(flag, |(key, _)| key);
+            if !more.iter().any(|given| given.starts_with(key)) {
+                arguments.push(flag.to_owned());
+            }
+        }
+        arguments.extend(more.iter().map(|flag| (*flag).to_owned()));
+        let program = Path::new(env!("CARGO_BIN_EXE_sidescale"));
+        Process::start(Place::Host, &self.folder, name, program, &arguments)
+    }
+
+    fn secret(&self) -> Result<Value> {
+        let kubectl = self.api.kubectl();
+        kubectl.json(&["get", "secret", SECRET, "--namespace", &self.namespace])
+    }
+
+    fn key(&self) -> Result<String> {
+        let secret = self.secret()?;
+        let encoded = secret["data"]["api-key"].as_str().context("no key yet")?;
+        Ok(String::from_utf8(STANDARD.decode(encoded)?)?)
+    }
+
+    /// The key in the Secret, once it is another than `but`.
+    fn new_key(&self, but: &str) -> Result<String> {
+        wait::until("a new key", LIMIT, || {
+            let key = self.key()?;
+            ensure!(key != but, "still the old one");
+            Ok(key)
+        })
+    }
+
+    /// All API keys, asked over TCP with this one.
+    fn list(&self, key: &str) -> Result<Vec<ApiKey>> {
+        let control_plane = self.control_plane(key)?;
+        Ok(self.runtime.block_on(control_plane.list_api_keys())?)
+    }
+
+    fn control_plane(&self, key: &str) -> Result<ControlPlane> {
+        Ok(ControlPlane::new(Endpoint {
+            name: "test".into(),
+            api_url: format!("http://{}", self.address),
+            api_key: KeyValue::new(key.to_owned()),
+            ca_bundle: None,
+            allow_insecure: true,
+        })?)
+    }
+
+    fn live(&self, key: &str) -> Result<usize> {
+        let now = Timestamp::now();
+        let rows = self.list(key)?;
+        let live = rows
+            .iter()
+            .filter(|row| row.expiration.is_some_and(|end| now < end));
+        Ok(live.count())
+    }
+
+    /// Waits until exactly one key is alive: that in the Secret.
+    fn one_live_key(&self) -> Result<String> {
+        wait::until("one live key", LIMIT, || {
+            let key = self.key()?;
+            let live = self.live(&key)?;
+            ensure!(live == 1, "{live} live keys");
+            Ok(key)
+        })
+    }
+
+    fn says(&self, process: &Process, words: &[&str]) -> Result<()> {
+        wait::until("the log says so", LIMIT, || {
+            let log = process.log();
+            let line = log
+                .lines()
+                .find(|line| words.iter().all(|word| line.contains(word)));
+            line.map(drop)
+                .with_context(|| format!("no line with {words:?} in\n{log}"))
+        })
+    }
+
+    fn annotation(&self, name: &str) -> Result<Timestamp> {
+        let path = format!(
+            "jsonpath={{.metadata.annotations.{}}}",
+            name.replace('.', "\\.")
+        );
+        let arguments = [
+            "get",
+            "secret",
+            SECRET,
+            "--namespace",
+            &self.namespace,
+            "--output",
+            &path,
+        ];
+        Ok(self.api.kubectl().run(&arguments)?.parse()?)
+    }
+}
+
+fn life(context: &Context, program: Option<&Program>) -> Result<()> {
+    let mut world = World::new(context, program.context("runs for a Headscale")?, "manager")?;
+    let mut manager = world.start("first", &[])?;
+    world.says(
+        &manager,
+        &["Waiting for Headscale to be ready", "\"attempt\":1"],
+    )?;
+    ensure!(world.secret().is_err(), "a Secret before Headscale");
+    world.start_headscale()?;
+    let ready = Instant::now();
+    let key = world.new_key("")?;
+    println!(
+        "Headscale {} ready -> API key in its Secret: {:?}",
+        world.program.version,
+        ready.elapsed()
+    );
+    ensure!(world.live(&key)? == 1, "another key");
+    let life = world
+        .annotation(EXPIRATION)?
+        .duration_since(world.annotation(CREATED_AT)?);
+    ensure!((life.as_secs() - 2160 * 3600).abs() <= 1, "it lives {life}");
+    let listed = world.list(&key)?;
+    let end = listed
+        .first()
+        .and_then(|row| row.expiration)
+        .context("no end")?;
+    let stated = world.annotation(EXPIRATION)?;
+    ensure!(
+        end.duration_since(stated).abs().as_secs() <= 1,
+        "{stated} is not {end}"
+    );
+    world.says(
+        &manager,
+        &[
+            "Checked the API key",
+            "\"remaining\":\"90d\"",
+            "renewed",
+            "\"due\"",
+        ],
+    )?;
+    let began = Instant::now();
+    manager.stop(Duration::from_secs(10))?;
+    ensure!(
+        began.elapsed() < Duration::from_secs(5),
+        "SIGTERM took {:?}",
+        began.elapsed()
+    );
+    restarts(&world, &key)?;
+    renewals(&world)?;
+    foreign(&world)?;
+    rights(&world)
+}
+
+/// A valid key is left alone by every restart.
+fn restarts(world: &World<'_>, key: &str) -> Result<()> {
+    for round in 0..3 {
+        let name = format!("restart-{round}");
+        let manager = world.start(&name, &[])?;
+        world.says(&manager, &["Checked the API key", "no rotation needed"])?;
+        ensure!(
+            world.key()? == key && world.live(key)? == 1,
+            "a key was made"
+        );
+    }
+    Ok(())
+}
+
+/// A life of seconds: whoever reads the Secret and uses what it says is never refused.
+fn renewals(world: &World<'_>) -> Result<()> {
+    // The long-lived key is not due; in its place comes one that is.
+    world.prepare(During::FirstKey)?;
+    let flags = ["--expiration=16s", "--rotation-buffer=10s", "--overlap=2s"];
+    let _manager = world.start("short", &flags)?;
+    let (began, mut uses, mut keys) = (Instant::now(), 0, std::collections::BTreeSet::new());
+    // The long-lived one is not due; in its place comes one that is.
+    let arguments = ["delete", "secret", SECRET, "--namespace", &world.namespace];
+    world.api.kubectl().run(&arguments)?;
+    world.new_key("")?;
+    while began.elapsed() < Duration::from_secs(60) && keys.len() < 6 {
+        let key = world.key()?;
+        world
+            .list(&key)
+            .with_context(|| format!("refused after {uses} uses"))?;
+        uses += 1;
+        keys.insert(key);
+    }
+    println!("{uses} uses of {} keys of 16 s: 0 refused", keys.len());
+    ensure!(keys.len() >= 4, "only {} renewals in a minute", keys.len());
+    let last = world.key()?;
+    let newest = world.new_key(&last)?;
+    wait::until("old keys are refused", LIMIT, || {
+        for key in &keys {
+            ensure!(world.list(key).is_err(), "an old key is good");
+        }
+        Ok(())
+    })
+    .or_else(|error| {
+        if keys.contains(&newest) {
+            Ok(())
+        } else {
+            Err(error)
+        }
+    })?;
+    Ok(())
+}
+
+/// A Secret that somebody else made is left alone until it is handed over; deleted, it comes back.
+fn foreign(world: &World<'_>) -> Result<()> {
+    let kubectl = world.api.kubectl();
+    let own = ["--namespace", world.namespace.as_str()];
+    world.prepare(During::FirstKey)?;
+    kubectl.run(
+        &[
+            &[
+                "create",
+                "secret",
+                "generic",
+                SECRET,
+                "--from-literal=password=theirs",
+            ],
+            &own[..],
+        ]
+        .concat(),
+    )?;
+    let before = world.secret()?;
+    let manager = world.start("foreign", &[])?;
+    world.says(
+        &manager,
+        &["is left alone", "sidescale.io/adopt=true", &world.namespace],
+    )?;
+    ensure!(world.secret()? == before, "it was written");
+    kubectl.run(
+        &[
+            &["annotate", "secret", SECRET, "sidescale.io/adopt=true"],
+            &own[..],
+        ]
+        .concat(),
+    )?;
+    let key = world.new_key("")?;
+    ensure!(
+        world.secret()?["data"]["password"].is_string(),
+        "other data is lost"
+    );
+    let deleted = Instant::now();
+    kubectl.run(&[&["delete", "secret", SECRET], &own[..]].concat())?;
+    world.new_key(&key)?;
+    println!("Secret deleted -> there again: {:?}", deleted.elapsed());
+    world.one_live_key().map(drop)
+}
+
+/// Without its rights it says which, makes no key, and lives.
+fn rights(world: &World<'_>) -> Result<()> {
+    let before = world.list(&world.key()?)?.len();
+    let mut manager = world.start("rights", &["--secret-name=another"])?;
+    let account = format!("system:serviceaccount:{}:headscale", world.namespace);
+    world.says(
+        &manager,
+        &[
+            "get",
+            "another",
+            &world.namespace,
+            &account,
+            "headscale.serviceAccount",
+        ],
+    )?;
+    wait::until("it tries again", LIMIT, || {
+        let tries = manager.log().matches("could not be looked after").count();
+        ensure!(tries >= 3, "{tries} tries");
+        Ok(())
+    })?;
+    manager.check_alive()?;
+    ensure!(world.list(&world.key()?)?.len() == before, "a key was made");
+    let can = |what: &str| {
+        let arguments = ["auth", "can-i", what.split(' ').next().unwrap_or_default()];
+        let rest: Vec<&str> = what.split(' ').skip(1).collect();
+        let user = format!("--as={account}");
+        let more = ["--namespace", &world.namespace, &user];
+        world
+            .api
+            .kubectl()
+            .run(&[&arguments[..], &rest, &more].concat())
+            .is_ok()
+    };
+    for may in [
+        "create secrets",
+        "update secret/headscale-api-key",
+        "get secret/headscale-api-key",
+    ] {
+        ensure!(can(may), "{may}");
+    }
+    for may_not in [
+        "get secret/other",
+        "list secrets",
+        "watch secrets",
+        "delete secret/headscale-api-key",
+    ] {
+        ensure!(!can(may_not), "{may_not}");
+    }
+    Ok(())
+}
+
+/// What the manager is doing when it is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum During {
+    /// There is no Secret.
+    FirstKey,
+    /// The key lives an hour, and is due for whoever wants two of them.
+    Renewal,
+}
+
+const SHORT: [&str; 2] = ["--expiration=1h", "--rotation-buffer=30m"];
+const LONG: [&str; 2] = ["--expiration=9h", "--rotation-buffer=2h"];
+
+/// SIGKILL after each answer of the API server, whether that answer arrives or not.
+fn kills(context: &Context, program: Option<&Program>) -> Result<()> {
+    let program = program.context("runs for a Headscale")?;
+    let mut world = World::new(context, program, "kill-manager")?;
+    world.start_headscale()?;
+    let certificates = world.api.kubectl().kubeconfig().with_file_name("certs");
+    let server = world.server()?;
+    let address = server.trim_start_matches("https://").parse()?;
+    let upstream = Upstream::trusting(address, &certificates.join("apiserver.crt"))?;
+    let ledger = Arc::<Ledger>::default();
+    let port = proxy::start(Server::Kubernetes, upstream, Arc::clone(&ledger))?;
+    let through = format!("http://127.0.0.1:{port}");
+    let mut killed = 0;
+    for during in [During::FirstKey, During::Renewal] {
+        for nth in 1..40 {
+            let mut rested = false;
+            for passes in [true, false] {
+                world.prepare(during)?;
+                let trap = Trap {
+                    server: Server::Kubernetes,
+                    counts: |_| true,
+                    nth,
+                    passes,
+                };
+                ledger.set(trap);
+                let name = format!("{during:?}-{nth}-{passes}");
+                let manager = world.start_at(&name, &through, &LONG)?;
+                ledger.watch(manager.pid()?);
+                rested = wait::until("killed or at rest", LIMIT, || {
+                    let rested = manager.log().contains("Checked the API key");
+                    ensure!(rested || ledger.sprung(), "at work");
+                    Ok(!ledger.sprung())
+                })?;
+                drop(manager);
+                ledger.disarm();
+                if rested {
+                    break;
+                }
+                killed += 1;
+                let _manager = world.start(&format!("{name}-again"), &LONG)?;
+                world.has_long_key().context(name)?;
+            }
+            if rested {
+                ensure!(nth > 5, "{during:?} was over after {nth} answers");
+                break;
+            }
+        }
+    }
+    println!("killed after {killed} answers of the API server: each time one live key was left");
+    ensure!(killed >= 20, "killed only {killed} times");
+    Ok(())
+}
+
+impl World<'_> {
+    /// Ends all keys, and leaves none or one that lives an hour.
+    fn prepare(&self, during: During) -> Result<()> {
+        if let Ok(key) = self.key() {
+            let (api_key, now) = (self.control_plane(&key)?, Timestamp::now());
+            let mut rows = self.list(&key)?;
+            rows.retain(|row| row.expiration.is_some_and(|end| now < end));
+            // The last is the one that the calls are made with.
+            let value = KeyValue::new(key);
+            let own = api_key_prefix(&value).context("no API key")?;
+            rows.sort_by_key(|row| row.prefix == own);
+            for row in rows {
+                self.runtime.block_on(api_key.expire_api_key(row.id))?;
+            }
+            let arguments = ["delete", "secret", SECRET, "--namespace", &self.namespace];
+            self.api.kubectl().run(&arguments)?;
+        }
+        if during == During::Renewal {
+            let _manager = self.start("prepare", &SHORT)?;
+            self.one_live_key()?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the one live key is one that lives long.
+    fn has_long_key(&self) -> Result<()> {
+        wait::until("the new key alone", LIMIT, || {
+            let key = self.key()?;
+            let left = self
+                .annotation(EXPIRATION)?
+                .duration_since(Timestamp::now());
+            ensure!(left.as_hours() >= 7, "{left} left");
+            let live = self.live(&key)?;
+            ensure!(live == 1, "{live} live keys");
+            Ok(())
+        })
+    }
+}
