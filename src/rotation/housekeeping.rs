@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::demand::Demands;
 use super::names::{Names, Step};
@@ -233,6 +233,15 @@ fn told(control_plane: &str, step: &Step) {
                 from,
                 to,
                 "Gave a node its name again"
+            );
+        }
+        Step::TellTaken { node, from, to } => {
+            warn!(
+                control_plane,
+                node_id = node.0,
+                name = from,
+                taken = to,
+                "A node has another name than it asked for, because a node of somebody else has that"
             );
         }
     }

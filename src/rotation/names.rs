@@ -1,6 +1,6 @@
 //! After a rollout the newest node gets its service's name again, once the old one has made room for it. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -35,6 +35,15 @@ pub enum Step {
         /// The name.
         to: String,
     },
+    /// Tell people that a node which is none of this service has the name; once.
+    TellTaken {
+        /// The node that asked for it.
+        node: NodeId,
+        /// Its label now.
+        from: String,
+        /// The name.
+        to: String,
+    },
 }
 
 /// What earlier looks at one control plane have shown: no more than the nodes that are away, and what was refused.
@@ -42,6 +51,7 @@ pub enum Step {
 pub struct Names {
     away: BTreeMap<NodeId, Timestamp>,
     refused: BTreeMap<NodeId, Timestamp>,
+    told: BTreeSet<NodeId>,
 }
 
 impl Step {
@@ -49,7 +59,9 @@ impl Step {
     #[must_use]
     pub fn node(&self) -> NodeId {
         match self {
-            Self::Delete { node, .. } | Self::Rename { node, .. } => *node,
+            Self::Delete { node, .. }
+            | Self::Rename { node, .. }
+            | Self::TellTaken { node, .. } => *node,
         }
     }
 }
@@ -81,6 +93,10 @@ impl Names {
                 self.of_host(now, user, hostname, pods, tailnet, &mut steps);
             }
         }
+        let taken = |step: &Step| matches!(step, Step::TellTaken { .. });
+        let told = steps.iter().filter(|step| taken(step)).map(Step::node);
+        let told = std::mem::replace(&mut self.told, told.collect());
+        steps.retain(|step| !taken(step) || !told.contains(&step.node()));
         steps
     }
 
@@ -121,6 +137,7 @@ impl Names {
         if !newest.online || pods == 0 || online < pods {
             return;
         }
+        let own = nodes.clone().any(|node| node.given_name == hostname);
         let old: Vec<_> = nodes.filter(|node| self.is_over(now, node)).collect();
         let frees = old.iter().any(|node| node.given_name == hostname);
         steps.extend(old.into_iter().map(|node| Step::Delete {
@@ -129,6 +146,12 @@ impl Names {
         }));
         if (frees || !tailnet.is_taken(hostname)) && !self.refused.contains_key(&newest.id) {
             steps.push(Step::Rename {
+                node: newest.id,
+                from: newest.given_name.clone(),
+                to: hostname.to_owned(),
+            });
+        } else if !own && tailnet.is_taken(hostname) {
+            steps.push(Step::TellTaken {
                 node: newest.id,
                 from: newest.given_name.clone(),
                 to: hostname.to_owned(),
@@ -234,6 +257,7 @@ mod tests {
                 assert!(from != to && to == "api");
                 node.0 as i64
             }
+            Step::TellTaken { .. } => panic!("told once, at the first look"),
         });
         shown.collect()
     }
@@ -301,6 +325,23 @@ mod tests {
             let strange = [(1, "api", online, 4), (2, "api-1", true, 1)];
             assert_eq!(after_looks("shop.api", 1, &strange, 600), NOTHING);
         }
+    }
+
+    #[test]
+    fn a_name_that_another_has_is_told_once_until_it_is_free() {
+        let mut names = Names::default();
+        let demands = demands("shop.api", 1);
+        let mut steps = |nodes: &[_]| names.steps(at(0), "default", &demands, &tailnet(0, nodes));
+        let strange = [(1, "api", true, 4), (2, "api-1", true, 1)];
+        let (from, to) = ("api-1".to_owned(), "api".to_owned());
+        let node = NodeId(2);
+        let told = Step::TellTaken { node, from, to };
+        assert_eq!(steps(&strange), [told.clone()]);
+        assert_eq!(steps(&strange), []);
+        assert!(matches!(steps(&strange[1..])[..], [Step::Rename { .. }]));
+        assert_eq!(steps(&strange), [told], "taken anew");
+        // Its own old node is not worth a word: it makes room.
+        assert_eq!(steps(&[(1, "api", true, 1), (2, "api-1", true, 1)]), []);
     }
 
     #[test]

@@ -42,6 +42,10 @@ fn seen_and_mended(context: &Context, program: Option<&headscale::Program>) -> R
         &context.gateway_address(),
     )?;
     let product = Product::install(node, &headscale, &test, &[])?;
+    ensure!(
+        !may_evict(node.kubectl(), &product),
+        "it may evict, and nobody wants it to"
+    );
     product.apply_example(&[])?;
     let first = headscale
         .online("web", LIMIT)
@@ -106,6 +110,7 @@ fn evicted(context: &Context, program: Option<&headscale::Program>) -> Result<()
     )?;
     let evict = [("config.rotation.onLost", "evict")];
     let product = Product::install(node, &headscale, &test, &evict)?;
+    ensure!(may_evict(node.kubectl(), &product), "it may not evict");
     product.apply_example(&[])?;
     let first = headscale
         .online("web", LIMIT)
@@ -122,6 +127,14 @@ fn evicted(context: &Context, program: Option<&headscale::Program>) -> Result<()
         began.elapsed()
     );
     Ok(())
+}
+
+/// Whether the product's account has the right to evict pods.
+fn may_evict(kubectl: &Kubectl, product: &Product<'_>) -> bool {
+    let account = format!("system:serviceaccount:{}:sidescale", product.namespace);
+    let arguments = ["auth", "can-i", "create", "pods/eviction", "--as", &account];
+    let asked = kubectl.run(&[&arguments[..], &["--namespace", &product.workloads]].concat());
+    asked.is_ok_and(|answer| answer.trim() == "yes")
 }
 
 /// Deletes the node of a live pod by hand; says how long it took until that was told.

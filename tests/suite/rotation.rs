@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use sidescale::clock::Clock;
 use sidescale::commands::demo::headscale::{Call, Embedded, Fault, Flavour, IssuedKey};
+use sidescale::control_plane::{ControlPlane, Endpoint, NewPreAuthKey};
 use sidescale::events::Events;
 use sidescale::health::{Health, Part};
 use sidescale::metrics::Metrics;
@@ -140,6 +141,28 @@ impl World {
         self.demands.send_modify(|demands| {
             demands.namespaces.insert("shop".into(), Arc::new(demand));
         });
+    }
+
+    /// Makes a user and a live key as another installation on the same Headscale would, and gives the key's value.
+    async fn key_of_another(&self, user: &str, mark: &str) -> String {
+        let control_plane = ControlPlane::new(Endpoint {
+            name: "other".into(),
+            api_url: self.policy.control_planes["default"].api_url.clone(),
+            api_key: self.headscale.create_api_key(DAY),
+            ca_bundle: None,
+            allow_insecure: true,
+        })
+        .unwrap();
+        let user = control_plane.create_user(user, mark).await.unwrap();
+        let new = NewPreAuthKey {
+            user: user.id,
+            reusable: true,
+            ephemeral: true,
+            expiration: sidescale::clock::after(self.clock.now(), DAY * 30),
+            tags: Vec::new(),
+        };
+        let minted = control_plane.create_pre_auth_key(&new).await.unwrap();
+        minted.value.expose().to_owned()
     }
 
     async fn secret(&self) -> Option<StoredSecret> {

@@ -108,6 +108,7 @@ impl Plane {
                 let renamed = self.client.rename_node(*node, to);
                 self.counted("rename_node", renamed).await.map(drop)
             }
+            Step::TellTaken { .. } => Ok(()),
         }
     }
 

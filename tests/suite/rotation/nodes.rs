@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use sidescale::control_plane::{ControlPlane, Endpoint, NewPreAuthKey, NodeId};
+use sidescale::control_plane::NodeId;
 use sidescale::rotation::fleet::{Fleet, Member};
 
 use super::*;
@@ -117,31 +117,12 @@ async fn what_another_cluster_made_is_left_alone() {
     world.pods(&[(0, 1)]);
     let key = world.key("api").await;
     // Another cluster's rotation on the same Headscale: its own mark, its own user and key.
-    let control_plane = ControlPlane::new(Endpoint {
-        name: "other".into(),
-        api_url: world.policy.control_planes["default"].api_url.clone(),
-        api_key: world.headscale.create_api_key(DAY),
-        ca_bundle: None,
-        allow_insecure: true,
-    })
-    .unwrap();
-    let user = control_plane
-        .create_user("prod.api", "sidescale another-cluster test")
-        .await
-        .unwrap();
-    let minted = control_plane
-        .create_pre_auth_key(&NewPreAuthKey {
-            user: user.id,
-            reusable: true,
-            ephemeral: true,
-            expiration: sidescale::clock::after(world.clock.now(), DAY),
-            tags: Vec::new(),
-        })
-        .await
-        .unwrap();
+    let other = world
+        .key_of_another("prod.api", "sidescale another-cluster test")
+        .await;
     // Its node was first and has the name; one of its nodes is away for good, and one has no pod here.
-    let first = world.headscale.join(minted.value.expose(), "api").unwrap();
-    let away = world.headscale.join(minted.value.expose(), "api").unwrap();
+    let first = world.headscale.join(&other, "api").unwrap();
+    let away = world.headscale.join(&other, "api").unwrap();
     world.headscale.set_online(away, false);
     let ours = world.headscale.join(&key, "api").unwrap();
     world.looks_until("Joined", 1).await;

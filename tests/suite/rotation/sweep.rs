@@ -38,12 +38,23 @@ async fn the_keys_of_a_namespace_deleted_while_nobody_looked_are_ended_at_the_ne
     world.key("db").await;
     drop(process);
     world.delete_namespace();
+    // Another release in this cluster, and another cluster: their users' namespaces have no Secret that we could read.
+    let release = MARK.replace("test", "staging");
+    let others = [
+        world.key_of_another("shop.web", &release).await,
+        world
+            .key_of_another("prod.api", "sidescale another-cluster test")
+            .await,
+    ];
     world.clock.advance(11 * MINUTE);
     let _process = world.start("b");
     until("the end of both keys", async || {
-        world.alive().is_empty().then_some(())
+        (world.alive().len() == others.len()).then_some(())
     })
     .await;
+    for other in others {
+        assert!(world.headscale.accepts(&other));
+    }
 }
 
 #[tokio::test]
