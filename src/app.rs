@@ -1,5 +1,6 @@
 //! Starts what the command line asks for, and ends it: runtime, log, signals, exit code.
 
+use std::io::stdout;
 use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -10,7 +11,7 @@ use clap::CommandFactory;
 use clap::error::ErrorKind;
 
 use crate::args::{Args, Command};
-use crate::commands::{apikey_manager, demo, serve};
+use crate::commands::{apikey_manager, demo, rotate, serve, status};
 use crate::telemetry;
 
 /// Runs a command to its end: 0 done, 1 failed. Bad usage (2) has ended the process before.
@@ -53,6 +54,18 @@ pub fn run(args: Args) -> ExitCode {
             }
             result.is_ok()
         }
+        Command::Status(args) => {
+            let typed = with_signals(|shutdown| {
+                until_stopped(shutdown, async { status::run(args, &mut stdout()).await })
+            });
+            told(runtime.block_on(typed))
+        }
+        Command::Rotate(args) => {
+            let typed = with_signals(|shutdown| {
+                until_stopped(shutdown, async { rotate::run(args, &mut stdout()).await })
+            });
+            told(runtime.block_on(typed))
+        }
         Command::Demo(args) => {
             let result = runtime.block_on(with_signals(|shutdown| demo::run(args, shutdown)));
             if let Err(error) = &result {
@@ -68,6 +81,25 @@ pub fn run(args: Args) -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// Runs a command that leaves nothing half done wherever it is stopped.
+async fn until_stopped(
+    shutdown: CancellationToken,
+    command: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    tokio::select! {
+        result = command => result,
+        () = shutdown.cancelled() => Err(anyhow::anyhow!("stopped before it was done")),
+    }
+}
+
+/// Whether the command did what it was to do; if not, why is said.
+fn told(result: anyhow::Result<()>) -> bool {
+    if let Err(error) = &result {
+        complain(error);
+    }
+    result.is_ok()
 }
 
 /// Runs a command that ends cleanly on the first SIGTERM or SIGINT, and at once on the second.

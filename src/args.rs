@@ -7,7 +7,9 @@ use jiff::SignedDuration;
 
 use crate::commands::apikey_manager::ApikeyManagerArgs;
 use crate::commands::demo::DemoArgs;
+use crate::commands::rotate::RotateArgs;
 use crate::commands::serve::ServeArgs;
+use crate::commands::status::StatusArgs;
 
 /// Gets annotated Kubernetes pods into a tailnet, and keeps their keys fresh
 #[derive(Debug, Parser)]
@@ -25,6 +27,10 @@ pub enum Command {
     Serve(Box<ServeArgs>),
     /// Keep Headscale's API key fresh, from beside Headscale
     ApikeyManager(Box<ApikeyManagerArgs>),
+    /// Show every key: whose, how old, when renewed, who uses it, what is wrong
+    Status(StatusArgs),
+    /// Have keys replaced now, and the old ones ended at once if they have leaked
+    Rotate(RotateArgs),
     /// Show it all on this machine, with nothing installed; takes some seconds
     Demo(DemoArgs),
 }

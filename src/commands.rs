@@ -2,4 +2,9 @@
 
 pub mod apikey_manager;
 pub mod demo;
+mod inventory;
+mod progress;
+pub mod release;
+pub mod rotate;
 pub mod serve;
+pub mod status;

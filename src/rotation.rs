@@ -24,6 +24,7 @@ pub(crate) mod model;
 pub mod names;
 pub mod nodes;
 pub mod orphans;
+mod ownership;
 pub mod plan;
 pub mod plane;
 mod planes;
@@ -35,3 +36,5 @@ pub mod run;
 mod settle;
 pub mod state;
 pub mod tailnet;
+
+pub(crate) use ownership::ownership;

@@ -421,7 +421,7 @@ async fn api_key(
     }
 }
 
-fn no_credentials(plane: &str, namespace: &str, name: &str, exists: bool) -> Trouble {
+pub(crate) fn no_credentials(plane: &str, namespace: &str, name: &str, exists: bool) -> Trouble {
     let found = if exists {
         format!("has no value under \"{API_KEY}\"")
     } else {

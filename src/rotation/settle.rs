@@ -8,6 +8,7 @@ use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
 use super::demand::{KeyDemand, SecretRef};
+use super::ownership::ownership;
 use super::plan::{Issued, Ownership, Plan, Process, Step, View, Why, plan};
 use super::plane::{Plane, Trouble};
 use super::private_ca;
@@ -24,9 +25,6 @@ mod tidy;
 
 /// Bounds one job: enough for a full namespace of new services, eight at a time.
 const ROUNDS: usize = 64;
-
-const ADOPT: &str = "sidescale.io/adopt";
-const PAUSED: &str = "sidescale.io/paused";
 
 /// A Secret, and what the control planes held when it was listed after it.
 pub(super) type Snapshot = (StoredSecret, Arc<BTreeMap<String, Issued>>);
@@ -155,50 +153,11 @@ impl Job<'_> {
 
     /// Whose the Secret is, and what it remembers.
     fn owned(&mut self, secret: &StoredSecret) -> (Ownership, Record) {
-        let is = |key: &str| {
-            secret
-                .annotations
-                .get(key)
-                .is_some_and(|value| value == "true")
-        };
-        let ours = secret
-            .labels
-            .get(MANAGED_BY.0)
-            .is_some_and(|value| value == MANAGED_BY.1);
-        let name = &self.task.secret;
-        if !ours && !is(ADOPT) {
-            let (label, value) = MANAGED_BY;
-            let message = format!(
-                "Secret {name} was not made by Sidescale: it lacks the label {label}={value}, so it is read and never \
-                 written; hand it over with: kubectl annotate secret {} -n {} {ADOPT}=true; or have the operator set \
-                 authKeySecretName in the profile to another name",
-                name.name, name.namespace
-            );
-            self.outcome.trouble = Some(Trouble {
-                state: State::SecretNotOurs,
-                message,
-                of_plane: false,
-            });
-            return (Ownership::NotOurs, Record::default());
+        let (ownership, record, trouble) = ownership(secret);
+        if trouble.is_some() {
+            self.outcome.trouble = trouble;
         }
-        match Record::parse(
-            secret
-                .data
-                .get(DATA_KEY)
-                .map(|document| document.as_slice()),
-        ) {
-            Ok(record) if is(PAUSED) => (Ownership::Paused, record),
-            Ok(record) => (Ownership::Ours, record),
-            Err(error) => {
-                let message = format!("Secret {name}: {:#}", anyhow::Error::new(error));
-                self.outcome.trouble = Some(Trouble {
-                    state: State::SecretNotOurs,
-                    message,
-                    of_plane: false,
-                });
-                (Ownership::NotOurs, Record::default())
-            }
-        }
+        (ownership, record)
     }
 
     /// What a person asks of the Secret; what cannot be read asks for nothing.

@@ -66,6 +66,14 @@ impl Namespaces {
         }
     }
 
+    /// Takes in namespaces that were listed once.
+    pub(crate) fn take_listed(&self, listed: impl Iterator<Item = ObjectMeta>) {
+        for metadata in listed {
+            let (name, metadata) = kept(metadata);
+            self.insert(&name, metadata);
+        }
+    }
+
     /// Takes the namespaces for complete.
     pub fn set_synced(&self) {
         self.changes

@@ -1,6 +1,6 @@
 //! The injected pods, by a metadata-only watch of our label, folded into what keys they need. I/O.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -18,13 +18,13 @@ use tracing::info;
 
 use super::Namespaces;
 use super::namespaces::report;
-use crate::rotation::demand::{Demands, PodSeen, Shape, of_namespace};
+use crate::rotation::demand::{Demands, NamespaceDemand, PodSeen, Shape, of_namespace};
 
 /// The label that the webhook puts on every pod it injects.
-const LABEL: &str = "sidescale.io/sidecar";
+pub(crate) const LABEL: &str = "sidescale.io/sidecar";
 
 /// A metadata watch cannot see a phase, but can leave out the pods that are over: they then come as deleted.
-const RUNNING: &str = "status.phase!=Succeeded,status.phase!=Failed";
+pub(crate) const RUNNING: &str = "status.phase!=Succeeded,status.phase!=Failed";
 
 /// Bounds how many events are folded into one look at their namespaces.
 const BATCH: usize = 256;
@@ -113,6 +113,25 @@ pub async fn run(
         // What a list has brought so far is not the whole yet: it counts when it is done.
         publish(&index, &touched, namespaces, policy, demands, relisted);
     }
+}
+
+/// Decides for pods that were listed once, as a command does that looks and ends.
+pub(crate) fn fold(
+    pods: Vec<ObjectMeta>,
+    namespaces: &Namespaces,
+    policy: &Policy,
+) -> BTreeMap<Arc<str>, Arc<NamespaceDemand>> {
+    let mut index = Index::default();
+    for pod in pods {
+        index.insert(pod);
+    }
+    let names = index.namespaces.keys();
+    names
+        .filter_map(|name| {
+            let demand = index.demand(name, namespaces, policy)?;
+            Some((Arc::clone(name), Arc::new(demand)))
+        })
+        .collect()
 }
 
 /// Decides anew for the namespaces that were touched, and tells if anything came of it.
@@ -230,7 +249,7 @@ impl Index {
         name: &str,
         namespaces: &Namespaces,
         policy: &Policy,
-    ) -> Option<crate::rotation::demand::NamespaceDemand> {
+    ) -> Option<NamespaceDemand> {
         let pods = self.namespaces.get(name)?.iter();
         let pods = pods.map(|(name, pod)| PodSeen {
             created: Timestamp::from_second(pod.created).unwrap_or(Timestamp::UNIX_EPOCH),
@@ -250,8 +269,6 @@ impl Index {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::rotation::fleet::Member;
 

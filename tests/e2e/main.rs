@@ -19,6 +19,7 @@ use libtest_mimic::{Arguments, Trial};
 
 mod calls;
 mod chart;
+mod commands;
 mod conformance;
 mod faults;
 mod first;
@@ -65,6 +66,7 @@ const CASES: &[&[Case]] = &[
     nodes::CASES,
     manager::CASES,
     rotation::CASES,
+    commands::CASES,
     faults::CASES,
     // Last: it reads what all the others have left.
     leaks::CASES,

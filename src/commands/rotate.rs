@@ -1,0 +1,218 @@
+//! `sidescale rotate --now`: asks the running rotation for other keys, and waits until they are there. I/O.
+//!
+//! It mints nothing itself: a request stands in an annotation of the Secret, so that one process alone makes keys.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow, bail};
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Api, Patch, PatchParams};
+use serde_json::json;
+
+use super::inventory::Inventory;
+use super::progress::Progress;
+use super::release::{Release, ReleaseArgs, refused};
+use crate::rotation::demand::SecretRef;
+use crate::rotation::record::{DATA_KEY, Record};
+use crate::rotation::request::{ANNOTATION, Request, Requests};
+use crate::store::StoredSecret;
+use choice::{Chosen, choose};
+
+mod choice;
+
+pub use choice::Target;
+
+const HELP: &str = "\
+A key is renewed by itself when it is due. This asks for another one now: the running Sidescale makes it, writes it into \
+the Secret, and ends the old one after the configured overlap, or with --revoke at once. Nodes that have joined stay; \
+pods take the new key when their sidecar next logs in. After a leak, also look at who has joined: a node that a thief \
+made stays until it is deleted from Headscale.
+
+Rights, of your own kubeconfig: list configmaps in Sidescale's namespace; list pods and namespaces, and get, list and \
+patch the Secrets named headscale-auth-keys, in all namespaces or in the one that is named. The API key is not needed.
+
+Exit codes: 0 every key was replaced, 1 failed or not in time, 2 bad usage.";
+
+/// How often the Secrets are looked at while a key is awaited.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// A request is written again this often when somebody else writes the Secret at the same moment.
+const TRIES: usize = 10;
+
+/// Flags of `sidescale rotate`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_long_help = HELP, after_help = HELP)]
+pub struct RotateArgs {
+    /// A service, or all those of a namespace
+    #[arg(
+        value_name = "NAMESPACE[/SERVICE]",
+        required_unless_present = "all",
+        conflicts_with = "all"
+    )]
+    pub targets: Vec<Target>,
+    /// Every service
+    #[arg(long)]
+    pub all: bool,
+    /// Make other keys now; it has to be said, because keys are renewed by themselves
+    #[arg(long, required = true)]
+    pub now: bool,
+    /// End the old keys at once, as after a leak
+    #[arg(long)]
+    pub revoke: bool,
+    /// How long to wait until the new keys are there; 0s asks and ends
+    #[arg(long, default_value = "2m", value_parser = crate::args::duration, value_name = "TIME")]
+    pub wait: Duration,
+    /// Which installation.
+    #[command(flatten)]
+    pub release: ReleaseArgs,
+}
+
+/// Rotates.
+///
+/// # Errors
+/// Nothing fits, the cluster refused, or a key was not replaced in time.
+pub async fn run(args: RotateArgs, out: &mut (dyn Write + Send)) -> Result<()> {
+    let RotateArgs {
+        targets,
+        all: _,
+        now: _,
+        revoke,
+        wait,
+        release,
+    } = args;
+    let progress = Progress::start();
+    progress.doing("Reading the configuration");
+    let release = Release::open(&release).await?;
+    if release.policy.rotation.paused {
+        bail!("rotation is paused everywhere: set rotation.paused to false in the configuration");
+    }
+    let namespaces: BTreeSet<_> = targets
+        .iter()
+        .map(|target| target.namespace.as_str())
+        .collect();
+    let only = namespaces
+        .first()
+        .copied()
+        .filter(|_| namespaces.len() == 1);
+    progress.doing("Reading Secrets and pods");
+    let inventory = Inventory::read(&release, only).await?;
+    let (chosen, left_out) = choose(&inventory, &targets)?;
+    for (name, why) in left_out {
+        progress.done(&format!("{name}: left out: {why}"));
+    }
+    let mut waiting = BTreeMap::new();
+    for (secret, keys) in chosen {
+        progress.doing(&format!(
+            "Asking for {} in Secret {secret}",
+            count(keys.len())
+        ));
+        ask(&release, &secret, &keys, revoke).await?;
+        waiting.insert(secret, keys);
+    }
+    if waiting.is_empty() {
+        bail!("there is no key to replace: \"sidescale status\" shows those that there are");
+    }
+    let asked: usize = waiting.values().map(Vec::len).sum();
+    if wait.is_zero() {
+        writeln!(out, "asked for {}", count(asked))?;
+        return Ok(());
+    }
+    let began = Instant::now();
+    loop {
+        let left: usize = waiting.values().map(Vec::len).sum();
+        if left == 0 {
+            break;
+        }
+        if began.elapsed() > wait {
+            bail!(late(&waiting, wait));
+        }
+        progress.doing(&format!("{} of {} replaced", asked - left, count(asked)));
+        for (secret, keys) in &mut waiting {
+            let Some(read) = release.store.read(&secret.namespace, &secret.name).await? else {
+                continue;
+            };
+            let record = record(secret, &read)?;
+            let (done, open) = std::mem::take(keys)
+                .into_iter()
+                .partition::<Vec<_>, _>(|key| key.is_replaced(&record, revoke));
+            for key in done {
+                writeln!(out, "{}", key.outcome(&secret.namespace, &record, revoke))?;
+            }
+            *keys = open;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+/// Writes the request; only the annotation is sent, and only onto what was read.
+async fn ask(release: &Release, name: &SecretRef, keys: &[Chosen], revoke: bool) -> Result<()> {
+    let SecretRef {
+        namespace,
+        name: secret,
+    } = name;
+    let api: Api<Secret> = Api::namespaced(release.client.clone(), namespace);
+    let params = PatchParams {
+        field_manager: Some("sidescale-rotate".to_owned()),
+        ..PatchParams::default()
+    };
+    for _ in 0..TRIES {
+        let Some(read) = release.store.read(namespace, secret).await? else {
+            bail!("Secret {name} was removed meanwhile: it is made again by itself");
+        };
+        let record = record(name, &read)?;
+        // One that cannot be read is replaced: it asks for nothing.
+        let mut requests = Requests::parse(&read.annotations).unwrap_or_default();
+        for key in keys {
+            let replaces = key.id;
+            requests.add(&key.data_key, Request { replaces, revoke });
+        }
+        let mut annotations = read.annotations.clone();
+        requests.write(&record, &mut annotations)?;
+        let body = json!({"metadata": {
+            "resourceVersion": read.revision,
+            "annotations": {ANNOTATION: annotations.get(ANNOTATION)},
+        }});
+        match api
+            .patch_metadata(secret, &params, &Patch::Merge(body))
+            .await
+        {
+            Ok(_) => return Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) => return Err(refused(error, &format!("patch Secret {name}"))),
+        }
+    }
+    Err(anyhow!(
+        "Secret {name} was changed by somebody else {TRIES} times in a row: find out by whom with kubectl get secret \
+         {secret} -n {namespace} -o yaml --show-managed-fields"
+    ))
+}
+
+fn record(name: &SecretRef, secret: &StoredSecret) -> Result<Record> {
+    let document = secret
+        .data
+        .get(DATA_KEY)
+        .map(|document| document.as_slice());
+    Record::parse(document)
+        .map_err(|error| anyhow::Error::new(error).context(format!("Secret {name}")))
+}
+
+fn late(waiting: &BTreeMap<SecretRef, Vec<Chosen>>, wait: Duration) -> String {
+    let names = waiting.iter().flat_map(|(secret, keys)| {
+        keys.iter()
+            .map(move |key| format!("{}/{}", secret.namespace, key.service))
+    });
+    let names = Vec::from_iter(names).join(", ");
+    format!(
+        "not replaced within {} s: {names}: the request stands and is done as soon as it can be; \"sidescale status\" \
+         says what is in the way",
+        wait.as_secs()
+    )
+}
+
+fn count(keys: usize) -> String {
+    format!("{keys} key{}", if keys == 1 { "" } else { "s" })
+}

@@ -1,0 +1,183 @@
+//! Which keys a person means, which of them can be replaced, and when they are. Pure.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use anyhow::{Result, bail};
+
+use crate::commands::inventory::Inventory;
+use crate::control_plane::KeyId;
+use crate::rotation::demand::SecretRef;
+use crate::rotation::ownership;
+use crate::rotation::plan::Ownership;
+use crate::rotation::record::{KeyRecord, Record};
+
+/// A service, or all those of a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The namespace.
+    pub namespace: String,
+    /// The service; none stands for all.
+    pub service: Option<String>,
+}
+
+/// A key that is to be replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Chosen {
+    pub(super) data_key: String,
+    pub(super) service: String,
+    pub(super) id: KeyId,
+}
+
+/// The keys that are to be replaced, by Secret.
+pub(super) type ChosenBySecret = BTreeMap<SecretRef, Vec<Chosen>>;
+
+/// A key that is not, and why.
+pub(super) type LeftOut = (String, String);
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (namespace, service) = match text.split_once('/') {
+            Some((namespace, service)) => (namespace, Some(service)),
+            None => (text, None),
+        };
+        let is_name = |name: &str| {
+            !name.is_empty()
+                && name
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b))
+        };
+        if !is_name(namespace) || !service.is_none_or(is_name) {
+            return Err(
+                "want NAMESPACE/SERVICE such as shop/api, or a NAMESPACE for all of it".to_owned(),
+            );
+        }
+        Ok(Self {
+            namespace: namespace.to_owned(),
+            service: service.map(str::to_owned),
+        })
+    }
+}
+
+impl Target {
+    fn fits(&self, namespace: &str, service: &str) -> bool {
+        self.namespace == namespace && self.service.as_deref().is_none_or(|name| name == service)
+    }
+}
+
+/// Sorts out the keys that are meant; without a target, all are.
+///
+/// # Errors
+/// A target names nothing, or a service that cannot have another key now.
+pub(super) fn choose(
+    inventory: &Inventory,
+    targets: &[Target],
+) -> Result<(ChosenBySecret, Vec<LeftOut>)> {
+    let mut chosen = ChosenBySecret::new();
+    let mut left_out = Vec::new();
+    let mut met = vec![false; targets.len()];
+    let mut known = Vec::new();
+    for (name, secret) in &inventory.secrets {
+        let (owned, record, trouble) = ownership(secret);
+        let demand = inventory.demand(name);
+        for (data_key, key) in &record.keys {
+            let service = format!("{}/{}", name.namespace, key.service);
+            known.push(service.clone());
+            let fitting: Vec<_> = (0..targets.len())
+                .filter(|at| targets[*at].fits(&name.namespace, &key.service))
+                .collect();
+            if fitting.is_empty() && !targets.is_empty() {
+                continue;
+            }
+            for at in &fitting {
+                met[*at] = true;
+            }
+            let why = match (owned, &key.current) {
+                (Ownership::NotOurs, _) => trouble.as_ref().map(|trouble| trouble.message.clone()),
+                (Ownership::Paused, _) => Some(format!(
+                    "Secret {name} is paused: kubectl annotate secret {} --namespace {} sidescale.io/paused-",
+                    name.name, name.namespace
+                )),
+                (Ownership::Ours, None) => {
+                    Some("it has no key yet, and gets one by itself".to_owned())
+                }
+                (Ownership::Ours, Some(_)) if !demand.contains_key(data_key) => {
+                    Some("no pod uses it: \"sidescale cleanup\" ends what nothing uses".to_owned())
+                }
+                (Ownership::Ours, Some(_)) => None,
+            };
+            match (why, &key.current) {
+                (None, Some(current)) => chosen.entry(name.clone()).or_default().push(Chosen {
+                    data_key: data_key.clone(),
+                    service: key.service.clone(),
+                    id: current.id,
+                }),
+                (why, _) => {
+                    let why = why.unwrap_or_default();
+                    if fitting.iter().any(|at| targets[*at].service.is_some()) {
+                        bail!("{service}: {why}");
+                    }
+                    left_out.push((service, why));
+                }
+            }
+        }
+    }
+    if let Some(at) = met.iter().position(|met| !met) {
+        let Target { namespace, service } = &targets[at];
+        let name = service.iter().fold(namespace.clone(), |name, service| {
+            format!("{name}/{service}")
+        });
+        known.sort();
+        known.dedup();
+        bail!(
+            "{name} has no key: want one of {}",
+            if known.is_empty() {
+                "none".to_owned()
+            } else {
+                known.join(", ")
+            }
+        );
+    }
+    Ok((chosen, left_out))
+}
+
+impl Chosen {
+    fn of<'a>(&self, record: &'a Record) -> Option<&'a KeyRecord> {
+        record.keys.get(&self.data_key)
+    }
+
+    /// Whether another key is in force, and with `revoke` the old one has ended.
+    pub(super) fn is_replaced(&self, record: &Record, revoke: bool) -> bool {
+        let Some(key) = self.of(record) else {
+            return false;
+        };
+        let other = key
+            .current
+            .as_ref()
+            .is_some_and(|current| current.id != self.id);
+        let ended = key.previous.iter().all(|previous| previous.id != self.id);
+        other && (ended || !revoke)
+    }
+
+    /// What became of it, in a line.
+    pub(super) fn outcome(&self, namespace: &str, record: &Record, revoke: bool) -> String {
+        let key = self.of(record);
+        let new = key
+            .and_then(|key| key.current.as_ref())
+            .map_or(0, |current| current.id.0);
+        let mut previous = key.into_iter().flat_map(|key| &key.previous);
+        let end = previous.find(|previous| previous.id == self.id);
+        let (service, old) = (&self.service, self.id.0);
+        match end {
+            Some(end) if !revoke => format!(
+                "{namespace}/{service}: key {old} was replaced by {new}, and ends at {}",
+                jiff::Timestamp::from_second(end.expire_at.as_second()).unwrap_or(end.expire_at)
+            ),
+            Some(_) | None => {
+                format!("{namespace}/{service}: key {old} was replaced by {new}, and has ended")
+            }
+        }
+    }
+}

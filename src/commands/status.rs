@@ -1,0 +1,113 @@
+//! `sidescale status`: every key, its user, age and end, who uses it, and what is wrong with it. I/O around a pure report.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use jiff::Timestamp;
+
+use super::inventory::Inventory;
+use super::progress::Progress;
+use super::release::{Release, ReleaseArgs};
+use report::{PlaneView, Report};
+
+mod report;
+mod table;
+mod verify;
+
+const HELP: &str = "\
+A row for each key. NEXT says when it is renewed, or why it is made anew right now; NODES counts the nodes that are \
+online, of the pods that should be (with --verify). What is wrong stands below the table, each with what mends it.
+
+Rights, of your own kubeconfig: list configmaps in Sidescale's namespace; list pods, namespaces and the Secrets named \
+headscale-auth-keys, in all namespaces or (with NAMESPACE) get and list in that one; list events there, to say why a \
+key is missing. With --verify: get the Secret of the control plane's API key. No value of a key is ever shown.
+
+Exit codes: 0 done, 1 failed, or --verify found a key that is not as it should be, 2 bad usage.";
+
+/// Flags of `sidescale status`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_long_help = HELP, after_help = HELP)]
+pub struct StatusArgs {
+    /// Look at this namespace alone [default: all]
+    #[arg(value_name = "NAMESPACE")]
+    pub only: Option<String>,
+    /// Form of the output
+    #[arg(long, short = 'o', default_value = "table", value_name = "FORM")]
+    pub output: Form,
+    /// Ask each control plane whether the keys are there, and which nodes have joined
+    #[arg(long)]
+    pub verify: bool,
+    /// Which installation.
+    #[command(flatten)]
+    pub release: ReleaseArgs,
+}
+
+/// Forms of output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Form {
+    /// For people.
+    Table,
+    /// For programs: every field, times in RFC 3339.
+    Json,
+}
+
+/// Shows the keys.
+///
+/// # Errors
+/// The cluster could not be asked, or a key that was verified is not as it should be.
+pub async fn run(args: StatusArgs, out: &mut (dyn Write + Send)) -> Result<()> {
+    let StatusArgs {
+        only,
+        output,
+        verify: verifying,
+        release,
+    } = args;
+    let progress = Progress::start();
+    progress.doing("Reading the configuration");
+    let release = Release::open(&release).await?;
+    progress.doing("Reading Secrets and pods");
+    let mut inventory = Inventory::read(&release, only.as_deref()).await?;
+    let mut planes: BTreeMap<String, PlaneView> = BTreeMap::new();
+    if verifying {
+        for (name, config) in &release.policy.control_planes {
+            progress.doing(&format!("Asking control plane {name}"));
+            planes.insert(name.clone(), verify::view(&release, name, config).await);
+        }
+    }
+    let logs = format!(
+        "kubectl logs --namespace {} --selector app.kubernetes.io/instance={} --tail 100",
+        release.namespace, release.name
+    );
+    let now = Timestamp::now();
+    let mut report = Report::new(now, &inventory, &release.policy, &planes, &logs);
+    let troubled: BTreeSet<String> = report
+        .keys
+        .iter()
+        .filter(|key| key.unexplained)
+        .map(|key| key.namespace.clone())
+        .collect();
+    if !troubled.is_empty() {
+        progress.doing("Reading Events");
+        inventory.read_notes(&release, &troubled).await;
+        report = Report::new(now, &inventory, &release.policy, &planes, &logs);
+    }
+    drop(progress);
+    match output {
+        Form::Table => write!(out, "{}", table::render(now, &report))?,
+        Form::Json => writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?,
+    }
+    out.flush()?;
+    let wrong = report.unverified();
+    if wrong > 0 {
+        bail!(
+            "{wrong} of {} keys are not as they should be",
+            report.keys.len()
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

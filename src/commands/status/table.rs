@@ -1,0 +1,143 @@
+//! A report as a table for people. Pure.
+
+use std::fmt::Write;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::report::{Report, Row};
+
+const HEAD: [&str; 12] = [
+    "NAMESPACE",
+    "SERVICE",
+    "CONTROL PLANE",
+    "USER",
+    "KEY",
+    "AGE",
+    "EXPIRES",
+    "NEXT",
+    "STATE",
+    "OWNER",
+    "PODS",
+    "NODES",
+];
+
+/// Is what stands where there is nothing to say.
+const NOTHING: &str = "-";
+
+/// The whole text: the table, what is wrong, a line that counts.
+pub(super) fn render(now: Timestamp, report: &Report) -> String {
+    let mut text = String::new();
+    if report.keys.is_empty() {
+        text.push_str("No keys: no pod asks for one yet, and no Secret holds any.\n");
+        return text;
+    }
+    let rows: Vec<[String; 12]> = report.keys.iter().map(|key| cells(now, key)).collect();
+    let widths: [usize; 12] = std::array::from_fn(|column| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.chain([HEAD[column].len()]).max().unwrap_or_default()
+    });
+    line(&mut text, &HEAD.map(str::to_owned), &widths);
+    for row in &rows {
+        line(&mut text, row, &widths);
+    }
+    let troubled: Vec<_> = report
+        .keys
+        .iter()
+        .filter(|key| !key.problems.is_empty())
+        .collect();
+    for key in &troubled {
+        for problem in &key.problems {
+            let _ = write!(text, "\n{}: {}\n", name(key), problem.text);
+            if let Some(fix) = &problem.fix {
+                let _ = writeln!(text, "  fix: {fix}");
+            }
+        }
+    }
+    let _ = write!(text, "\n{}", count(report.keys.len(), "key"));
+    match troubled.len() {
+        0 => text.push_str(", nothing wrong\n"),
+        some => {
+            let _ = writeln!(text, ", something wrong with {some}");
+        }
+    }
+    text
+}
+
+/// A length of time as people say it: the largest unit of which there are two.
+pub(super) fn span(time: SignedDuration) -> String {
+    let seconds = time.as_secs().abs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (2.., _, _) => format!("{days}d"),
+        (_, 2.., _) => format!("{hours}h"),
+        (_, _, 2..) => format!("{minutes}m"),
+        _ => format!("{seconds}s"),
+    }
+}
+
+fn cells(now: Timestamp, key: &Row) -> [String; 12] {
+    let ago = |at: Option<Timestamp>| {
+        at.map_or_else(|| NOTHING.to_owned(), |at| span(now.duration_since(at)))
+    };
+    let next = match (key.pending, key.next_rotation) {
+        (Some(why), _) => format!("now ({})", why.replace('_', " ")),
+        (None, at) => at.map_or_else(|| NOTHING.to_owned(), |at| when(now, at)),
+    };
+    let id = key.key_id.map(|id| id.0.to_string());
+    let nodes = key
+        .nodes_online
+        .map(|online| format!("{online} of {}", key.pods));
+    let text = |text: &str| {
+        if text.is_empty() {
+            NOTHING.to_owned()
+        } else {
+            text.to_owned()
+        }
+    };
+    [
+        key.namespace.clone(),
+        text(&key.service),
+        text(&key.control_plane),
+        text(key.user.as_deref().unwrap_or_default()),
+        text(&id.unwrap_or_default()),
+        ago(key.created),
+        key.expires
+            .map_or_else(|| NOTHING.to_owned(), |at| when(now, at)),
+        next,
+        key.state.clone(),
+        text(&Vec::from_iter(key.owners.iter().map(String::as_str)).join(",")),
+        key.pods.to_string(),
+        text(&nodes.unwrap_or_default()),
+    ]
+}
+
+fn when(now: Timestamp, at: Timestamp) -> String {
+    let away = at.duration_since(now);
+    if away.is_negative() {
+        format!("{} ago", span(away))
+    } else {
+        format!("in {}", span(away))
+    }
+}
+
+fn name(key: &Row) -> String {
+    if key.service.is_empty() {
+        format!("{}/{}", key.namespace, key.secret)
+    } else {
+        format!("{}/{}", key.namespace, key.service)
+    }
+}
+
+fn count(number: usize, of: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {of}{plural}")
+}
+
+fn line(text: &mut String, cells: &[String; 12], widths: &[usize; 12]) {
+    let mut line = String::new();
+    for (cell, width) in cells.iter().zip(widths) {
+        let _ = write!(line, "{cell:width$}  ");
+    }
+    text.push_str(line.trim_end());
+    text.push('\n');
+}

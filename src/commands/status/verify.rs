@@ -1,0 +1,72 @@
+//! Asks a control plane what it holds, with the API key of its Secret. I/O.
+
+use sidescale_webhook::profile;
+
+use super::report::{Held, PlaneView};
+use crate::commands::release::Release;
+use crate::control_plane::{ControlPlane, Endpoint, Error};
+use crate::key_value::KeyValue;
+use crate::rotation::plane::{API_KEY, Trouble, no_credentials};
+use crate::rotation::state::State;
+
+/// What the control plane holds, or why that is not known.
+pub(super) async fn view(
+    release: &Release,
+    name: &str,
+    config: &profile::ControlPlane,
+) -> PlaneView {
+    match held(release, name, config).await {
+        Ok(held) => PlaneView::Held(held),
+        Err(trouble) => PlaneView::Trouble(trouble),
+    }
+}
+
+async fn held(
+    release: &Release,
+    name: &str,
+    config: &profile::ControlPlane,
+) -> Result<Held, Trouble> {
+    let client = client(release, name, config).await?;
+    let held = async {
+        client.probe().await?;
+        Ok::<_, Error>(Held {
+            users: client.list_users().await?,
+            keys: client.list_pre_auth_keys().await?,
+            nodes: client.list_nodes().await?,
+        })
+    };
+    Ok(held.await?)
+}
+
+/// A client with the API key of the control plane's Secret.
+pub(crate) async fn client(
+    release: &Release,
+    name: &str,
+    config: &profile::ControlPlane,
+) -> Result<ControlPlane, Trouble> {
+    let (namespace, secret) = (&config.api_key_namespace, &config.api_key_secret);
+    let read = release.store.read(namespace, secret).await;
+    let read = read.map_err(|error| Trouble {
+        state: State::Degraded,
+        message: format!(
+            "API key of control plane \"{name}\": {:#}",
+            anyhow::Error::new(error)
+        ),
+        of_plane: true,
+    })?;
+    let value = read.as_ref().and_then(|secret| secret.data.get(API_KEY));
+    let value = value
+        .and_then(|value| std::str::from_utf8(value).ok())
+        .map(str::trim)
+        .filter(|value| !value.is_empty());
+    let Some(value) = value else {
+        return Err(no_credentials(name, namespace, secret, read.is_some()));
+    };
+    Ok(ControlPlane::new(Endpoint {
+        name: name.to_owned(),
+        api_url: config.api_url.clone(),
+        api_key: KeyValue::new(value.to_owned()),
+        ca_bundle: config.ca_bundle.clone(),
+        allow_insecure: config.allow_insecure,
+    })?)
+}

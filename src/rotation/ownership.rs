@@ -1,0 +1,52 @@
+//! Whose a Secret of keys is, by its label and annotations, and what it remembers. Pure.
+
+use super::demand::SecretRef;
+use super::plan::Ownership;
+use super::plane::Trouble;
+use super::record::{DATA_KEY, Record};
+use super::state::State;
+use crate::store::{MANAGED_BY, StoredSecret};
+
+const ADOPT: &str = "sidescale.io/adopt";
+const PAUSED: &str = "sidescale.io/paused";
+
+/// Says whose the Secret is and reads its record; one that is not ours to write says what to do about it.
+pub(crate) fn ownership(secret: &StoredSecret) -> (Ownership, Record, Option<Trouble>) {
+    let is = |key: &str| {
+        secret
+            .annotations
+            .get(key)
+            .is_some_and(|value| value == "true")
+    };
+    let ours = secret
+        .labels
+        .get(MANAGED_BY.0)
+        .is_some_and(|value| value == MANAGED_BY.1);
+    let name = SecretRef {
+        namespace: secret.namespace.clone(),
+        name: secret.name.clone(),
+    };
+    let not_ours = |message| {
+        let trouble = Trouble {
+            state: State::SecretNotOurs,
+            message,
+            of_plane: false,
+        };
+        (Ownership::NotOurs, Record::default(), Some(trouble))
+    };
+    if !ours && !is(ADOPT) {
+        let (label, value) = MANAGED_BY;
+        return not_ours(format!(
+            "Secret {name} was not made by Sidescale: it lacks the label {label}={value}, so it is read and never \
+             written; hand it over with: kubectl annotate secret {} -n {} {ADOPT}=true; or have the operator set \
+             authKeySecretName in the profile to another name",
+            name.name, name.namespace
+        ));
+    }
+    let document = secret.data.get(DATA_KEY);
+    match Record::parse(document.map(|document| document.as_slice())) {
+        Ok(record) if is(PAUSED) => (Ownership::Paused, record, None),
+        Ok(record) => (Ownership::Ours, record, None),
+        Err(error) => not_ours(format!("Secret {name}: {:#}", anyhow::Error::new(error))),
+    }
+}
