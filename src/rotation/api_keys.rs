@@ -71,17 +71,25 @@ impl ApiKeys {
         Self(names.map(slot).collect())
     }
 
-    /// Those to be looked at now; they are taken for it.
-    pub(super) fn due(&mut self, now: Timestamp) -> Vec<(String, Keeper)> {
-        let due = self.0.iter_mut().filter(|(_, slot)| slot.next <= now);
+    /// Those of control planes that answer which are to be looked at now; they are taken for it.
+    ///
+    /// Where nobody answers, that is said of the control plane, and there is nothing to look at.
+    pub(super) fn due(
+        &mut self,
+        now: Timestamp,
+        answers: impl Fn(&str) -> bool,
+    ) -> Vec<(String, Keeper)> {
+        let all = self.0.iter_mut();
+        let due = all.filter(|(name, slot)| slot.next <= now && answers(name));
         due.filter_map(|(name, slot)| Some((name.clone(), slot.keeper.take()?)))
             .collect()
     }
 
     /// When the next is to be looked at.
-    pub(super) fn wake(&self) -> Option<Timestamp> {
-        let here = self.0.values().filter(|slot| slot.keeper.is_some());
-        here.map(|slot| slot.next).min()
+    pub(super) fn wake(&self, answers: impl Fn(&str) -> bool) -> Option<Timestamp> {
+        let all = self.0.iter();
+        let here = all.filter(|(name, slot)| slot.keeper.is_some() && answers(name));
+        here.map(|(_, slot)| slot.next).min()
     }
 
     /// Takes in what a look has come to.

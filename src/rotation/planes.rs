@@ -70,6 +70,11 @@ impl Planes {
         self.0.iter().filter_map(up).collect()
     }
 
+    /// Whether it answers.
+    pub(super) fn answers(&self, name: &str) -> bool {
+        self.trouble(name).is_none()
+    }
+
     /// None if it answers; else what stands in the way, as far as that is known.
     pub(super) fn trouble(&self, name: &str) -> Option<Option<&Trouble>> {
         match self.0.get(name) {

@@ -250,7 +250,7 @@ impl Loop {
                 Done::Connected(name, Box::new(connected))
             }));
         }
-        for (name, keeper) in self.api_keys.due(now) {
+        for (name, keeper) in self.api_keys.due(now, |name| self.planes.answers(name)) {
             let looked = api_keys::look(Arc::clone(&self.context), name, keeper);
             self.jobs.push(Box::pin(
                 async move { Done::Looked(Box::new(looked.await)) },
@@ -349,7 +349,7 @@ impl Loop {
             queue,
             pass,
             self.planes.wake(),
-            self.api_keys.wake(),
+            self.api_keys.wake(|name| self.planes.answers(name)),
             Some(after(now, PASS_EVERY)),
         ];
         times.into_iter().flatten().min().unwrap_or(now)

@@ -38,9 +38,9 @@ pub(super) fn cases() -> Vec<Case> {
                 matches!(error, Error::Unauthorized { .. })
             }))
         }),
-        own("a_proxys_502_is_refused", |server| {
+        own("a_proxys_502_is_an_absence", |server| {
             Box::pin(each(server, Fault::Status(502), |error| {
-                matches!(error, Error::Refused { status: 502, .. })
+                matches!(error, Error::Away { status: 502, .. })
             }))
         }),
         own("a_proxys_404_is_not_headscale", |server| {
