@@ -47,6 +47,7 @@ impl Server {
                 max_services_per_namespace: 1,
                 ..Rotation::default()
             },
+            inject: true,
             image: String::new(),
         });
         let metrics = Arc::new(Metrics::new().unwrap());

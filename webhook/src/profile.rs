@@ -37,6 +37,8 @@ pub struct Policy {
     pub profiles: BTreeMap<String, Profile>,
     /// Where rotation differs from its defaults.
     pub rotation: Rotation,
+    /// Whether pods are injected at all; keys of those that are there live on.
+    pub inject: bool,
     /// Our own image, which the manager of the API key runs beside Headscale.
     pub image: String,
 }

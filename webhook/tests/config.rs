@@ -251,8 +251,8 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
             "webhook.image is \"\": want an image such as sidescale:0.1.0",
         ),
         (
-            plane("loginServer: hs.example.com"),
-            "controlPlanes.default.loginServer is \"hs.example.com\": want a URL such as https://headscale.example.com",
+            plane("loginServer: 'ftp://hs.example.com'"),
+            "controlPlanes.default.loginServer is \"ftp://hs.example.com\": want a URL such as https://headscale.example.com",
         ),
         (
             plane("loginServer: 'https://a b'"),
@@ -298,6 +298,14 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
     for (text, want) in table {
         assert_eq!(read(&text).unwrap_err(), want, "{text}");
     }
+}
+
+#[test]
+fn takes_a_domain_for_its_url() {
+    let text = "controlPlanes: {default: {loginServer: headscale.ozzu.world}}";
+    let plane = &read(text).unwrap().control_planes["default"];
+    assert_eq!(plane.login_server, "https://headscale.ozzu.world");
+    assert_eq!(plane.api_url, "https://headscale.ozzu.world");
 }
 
 #[test]

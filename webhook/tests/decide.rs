@@ -576,7 +576,7 @@ fn names_each_mistake_of_a_headscale_pod() {
 }
 
 #[test]
-fn remarks_on_a_buffer_that_renews_a_key_all_the_time() {
+fn remarks_on_a_life_or_a_buffer_that_nobody_can_mean() {
     let remark = |key: &str| {
         format!(
             "annotation 'sidescale.io/{key}' is '1920h': with a life of 2160h the key is renewed every 240h, a buffer of less than half its life is usual"
@@ -590,6 +590,13 @@ fn remarks_on_a_buffer_that_renews_a_key_all_the_time() {
             assert_eq!(injection.remarks, [remark(key)]);
         });
     }
+    let long = "annotation 'sidescale.io/auth-key-expiration' is '366d': a key that is stolen stays good for more than a year, 2160h is usual";
+    asking(
+        "tailscale",
+        &[("auth-key-expiration", "366d")],
+        None,
+        |injection| assert_eq!(injection.remarks, [long]),
+    );
     for usual in ["168h", "240h", "480h"] {
         let pairs = [("api-key-rotation-buffer", usual)];
         asking("apikey-manager", &pairs, None, |injection| {

@@ -18,6 +18,7 @@ const TAGS: &str = "want tags such as tag:web,tag:prod, in lower case";
 pub(super) const TAILSCALE: [(&str, &str); 2] = [("50m", "200m"), ("128Mi", "256Mi")];
 
 const EXPIRATION: Duration = Duration::from_secs(2160 * 3600);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 const BUFFER: Duration = Duration::from_secs(240 * 3600);
 
 /// How long a key lives, how long before its end it is renewed, and what is to be said of it.
@@ -26,11 +27,18 @@ pub(super) struct Life<'a> {
     pub(super) buffer: Duration,
     /// The buffer as its author wrote it, where that is not the operator.
     asked: Option<(&'static str, &'a str)>,
+    /// The life as its author wrote it, where it is more than a year.
+    long: Option<(&'static str, &'a str)>,
 }
 
 impl Life<'_> {
     /// A remark where the key is renewed sooner than its author can have meant.
     pub(super) fn remark(&self) -> Option<String> {
+        if let Some((name, text)) = self.long {
+            return Some(format!(
+                "annotation '{PREFIX}{name}' is '{text}': a key that is stolen stays good for more than a year, 2160h is usual"
+            ));
+        }
         let (name, text) = self.asked?;
         let often = self.expiration.saturating_sub(self.buffer);
         (often < self.buffer).then(|| format!(
@@ -100,14 +108,17 @@ pub(super) fn life<'a>(asked: &Asked<'a>, keys: [Key; 2]) -> Result<Life<'a>, Re
             &format!("want at least {}", forms::show(SHORTEST_LIFE)),
         ));
     }
+    let by_author = |key: Key| {
+        let value = asked.get(key);
+        let value = value.filter(|value| value.place != Place::Profile);
+        value.map(|value| (key.name(), value.text))
+    };
     if buffer < expiration {
         return Ok(Life {
             expiration,
             buffer,
-            asked: asked
-                .get(before)
-                .filter(|value| value.place != Place::Profile)
-                .map(|value| (before.name(), value.text)),
+            asked: by_author(before),
+            long: by_author(life).filter(|_| expiration > YEAR),
         });
     }
     if asked.get(before).is_some() {

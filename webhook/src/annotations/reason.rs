@@ -47,6 +47,8 @@ pub enum SkipReason {
     NotRequested,
     /// Not a pod's creation.
     NotAPodCreate,
+    /// The operator stopped all injection.
+    SwitchedOff,
     /// A Windows pod.
     Windows,
 }
@@ -78,6 +80,9 @@ impl SkipReason {
             Self::NoService => Some(
                 "no sidecar: no service can be named after this pod, set annotation 'sidescale.io/service'",
             ),
+            Self::SwitchedOff => {
+                Some("no sidecar: the operator switched injection off, by webhook.inject: false")
+            }
             Self::Windows => Some("no sidecar: Windows pods are not supported"),
             Self::NotRequested => Some(
                 "no sidecar: nothing asks for one, set annotation 'sidescale.io/inject' to 'tailscale'",
@@ -106,6 +111,7 @@ impl SkipReason {
             Self::NoService => "noService",
             Self::NotRequested => "notRequested",
             Self::NotAPodCreate => "notAPodCreate",
+            Self::SwitchedOff => "switchedOff",
             Self::Windows => "windows",
         }
     }

@@ -62,7 +62,12 @@ impl Incoming<'_> {
             profile: None,
         };
         let unknown = annotations::unknown(annotations, self.namespace_metadata);
-        let mut injection = match decide(&subject, policy) {
+        let decision = match decide(&subject, policy) {
+            Decision::Skip(reason) => Decision::Skip(reason),
+            _ if !policy.inject => Decision::Skip(SkipReason::SwitchedOff),
+            decision => decision,
+        };
+        let mut injection = match decision {
             Decision::Deny(refusal) => return Ok(self.deny(refusal, unknown)),
             Decision::Skip(reason) => {
                 let remark = reason.remark().map(str::to_owned);

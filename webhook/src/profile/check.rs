@@ -88,6 +88,7 @@ pub(super) fn policy(config: Config) -> Result<Policy, ConfigError> {
         control_planes: named("controlPlanes", control_planes, plane::control_plane)?,
         profiles: named("profiles", profiles, profile::profile)?,
         rotation: self::rotation(rotation)?,
+        inject: webhook.inject.unwrap_or(true),
         image: own_image(webhook)?,
     };
     for (name, profile) in &policy.profiles {
@@ -181,8 +182,12 @@ fn selector(path: &str, config: SelectorConfig) -> Result<Selector, ConfigError>
 }
 
 fn own_image(config: WebhookConfig) -> Result<String, ConfigError> {
-    let WebhookConfig { image, rest } = config;
-    refuse(&rest, "webhook.", &["image"], &[])?;
+    let WebhookConfig {
+        image,
+        inject: _,
+        rest,
+    } = config;
+    refuse(&rest, "webhook.", &["image", "inject"], &[])?;
     match image {
         Some(image) => checked_image("webhook.image".to_owned(), image, OWN_IMAGE),
         None => Ok(OWN_IMAGE.to_owned()),

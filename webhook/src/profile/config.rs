@@ -119,6 +119,8 @@ pub struct RotationConfig {
 pub struct WebhookConfig {
     /// Our own image, for the manager of Headscale's API key.
     pub image: Option<String>,
+    /// `false` stops all injection.
+    pub inject: Option<bool>,
     #[serde(flatten)]
     pub(crate) rest: Rest,
 }

@@ -143,7 +143,10 @@ fn is_user_template(template: &str) -> bool {
 }
 
 fn url(path: String, text: String) -> Result<String, ConfigError> {
-    let text = text.trim_end_matches('/').to_owned();
+    let text = match text.trim_end_matches('/') {
+        domain if !domain.contains("://") => format!("https://{domain}"),
+        url => url.to_owned(),
+    };
     let host = text
         .strip_prefix("https://")
         .or_else(|| text.strip_prefix("http://"))
