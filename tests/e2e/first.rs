@@ -8,7 +8,7 @@ use crate::support::context::Context;
 use crate::support::headscale::{self, Headscale};
 use crate::support::levels::Level;
 use crate::support::node::{BUSYBOX, Node};
-use crate::support::product::{LIMIT, Product};
+use crate::support::product::{LIMIT, Product, end_pods};
 use crate::support::wait;
 
 pub(crate) const CASES: &[Case] = &[Case {
@@ -54,8 +54,7 @@ fn ten_services(context: &Context, program: Option<&headscale::Program>) -> Resu
         let key = product.key_in(&namespace, &format!("{service}-authkey"))?;
         ensure!(!key.is_empty(), "the key of {service} is empty");
         if namespace != product.workloads {
-            node.kubectl()
-                .run(&["delete", "deployment", &service, "--namespace", &namespace])?;
+            end_pods(node.kubectl(), &namespace);
             node.kubectl()
                 .run(&["delete", "namespace", &namespace, "--wait=false"])?;
         }

@@ -27,16 +27,14 @@ pub(crate) enum Place {
 impl Place {
     /// A command that runs to its end, seeing this place's network but the machine's files and processes.
     pub(crate) fn command(self, program: &Path) -> Command {
-        match self {
-            Place::Host => Command::new(program),
-            Place::Inside(init) => {
-                let mut command = Command::new("nsenter");
-                command
-                    .args(["--target", &init.to_string(), "--net", "--"])
-                    .arg(program);
-                command
-            }
+        // A command that waits for a server would outlive us both.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]);
+        if let Place::Inside(init) = self {
+            command.args(["nsenter", "--target", &init.to_string(), "--net", "--"]);
         }
+        command.arg(program);
+        command
     }
 }
 

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::headscale::{Headscale, Program};
 use super::image::{Image, libraries};
+use super::kubectl::Kubectl;
 use super::metrics;
 use super::node::{BUSYBOX, Node, TAILSCALE};
 
@@ -287,23 +288,30 @@ impl Drop for Product<'_> {
         let kept = self.node.folder().join(format!("{}.log", self.namespace));
         let _ = std::fs::write(kept, self.everything());
         let kubectl = self.node.kubectl();
-        let apps = ["--namespace", &self.workloads];
-        // Pods that are still ending would ask the next test's product for keys.
-        let _ = kubectl.run(&[&["delete", "deployments", "--all"], apps.as_slice()].concat());
-        let pods = ["delete", "pods", "--all", "--grace-period", "1"];
-        let _ = kubectl.run(&[pods.as_slice(), &apps].concat());
-        let _ = self
-            .node
-            .helm()
-            .run(&["uninstall", RELEASE, "--namespace", &self.namespace]);
-        // All at once, and to their end: a process that is still ending would write into the next test's Secrets.
         let namespaces = [
             self.workloads.as_str(),
             self.namespace.as_str(),
             self.api_keys.as_str(),
         ];
+        // To their end: pods that are still there would ask the next test's product for keys, and a process that is
+        // still ending would write into its Secrets.
+        for namespace in namespaces {
+            end_pods(kubectl, namespace);
+        }
+        let _ = self
+            .node
+            .helm()
+            .run(&["uninstall", RELEASE, "--namespace", &self.namespace]);
         let delete = ["delete", "namespace", "--ignore-not-found"];
         let _ = kubectl.run(&[&delete[..], &namespaces].concat());
+    }
+}
+
+/// Ends all pods of a namespace for good, without the time that they may take in earnest.
+pub(crate) fn end_pods(kubectl: &Kubectl, namespace: &str) {
+    let owners = "deployments,replicasets,statefulsets,daemonsets,jobs,cronjobs";
+    for (kinds, how) in [(owners, "--cascade=orphan"), ("pods", "--grace-period=1")] {
+        let _ = kubectl.run(&["delete", kinds, "--all", how, "--namespace", namespace]);
     }
 }
 
