@@ -336,7 +336,7 @@ mod tests {
         let (from, to) = ("api-1".to_owned(), "api".to_owned());
         let node = NodeId(2);
         let told = Step::TellTaken { node, from, to };
-        assert_eq!(steps(&strange), [told.clone()]);
+        assert_eq!(steps(&strange), std::slice::from_ref(&told));
         assert_eq!(steps(&strange), []);
         assert!(matches!(steps(&strange[1..])[..], [Step::Rename { .. }]));
         assert_eq!(steps(&strange), [told], "taken anew");

@@ -33,6 +33,7 @@ mod rotation;
 mod serve;
 mod story;
 mod support;
+mod unaided;
 
 use support::{
     context::Context,
@@ -67,6 +68,7 @@ const CASES: &[&[Case]] = &[
     manager::CASES,
     rotation::CASES,
     commands::CASES,
+    unaided::CASES,
     faults::CASES,
     // Last: it reads what all the others have left.
     leaks::CASES,

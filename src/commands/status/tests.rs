@@ -348,6 +348,7 @@ fn keys_that_go_on_beside_the_current_one_are_named() {
             let previous = Previous {
                 id: KeyId(5),
                 expire_at: now(),
+                expires: None,
             };
             record
                 .keys

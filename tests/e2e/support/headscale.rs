@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::{
+    image::{Image, libraries},
     processes::{Place, Process, output},
     programs::{cache, on_path},
     wait,
@@ -19,7 +20,7 @@ use super::{
 
 const START: Duration = Duration::from_secs(60);
 /// Headscale wants a relay to tell its nodes about, and does not mind that nobody is there.
-const RELAYS: &str = "regions:
+pub(crate) const RELAYS: &str = "regions:
   900:
     regionid: 900
     regioncode: local
@@ -76,6 +77,18 @@ impl Program {
                 .to_owned(),
         };
         Ok(Self { version, path })
+    }
+
+    /// An image of the program, to run it in a cluster.
+    pub(crate) fn image(&self) -> Result<Image> {
+        let mut files = libraries(&self.path)?;
+        files.push(("/headscale".to_owned(), self.path.clone()));
+        Ok(Image {
+            name: format!("docker.io/sidescale-e2e/headscale:{}", self.version),
+            entrypoint: vec!["/headscale".to_owned()],
+            user: String::new(),
+            files,
+        })
     }
 }
 

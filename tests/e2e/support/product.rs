@@ -70,6 +70,24 @@ impl<'a> Product<'a> {
         test: &str,
         values: &[(&str, &str)],
     ) -> Result<Self> {
+        let this = Self::install_alone(node, login_server, test, values)?;
+        let api_key = api_key()?;
+        node.remember(&api_key);
+        node.kubectl().apply(&json!({
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": {"name": "headscale-api-key", "namespace": this.api_keys},
+            "stringData": {"api-key": api_key},
+        }))?;
+        Ok(this)
+    }
+
+    /// Installs it by helm for a server at this URL, and does nothing more.
+    pub(crate) fn install_alone(
+        node: &'a Node,
+        login_server: &str,
+        test: &str,
+        values: &[(&str, &str)],
+    ) -> Result<Self> {
         let this = Self {
             node,
             namespace: format!("{test}-sidescale"),
@@ -101,13 +119,6 @@ impl<'a> Product<'a> {
         arguments.extend(["--create-namespace", "--wait", "--timeout", "90s"]);
         arguments.extend(settings.iter().map(String::as_str));
         node.helm().run(&arguments).with_context(|| this.logs())?;
-        let api_key = api_key()?;
-        node.remember(&api_key);
-        node.kubectl().apply(&json!({
-            "apiVersion": "v1", "kind": "Secret",
-            "metadata": {"name": "headscale-api-key", "namespace": this.api_keys},
-            "stringData": {"api-key": api_key},
-        }))?;
         node.control_plane()
             .namespace(&this.workloads, &json!({}))?;
         Ok(this)
