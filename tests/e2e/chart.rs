@@ -297,6 +297,8 @@ fn rights(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
         "delete secrets/headscale-auth-keys -n default",
         "get secrets/rights-sidescale-webhook-ca -n default",
         "update secrets/other -n rights-headscale",
+        "delete secrets/headscale-api-key -n rights-headscale",
+        "update secrets/headscale-api-key -n default",
         "get secrets/headscale-api-key -n default",
         "get leases.coordination.k8s.io -n default",
         "patch mutatingwebhookconfigurations/other",
