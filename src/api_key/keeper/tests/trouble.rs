@@ -1,0 +1,257 @@
+//! What goes wrong: refusals, crashes, other writers, databases made anew. Pure.
+
+use super::*;
+
+#[test]
+fn a_key_that_is_refused_where_it_is_used_never_gets_into_the_secret() {
+    let mut world = World::new();
+    let mut keeper = keeper("a");
+    let refuse = |action: &Action, done| match action {
+        Action::Verify { .. } => Done::Refused,
+        _ => done,
+    };
+    let rest = world.run_with(&mut keeper, refuse);
+    assert!(matches!(rest.state, State::Contended(_)), "{rest:?}");
+    assert!(!world.secret.data.contains_key(DATA_KEY));
+    assert_eq!(world.listed.len(), 3);
+    // The next that is accepted is written, and the others are ended.
+    world.now = rest.until;
+    world.run(&mut keeper);
+    let live = world.listed.iter().filter(|row| row.is_live(world.now));
+    assert_eq!(live.map(|row| row.id).collect::<Vec<_>>(), [4]);
+}
+
+#[test]
+fn a_write_that_is_refused_makes_no_second_key() {
+    let mut world = World::new();
+    let mut keeper = keeper("a");
+    for _ in 0..20 {
+        let action = keeper.next(world.now, &world.secret, &world.listed, 1);
+        let done = match &action {
+            Action::Write(write) if matches!(write.change, Change::Store(_)) => Done::Failed,
+            action => world.act(action),
+        };
+        keeper.absorb(world.now, action, done);
+        world.now = after(world.now, Duration::from_secs(300));
+    }
+    assert_eq!(world.listed.len(), 1);
+    world.run(&mut keeper);
+    assert_eq!(world.listed.len(), 1);
+    assert_eq!(world.secret.data[DATA_KEY].as_slice(), value(1).as_bytes());
+}
+
+#[test]
+fn another_writers_intent_is_respected_for_a_while() {
+    let mut world = World::new();
+    let mut first = keeper("a");
+    let action = first.next(world.now, &world.secret, &world.listed, 1);
+    let done = world.act(&action);
+    first.absorb(world.now, action, done);
+    let rest = world.run(&mut keeper("b"));
+    assert_eq!(
+        (rest.state, rest.until),
+        (State::Yields("a".into()), at(120))
+    );
+    // The same name again is the container's restart: what it was doing is over.
+    let mut restarted = World {
+        now: at(1),
+        secret: world.secret.clone(),
+        listed: Vec::new(),
+        calls: Vec::new(),
+    };
+    assert_eq!(restarted.run(&mut keeper("a")).state, State::Good);
+    world.now = at(120);
+    world.called();
+    assert_eq!(world.run(&mut keeper("b")).state, State::Good);
+    assert_eq!(
+        world.called(),
+        ["intend first", "create", "verify 1", "store 1"]
+    );
+    // The first wakes up late: what it makes of its old intent is ended.
+    assert!(matches!(
+        first.next(world.now, &world.secret, &world.listed, 1),
+        Action::Rest(_)
+    ));
+}
+
+#[test]
+fn the_key_of_a_crashed_run_is_found_by_its_end_and_ended() {
+    let mut world = World::new();
+    let mut crashed = keeper("a");
+    for _ in 0..2 {
+        let action = crashed.next(world.now, &world.secret, &world.listed, 1);
+        let done = world.act(&action);
+        crashed.absorb(world.now, action, done);
+    }
+    assert_eq!(world.called(), ["intend first", "create"]);
+    // Somebody else's key ends at nearly the same time.
+    let near = world.listed[0].expires.unwrap() + Duration::from_micros(1);
+    world.create(near);
+    let rest = world.run(&mut keeper("a"));
+    assert_eq!(
+        world.called(),
+        ["intend first", "create", "verify 3", "store 3", "expire 1"]
+    );
+    assert_eq!(rest.others, 1);
+    world.now = after(world.now, record::ABANDONED_FOR);
+    world.run(&mut keeper("a"));
+    assert_eq!(world.called(), ["Tidy"]);
+}
+
+#[test]
+fn a_deleted_secret_comes_back_and_its_key_is_ended() {
+    let mut world = World::new();
+    let mut keeper = keeper("a");
+    world.run(&mut keeper);
+    world.secret = StoredSecret::absent("headscale", "headscale-api-key");
+    world.called();
+    world.run(&mut keeper);
+    assert_eq!(
+        world.called(),
+        [
+            "intend first",
+            "create",
+            "verify 2",
+            "store 2",
+            "expire 1",
+            "Tidy"
+        ]
+    );
+}
+
+#[test]
+fn a_new_database_gives_old_ids_to_keys_of_others() {
+    let mut world = World::new();
+    let mut keeper = keeper("a");
+    world.run(&mut keeper);
+    let theirs = row(1, "ofsomebody00", at(30 * DAY));
+    world.listed = vec![theirs];
+    world.called();
+    world.run(&mut keeper);
+    assert_eq!(
+        world.called(),
+        [
+            "intend unknown_to_headscale",
+            "create",
+            "verify 2",
+            "store 2"
+        ]
+    );
+    assert!(world.listed.iter().all(|row| row.is_live(world.now)));
+}
+
+#[test]
+fn whoever_keeps_undoing_it_sees_three_keys_and_then_one_an_hour() {
+    let mut world = World::new();
+    let mut keeper = keeper("a");
+    let mut made = Vec::new();
+    for second in 0..6 * HOUR {
+        world.now = at(second);
+        let before = world.listed.len();
+        world.secret = StoredSecret::absent("headscale", "headscale-api-key");
+        let rest = world.run(&mut keeper);
+        if world.listed.len() > before {
+            made.push(second);
+        } else {
+            assert!(matches!(rest.state, State::Contended(_)));
+        }
+    }
+    assert_eq!(
+        made,
+        [
+            0,
+            1,
+            2,
+            HOUR + 2,
+            2 * HOUR + 2,
+            3 * HOUR + 2,
+            4 * HOUR + 2,
+            5 * HOUR + 2
+        ]
+    );
+    let live = world.listed.iter().filter(|row| row.is_live(world.now));
+    assert!(live.count() <= 2);
+}
+
+#[test]
+fn an_overlap_keeps_the_old_key_good_for_as_long() {
+    let mut world = World::new();
+    let policy = Policy {
+        overlap: Duration::from_secs(300),
+        ..policy()
+    };
+    let mut keeper = Keeper::new("a".into(), policy);
+    world.now = world.run(&mut keeper).due.unwrap();
+    world.now = world.run(&mut keeper).due.unwrap_or(at(80 * DAY));
+    world.called();
+    let mut world = World::new();
+    world.run(&mut keeper);
+    world.now = at(81 * DAY);
+    let rest = world.run(&mut keeper);
+    assert_eq!(rest.until, after(world.now, Duration::from_secs(300)));
+    assert!(!world.called().iter().any(|call| call.starts_with("expire")));
+    world.now = rest.until;
+    world.run(&mut keeper);
+    assert_eq!(world.called(), ["expire 1", "Tidy"]);
+}
+
+#[test]
+fn who_stands_in_renews_what_still_works_past_due_and_nothing_else() {
+    let stand_in = || {
+        let policy = Policy {
+            stand_in: Some(hours(2)),
+            ..policy()
+        };
+        Keeper::new("rotation".into(), policy)
+    };
+    let mut world = World::new();
+    world.run(&mut keeper("a"));
+    world.called();
+    let due = world.run(&mut keeper("a")).due.unwrap();
+    let two = Duration::from_secs(2 * 3_600);
+    // The manager's last look is 80 days old from here on.
+    for (now, renewed) in [
+        (due, false),
+        (due + two - Duration::from_secs(1), false),
+        (due + two, true),
+    ] {
+        let mut world = World {
+            now,
+            secret: world.secret.clone(),
+            listed: world.listed.clone(),
+            calls: Vec::new(),
+        };
+        world.run(&mut stand_in());
+        assert_eq!(
+            world.called().contains(&"store 2".to_owned()),
+            renewed,
+            "{now}"
+        );
+        if renewed {
+            // Both come to rest on the same key.
+            let rest = world.run(&mut keeper("a"));
+            assert_eq!((rest.state, world.called().len()), (State::Good, 0));
+        }
+    }
+    // A manager that has looked lately is left to it.
+    world.now = due + two;
+    form::check_in(
+        &mut world.secret,
+        "a",
+        world.now - Duration::from_secs(3_600),
+    );
+    let rest = world.run(&mut stand_in());
+    assert_eq!(
+        (rest.state, world.called().len()),
+        (State::Attended("a".into()), 0)
+    );
+    // What does not work cannot make a key.
+    let mut world = World::new();
+    let ours = [("app.kubernetes.io/managed-by", "sidescale")];
+    world.put(&value(9), &ours, &[]);
+    let rest = world.run(&mut stand_in());
+    assert_eq!(
+        (rest.state, world.called().len()),
+        (State::LeftToOthers(Why::Unknown), 0)
+    );
+}

@@ -1,0 +1,298 @@
+//! What is refused, and how each mistake is told. Pure.
+
+use super::*;
+
+#[test]
+fn names_annotation_value_and_accepted_form_of_each_mistake() {
+    use DenyReason::{BadValue, NotAllowed, NotSupported};
+    let table = [
+        (
+            ("inject", "tailscal"),
+            BadValue,
+            "want tailscale, apikey-manager, server-keys, several of these with commas, true or false",
+        ),
+        (
+            ("inject", "tailscale,false"),
+            BadValue,
+            "want tailscale, apikey-manager, server-keys, several of these with commas, true or false",
+        ),
+        (
+            ("service", "My API"),
+            BadValue,
+            "want a name of lower-case letters, digits, dashes and dots, at most 200, such as api",
+        ),
+        (
+            ("hostname", "{cluster}"),
+            BadValue,
+            "want lower-case letters, digits, dashes, dots, {service}, {namespace}, {pod} and {node}, such as {service}-{namespace}",
+        ),
+        (
+            ("control-plane", "https://evil"),
+            NotAllowed,
+            "want one of the control planes that are open to namespace \"shop\": default",
+        ),
+        (
+            ("tags", "web"),
+            BadValue,
+            "want tags such as tag:web,tag:prod, in lower case",
+        ),
+        (
+            ("tags", "tag:admin"),
+            NotAllowed,
+            "tag:admin is not allowed; the profile allows tag:web, tag:db: ask for one of these, or have the operator add it to profiles.default.allowedTags",
+        ),
+        (("reusable", "yes"), BadValue, "want true or false"),
+        (
+            ("auth-key-expiration", "5 weeks"),
+            BadValue,
+            "want a duration such as 90m, 12h or 30d",
+        ),
+        (("auth-key-expiration", "1s"), BadValue, "want at least 1m"),
+        (
+            ("auth-key-expiration", "24h"),
+            BadValue,
+            "not more than the rotation buffer of 240h: set \"sidescale.io/auth-key-rotation-buffer\" to less",
+        ),
+        (
+            ("auth-key-rotation-buffer", "100d"),
+            BadValue,
+            "want less than the key's life of 2160h",
+        ),
+        (("auth-key-delivery", "argv"), BadValue, "want env or file"),
+        (
+            ("auth-key-secret", "mine"),
+            BadValue,
+            "want <Secret name>/<data key>, such as my-keys/authkey",
+        ),
+        (
+            ("state", "disk"),
+            BadValue,
+            "want emptydir, memory or volume:<name of one of the pod's volumes>",
+        ),
+        (
+            ("state", "volume:"),
+            BadValue,
+            "want emptydir, memory or volume:<name of one of the pod's volumes>",
+        ),
+        (
+            ("state", "volume:data"),
+            BadValue,
+            "only pods of a StatefulSet keep their name, and with it their state: want emptydir or memory",
+        ),
+        (
+            ("ephemeral", "false"),
+            BadValue,
+            "without state of its own every pod would leave a node behind: want true, or state volume:<name> in a StatefulSet",
+        ),
+        (("ephemeral", "no"), BadValue, "want true or false"),
+        (
+            ("userspace", "false"),
+            NotSupported,
+            "not supported yet, want true",
+        ),
+        (("native-sidecar", "no"), BadValue, "want true or false"),
+        (("accept-dns", "yes"), BadValue, "want true or false"),
+        (("accept-routes", "1"), BadValue, "want true or false"),
+        (
+            ("proxy", "true"),
+            BadValue,
+            "want a port from 1024 to 65535, such as 1055, or false",
+        ),
+        (
+            ("proxy", "+1055"),
+            BadValue,
+            "want a port from 1024 to 65535, such as 1055, or false",
+        ),
+        (
+            ("proxy", "443"),
+            BadValue,
+            "want a port from 1024 to 65535, such as 1055, or false",
+        ),
+        (
+            ("proxy-env", "true"),
+            BadValue,
+            "there is no proxy: want false, or set sidescale.io/proxy to a port such as 1055",
+        ),
+        (
+            ("image", "my image"),
+            BadValue,
+            "want an image such as docker.io/tailscale/tailscale:v1.102.3",
+        ),
+        (
+            ("image", "evil/tailscale"),
+            NotAllowed,
+            "the profile allows registry.example.com/ts:*, or have the operator add it to profiles.default.allowedImages",
+        ),
+        (("wait", "1"), BadValue, "want true or false"),
+        (
+            ("cpu-request", "fast"),
+            BadValue,
+            "want a Kubernetes quantity such as 50m or 0.2",
+        ),
+        (
+            ("cpu-request", "1"),
+            BadValue,
+            "want no more than the limit, which is 200m",
+        ),
+        (
+            ("memory-limit", "0"),
+            BadValue,
+            "want a Kubernetes quantity such as 128Mi or 1Gi",
+        ),
+        (
+            ("memory-limit", "1Mi"),
+            BadValue,
+            "want no less than the request, which is 128Mi",
+        ),
+        (
+            ("exit-node", "true"),
+            NotSupported,
+            "not supported yet, remove it",
+        ),
+        (
+            ("serve-config", "web"),
+            NotSupported,
+            "not supported yet, remove it",
+        ),
+        (
+            ("profile", "other"),
+            NotAllowed,
+            "want one of the profiles that are open to namespace \"shop\": default",
+        ),
+    ];
+    for ((key, value), reason, want) in table {
+        let message = format!("annotation \"sidescale.io/{key}\" is {value:?}: {want}");
+        let refusal = |text: String| Refusal {
+            reason,
+            message: text,
+        };
+        let pairs = if key == "inject" {
+            vec![(key, value)]
+        } else {
+            vec![("inject", "true"), (key, value)]
+        };
+        api(&pairs, None, |decision| {
+            assert_eq!(decision, Decision::Deny(refusal(message.clone())))
+        });
+        if key != "inject" {
+            let namespace = metadata(None, &[(key, value)]);
+            let message = message.replace("\" is", "\" of namespace \"shop\" is");
+            api(&[("inject", "true")], Some(&namespace), |decision| {
+                assert_eq!(decision, Decision::Deny(refusal(message)));
+            });
+        }
+    }
+}
+
+#[test]
+fn refuses_properties_of_a_key_that_is_not_ours() {
+    api(
+        &[
+            ("inject", "true"),
+            ("auth-key-secret", "mine/key"),
+            ("tags", "tag:web"),
+        ],
+        None,
+        |decision| {
+            let message = "annotation \"sidescale.io/tags\" is \"tag:web\": this belongs to keys that we make, and \"sidescale.io/auth-key-secret\" names one of yours: remove one of the two";
+            assert_eq!(
+                decision,
+                Decision::Deny(Refusal {
+                    reason: DenyReason::BadValue,
+                    message: message.to_owned()
+                })
+            );
+        },
+    );
+}
+
+#[test]
+fn lets_through_allowed_arguments_alone_however_they_are_spelt() {
+    for good in [
+        "",
+        " ",
+        "--ssh",
+        "-ssh",
+        "--ssh=true",
+        "--operator me",
+        "-operator=me",
+        "  --shields-up   --operator  me --ssh ",
+    ] {
+        injected(&[("extra-args", good)], None, |sidecar| {
+            assert_eq!(sidecar.extra_args, good);
+        });
+    }
+    let other = "want arguments of tailscale up with spaces between them, without quotes, backslashes and $, such as --shields-up";
+    let ours = |name: &str, instead: &str| {
+        format!("--{name} would override what Sidescale sets: {instead}")
+    };
+    let unknown = |name: &str| {
+        format!(
+            "--{name} is not allowed; the profile allows --ssh, --shields-up, --operator, or have the operator add it to profiles.default.allowedExtraArgs"
+        )
+    };
+    let plane = ours("login-server", "set sidescale.io/control-plane");
+    let key = |name: &str| ours(name, "the key comes from a Secret, so remove it");
+    let no_argument =
+        |word: &str| format!("{word:?} is no argument: want arguments such as --shields-up");
+    let stray = |word: &str| {
+        format!("{word:?} belongs to no argument: want arguments such as --shields-up")
+    };
+    let table = [
+        ("--login-server=https://evil", plane.clone()),
+        ("-login-server=https://evil", plane.clone()),
+        ("--login-server https://evil", plane.clone()),
+        ("-login-server https://evil", plane.clone()),
+        ("--ssh --login-server=https://evil", plane.clone()),
+        ("--operator --login-server=https://evil", plane.clone()),
+        ("--operator=me -login-server https://evil", plane),
+        ("--authkey=x", key("authkey")),
+        ("-auth-key x", key("auth-key")),
+        ("--client-secret=x", key("client-secret")),
+        (
+            "--advertise-tags=tag:web",
+            ours("advertise-tags", "set sidescale.io/tags"),
+        ),
+        (
+            "--hostname=x",
+            ours("hostname", "set sidescale.io/hostname"),
+        ),
+        (
+            "-accept-routes",
+            ours("accept-routes", "set sidescale.io/accept-routes"),
+        ),
+        (
+            "--exit-node=x",
+            ours(
+                "exit-node",
+                "routes and exit nodes are not supported yet, so remove it",
+            ),
+        ),
+        ("--reset", ours("reset", "remove it")),
+        ("--force-reauth", unknown("force-reauth")),
+        ("--ssh --unknown", unknown("unknown")),
+        ("---ssh", no_argument("---ssh")),
+        ("--", no_argument("--")),
+        ("-", no_argument("-")),
+        ("--=x", no_argument("--=x")),
+        ("--Ssh", no_argument("--Ssh")),
+        ("ssh", stray("ssh")),
+        ("--operator me you", stray("you")),
+        ("--ssh=true me", stray("me")),
+        ("--operator=$(TS_AUTHKEY)", other.to_owned()),
+        ("--operator='me'", other.to_owned()),
+        ("--ssh\n--login-server=https://evil", other.to_owned()),
+        ("--ssh\u{a0}--login-server=https://evil", other.to_owned()),
+    ];
+    for (value, want) in table {
+        let message = format!("annotation \"sidescale.io/extra-args\" is {value:?}: {want}");
+        api(
+            &[("inject", "true"), ("extra-args", value)],
+            None,
+            |decision| match decision {
+                Decision::Deny(refusal) => assert_eq!(refusal.message, message),
+                other => panic!("{value:?}: {other:?}"),
+            },
+        );
+    }
+}
