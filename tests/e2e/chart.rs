@@ -182,7 +182,7 @@ fn wrong_values_are_explained(context: &Context, _: Option<&headscale::Program>)
             "controlPlane.loginServer is empty: set it to the URL of your Headscale",
         ),
         (
-            "controlPlane.loginServer=headscale",
+            "controlPlane.loginServer=ftp://headscale",
             "at '/controlPlane/loginServer'",
         ),
         (
