@@ -103,8 +103,11 @@ pub(super) fn choose(
                 (Ownership::Ours, None) => {
                     Some("it has no key yet, and gets one by itself".to_owned())
                 }
-                (Ownership::Ours, Some(_)) if !demand.contains_key(data_key) => {
-                    Some("no pod uses it: \"sidescale cleanup\" ends what nothing uses".to_owned())
+                (Ownership::Ours, Some(current)) if !demand.contains_key(data_key) => {
+                    Some(format!(
+                        "no pod uses it, so that it is ended when that has lasted for rotation.unusedKeysAfter; now: headscale preauthkeys expire --id {}",
+                        current.id.0
+                    ))
                 }
                 (Ownership::Ours, Some(_)) => None,
             };
