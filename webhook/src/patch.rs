@@ -6,7 +6,7 @@ use crate::annotations::Injection;
 use crate::mutate::{Fit, PullSecrets};
 use crate::pod::{Containers, Metadata, Spec};
 use crate::sidecar::proxy_env::Missing;
-use crate::sidecar::shapes::{Mount, Volume, VolumeSource};
+use crate::sidecar::shapes::{Mount, Volume};
 use crate::sidecar::{Receipt, apikey_manager, tailscale};
 
 /// Collects operations as JSON.
@@ -208,7 +208,7 @@ fn evictable(metadata: &Metadata<'_>, volumes: &[Volume<'_>]) -> Option<String> 
     names.push_str(theirs.unwrap_or_default());
     let mut any = false;
     for volume in volumes {
-        if let VolumeSource::EmptyDir { .. } = volume.source {
+        if volume.is_empty_dir() {
             if !names.is_empty() {
                 names.push(',');
             }

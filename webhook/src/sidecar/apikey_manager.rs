@@ -3,7 +3,7 @@
 use super::TOKEN_DIRECTORY;
 use super::shapes::{
     Container, FieldItem, FieldRef, Item, Mount, Needs, Projection, Resources, Security,
-    SecurityContext, Volume, VolumeSource,
+    SecurityContext, Volume,
 };
 use crate::annotations::{ApikeyManager, DenyReason, PREFIX, Refusal};
 use crate::forms;
@@ -146,10 +146,7 @@ impl<'a> Fit<'a> {
     /// Appends the volumes.
     pub(crate) fn volumes(&self, volumes: &mut Vec<Volume<'a>>) {
         if let Socket::New { .. } = self.socket {
-            volumes.push(Volume {
-                name: SOCKET,
-                source: VolumeSource::EmptyDir { size_limit: "1Mi" },
-            });
+            volumes.push(Volume::empty(SOCKET, "1Mi"));
         }
         if self.token {
             volumes.push(token());
@@ -230,8 +227,5 @@ fn token() -> Volume<'static> {
         },
         Projection::DownwardApi { items: [namespace] },
     ];
-    Volume {
-        name: TOKEN,
-        source: VolumeSource::Projected { sources },
-    }
+    Volume::projected(TOKEN, sources)
 }

@@ -1,6 +1,6 @@
 //! Headscale's own keys: one volume, and one read-only mount for each file, so that its directory stays writable. Pure.
 
-use super::shapes::{Item, Mount, Volume, VolumeSource};
+use super::shapes::{Item, Mount, Volume};
 use crate::annotations::{Refusal, ServerKeys};
 use crate::headscale::{Headscale, User};
 use crate::pod::{Details, SERVER_KEYS};
@@ -86,13 +86,12 @@ impl<'a> Fit<'a> {
             key: file.name,
             path: file.name,
         });
-        volumes.push(Volume {
-            name: SERVER_KEYS,
-            source: VolumeSource::Secret {
-                secret_name: keys.secret,
-                default_mode: self.mode as u32,
-                items: items.collect(),
-            },
-        });
+        let mode = self.mode as u32;
+        volumes.push(Volume::secret(
+            SERVER_KEYS,
+            keys.secret,
+            mode,
+            items.collect(),
+        ));
     }
 }

@@ -1,7 +1,7 @@
 //! The parts of a pod that we write, as borrowed structs that serialise to what Kubernetes reads. Pure.
 
 use serde::Serialize;
-use serde::ser::SerializeSeq as _;
+use serde::ser::{SerializeSeq as _, SerializeStruct as _};
 
 use crate::profile;
 
@@ -79,25 +79,31 @@ pub(crate) enum Security<'a> {
     Given(&'a serde_json::Value),
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
 pub(crate) struct Env<'a> {
     pub(crate) name: &'static str,
-    #[serde(flatten)]
     pub(crate) value: Value<'a>,
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
 pub(crate) enum Value<'a> {
-    #[serde(rename = "value")]
     Text(&'a str),
-    #[serde(rename = "value")]
     Joined(Joined<'a>),
-    #[serde(rename = "value")]
     Proxy(Proxy),
-    #[serde(rename = "valueFrom")]
     From(Source<'a>),
+}
+
+// By hand here and for `Volume`: serde's flatten takes a detour over a map, which costs a review a tenth of its time.
+impl Serialize for Env<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut env = serializer.serialize_struct("Env", 2)?;
+        env.serialize_field("name", self.name)?;
+        match &self.value {
+            Value::Text(text) => env.serialize_field("value", text)?,
+            Value::Joined(joined) => env.serialize_field("value", joined)?,
+            Value::Proxy(proxy) => env.serialize_field("value", proxy)?,
+            Value::From(source) => env.serialize_field("valueFrom", source)?,
+        }
+        env.end()
+    }
 }
 
 /// Text in parts, joined as it is written.
@@ -197,30 +203,81 @@ pub(crate) struct Mount<'a> {
     pub(crate) read_only: bool,
 }
 
-#[derive(Serialize)]
 pub(crate) struct Volume<'a> {
     pub(crate) name: &'static str,
-    #[serde(flatten)]
-    pub(crate) source: VolumeSource<'a>,
+    source: VolumeSource<'a>,
+}
+
+enum VolumeSource<'a> {
+    EmptyDir(EmptyDir),
+    Secret(SecretVolume<'a>),
+    Projected(Projected),
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum VolumeSource<'a> {
-    EmptyDir {
-        #[serde(rename = "sizeLimit")]
-        size_limit: &'static str,
-    },
-    Secret {
-        #[serde(rename = "secretName")]
+struct EmptyDir {
+    size_limit: &'static str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SecretVolume<'a> {
+    secret_name: &'a str,
+    default_mode: u32,
+    items: Vec<Item<'a>>,
+}
+
+#[derive(Serialize)]
+struct Projected {
+    sources: [Projection; 3],
+}
+
+impl<'a> Volume<'a> {
+    /// An empty directory.
+    pub(crate) fn empty(name: &'static str, size_limit: &'static str) -> Self {
+        let source = VolumeSource::EmptyDir(EmptyDir { size_limit });
+        Self { name, source }
+    }
+
+    /// Data keys of a Secret as files.
+    pub(crate) fn secret(
+        name: &'static str,
         secret_name: &'a str,
-        #[serde(rename = "defaultMode")]
         default_mode: u32,
         items: Vec<Item<'a>>,
-    },
-    Projected {
-        sources: [Projection; 3],
-    },
+    ) -> Self {
+        let source = VolumeSource::Secret(SecretVolume {
+            secret_name,
+            default_mode,
+            items,
+        });
+        Self { name, source }
+    }
+
+    /// What the kubelet puts together.
+    pub(crate) fn projected(name: &'static str, sources: [Projection; 3]) -> Self {
+        let source = VolumeSource::Projected(Projected { sources });
+        Self { name, source }
+    }
+
+    /// Whether it is an empty directory.
+    pub(crate) fn is_empty_dir(&self) -> bool {
+        matches!(self.source, VolumeSource::EmptyDir(_))
+    }
+}
+
+impl Serialize for Volume<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut volume = serializer.serialize_struct("Volume", 2)?;
+        volume.serialize_field("name", self.name)?;
+        match &self.source {
+            VolumeSource::EmptyDir(empty) => volume.serialize_field("emptyDir", empty)?,
+            VolumeSource::Secret(secret) => volume.serialize_field("secret", secret)?,
+            VolumeSource::Projected(projected) => volume.serialize_field("projected", projected)?,
+        }
+        volume.end()
+    }
 }
 
 /// What the kubelet's own token volume is made of.

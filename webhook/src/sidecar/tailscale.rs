@@ -3,7 +3,7 @@
 use super::TOKEN_DIRECTORY;
 use super::shapes::{
     Container, Env, Extended, HttpGet, Item, Joined, Mount, Needs, Probe, Proxy, Resources,
-    Security, SecurityContext, Source, Value, Volume, VolumeSource,
+    Security, SecurityContext, Source, Value, Volume,
 };
 use crate::annotations::{Key, State, Tailscale};
 use crate::pod::CONTAINER;
@@ -88,28 +88,15 @@ pub(crate) fn security_context() -> SecurityContext {
 /// Appends the volumes.
 pub(crate) fn volumes<'a>(sidecar: &'a Tailscale<'_>, fit: Fit, volumes: &mut Vec<Volume<'a>>) {
     let (secret, data_key) = secret(sidecar);
-    let empty = |name, size_limit| Volume {
-        name,
-        source: VolumeSource::EmptyDir { size_limit },
-    };
-    let of_secret = |name, key, path| {
-        let items = vec![Item { key, path }];
-        Volume {
-            name,
-            source: VolumeSource::Secret {
-                secret_name: secret,
-                default_mode: READABLE,
-                items,
-            },
-        }
-    };
+    let of_secret =
+        |name, key, path| Volume::secret(name, secret, READABLE, vec![Item { key, path }]);
     if sidecar.state == State::EmptyDir {
-        volumes.push(empty(STATE, "256Mi"));
+        volumes.push(Volume::empty(STATE, "256Mi"));
     }
     volumes.extend([
-        empty(RUN, "16Mi"),
-        empty(TMP, "64Mi"),
-        empty(NO_TOKEN, "1Mi"),
+        Volume::empty(RUN, "16Mi"),
+        Volume::empty(TMP, "64Mi"),
+        Volume::empty(NO_TOKEN, "1Mi"),
     ]);
     if fit.delivery == Delivery::File {
         volumes.push(of_secret(AUTH_KEY, data_key, "authkey"));
