@@ -32,6 +32,16 @@ fn ten_services(context: &Context, program: Option<&headscale::Program>) -> Resu
     // Whether they join is for others to see: here a program that only waits stands for the sidecar's.
     let values = [("config.profiles.default.image", BUSYBOX)];
     let product = Product::install(node, &headscale, "first", &values)?;
+    // Its API key was there a moment later than it; what comes before is a first start, told by a state of its own.
+    wait::until("rotation has its API key", LIMIT, || {
+        let logs = product.logs();
+        let missed = logs.contains("No keys can be made");
+        ensure!(
+            !missed || logs.contains("Control plane works again"),
+            "{logs}"
+        );
+        Ok(())
+    })?;
     let mut waited = Vec::new();
     let example = Product::example(&[])?;
     for n in 0..SERVICES {
