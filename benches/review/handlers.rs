@@ -11,8 +11,8 @@ use axum::routing::post;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use k8s_openapi::api::authentication::v1::UserInfo;
 use k8s_openapi::api::core::v1::{Container, Pod, Volume};
+use kube::core::admission::{AdmissionRequest, AdmissionReview};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -88,10 +88,10 @@ pub(crate) fn product(metrics: Arc<Metrics>) -> Result<Router> {
     ))
 }
 
-/// An admission handler as one writes it with k8s-openapi: the whole pod is read, typed values make the patch.
+/// An admission handler as one writes it with kube: its `AdmissionReview<Pod>` is read, typed values make the patch.
 ///
-/// The envelope is lighter than `kube::core::admission`'s, so this is the quicker of the two typed ways. What the
-/// patch holds is taken from our own answer once, in advance: the typed handler is spared the work of deciding it.
+/// The answer is written like ours, because kube's own writes the patch as an array of numbers. What the patch holds is
+/// taken from our own answer once, in advance: the typed handler is spared the work of deciding it.
 pub(crate) struct Typed {
     operations: Vec<Operation<Addition>>,
 }
@@ -114,30 +114,6 @@ enum Addition {
     Other(Value),
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct AdmissionReview<T> {
-    api_version: String,
-    kind: String,
-    request: AdmissionRequest<T>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[expect(dead_code, reason = "a typed handler reads the whole request")]
-struct AdmissionRequest<T> {
-    uid: String,
-    kind: BTreeMap<String, String>,
-    resource: BTreeMap<String, String>,
-    namespace: Option<String>,
-    operation: String,
-    user_info: UserInfo,
-    object: Option<T>,
-    old_object: Option<T>,
-    dry_run: Option<bool>,
-    options: Option<Value>,
-}
-
 impl Typed {
     /// A handler that answers this body as ours does.
     pub(crate) fn like(body: &[u8]) -> Result<Self> {
@@ -151,7 +127,8 @@ impl Typed {
     /// Answers one review.
     pub(crate) fn answer(&self, body: &[u8]) -> Result<Vec<u8>> {
         let review: AdmissionReview<Pod> = serde_json::from_slice(body)?;
-        let pod = review.request.object.context("no object")?;
+        let request: AdmissionRequest<Pod> = review.try_into()?;
+        let pod = request.object.context("no object")?;
         let wanted = pod.metadata.annotations.unwrap_or_default();
         ensure!(
             wanted
@@ -161,9 +138,9 @@ impl Typed {
         );
         let patch = serde_json::to_vec(&self.operations.clone())?;
         let response = json!({
-            "apiVersion": review.api_version,
-            "kind": review.kind,
-            "response": {"uid": review.request.uid, "allowed": true, "patchType": "JSONPatch", "patch": STANDARD.encode(patch)},
+            "apiVersion": request.types.api_version,
+            "kind": request.types.kind,
+            "response": {"uid": request.uid, "allowed": true, "patchType": "JSONPatch", "patch": STANDARD.encode(patch)},
         });
         Ok(serde_json::to_vec(&response)?)
     }

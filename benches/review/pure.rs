@@ -17,7 +17,7 @@ pub(crate) struct Pure {
     pub(crate) ours: f64,
     /// serde_json reading to the end and keeping nothing.
     pub(crate) scan: f64,
-    /// The same answer by way of k8s-openapi's types.
+    /// The same answer by way of kube's `AdmissionReview<Pod>`.
     pub(crate) typed: f64,
 }
 

@@ -64,12 +64,12 @@ const CASES: &[&[Case]] = &[
     story::CASES,
     first::CASES,
     negative::CASES,
-    nodes::CASES,
     manager::CASES,
     rotation::CASES,
     commands::CASES,
     unaided::CASES,
     faults::CASES,
+    nodes::CASES,
     // Last: it reads what all the others have left.
     leaks::CASES,
 ];
