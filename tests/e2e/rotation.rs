@@ -157,7 +157,9 @@ impl World {
         until("rotation is up", async || {
             let reports: BTreeMap<Part, _> = health.reports().into_iter().collect();
             let report = reports.get(&Part::Rotation)?;
-            (report.ok && report.detail.contains("keys ready")).then_some(())
+            // The second time there is the foreign Secret, which it goes on telling of.
+            let up = report.ok || report.detail.contains("SecretNotOurs");
+            (up && report.detail.contains("keys ready")).then_some(())
         })
         .await?;
         Ok(Running {
