@@ -33,7 +33,6 @@ mod rotation;
 mod serve;
 mod story;
 mod support;
-mod unaided;
 
 use support::{
     context::Context,
@@ -67,7 +66,6 @@ const CASES: &[&[Case]] = &[
     manager::CASES,
     rotation::CASES,
     commands::CASES,
-    unaided::CASES,
     faults::CASES,
     nodes::CASES,
     // Last: it reads what all the others have left.
