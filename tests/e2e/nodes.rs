@@ -133,7 +133,9 @@ fn evicted(context: &Context, program: Option<&headscale::Program>) -> Result<()
 /// Whether the product's account has the right to evict pods.
 fn may_evict(kubectl: &Kubectl, product: &Product<'_>) -> bool {
     let account = format!("system:serviceaccount:{}:sidescale", product.namespace);
-    let arguments = ["auth", "can-i", "create", "pods/eviction", "--as", &account];
+    // "pods/eviction" would be a pod of that name.
+    let right = ["auth", "can-i", "create", "pods", "--subresource=eviction"];
+    let arguments = [right.as_slice(), &["--as", &account]].concat();
     let asked = kubectl.run(&[&arguments[..], &["--namespace", &product.workloads]].concat());
     asked.is_ok_and(|answer| answer.trim() == "yes")
 }
