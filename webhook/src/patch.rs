@@ -15,13 +15,6 @@ pub(crate) struct Patch {
     json: Vec<u8>,
 }
 
-#[derive(Serialize)]
-struct Add<'a, V> {
-    op: &'static str,
-    path: &'a str,
-    value: &'a V,
-}
-
 impl Patch {
     pub(crate) fn new() -> Self {
         // One sidecar takes about 3 KB.
@@ -35,14 +28,11 @@ impl Patch {
         if self.json.len() > 1 {
             self.json.push(b',');
         }
-        write(
-            &mut self.json,
-            &Add {
-                op: "add",
-                path,
-                value,
-            },
-        );
+        self.json.extend_from_slice(br#"{"op":"add","path":"#);
+        write(&mut self.json, &path);
+        self.json.extend_from_slice(br#","value":"#);
+        write(&mut self.json, value);
+        self.json.push(b'}');
     }
 
     fn annotations(&mut self, metadata: &Metadata<'_>, status: &str, evictable: Option<&str>) {
@@ -138,8 +128,7 @@ pub(crate) fn injection(
     namespace: &str,
 ) -> Vec<u8> {
     let mut patch = Patch::new();
-    let mut text = Vec::with_capacity(384);
-    write(&mut text, receipt);
+    let text = to_text(receipt);
     let sidecar = injection.kinds().as_str();
     match metadata.labels {
         Some(_) => patch.add("/metadata/labels/sidescale.io~1sidecar", &sidecar),
@@ -156,11 +145,7 @@ pub(crate) fn injection(
         fit.volumes(keys, &mut volumes);
     }
     let evictable = evictable(metadata, &volumes);
-    patch.annotations(
-        metadata,
-        &String::from_utf8_lossy(&text),
-        evictable.as_deref(),
-    );
+    patch.annotations(metadata, &text, evictable.as_deref());
     match spec.volumes {
         Some(_) => volumes
             .iter()
@@ -224,6 +209,12 @@ pub(crate) fn receipt(metadata: &Metadata<'_>, text: &str) -> Vec<u8> {
     let mut patch = Patch::new();
     patch.annotations(metadata, text, None);
     patch.finish()
+}
+
+/// Writes `value` as the text of an annotation.
+fn to_text<V: Serialize>(value: &V) -> String {
+    #[expect(clippy::expect_used, reason = "our own types have only text as keys")]
+    serde_json::to_string(value).expect("our own types are JSON")
 }
 
 /// Appends `value` as JSON.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) mod apikey_manager;
 pub(crate) mod proxy_env;
+pub(crate) mod rendered;
 pub(crate) mod server_keys;
 pub(crate) mod shapes;
 pub(crate) mod tailscale;

@@ -1,6 +1,9 @@
 //! The manager of Headscale's API key: its container, the socket's directory that both share, its token. Pure.
 
+use std::sync::LazyLock;
+
 use super::TOKEN_DIRECTORY;
+use super::rendered::EmptyDirectory;
 use super::shapes::{
     Container, FieldItem, FieldRef, Item, Mount, Needs, Projection, Resources, Security,
     SecurityContext, Volume,
@@ -12,6 +15,9 @@ use crate::pod::{Details, MANAGER};
 
 const SOCKET: &str = "sidescale-headscale-socket";
 const TOKEN: &str = "sidescale-token";
+
+static SOCKET_DIRECTORY: LazyLock<EmptyDirectory> =
+    LazyLock::new(|| EmptyDirectory::new(SOCKET, "1Mi"));
 
 // What the kubelet's own token volume says: an hour, and a little for clocks that differ.
 const TOKEN_SECONDS: u32 = 3607;
@@ -146,7 +152,7 @@ impl<'a> Fit<'a> {
     /// Appends the volumes.
     pub(crate) fn volumes(&self, volumes: &mut Vec<Volume<'a>>) {
         if let Socket::New { .. } = self.socket {
-            volumes.push(Volume::empty(SOCKET, "1Mi"));
+            volumes.push(Volume::empty(&SOCKET_DIRECTORY));
         }
         if self.token {
             volumes.push(token());

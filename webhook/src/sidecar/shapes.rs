@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde::ser::{SerializeSeq as _, SerializeStruct as _};
 
+use super::rendered::{EmptyDirectory, Rendered};
 use crate::profile;
 
 /// What a sidecar requests.
@@ -40,27 +41,36 @@ pub(crate) struct Container<'a> {
     pub(crate) volume_mounts: Extended<'a, Mount<'a>>,
 }
 
-/// A list of ours, and what an operator adds to it.
+/// What is the same each time, what is this pod's, and what an operator adds, in this order.
 pub(crate) struct Extended<'a, T> {
+    pub(crate) same: &'static [Rendered],
     pub(crate) ours: Vec<T>,
     pub(crate) more: &'a [serde_json::Value],
 }
 
 impl<T> Extended<'_, T> {
     fn is_empty(&self) -> bool {
-        self.ours.is_empty() && self.more.is_empty()
+        self.same.is_empty() && self.ours.is_empty() && self.more.is_empty()
     }
 }
 
 impl<T> From<Vec<T>> for Extended<'_, T> {
     fn from(ours: Vec<T>) -> Self {
-        Self { ours, more: &[] }
+        Self {
+            same: &[],
+            ours,
+            more: &[],
+        }
     }
 }
 
 impl<T: Serialize> Serialize for Extended<'_, T> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut list = serializer.serialize_seq(Some(self.ours.len() + self.more.len()))?;
+        let length = self.same.len() + self.ours.len() + self.more.len();
+        let mut list = serializer.serialize_seq(Some(length))?;
+        for item in self.same {
+            list.serialize_element(item)?;
+        }
         for item in &self.ours {
             list.serialize_element(item)?;
         }
@@ -76,6 +86,7 @@ impl<T: Serialize> Serialize for Extended<'_, T> {
 #[serde(untagged)]
 pub(crate) enum Security<'a> {
     Ours(SecurityContext),
+    Same(&'static Rendered),
     Given(&'a serde_json::Value),
 }
 
@@ -209,15 +220,9 @@ pub(crate) struct Volume<'a> {
 }
 
 enum VolumeSource<'a> {
-    EmptyDir(EmptyDir),
+    EmptyDir(&'static Rendered),
     Secret(SecretVolume<'a>),
     Projected(Projected),
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct EmptyDir {
-    size_limit: &'static str,
 }
 
 #[derive(Serialize)]
@@ -235,8 +240,9 @@ struct Projected {
 
 impl<'a> Volume<'a> {
     /// An empty directory.
-    pub(crate) fn empty(name: &'static str, size_limit: &'static str) -> Self {
-        let source = VolumeSource::EmptyDir(EmptyDir { size_limit });
+    pub(crate) fn empty(directory: &'static EmptyDirectory) -> Self {
+        let EmptyDirectory { name, rendered } = directory;
+        let source = VolumeSource::EmptyDir(rendered);
         Self { name, source }
     }
 
@@ -269,10 +275,13 @@ impl<'a> Volume<'a> {
 
 impl Serialize for Volume<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if let VolumeSource::EmptyDir(rendered) = &self.source {
+            return rendered.serialize(serializer);
+        }
         let mut volume = serializer.serialize_struct("Volume", 2)?;
         volume.serialize_field("name", self.name)?;
         match &self.source {
-            VolumeSource::EmptyDir(empty) => volume.serialize_field("emptyDir", empty)?,
+            VolumeSource::EmptyDir(_) => {}
             VolumeSource::Secret(secret) => volume.serialize_field("secret", secret)?,
             VolumeSource::Projected(projected) => volume.serialize_field("projected", projected)?,
         }

@@ -1,6 +1,9 @@
 //! Injection -> the Tailscale container and its volumes, as borrowed structs that serialise to what a pod holds. Pure.
 
+use std::sync::LazyLock;
+
 use super::TOKEN_DIRECTORY;
+use super::rendered::{EmptyDirectory, Rendered};
 use super::shapes::{
     Container, Env, Extended, HttpGet, Item, Joined, Mount, Needs, Probe, Proxy, Resources,
     Security, SecurityContext, Source, Value, Volume,
@@ -30,6 +33,49 @@ const READABLE: u32 = 0o444;
 // containerboot gives up after 60 s (TS_BOOT_TIMEOUT) and says why; the kubelet must not be faster than that.
 const STARTUP_SECONDS: u32 = 90;
 
+static SAME: LazyLock<Same> = LazyLock::new(Same::render);
+
+/// What every sidecar has, whatever its pod.
+struct Same {
+    env: [Rendered; 6],
+    security_context: Rendered,
+    mounts: [Rendered; 3],
+    /// Behind the one of the state, which not all have.
+    directories: [EmptyDirectory; 3],
+    state: EmptyDirectory,
+}
+
+impl Same {
+    fn render() -> Self {
+        let env = |name, value| Rendered::of(&text(name, value));
+        Self {
+            env: [
+                // Set and empty: unset it means a Secret named "tailscale", which the pod may not write.
+                env("TS_KUBE_SECRET", ""),
+                // Otherwise every start of the container would log in anew, with a key that may have expired.
+                env("TS_AUTH_ONCE", "true"),
+                env("TS_USERSPACE", "true"),
+                env("TS_SOCKET", "/var/run/tailscale/tailscaled.sock"),
+                env("TS_LOGS_DIR", "/tmp"),
+                // Nobody at Tailscale supports a node of Headscale, and nobody there should get its logs.
+                env("TS_NO_LOGS_NO_SUPPORT", "true"),
+            ],
+            security_context: Rendered::of(&security_context()),
+            mounts: [
+                Rendered::of(&Mount::writable(RUN, "/var/run/tailscale")),
+                Rendered::of(&Mount::writable(TMP, "/tmp")),
+                Rendered::of(&Mount::readable(NO_TOKEN, TOKEN_DIRECTORY)),
+            ],
+            directories: [
+                EmptyDirectory::new(RUN, "16Mi"),
+                EmptyDirectory::new(TMP, "64Mi"),
+                EmptyDirectory::new(NO_TOKEN, "1Mi"),
+            ],
+            state: EmptyDirectory::new(STATE, "256Mi"),
+        }
+    }
+}
+
 /// What only the pod's spec decides about its sidecar.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fit {
@@ -55,6 +101,7 @@ pub(crate) fn container<'a>(
         // A native sidecar: it starts before the app, and does not keep a Job from finishing.
         restart_policy: sidecar.native.then_some("Always"),
         env: Extended {
+            same: &SAME.env,
             ours: env(sidecar, fit, port_text),
             more: &overlay.env,
         },
@@ -71,9 +118,10 @@ pub(crate) fn container<'a>(
         readiness_probe: overlay.readiness_probe.as_ref(),
         security_context: match &overlay.security_context {
             Some(given) => Security::Given(given),
-            None => Security::Ours(security_context()),
+            None => Security::Same(&SAME.security_context),
         },
         volume_mounts: Extended {
+            same: &SAME.mounts,
             ours: mounts(sidecar, fit),
             more: &overlay.volume_mounts,
         },
@@ -91,13 +139,9 @@ pub(crate) fn volumes<'a>(sidecar: &'a Tailscale<'_>, fit: Fit, volumes: &mut Ve
     let of_secret =
         |name, key, path| Volume::secret(name, secret, READABLE, vec![Item { key, path }]);
     if sidecar.state == State::EmptyDir {
-        volumes.push(Volume::empty(STATE, "256Mi"));
+        volumes.push(Volume::empty(&SAME.state));
     }
-    volumes.extend([
-        Volume::empty(RUN, "16Mi"),
-        Volume::empty(TMP, "64Mi"),
-        Volume::empty(NO_TOKEN, "1Mi"),
-    ]);
+    volumes.extend(SAME.directories.iter().map(Volume::empty));
     if fit.delivery == Delivery::File {
         volumes.push(of_secret(AUTH_KEY, data_key, "authkey"));
     }
@@ -113,18 +157,21 @@ fn secret<'a>(sidecar: &'a Tailscale<'_>) -> (&'a str, &'a str) {
     }
 }
 
-fn env<'a>(sidecar: &'a Tailscale<'_>, fit: Fit, port_text: &'a str) -> Vec<Env<'a>> {
-    let text = |name, value| Env {
+fn text<'a>(name: &'static str, value: &'a str) -> Env<'a> {
+    Env {
         name,
         value: Value::Text(value),
-    };
+    }
+}
+
+fn env<'a>(sidecar: &'a Tailscale<'_>, fit: Fit, port_text: &'a str) -> Vec<Env<'a>> {
     let field = |name, field_path| Env {
         name,
         value: Value::From(Source::FieldRef { field_path }),
     };
     let (secret, data_key) = secret(sidecar);
     let hostname = &sidecar.hostname;
-    let mut env = Vec::with_capacity(20);
+    let mut env = Vec::with_capacity(14);
     // Before TS_HOSTNAME, which refers to them; the volume's path does too.
     if hostname.needs_pod_name || matches!(sidecar.state, State::Volume(_)) {
         env.push(field("POD_NAME", "metadata.name"));
@@ -146,8 +193,6 @@ fn env<'a>(sidecar: &'a Tailscale<'_>, fit: Fit, port_text: &'a str) -> Vec<Env<
         Delivery::File => text("TS_AUTHKEY", "file:/etc/sidescale/auth-key/authkey"),
     });
     env.extend([
-        // Set and empty: unset it means a Secret named "tailscale", which the pod may not write.
-        text("TS_KUBE_SECRET", ""),
         text("TS_HOSTNAME", &hostname.text),
         Env {
             name: "TS_EXTRA_ARGS",
@@ -167,17 +212,10 @@ fn env<'a>(sidecar: &'a Tailscale<'_>, fit: Fit, port_text: &'a str) -> Vec<Env<
                 sidecar.extra_args,
             ])),
         },
-        // Otherwise every start of the container would log in anew, with a key that may have expired.
-        text("TS_AUTH_ONCE", "true"),
-        text("TS_USERSPACE", "true"),
         text(
             "TS_ACCEPT_DNS",
             if sidecar.accept_dns { "true" } else { "false" },
         ),
-        text("TS_SOCKET", "/var/run/tailscale/tailscaled.sock"),
-        text("TS_LOGS_DIR", "/tmp"),
-        // Nobody at Tailscale supports a node of Headscale, and nobody there should get its logs.
-        text("TS_NO_LOGS_NO_SUPPORT", "true"),
     ]);
     asked_for(sidecar, fit, port_text, &mut env);
     env
@@ -185,10 +223,6 @@ fn env<'a>(sidecar: &'a Tailscale<'_>, fit: Fit, port_text: &'a str) -> Vec<Env<
 
 /// Appends what only some sidecars have.
 fn asked_for<'a>(sidecar: &Tailscale<'_>, fit: Fit, port_text: &'a str, env: &mut Vec<Env<'a>>) {
-    let text = |name, value| Env {
-        name,
-        value: Value::Text(value),
-    };
     if sidecar.state != State::Memory {
         // A subdirectory: tailscaled changes the mode of its directory, and the volume belongs to root.
         env.push(text("TS_STATE_DIR", "/var/lib/tailscale/state"));
@@ -216,7 +250,7 @@ fn asked_for<'a>(sidecar: &Tailscale<'_>, fit: Fit, port_text: &'a str, env: &mu
 }
 
 fn mounts<'a>(sidecar: &'a Tailscale<'_>, fit: Fit) -> Vec<Mount<'a>> {
-    let mut mounts = Vec::with_capacity(6);
+    let mut mounts = Vec::with_capacity(3);
     match sidecar.state {
         State::EmptyDir => mounts.push(Mount::writable(STATE, STATE_DIRECTORY)),
         State::Memory => {}
@@ -226,11 +260,6 @@ fn mounts<'a>(sidecar: &'a Tailscale<'_>, fit: Fit) -> Vec<Mount<'a>> {
             ..Mount::writable(name, STATE_DIRECTORY)
         }),
     }
-    mounts.extend([
-        Mount::writable(RUN, "/var/run/tailscale"),
-        Mount::writable(TMP, "/tmp"),
-        Mount::readable(NO_TOKEN, TOKEN_DIRECTORY),
-    ]);
     if fit.delivery == Delivery::File {
         mounts.push(Mount::readable(AUTH_KEY, AUTH_KEY_DIRECTORY));
     }
