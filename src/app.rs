@@ -11,7 +11,7 @@ use clap::CommandFactory;
 use clap::error::ErrorKind;
 
 use crate::args::{Args, Command};
-use crate::commands::{apikey_manager, demo, rotate, serve, status};
+use crate::commands::{apikey_manager, cleanup, demo, rotate, serve, status};
 use crate::telemetry;
 
 /// Runs a command to its end: 0 done, 1 failed. Bad usage (2) has ended the process before.
@@ -63,6 +63,12 @@ pub fn run(args: Args) -> ExitCode {
         Command::Rotate(args) => {
             let typed = with_signals(|shutdown| {
                 until_stopped(shutdown, async { rotate::run(args, &mut stdout()).await })
+            });
+            told(runtime.block_on(typed))
+        }
+        Command::Cleanup(args) => {
+            let typed = with_signals(|shutdown| {
+                until_stopped(shutdown, async { cleanup::run(args, &mut stdout()).await })
             });
             told(runtime.block_on(typed))
         }

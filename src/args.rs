@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use jiff::SignedDuration;
 
 use crate::commands::apikey_manager::ApikeyManagerArgs;
+use crate::commands::cleanup::CleanupArgs;
 use crate::commands::demo::DemoArgs;
 use crate::commands::rotate::RotateArgs;
 use crate::commands::serve::ServeArgs;
@@ -31,6 +32,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Have keys replaced now, and the old ones ended at once if they have leaked
     Rotate(RotateArgs),
+    /// Show, or remove, what nothing uses any more at the control planes
+    Cleanup(CleanupArgs),
     /// Show it all on this machine, with nothing installed; takes some seconds
     Demo(DemoArgs),
 }

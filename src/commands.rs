@@ -1,6 +1,7 @@
 //! One file, or folder, per command.
 
 pub mod apikey_manager;
+pub mod cleanup;
 pub mod demo;
 mod inventory;
 mod progress;

@@ -9,8 +9,8 @@
 //! pods ─► fleet ─┬─► nodes: joined, late, lost, uninvited ─► housekeeping: Events, gauges, evictions
 //! nodes ─► tailnet ─► names: who makes room, who is named ─► housekeeping: the control plane
 //! ```
-//! The four are pure as well, and looked at every few seconds beside the rotation of keys; so are `orphans` and `cleanup`,
-//! which say once an hour what nobody needs any more.
+//! The four are pure as well, and looked at every few seconds beside the rotation of keys; so are `orphans`, `cleanup` and
+//! `removal`, which say once an hour, or when a person asks, what nobody needs any more.
 
 mod api_keys;
 pub mod cleanup;
@@ -31,10 +31,12 @@ mod planes;
 mod private_ca;
 pub mod queue;
 pub mod record;
+pub mod removal;
 pub mod request;
 pub mod run;
 mod settle;
 pub mod state;
+pub(crate) mod sweep;
 pub mod tailnet;
 
 pub(crate) use ownership::ownership;

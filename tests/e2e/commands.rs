@@ -181,7 +181,9 @@ fn texts(output: &Output) -> (String, String) {
 fn tells_and_replaces(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
     let program = program.context("runs for a Headscale")?;
     let world = World::start(context, program, "typed")?;
-    let outcome = tell(&world).and_then(|()| replace(&world));
+    let outcome = tell(&world)
+        .and_then(|()| replace(&world))
+        .and_then(|()| clean(&world));
     // The next run shares the cluster.
     let _ = world
         .api
@@ -277,5 +279,34 @@ fn replace(world: &World<'_>) -> Result<()> {
     world.done(&["rotate", "--now", &web])?;
     let fourth = world.row()?["keyId"].as_u64().context("no key")?;
     ensure!(world.alive()?.contains(&fourth), "want a key that works");
+    Ok(())
+}
+
+/// What is young, or stands in a Secret, is nothing for `cleanup`; the suite has the rest, whose ages are days.
+fn clean(world: &World<'_>) -> Result<()> {
+    let before = world.alive()?;
+    let said = world.done(&["cleanup", "--dry-run"])?;
+    ensure!(
+        said.ends_with("nothing to remove\n") && !said.contains(&world.apps),
+        "{said}"
+    );
+    world
+        .api
+        .kubectl()
+        .run(&["delete", "pods", "--all", "--namespace", &world.apps])?;
+    let current = world.row()?["keyId"].as_u64().context("no key")?;
+    let left = format!(
+        "left to Sidescale: key {current} of service web in Secret {}/{KEYS} is needed by no pod",
+        world.apps
+    );
+    for words in [&["cleanup", "--dry-run"][..], &["cleanup"]] {
+        let said = world.done(words)?;
+        ensure!(said.contains(&left), "{words:?}: {said}");
+    }
+    let after = world.alive()?;
+    ensure!(
+        after.contains(&current) && after.iter().all(|key| before.contains(key)),
+        "{before:?}, then {after:?}"
+    );
     Ok(())
 }

@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 mod api_keys;
+mod cleanup;
 mod messages;
 mod nodes;
 mod request;
@@ -106,8 +107,8 @@ impl World {
         self.store.write(&secret).await.unwrap();
     }
 
-    fn start(&self, writer: &str) -> Process {
-        let context = Context {
+    fn context(&self, writer: &str) -> Context {
+        Context {
             store: self.store.clone(),
             policy: Arc::new(self.policy.clone()),
             clock: self.clock.clone(),
@@ -118,10 +119,13 @@ impl World {
             mark: MARK.into(),
             writer: writer.into(),
             respect: Duration::from_secs(120),
-        };
+        }
+    }
+
+    fn start(&self, writer: &str) -> Process {
         let demands = self.demands.subscribe();
         Process(tokio::spawn(run::run(
-            Arc::new(context),
+            Arc::new(self.context(writer)),
             demands,
             CancellationToken::new(),
         )))

@@ -8,7 +8,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 impl World {
     /// Takes the namespace away with all its Secrets, as `kubectl delete namespace` does.
-    fn delete_namespace(&self) {
+    pub(super) fn delete_namespace(&self) {
         fs::remove_dir_all(self._root.path().join("shop")).unwrap();
         self.demands.send_modify(|demands| {
             demands.namespaces.remove("shop");

@@ -1,0 +1,200 @@
+//! `sidescale cleanup`: shows what nothing uses any more at the control planes, and removes it. I/O around pure decisions.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow, bail};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::Api;
+
+use super::inventory::Inventory;
+use super::progress::Progress;
+use super::release::{Release, ReleaseArgs, refused};
+use crate::clock::Clock;
+use crate::events::Events;
+use crate::metrics::Metrics;
+use crate::pods::Pods;
+use crate::rotation::demand::Demands;
+use crate::rotation::plane::{Plane, Survey, Trouble};
+use crate::rotation::removal::{Removal, decide};
+use crate::rotation::run::Context;
+use crate::rotation::sweep::{self, Removed, listed};
+
+mod text;
+
+const HELP: &str = "\
+Sidescale cleans up by itself, every hour. This does the same now, and with --dry-run says what would be done. Only what \
+this installation made is touched: keys that still work and that no Secret knows, rows of keys that ended a week ago and \
+that no node names, and users without service, node or key for rotation.unusedUsersAfter. On Headscale 0.28 no user is \
+removed, because there that would remove the keys of all others. A key that a Secret holds and that no pod needs is \
+listed, and left to the running Sidescale, which alone writes these Secrets.
+
+Rights, of your own kubeconfig: get namespace kube-system; list configmaps in Sidescale's namespace; list pods, \
+namespaces and the Secrets named headscale-auth-keys in all namespaces; get these Secrets, and the Secret of the control \
+plane's API key. What cannot be read stops the cleaning: it may be in use.
+
+Exit codes: 0 done, or nothing to do; 1 failed, 2 bad usage.";
+
+/// Flags of `sidescale cleanup`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_long_help = HELP, after_help = HELP)]
+pub struct CleanupArgs {
+    /// Say what would be removed, and remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Which installation.
+    #[command(flatten)]
+    pub release: ReleaseArgs,
+}
+
+/// Cleans up.
+///
+/// # Errors
+/// The cluster or a control plane could not be asked, or something was not removed.
+pub async fn run(args: CleanupArgs, out: &mut (dyn Write + Send)) -> Result<()> {
+    let CleanupArgs { dry_run, release } = args;
+    let progress = Progress::start();
+    progress.doing("Reading the configuration");
+    let release = Release::open(&release).await?;
+    if release.policy.rotation.paused && !dry_run {
+        bail!(
+            "rotation is paused everywhere, and so is cleaning: set rotation.paused to false in the configuration, or \
+             look with --dry-run"
+        );
+    }
+    let context = Context {
+        store: release.store.clone(),
+        policy: Arc::new(release.policy.clone()),
+        events: Events::log(Clock::wall()),
+        clock: Clock::wall(),
+        pods: Pods::none(),
+        metrics: Arc::new(Metrics::new()?),
+        health: Arc::default(),
+        mark: mark(&release).await?,
+        writer: uuid::Uuid::new_v4().simple().to_string(),
+        respect: Duration::ZERO,
+    };
+    let seen = async || {
+        let inventory = Inventory::read(&release, None).await?;
+        Ok(Demands {
+            synced: true,
+            namespaces: inventory.demands,
+            ..Demands::default()
+        })
+    };
+    let tell = |what: &str| progress.doing(what);
+    clean(&context, seen, dry_run, &tell, out).await
+}
+
+/// Cleans every control plane of the configuration: asks them, then the Secrets, then `demands` what the pods need.
+///
+/// # Errors
+/// The Secrets or pods could not be read, a control plane could not be asked, or something was not removed.
+pub async fn clean(
+    context: &Context,
+    demands: impl AsyncFn() -> Result<Demands>,
+    dry_run: bool,
+    tell: &(dyn Fn(&str) + Sync),
+    out: &mut (dyn Write + Send),
+) -> Result<()> {
+    let mut planes = Vec::new();
+    let (mut found, mut failed) = (0_usize, 0_usize);
+    for name in context.policy.control_planes.keys() {
+        tell(&format!("Asking control plane {name}"));
+        match ask(context, name).await {
+            Ok((plane, survey)) => planes.push((name, plane, survey)),
+            Err(trouble) => {
+                failed += 1;
+                writeln!(out, "not cleaned: {}", trouble.message)?;
+            }
+        }
+    }
+    // After what it is held against: what is made meanwhile is known here, not there.
+    tell("Reading Secrets and pods");
+    let secrets = listed(context).await.map_err(|trouble| anyhow!(trouble))?;
+    let records = Vec::from_iter(secrets.iter().map(|one| one.record.clone()));
+    let needed = demands().await?;
+    for (name, plane, survey) in &planes {
+        let now = context.clock.now();
+        let removals = decide(now, name, survey, Some(&records), &needed, &context.policy);
+        found += removals.len();
+        for (number, removal) in removals.iter().enumerate() {
+            if dry_run {
+                writeln!(out, "would {}", text::to_do(name, removal))?;
+                continue;
+            }
+            tell(&format!(
+                "Control plane {name}: {} of {}",
+                number + 1,
+                removals.len()
+            ));
+            let removed = remove(context, name, plane, removal, &demands).await;
+            failed += usize::from(removed.is_err());
+            writeln!(out, "{}", text::outcome(name, removal, removed))?;
+        }
+    }
+    for line in text::left(context.clock.now(), &secrets, &needed, &context.policy) {
+        writeln!(out, "{line}")?;
+    }
+    match found {
+        0 if failed == 0 => writeln!(out, "nothing to remove")?,
+        0 => {}
+        _ if dry_run => writeln!(out, "{found} to remove; without --dry-run they are")?,
+        _ => {}
+    }
+    out.flush()?;
+    if failed > 0 {
+        bail!("not all could be done: run it again, or leave it to Sidescale itself");
+    }
+    Ok(())
+}
+
+async fn ask(context: &Context, name: &str) -> Result<(Plane, Survey), Trouble> {
+    let plane = Plane::connect(context, name).await?;
+    let survey = plane.survey().await?;
+    Ok((plane, survey))
+}
+
+/// Removes it; a user only if everything, asked once more, still says that nobody needs it.
+async fn remove(
+    context: &Context,
+    name: &str,
+    plane: &Plane,
+    removal: &Removal<'_>,
+    demands: impl AsyncFn() -> Result<Demands>,
+) -> Result<Removed> {
+    let trouble = |trouble: Trouble| anyhow!(trouble.message);
+    if let Removal::User { id, .. } = removal {
+        let survey = plane.survey().await.map_err(trouble)?;
+        let secrets = listed(context).await.map_err(|trouble| anyhow!(trouble))?;
+        let records = Vec::from_iter(secrets.into_iter().map(|one| one.record));
+        let (demands, now) = (demands().await?, context.clock.now());
+        let again = decide(
+            now,
+            name,
+            &survey,
+            Some(&records),
+            &demands,
+            &context.policy,
+        );
+        let is_it = |removal: &Removal<'_>| matches!(removal, Removal::User { id: found, .. } if found == id);
+        if !again.iter().any(is_it) {
+            return Ok(Removed::Known);
+        }
+    }
+    sweep::remove(context, name, plane, removal)
+        .await
+        .map_err(trouble)
+}
+
+/// The display name of the users that are ours, as rotation writes it.
+async fn mark(release: &Release) -> Result<String> {
+    let api: Api<Namespace> = Api::all(release.client.clone());
+    let system = api.get_metadata("kube-system").await;
+    let system = system.map_err(|error| refused(error, "get namespace kube-system"))?;
+    let Some(uid) = system.metadata.uid else {
+        bail!("namespace kube-system has no uid, by which the users of this cluster are told");
+    };
+    Ok(format!("sidescale {uid} {}", release.name))
+}

@@ -1,0 +1,104 @@
+//! What `sidescale cleanup` says of each removal, and of what it leaves. Pure.
+
+use anyhow::Result;
+use jiff::Timestamp;
+use sidescale_webhook::profile::Policy;
+
+use crate::rotation::cleanup::{Unused, unused};
+use crate::rotation::demand::Demands;
+use crate::rotation::removal::Removal;
+use crate::rotation::sweep::{Listed, Removed};
+
+/// What is to be done, after "would".
+pub(super) fn to_do(control_plane: &str, removal: &Removal<'_>) -> String {
+    match removal {
+        Removal::Orphan {
+            key,
+            user,
+            namespace,
+        } => format!(
+            "end key {} of user {user} at control plane {control_plane}: it still works, and no Secret of namespace \
+             {namespace} knows it",
+            key.id.0
+        ),
+        Removal::Row { key } => format!(
+            "remove the row of key {} at control plane {control_plane}: it ended a week ago or more, and no node names it",
+            key.0
+        ),
+        Removal::User { id, name } => format!(
+            "remove user {name} (id {}) at control plane {control_plane}: it has no service, node or key",
+            id.0
+        ),
+    }
+}
+
+/// What was done, or why it was not.
+pub(super) fn outcome(
+    control_plane: &str,
+    removal: &Removal<'_>,
+    removed: Result<Removed>,
+) -> String {
+    let to_do = || to_do(control_plane, removal);
+    match removed {
+        Ok(Removed::Yes) => done(control_plane, removal),
+        Ok(Removed::Known) => format!("left, because it is needed by now: {}", to_do()),
+        Ok(Removed::Unread(trouble)) => format!("left, because {trouble}: {}", to_do()),
+        Err(error) => format!("failed to {}: {error:#}", to_do()),
+    }
+}
+
+fn done(control_plane: &str, removal: &Removal<'_>) -> String {
+    match removal {
+        Removal::Orphan { key, user, .. } => format!(
+            "ended key {} of user {user} at control plane {control_plane}",
+            key.id.0
+        ),
+        Removal::Row { key } => {
+            format!(
+                "removed the row of key {} at control plane {control_plane}",
+                key.0
+            )
+        }
+        Removal::User { id, name } => {
+            format!(
+                "removed user {name} (id {}) at control plane {control_plane}",
+                id.0
+            )
+        }
+    }
+}
+
+/// The keys that no pod needs: the running Sidescale, which alone writes their Secrets, ends them in their time.
+pub(super) fn left(
+    now: Timestamp,
+    secrets: &[Listed],
+    demands: &Demands,
+    policy: &Policy,
+) -> Vec<String> {
+    let mut lines = Vec::new();
+    for Listed {
+        secret,
+        ours: _,
+        record,
+    } in secrets.iter().filter(|one| one.ours)
+    {
+        let namespace = demands.namespaces.get(secret.namespace.as_str());
+        let needed = namespace.and_then(|namespace| namespace.secrets.get(&secret.name));
+        for (data_key, key) in &record.keys {
+            let demanded = needed.is_some_and(|needed| needed.contains_key(data_key));
+            let when = match unused(now, key, demanded, policy.rotation.unused_keys_after) {
+                Unused::Used | Unused::Note(None) | Unused::Forget => continue,
+                Unused::Note(Some(_)) => "if that stays so".to_owned(),
+                Unused::Wait(until) => format!("after {until}"),
+                Unused::Retire => "soon".to_owned(),
+            };
+            let id = key.current.as_ref().map_or(0, |current| current.id.0);
+            lines.push(format!(
+                "left to Sidescale: key {id} of service {} in Secret {secret} is needed by no pod; it is taken out and \
+                 ended {when}",
+                key.service
+            ));
+        }
+    }
+    lines
+}

@@ -1,0 +1,119 @@
+//! Removes what was decided on, and asks once more before a key that still works is ended. I/O.
+
+use std::collections::BTreeSet;
+
+use super::demand::SecretRef;
+use super::orphans;
+use super::ownership;
+use super::plan::Ownership;
+use super::plane::{Plane, Trouble};
+use super::record::{DATA_KEY, Record};
+use super::removal::Removal;
+use super::run::Context;
+use crate::metrics::RotationResult;
+use crate::store::StoredSecret;
+
+/// A Secret of keys, and what it remembers.
+#[derive(Clone, Debug)]
+pub(crate) struct Listed {
+    /// Its name.
+    pub(crate) secret: SecretRef,
+    /// Whether rotation writes it at present.
+    pub(crate) ours: bool,
+    /// What it remembers, whoever it belongs to by now.
+    pub(crate) record: Record,
+}
+
+/// What came of a removal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Removed {
+    /// It is gone.
+    Yes,
+    /// It stays: a Secret knows the key by now.
+    Known,
+    /// It stays: the namespace cannot be asked, and this is why.
+    Unread(String),
+}
+
+/// Removes it at the control plane.
+///
+/// # Errors
+/// A call failed.
+pub(crate) async fn remove(
+    context: &Context,
+    control_plane: &str,
+    plane: &Plane,
+    removal: &Removal<'_>,
+) -> Result<Removed, Trouble> {
+    match removal {
+        Removal::Orphan { key, namespace, .. } => {
+            // The list was for everybody; what counts is what this namespace says now.
+            let records = match of_namespace(context, namespace).await {
+                Ok(records) => records,
+                Err(trouble) => return Ok(Removed::Unread(trouble)),
+            };
+            let mut records = records.iter();
+            if records.any(|record| orphans::is_known(record, control_plane, key)) {
+                return Ok(Removed::Known);
+            }
+            plane.expire(key.id).await?;
+            context.metrics.rotation.count(RotationResult::Expired);
+        }
+        Removal::Row { key } => plane.delete_key(*key).await?,
+        Removal::User { id, name: _ } => plane.delete_user(*id).await?,
+    }
+    Ok(Removed::Yes)
+}
+
+/// All Secrets of keys in the cluster; in trouble with one of them, nothing is known.
+pub(crate) async fn listed(context: &Context) -> Result<Vec<Listed>, String> {
+    let mut listed = Vec::new();
+    for name in secret_names(context) {
+        let found = context.store.list(name).await;
+        for secret in found.map_err(|error| shown(error.into()))? {
+            listed.push(Listed {
+                ours: ownership(&secret).0 == Ownership::Ours,
+                record: read(&secret)?,
+                secret: SecretRef {
+                    namespace: secret.namespace,
+                    name: secret.name,
+                },
+            });
+        }
+    }
+    Ok(listed)
+}
+
+/// The records of one namespace, read now.
+async fn of_namespace(context: &Context, namespace: &str) -> Result<Vec<Record>, String> {
+    let mut records = Vec::new();
+    for name in secret_names(context) {
+        let found = context.store.read(namespace, name).await;
+        if let Some(secret) = found.map_err(|error| shown(error.into()))? {
+            records.push(read(&secret)?);
+        }
+    }
+    Ok(records)
+}
+
+fn secret_names(context: &Context) -> BTreeSet<&str> {
+    let profiles = context.policy.profiles.values();
+    profiles
+        .map(|profile| profile.auth_key_secret_name.as_str())
+        .collect()
+}
+
+/// Reads a Secret's record, whoever it belongs to by now: what it names is in use.
+fn read(secret: &StoredSecret) -> Result<Record, String> {
+    let document = secret
+        .data
+        .get(DATA_KEY)
+        .map(|document| document.as_slice());
+    let trouble =
+        |error: anyhow::Error| format!("Secret {}/{}: {error:#}", secret.namespace, secret.name);
+    Record::parse(document).map_err(|error| trouble(error.into()))
+}
+
+fn shown(error: anyhow::Error) -> String {
+    format!("{error:#}")
+}

@@ -1,0 +1,163 @@
+//! `sidescale cleanup`, as a person types it beside a rotation that is away: shows, removes, and leaves the rest.
+
+use sidescale::commands::cleanup::clean;
+
+use super::*;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+impl World {
+    /// What the command says, and whether it went well.
+    async fn cleanup(&self, dry_run: bool) -> (String, Result<(), String>) {
+        self.cleanup_beside(dry_run, || {}).await
+    }
+
+    /// The same, while something happens after each time that the pods were looked at.
+    async fn cleanup_beside(
+        &self,
+        dry_run: bool,
+        happens: impl Fn(),
+    ) -> (String, Result<(), String>) {
+        let mut out = Vec::new();
+        let demands = async || {
+            let demands = self.demands.borrow().clone();
+            happens();
+            Ok(demands)
+        };
+        let context = self.context("typed");
+        let done = clean(&context, demands, dry_run, &|_| {}, &mut out).await;
+        let said = String::from_utf8(out).unwrap();
+        (said, done.map_err(|error| format!("{error:#}")))
+    }
+
+    fn values(&self) -> Vec<String> {
+        let alive = self.alive().into_iter();
+        alive.map(|key| key.value.expose().to_owned()).collect()
+    }
+}
+
+#[tokio::test]
+async fn cleanup_shows_and_then_ends_what_no_secret_knows_and_nothing_else() {
+    let world = World::new().await;
+    let process = world.start("a");
+    world.demand(&["api"], |_| {});
+    let orphan = world.key("api").await;
+    drop(process);
+    world.delete_namespace();
+    let release = MARK.replace("test", "staging");
+    let others = [
+        world.key_of_another("shop.web", &release).await,
+        world.key_of_another("prod.api", "somebody").await,
+    ];
+    let (young, done) = world.cleanup(false).await;
+    assert_eq!((young.as_str(), done), ("nothing to remove\n", Ok(())));
+    world.clock.advance(11 * MINUTE);
+
+    let (shown, done) = world.cleanup(true).await;
+    let want = "would end key 1 of user shop.api at control plane default: it still works, and no Secret of namespace \
+                shop knows it\n1 to remove; without --dry-run they are\n";
+    assert_eq!((shown.as_str(), done), (want, Ok(())));
+    assert!(world.headscale.accepts(&orphan), "it was only shown");
+
+    let (said, done) = world.cleanup(false).await;
+    let want = "ended key 1 of user shop.api at control plane default\n";
+    assert_eq!((said.as_str(), done), (want, Ok(())));
+    assert_eq!(world.values(), others, "what others made stays");
+    let (again, _) = world.cleanup(false).await;
+    assert_eq!(again, "nothing to remove\n");
+    for value in [&orphan, &others[0], &others[1]] {
+        assert!(!shown.contains(value) && !said.contains(value));
+    }
+}
+
+#[tokio::test]
+async fn cleanup_removes_rows_and_users_whose_time_has_come() {
+    let world = World::new().await;
+    let process = world.start("a");
+    world.demand(&["api"], |_| {});
+    let old = world.key("api").await;
+    world.demand(&["api"], |demand| demand.asked.tags = vec!["tag:a".into()]);
+    world.key_other_than("api", &old).await;
+    drop(process);
+    world.delete_namespace();
+    world.clock.advance(DAY);
+    let (said, _) = world.cleanup(false).await;
+    assert_eq!(said.matches("ended key").count(), 2, "{said}");
+    world.clock.advance(DAY * 8);
+    let (said, _) = world.cleanup(false).await;
+    let want = "removed the row of key 1 at control plane default\n";
+    assert_eq!(
+        said, want,
+        "the last row says since when nobody needs the user"
+    );
+    world.clock.advance(DAY * 23);
+    // A pod comes for it again while the command is under way, and is there before the next one.
+    let (said, _) = world
+        .cleanup_beside(false, || world.demand(&["api"], |_| {}))
+        .await;
+    assert!(
+        said.starts_with("left, because it is needed by now: remove user shop.api"),
+        "{said}"
+    );
+    let (said, _) = world.cleanup(false).await;
+    assert_eq!(said, "nothing to remove\n");
+    world.demand(&[], |_| {});
+    let (said, _) = world.cleanup(false).await;
+    let want = "removed user shop.api (id 1) at control plane default\n";
+    assert_eq!(said, want);
+    assert!(world.headscale.user_names().is_empty() && world.headscale.issued().is_empty());
+}
+
+#[tokio::test]
+async fn cleanup_leaves_to_rotation_what_stands_in_a_secret() {
+    let world = World::new().await;
+    let process = world.start("a");
+    world.demand(&["api"], |_| {});
+    let value = world.key("api").await;
+    world.demand(&[], |_| {});
+    until("a note", async || {
+        let record = world.record().await;
+        record.keys["api-authkey"].unused_since.map(drop)
+    })
+    .await;
+    drop(process);
+    world.clock.advance(DAY);
+    let (said, done) = world.cleanup(false).await;
+    let want = "left to Sidescale: key 1 of service api in Secret shop/headscale-auth-keys is needed by no pod; it is \
+                taken out and ended after 2023-11-21T22:13:20Z\nnothing to remove\n";
+    assert_eq!((said.as_str(), done), (want, Ok(())));
+    assert!(world.headscale.accepts(&value));
+}
+
+#[tokio::test]
+async fn cleanup_touches_nothing_where_something_cannot_be_read() {
+    let world = World::new().await;
+    let process = world.start("a");
+    world.demand(&["api"], |_| {});
+    let value = world.key("api").await;
+    drop(process);
+    world.clock.advance(DAY);
+    let mut secret = world.secret().await.unwrap();
+    secret.data.insert(DATA_KEY.into(), b"{".to_vec().into());
+    world.store.write(&secret).await.unwrap();
+    let (said, done) = world.cleanup(false).await;
+    assert_eq!(said, "");
+    let complaint = done.unwrap_err();
+    assert!(
+        complaint.starts_with(
+            "Secret shop/headscale-auth-keys: data key \"sidescale.json\" cannot be read"
+        ),
+        "{complaint}"
+    );
+    world.headscale.break_calls(None, Fault::Status(503));
+    let mut secret = world.secret().await.unwrap();
+    secret.data.remove(DATA_KEY);
+    world.store.write(&secret).await.unwrap();
+    let (said, done) = world.cleanup(false).await;
+    assert!(said.starts_with("not cleaned: ") && done.is_err(), "{said}");
+    assert!(world.headscale.accepts(&value));
+    world.headscale.mend();
+    // Nobody remembers it now.
+    let (said, done) = world.cleanup(false).await;
+    assert!(said.contains("ended key 1") && done.is_ok(), "{said}");
+}
