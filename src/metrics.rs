@@ -44,6 +44,8 @@ pub struct Metrics {
     registry: Registry,
     /// Answered reviews.
     pub reviews: IntCounterVec,
+    /// Looks at workloads, by the verdict on their pods.
+    pub workload_reviews: IntCounterVec,
     /// Time to answer a review whose bytes are there.
     pub review_seconds: Histogram,
     /// Size of the patches sent.
@@ -80,6 +82,12 @@ impl Metrics {
                 "sidescale_reviews_total",
                 "Answered admission reviews",
                 &["verdict", "reason", "sidecar"],
+            )?,
+            workload_reviews: counters(
+                &registry,
+                "sidescale_workload_reviews_total",
+                "Workloads whose author was told what their pods will get, by that verdict",
+                &["verdict", "reason"],
             )?,
             review_seconds: histogram(
                 &registry,

@@ -19,7 +19,7 @@ pub struct TlsArgs {
         value_name = "NAME"
     )]
     pub service_name: String,
-    /// MutatingWebhookConfiguration whose caBundle is kept up to date
+    /// Mutating- and ValidatingWebhookConfiguration whose caBundle is kept up to date
     #[arg(
         long,
         env = "SIDESCALE_WEBHOOK_CONFIG_NAME",

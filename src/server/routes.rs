@@ -11,20 +11,21 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use sidescale_webhook::annotations::NamespaceMetadata;
-use sidescale_webhook::mutate::{OptIn, Outcome, Verdict, mutate};
+use sidescale_webhook::mutate::{OptIn, Outcome, Undecodable, Verdict, mutate};
 use sidescale_webhook::profile::Policy;
+use sidescale_webhook::workload::{Advice, validate};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 use tracing::{debug, error, info, warn};
 
-use super::body::{self, Budget};
+use super::body::{self, Budget, Rejection};
 use crate::metrics::Metrics;
 
 /// Is how long one request may take, its body's arrival included.
 const REQUEST: Duration = Duration::from_secs(10);
 
 /// Tells whoever posts something else what belongs here.
-const WANTED: &str = "post what an API server sends to a mutating webhook: \
+const WANTED: &str = "post what an API server sends to a webhook: \
     {\"apiVersion\":\"admission.k8s.io/v1\",\"kind\":\"AdmissionReview\",\"request\":{\"uid\":\"...\",\"object\":{...}}}";
 
 /// Finds what is known of a namespace.
@@ -54,6 +55,7 @@ pub fn router(
         Router::new()
             .route("/mutate/namespace", post(namespace))
             .route("/mutate/pod", post(pod))
+            .route("/validate", post(workload))
             .with_state(reviews),
     )
 }
@@ -76,14 +78,15 @@ async fn pod(State(reviews): State<Reviews>, body: Body) -> Response {
     reviews.answer(body, OptIn::Pod).await
 }
 
+async fn workload(State(reviews): State<Reviews>, body: Body) -> Response {
+    reviews.advise(body).await
+}
+
 impl Reviews {
     async fn answer(&self, body: Body, opt_in: OptIn) -> Response {
         let (bytes, _permit) = match body::read(body, &self.budget).await {
             Ok(read) => read,
-            Err(rejection) => {
-                self.metrics.rejected(rejection.as_str());
-                return rejection.into_response();
-            }
+            Err(rejection) => return self.rejected(rejection),
         };
         let start = Instant::now();
         match mutate(&bytes, opt_in, &*self.namespaces, &self.policy) {
@@ -92,15 +95,58 @@ impl Reviews {
                     .review_seconds
                     .observe(start.elapsed().as_secs_f64());
                 self.note(&outcome);
-                ([(header::CONTENT_TYPE, "application/json")], outcome.reply).into_response()
+                json(outcome.reply)
             }
-            Err(error) => {
-                self.metrics.rejected("undecodable");
-                let text = format!("{}; {WANTED}", describe(&error));
-                warn!(error = text, "Request is no AdmissionReview");
-                (StatusCode::BAD_REQUEST, text).into_response()
-            }
+            Err(error) => self.undecodable(&error),
         }
+    }
+
+    /// Warns the author of a workload; it is never refused.
+    async fn advise(&self, body: Body) -> Response {
+        let (bytes, _permit) = match body::read(body, &self.budget).await {
+            Ok(read) => read,
+            Err(rejection) => return self.rejected(rejection),
+        };
+        match validate(&bytes, &*self.namespaces, &self.policy) {
+            Ok(advice) => {
+                let Advice {
+                    reply,
+                    verdict,
+                    namespace,
+                    workload,
+                    warnings,
+                } = advice;
+                let (verdict, reason) = verdict.map_or(("none", "notAWorkload"), |verdict| {
+                    (verdict.as_str(), verdict.reason())
+                });
+                self.metrics
+                    .workload_reviews
+                    .with_label_values(&[verdict, reason])
+                    .inc();
+                debug!(
+                    namespace,
+                    workload,
+                    verdict,
+                    reason,
+                    warnings = warnings.len(),
+                    "Looked at workload"
+                );
+                json(reply)
+            }
+            Err(error) => self.undecodable(&error),
+        }
+    }
+
+    fn rejected(&self, rejection: Rejection) -> Response {
+        self.metrics.rejected(rejection.as_str());
+        rejection.into_response()
+    }
+
+    fn undecodable(&self, error: &Undecodable) -> Response {
+        self.metrics.rejected("undecodable");
+        let text = format!("{}; {WANTED}", describe(error));
+        warn!(error = text, "Request is no AdmissionReview");
+        (StatusCode::BAD_REQUEST, text).into_response()
     }
 
     /// Counts the outcome, and writes a line if something happened to the pod.
@@ -116,6 +162,7 @@ impl Reviews {
             profile,
             message,
             unknown,
+            warnings: _,
         } = outcome;
         let sidecar = kinds.as_str();
         self.metrics
@@ -148,6 +195,10 @@ impl Reviews {
             }
         }
     }
+}
+
+fn json(reply: Vec<u8>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], reply).into_response()
 }
 
 /// The error with its sources: the sender sees nothing else.

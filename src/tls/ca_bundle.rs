@@ -1,10 +1,14 @@
-//! The trust list in our webhook configuration: read, written by server-side apply of that one field, watched. I/O.
+//! The trust list in our webhook configurations: read, written by server-side apply of that one field, watched. I/O.
 
 use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::ByteString;
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
 use kube::api::{Api, Patch, PatchParams, WatchEvent, WatchParams};
 use serde_json::json;
 use sidescale_certs::Bundle;
@@ -18,11 +22,42 @@ const WATCH_SECONDS: u32 = 290;
 /// Keeps a broken watch from becoming a loop without pause.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
 
-/// Finds the configuration.
+/// Finds a configuration.
 #[derive(Clone)]
-pub(super) struct Configuration {
-    pub(super) api: Api<MutatingWebhookConfiguration>,
+pub(super) struct Configuration<K> {
+    pub(super) api: Api<K>,
     pub(super) name: String,
+}
+
+/// A kind of webhook configuration.
+pub(super) trait Kind:
+    Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned
+{
+    /// Its name.
+    const KIND: &str;
+
+    /// Each entry's name and caBundle.
+    fn parts(self) -> (ObjectMeta, Vec<(String, Option<ByteString>)>);
+}
+
+impl Kind for MutatingWebhookConfiguration {
+    const KIND: &str = "MutatingWebhookConfiguration";
+
+    fn parts(self) -> (ObjectMeta, Vec<(String, Option<ByteString>)>) {
+        let entries = self.webhooks.unwrap_or_default().into_iter();
+        let entries = entries.map(|entry| (entry.name, entry.client_config.ca_bundle));
+        (self.metadata, entries.collect())
+    }
+}
+
+impl Kind for ValidatingWebhookConfiguration {
+    const KIND: &str = "ValidatingWebhookConfiguration";
+
+    fn parts(self) -> (ObjectMeta, Vec<(String, Option<ByteString>)>) {
+        let entries = self.webhooks.unwrap_or_default().into_iter();
+        let entries = entries.map(|entry| (entry.name, entry.client_config.ca_bundle));
+        (self.metadata, entries.collect())
+    }
 }
 
 /// Holds what is live.
@@ -55,10 +90,11 @@ impl Live {
     }
 }
 
-impl Configuration {
+impl<K: Kind> Configuration<K> {
     /// Reads it.
     pub(super) async fn read(&self) -> Result<Live, TlsError> {
         let missing = || TlsError::Missing {
+            kind: K::KIND,
             name: self.name.clone(),
         };
         let found = self
@@ -78,7 +114,7 @@ impl Configuration {
             .collect();
         let body = json!({
             "apiVersion": "admissionregistration.k8s.io/v1",
-            "kind": "MutatingWebhookConfiguration",
+            "kind": K::KIND,
             "metadata": { "name": self.name, "uid": live.uid },
             "webhooks": entries,
         });
@@ -113,29 +149,22 @@ impl Configuration {
         tokio::time::sleep(WATCH_PAUSE).await;
     }
 
-    fn live(&self, found: MutatingWebhookConfiguration) -> Result<Live, TlsError> {
-        let entries: Vec<_> = found
-            .webhooks
-            .unwrap_or_default()
-            .into_iter()
-            .map(|entry| {
-                let bundle = entry
-                    .client_config
-                    .ca_bundle
-                    .map(|bytes| bytes.0)
-                    .unwrap_or_default();
-                (entry.name, Bundle::from_pem(&bundle))
-            })
-            .collect();
+    fn live(&self, found: K) -> Result<Live, TlsError> {
+        let (metadata, entries) = found.parts();
         if entries.is_empty() {
             return Err(TlsError::NoEntries {
+                kind: K::KIND,
                 name: self.name.clone(),
             });
         }
+        let entries = entries.into_iter().map(|(name, bundle)| {
+            let bundle = bundle.map(|bytes| bytes.0).unwrap_or_default();
+            (name, Bundle::from_pem(&bundle))
+        });
         Ok(Live {
-            uid: found.metadata.uid.unwrap_or_default(),
-            revision: found.metadata.resource_version.unwrap_or_default(),
-            entries,
+            uid: metadata.uid.unwrap_or_default(),
+            revision: metadata.resource_version.unwrap_or_default(),
+            entries: entries.collect(),
         })
     }
 
@@ -149,11 +178,13 @@ impl Configuration {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(source)) => Err(TlsError::Configuration {
                 verb,
+                kind: K::KIND,
                 name,
                 source: Box::new(source),
             }),
             Err(_) => Err(TlsError::TimedOut {
                 verb,
+                kind: K::KIND,
                 name,
                 seconds: DEADLINE.as_secs(),
             }),

@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
+};
 use kube::{Api, Client};
 use sidescale_certs::{AuthorityError, Leaf, LeafError};
 use thiserror::Error;
@@ -54,23 +57,29 @@ pub enum TlsError {
     },
     /// There is no configuration.
     #[error(
-        "MutatingWebhookConfiguration {name:?} does not exist: install the chart, or name yours with --webhook-config-name"
+        "{kind} {name:?} does not exist: install the chart, or name yours with --webhook-config-name"
     )]
     Missing {
+        /// Its kind.
+        kind: &'static str,
         /// Its name.
         name: String,
     },
     /// The configuration is empty.
-    #[error("MutatingWebhookConfiguration {name:?} has no entries: install the chart's own")]
+    #[error("{kind} {name:?} has no entries: install the chart's own")]
     NoEntries {
+        /// Its kind.
+        kind: &'static str,
         /// Its name.
         name: String,
     },
     /// The configuration could not be read or written.
-    #[error("{verb} MutatingWebhookConfiguration {name:?}")]
+    #[error("{verb} {kind} {name:?}")]
     Configuration {
         /// What was tried.
         verb: &'static str,
+        /// Its kind.
+        kind: &'static str,
         /// Its name.
         name: String,
         /// What the client says.
@@ -78,10 +87,12 @@ pub enum TlsError {
         source: Box<kube::Error>,
     },
     /// The API server did not answer.
-    #[error("{verb} MutatingWebhookConfiguration {name:?}: no answer within {seconds} s")]
+    #[error("{verb} {kind} {name:?}: no answer within {seconds} s")]
     TimedOut {
         /// What was tried.
         verb: &'static str,
+        /// Its kind.
+        kind: &'static str,
         /// Its name.
         name: String,
         /// For how long.
@@ -92,7 +103,12 @@ pub enum TlsError {
 /// Keeps the certificates of one replica.
 pub struct Tls {
     secret: CaSecret,
-    configuration: Configuration,
+    configuration: Configuration<MutatingWebhookConfiguration>,
+    /// The one by which authors of workloads are warned.
+    advice: Configuration<ValidatingWebhookConfiguration>,
+    /// What was seen of it; none while it is not in order, which nothing else waits for.
+    advice_seen: Option<Live>,
+    advice_said: bool,
     key: Arc<ServingKey>,
     leaf: Option<Leaf>,
     /// What the last good pass saw: enough to renew the leaf while the API server is away.
@@ -130,6 +146,12 @@ impl Tls {
                 api: Api::all(client.clone()),
                 name: webhook_config_name.clone(),
             },
+            advice: Configuration {
+                api: Api::all(client.clone()),
+                name: webhook_config_name.clone(),
+            },
+            advice_seen: None,
+            advice_said: false,
             key,
             leaf: None,
             seen: None,
@@ -179,8 +201,15 @@ impl Tls {
     /// Waits until there may be something to do.
     async fn wait(&self) {
         let Some((_, live)) = &self.seen else { return };
+        let advice = async {
+            match &self.advice_seen {
+                Some(seen) => self.advice.changed(seen).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = self.configuration.changed(live) => {}
+            () = advice => {}
             () = self.clock.sleep_until(after(self.clock.now(), CHECK)) => {}
         }
     }
@@ -195,8 +224,46 @@ impl Tls {
             .authority_not_after
             .set(seconds(authorities.active.not_after()));
         let (live, wrote) = self.publish(&authorities).await?;
+        let advised = self.advise(&authorities).await;
         self.seen = Some((authorities, live));
-        Ok(wrote)
+        Ok(wrote || advised)
+    }
+
+    /// The same for the configuration of warnings. Its trouble is told, and keeps nothing else from being in order.
+    async fn advise(&mut self, authorities: &Authorities) -> bool {
+        let trust = &authorities.trust;
+        let published = async {
+            let live = self.advice.read().await?;
+            if live.holds(trust) {
+                return Ok((live, false));
+            }
+            let live = self.advice.write(&live, trust).await?;
+            Ok::<_, TlsError>((live, true))
+        };
+        match published.await {
+            Ok((live, wrote)) => {
+                if wrote {
+                    info!(
+                        entries = live.len(),
+                        authorities = trust.len(),
+                        "Published the caBundle for warnings at kubectl apply"
+                    );
+                }
+                self.advice_seen = Some(live);
+                self.advice_said = false;
+                wrote
+            }
+            Err(error) => {
+                if !is_away(&error) && !std::mem::replace(&mut self.advice_said, true) {
+                    warn!(
+                        error = chain(&error),
+                        "Authors of workloads are not warned at kubectl apply"
+                    );
+                }
+                self.advice_seen = None;
+                false
+            }
+        }
     }
 
     async fn publish(&self, authorities: &Authorities) -> Result<(Live, bool), TlsError> {

@@ -128,7 +128,11 @@ fn passes_twice(context: &Context, _: Option<&headscale::Program>) -> Result<()>
 }
 
 /// Installs the chart, serves its webhook, and waits until a pod is patched by it.
-fn serve(context: &Context, api: &ControlPlane, name: &str) -> Result<(Release, Replica)> {
+pub(crate) fn serve(
+    context: &Context,
+    api: &ControlPlane,
+    name: &str,
+) -> Result<(Release, Replica)> {
     let release = Release::install(context, api, name)?;
     let replica = Replica::start(api, &release, &context.folder.inner(name)?)?;
     publish(api, &release, &replica)?;

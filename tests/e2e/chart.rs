@@ -255,7 +255,7 @@ fn upgrade_and_uninstall(context: &Context, _: Option<&headscale::Program>) -> R
     }
 
     release.uninstall()?;
-    let left = admin.run(&["get", "mutatingwebhookconfigurations,clusterroles,clusterrolebindings,validatingadmissionpolicies", "--output=name"])?;
+    let left = admin.run(&["get", "mutatingwebhookconfigurations,validatingwebhookconfigurations,clusterroles,clusterrolebindings,validatingadmissionpolicies", "--output=name"])?;
     ensure!(!left.contains(&name), "left behind: {left}");
     admin
         .run(&["get", "namespace", "life-headscale"])
@@ -289,6 +289,7 @@ fn rights(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
         "create events.events.k8s.io -n default",
         "update leases.coordination.k8s.io -n rights",
         "patch mutatingwebhookconfigurations/rights-sidescale",
+        "patch validatingwebhookconfigurations/rights-sidescale",
     ];
     let may_not = [
         "get secrets/other -n default",
@@ -302,6 +303,7 @@ fn rights(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
         "get secrets/headscale-api-key -n default",
         "get leases.coordination.k8s.io -n default",
         "patch mutatingwebhookconfigurations/other",
+        "patch validatingwebhookconfigurations/other",
         "delete mutatingwebhookconfigurations/rights-sidescale",
         "create pods -n default",
         "create pods/exec -n default",

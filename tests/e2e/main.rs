@@ -33,6 +33,7 @@ mod rotation;
 mod serve;
 mod story;
 mod support;
+mod workloads;
 
 use support::{
     context::Context,
@@ -60,6 +61,7 @@ const CASES: &[&[Case]] = &[
     serve::CASES,
     calls::CASES,
     golden::CASES,
+    workloads::CASES,
     story::CASES,
     first::CASES,
     negative::CASES,

@@ -52,8 +52,11 @@ fn makes_keys(context: &Context, program: Option<&headscale::Program>) -> Result
     let release = Release::install(context, &api, &name)?;
     // Its webhook is not served here, and must not hold up the pods whose time is taken.
     let webhook = release.fullname();
-    api.kubectl()
-        .run(&["delete", "mutatingwebhookconfiguration", &webhook])?;
+    api.kubectl().run(&[
+        "delete",
+        "mutatingwebhookconfigurations,validatingwebhookconfigurations",
+        &webhook,
+    ])?;
     let account = release.account(&api)?;
     for suffix in ["apps", "foreign"] {
         api.namespace(&format!("{name}-{suffix}"), &json!({}))?;

@@ -154,6 +154,23 @@ fn the_entries_share_all_but_selector_and_path() {
     }
 }
 
+/// A workload that could not be applied for want of us would be worse than one whose author is not warned.
+#[test]
+fn the_entry_for_workloads_is_ignored_where_it_does_not_answer() {
+    let webhook = template("validating-webhook.yaml");
+    for line in [
+        "  - name: workloads.sidescale.io",
+        "        path: /validate",
+        "    failurePolicy: Ignore",
+        "    sideEffects: None",
+        "        resources: [deployments, statefulsets, daemonsets]",
+        "        resources: [jobs, cronjobs]",
+    ] {
+        assert!(webhook.lines().any(|other| other == line), "{line}");
+    }
+    assert!(template("clusterrole.yaml").contains("validatingwebhookconfigurations"));
+}
+
 #[test]
 fn every_example_is_a_list_of_kubernetes_objects() {
     for entry in fs::read_dir(root().join("examples")).unwrap() {

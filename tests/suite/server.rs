@@ -156,6 +156,34 @@ async fn answers_a_review_on_both_paths_and_says_what_is_wrong_with_the_rest() {
 }
 
 #[tokio::test]
+async fn warns_of_a_workload_and_refuses_none() {
+    let server = Server::start().await;
+    let mut connection = server.connect().await;
+    // The policy of these tests has no profile at all.
+    let object = r#"{"kind":"Deployment","metadata":{"name":"web"},"spec":{"template":{"metadata":{"annotations":{"sidescale.io/inject":"tailscale"}},"spec":{"containers":[]}}}}"#;
+    let review = REVIEW.replace(
+        r#""uid":"u-1""#,
+        &format!(r#""uid":"u-1","object":{object}"#),
+    );
+    let answer = connection.post("/validate", review.as_bytes()).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(answer.body.contains(r#""allowed":true"#), "{answer:?}");
+    let warning = r#""warnings":["Deployment web: its pods will be refused: "#;
+    assert!(answer.body.contains(warning), "{answer:?}");
+    let answer = connection.post("/validate", REVIEW.as_bytes()).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(!answer.body.contains("warnings"), "{answer:?}");
+    assert_eq!(connection.post("/validate", b"{").await.status, 400);
+    let counted = "sidescale_workload_reviews_total";
+    for labels in [
+        r#"{reason="notAllowed",verdict="deny"}"#,
+        r#"{reason="notAWorkload",verdict="none"}"#,
+    ] {
+        assert!(server.metric(&format!("{counted}{labels} 1")), "{labels}");
+    }
+}
+
+#[tokio::test]
 async fn takes_eight_mebibytes_and_not_a_byte_more() {
     let server = Server::start().await;
     let mut padded = REVIEW.as_bytes().to_vec();

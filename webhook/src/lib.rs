@@ -4,6 +4,8 @@
 //! body ─ review, pod ─► Subject ─ annotations::decide ─► Injection ─ sidecar, patch ─► reply
 //!                          ▲
 //!        rotation, from a pod's metadata
+//!
+//! body of a workload ─ workload ─► a pod's body ─ as above ─► warnings
 //! ```
 
 mod headscale;
@@ -18,3 +20,4 @@ pub mod identity;
 pub mod mutate;
 pub mod profile;
 pub mod sidecar;
+pub mod workload;

@@ -60,6 +60,8 @@ pub struct Outcome {
     pub message: Option<String>,
     /// One remark for each key under our prefix that nothing knows, with the nearest that something does.
     pub unknown: Vec<String>,
+    /// What the pod's creator is warned of, those remarks first.
+    pub warnings: Vec<String>,
 }
 
 /// Says why a body is no AdmissionReview that can be answered: HTTP 400.
@@ -165,7 +167,7 @@ fn not_a_pod(body: &[u8], error: serde_json::Error) -> Result<Outcome, Undecodab
     ))
 }
 
-fn check<O>(review: &Review<'_, O>) -> Result<(), Undecodable> {
+pub(crate) fn check<O>(review: &Review<'_, O>) -> Result<(), Undecodable> {
     let Review {
         api_version,
         kind,
@@ -200,10 +202,11 @@ fn untouched(uid: &str, namespace: Option<Text<'_>>, reason: SkipReason) -> Outc
         profile: None,
         message: None,
         unknown: Vec::new(),
+        warnings: Vec::new(),
     }
 }
 
-fn reply(response: Response<'_>, patch: Option<&[u8]>) -> Vec<u8> {
+pub(crate) fn reply(response: Response<'_>, patch: Option<&[u8]>) -> Vec<u8> {
     Reply {
         api_version: API_VERSION,
         kind: KIND,

@@ -148,6 +148,7 @@ impl Incoming<'_> {
                 .map(|sidecar| sidecar.service.clone()),
             profile: Some(injection.profile.to_owned()),
             unknown,
+            warnings,
             ..self.outcome(Verdict::Inject)
         }
     }
@@ -184,6 +185,7 @@ impl Incoming<'_> {
             reply: reply(response, annotated.then_some(&patch)),
             patch_bytes: patch.len(),
             unknown,
+            warnings,
             ..self.outcome(verdict)
         }
     }
@@ -216,6 +218,7 @@ impl Incoming<'_> {
         Outcome {
             reply,
             message: Some(message),
+            warnings: unknown.clone(),
             unknown,
             ..self.outcome(verdict)
         }
@@ -266,6 +269,7 @@ impl Incoming<'_> {
             profile: None,
             message: None,
             unknown: Vec::new(),
+            warnings: Vec::new(),
         }
     }
 }

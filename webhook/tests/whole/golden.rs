@@ -37,6 +37,17 @@ struct Namespace {
 
 #[test]
 fn answers_every_case_as_written_down() {
+    let folders = folders();
+    assert!(folders.len() >= 20, "only {} cases", folders.len());
+    let failed: Vec<String> = folders
+        .iter()
+        .filter_map(|folder| run(folder).err())
+        .collect();
+    assert!(failed.is_empty(), "{}", failed.join("\n\n"));
+}
+
+/// Every case, in the order of their names.
+pub(crate) fn folders() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/cases");
     let mut folders: Vec<PathBuf> = fs::read_dir(root)
         .unwrap()
@@ -44,12 +55,7 @@ fn answers_every_case_as_written_down() {
         .collect();
     folders.retain(|folder| folder.is_dir());
     folders.sort();
-    assert!(folders.len() >= 20, "only {} cases", folders.len());
-    let failed: Vec<String> = folders
-        .iter()
-        .filter_map(|folder| run(folder).err())
-        .collect();
-    assert!(failed.is_empty(), "{}", failed.join("\n\n"));
+    folders
 }
 
 fn run(folder: &Path) -> Result<(), String> {
@@ -93,7 +99,8 @@ fn run(folder: &Path) -> Result<(), String> {
     }
 }
 
-fn setting(folder: &Path) -> Setting {
+/// What surrounds a case's pod.
+pub(crate) fn setting(folder: &Path) -> Setting {
     let written = fs::read_to_string(folder.join("setting.yaml")).map_or_else(
         |_| Written::default(),
         |text| serde_saphyr::from_str(&text).unwrap(),
@@ -130,7 +137,8 @@ fn setting(folder: &Path) -> Setting {
     }
 }
 
-fn input(folder: &Path) -> Value {
+/// A case's review.
+pub(crate) fn input(folder: &Path) -> Value {
     let read = |name: &str| {
         fs::read(folder.join(name))
             .ok()

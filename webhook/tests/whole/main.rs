@@ -13,3 +13,4 @@ mod golden;
 mod hostile;
 mod property;
 mod support;
+mod workload;
