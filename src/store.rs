@@ -33,6 +33,8 @@ pub struct StoredSecret {
     pub data: BTreeMap<String, Zeroizing<Vec<u8>>>,
     /// What a write has to name: the resourceVersion, or none where the Secret is not there yet.
     pub revision: Option<String>,
+    /// The field manager that wrote it last, if that was another's and is known.
+    pub writer: Option<String>,
     /// What a write leaves as it was read.
     pub kept: Kept,
 }
@@ -72,6 +74,7 @@ impl StoredSecret {
             annotations: BTreeMap::new(),
             data: BTreeMap::new(),
             revision: None,
+            writer: None,
             kept: Kept::default(),
         }
     }
@@ -86,6 +89,7 @@ impl fmt::Debug for StoredSecret {
             annotations: _,
             data,
             revision,
+            writer: _,
             kept: _,
         } = self;
         write!(

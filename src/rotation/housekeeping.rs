@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::demand::Demands;
+use super::known::LastKeys;
 use super::names::{Names, Step};
 use super::nodes::{Counts, Look, NodeState, Truth};
 use super::plane::{Plane, Trouble};
@@ -45,6 +46,8 @@ struct Keeper {
     demands: watch::Receiver<Demands>,
     /// Control planes that may have lost us, for the loop that connects.
     suspects: mpsc::Sender<String>,
+    /// Keys that no record names and that are left.
+    kept: LastKeys,
     states: BTreeMap<String, OnePlane>,
     evict_from: Timestamp,
 }
@@ -63,6 +66,7 @@ struct OnePlane {
 pub(super) async fn run(
     context: Arc<Context>,
     demands: watch::Receiver<Demands>,
+    kept: LastKeys,
     mut planes: watch::Receiver<Up>,
     suspects: mpsc::Sender<String>,
     shutdown: CancellationToken,
@@ -72,6 +76,7 @@ pub(super) async fn run(
         context,
         demands,
         suspects,
+        kept,
         states: BTreeMap::new(),
     };
     let work = async {

@@ -1,6 +1,7 @@
 //! What the process remembers of one Secret between its jobs: who waits, who fights, what was said. State, the log.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -11,14 +12,15 @@ use super::plan::Held;
 use super::plane::Trouble;
 use super::planes::jitter;
 use super::queue::Backoff;
-use super::settle::{Minted, Outcome, Snapshot};
+use super::settle::{Outcome, Snapshot};
 use super::state::State;
 use crate::clock::after;
+use crate::control_plane::KeyId;
 use crate::events::{About, Notice};
 
-/// So often within an hour may another writer undo a key before it is left alone.
-const FIGHTS: usize = 5;
-const FIGHT_SPAN: Duration = Duration::from_secs(3_600);
+mod fight;
+
+use fight::{FIGHTS, Fight};
 
 /// A Secret that is not ours is looked at this often: a person is about to hand it over.
 const NOT_OURS_EVERY: Duration = Duration::from_secs(30);
@@ -31,7 +33,41 @@ pub(super) struct Known {
     pub(super) snapshot: Option<Snapshot>,
     failing: BTreeMap<String, Failing>,
     trouble: Option<Failing>,
-    made: BTreeMap<String, Made>,
+    fights: BTreeMap<String, Fight>,
+}
+
+/// What follows from a job.
+#[derive(Debug, Default)]
+pub(super) struct Next {
+    /// When to try again.
+    pub(super) retry: Option<Timestamp>,
+    /// Whether the control planes' lists are wanted soon: a key stands there that may have ended.
+    pub(super) confirm: bool,
+}
+
+/// A control plane's name, and a key there.
+type KeyAt = (String, KeyId);
+
+/// Keys that are fought over, as they were made last, for whoever ends what no record names; clones are one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LastKeys(Arc<Mutex<BTreeMap<SecretRef, Vec<KeyAt>>>>);
+
+impl LastKeys {
+    pub(super) fn set(&self, secret: &SecretRef, keys: Vec<KeyAt>) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if keys.is_empty() {
+            kept.remove(secret);
+        } else {
+            kept.insert(secret.clone(), keys);
+        }
+    }
+
+    /// Whether that key may be the last one that a pod got.
+    pub(super) fn hold(&self, control_plane: &str, id: KeyId) -> bool {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = kept.values().flatten();
+        all.any(|(plane, kept)| plane == control_plane && *kept == id)
+    }
 }
 
 /// What goes wrong, and whether people were told.
@@ -55,13 +91,6 @@ impl Failing {
     }
 }
 
-/// The key that this process made last, and when it had to make it again though it should have been there.
-#[derive(Debug, Default)]
-struct Made {
-    at: Timestamp,
-    undone: Vec<Timestamp>,
-}
-
 impl Known {
     /// The keys that are not to be tried now.
     pub(super) fn held(&self, now: Timestamp) -> BTreeMap<String, Held> {
@@ -77,35 +106,34 @@ impl Known {
                 );
             }
         }
-        for (data_key, made) in &self.made {
-            let last = made.undone.last().filter(|last| **last <= now);
-            let until = last.map(|last| after(*last, FIGHT_SPAN));
-            if let Some(until) = until.filter(|until| made.undone.len() >= FIGHTS && now < *until) {
-                held.insert(
-                    data_key.clone(),
-                    Held {
-                        state: State::Contended,
-                        until: Some(until),
-                    },
-                );
+        for (data_key, fight) in &self.fights {
+            if let Some(until) = fight.held(now) {
+                let (state, until) = (State::Contended, Some(until));
+                held.insert(data_key.clone(), Held { state, until });
             }
         }
         held
     }
 
-    /// Takes in what came of a job; says when to try again.
-    pub(super) fn absorb(
-        &mut self,
-        secret: &SecretRef,
-        outcome: Outcome,
-        now: Timestamp,
-    ) -> Option<Timestamp> {
+    /// The keys that are fought over, as they were made last: no record may name them, and they are not ended.
+    pub(super) fn kept(&self, now: Timestamp) -> Vec<KeyAt> {
+        let fights = self.fights.values();
+        fights
+            .filter_map(|fight| fight.kept(now).cloned())
+            .collect()
+    }
+
+    /// Takes in what came of a job; says what follows.
+    pub(super) fn absorb(&mut self, secret: &SecretRef, outcome: Outcome, now: Timestamp) -> Next {
         let Outcome {
             plan,
             failed,
             minted,
+            undone,
             trouble,
             expiries,
+            in_force,
+            writer,
             away,
             suspects: _,
             again: _,
@@ -120,7 +148,17 @@ impl Known {
                 let (data_key, failures) = (&minted.data_key, failing.backoff.failures);
                 info!(%secret, data_key, failures, "Key can be made again");
             }
-            self.note(minted, now);
+            let fight = self.fights.entry(minted.data_key.clone());
+            fight.or_default().made(minted, now);
+        }
+        for data_key in undone {
+            self.fights.entry(data_key).or_default().undone(now);
+        }
+        let mut confirm = false;
+        for (data_key, fight) in &mut self.fights {
+            fight.written(writer.as_ref());
+            let current = in_force.get(data_key);
+            confirm |= current.is_some_and(|current| fight.is_put_back(*current));
         }
         let mut retry = None;
         for (data_key, trouble) in failed {
@@ -139,10 +177,9 @@ impl Known {
             }
             failing.trouble = trouble;
         }
-        retry
-            .into_iter()
-            .chain(self.absorb_trouble(secret, trouble, away, now))
-            .min()
+        let again = self.absorb_trouble(secret, trouble, away, now);
+        let retry = retry.into_iter().chain(again).min();
+        Next { retry, confirm }
     }
 
     /// What to tell people of this Secret.
@@ -172,12 +209,7 @@ impl Known {
                     "key {data_key} of Secret {secret} is one too many: the namespace has as many services as \
                      rotation.maxServicesPerNamespace allows; remove some, or raise that number"
                 ),
-                State::Contended => format!(
-                    "key {data_key} of Secret {secret} was made {FIGHTS} times within an hour because another \
-                     writer keeps putting an older state back: it is made once an hour from now on; find that \
-                     writer with kubectl get secret {} -n {} -o yaml --show-managed-fields",
-                    secret.name, secret.namespace
-                ),
+                State::Contended => self.contended(secret, data_key),
                 State::Degraded
                 | State::NoCredentials
                 | State::InvalidCredentials
@@ -233,23 +265,17 @@ impl Known {
         }
     }
 
-    /// Notes a key that was made; one that should have been there was undone by somebody.
-    fn note(&mut self, minted: Minted, now: Timestamp) {
-        let made = self.made.entry(minted.data_key.clone());
-        let fresh = matches!(made, std::collections::btree_map::Entry::Vacant(_));
-        let made = made.or_default();
-        // An older key than ours, or none, stood there: ours was taken out.
-        if !fresh && minted.replaced.is_none_or(|replaced| replaced < made.at) {
-            // Who was seen fighting stays held to one an hour until two have gone by in peace.
-            if made
-                .undone
-                .last()
-                .is_some_and(|last| now >= after(*last, FIGHT_SPAN * 2))
-            {
-                made.undone.clear();
-            }
-            made.undone.push(now);
-        }
-        made.at = minted.created;
+    fn contended(&self, secret: &SecretRef, data_key: &str) -> String {
+        let SecretRef { namespace, name } = secret;
+        let by = self.fights.get(data_key).and_then(Fight::by);
+        let (who, find) = match by {
+            Some(manager) => (format!("field manager \"{manager}\""), "see what it wrote"),
+            None => ("another writer".to_owned(), "find it"),
+        };
+        format!(
+            "key {data_key} of Secret {secret} was made {FIGHTS} times within an hour because {who} keeps putting an \
+             older state back: it is made once an hour from now on, and the one made last stays valid; {find} with \
+             kubectl get secret {name} -n {namespace} -o yaml --show-managed-fields, and have it leave the Secret alone"
+        )
     }
 }

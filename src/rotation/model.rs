@@ -8,6 +8,7 @@
 
 pub(crate) mod doors;
 mod episode;
+mod fight;
 mod process;
 mod world;
 

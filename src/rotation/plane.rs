@@ -115,6 +115,10 @@ impl Plane {
         Ok(plane)
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Makes the key that was written down, and checks the answer; a key that is not as asked is ended at once.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use tracing::{debug, error, info, warn};
 use super::api_keys::{self, ApiKeys, Looked};
 use super::demand::{Demands, KeyDemand, SecretRef};
 use super::housekeeping::{self, Up};
-use super::known::Known;
+use super::known::{Known, LastKeys, Next};
 use super::plan::{Held, Process};
 use super::plane::{Plane, Trouble};
 use super::planes::Planes;
@@ -93,6 +93,8 @@ pub(super) struct Loop {
     planes: Planes,
     api_keys: ApiKeys,
     secrets: BTreeMap<SecretRef, Known>,
+    /// For whoever sweeps.
+    pub(super) kept: LastKeys,
     demands: Demands,
     pass_at: Timestamp,
     /// What the clock showed last.
@@ -112,24 +114,25 @@ pub async fn run(
 ) {
     let (up, planes) = watch::channel(Up::new());
     let (suspects, suspected) = mpsc::channel(SUSPECTS);
+    let rotation = Loop::new(Arc::clone(&context));
     let keeper = housekeeping::run(
-        Arc::clone(&context),
+        context,
         demands.clone(),
+        rotation.kept.clone(),
         planes,
         suspects,
         shutdown.clone(),
     );
-    tokio::join!(rotate(context, demands, up, suspected, shutdown), keeper);
+    tokio::join!(rotate(rotation, demands, up, suspected, shutdown), keeper);
 }
 
 async fn rotate(
-    context: Arc<Context>,
+    mut rotation: Loop,
     mut demands: watch::Receiver<Demands>,
     up: watch::Sender<Up>,
     mut suspected: mpsc::Receiver<String>,
     shutdown: CancellationToken,
 ) {
-    let mut rotation = Loop::new(context);
     let mut jobs = JoinSet::new();
     let first = demands.borrow_and_update().clone();
     rotation.take(first);
@@ -185,6 +188,7 @@ impl Loop {
             context,
             queue: Queue::default(),
             secrets: BTreeMap::new(),
+            kept: LastKeys::default(),
             demands: Demands::default(),
             pass_at: now,
             shown: now,
@@ -409,9 +413,14 @@ impl Loop {
         }
         let demand = self.demand(&secret);
         let known = self.secrets.entry(secret.clone()).or_default();
-        if let Some(at) = known.absorb(&secret, outcome, now) {
+        let Next { retry, confirm } = known.absorb(&secret, outcome, now);
+        if let Some(at) = retry {
             self.queue.want(&secret, Class::Renewal, at);
         }
+        if confirm {
+            self.pass_at = self.pass_at.min(after(now, PASS_GAP));
+        }
+        self.kept.set(&secret, known.kept(now));
         let planes = &self.planes;
         let of_plane = |data_key: &str| {
             let demand = demand.get(data_key)?;
@@ -470,6 +479,11 @@ impl Loop {
                 }
             }
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn known(&self, secret: &SecretRef) -> Option<&Known> {
+        self.secrets.get(secret)
     }
 
     fn demand(&self, secret: &SecretRef) -> BTreeMap<String, KeyDemand> {

@@ -18,6 +18,7 @@ use super::request::Requests;
 use super::run::Context;
 use super::state::State;
 use crate::cluster;
+use crate::control_plane::KeyId;
 use crate::store::{MANAGED_BY, StoreError, StoredSecret};
 
 mod mint;
@@ -25,6 +26,9 @@ mod tidy;
 
 /// Bounds one job: enough for a full namespace of new services, eight at a time.
 const ROUNDS: usize = 64;
+
+/// So often in one job may another writer come first; then it waits, and longer each time.
+const MOST_CONFLICTS: usize = 8;
 
 /// A Secret, and what the control planes held when it was listed after it.
 pub(super) type Snapshot = (StoredSecret, Arc<BTreeMap<String, Issued>>);
@@ -51,6 +55,8 @@ pub(super) struct Outcome {
     pub(super) failed: BTreeMap<String, Trouble>,
     /// Keys that were made.
     pub(super) minted: Vec<Minted>,
+    /// Keys that were made, and that a writer who is none of us kept from being written.
+    pub(super) undone: Vec<String>,
     /// The trouble of the whole Secret.
     pub(super) trouble: Option<Trouble>,
     /// Whether that is the API server's being away.
@@ -59,6 +65,10 @@ pub(super) struct Outcome {
     pub(super) suspects: BTreeMap<String, Trouble>,
     /// When the keys end.
     pub(super) expiries: BTreeMap<String, Timestamp>,
+    /// The keys in force.
+    pub(super) in_force: BTreeMap<String, KeyId>,
+    /// The field manager that wrote the Secret before this job, if that was another's.
+    pub(super) writer: Option<String>,
     /// Whether there is more to do at once.
     pub(super) again: bool,
 }
@@ -67,9 +77,11 @@ pub(super) struct Outcome {
 #[derive(Debug)]
 pub(super) struct Minted {
     pub(super) data_key: String,
-    pub(super) created: Timestamp,
-    /// When the key that it replaced was made.
-    pub(super) replaced: Option<Timestamp>,
+    pub(super) control_plane: String,
+    pub(super) id: KeyId,
+    /// The key that stood there.
+    pub(super) replaced: Option<KeyId>,
+    pub(super) why: Why,
 }
 
 struct Job<'a> {
@@ -107,6 +119,7 @@ impl Job<'_> {
             Some((secret, issued)) => (Some(secret), issued),
             None => (None, Arc::default()),
         };
+        let mut conflicts = 0;
         for _ in 0..ROUNDS {
             let secret = match known.take() {
                 Some(secret) => secret,
@@ -116,6 +129,8 @@ impl Job<'_> {
                     read.unwrap_or_else(|| StoredSecret::absent(namespace, name))
                 }
             };
+            let writer = &mut self.outcome.writer;
+            *writer = writer.take().or_else(|| secret.writer.clone());
             let (ownership, record) = self.owned(&secret);
             let steps = self.plan(&secret, ownership, &record, &issued);
             let (first, rest): (Vec<_>, Vec<_>) = steps
@@ -140,7 +155,8 @@ impl Job<'_> {
             };
             match done {
                 Ok(written) => known = written,
-                Err(StoreError::Conflict { .. }) => {
+                Err(StoreError::Conflict { .. }) if conflicts < MOST_CONFLICTS => {
+                    conflicts += 1;
                     debug!(secret = %self.task.secret, "Another writer came first");
                     issued = Arc::default();
                 }
@@ -196,11 +212,13 @@ impl Job<'_> {
         let now = self.context.clock.now();
         let mut plan = plan(now, &view, &self.context.policy.rotation);
         let current = |(data_key, key): (&String, &KeyRecord)| {
-            key.current
-                .as_ref()
-                .map(|current| (data_key.clone(), current.expires))
+            let current = key.current.as_ref()?;
+            Some((data_key.clone(), current.expires, current.id))
         };
-        self.outcome.expiries = record.keys.iter().filter_map(current).collect();
+        let current = record.keys.iter().filter_map(current);
+        let ends = current.clone().map(|(data_key, end, _)| (data_key, end));
+        self.outcome.expiries = ends.collect();
+        self.outcome.in_force = current.map(|(data_key, _, id)| (data_key, id)).collect();
         let (class, renewing) = (self.task.class, &mut self.renewing);
         let mut put_off = false;
         let mut steps = std::mem::take(&mut plan.steps);

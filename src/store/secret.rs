@@ -150,6 +150,7 @@ fn stored(secret: Secret) -> StoredSecret {
         type_,
         ..
     } = secret;
+    let writer = other_writer(&metadata);
     StoredSecret {
         namespace: metadata.namespace.unwrap_or_default(),
         name: metadata.name.unwrap_or_default(),
@@ -161,6 +162,7 @@ fn stored(secret: Secret) -> StoredSecret {
             .map(|(key, value)| (key, Zeroizing::new(value.0)))
             .collect(),
         revision: metadata.resource_version,
+        writer,
         kept: Kept {
             kind: type_.unwrap_or_else(|| Kept::default().kind),
             immutable: immutable.unwrap_or_default(),
@@ -168,6 +170,22 @@ fn stored(secret: Secret) -> StoredSecret {
             finalizers: metadata.finalizers.unwrap_or_default(),
         },
     }
+}
+
+/// Who wrote last, if not we: the server notes seconds, so that of two in one second it is the other.
+fn other_writer(metadata: &ObjectMeta) -> Option<String> {
+    let managers = metadata.managed_fields.as_deref()?;
+    let last = managers
+        .iter()
+        .filter_map(|entry| entry.time.as_ref())
+        .max();
+    let mut latest = managers.iter().filter(|entry| entry.time.as_ref() == last);
+    latest.find_map(|entry| {
+        entry
+            .manager
+            .clone()
+            .filter(|manager| manager != FIELD_MANAGER)
+    })
 }
 
 fn kubernetes(secret: &StoredSecret) -> Secret {
@@ -178,6 +196,7 @@ fn kubernetes(secret: &StoredSecret) -> Secret {
         annotations,
         data,
         revision,
+        writer: _,
         kept:
             Kept {
                 kind,
@@ -206,5 +225,34 @@ fn kubernetes(secret: &StoredSecret) -> Secret {
         type_: Some(kind.clone()),
         immutable: immutable.then_some(true),
         ..Secret::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn says_who_wrote_last_if_that_was_another() {
+        for (managers, want) in [
+            (vec![], None),
+            (vec![("sidescale", 1)], None),
+            (vec![("argocd", 1), ("sidescale", 2)], None),
+            (vec![("argocd", 2), ("sidescale", 1)], Some("argocd")),
+            (vec![("sidescale", 1), ("argocd", 1)], Some("argocd")),
+        ] {
+            let managers: Vec<_> = managers
+                .iter()
+                .map(|(manager, second)| {
+                    let time = format!("2026-01-01T00:00:{second:02}Z");
+                    json!({"manager": manager, "operation": "Update", "time": time})
+                })
+                .collect();
+            let secret = json!({"metadata": {"name": "keys", "managedFields": managers}});
+            let read = stored(serde_json::from_value(secret).unwrap());
+            assert_eq!(read.writer.as_deref(), want, "{managers:?}");
+        }
     }
 }

@@ -34,8 +34,8 @@ impl Keeper {
             if left == 0 {
                 break;
             }
-            if let Removal::Orphan { namespace, .. } = &removal
-                && unread.contains(namespace)
+            if let Removal::Orphan { namespace, key, .. } = &removal
+                && (unread.contains(namespace) || self.kept.hold(name, key.id))
             {
                 continue;
             }

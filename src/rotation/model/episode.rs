@@ -113,7 +113,7 @@ fn namespace(number: usize) -> String {
     format!("n{}", number.min(ALONE))
 }
 
-fn service(number: usize) -> KeyDemand {
+pub(super) fn service(number: usize) -> KeyDemand {
     KeyDemand {
         service: format!("s{number}"),
         control_plane: "default".into(),
@@ -131,6 +131,27 @@ fn service(number: usize) -> KeyDemand {
     }
 }
 
+/// The services' keys, in the order of their numbers, as the watch of pods tells of them.
+pub(super) fn demands<'a>(services: impl IntoIterator<Item = &'a KeyDemand>) -> Demands {
+    let mut namespaces: BTreeMap<String, BTreeMap<String, KeyDemand>> = BTreeMap::new();
+    for (number, key) in services.into_iter().enumerate() {
+        let keys = namespaces.entry(namespace(number)).or_default();
+        keys.insert(format!("{}-authkey", key.service), key.clone());
+    }
+    let namespaces = namespaces.into_iter().map(|(namespace, keys)| {
+        let demand = NamespaceDemand {
+            secrets: [(SECRET.to_owned(), keys)].into(),
+            ..NamespaceDemand::default()
+        };
+        (namespace.into(), Arc::new(demand))
+    });
+    Demands {
+        synced: true,
+        namespaces: namespaces.collect(),
+        ..Demands::default()
+    }
+}
+
 impl Episode {
     fn world(&self) -> std::sync::MutexGuard<'_, World> {
         self.door.world()
@@ -143,23 +164,7 @@ impl Episode {
 
     /// Tells everybody what pods need.
     fn ask(&mut self) {
-        let mut namespaces: BTreeMap<String, BTreeMap<String, KeyDemand>> = BTreeMap::new();
-        for (number, key) in self.services.iter().enumerate() {
-            let keys = namespaces.entry(namespace(number)).or_default();
-            keys.insert(format!("{}-authkey", key.service), key.clone());
-        }
-        let namespaces = namespaces.into_iter().map(|(namespace, keys)| {
-            let demand = NamespaceDemand {
-                secrets: [(SECRET.to_owned(), keys)].into(),
-                ..NamespaceDemand::default()
-            };
-            (namespace.into(), Arc::new(demand))
-        });
-        self.demands = Demands {
-            synced: true,
-            namespaces: namespaces.collect(),
-            ..Demands::default()
-        };
+        self.demands = demands(&self.services);
         for process in &mut self.processes {
             process.take(&self.demands);
         }

@@ -10,12 +10,14 @@ use sidescale_webhook::profile::Policy;
 
 use super::doors::Door;
 use crate::clock::Clock;
+use crate::control_plane::KeyId;
 use crate::events::Events;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
-use crate::rotation::demand::Demands;
+use crate::rotation::demand::{Demands, SecretRef};
 use crate::rotation::run::{Context, Done, Loop};
+use crate::rotation::state::State;
 use crate::store::Store;
 
 pub(super) const MARK: &str = "sidescale model model";
@@ -85,5 +87,22 @@ impl Process {
     /// When it wants to be woken, by the true time.
     pub(super) fn wake(&self) -> Timestamp {
         self.rotation.wake() - self.skew
+    }
+
+    /// How that key does.
+    pub(super) fn state(&self, secret: &SecretRef, data_key: &str) -> Option<State> {
+        self.rotation.known(secret)?.states.get(data_key).copied()
+    }
+
+    /// What people were told of that Secret.
+    pub(super) fn notes(&self, secret: &SecretRef) -> Vec<String> {
+        let known = self.rotation.known(secret).into_iter();
+        let notices = known.flat_map(|known| known.notices(secret, |_| None));
+        notices.map(|notice| notice.note).collect()
+    }
+
+    /// Whether a sweep would leave that key.
+    pub(super) fn keeps(&self, id: KeyId) -> bool {
+        self.rotation.kept.hold("default", id)
     }
 }

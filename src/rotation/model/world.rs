@@ -219,7 +219,9 @@ impl World {
             }
             self.note(format!("written: {fresh:?}"));
         }
-        Some(self.put(secret.clone()))
+        let mut secret = secret.clone();
+        secret.writer = None;
+        Some(self.put(secret))
     }
 
     fn put(&mut self, mut secret: StoredSecret) -> StoredSecret {
@@ -396,13 +398,45 @@ impl World {
     /// Another controller takes a value out.
     pub(super) fn take_value_out(&mut self, namespace: &str, data_key: &str) {
         if let Some(mut secret) = self.read(namespace, SECRET) {
-            self.note(format!("{data_key} taken out"));
             for (_, serial) in serials(&secret) {
                 self.was_readable(serial);
             }
-            secret.data.remove(data_key);
-            self.put(secret);
+            if secret.data.remove(data_key).is_some() {
+                self.note(format!("{data_key} taken out"));
+                self.put(secret);
+            }
         }
+    }
+
+    /// Another controller puts back what stood there.
+    pub(super) fn put_back(&mut self, old: &StoredSecret, writer: &str) {
+        let there = self.read(&old.namespace, SECRET);
+        if there.is_some_and(|there| there.data == old.data) {
+            return;
+        }
+        self.note("put back");
+        let mut old = old.clone();
+        old.writer = Some(writer.to_owned());
+        self.put(old);
+    }
+
+    /// Another controller removes the Secret.
+    pub(super) fn remove(&mut self, namespace: &str) {
+        let name = (namespace.to_owned(), SECRET.to_owned());
+        self.secrets.remove(&name);
+    }
+
+    /// How many keys were made.
+    pub(super) fn created(&self) -> usize {
+        self.made.len()
+    }
+
+    /// The key that was made last and that no race was lost over, if it still is good.
+    pub(super) fn last_live(&self) -> Option<KeyId> {
+        let now = self.now;
+        let last = self.server.keys.iter().next_back();
+        let live = |(_, key): &&(u64, PreAuthKey)| key.expiration.is_some_and(|at| now < at);
+        last.filter(|(_, row)| live(row)).map(|(id, _)| *id)
     }
 
     /// Another controller annotates the Secret.

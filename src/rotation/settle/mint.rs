@@ -10,16 +10,21 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::{Job, Minted};
-use crate::control_plane::MintedKey;
+use crate::clock::after;
+use crate::control_plane::{KeyId, MintedKey};
 use crate::metrics::RotationResult;
 use crate::rotation::demand::SecretRef;
 use crate::rotation::plan::{Held, Ownership, Step, Why};
 use crate::rotation::plane::{Plane, Trouble};
-use crate::rotation::record::{Intent, KeyRecord, Record, fingerprint};
+use crate::rotation::record::{Abandoned, Intent, KeyRecord, Record, fingerprint};
+use crate::rotation::state::State;
 use crate::store::{StoreError, StoredSecret};
 
 /// First mints run this many at a time.
 const MINTS_AT_ONCE: usize = 8;
+
+/// Whoever undid a key before it was written is not raced: it is made again after this long.
+const RACE_AGAIN: Duration = Duration::from_secs(1);
 
 /// A key that was made and is to be written.
 struct Made {
@@ -28,12 +33,12 @@ struct Made {
     intent: Intent,
     why: Why,
     plane: Arc<Plane>,
-    replaced: Option<Timestamp>,
+    replaced: Option<KeyId>,
 }
 
 impl Made {
     fn put_in_force(&mut self, key: &mut KeyRecord, now: Timestamp, overlap: Duration) {
-        self.replaced = key.current.as_ref().map(|current| current.created);
+        self.replaced = key.current.as_ref().map(|current| current.id);
         if self.why == Why::Lost {
             // There is nothing to end, and in a new database its number is another key's.
             key.current = None;
@@ -113,7 +118,7 @@ impl Job<'_> {
             }
             match self.write(secret, &record).await {
                 Ok(written) => {
-                    self.succeed(made, now);
+                    self.succeed(made);
                     return Ok(Some(written));
                 }
                 Err(StoreError::Conflict { .. }) => {}
@@ -131,7 +136,7 @@ impl Job<'_> {
                 key.is_some_and(|key| key.holds(made.minted.key.id, made.intent.expires))
             };
             let (written, left): (Vec<_>, Vec<_>) = made.into_iter().partition(in_force);
-            self.succeed(written, now);
+            self.succeed(written);
             // Another writer may have changed something else: what is still wanted is written again.
             let wanted = |made: &Made| {
                 let intent = record
@@ -189,13 +194,13 @@ impl Job<'_> {
         made
     }
 
-    fn succeed(&mut self, made: Vec<Made>, now: Timestamp) {
+    fn succeed(&mut self, made: Vec<Made>) {
         for Made {
             minted,
             data_key,
             intent,
             why,
-            plane: _,
+            plane,
             replaced,
         } in made
         {
@@ -213,8 +218,10 @@ impl Job<'_> {
             self.task.process.held.remove(&data_key);
             self.outcome.minted.push(Minted {
                 data_key,
-                created: now,
+                control_plane: plane.name().to_owned(),
+                id,
                 replaced,
+                why,
             });
         }
     }
@@ -242,7 +249,7 @@ impl Job<'_> {
             intent,
             why: _,
             plane,
-            replaced: _,
+            replaced,
         } = lost;
         self.context
             .metrics
@@ -250,8 +257,26 @@ impl Job<'_> {
             .count(RotationResult::LostRace);
         let id = minted.key.id;
         info!(secret = %self.task.secret, data_key, key_id = id.0, op = intent.op, "Lost a race, ending our own key");
+        // One of us would have left its own intent there, or given up ours, or a newer key.
+        let ours = record.keys.get(&data_key).is_some_and(|key| {
+            let newer = key.current.as_ref().map(|current| current.id) > replaced;
+            let given_up = |lost: &Abandoned| lost.intent.op == intent.op;
+            newer || key.intent.is_some() || key.abandoned.iter().any(given_up)
+        });
+        if !ours {
+            self.fought(&data_key);
+        }
         if let Err(trouble) = plane.expire(id).await {
             self.fail(data_key, record, trouble);
         }
+    }
+    /// Notes that a writer who is none of us undid a key before it was written.
+    fn fought(&mut self, data_key: &str) {
+        self.outcome.undone.push(data_key.to_owned());
+        let held = Held {
+            state: State::Degraded,
+            until: Some(after(self.context.clock.now(), RACE_AGAIN)),
+        };
+        self.task.process.held.insert(data_key.to_owned(), held);
     }
 }
