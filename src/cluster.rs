@@ -27,6 +27,16 @@ pub fn client(config: kube::Config) -> Result<Client, kube::Error> {
     Ok(ClientBuilder::try_from(config)?.with_layer(&layer).build())
 }
 
+/// What a command of ours needs to find an installation that has not the default names, to be put behind its words.
+#[must_use]
+pub fn flags(namespace: &str, release: &str) -> String {
+    let flag = |name: &str, value: &str| match value {
+        "sidescale" => String::new(),
+        value => format!(" --{name} {value}"),
+    };
+    flag("namespace", namespace) + &flag("release-name", release)
+}
+
 /// Whether this is the API server not answering at all, which is said once for all parts, and no matter of one call.
 #[must_use]
 pub fn is_away(error: &(dyn Error + 'static)) -> bool {

@@ -72,6 +72,7 @@ pub async fn run(args: CleanupArgs, out: &mut (dyn Write + Send)) -> Result<()> 
         metrics: Arc::new(Metrics::new()?),
         health: Arc::default(),
         mark: mark(&release).await?,
+        flags: String::new(),
         writer: uuid::Uuid::new_v4().simple().to_string(),
         respect: Duration::ZERO,
     };

@@ -10,15 +10,19 @@ use jiff::Timestamp;
 use super::inventory::Inventory;
 use super::progress::Progress;
 use super::release::{Release, ReleaseArgs};
-use report::{PlaneView, Report};
+use crate::cluster;
+use held::PlaneView;
+use report::{Hints, Report};
 
+mod held;
 mod report;
+mod secret;
 mod table;
 mod verify;
 
 const HELP: &str = "\
 A row for each key. NEXT says when it is renewed, or why it is made anew right now; NODES counts the nodes that are \
-online, of the pods that should be (with --verify). What is wrong stands below the table, each with what mends it.
+online, of the pods that should be, and SEEN says when the newest of them was (with --verify). What is wrong stands below the table, each with what mends it.
 
 Rights, of your own kubeconfig: list configmaps in Sidescale's namespace; list pods, namespaces and the Secrets named \
 headscale-auth-keys, in all namespaces or (with NAMESPACE) get and list in that one; list events there, to say why a \
@@ -76,12 +80,15 @@ pub async fn run(args: StatusArgs, out: &mut (dyn Write + Send)) -> Result<()> {
             planes.insert(name.clone(), verify::view(&release, name, config).await);
         }
     }
-    let logs = format!(
-        "kubectl logs --namespace {} --selector app.kubernetes.io/instance={} --tail 100",
-        release.namespace, release.name
-    );
+    let hints = Hints {
+        logs: format!(
+            "kubectl logs --namespace {} --selector app.kubernetes.io/instance={} --tail 100",
+            release.namespace, release.name
+        ),
+        flags: cluster::flags(&release.namespace, &release.name),
+    };
     let now = Timestamp::now();
-    let mut report = Report::new(now, &inventory, &release.policy, &planes, &logs);
+    let mut report = Report::new(now, &inventory, &release.policy, &planes, &hints);
     let troubled: BTreeSet<String> = report
         .keys
         .iter()
@@ -91,7 +98,7 @@ pub async fn run(args: StatusArgs, out: &mut (dyn Write + Send)) -> Result<()> {
     if !troubled.is_empty() {
         progress.doing("Reading Events");
         inventory.read_notes(&release, &troubled).await;
-        report = Report::new(now, &inventory, &release.policy, &planes, &logs);
+        report = Report::new(now, &inventory, &release.policy, &planes, &hints);
     }
     drop(progress);
     match output {

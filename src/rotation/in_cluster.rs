@@ -94,6 +94,7 @@ async fn act(
             metrics: Arc::clone(&cluster.metrics),
             health: Arc::clone(&cluster.health),
             mark,
+            flags: cluster::flags(&cluster.lease.namespace, &cluster.release),
             writer: writer.clone(),
             respect: match acting {
                 Leadership::Held => RESPECT_LEADING,

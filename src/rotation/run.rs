@@ -74,6 +74,8 @@ pub struct Context {
     pub health: Arc<Health>,
     /// Display name of the users that are ours: `sidescale <uid of kube-system> <release>`.
     pub mark: String,
+    /// What a command that is told to people needs behind its words, as [`crate::cluster::flags`] says it.
+    pub flags: String,
     /// Names this process among all that ever wrote.
     pub writer: String,
     /// How long another writer's intent is respected.

@@ -9,7 +9,7 @@ use crate::support::context::Context;
 use crate::support::headscale::{self, Headscale, Node};
 use crate::support::kubectl::Kubectl;
 use crate::support::levels::Level;
-use crate::support::product::{KEYS, LIMIT, Product, label};
+use crate::support::product::{LIMIT, Product, label};
 use crate::support::wait;
 use crate::{Case, join};
 
@@ -230,7 +230,7 @@ impl Stranger {
         .with_context(|| product.logs())?;
         let note = event(kubectl, &product.workloads, "Secret", "Uninvited")?;
         ensure!(
-            note.contains(KEYS) && note.contains("nodes delete"),
+            note.contains("sidescale rotate --now --revoke") && note.contains("nodes delete"),
             "{note}"
         );
         kubectl.run(&["delete", "namespace", &self.namespace, "--wait=false"])?;

@@ -117,6 +117,7 @@ impl World {
             metrics: Arc::clone(&self.metrics),
             health: Arc::clone(&self.health),
             mark: MARK.into(),
+            flags: String::new(),
             writer: writer.into(),
             respect: Duration::from_secs(120),
         }

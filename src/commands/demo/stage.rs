@@ -380,6 +380,7 @@ impl Stage {
             metrics: Arc::clone(&self.metrics),
             health: Arc::new(Health::default()),
             mark: "sidescale demo demo".to_owned(),
+            flags: String::new(),
             writer: "demo".to_owned(),
             respect: Duration::ZERO,
         };

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::report::{Report, Row};
 
-const HEAD: [&str; 12] = [
+const HEAD: [&str; 13] = [
     "NAMESPACE",
     "SERVICE",
     "CONTROL PLANE",
@@ -19,6 +19,7 @@ const HEAD: [&str; 12] = [
     "OWNER",
     "PODS",
     "NODES",
+    "SEEN",
 ];
 
 /// Is what stands where there is nothing to say.
@@ -31,8 +32,8 @@ pub(super) fn render(now: Timestamp, report: &Report) -> String {
         text.push_str("No keys: no pod asks for one yet, and no Secret holds any.\n");
         return text;
     }
-    let rows: Vec<[String; 12]> = report.keys.iter().map(|key| cells(now, key)).collect();
-    let widths: [usize; 12] = std::array::from_fn(|column| {
+    let rows: Vec<[String; 13]> = report.keys.iter().map(|key| cells(now, key)).collect();
+    let widths: [usize; 13] = std::array::from_fn(|column| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.chain([HEAD[column].len()]).max().unwrap_or_default()
     });
@@ -75,7 +76,7 @@ pub(super) fn span(time: SignedDuration) -> String {
     }
 }
 
-fn cells(now: Timestamp, key: &Row) -> [String; 12] {
+fn cells(now: Timestamp, key: &Row) -> [String; 13] {
     let ago = |at: Option<Timestamp>| {
         at.map_or_else(|| NOTHING.to_owned(), |at| span(now.duration_since(at)))
     };
@@ -108,7 +109,17 @@ fn cells(now: Timestamp, key: &Row) -> [String; 12] {
         text(&Vec::from_iter(key.owners.iter().map(String::as_str)).join(",")),
         key.pods.to_string(),
         text(&nodes.unwrap_or_default()),
+        text(&seen(now, key)),
     ]
+}
+
+/// When a node of it was online last.
+fn seen(now: Timestamp, key: &Row) -> String {
+    match (key.nodes_online, key.last_seen) {
+        (Some(1..), _) => "now".to_owned(),
+        (_, Some(at)) => format!("{} ago", span(now.duration_since(at))),
+        (_, None) => String::new(),
+    }
 }
 
 fn when(now: Timestamp, at: Timestamp) -> String {
@@ -133,7 +144,7 @@ fn count(number: usize, of: &str) -> String {
     format!("{number} {of}{plural}")
 }
 
-fn line(text: &mut String, cells: &[String; 12], widths: &[usize; 12]) {
+fn line(text: &mut String, cells: &[String; 13], widths: &[usize; 13]) {
     let mut line = String::new();
     for (cell, width) in cells.iter().zip(widths) {
         let _ = write!(line, "{cell:width$}  ");

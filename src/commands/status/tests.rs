@@ -6,11 +6,13 @@ use jiff::{SignedDuration, Timestamp};
 use sidescale_webhook::profile::Policy;
 use zeroize::Zeroizing;
 
-use super::report::{Held, PlaneView, Report};
+use super::held::{Held, PlaneView};
+use super::report::{Hints, Report};
 use super::table;
 use crate::commands::inventory::{Inventory, Note};
 use crate::control_plane::{KeyId, Node, NodeId, PreAuthKey, User, UserId};
 use crate::rotation::demand::{KeyDemand, NamespaceDemand, SecretRef};
+use crate::rotation::fleet::{Fleet, Member};
 use crate::rotation::plane::Trouble;
 use crate::rotation::record::{Asked, DATA_KEY, Issued, KeyRecord, Previous, Record};
 use crate::rotation::state::State;
@@ -105,6 +107,39 @@ impl World {
         self
     }
 
+    /// The pods of a service, two minutes old; a template makes a hostname of each pod's name.
+    fn fleet(
+        mut self,
+        namespace: &str,
+        service: &str,
+        hostname: Option<&str>,
+        pods: &[&str],
+    ) -> Self {
+        let member = |name: &&str| Member {
+            created: now() - SignedDuration::from_secs(120),
+            uid: name
+                .bytes()
+                .fold(0, |sum, byte| sum * 256 + u128::from(byte)),
+            name: (*name).into(),
+        };
+        let fleet = |hostname: &str, pods: &[&str]| Fleet {
+            control_plane: "default".into(),
+            user: format!("{namespace}.{service}"),
+            service: service.into(),
+            secret: NAME.into(),
+            data_key: format!("{service}-authkey"),
+            hostname: Some(hostname.into()),
+            pods: pods.iter().map(member).collect(),
+        };
+        let of_namespace = self.0.demands.entry(namespace.into()).or_default();
+        let fleets = &mut Arc::make_mut(of_namespace).fleets;
+        match hostname {
+            Some(hostname) => fleets.push(fleet(hostname, pods)),
+            None => fleets.extend(pods.iter().map(|pod| fleet(pod, &[pod]))),
+        }
+        self
+    }
+
     fn with(mut self, namespace: &str, change: impl FnOnce(&mut StoredSecret)) -> Self {
         change(self.0.secrets.get_mut(&secret_ref(namespace)).unwrap());
         self
@@ -125,7 +160,11 @@ impl World {
     }
 
     fn report(&self, policy: &Policy, planes: &BTreeMap<String, PlaneView>) -> Report {
-        Report::new(now(), &self.0, policy, planes, LOGS)
+        let hints = Hints {
+            logs: LOGS.into(),
+            flags: " --namespace tailnet".into(),
+        };
+        Report::new(now(), &self.0, policy, planes, &hints)
     }
 
     fn table(&self) -> String {
@@ -255,7 +294,7 @@ fn held(change: impl FnOnce(&mut PreAuthKey)) -> BTreeMap<String, PlaneView> {
         pre_auth_key: key,
         tags: Vec::new(),
         created_at: None,
-        last_seen: None,
+        last_seen: Some(now() - SignedDuration::from_secs(i64::try_from(id).unwrap() * 60)),
         expiry: None,
     };
     let held = Held {
@@ -308,11 +347,71 @@ fn a_key_is_compared_with_what_the_control_plane_holds() {
         assert_eq!(said, want);
     }
     let report = world.report(&policy(), &held(|_| {}));
+    let fix = world.report(&policy(), &held(|key| key.id = KeyId(8))).keys[0].problems[0]
+        .fix
+        .clone();
+    let want = "sidescale rotate --now shop/api --namespace tailnet (rotation sees it by itself within the hour)";
+    assert_eq!(fix.as_deref(), Some(want));
     assert_eq!(
         report.keys[0].nodes_online,
         Some(3),
         "the user's, or by a key of its, and online"
     );
+    let nodes = report.keys[0].nodes.as_ref().unwrap();
+    let ids: Vec<_> = nodes.iter().map(|node| (node.id.0, node.online)).collect();
+    assert_eq!(ids, [(1, true), (2, true), (3, true), (4, false)]);
+    let newest = now() - SignedDuration::from_secs(60);
+    assert_eq!(report.keys[0].last_seen, Some(newest));
+}
+
+#[test]
+fn pods_without_a_node_are_named_and_so_is_when_a_node_was_seen() {
+    let pods = ["api-a", "api-b", "api-c", "api-d", "api-e", "api-f"];
+    let world = World::default()
+        .key("shop", "api", 7, 60)
+        .pods("shop", "api", 6)
+        .fleet("shop", "api", Some("api"), &pods)
+        .key("shop", "db", 70, 60)
+        .pods("shop", "db", 2)
+        .fleet("shop", "db", None, &["db-0", "db-1"])
+        .key("shop", "web", 71, 60)
+        .pods("shop", "web", 1);
+    let mut planes = held(|_| {});
+    let report = world.report(&policy(), &planes);
+    let said = |report: &Report, row: usize| {
+        let problems = report.keys[row].problems.iter();
+        let problems = problems.filter(|problem| problem.text.contains("tailnet"));
+        problems
+            .map(|problem| (problem.text.clone(), problem.fix.clone().unwrap()))
+            .collect::<Vec<_>>()
+    };
+    let logs =
+        |pod: &str| format!("kubectl logs --namespace shop {pod} --container tailscale (says why)");
+    let some = "2 of 6 pods have no node in the tailnet: some of api-a, api-b, api-c, api-d, api-e and 1 more";
+    assert_eq!(said(&report, 0), [(some.to_owned(), logs("api-a"))]);
+    let both = "2 of 2 pods have no node in the tailnet: db-0, db-1";
+    assert_eq!(said(&report, 1), [(both.to_owned(), logs("db-0"))]);
+    assert_eq!(said(&report, 2), [], "nobody knows its pods");
+    let table = table::render(now(), &report);
+    let cells = |table: &str, service: &str| {
+        let line = table.lines().find(|line| line.contains(service)).unwrap();
+        line.rsplit("  ")
+            .map(str::trim)
+            .filter(|cell| !cell.is_empty())
+            .take(2)
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(cells(&table, "shop.api"), ["now", "3 of 6"]);
+    assert_eq!(cells(&table, "shop.web"), ["-", "0 of 1"]);
+    let Some(PlaneView::Held(held)) = planes.get_mut("default") else {
+        panic!("nobody was asked");
+    };
+    for node in &mut held.nodes {
+        node.online = false;
+    }
+    let table = table::render(now(), &world.report(&policy(), &planes));
+    assert_eq!(cells(&table, "shop.api"), ["60s ago", "0 of 6"]);
 }
 
 #[test]

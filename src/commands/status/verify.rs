@@ -2,7 +2,7 @@
 
 use sidescale_webhook::profile;
 
-use super::report::{Held, PlaneView};
+use super::held::{Held, PlaneView};
 use crate::commands::release::Release;
 use crate::control_plane::{ControlPlane, Endpoint, Error};
 use crate::key_value::KeyValue;

@@ -65,7 +65,7 @@ impl Keeper {
         };
         let (namespace, service) = (&place.namespace, &place.service);
         if *state == NodeState::Uninvited {
-            let note = uninvited(control_plane, finding, place);
+            let note = uninvited(control_plane, finding, place, &self.context.flags);
             warn!(
                 control_plane,
                 namespace,
@@ -244,20 +244,19 @@ fn one_of(finding: &Finding, place: &Place, pods: &[&Member]) -> String {
     )
 }
 
-fn uninvited(control_plane: &str, finding: &Finding, place: &Place) -> String {
+fn uninvited(control_plane: &str, finding: &Finding, place: &Place, flags: &str) -> String {
     let Place {
         namespace,
         service,
-        secret,
-        data_key,
+        secret: _,
+        data_key: _,
     } = place;
     let (count, of, user) = (finding.count, finding.of, &finding.user);
     let nodes = ids(finding);
     format!(
         "{of} nodes of user {user} of control plane {control_plane} are online, {count} more than service {service} has \
-         pods: somebody joined with its key. Nodes {nodes}: find the stranger, remove it with headscale nodes delete \
-         --identifier ID, and have another key made: kubectl patch secret {secret} -n {namespace} --type=json \
-         -p='[{{\"op\":\"remove\",\"path\":\"/data/{data_key}\"}}]'"
+         pods: somebody joined with its key. End that key: sidescale rotate --now --revoke {namespace}/{service}{flags}; \
+         then find the stranger among nodes {nodes}, and remove it: headscale nodes delete --identifier ID"
     )
 }
 
@@ -265,4 +264,53 @@ fn ids(finding: &Finding) -> String {
     let nodes = finding.nodes.iter().rev().take(2 * MOST_TOLD);
     let nodes: Vec<_> = nodes.map(|node| node.0.to_string()).collect();
     nodes.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Args, Command};
+    use crate::cluster;
+    use crate::control_plane::NodeId;
+
+    #[test]
+    fn a_stranger_is_told_with_the_command_that_ends_its_key() {
+        let place = Place {
+            namespace: "shop".into(),
+            service: "api".into(),
+            secret: "headscale-auth-keys".into(),
+            data_key: "api-authkey".into(),
+        };
+        let finding = Finding {
+            state: NodeState::Uninvited,
+            user: "shop.api".into(),
+            place: Some(place.clone()),
+            count: 1,
+            of: 3,
+            pods: Vec::new(),
+            nodes: vec![NodeId(4), NodeId(7), NodeId(9)],
+            expecting: false,
+            tell: true,
+        };
+        for (namespace, release) in [("sidescale", "sidescale"), ("tailnet", "prod")] {
+            let flags = cluster::flags(namespace, release);
+            let note = uninvited("default", &finding, &place, &flags);
+            assert!(
+                note.contains("9, 7, 4") && note.contains("--identifier ID"),
+                "{note}"
+            );
+            let (_, rest) = note.split_once("End that key: ").unwrap();
+            let (command, _) = rest.split_once(';').unwrap();
+            let Command::Rotate(args) = Args::try_parse_from(command.split(' ')).unwrap().command
+            else {
+                panic!("{command}");
+            };
+            assert_eq!(args.targets, ["shop/api".parse().unwrap()]);
+            assert!(args.revoke && args.now);
+            assert_eq!(args.release.namespace, namespace);
+            assert_eq!(args.release.release_name, release);
+        }
+    }
 }

@@ -47,6 +47,7 @@ impl Process {
             metrics: Arc::clone(metrics),
             health: Arc::<Health>::default(),
             mark: MARK.into(),
+            flags: String::new(),
             writer: uuid::Uuid::new_v4().simple().to_string(),
             respect: Duration::from_secs(120),
             pods: Pods::none(),

@@ -1,0 +1,177 @@
+//! What a control plane holds, beside what the cluster says: keys that differ, and pods without a node. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use super::report::{NodeRow, Problem, Row};
+use crate::commands::inventory::Inventory;
+use crate::control_plane::{KeyId, Node, PreAuthKey, User, UserId};
+use crate::rotation::demand::Demands;
+use crate::rotation::nodes::{Finding, NodeState, Truth};
+use crate::rotation::plan::Issued;
+use crate::rotation::plane::Trouble;
+use crate::rotation::record::{self, KeyRecord, same_fingerprint};
+use crate::rotation::tailnet::{KeyOrigin, KeyUser, Tailnet};
+
+/// So many pods are named.
+const MOST_NAMED: usize = 5;
+
+/// What is known of a control plane.
+#[derive(Clone, Debug)]
+pub(crate) enum PlaneView {
+    /// What it holds.
+    Held(Held),
+    /// Why it could not be asked.
+    Trouble(Trouble),
+}
+
+/// What a control plane holds.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Held {
+    pub(crate) users: Vec<User>,
+    pub(crate) keys: Vec<PreAuthKey>,
+    pub(crate) nodes: Vec<Node>,
+}
+
+impl Held {
+    pub(super) fn issued(&self) -> Issued {
+        let keys = self.keys.iter().map(|key| (key.id, key.clone()));
+        let users = self.users.iter().map(|user| (user.name.clone(), user.id));
+        Issued {
+            keys: keys.collect(),
+            users: users.collect(),
+        }
+    }
+
+    /// The nodes that came with a key of this user.
+    pub(super) fn nodes_of(&self, user: Option<&str>, key: Option<&KeyRecord>) -> Vec<NodeRow> {
+        let user = self.users.iter().find(|known| Some(&*known.name) == user);
+        let mut ids: BTreeSet<KeyId> = key
+            .into_iter()
+            .flat_map(|key| {
+                let previous = key.previous.iter().map(|previous| previous.id);
+                previous.chain(key.current.as_ref().map(|current| current.id))
+            })
+            .collect();
+        if let Some(user) = user {
+            let of_user = self.keys.iter().filter(|key| key.user == Some(user.id));
+            ids.extend(of_user.map(|key| key.id));
+        }
+        let of_service = |node: &&Node| {
+            node.pre_auth_key.is_some_and(|key| ids.contains(&key))
+                || user.is_some_and(|user| node.user == Some(user.id))
+        };
+        let nodes = self.nodes.iter().filter(of_service).map(|node| NodeRow {
+            id: node.id,
+            name: node.given_name.clone(),
+            online: node.online,
+            last_seen: node.last_seen,
+        });
+        nodes.collect()
+    }
+
+    /// Its nodes as rotation sees them. Whose users are ours matters for strangers alone, who take two looks.
+    fn tailnet(&self, now: Timestamp) -> Tailnet {
+        let origin = |key: &PreAuthKey| {
+            let origin = KeyOrigin {
+                user: key.user.unwrap_or(UserId(0)),
+                ephemeral: key.ephemeral,
+            };
+            (key.id, origin)
+        };
+        let users = self.users.iter().filter(|user| !user.from_provider);
+        let users = users.map(|user| {
+            let name = user.name.clone();
+            (user.id, KeyUser { name, ours: false })
+        });
+        Tailnet::new(
+            now,
+            self.nodes.clone(),
+            &self.keys.iter().map(origin).collect(),
+            &users.collect(),
+        )
+    }
+
+    /// How the key differs from what the record says, if it does.
+    pub(super) fn difference(&self, now: Timestamp, current: &record::Issued) -> Option<String> {
+        let Some(key) = self.keys.iter().find(|key| key.id == current.id) else {
+            return Some("is not there any more".to_owned());
+        };
+        let expires = key.expiration.unwrap_or(Timestamp::MIN);
+        if expires <= now {
+            return Some("has ended".to_owned());
+        }
+        if !same_fingerprint(expires, current.expires) {
+            return Some(format!("ends at {expires}, want {}", current.expires));
+        }
+        let asked = &current.asked;
+        if let Some(owner) = key.user {
+            let name = self.users.iter().find(|user| user.id == owner);
+            let name = name.map_or("nobody", |user| user.name.as_str());
+            if name != asked.user {
+                return Some(format!("belongs to user {name:?}, want {:?}", asked.user));
+            }
+        }
+        let mut tags = key.tags.clone();
+        tags.sort();
+        if tags != asked.tags {
+            return Some(format!("gives tags {tags:?}, want {:?}", asked.tags));
+        }
+        let properties = (key.reusable, key.ephemeral);
+        (properties != (asked.reusable, asked.ephemeral))
+            .then(|| "is not reusable or ephemeral as it was asked for".to_owned())
+    }
+}
+
+/// Holds the pods against the nodes, as rotation does, and writes into the rows which have none.
+pub(super) fn miss(
+    now: Timestamp,
+    rows: &mut [Row],
+    inventory: &Inventory,
+    planes: &BTreeMap<String, PlaneView>,
+) {
+    let demands = Demands {
+        synced: true,
+        namespaces: inventory.demands.clone(),
+        ..Demands::default()
+    };
+    for (plane, view) in planes {
+        let PlaneView::Held(held) = view else {
+            continue;
+        };
+        let look = Truth::default().look(now, plane, &demands, &held.tailnet(now));
+        for row in rows.iter_mut().filter(|row| row.control_plane == *plane) {
+            let findings = look.findings.iter().filter(|finding| {
+                let state = matches!(finding.state, NodeState::Late | NodeState::Lost);
+                state && finding.place.as_ref().is_some_and(|place| row.is_at(place))
+            });
+            let findings = Vec::from_iter(findings);
+            if !findings.is_empty() {
+                row.problems.push(missing(row, &findings));
+            }
+        }
+    }
+}
+
+/// Pods with a hostname of their own have a finding each, replicas that share one have one together.
+fn missing(row: &Row, findings: &[&Finding]) -> Problem {
+    let count: usize = findings.iter().map(|finding| finding.count).sum();
+    let pods = findings.iter().flat_map(|finding| &finding.pods);
+    let pods = Vec::from_iter(pods.map(|pod| &*pod.name));
+    let certain = findings.iter().all(|finding| finding.is_certain());
+    let mut names = pods[..pods.len().min(MOST_NAMED)].join(", ");
+    if pods.len() > MOST_NAMED {
+        names.push_str(&format!(" and {} more", pods.len() - MOST_NAMED));
+    }
+    let (of, among) = (row.pods, if certain { "" } else { "some of " });
+    let have = if count == 1 { "pod has" } else { "pods have" };
+    let first = pods.first().copied().unwrap_or("POD");
+    Problem {
+        text: format!("{count} of {of} {have} no node in the tailnet: {among}{names}"),
+        fix: Some(format!(
+            "kubectl logs --namespace {} {first} --container tailscale (says why)",
+            row.namespace
+        )),
+    }
+}

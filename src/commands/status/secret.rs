@@ -1,0 +1,314 @@
+//! The rows of one Secret, judged as rotation itself would. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
+use sidescale_webhook::profile::Policy;
+
+use super::held::PlaneView;
+use super::report::{Hints, Problem, Row};
+use crate::commands::inventory::{Inventory, Note};
+use crate::rotation::demand::{KeyDemand, SecretRef};
+use crate::rotation::ownership;
+use crate::rotation::plan::{Ownership, Plan, Process, Step, View, plan};
+use crate::rotation::record::{DATA_KEY, KeyRecord, Record};
+use crate::rotation::request::Requests;
+use crate::rotation::state::State;
+
+/// A warning of rotation counts this long.
+const FRESH: SignedDuration = SignedDuration::from_hours(1);
+
+/// A renewal that is this late is a problem.
+const LATE: SignedDuration = SignedDuration::from_hours(1);
+
+/// A service that is younger than this may still wait for its first key.
+const PATIENCE: SignedDuration = SignedDuration::from_mins(1);
+
+/// One Secret, while its rows are made.
+pub(super) struct Keys<'a> {
+    now: Timestamp,
+    name: &'a SecretRef,
+    inventory: &'a Inventory,
+    policy: &'a Policy,
+    planes: &'a BTreeMap<String, PlaneView>,
+    trouble: Option<String>,
+    paused: bool,
+    record: Record,
+    demand: BTreeMap<String, KeyDemand>,
+    plan: Plan,
+}
+
+impl<'a> Keys<'a> {
+    pub(super) fn new(
+        now: Timestamp,
+        name: &'a SecretRef,
+        inventory: &'a Inventory,
+        policy: &'a Policy,
+        planes: &'a BTreeMap<String, PlaneView>,
+    ) -> Self {
+        let demand = inventory.demand(name);
+        let secret = inventory.secrets.get(name);
+        let (owned, record, trouble) =
+            secret.map_or_else(|| (Ownership::Ours, Record::default(), None), ownership);
+        let filled = secret.into_iter().flat_map(|secret| &secret.data);
+        let filled: BTreeSet<String> = filled
+            .filter(|(data_key, value)| *data_key != DATA_KEY && !value.is_empty())
+            .map(|(data_key, _)| data_key.clone())
+            .collect();
+        let requests = secret
+            .and_then(|secret| Requests::parse(&secret.annotations).ok())
+            .unwrap_or_default();
+        let issued = planes.iter().filter_map(|(plane, view)| match view {
+            PlaneView::Held(held) => Some((plane.clone(), held.issued())),
+            PlaneView::Trouble(_) => None,
+        });
+        let view = View {
+            ownership: owned,
+            record: &record,
+            filled: &filled,
+            requests: &requests,
+            demand: &demand,
+            synced: true,
+            issued: &issued.collect(),
+            process: &Process::default(),
+        };
+        let plan = plan(now, &view, &policy.rotation);
+        Self {
+            now,
+            name,
+            inventory,
+            policy,
+            planes,
+            trouble: trouble.map(|trouble| trouble.message),
+            paused: owned == Ownership::Paused,
+            record,
+            demand,
+            plan,
+        }
+    }
+
+    pub(super) fn rows(&self, hints: &Hints) -> Vec<Row> {
+        let data_keys: BTreeSet<_> = self.record.keys.keys().chain(self.demand.keys()).collect();
+        if let (true, Some(trouble)) = (data_keys.is_empty(), &self.trouble) {
+            // A Secret of somebody else that no pod needs is none of our business, but one that is damaged is.
+            let ours = self
+                .inventory
+                .secrets
+                .get(self.name)
+                .is_some_and(|secret| secret.data.contains_key(DATA_KEY));
+            return Vec::from_iter(ours.then(|| self.damaged(trouble)));
+        }
+        data_keys
+            .into_iter()
+            .map(|data_key| self.row(data_key, hints))
+            .collect()
+    }
+
+    fn row(&self, data_key: &str, hints: &Hints) -> Row {
+        let key = self.record.keys.get(data_key);
+        let demand = self.demand.get(data_key);
+        let current = key.and_then(|key| key.current.as_ref());
+        let control_plane = demand
+            .map(|demand| &demand.control_plane)
+            .or(key.map(|key| &key.control_plane))
+            .cloned()
+            .unwrap_or_default();
+        let asked = demand
+            .map(|demand| &demand.asked)
+            .or(current.map(|current| &current.asked));
+        let buffer = demand.and_then(|demand| SignedDuration::try_from(demand.buffer).ok());
+        let next = current
+            .zip(buffer)
+            .and_then(|(current, buffer)| current.expires.checked_sub(buffer).ok());
+        let owners = self
+            .inventory
+            .owners
+            .get(&(self.name.clone(), data_key.to_owned()));
+        let mut row = Row {
+            namespace: self.name.namespace.clone(),
+            service: demand
+                .map(|demand| &demand.service)
+                .or(key.map(|key| &key.service))
+                .cloned()
+                .unwrap_or_default(),
+            secret: self.name.name.clone(),
+            data_key: data_key.to_owned(),
+            user: asked.map(|asked| asked.user.clone()),
+            tags: asked.map(|asked| asked.tags.clone()).unwrap_or_default(),
+            key_id: current.map(|current| current.id),
+            created: current.map(|current| current.created),
+            expires: current.map(|current| current.expires),
+            next_rotation: next,
+            pending: self.pending(data_key),
+            ending: key
+                .into_iter()
+                .flat_map(|key| &key.previous)
+                .map(|previous| previous.id)
+                .collect(),
+            state: self.state(data_key),
+            owners: owners.cloned().unwrap_or_default(),
+            pods: demand.map_or(0, |demand| demand.pods),
+            nodes_online: None,
+            last_seen: None,
+            nodes: None,
+            verified: None,
+            problems: Vec::new(),
+            unexplained: false,
+            control_plane,
+        };
+        self.judge(&mut row, demand, hints);
+        self.compare(&mut row, key, hints);
+        let waits = demand.map(|demand| self.now.duration_since(demand.since));
+        let waits = waits.is_some_and(|waits| waits > PATIENCE);
+        if row.state == State::Degraded.as_str() && row.problems.is_empty() && waits {
+            row.unexplained = true;
+            row.problems.push(Problem {
+                text: "it has no usable key, and no Event says why".to_owned(),
+                fix: Some(hints.logs.clone()),
+            });
+        }
+        row
+    }
+
+    fn damaged(&self, trouble: &str) -> Row {
+        Row {
+            namespace: self.name.namespace.clone(),
+            service: String::new(),
+            control_plane: String::new(),
+            secret: self.name.name.clone(),
+            data_key: String::new(),
+            user: None,
+            tags: Vec::new(),
+            key_id: None,
+            created: None,
+            expires: None,
+            next_rotation: None,
+            pending: None,
+            ending: Vec::new(),
+            state: State::SecretNotOurs.as_str().to_owned(),
+            owners: BTreeSet::new(),
+            pods: 0,
+            nodes_online: None,
+            last_seen: None,
+            nodes: None,
+            verified: None,
+            problems: vec![Problem {
+                text: trouble.to_owned(),
+                fix: None,
+            }],
+            unexplained: false,
+        }
+    }
+
+    /// Why another key is being made now.
+    fn pending(&self, data_key: &str) -> Option<&'static str> {
+        self.plan.steps.iter().find_map(|step| match step {
+            Step::Intend { data_key: of, why }
+            | Step::Mint {
+                data_key: of, why, ..
+            } if of == data_key => Some(why.as_str()),
+            _ => None,
+        })
+    }
+
+    fn state(&self, data_key: &str) -> String {
+        let Some(state) = self.plan.states.get(data_key) else {
+            return "Unused".to_owned();
+        };
+        if *state == State::Degraded
+            && let Some(note) = self.notes().next()
+        {
+            return note.reason.clone();
+        }
+        state.as_str().to_owned()
+    }
+
+    /// What rotation has warned of in the last hour.
+    fn notes(&self) -> impl Iterator<Item = &Note> {
+        let notes = self.inventory.notes.get(self.name).into_iter().flatten();
+        notes.filter(|note| self.now.duration_since(note.at) < FRESH)
+    }
+
+    /// What is wrong as far as the cluster alone says.
+    fn judge(&self, row: &mut Row, demand: Option<&KeyDemand>, hints: &Hints) {
+        let mut say = |text: String, fix: Option<String>| row.problems.push(Problem { text, fix });
+        let SecretRef { namespace, name } = self.name;
+        if let Some(trouble) = &self.trouble {
+            say(trouble.clone(), None);
+        } else if self.policy.rotation.paused {
+            say(
+                "rotation is paused everywhere".to_owned(),
+                Some("set rotation.paused to false in the configuration".to_owned()),
+            );
+        } else if self.paused {
+            let fix = format!(
+                "kubectl annotate secret {name} --namespace {namespace} sidescale.io/paused-"
+            );
+            say(format!("rotation of Secret {name} is paused"), Some(fix));
+        } else if row.state == State::QuotaExceeded.as_str() {
+            say(
+                "the namespace has more services than it may".to_owned(),
+                Some("remove some, or raise rotation.maxServicesPerNamespace".to_owned()),
+            );
+        } else if demand.is_some() && (row.pending.is_some() || row.key_id.is_none()) {
+            if let Some(note) = self.notes().next() {
+                say(note.text.clone(), None);
+            }
+            let late = row.next_rotation.map(|due| self.now.duration_since(due));
+            if let Some(late) = late.filter(|late| *late > LATE) {
+                let text = format!("its renewal was due {} ago", super::table::span(late));
+                say(text, Some(hints.logs.clone()));
+            }
+        }
+        if let Some(demand) = demand.filter(|demand| demand.differing > 0) {
+            say(
+                format!(
+                    "{} of {} pods ask for another key than the newest pod, which decides",
+                    demand.differing, demand.pods
+                ),
+                Some("finish or undo the rollout of its workload".to_owned()),
+            );
+        }
+    }
+
+    /// What the control plane says of the key.
+    fn compare(&self, row: &mut Row, key: Option<&KeyRecord>, hints: &Hints) {
+        let held = match self.planes.get(&row.control_plane) {
+            None => return,
+            Some(PlaneView::Trouble(trouble)) => {
+                row.verified = Some(false);
+                if row
+                    .problems
+                    .iter()
+                    .all(|problem| problem.text != trouble.message)
+                {
+                    row.problems.push(Problem {
+                        text: trouble.message.clone(),
+                        fix: None,
+                    });
+                }
+                return;
+            }
+            Some(PlaneView::Held(held)) => held,
+        };
+        let nodes = held.nodes_of(row.user.as_deref(), key);
+        row.nodes_online = Some(nodes.iter().filter(|node| node.online).count());
+        row.last_seen = nodes.iter().filter_map(|node| node.last_seen).max();
+        row.nodes = Some(nodes);
+        let Some(current) = key.and_then(|key| key.current.as_ref()) else {
+            return;
+        };
+        let plane = &row.control_plane;
+        let wrong = held.difference(self.now, current);
+        row.verified = Some(wrong.is_none());
+        if let Some(wrong) = wrong {
+            row.problems.push(Problem {
+                text: format!("control plane {plane:?}: key {} {wrong}", current.id.0),
+                fix: Some(format!(
+                    "sidescale rotate --now {}/{}{} (rotation sees it by itself within the hour)",
+                    row.namespace, row.service, hints.flags
+                )),
+            });
+        }
+    }
+}
