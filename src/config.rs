@@ -5,6 +5,10 @@ use std::path::{Path, PathBuf};
 use sidescale_webhook::profile::{Config, ConfigError as Invalid, Policy};
 use thiserror::Error;
 
+mod live;
+
+pub use live::{Current, Follower, POLL, Told, fixed};
+
 /// Says why there is no policy.
 #[derive(Debug, Error)]
 pub enum ConfigError {

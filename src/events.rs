@@ -26,6 +26,8 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// What a notice is about, in a namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum About {
+    /// The ConfigMap of that name.
+    ConfigMap(String),
     /// The Secret of that name.
     Secret(String),
     /// The pod of that name.
@@ -161,13 +163,14 @@ impl About {
 
     fn name(&self) -> &str {
         match self {
-            Self::Secret(name) | Self::Pod { name, uid: _ } => name,
+            Self::ConfigMap(name) | Self::Secret(name) | Self::Pod { name, uid: _ } => name,
         }
     }
 
     /// What was being done when it was noticed.
     fn action(&self) -> &'static str {
         match self {
+            Self::ConfigMap(_) => "Reload",
             Self::Secret(_) => "Rotate",
             Self::Pod { .. } => "Join",
         }
@@ -175,6 +178,7 @@ impl About {
 
     fn reference(&self, namespace: &str) -> ObjectReference {
         let (kind, uid) = match self {
+            Self::ConfigMap(_) => ("ConfigMap", None),
             Self::Secret(_) => ("Secret", None),
             Self::Pod { name: _, uid } => ("Pod", Some(uuid::Uuid::from_u128(*uid).to_string())),
         };

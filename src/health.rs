@@ -16,6 +16,8 @@ pub enum Part {
     Namespaces,
     /// The rotation of keys.
     Rotation,
+    /// Whether the configuration file, as it stands, is in force.
+    Configuration,
 }
 
 impl Part {
@@ -28,13 +30,14 @@ impl Part {
             Self::CaBundle => "ca-bundle",
             Self::Namespaces => "namespaces",
             Self::Rotation => "rotation",
+            Self::Configuration => "configuration",
         }
     }
 
     fn is_required(self) -> bool {
         match self {
             Self::Serving | Self::Certificate | Self::CaBundle => true,
-            Self::Namespaces | Self::Rotation => false,
+            Self::Namespaces | Self::Rotation | Self::Configuration => false,
         }
     }
 }

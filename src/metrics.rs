@@ -5,8 +5,10 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+mod config;
 mod rotation;
 
+pub use config::ConfigMetrics;
 pub use rotation::{RotationMetrics, RotationResult};
 
 /// Names how a TLS handshake ended.
@@ -62,6 +64,8 @@ pub struct Metrics {
     pub ca_bundle_in_sync: IntGauge,
     /// Writes of the trust list into our webhook configuration.
     pub ca_bundle_writes: IntCounterVec,
+    /// What is counted of the configuration file.
+    pub config: ConfigMetrics,
     /// What rotation counts.
     pub rotation: RotationMetrics,
     rejections: IntCounterVec,
@@ -135,6 +139,7 @@ impl Metrics {
                 "Writes of the trust list into our webhook configuration",
                 &["result"],
             )?,
+            config: ConfigMetrics::new(&registry)?,
             rejections: counters(
                 &registry,
                 "sidescale_requests_rejected_total",

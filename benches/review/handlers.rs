@@ -16,6 +16,7 @@ use kube::core::admission::{AdmissionRequest, AdmissionReview};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use sidescale::config;
 use sidescale::metrics::Metrics;
 use sidescale::server;
 use sidescale_webhook::annotations::NamespaceMetadata;
@@ -82,7 +83,7 @@ pub(crate) fn floor(reply: usize) -> Router {
 pub(crate) fn product(metrics: Arc<Metrics>) -> Result<Router> {
     let policy = Arc::new(policy()?.clone());
     Ok(server::router(
-        policy,
+        config::fixed(policy),
         Arc::new(|_| Some(Arc::clone(&NAMESPACE))),
         metrics,
     ))

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use kube::Client;
-use sidescale_webhook::profile::Policy;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -14,7 +13,8 @@ use tracing::info;
 use crate::admin::{self, AdminArgs};
 use crate::clock::Clock;
 use crate::cluster;
-use crate::config;
+use crate::config::{Current, Follower, POLL, Told};
+use crate::events::Events;
 use crate::health::{Health, Part};
 use crate::leader::Lease;
 use crate::metrics::Metrics;
@@ -39,6 +39,14 @@ pub struct ServeArgs {
         value_name = "FILE"
     )]
     pub config: PathBuf,
+    /// ConfigMap that the file comes from, in our own namespace: its Events tell of an edit
+    #[arg(
+        long,
+        env = "SIDESCALE_CONFIG_MAP_NAME",
+        default_value = "sidescale",
+        value_name = "NAME"
+    )]
+    pub config_map_name: String,
     /// Namespace that this process runs in [default: the account's own]
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAME")]
     pub namespace: Option<String>,
@@ -83,6 +91,7 @@ pub struct ServeArgs {
 pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let ServeArgs {
         config,
+        config_map_name,
         namespace,
         pod_name,
         release_name,
@@ -92,7 +101,7 @@ pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result
         admin,
         log: _,
     } = args;
-    let policy = Arc::new(config::load(&config).context("--config")?);
+    let (follower, policy) = Follower::open(config).context("--config")?;
     let (client, namespace) = cluster(namespace).await?;
     let common = Common {
         client,
@@ -121,6 +130,13 @@ pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result
         ended,
     );
     parts.spawn("admin", async move { Ok(admin.await?) });
+    common.spawn_configuration(
+        &mut parts,
+        follower,
+        (namespace.clone(), config_map_name),
+        lease.identity.clone(),
+        &shutdown,
+    );
     let key = common.spawn_certificates(&mut parts, &tls, &namespace, &shutdown);
     common.spawn_namespaces(&mut parts, &shutdown);
     common.spawn_rotation(&mut parts, lease, release_name, &shutdown);
@@ -132,7 +148,7 @@ pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result
 /// Holds what several parts share.
 struct Common {
     client: Client,
-    policy: Arc<Policy>,
+    policy: Current,
     namespaces: Arc<Namespaces>,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
@@ -140,6 +156,29 @@ struct Common {
 }
 
 impl Common {
+    fn spawn_configuration(
+        &self,
+        parts: &mut Parts,
+        follower: Follower,
+        config_map: (String, String),
+        identity: String,
+        shutdown: &CancellationToken,
+    ) {
+        let told = Told {
+            metrics: Arc::clone(&self.metrics),
+            health: Arc::clone(&self.health),
+            events: Events::kubernetes(self.client.clone(), identity, self.clock.clone()),
+            config_map,
+        };
+        let stop = shutdown.clone();
+        parts.spawn("configuration", async move {
+            tokio::select! {
+                never = follower.run(POLL, told) => match never {},
+                () = stop.cancelled() => Ok(()),
+            }
+        });
+    }
+
     fn spawn_certificates(
         &self,
         parts: &mut Parts,
@@ -200,7 +239,7 @@ impl Common {
             client: client.clone(),
             lease,
             release,
-            policy: Arc::clone(policy),
+            policy: policy.clone(),
             namespaces: Arc::clone(namespaces),
             metrics: Arc::clone(metrics),
             health: Arc::clone(health),
@@ -233,7 +272,7 @@ impl Common {
         };
         let namespaces = Arc::clone(&self.namespaces);
         let lookup = Arc::new(move |name: &str| namespaces.get(name));
-        let router = server::router(Arc::clone(&self.policy), lookup, Arc::clone(&self.metrics));
+        let router = server::router(self.policy.clone(), lookup, Arc::clone(&self.metrics));
         let tls = server::server_config(key)?;
         let (health, metrics) = (Arc::clone(&self.health), Arc::clone(&self.metrics));
         health.ok(Part::Serving, "accepting");

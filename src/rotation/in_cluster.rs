@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
-use sidescale_webhook::profile::Policy;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -15,6 +14,7 @@ use super::demand::Demands;
 use super::run::{self, Context};
 use crate::clock::Clock;
 use crate::cluster;
+use crate::config::Current;
 use crate::events::Events;
 use crate::health::{Health, Part};
 use crate::leader::{self, Leadership, Lease};
@@ -39,7 +39,7 @@ pub struct InCluster {
     /// Release that the users are marked with.
     pub release: String,
     /// The operator's configuration.
-    pub policy: Arc<Policy>,
+    pub policy: Current,
     /// The namespaces, watched by somebody else.
     pub namespaces: Arc<Namespaces>,
     /// What is counted.
@@ -69,6 +69,7 @@ async fn act(
 ) {
     // One name for the whole life of the process: its own unfinished work is known by it.
     let writer = uuid::Uuid::new_v4().simple().to_string();
+    let mut policies = cluster.policy.clone();
     loop {
         cluster.health.ok(Part::Rotation, "another replica rotates");
         let acting = tokio::select! {
@@ -81,9 +82,10 @@ async fn act(
             () = shutdown.cancelled() => return,
         };
         info!(lease = cluster.lease.name, mark, "Rotating keys");
+        let policy = Arc::clone(&policies.borrow_and_update());
         let context = Context {
             store: Store::Kubernetes(SecretStore::new(cluster.client.clone())),
-            policy: Arc::clone(&cluster.policy),
+            policy: Arc::clone(&policy),
             clock: cluster.clock.clone(),
             events: Events::kubernetes(
                 cluster.client.clone(),
@@ -107,14 +109,17 @@ async fn act(
         let pods = pods::run(
             cluster.client.clone(),
             &cluster.namespaces,
-            &cluster.policy,
+            &policy,
             &sender,
         );
-        let secrets = run_secrets(cluster.client.clone(), &cluster.policy, &sender);
+        let secrets = run_secrets(cluster.client.clone(), &policy, &sender);
         tokio::select! {
             () = pods => {}
             () = secrets => {}
             () = &mut rotation => continue,
+            () = changed(&mut policies) => {
+                info!("Rotation goes on by the new configuration");
+            }
             _ = leading.wait_for(|leading| *leading == Leadership::Others) => {
                 info!(lease = cluster.lease.name, "Another replica rotates from now on");
             }
@@ -122,6 +127,13 @@ async fn act(
         // What is under way is brought to its end.
         stop.cancel();
         rotation.await;
+    }
+}
+
+/// Is ready when there is another policy; never where none can come.
+async fn changed(policies: &mut Current) {
+    if policies.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -19,6 +19,7 @@ use tower_http::timeout::TimeoutLayer;
 use tracing::{debug, error, info, warn};
 
 use super::body::{self, Budget, Rejection};
+use crate::config::Current;
 use crate::metrics::Metrics;
 
 /// Is how long one request may take, its body's arrival included.
@@ -33,18 +34,14 @@ pub type NamespaceLookup = dyn Fn(&str) -> Option<Arc<NamespaceMetadata>> + Send
 
 #[derive(Clone)]
 struct Reviews {
-    policy: Arc<Policy>,
+    policy: Current,
     namespaces: Arc<NamespaceLookup>,
     metrics: Arc<Metrics>,
     budget: Budget,
 }
 
 /// Makes the webhook's routes with all their limits.
-pub fn router(
-    policy: Arc<Policy>,
-    namespaces: Arc<NamespaceLookup>,
-    metrics: Arc<Metrics>,
-) -> Router {
+pub fn router(policy: Current, namespaces: Arc<NamespaceLookup>, metrics: Arc<Metrics>) -> Router {
     let reviews = Reviews {
         policy,
         namespaces,
@@ -89,7 +86,8 @@ impl Reviews {
             Err(rejection) => return self.rejected(rejection),
         };
         let start = Instant::now();
-        match mutate(&bytes, opt_in, &*self.namespaces, &self.policy) {
+        let policy = self.policy();
+        match mutate(&bytes, opt_in, &*self.namespaces, &policy) {
             Ok(outcome) => {
                 self.metrics
                     .review_seconds
@@ -107,7 +105,7 @@ impl Reviews {
             Ok(read) => read,
             Err(rejection) => return self.rejected(rejection),
         };
-        match validate(&bytes, &*self.namespaces, &self.policy) {
+        match validate(&bytes, &*self.namespaces, &self.policy()) {
             Ok(advice) => {
                 let Advice {
                     reply,
@@ -135,6 +133,11 @@ impl Reviews {
             }
             Err(error) => self.undecodable(&error),
         }
+    }
+
+    /// The policy in force, for one decision.
+    fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy.borrow())
     }
 
     fn rejected(&self, rejection: Rejection) -> Response {

@@ -11,6 +11,7 @@ use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::json;
 use sidescale::clock::Clock;
+use sidescale::config;
 use sidescale::control_plane::{ControlPlane, Endpoint, NewPreAuthKey, PreAuthKey};
 use sidescale::health::{Health, Part};
 use sidescale::key_value::KeyValue;
@@ -145,7 +146,7 @@ impl World {
                 identity: "test".into(),
             },
             release: self.name.clone(),
-            policy: Arc::new(policy),
+            policy: config::fixed(Arc::new(policy)),
             namespaces: Arc::clone(&namespaces),
             metrics: Arc::new(Metrics::new()?),
             health: Arc::clone(&health),

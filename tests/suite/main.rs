@@ -11,6 +11,7 @@ mod acceptance;
 mod apikey_manager;
 mod chart;
 mod client;
+mod config;
 mod conformance;
 mod control_plane;
 mod demo;

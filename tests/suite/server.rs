@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::routing::post;
 use jiff::Timestamp;
+use sidescale::config;
 use sidescale::metrics::Metrics;
 use sidescale::server::{self, Limits, MAX_BODY, ServingKey};
 use sidescale_certs::{Authority, Leaf};
@@ -51,8 +52,12 @@ impl Server {
             image: String::new(),
         });
         let metrics = Arc::new(Metrics::new().unwrap());
-        let router = server::router(policy, Arc::new(|_: &str| None), Arc::clone(&metrics))
-            .merge(server::limited(more));
+        let router = server::router(
+            config::fixed(policy),
+            Arc::new(|_: &str| None),
+            Arc::clone(&metrics),
+        )
+        .merge(server::limited(more));
         let authority = Authority::generate(NAME, Timestamp::now()).unwrap();
         let key = Arc::<ServingKey>::default();
         key.set(

@@ -200,7 +200,7 @@ impl Stage {
             }
         }
         let router = server::router(
-            policy,
+            crate::config::fixed(policy),
             Arc::new(move |name: &str| known.get(name).cloned()),
             Arc::clone(&self.metrics),
         );

@@ -1,0 +1,151 @@
+//! The configuration file while the process runs: an edit is taken, an invalid one is told and the old one kept. I/O.
+
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sidescale_webhook::profile::Policy;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::{ConfigError, parse};
+use crate::cluster::chain;
+use crate::events::{About, Events, Notice};
+use crate::health::{Health, Part};
+use crate::metrics::Metrics;
+
+/// Is how often the file is read. A kubelet that swaps a mounted ConfigMap takes up to two minutes itself.
+pub const POLL: Duration = Duration::from_secs(2);
+
+/// The policy in force: whoever decides borrows it for one decision, whoever works for long waits for the next.
+pub type Current = watch::Receiver<Arc<Policy>>;
+
+/// A policy that stays.
+#[must_use]
+pub fn fixed(policy: Arc<Policy>) -> Current {
+    watch::channel(policy).1
+}
+
+/// Follows one file.
+#[derive(Debug)]
+pub struct Follower {
+    path: PathBuf,
+    /// What was read last, or why nothing could be.
+    seen: Result<String, String>,
+    current: watch::Sender<Arc<Policy>>,
+}
+
+/// Who is told of an edit.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What the admin port says.
+    pub health: Arc<Health>,
+    /// What `kubectl describe` shows.
+    pub events: Events,
+    /// Namespace and name of the ConfigMap that the file comes from.
+    pub config_map: (String, String),
+}
+
+impl Follower {
+    /// Reads the file for the first time; there is nothing older to keep yet, so it has to be right.
+    ///
+    /// # Errors
+    /// If it cannot be read, is no YAML, or says something that is not accepted.
+    pub fn open(path: PathBuf) -> Result<(Self, Current), ConfigError> {
+        let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::Read {
+            path: path.clone(),
+            source,
+        })?;
+        let (sender, current) = watch::channel(Arc::new(parse(&text)?));
+        let this = Self {
+            path,
+            seen: Ok(text),
+            current: sender,
+        };
+        Ok((this, current))
+    }
+
+    /// Reads the file again and again.
+    pub async fn run(mut self, every: Duration, told: Told) -> Infallible {
+        told.in_force(true);
+        loop {
+            tokio::time::sleep(every).await;
+            let read = tokio::fs::read_to_string(&self.path).await;
+            let text = read.map_err(|source| {
+                let path = self.path.clone();
+                chain(&ConfigError::Read { path, source })
+            });
+            if text == self.seen {
+                continue;
+            }
+            match text.as_deref().map(parse) {
+                Ok(Ok(policy)) => {
+                    self.current.send_replace(Arc::new(policy));
+                    told.taken(&self.path).await;
+                }
+                Ok(Err(error)) => told.refused(&chain(&error)).await,
+                Err(error) => told.refused(error).await,
+            }
+            self.seen = text;
+        }
+    }
+}
+
+impl Told {
+    fn in_force(&self, all: bool) {
+        self.metrics.config.in_force.set(i64::from(all));
+        if all {
+            self.health
+                .ok(Part::Configuration, "what the file says is in force");
+        }
+    }
+
+    async fn taken(&self, path: &std::path::Path) {
+        self.count("taken");
+        self.in_force(true);
+        info!(path = %path.display(), "Took a new configuration");
+        self.tell(
+            false,
+            "ConfigurationTaken",
+            "what it says is in force".to_owned(),
+        )
+        .await;
+    }
+
+    async fn refused(&self, error: &str) {
+        self.count("refused");
+        self.in_force(false);
+        warn!(
+            error,
+            "Configuration is not accepted, so the one before it stays in force"
+        );
+        let note = format!(
+            "{error}; the configuration before it stays in force until this is mended, and a process that starts now does not start"
+        );
+        self.health.trouble(Part::Configuration, note.as_str());
+        self.tell(true, "ConfigurationRefused", note).await;
+    }
+
+    fn count(&self, result: &str) {
+        self.metrics
+            .config
+            .reloads
+            .with_label_values(&[result])
+            .inc();
+    }
+
+    async fn tell(&self, warning: bool, reason: &'static str, note: String) {
+        let (namespace, name) = self.config_map.clone();
+        let notice = Notice {
+            namespace,
+            about: About::ConfigMap(name),
+            warning,
+            reason,
+            note,
+        };
+        self.events.publish(&notice).await;
+    }
+}

@@ -1,0 +1,30 @@
+//! What is counted of the configuration file. State, no I/O.
+
+use prometheus::{IntCounterVec, IntGauge, Registry};
+
+/// Holds the metrics of the configuration file.
+#[derive(Debug)]
+pub struct ConfigMetrics {
+    /// 1 while the file, as it stands, is in force.
+    pub in_force: IntGauge,
+    /// Edits of the file.
+    pub reloads: IntCounterVec,
+}
+
+impl ConfigMetrics {
+    pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            in_force: super::int_gauge(
+                registry,
+                "sidescale_config_in_force",
+                "1 while the configuration file, as it stands, is in force; 0 while an older one is",
+            )?,
+            reloads: super::counters(
+                registry,
+                "sidescale_config_reloads_total",
+                "Edits of the configuration file that were seen",
+                &["result"],
+            )?,
+        })
+    }
+}
