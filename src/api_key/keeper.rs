@@ -7,14 +7,23 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::form::{self, Held, Issued, Ownership, Stated};
+use super::form::{self, Ownership, Stated};
 use super::need::{self, Decision, Policy, Why};
 use super::record::{ABANDONED_FOR, Intent, Key, Record};
 use super::value::Listed;
 use crate::clock::after;
-use crate::key_value::KeyValue;
-use crate::rotation::record::{fingerprint, same_fingerprint};
+use crate::rotation::record::fingerprint;
 use crate::store::StoredSecret;
+
+mod action;
+mod hand;
+mod look;
+mod undone;
+
+pub use action::{Action, Change, Done, Rest, State, Write};
+use hand::{Hand, Use};
+use look::Look;
+use undone::Last;
 
 /// The key is looked at this often, whatever happens.
 pub const CHECK_EVERY: Duration = Duration::from_secs(3_600);
@@ -22,8 +31,9 @@ pub const CHECK_EVERY: Duration = Duration::from_secs(3_600);
 /// A look is written down if the last one that was is older than this.
 const CHECK_IN_EVERY: Duration = Duration::from_secs(1_800);
 
-/// So many keys are made at once; then one for each time that a key lives until it is renewed, at most one an hour.
-const BURST: usize = 3;
+/// So many keys are made at once where one was of no use; then one for each time that a key lives until it is renewed, at
+/// most one an hour. A key that somebody takes out of the Secret is put back, and no other is made for it.
+const BURST: usize = 2;
 
 /// Keeps one API key in one Secret.
 #[derive(Debug)]
@@ -34,135 +44,14 @@ pub struct Keeper {
     begun: Option<Intent>,
     /// A key that was made and is not in the Secret yet: nobody else has its value.
     hand: Option<Hand>,
+    /// The key that was written last.
+    last: Option<Last>,
     /// Keys of ours that were once in the Secret.
     made: Vec<Key>,
     /// Keys of ours that never were.
     dropped: Vec<Key>,
     /// When the last keys were made.
     mints: Vec<Timestamp>,
-}
-
-#[derive(Debug)]
-struct Hand {
-    value: KeyValue,
-    intent: Intent,
-    used: Use,
-}
-
-/// What came of using a new key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Use {
-    NotTried,
-    Accepted,
-    Refused,
-}
-
-/// One thing to do.
-#[derive(Clone, Debug)]
-pub enum Action {
-    /// Write the Secret by compare-and-swap.
-    Write(Box<Write>),
-    /// Ask Headscale for a key with exactly this end.
-    Create {
-        /// The end.
-        expires: Timestamp,
-    },
-    /// Make a call with the new key.
-    Verify {
-        /// Its value.
-        value: KeyValue,
-        /// The key.
-        key: Key,
-    },
-    /// End a key at Headscale, by its id.
-    Expire {
-        /// Which.
-        key: Key,
-        /// Whether it was made by a run that did not get to write it.
-        orphan: bool,
-    },
-    /// Nothing, until a time or until something changes.
-    Rest(Rest),
-}
-
-/// A Secret to write.
-#[derive(Clone, Debug)]
-pub struct Write {
-    /// All of it, with the revision it was read at.
-    pub secret: StoredSecret,
-    /// What for.
-    pub change: Change,
-}
-
-/// What a write is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// A key is about to be made.
-    Intend(Intent, Why),
-    /// A key that was made is put in force.
-    Store(Key),
-    /// An intent is given up, and why.
-    GiveUp(&'static str),
-    /// Annotations are made to say what Headscale says.
-    Repair,
-    /// Keys that are over are forgotten.
-    Tidy,
-    /// A look is written down.
-    CheckIn,
-}
-
-/// What came of an action.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Done {
-    /// It was done.
-    Ok,
-    /// A key was made.
-    Created(KeyValue),
-    /// The new key is not accepted where it is used.
-    Refused,
-    /// It was not done, or that is not known.
-    Failed,
-}
-
-/// Says why nothing is to be done, and until when.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rest {
-    /// How the key is.
-    pub state: State,
-    /// When it ends, as Headscale reports it.
-    pub expires: Option<Timestamp>,
-    /// When it is renewed.
-    pub due: Option<Timestamp>,
-    /// When to look again at the latest.
-    pub until: Timestamp,
-    /// Live keys that are not ours, or not known to be.
-    pub others: usize,
-}
-
-/// How a key is when there is nothing to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Good.
-    Good,
-    /// Somebody else is making one.
-    Yields(String),
-    /// Somebody else looks after it.
-    Attended(String),
-    /// It is not good, and is renewed by those who can.
-    LeftToOthers(Why),
-    /// Too many keys were made: somebody undoes it. Names who wrote the Secret last.
-    Contended(String),
-    /// The Secret is not ours to write.
-    Left(Ownership),
-}
-
-/// A look at the Secret and at Headscale's list.
-struct Look<'a> {
-    now: Timestamp,
-    secret: &'a StoredSecret,
-    held: Held,
-    listed: &'a [Listed],
-    row: Option<&'a Listed>,
 }
 
 impl Keeper {
@@ -174,6 +63,7 @@ impl Keeper {
             policy,
             begun: None,
             hand: None,
+            last: None,
             made: Vec::new(),
             dropped: Vec::new(),
             mints: Vec::new(),
@@ -188,18 +78,8 @@ impl Keeper {
         listed: &[Listed],
         random: u64,
     ) -> Action {
-        let held = form::read(secret, &self.policy.managed_by);
-        let row = held
-            .value
-            .as_ref()
-            .and_then(|value| listed.iter().find(|row| row.is_of(value)));
-        let look = Look {
-            now,
-            secret,
-            held,
-            listed,
-            row,
-        };
+        let look = Look::new(now, secret, listed, &self.policy.managed_by);
+        self.forget_last(now);
         let action = match self.in_hand(&look) {
             Some(action) => action,
             None => self.settle(&look, random),
@@ -234,8 +114,12 @@ impl Keeper {
                 match change {
                     Change::Intend(intent, _) => self.begun = (done == Done::Ok).then_some(intent),
                     Change::Store(key) if done == Done::Ok => self.stored(key),
+                    Change::PutBack(_) if done == Done::Ok => {
+                        self.last.iter_mut().for_each(Last::was_put_back);
+                    }
                     Change::GiveUp(_) if done == Done::Ok => self.hand = None,
                     Change::Store(_)
+                    | Change::PutBack(_)
                     | Change::GiveUp(_)
                     | Change::Repair
                     | Change::Tidy
@@ -267,84 +151,6 @@ impl Keeper {
         }
     }
 
-    fn stored(&mut self, key: Key) {
-        self.hand = None;
-        self.made.push(key);
-    }
-
-    /// What to do with a key that only this process has.
-    fn in_hand(&mut self, look: &Look<'_>) -> Option<Action> {
-        let hand = self.hand.as_ref()?;
-        let row = look.listed.iter().find(|row| row.is_of(&hand.value));
-        if look.held.value.as_ref() == Some(&hand.value) {
-            // The write's answer was lost.
-            if let Some(key) = row.and_then(Listed::key) {
-                self.stored(key);
-            }
-            self.hand = None;
-            return None;
-        }
-        let ours = look.held.ownership == Ownership::Ours;
-        if !ours || look.held.record.intent.as_ref() != Some(&hand.intent) {
-            // Somebody else went on: this key is nobody's.
-            self.dropped.extend(row.and_then(Listed::key));
-            self.hand = None;
-            return None;
-        }
-        let Some(row) = row else {
-            return Some(self.give_up(look, None, "Headscale does not list the key that it made"));
-        };
-        let asked = |end: Timestamp| {
-            end.duration_since(hand.intent.expires).abs() <= SignedDuration::from_secs(1)
-        };
-        let key = row.key();
-        let Some(key) = key.filter(|key| asked(key.expires) && row.is_live(look.now)) else {
-            let why = "Headscale lists the new key with another end than was asked for";
-            return Some(self.give_up(look, key, why));
-        };
-        match hand.used {
-            Use::NotTried => Some(Action::Verify {
-                value: hand.value.clone(),
-                key,
-            }),
-            Use::Refused => {
-                let why = "the new key is refused where it is used";
-                Some(self.give_up(look, Some(key), why))
-            }
-            Use::Accepted => Some(self.store(look, key, hand)),
-        }
-    }
-
-    fn store(&self, look: &Look<'_>, key: Key, hand: &Hand) -> Action {
-        let mut record = look.held.record.clone();
-        let old = [look.row.and_then(Listed::key), record.current];
-        let old = old.into_iter().flatten().chain(self.made.iter().copied());
-        for old in old.filter(|old| *old != key && look.is_live(*old)) {
-            record.replaced(old, look.now);
-        }
-        record.current = Some(key);
-        record.writer.clone_from(&self.writer);
-        record.intent = None;
-        let issued = Issued {
-            value: hand.value.clone(),
-            expires: key.expires,
-            created_at: look.now,
-        };
-        self.write(look, &record, Change::Store(key), |secret| {
-            form::write_key(secret, &issued);
-        })
-    }
-
-    /// Stops an intent; a key that it has led to is ended.
-    fn give_up(&self, look: &Look<'_>, key: Option<Key>, why: &'static str) -> Action {
-        let mut record = look.held.record.clone();
-        record.give_up(look.now);
-        if let Some(key) = key {
-            record.replaced(key, Timestamp::UNIX_EPOCH);
-        }
-        self.write(look, &record, Change::GiveUp(why), |_| {})
-    }
-
     /// A new key is needed.
     fn renew(&mut self, look: &Look<'_>, why: Why, random: u64) -> Action {
         let now = look.now;
@@ -362,6 +168,9 @@ impl Keeper {
         if self.policy.stand_in.is_some() && why != Why::Due {
             let until = after(now, CHECK_EVERY);
             return self.rest(look, State::LeftToOthers(why), until);
+        }
+        if let Some(put_back) = self.put_back(look, &why) {
+            return put_back;
         }
         if let Some(until) = self.spent(now) {
             let by = look.held.record.writer.clone();
@@ -432,7 +241,12 @@ impl Keeper {
         if self.policy.stand_in.is_none() && look.checked_long_ago() {
             return self.write(look, record, Change::CheckIn, |_| {});
         }
-        self.rest(look, State::Good, until)
+        let state = if self.last.as_ref().is_some_and(Last::is_fought_over) {
+            State::Contended(String::new())
+        } else {
+            State::Good
+        };
+        self.rest(look, state, until)
     }
 
     /// Makes the Secret say what Headscale says of the key in it.
@@ -489,12 +303,17 @@ impl Keeper {
             .then(|| (by.clone(), until.min(after(look.now, CHECK_EVERY))))
     }
 
-    /// Until when no more keys are made, if too many were.
-    fn spent(&mut self, now: Timestamp) -> Option<Timestamp> {
+    /// As long as a key lives until it is renewed, at most an hour: more often, none is made in a fight.
+    fn every(&self) -> Duration {
         let Policy {
             expiration, buffer, ..
         } = self.policy;
-        let every = expiration.saturating_sub(buffer).min(CHECK_EVERY);
+        expiration.saturating_sub(buffer).min(CHECK_EVERY)
+    }
+
+    /// Until when no more keys are made, if too many were.
+    fn spent(&mut self, now: Timestamp) -> Option<Timestamp> {
+        let every = self.every();
         let window = every.saturating_mul(u32::try_from(BURST).unwrap_or(u32::MAX));
         self.mints
             .retain(|mint| *mint <= now && now < after(*mint, window));
@@ -529,7 +348,7 @@ impl Keeper {
         };
         let live = look.listed.iter().filter(|row| row.is_live(look.now));
         let until = match (&state, due) {
-            (State::Good, Some(due)) => until.min(due),
+            (State::Good | State::Contended(_), Some(due)) if look.now < due => until.min(due),
             _ => until,
         };
         Action::Rest(Rest {
@@ -538,35 +357,6 @@ impl Keeper {
             due,
             until,
             others: live.filter(|row| !ours(row)).count(),
-        })
-    }
-}
-
-impl Look<'_> {
-    fn is_live(&self, key: Key) -> bool {
-        self.listed
-            .iter()
-            .any(|row| row.key() == Some(key) && row.is_live(self.now))
-    }
-
-    /// A live key that a given-up intent has led to.
-    fn abandoned_key(&self, record: &Record) -> Option<Key> {
-        let current = self.row.map(|row| row.id);
-        let of = |row: &&Listed| {
-            Some(row.id) != current
-                && row.is_live(self.now)
-                && row.expires.is_some_and(|end| {
-                    let mut abandoned = record.abandoned.iter();
-                    abandoned.any(|abandoned| same_fingerprint(abandoned.expires, end))
-                })
-        };
-        self.listed.iter().find(of).and_then(Listed::key)
-    }
-
-    fn checked_long_ago(&self) -> bool {
-        self.held.checked.as_ref().is_none_or(|(at, _)| {
-            let age = self.now.duration_since(*at).unsigned_abs();
-            age >= CHECK_IN_EVERY
         })
     }
 }

@@ -131,6 +131,7 @@ impl Place<'_> {
                     Change::GiveUp(why) => Some(Trouble::GivenUp(why)),
                     Change::Intend(..)
                     | Change::Store(_)
+                    | Change::PutBack(_)
                     | Change::Repair
                     | Change::Tidy
                     | Change::CheckIn => None,
@@ -157,6 +158,12 @@ impl Place<'_> {
             }
             Change::Store(key) => info!(
                 namespace, secret, key_id = key.id, expires = %key.expires, "Wrote a new API key"
+            ),
+            Change::PutBack(key) => warn!(
+                namespace,
+                secret,
+                key_id = key.id,
+                "Put the API key back into its Secret: somebody took it out within an hour of its making"
             ),
             Change::GiveUp(why) => info!(
                 namespace,

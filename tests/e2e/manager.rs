@@ -362,7 +362,8 @@ fn foreign(world: &World<'_>) -> Result<()> {
     );
     let deleted = Instant::now();
     kubectl.run(&[&["delete", "secret", SECRET], &own[..]].concat())?;
-    world.new_key(&key)?;
+    let again = wait::until("the key is there again", LIMIT, || world.key())?;
+    ensure!(again == key, "a key was made within an hour of another");
     println!("Secret deleted -> there again: {:?}", deleted.elapsed());
     world.one_live_key().map(drop)
 }

@@ -2,12 +2,14 @@ use super::*;
 use crate::api_key::form::{ADOPT, CREATED_AT, DATA_KEY, EXPIRATION, PAUSED};
 use crate::api_key::record;
 use crate::control_plane::{ApiKey, ApiKeyId};
+use crate::key_value::KeyValue;
 use crate::store::Kept;
 
 mod trouble;
 
 const HOUR: i64 = 3_600;
 const DAY: i64 = 24 * HOUR;
+const OURS: [(&str, &str); 1] = [("app.kubernetes.io/managed-by", "sidescale")];
 
 /// A Secret and a Headscale that do as they are told.
 struct World {
@@ -113,6 +115,7 @@ impl World {
                 let call = match &write.change {
                     Change::Intend(_, why) => format!("intend {}", why.as_str()),
                     Change::Store(key) => format!("store {}", key.id),
+                    Change::PutBack(_) => "PutBack".into(),
                     other => format!("{other:?}"),
                 };
                 (call, Done::Ok)

@@ -38,8 +38,8 @@ pub(super) fn advice(
         State::Contended(by) => {
             let by = if by.is_empty() { "somebody" } else { by };
             Some(format!(
-                "{secret} was changed again and again since our last writes ({by} wrote the key that it holds): a new key is made \
-                 once an hour at most; find who writes it (kubectl get secret {name} -n {namespace} -o yaml --show-managed-fields), \
+                "{secret} was changed again and again since our last writes ({by} wrote the key that it holds): the last key is put \
+                 back, and a new one made once an hour at most; find who writes it (kubectl get secret {name} -n {namespace} -o yaml --show-managed-fields), \
                  and give each Headscale a Secret of its own"
             ))
         }

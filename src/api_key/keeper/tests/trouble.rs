@@ -13,12 +13,12 @@ fn a_key_that_is_refused_where_it_is_used_never_gets_into_the_secret() {
     let rest = world.run_with(&mut keeper, refuse);
     assert!(matches!(rest.state, State::Contended(_)), "{rest:?}");
     assert!(!world.secret.data.contains_key(DATA_KEY));
-    assert_eq!(world.listed.len(), 3);
+    assert_eq!(world.listed.len(), 2);
     // The next that is accepted is written, and the others are ended.
     world.now = rest.until;
     world.run(&mut keeper);
     let live = world.listed.iter().filter(|row| row.is_live(world.now));
-    assert_eq!(live.map(|row| row.id).collect::<Vec<_>>(), [4]);
+    assert_eq!(live.map(|row| row.id).collect::<Vec<_>>(), [3]);
 }
 
 #[test]
@@ -99,10 +99,11 @@ fn the_key_of_a_crashed_run_is_found_by_its_end_and_ended() {
 }
 
 #[test]
-fn a_deleted_secret_comes_back_and_its_key_is_ended() {
+fn a_secret_deleted_after_an_hour_comes_back_with_a_new_key_and_the_old_is_ended() {
     let mut world = World::new();
     let mut keeper = keeper("a");
     world.run(&mut keeper);
+    world.now = at(HOUR);
     world.secret = StoredSecret::absent("headscale", "headscale-api-key");
     world.called();
     world.run(&mut keeper);
@@ -141,36 +142,87 @@ fn a_new_database_gives_old_ids_to_keys_of_others() {
 }
 
 #[test]
-fn whoever_keeps_undoing_it_sees_three_keys_and_then_one_an_hour() {
+fn whoever_keeps_undoing_it_sees_one_key_an_hour_and_it_is_put_back() {
+    let undoings: [fn(&mut World); 3] = [
+        |world| world.secret = StoredSecret::absent("headscale", "headscale-api-key"),
+        // An older state, whose key has ended.
+        |world| world.put(&value(1), &OURS, &[(EXPIRATION, "2023-11-14T22:13:20Z")]),
+        |world| world.put("theirs", &OURS, &[]),
+    ];
+    for undo in undoings {
+        let mut world = World::new();
+        let mut keeper = keeper("a");
+        let first = world.create(at(-1));
+        assert_eq!(first, value(1));
+        let mut made = Vec::new();
+        for second in 0..3 * HOUR {
+            world.now = at(second);
+            let before = world.listed.len();
+            undo(&mut world);
+            let rest = world.run(&mut keeper);
+            let live = world.listed.iter().filter(|row| row.is_live(world.now));
+            let live: Vec<_> = live.map(|row| value(row.id)).collect();
+            let held = world.secret.data[DATA_KEY].as_slice();
+            assert_eq!(
+                live,
+                [std::str::from_utf8(held).unwrap()],
+                "second {second}"
+            );
+            if world.listed.len() > before {
+                made.push(second);
+            }
+            let fight = second % HOUR >= 2;
+            assert_eq!(
+                matches!(rest.state, State::Contended(_)),
+                fight,
+                "second {second}"
+            );
+        }
+        assert_eq!(made, [0, HOUR, 2 * HOUR]);
+    }
+}
+
+#[test]
+fn a_key_that_was_put_back_keeps_its_times_and_is_renewed_when_it_is_due() {
     let mut world = World::new();
     let mut keeper = keeper("a");
-    let mut made = Vec::new();
-    for second in 0..6 * HOUR {
-        world.now = at(second);
-        let before = world.listed.len();
-        world.secret = StoredSecret::absent("headscale", "headscale-api-key");
-        let rest = world.run(&mut keeper);
-        if world.listed.len() > before {
-            made.push(second);
-        } else {
-            assert!(matches!(rest.state, State::Contended(_)));
-        }
-    }
+    let before = world.run(&mut keeper);
+    world.now = at(1_800);
+    world.secret = StoredSecret::absent("headscale", "headscale-api-key");
+    world.called();
+    let rest = world.run(&mut keeper);
+    assert_eq!(world.called(), ["PutBack"]);
+    assert_eq!((rest.state, rest.due), (State::Good, before.due));
+    assert_eq!(world.note(CREATED_AT), "2023-11-14T22:13:20Z");
+    world.now = rest.due.unwrap();
+    world.run(&mut keeper);
     assert_eq!(
-        made,
+        world.called(),
         [
-            0,
-            1,
-            2,
-            HOUR + 2,
-            2 * HOUR + 2,
-            3 * HOUR + 2,
-            4 * HOUR + 2,
-            5 * HOUR + 2
+            "intend due",
+            "create",
+            "verify 2",
+            "store 2",
+            "expire 1",
+            "Tidy"
         ]
     );
-    let live = world.listed.iter().filter(|row| row.is_live(world.now));
-    assert!(live.count() <= 2);
+}
+
+#[test]
+fn a_key_that_was_ended_at_headscale_is_never_put_back() {
+    let mut world = World::new();
+    let mut keeper = keeper("a");
+    world.run(&mut keeper);
+    world.now = at(60);
+    world.listed[0].expires = Some(at(30));
+    world.secret = StoredSecret::absent("headscale", "headscale-api-key");
+    world.called();
+    world.run(&mut keeper);
+    assert_eq!(
+        world.called(),
+        ["intend first", "create", "verify 2", "store 2"]
+    );
 }
 
 #[test]

@@ -1,0 +1,120 @@
+//! A key that was made and is not in the Secret yet: tried, written, or given up. Pure.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::look::Look;
+use super::undone::Last;
+use super::{Action, Change, Keeper};
+use crate::api_key::form::{self, Issued, Ownership};
+use crate::api_key::record::{Intent, Key};
+use crate::api_key::value::Listed;
+use crate::key_value::KeyValue;
+
+/// A new key, and what led to it.
+#[derive(Debug)]
+pub(super) struct Hand {
+    pub(super) value: KeyValue,
+    pub(super) intent: Intent,
+    pub(super) used: Use,
+}
+
+/// What came of using a new key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    NotTried,
+    Accepted,
+    Refused,
+}
+
+impl Keeper {
+    /// What to do with a key that only this process has.
+    pub(super) fn in_hand(&mut self, look: &Look<'_>) -> Option<Action> {
+        let hand = self.hand.as_ref()?;
+        let row = look.listed.iter().find(|row| row.is_of(&hand.value));
+        if look.held.value.as_ref() == Some(&hand.value) {
+            // The write's answer was lost.
+            if let Some(key) = row.and_then(Listed::key) {
+                self.stored(key);
+            }
+            self.hand = None;
+            return None;
+        }
+        let ours = look.held.ownership == Ownership::Ours;
+        if !ours || look.held.record.intent.as_ref() != Some(&hand.intent) {
+            // Somebody else went on: this key is nobody's.
+            self.dropped.extend(row.and_then(Listed::key));
+            self.hand = None;
+            return None;
+        }
+        let Some(row) = row else {
+            return Some(self.give_up(look, None, "Headscale does not list the key that it made"));
+        };
+        let asked = |end: Timestamp| {
+            end.duration_since(hand.intent.expires).abs() <= SignedDuration::from_secs(1)
+        };
+        let key = row.key();
+        let Some(key) = key.filter(|key| asked(key.expires) && row.is_live(look.now)) else {
+            let why = "Headscale lists the new key with another end than was asked for";
+            return Some(self.give_up(look, key, why));
+        };
+        match hand.used {
+            Use::NotTried => Some(Action::Verify {
+                value: hand.value.clone(),
+                key,
+            }),
+            Use::Refused => {
+                let why = "the new key is refused where it is used";
+                Some(self.give_up(look, Some(key), why))
+            }
+            Use::Accepted => Some(self.store(look, key, hand)),
+        }
+    }
+
+    pub(super) fn stored(&mut self, key: Key) {
+        if let Some(hand) = self.hand.take() {
+            self.last = Some(Last::new(hand.value, key, hand.intent.started_at));
+        }
+        self.made.push(key);
+    }
+
+    fn store(&self, look: &Look<'_>, key: Key, hand: &Hand) -> Action {
+        let issued = Issued {
+            value: hand.value.clone(),
+            expires: key.expires,
+            created_at: look.now,
+        };
+        self.put_in_force(look, key, Change::Store(key), &issued)
+    }
+
+    /// Writes a key, and that all others of ours are over.
+    pub(super) fn put_in_force(
+        &self,
+        look: &Look<'_>,
+        key: Key,
+        change: Change,
+        issued: &Issued,
+    ) -> Action {
+        let mut record = look.held.record.clone();
+        let old = [look.row.and_then(Listed::key), record.current];
+        let old = old.into_iter().flatten().chain(self.made.iter().copied());
+        for old in old.filter(|old| *old != key && look.is_live(*old)) {
+            record.replaced(old, look.now);
+        }
+        record.current = Some(key);
+        record.writer.clone_from(&self.writer);
+        record.intent = None;
+        self.write(look, &record, change, |secret| {
+            form::write_key(secret, issued);
+        })
+    }
+
+    /// Stops an intent; a key that it has led to is ended.
+    pub(super) fn give_up(&self, look: &Look<'_>, key: Option<Key>, why: &'static str) -> Action {
+        let mut record = look.held.record.clone();
+        record.give_up(look.now);
+        if let Some(key) = key {
+            record.replaced(key, Timestamp::UNIX_EPOCH);
+        }
+        self.write(look, &record, Change::GiveUp(why), |_| {})
+    }
+}

@@ -1,0 +1,66 @@
+//! A look at the Secret and at Headscale's list. Pure.
+
+use jiff::Timestamp;
+
+use super::CHECK_IN_EVERY;
+use crate::api_key::form::{self, Held};
+use crate::api_key::record::{Key, Record};
+use crate::api_key::value::Listed;
+use crate::rotation::record::same_fingerprint;
+use crate::store::StoredSecret;
+
+/// A look at the Secret and at Headscale's list.
+pub(super) struct Look<'a> {
+    pub(super) now: Timestamp,
+    pub(super) secret: &'a StoredSecret,
+    pub(super) held: Held,
+    pub(super) listed: &'a [Listed],
+    pub(super) row: Option<&'a Listed>,
+}
+
+impl<'a> Look<'a> {
+    pub(super) fn new(
+        now: Timestamp,
+        secret: &'a StoredSecret,
+        listed: &'a [Listed],
+        managed_by: &str,
+    ) -> Self {
+        let held = form::read(secret, managed_by);
+        let of = |row: &&Listed| held.value.as_ref().is_some_and(|value| row.is_of(value));
+        let row = listed.iter().find(of);
+        Self {
+            now,
+            secret,
+            held,
+            listed,
+            row,
+        }
+    }
+
+    pub(super) fn is_live(&self, key: Key) -> bool {
+        self.listed
+            .iter()
+            .any(|row| row.key() == Some(key) && row.is_live(self.now))
+    }
+
+    /// A live key that a given-up intent has led to.
+    pub(super) fn abandoned_key(&self, record: &Record) -> Option<Key> {
+        let current = self.row.map(|row| row.id);
+        let of = |row: &&Listed| {
+            Some(row.id) != current
+                && row.is_live(self.now)
+                && row.expires.is_some_and(|end| {
+                    let mut abandoned = record.abandoned.iter();
+                    abandoned.any(|abandoned| same_fingerprint(abandoned.expires, end))
+                })
+        };
+        self.listed.iter().find(of).and_then(Listed::key)
+    }
+
+    pub(super) fn checked_long_ago(&self) -> bool {
+        self.held.checked.as_ref().is_none_or(|(at, _)| {
+            let age = self.now.duration_since(*at).unsigned_abs();
+            age >= CHECK_IN_EVERY
+        })
+    }
+}
