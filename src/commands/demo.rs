@@ -16,6 +16,7 @@ pub mod headscale;
 
 mod keys;
 mod manifests;
+mod pods;
 mod review;
 mod show;
 mod stage;
