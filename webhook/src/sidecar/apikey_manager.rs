@@ -3,9 +3,9 @@
 use std::sync::LazyLock;
 
 use super::TOKEN_DIRECTORY;
-use super::rendered::EmptyDirectory;
+use super::rendered::{EmptyDirectory, Rendered};
 use super::shapes::{
-    Container, FieldItem, FieldRef, Item, Mount, Needs, Projection, Resources, Security,
+    Container, FieldItem, FieldRef, Item, Mount, Needs, Projected, Projection, Resources, Security,
     SecurityContext, Volume,
 };
 use crate::annotations::{ApikeyManager, DenyReason, PREFIX, Refusal};
@@ -18,6 +18,7 @@ const TOKEN: &str = "sidescale-token";
 
 static SOCKET_DIRECTORY: LazyLock<EmptyDirectory> =
     LazyLock::new(|| EmptyDirectory::new(SOCKET, "1Mi"));
+static TOKEN_SOURCES: LazyLock<Rendered> = LazyLock::new(token);
 
 // What the kubelet's own token volume says: an hour, and a little for clocks that differ.
 const TOKEN_SECONDS: u32 = 3607;
@@ -155,7 +156,7 @@ impl<'a> Fit<'a> {
             volumes.push(Volume::empty(&SOCKET_DIRECTORY));
         }
         if self.token {
-            volumes.push(token());
+            volumes.push(Volume::projected(TOKEN, &TOKEN_SOURCES));
         }
     }
 }
@@ -211,7 +212,7 @@ pub(crate) fn container<'a>(
     }
 }
 
-fn token() -> Volume<'static> {
+fn token() -> Rendered {
     let ca = Item {
         key: "ca.crt",
         path: "ca.crt",
@@ -233,5 +234,5 @@ fn token() -> Volume<'static> {
         },
         Projection::DownwardApi { items: [namespace] },
     ];
-    Volume::projected(TOKEN, sources)
+    Rendered::of(&Projected { sources })
 }

@@ -221,8 +221,8 @@ pub(crate) struct Volume<'a> {
 
 enum VolumeSource<'a> {
     EmptyDir(&'static Rendered),
+    Projected(&'static Rendered),
     Secret(SecretVolume<'a>),
-    Projected(Projected),
 }
 
 #[derive(Serialize)]
@@ -233,9 +233,10 @@ struct SecretVolume<'a> {
     items: Vec<Item<'a>>,
 }
 
+/// What the kubelet puts together from three sources.
 #[derive(Serialize)]
-struct Projected {
-    sources: [Projection; 3],
+pub(crate) struct Projected {
+    pub(crate) sources: [Projection; 3],
 }
 
 impl<'a> Volume<'a> {
@@ -262,8 +263,8 @@ impl<'a> Volume<'a> {
     }
 
     /// What the kubelet puts together.
-    pub(crate) fn projected(name: &'static str, sources: [Projection; 3]) -> Self {
-        let source = VolumeSource::Projected(Projected { sources });
+    pub(crate) fn projected(name: &'static str, projected: &'static Rendered) -> Self {
+        let source = VolumeSource::Projected(projected);
         Self { name, source }
     }
 
