@@ -11,7 +11,7 @@ use clap::CommandFactory;
 use clap::error::ErrorKind;
 
 use crate::args::{Args, Command};
-use crate::commands::{apikey_manager, cleanup, demo, rotate, serve, status};
+use crate::commands::{apikey_manager, cleanup, config, demo, rotate, serve, status};
 use crate::telemetry;
 
 /// Runs a command to its end: 0 done, 1 failed. Bad usage (2) has ended the process before.
@@ -72,6 +72,7 @@ pub fn run(args: Args) -> ExitCode {
             });
             told(runtime.block_on(typed))
         }
+        Command::Config(args) => told(config::run(args, &mut stdout())),
         Command::Demo(args) => {
             let result = runtime.block_on(with_signals(|shutdown| demo::run(args, shutdown)));
             if let Err(error) = &result {

@@ -7,6 +7,7 @@ use jiff::SignedDuration;
 
 use crate::commands::apikey_manager::ApikeyManagerArgs;
 use crate::commands::cleanup::CleanupArgs;
+use crate::commands::config::ConfigArgs;
 use crate::commands::demo::DemoArgs;
 use crate::commands::rotate::RotateArgs;
 use crate::commands::serve::ServeArgs;
@@ -34,6 +35,8 @@ pub enum Command {
     Rotate(RotateArgs),
     /// Show, or remove, what nothing uses any more at the control planes
     Cleanup(CleanupArgs),
+    /// Print the configuration file's JSON Schema, or say what is wrong with a file
+    Config(ConfigArgs),
     /// Show it all on this machine, with nothing installed; takes some seconds
     Demo(DemoArgs),
 }

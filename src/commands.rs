@@ -2,6 +2,7 @@
 
 pub mod apikey_manager;
 pub mod cleanup;
+pub mod config;
 pub mod demo;
 mod inventory;
 mod progress;

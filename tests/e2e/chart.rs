@@ -190,6 +190,10 @@ fn wrong_values_are_explained(context: &Context, _: Option<&headscale::Program>)
             "additional properties 'loginserver' not allowed",
         ),
         (
+            "config.profiles.default.allowedTagz=x",
+            "additional properties 'allowedTagz' not allowed",
+        ),
+        (
             "webhook.failurePolicy=ignore",
             "at '/webhook/failurePolicy'",
         ),

@@ -16,4 +16,5 @@ mod conformance;
 mod control_plane;
 mod demo;
 mod rotation;
+mod schema;
 mod server;

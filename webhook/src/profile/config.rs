@@ -2,15 +2,20 @@
 
 use std::collections::BTreeMap;
 
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
+
+use crate::annotations::{KNOWN, Support};
 
 /// Holds keys that no field takes.
 pub(crate) type Rest = BTreeMap<String, IgnoredAny>;
 
 /// Holds the whole file.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Config {
     /// Control planes by name.
@@ -22,11 +27,39 @@ pub struct Config {
     /// What the webhook itself needs.
     pub webhook: WebhookConfig,
     #[serde(flatten)]
+    #[schemars(skip)]
     pub(crate) rest: Rest,
 }
 
+impl Config {
+    /// The JSON Schema (draft-07) of the file.
+    #[must_use]
+    pub fn schema() -> Value {
+        let settings = SchemaSettings::draft07().with(|settings| settings.inline_subschemas = true);
+        let mut schema = settings.into_generator().into_root_schema_for::<Self>();
+        schema.insert("title".to_owned(), "Configuration of Sidescale".into());
+        schema.to_value()
+    }
+}
+
+/// The annotations that a profile may say; YAML's own `true` and `5` are texts to us.
+fn annotations(_: &mut SchemaGenerator) -> Schema {
+    let sayable = KNOWN
+        .iter()
+        .filter(|(name, support)| *support != Support::Ours && !NOT_OF_A_PROFILE.contains(name));
+    let scalar = || json_schema!({"type": ["string", "boolean", "number"]});
+    let properties: Map<String, Value> = sayable
+        .map(|(name, _)| ((*name).to_owned(), scalar().to_value()))
+        .collect();
+    json_schema!({"type": "object", "properties": properties, "additionalProperties": false})
+}
+
+/// Annotations that no profile can say.
+pub(super) const NOT_OF_A_PROFILE: [&str; 3] = ["inject", "service", "profile"];
+
 /// Names one Headscale.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ControlPlaneConfig {
     /// URL given to sidecars; required.
@@ -46,11 +79,13 @@ pub struct ControlPlaneConfig {
     /// Namespaces whose pods may name it; absent: all for the default one, none for others.
     pub namespaces: Option<NamespacesConfig>,
     #[serde(flatten)]
+    #[schemars(skip)]
     pub(crate) rest: Rest,
 }
 
 /// Names a Secret.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SecretConfig {
     /// Its namespace.
@@ -58,11 +93,13 @@ pub struct SecretConfig {
     /// Its name.
     pub name: Option<String>,
     #[serde(flatten)]
+    #[schemars(skip)]
     pub(crate) rest: Rest,
 }
 
 /// Holds what a profile defaults and allows.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ProfileConfig {
     /// Tailscale image.
@@ -82,17 +119,21 @@ pub struct ProfileConfig {
     /// Pods of opted-in namespaces that get it without an annotation.
     pub pod_selector: Option<SelectorConfig>,
     /// `deny` or `warn`: what a mistake in an annotation leads to.
+    #[schemars(extend("enum" = ["deny", "warn"]))]
     pub on_invalid: Option<String>,
     /// What is laid over the Tailscale container.
     pub container_override: ContainerOverride,
     /// Default value of annotations, by their name without our prefix.
+    #[schemars(schema_with = "annotations")]
     pub annotations: BTreeMap<String, String>,
     #[serde(flatten)]
+    #[schemars(skip)]
     pub(crate) rest: Rest,
 }
 
 /// Holds the numbers of the rotation module.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RotationConfig {
     /// How long an old pre-auth key outlives its successor's arrival, such as `1h`.
@@ -108,13 +149,16 @@ pub struct RotationConfig {
     /// How long after its last key's end a user without nodes is removed, such as `30d`.
     pub unused_users_after: Option<String>,
     /// What happens to a pod that lost its node: `report` or `evict`.
+    #[schemars(extend("enum" = ["report", "evict"]))]
     pub on_lost: Option<String>,
     #[serde(flatten)]
+    #[schemars(skip)]
     pub(crate) rest: Rest,
 }
 
 /// Holds what the webhook itself needs.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 #[serde(rename_all = "camelCase", default)]
 pub struct WebhookConfig {
     /// Our own image, for the manager of Headscale's API key.
@@ -122,11 +166,13 @@ pub struct WebhookConfig {
     /// `false` stops all injection.
     pub inject: Option<bool>,
     #[serde(flatten)]
+    #[schemars(skip)]
     pub(crate) rest: Rest,
 }
 
 /// Is laid over the Tailscale container: Kubernetes' own forms.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ContainerOverride {
     /// More variables.
@@ -140,11 +186,12 @@ pub struct ContainerOverride {
     /// Fields that take the place of ours.
     pub security_context: Option<Map<String, Value>>,
     #[serde(flatten)]
+    #[schemars(skip)]
     pub(crate) rest: Rest,
 }
 
 /// Names namespaces, or the labels that they have.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(
     untagged,
     expecting = "want a list of namespaces, or a selector with matchLabels and matchExpressions"
@@ -157,7 +204,8 @@ pub enum NamespacesConfig {
 }
 
 /// Selects by labels, as in Kubernetes.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SelectorConfig {
     /// Labels and their values.
@@ -165,19 +213,23 @@ pub struct SelectorConfig {
     /// What else has to be true of labels.
     pub match_expressions: Vec<RequirementConfig>,
     #[serde(flatten)]
+    #[schemars(skip)]
     pub(crate) rest: Rest,
 }
 
 /// Says what has to be true of one label.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RequirementConfig {
     /// The label.
     pub key: String,
     /// `In`, `NotIn`, `Exists` or `DoesNotExist`.
+    #[schemars(extend("enum" = ["In", "NotIn", "Exists", "DoesNotExist"]))]
     pub operator: String,
     /// The values that are meant.
     pub values: Vec<String>,
     #[serde(flatten)]
+    #[schemars(skip)]
     pub(crate) rest: Rest,
 }

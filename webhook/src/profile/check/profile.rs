@@ -5,6 +5,7 @@ use sha2::{Digest, Sha256};
 use super::{ConfigError, checked_image, refuse, value};
 use crate::annotations::{KNOWN, Support, is_argument, of_ours};
 use crate::forms;
+use crate::profile::config::NOT_OF_A_PROFILE;
 use crate::profile::{ContainerOverride, IMAGE, OnInvalid, Overlay, Profile, ProfileConfig};
 
 const TAGS: &str = "want tags such as tag:web, in lower case";
@@ -171,7 +172,7 @@ fn annotation(
     let known = KNOWN.iter().find(|(known, _)| *known == name);
     match known.map(|(_, support)| *support) {
         Some(Support::NotYet) => return Err(ConfigError::NotSupported { path }),
-        Some(Support::Now) if ["inject", "service", "profile"].contains(&name) => {
+        Some(Support::Now) if NOT_OF_A_PROFILE.contains(&name) => {
             let want = "no profile can say this: set it on the pod";
             return Err(value(path, &text, want));
         }

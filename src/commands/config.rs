@@ -1,0 +1,62 @@
+//! `sidescale config`: the configuration file's JSON Schema, and what is wrong with a file. I/O of files alone.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Subcommand;
+use sidescale_webhook::profile::Config;
+
+use crate::cluster::chain;
+use crate::config;
+
+/// Arguments of `sidescale config`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ConfigArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub what: What,
+}
+
+/// What can be done with a configuration file.
+#[derive(Clone, Debug, Subcommand)]
+pub enum What {
+    /// Print the JSON Schema (draft-07), for editors and CI
+    Schema,
+    /// Check files as `serve` does; 1 if one is not accepted
+    Validate {
+        /// Configuration files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+}
+
+/// Does it.
+///
+/// # Errors
+/// If a file is not accepted, or the answer cannot be written.
+pub fn run(args: ConfigArgs, out: &mut impl Write) -> anyhow::Result<()> {
+    let ConfigArgs { what } = args;
+    match what {
+        What::Schema => out
+            .write_all(schema().as_bytes())
+            .context("write the schema"),
+        What::Validate { files } => {
+            let mut wrong = Vec::new();
+            for file in &files {
+                match config::load(file) {
+                    Ok(_) => writeln!(out, "{}: ok", file.display())?,
+                    Err(error) => wrong.push(format!("{}: {}", file.display(), chain(&error))),
+                }
+            }
+            anyhow::ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+            Ok(())
+        }
+    }
+}
+
+/// The schema as text.
+#[must_use]
+pub fn schema() -> String {
+    format!("{:#}\n", Config::schema())
+}
