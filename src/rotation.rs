@@ -39,4 +39,5 @@ pub mod state;
 pub(crate) mod sweep;
 pub mod tailnet;
 
+pub use housekeeping::Notebook;
 pub(crate) use ownership::ownership;

@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::events::Events;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
+use crate::rotation::Notebook;
 use crate::rotation::demand::Demands;
 use crate::rotation::plane::{Plane, Survey, Trouble};
 use crate::rotation::removal::{Removal, decide};
@@ -68,6 +69,7 @@ pub async fn run(args: CleanupArgs, out: &mut (dyn Write + Send)) -> Result<()> 
         policy: Arc::new(release.policy.clone()),
         events: Events::log(Clock::wall()),
         clock: Clock::wall(),
+        notebook: Notebook::default(),
         pods: Pods::none(),
         metrics: Arc::new(Metrics::new()?),
         health: Arc::default(),

@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 use super::demand::Demands;
 use super::known::LastKeys;
 use super::names::{Names, Step};
-use super::nodes::{Counts, Look, NodeState, Truth};
+use super::nodes::{Counts, Look, NodeState, Notes, Truth};
 use super::plane::{Plane, Trouble};
 use super::run::Context;
 use super::tailnet::Tailnet;
@@ -20,7 +20,10 @@ use crate::clock::after;
 use crate::control_plane::Error;
 
 mod findings;
+mod notebook;
 mod sweep;
+
+pub use notebook::Notebook;
 
 /// The nodes are looked at this often: two looks and a new pod fit into a minute.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
@@ -33,6 +36,9 @@ const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
 
 /// A sweep that did not get to its end is followed by another one.
 const SWEEP_AGAIN: Duration = Duration::from_secs(60);
+
+/// Notes are written at most this often.
+const NOTE_EVERY: Duration = Duration::from_secs(60);
 
 /// Bounds the calls that follow one look.
 const MOST_STEPS: usize = 32;
@@ -49,6 +55,9 @@ struct Keeper {
     /// Keys that no record names and that are left.
     kept: LastKeys,
     states: BTreeMap<String, OnePlane>,
+    /// What is written in the notebook; none until it was read.
+    noted: Option<Notes>,
+    note_from: Timestamp,
     evict_from: Timestamp,
 }
 
@@ -73,6 +82,8 @@ pub(super) async fn run(
 ) {
     let mut keeper = Keeper {
         evict_from: Timestamp::MIN,
+        note_from: Timestamp::MIN,
+        noted: None,
         context,
         demands,
         suspects,
@@ -101,12 +112,19 @@ pub(super) async fn run(
 
 impl Keeper {
     async fn look(&mut self, up: &Up) {
+        if self.noted.is_none() {
+            self.noted = self.context.notebook.read().await;
+        }
+        let Some(noted) = &self.noted else {
+            return;
+        };
+        let noted = noted.clone();
         self.states
             .retain(|name, _| self.context.policy.control_planes.contains_key(name));
         for (name, plane) in up {
             let now = self.context.clock.now();
             let state = self.states.entry(name.clone()).or_insert(OnePlane {
-                truth: Truth::default(),
+                truth: Truth::after(noted.get(name).cloned()),
                 names: Names::default(),
                 counts: Counts::default(),
                 look_at: now,
@@ -135,6 +153,28 @@ impl Keeper {
             }
         }
         self.show();
+        self.note().await;
+    }
+
+    /// Notes for the next process what it could not see itself, if that is more than is noted.
+    async fn note(&mut self) {
+        let now = self.context.clock.now();
+        let Some(noted) = self.noted.as_mut().filter(|_| now >= self.note_from) else {
+            return;
+        };
+        let mut fresh = noted.clone();
+        fresh.retain(|name, _| self.context.policy.control_planes.contains_key(name));
+        for (name, state) in &self.states {
+            if let Some(note) = state.truth.note() {
+                fresh.insert(name.clone(), note);
+            }
+        }
+        if fresh != *noted {
+            self.note_from = after(now, NOTE_EVERY);
+            if self.context.notebook.write(&fresh).await {
+                *noted = fresh;
+            }
+        }
     }
 
     async fn sweep_if_due(&mut self, name: &str, plane: &Plane) {

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::Notebook;
 use super::demand::Demands;
 use super::run::{self, Context};
 use crate::clock::Clock;
@@ -92,6 +93,11 @@ async fn act(
                 cluster.lease.identity.clone(),
                 cluster.clock.clone(),
             ),
+            notebook: Notebook::Lease {
+                client: cluster.client.clone(),
+                namespace: cluster.lease.namespace.clone(),
+                name: cluster.lease.name.clone(),
+            },
             pods: Pods::kubernetes(cluster.client.clone()),
             metrics: Arc::clone(&cluster.metrics),
             health: Arc::clone(&cluster.health),

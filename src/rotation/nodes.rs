@@ -5,11 +5,15 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+pub use note::{Note, Notes};
+
 use super::demand::Demands;
 use super::fleet::{Fleet, Member};
 use super::tailnet::{Joined, Tailnet};
 use crate::clock::after;
 use crate::control_plane::NodeId;
+
+mod note;
 
 /// A pod without a node is late after this long.
 const LATE_AFTER: Duration = Duration::from_secs(120);
@@ -101,6 +105,10 @@ pub struct Look {
 /// What earlier looks at one control plane have shown. It holds no more than the pods that are there.
 #[derive(Clone, Debug, Default)]
 pub struct Truth {
+    /// What the process before this one noted.
+    before: Option<Note>,
+    /// How far what is known reaches: the youngest pod of which all that are older have been seen.
+    as_of: Option<Timestamp>,
     groups: BTreeMap<(String, Option<String>), Memory>,
     uninvited: BTreeMap<String, Extra>,
 }
@@ -110,6 +118,8 @@ struct Memory {
     joined: BTreeSet<u128>,
     /// Pods of which it is certain.
     lost: BTreeSet<u128>,
+    /// Those that never had one, as far as is known, and when they were made.
+    waiting: Vec<(u128, Timestamp)>,
     missing_for: u32,
     told: BTreeMap<NodeState, Timestamp>,
 }
@@ -190,6 +200,23 @@ impl Finding {
 }
 
 impl Truth {
+    /// Goes on from what an earlier process has noted.
+    #[must_use]
+    pub fn after(before: Option<Note>) -> Self {
+        Self {
+            as_of: before.as_ref().map(|before| before.as_of),
+            before,
+            ..Self::default()
+        }
+    }
+
+    /// What the next process should know; nothing before there was a pod.
+    #[must_use]
+    pub fn note(&self) -> Option<Note> {
+        let waiting = self.groups.values().flat_map(|memory| &memory.waiting);
+        Some(Note::new(self.as_of?, waiting))
+    }
+
     /// Holds the pods that want to be nodes of `plane` against the nodes that it just listed.
     pub fn look(
         &mut self,
@@ -215,11 +242,17 @@ impl Truth {
                 }
             }
         }
+        let pods = groups.values().flat_map(Group::pods);
+        let settled = pods
+            .map(|pod| pod.created)
+            .filter(|created| note::is_settled(now, *created));
+        self.as_of = settled.max().max(self.as_of);
         let mut look = Look::default();
         let mut known = std::mem::take(&mut self.groups);
         for ((user, hostname), group) in &groups {
             let key = ((*user).to_owned(), hostname.map(str::to_owned));
             let mut memory = known.remove(&key).unwrap_or_default();
+            memory.recall(self.before.as_ref(), group);
             memory.look(now, user, *hostname, group, tailnet, &mut look);
             self.groups.insert(key, memory);
         }
@@ -257,6 +290,18 @@ impl Group<'_> {
 }
 
 impl Memory {
+    /// Takes those for joined that had joined before this process began.
+    fn recall(&mut self, before: Option<&Note>, group: &Group<'_>) {
+        let Some(before) = before else {
+            return;
+        };
+        let had = group.pods().filter(|pod| before.has_joined(pod));
+        let had = had
+            .map(|pod| pod.uid)
+            .filter(|uid| !self.lost.contains(uid));
+        self.joined.extend(had);
+    }
+
     fn look(
         &mut self,
         now: Timestamp,
@@ -283,6 +328,7 @@ impl Memory {
             joined,
             waiting,
         } = self.compare(&pods, missing);
+        self.waiting = waiting.iter().map(|pod| (pod.uid, pod.created)).collect();
         let late: Vec<_> = waiting
             .iter()
             .filter(|pod| now >= after(pod.created, LATE_AFTER))

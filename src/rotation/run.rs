@@ -14,7 +14,7 @@ use tracing::{debug, error, info, warn};
 
 use super::api_keys::{self, ApiKeys, Looked};
 use super::demand::{Demands, KeyDemand, SecretRef};
-use super::housekeeping::{self, Up};
+use super::housekeeping::{self, Notebook, Up};
 use super::known::{Known, LastKeys, Next};
 use super::plan::{Held, Process};
 use super::plane::{Plane, Trouble};
@@ -66,6 +66,8 @@ pub struct Context {
     pub clock: Clock,
     /// Where people look.
     pub events: Events,
+    /// What the next process should know of nodes.
+    pub notebook: Notebook,
     /// The cluster's pods, one at a time.
     pub pods: Pods,
     /// Where it is counted.

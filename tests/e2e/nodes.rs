@@ -96,7 +96,19 @@ fn seen_and_mended(context: &Context, program: Option<&headscale::Program>) -> R
         program.version,
         began.elapsed()
     );
-    stranger.is_seen(kubectl, &product)
+    stranger.is_seen(kubectl, &product)?;
+    // The next process has to know by now that the pod had joined.
+    let leases = kubectl.list(&["get", "leases", "--namespace", &product.namespace])?;
+    let note = |lease: &serde_json::Value| {
+        let noted = lease["metadata"]["annotations"]["sidescale.io/nodes"].as_str()?;
+        serde_json::from_str::<serde_json::Value>(noted).ok()
+    };
+    let note = leases
+        .iter()
+        .find_map(note)
+        .context("no Lease has a note")?;
+    ensure!(note["default"]["waiting"] == json!([]), "{note}");
+    Ok(())
 }
 
 fn evicted(context: &Context, program: Option<&headscale::Program>) -> Result<()> {

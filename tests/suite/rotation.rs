@@ -11,6 +11,7 @@ use sidescale::events::Events;
 use sidescale::health::{Health, Part};
 use sidescale::metrics::Metrics;
 use sidescale::pods::Pods;
+use sidescale::rotation::Notebook;
 use sidescale::rotation::demand::{Demands, KeyDemand, NamespaceDemand};
 use sidescale::rotation::record::{Asked, DATA_KEY, Record};
 use sidescale::rotation::run::{self, Context};
@@ -41,6 +42,7 @@ struct World {
     demands: watch::Sender<Demands>,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
+    notebook: Notebook,
     _root: tempfile::TempDir,
     _server: JoinHandle<()>,
 }
@@ -77,6 +79,7 @@ impl World {
             }),
             metrics: Arc::new(Metrics::new().unwrap()),
             health: Arc::default(),
+            notebook: Notebook::default(),
             headscale,
             clock,
             _root: root,
@@ -113,6 +116,7 @@ impl World {
             policy: Arc::new(self.policy.clone()),
             clock: self.clock.clone(),
             events: Events::log(self.clock.clone()),
+            notebook: self.notebook.clone(),
             pods: Pods::none(),
             metrics: Arc::clone(&self.metrics),
             health: Arc::clone(&self.health),

@@ -26,6 +26,7 @@ use crate::health::Health;
 use crate::key_value::KeyValue;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
+use crate::rotation::Notebook;
 use crate::rotation::demand::{Demands, PodSeen, Shape, of_namespace};
 use crate::rotation::run::{self as rotation, Context};
 use crate::store::{DirectoryStore, Store, StoredSecret};
@@ -205,6 +206,7 @@ impl Stage {
             policy: Arc::clone(&policy),
             clock: self.clock.clone(),
             events: Events::log(self.clock.clone()),
+            notebook: Notebook::default(),
             pods: Pods::none(),
             metrics: Arc::clone(&self.metrics),
             health: Arc::new(Health::default()),

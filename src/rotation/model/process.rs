@@ -15,6 +15,7 @@ use crate::events::Events;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
+use crate::rotation::Notebook;
 use crate::rotation::demand::{Demands, SecretRef};
 use crate::rotation::run::{Context, Done, Loop};
 use crate::rotation::state::State;
@@ -50,6 +51,7 @@ impl Process {
             flags: String::new(),
             writer: uuid::Uuid::new_v4().simple().to_string(),
             respect: Duration::from_secs(120),
+            notebook: Notebook::default(),
             pods: Pods::none(),
         };
         let mut rotation = Loop::new(Arc::new(context));

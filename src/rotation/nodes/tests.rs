@@ -331,3 +331,40 @@ fn nothing_is_remembered_of_what_is_gone() {
         (0, 0)
     );
 }
+
+#[test]
+fn the_next_process_knows_who_had_joined_and_who_waited() {
+    let mut world = World::joined(1);
+    world.pods.push((Some("db"), START + 10, 7));
+    world.look();
+    let noted = world.truth.note().unwrap();
+    assert_eq!(noted.as_of, at(START + 10));
+    world.nodes.clear();
+    let states = |world: &mut World| {
+        world.look();
+        let look = world.look();
+        let found = look
+            .findings
+            .iter()
+            .map(|finding| (finding.state, finding.count));
+        found.collect::<Vec<_>>()
+    };
+    let (lost, late) = ((NodeState::Lost, 1), (NodeState::Late, 1));
+    world.truth = Truth::after(Some(noted.clone()));
+    assert_eq!(
+        states(&mut world),
+        [lost, late],
+        "api had joined, db waited"
+    );
+    assert_eq!(world.truth.note(), Some(noted.clone()));
+    world.truth = Truth::default();
+    assert_eq!(states(&mut world), [late, late], "nothing is known");
+    // Who came later is not known either, and a note never knows less than the one before it.
+    world.pods = vec![(Some("api"), START + 400, 9)];
+    world.truth = Truth::after(Some(noted));
+    assert_eq!(states(&mut world), [late]);
+    world.pods.clear();
+    world.look();
+    assert_eq!(world.truth.note().unwrap().as_of, at(START + 400));
+    assert!(Truth::default().note().is_none());
+}

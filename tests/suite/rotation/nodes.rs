@@ -206,3 +206,38 @@ async fn a_control_plane_that_is_away_makes_nobody_lost_and_changes_nothing() {
 async fn settle() {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
+
+#[tokio::test]
+async fn a_restart_of_ours_forgets_neither_who_had_joined_nor_who_never_did() {
+    let world = World::new().await;
+    let process = world.start("a");
+    world.pods(&[(0, 1)]);
+    let key = world.key("api").await;
+    let node = world.headscale.join(&key, "api").unwrap();
+    world.looks_until("Joined", 1).await;
+    // What is noted is a minute old, so that no pod is missing in it.
+    for _ in 0..6 {
+        world.look().await;
+    }
+    drop(process);
+    assert!(world.headscale.remove_node(node));
+    let process = world.start("b");
+    world.looks_until("Lost", 1).await;
+    assert_eq!(world.in_state("Late"), Some(0));
+    drop(process);
+
+    // It goes, and another one comes that never joins: the next process calls it late.
+    world.pods(&[(300, 2)]);
+    let process = world.start("c");
+    world.looks_until("Late", 1).await;
+    for _ in 0..6 {
+        world.look().await;
+    }
+    drop(process);
+    let _process = world.start("d");
+    for _ in 0..4 {
+        world.look().await;
+    }
+    assert_eq!(world.in_state("Late"), Some(1));
+    assert_eq!(world.in_state("Lost"), Some(0));
+}
