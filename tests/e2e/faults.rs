@@ -2,9 +2,11 @@
 
 use std::{
     collections::BTreeSet,
-    net::SocketAddr,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     sync::MutexGuard,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -37,6 +39,7 @@ mod kill;
 mod outage;
 mod pair;
 mod story;
+mod upgrade;
 
 pub(crate) const CASES: &[Case] = &[
     Case {
@@ -52,6 +55,12 @@ pub(crate) const CASES: &[Case] = &[
         run: outage::of_headscale,
     },
     Case {
+        name: "faults::headscale_made_anew_gets_new_keys",
+        needs: &[Level::Api, Level::Headscale],
+        each: true,
+        run: outage::of_all_that_headscale_knew,
+    },
+    Case {
         name: "faults::kube_apiserver_killed_and_started_again",
         needs: &[Level::Api],
         each: false,
@@ -62,6 +71,12 @@ pub(crate) const CASES: &[Case] = &[
         needs: &[Level::Api],
         each: false,
         run: pair::without_a_lease,
+    },
+    Case {
+        name: "faults::a_rolling_upgrade_leaves_no_long_gap_in_first_mints",
+        needs: &[Level::Api],
+        each: false,
+        run: upgrade::while_services_arrive,
     },
 ];
 
@@ -83,7 +98,7 @@ impl Minting {
             return Ok((Self::Real(headscale), api_key));
         }
         let embedded = Embedded::new(Flavour::V0_29, Clock::wall());
-        let api_key = embedded.create_api_key(std::time::Duration::from_secs(86_400));
+        let api_key = embedded.create_api_key(Duration::from_secs(86_400));
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         listener.set_nonblocking(true)?;
         let url = format!("http://{}", listener.local_addr()?);
@@ -102,22 +117,24 @@ impl Minting {
 }
 
 /// An installation whose processes a test starts and ends, on a real API server.
-struct World<'a> {
-    api: MutexGuard<'a, api::ControlPlane>,
+pub(crate) struct World<'a> {
+    pub(crate) api: MutexGuard<'a, api::ControlPlane>,
     release: Release,
     account: Kubectl,
     minting: Minting,
-    admin: kube::Client,
-    control_plane: ControlPlane,
+    pub(crate) admin: kube::Client,
+    pub(crate) control_plane: ControlPlane,
     folder: PathBuf,
     /// Where the pods and their keys are.
     apps: String,
 }
 
 /// What differs from one process to the next.
-struct Run<'a> {
-    /// Names the replica, its Lease and its folder.
+pub(crate) struct Run<'a> {
+    /// Names the replica and its folder.
     name: &'a str,
+    /// The Lease that it takes.
+    lease: &'a str,
     /// The Secret of its keys: others are none of its business.
     secret: &'a str,
     /// The API server, if not directly.
@@ -126,11 +143,28 @@ struct Run<'a> {
     headscale: Option<u16>,
     /// Where its admin port is; 0 is anywhere.
     admin: u16,
+    /// How long it takes connections after SIGTERM.
+    drain: &'a str,
+}
+
+impl<'a> Run<'a> {
+    /// One with a Lease of its own, which it does not share, and with nothing between it and the servers.
+    pub(crate) fn of(name: &'a str, secret: &'a str) -> Self {
+        Self {
+            name,
+            lease: name,
+            secret,
+            kubernetes: None,
+            headscale: None,
+            admin: 0,
+            drain: "0s",
+        }
+    }
 }
 
 impl<'a> World<'a> {
     /// Installs the chart with the right to Secrets of these names.
-    fn new(
+    pub(crate) fn new(
         context: &'a Context,
         program: Option<&Program>,
         name: &str,
@@ -148,43 +182,34 @@ impl<'a> World<'a> {
         let account = release.account(&api)?;
         let apps = format!("{name}-apps");
         api.namespace(&apps, &json!({}))?;
-        api.kubectl().apply(&json!({
-            "apiVersion": "v1", "kind": "Secret",
-            "metadata": {"name": API_KEY_SECRET, "namespace": format!("{name}-headscale")},
-            "stringData": {"api-key": api_key},
-        }))?;
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let file = Kubeconfig::read_from(api.kubectl().kubeconfig())?;
         let options = KubeConfigOptions::default();
         let config = kube::Config::from_custom_kubeconfig(file, &options);
         let config = tokio::runtime::Handle::current().block_on(config)?;
-        let control_plane = ControlPlane::new(Endpoint {
-            name: "direct".into(),
-            api_url: minting.url().to_owned(),
-            api_key: KeyValue::new(api_key),
-            ca_bundle: None,
-            allow_insecure: true,
-        })?;
+        give(&api, name, &api_key)?;
         Ok(Self {
+            control_plane: direct(minting.url(), api_key)?,
             api,
             release,
             account,
             minting,
             admin: kube::Client::try_from(config)?,
-            control_plane,
             folder,
             apps,
         })
     }
 
     /// Starts `sidescale serve` as the shipped account.
-    fn start(&self, run: &Run<'_>) -> Result<Process> {
+    pub(crate) fn start(&self, run: &Run<'_>) -> Result<Process> {
         let Run {
             name,
+            lease,
             secret,
             kubernetes,
             headscale,
             admin,
+            drain,
         } = *run;
         let folder = self.folder.join(name);
         std::fs::create_dir_all(&folder)?;
@@ -220,10 +245,10 @@ impl<'a> World<'a> {
             format!("--service-name={fullname}"),
             format!("--webhook-config-name={fullname}"),
             format!("--ca-secret-name={fullname}-webhook-ca"),
-            format!("--lease-name={name}"),
+            format!("--lease-name={lease}"),
             "--listen=127.0.0.1:0".to_owned(),
             format!("--admin-listen=127.0.0.1:{admin}"),
-            "--drain=0s".to_owned(),
+            format!("--drain={drain}"),
         ];
         let environment = [("KUBECONFIG", kubeconfig_path.display().to_string())];
         let program = Path::new(env!("CARGO_BIN_EXE_sidescale"));
@@ -235,6 +260,13 @@ impl<'a> World<'a> {
             &arguments,
             &environment,
         )
+    }
+
+    /// Hands the product another API key, and uses it.
+    fn replace_api_key(&mut self, api_key: String) -> Result<()> {
+        give(&self.api, &self.release.name, &api_key)?;
+        self.control_plane = direct(self.minting.url(), api_key)?;
+        Ok(())
     }
 
     /// Takes the rules about this resource out of the account's Role.
@@ -255,6 +287,15 @@ impl<'a> World<'a> {
 
     /// Makes a pod as the webhook leaves it, so that its service needs a key in this Secret.
     async fn make_pod(&self, service: &str, secret: &str) -> Result<()> {
+        self.make_pod_in(&self.apps, service, secret).await
+    }
+
+    pub(crate) async fn make_pod_in(
+        &self,
+        namespace: &str,
+        service: &str,
+        secret: &str,
+    ) -> Result<()> {
         let receipt = json!({
             "version": "0.1.0", "decision": "inject", "profile": "default", "profileHash": "0", "service": service,
             "controlPlane": "default", "secret": secret, "dataKey": format!("{service}-authkey"),
@@ -270,7 +311,8 @@ impl<'a> World<'a> {
             },
             "spec": {"containers": [{"name": "app", "image": "app"}]},
         }))?;
-        self.pods().create(&PostParams::default(), &pod).await?;
+        let pods = self.pods(namespace);
+        pods.create(&PostParams::default(), &pod).await?;
         Ok(())
     }
 
@@ -282,13 +324,20 @@ impl<'a> World<'a> {
             "sidescale.io/auth-key-expiration": "4320h",
             "sidescale.io/auth-key-rotation-buffer": format!("{buffer}s"),
         });
-        self.annotate_pod(service, &annotations).await
+        self.annotate_pod_in(&self.apps, service, &annotations)
+            .await
     }
 
-    async fn annotate_pod(&self, service: &str, annotations: &Value) -> Result<()> {
+    pub(crate) async fn annotate_pod_in(
+        &self,
+        namespace: &str,
+        service: &str,
+        annotations: &Value,
+    ) -> Result<()> {
         let patch = Patch::Merge(json!({"metadata": {"annotations": annotations}}));
         let params = PatchParams::default();
-        self.pods().patch(service, &params, &patch).await?;
+        let pods = self.pods(namespace);
+        pods.patch(service, &params, &patch).await?;
         Ok(())
     }
 
@@ -310,16 +359,25 @@ impl<'a> World<'a> {
         Ok(current.zip(data.remove(&data_key).map(|value| value.0)))
     }
 
+    /// What a Secret remembers of its keys.
+    async fn record(&self, secret: &str) -> Result<Record> {
+        let data = self.secret(secret).await?.and_then(|secret| secret.data);
+        let document = data.as_ref().and_then(|data| data.get(DATA_KEY));
+        Ok(Record::parse(
+            document.map(|document| document.0.as_slice()),
+        )?)
+    }
+
     /// The keys that the control plane would accept.
-    async fn alive(&self) -> Result<BTreeSet<KeyId>> {
+    pub(crate) async fn alive(&self) -> Result<BTreeSet<KeyId>> {
         let listed = self.control_plane.list_pre_auth_keys().await?;
         let now = Timestamp::now();
         let alive = |key: &PreAuthKey| key.expiration.is_some_and(|at| at > now);
         Ok(listed.into_iter().filter(alive).map(|key| key.id).collect())
     }
 
-    fn pods(&self) -> Api<Pod> {
-        Api::namespaced(self.admin.clone(), &self.apps)
+    fn pods(&self, namespace: &str) -> Api<Pod> {
+        Api::namespaced(self.admin.clone(), namespace)
     }
 
     fn to_kubernetes(&self) -> Result<Upstream> {
@@ -341,6 +399,39 @@ impl Drop for World<'_> {
         let all = ["delete", "pods,secrets", "--all", "--namespace", &self.apps];
         let _ = self.api.kubectl().run(&all);
     }
+}
+
+fn give(api: &api::ControlPlane, release: &str, api_key: &str) -> Result<()> {
+    api.kubectl().apply(&json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": API_KEY_SECRET, "namespace": format!("{release}-headscale")},
+        "stringData": {"api-key": api_key},
+    }))?;
+    Ok(())
+}
+
+/// The control plane, past all proxies.
+fn direct(url: &str, api_key: String) -> Result<ControlPlane> {
+    Ok(ControlPlane::new(Endpoint {
+        name: "direct".into(),
+        api_url: url.to_owned(),
+        api_key: KeyValue::new(api_key),
+        ca_bundle: None,
+        allow_insecure: true,
+    })?)
+}
+
+/// What a process answers on its admin port, from the status line on.
+fn page(admin: u16, path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", admin))?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 fn address(url: &str) -> Result<SocketAddr> {

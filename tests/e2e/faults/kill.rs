@@ -20,7 +20,7 @@ const CALM: Duration = Duration::from_secs(2);
 /// Processes at a time: most of their time is spent waiting.
 const AT_ONCE: usize = 16;
 /// Names are given out before it is known how many are needed.
-const MOST: usize = 80;
+const MOST: usize = 100;
 
 /// What the product is doing when it is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,6 +38,16 @@ struct Life {
     ledger: Arc<Ledger>,
     kubernetes: u16,
     headscale: u16,
+}
+
+/// How many answers a server gave to a process that lived.
+#[derive(Clone, Copy, Debug)]
+struct Counted {
+    server: Server,
+    /// All but those about Leases.
+    answers: usize,
+    /// Those to what changes keys and Secrets.
+    writes: usize,
 }
 
 /// What the second process needed.
@@ -75,7 +85,7 @@ async fn all(world: &World<'_>) -> Result<()> {
     for during in [During::FirstMint, During::Renewal] {
         let number = numbers.next().context("too few names")?;
         let counted = Life::new(world, number)?.count(world, during).await?;
-        points.extend(traps(during, &counted).map(|trap| (during, trap)));
+        points.extend(traps(during, &counted));
     }
     let turn = Semaphore::new(AT_ONCE);
     let turn = &turn;
@@ -125,35 +135,28 @@ async fn all(world: &World<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A trap behind each of so many answers; and those that matter most are also lost on their way.
-fn traps(during: During, counted: &[(Server, usize)]) -> impl Iterator<Item = Trap> {
-    let each = counted.iter().flat_map(|(server, count)| {
-        (1..=*count).map(|nth| Trap {
-            server: *server,
+/// A trap behind each of so many answers; and those to writes are also lost on their way.
+fn traps(during: During, counted: &[Counted]) -> impl Iterator<Item = (During, Trap)> {
+    counted.iter().flat_map(move |counted| {
+        let Counted {
+            server,
+            answers,
+            writes,
+        } = *counted;
+        let passed = (1..=answers).map(move |nth| Trap {
+            server,
             counts: all_but_leases,
             nth,
             passes: true,
-        })
-    });
-    let lost = [
-        Trap {
-            server: Server::Headscale,
-            counts: is_mint,
-            nth: 1,
+        });
+        let lost = (1..=writes).map(move |nth| Trap {
+            server,
+            counts: is_write,
+            nth,
             passes: false,
-        },
-        Trap {
-            server: Server::Kubernetes,
-            counts: is_update,
-            // In a Secret that is there already the first update is the intent's.
-            nth: match during {
-                During::FirstMint => 1,
-                During::Renewal => 2,
-            },
-            passes: false,
-        },
-    ];
-    each.chain(lost).collect::<Vec<_>>().into_iter()
+        });
+        passed.chain(lost).map(move |trap| (during, trap))
+    })
 }
 
 impl Life {
@@ -171,18 +174,16 @@ impl Life {
 
     fn start(&self, world: &World<'_>) -> Result<Process> {
         let process = world.start(&Run {
-            name: &self.name,
-            secret: &self.secret,
             kubernetes: Some(self.kubernetes),
             headscale: Some(self.headscale),
-            admin: 0,
+            ..Run::of(&self.name, &self.secret)
         })?;
         self.ledger.watch(process.pid()?);
         Ok(process)
     }
 
     /// Lives through it unharmed, and says how many answers each server gave.
-    async fn count(&self, world: &World<'_>, during: During) -> Result<Vec<(Server, usize)>> {
+    async fn count(&self, world: &World<'_>, during: During) -> Result<Vec<Counted>> {
         let _process = self.begin(world, during, None).await?;
         let before = match during {
             During::FirstMint => 0,
@@ -194,9 +195,23 @@ impl Life {
         };
         self.settles(during).await?;
         let exchanges = self.ledger.exchanges().split_off(before);
+        let has = |path: &str| {
+            exchanges
+                .iter()
+                .any(|one| one.method == "POST" && one.path == path)
+        };
+        ensure!(has("/api/v1/preauthkey"), "no key was made in {during:?}");
+        ensure!(
+            during == During::FirstMint || has("/api/v1/preauthkey/expire"),
+            "the old key was not ended while answers were counted"
+        );
         let counted = [Server::Headscale, Server::Kubernetes].map(|server| {
             let of_it = exchanges.iter().filter(|one| one.server == server);
-            (server, of_it.filter(|one| all_but_leases(one)).count())
+            Counted {
+                server,
+                answers: of_it.clone().filter(|one| all_but_leases(one)).count(),
+                writes: of_it.filter(|one| is_write(one)).count(),
+            }
         });
         println!("{during:?}: {counted:?}");
         Ok(counted.to_vec())
@@ -230,12 +245,13 @@ impl Life {
             "{} orphans at a time",
             story.most_orphans
         );
-        let (made, wanted) = (story.made.len(), during.keys());
+        let made = story.made.len() - story.late.len();
+        let wanted = during.keys();
         ensure!(made <= wanted + 1, "{made} keys were made for {wanted}");
         self.holds(world, &story).await?;
         Ok(Some(Afterlife {
             took: began.elapsed(),
-            orphans: made - wanted,
+            orphans: story.made.len() - wanted,
         }))
     }
 
@@ -319,10 +335,11 @@ fn all_but_leases(exchange: &Exchange) -> bool {
     !exchange.path.contains("/leases")
 }
 
-fn is_mint(exchange: &Exchange) -> bool {
-    exchange.method == "POST" && exchange.path == "/api/v1/preauthkey"
-}
-
-fn is_update(exchange: &Exchange) -> bool {
-    exchange.method == "PUT" && exchange.path.contains("/secrets/keys-")
+/// What changes users, keys and their Secrets.
+fn is_write(exchange: &Exchange) -> bool {
+    let ours = match exchange.server {
+        Server::Headscale => true,
+        Server::Kubernetes => exchange.path.contains("-apps/secrets"),
+    };
+    ours && exchange.method != "GET"
 }

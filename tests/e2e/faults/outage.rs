@@ -1,16 +1,14 @@
 //! Headscale or the API server dies under a running product and comes back: no key in use ends, and two lines say it.
 
-use std::{
-    io::{Read as _, Write as _},
-    net::TcpStream,
-    time::{Duration, Instant},
-};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
+use sidescale::rotation::record::KeyRecord;
 
-use super::{Minting, Run, World};
+use super::{Minting, Run, World, page};
 use crate::support::api::free_ports;
 use crate::support::context::Context;
 use crate::support::headscale::Program;
@@ -42,7 +40,11 @@ pub(super) fn of_headscale(context: &Context, program: Option<&Program>) -> Resu
         world.make_pod("late", SECRET).await?;
         until("it is tried again and again", async || {
             let calls = "sidescale_control_plane_calls_total";
-            let failed = metrics::sum(&product.metrics()?, calls, &["result=\"unreachable\""])?;
+            let failed = metrics::sum(
+                &page(product.admin, "/metrics")?,
+                calls,
+                &["result=\"unreachable\""],
+            )?;
             ensure!(failed >= TRIES, "{failed} calls met nobody");
             Ok(())
         })
@@ -54,6 +56,66 @@ pub(super) fn of_headscale(context: &Context, program: Option<&Program>) -> Resu
         settled(&world, "web", Some(&old)).await?;
         settled(&world, "late", None).await?;
         product.said("No keys can be made", "Control plane works again")
+    })
+}
+
+/// The database is lost: the ids of the old keys are given to new ones, which must not be taken for them.
+pub(super) fn of_all_that_headscale_knew(
+    context: &Context,
+    program: Option<&Program>,
+) -> Result<()> {
+    let runtime = runtime()?;
+    let _entered = runtime.enter();
+    let program = program.context("runs for a Headscale")?;
+    let name = label("anew", program);
+    let mut world = World::new(context, Some(program), &name, &[SECRET.to_owned()])?;
+    let _product = Product::start(&world)?;
+    let services = ["web", "api", "db"];
+    runtime.block_on(async {
+        for service in &services[1..] {
+            world.make_pod(service, SECRET).await?;
+        }
+        let mut old = Vec::new();
+        for service in services {
+            settled(&world, service, None).await?;
+            old.push(world.key(SECRET, service).await?.context("no key")?);
+        }
+        // One was just replaced: its predecessor is to be ended in a few seconds, by its id.
+        let created = old[0].0.created;
+        world.make_due("web", created, created).await?;
+        settled(&world, "web", Some(&old[0].1)).await?;
+        old[0] = world.key(SECRET, "web").await?.context("no key")?;
+        headscale(&mut world)?.kill();
+        headscale(&mut world)?.forget()?;
+        headscale(&mut world)?.start_again()?;
+        let api_key = headscale(&mut world)?.create_api_key()?;
+        world.replace_api_key(api_key)?;
+
+        until("each service has a new key", async || {
+            let mut named = BTreeSet::new();
+            for (service, (_, old)) in services.iter().zip(&old) {
+                let (issued, value) = world.key(SECRET, service).await?.context("no key")?;
+                if value != *old {
+                    named.insert(issued.id);
+                }
+            }
+            let alive = world.alive().await?;
+            if let Some(dead) = named.iter().find(|id| !alive.contains(id)) {
+                return Err(Dead(dead.0).into());
+            }
+            ensure!(
+                named.len() == services.len() && alive == named,
+                "new in the Secret: {named:?}, alive: {alive:?}"
+            );
+            let record = world.record(SECRET).await?;
+            let settled = |key: &KeyRecord| key.previous.is_empty() && key.intent.is_none();
+            ensure!(
+                record.keys.values().all(settled),
+                "old keys are still to be ended"
+            );
+            Ok(())
+        })
+        .await
     })
 }
 
@@ -114,25 +176,10 @@ impl Product {
         let [admin] = free_ports()?;
         tokio::runtime::Handle::current().block_on(world.make_pod("web", SECRET))?;
         let process = world.start(&Run {
-            name: "one",
-            secret: SECRET,
-            kubernetes: None,
-            headscale: None,
             admin,
+            ..Run::of("one", SECRET)
         })?;
         Ok(Self { process, admin })
-    }
-
-    fn metrics(&self) -> Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.admin))?;
-        stream.set_read_timeout(Some(LIMIT))?;
-        write!(
-            stream,
-            "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
     }
 
     /// One warning in all that was logged, and one line that it is over.

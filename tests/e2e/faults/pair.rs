@@ -76,11 +76,9 @@ pub(super) fn without_a_lease(context: &Context, _: Option<&Program>) -> Result<
 fn start(world: &World<'_>, ledger: &Arc<Ledger>, name: &str) -> Result<Process> {
     let to = |server, upstream| proxy::start(server, upstream, Arc::clone(ledger));
     world.start(&Run {
-        name,
-        secret: SECRET,
         kubernetes: Some(to(Server::Kubernetes, world.to_kubernetes()?)?),
         headscale: Some(to(Server::Headscale, world.to_headscale()?)?),
-        admin: 0,
+        ..Run::of(name, SECRET)
     })
 }
 

@@ -1,6 +1,7 @@
 //! What a ledger tells of one Secret: keys made, named and ended, and whether one was ended that a pod could still read.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -9,6 +10,9 @@ use sidescale::control_plane::KeyId;
 use sidescale::rotation::record::{DATA_KEY, Record};
 
 use crate::support::proxy::{Exchange, Server};
+
+/// The product waits a second longer for an answer, the way to it and back included.
+const PATIENCE: Duration = Duration::from_secs(9);
 
 /// What went by, read from requests and answers alone.
 #[derive(Debug, Default)]
@@ -19,6 +23,8 @@ pub(super) struct Story {
     pub(super) of_user: BTreeMap<String, usize>,
     /// Keys that the control plane has ended when it was asked to.
     pub(super) ended: BTreeSet<KeyId>,
+    /// Keys whose answer came when the product had given up waiting: orphans of a slow server, and of no crash.
+    pub(super) late: BTreeSet<KeyId>,
     /// Keys that the Secret has ever named.
     named: BTreeSet<KeyId>,
     /// The Secret as it was written last.
@@ -46,12 +52,15 @@ impl Story {
                 request,
                 status,
                 answer,
+                took,
             } = exchange;
             if !(200..300).contains(status) {
                 continue;
             }
             match (server, method.as_str(), path.as_str()) {
-                (Server::Headscale, "POST", "/api/v1/preauthkey") => story.was_made(answer)?,
+                (Server::Headscale, "POST", "/api/v1/preauthkey") => {
+                    story.was_made(answer, *took)?;
+                }
                 (Server::Headscale, "POST", "/api/v1/preauthkey/expire") => {
                     story.was_ended(request)?;
                 }
@@ -96,11 +105,15 @@ impl Story {
         &made - &self.ended
     }
 
-    fn was_made(&mut self, answer: &[u8]) -> Result<()> {
+    fn was_made(&mut self, answer: &[u8], took: Duration) -> Result<()> {
         let answer: Value = serde_json::from_slice(answer)?;
         let key = &answer["preAuthKey"];
         let value = key["key"].as_str().context("a key without value")?;
-        self.made.insert(id(&key["id"])?, value.to_owned());
+        let id = id(&key["id"])?;
+        self.made.insert(id, value.to_owned());
+        if took > PATIENCE {
+            self.late.insert(id);
+        }
         let user = key["user"]["name"].as_str().context("nobody's key")?;
         *self.of_user.entry(user.to_owned()).or_default() += 1;
         Ok(())
@@ -131,7 +144,7 @@ impl Story {
         let record = Record::parse(values.get(DATA_KEY).map(|text| text.as_bytes()))?;
         let current = record.keys.values().filter_map(|key| key.current.as_ref());
         self.named.extend(current.map(|current| current.id));
-        let orphans = &self.alive() - &self.named;
+        let orphans = &(&self.alive() - &self.named) - &self.late;
         self.most_orphans = self.most_orphans.max(orphans.len());
         self.secret = Some(Written { record, values });
         Ok(())

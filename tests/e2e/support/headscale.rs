@@ -199,6 +199,18 @@ impl Headscale {
         self.process.kill();
     }
 
+    /// Takes away all that it knew, while it is not running.
+    pub(crate) fn forget(&self) -> Result<()> {
+        for entry in fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with("db.sqlite") {
+                fs::remove_file(&path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Starts it again over the same data.
     pub(crate) fn start_again(&mut self) -> Result<()> {
         self.process = serve(&self.program, self.place, &self.folder)?;

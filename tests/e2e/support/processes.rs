@@ -6,7 +6,7 @@
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -175,6 +175,13 @@ impl Process {
             self.kill();
         }
         Ok(())
+    }
+
+    /// Waits until it has ended by itself, and says how.
+    pub(crate) fn ended(&mut self, limit: Duration) -> Result<ExitStatus> {
+        wait::until(&format!("{} has ended", self.name), limit, || {
+            self.child.try_wait()?.context("still running")
+        })
     }
 
     /// The log so far.

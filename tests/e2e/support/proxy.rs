@@ -8,7 +8,7 @@ use std::{
     path::Path,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -42,6 +42,8 @@ pub(crate) struct Exchange {
     pub(crate) status: u16,
     /// The answer's body.
     pub(crate) answer: Vec<u8>,
+    /// How long the server took.
+    pub(crate) took: Duration,
 }
 
 /// When to kill the product.
@@ -225,6 +227,7 @@ fn serve(server: Server, client: TcpStream, upstream: &Upstream, ledger: &Ledger
             client.get_ref().shutdown(Shutdown::Both)?;
             bail!("it is dead");
         }
+        let asked = Instant::now();
         away.get_mut().write_all(&request.raw)?;
         away.get_mut().flush()?;
         if path.contains("watch=") {
@@ -239,6 +242,7 @@ fn serve(server: Server, client: TcpStream, upstream: &Upstream, ledger: &Ledger
             request: request.body,
             status: status.parse()?,
             answer: answer.body,
+            took: asked.elapsed(),
         };
         match ledger.note(exchange) {
             Some(trap) => {
