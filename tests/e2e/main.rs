@@ -29,6 +29,7 @@ mod leaks;
 mod manager;
 mod negative;
 mod nodes;
+mod rate;
 mod rotation;
 mod serve;
 mod story;
@@ -69,6 +70,7 @@ const CASES: &[&[Case]] = &[
     rotation::CASES,
     commands::CASES,
     faults::CASES,
+    rate::CASES,
     nodes::CASES,
     // Last: it reads what all the others have left.
     leaks::CASES,
