@@ -371,7 +371,9 @@ fn follows_its_configuration(context: &Context, _: Option<&headscale::Program>) 
         Ok(())
     })?;
 
-    edit("profiles: {default: {allowedTagz: []}}\n")?;
+    edit(&format!(
+        "{text}\nprofiles: {{default: {{allowedTagz: []}}}}\n"
+    ))?;
     wait::until("the mistake is told", LIMIT, || {
         let events = api
             .kubectl()

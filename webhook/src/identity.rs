@@ -118,23 +118,20 @@ pub fn user(template: &str, namespace: &str, service: &str) -> String {
 /// Whether `template` may be a hostname: lower-case letters, digits, dashes, dots and the four names in braces.
 pub(crate) fn is_hostname_template(template: &str) -> bool {
     let end = |c: char| c == '-' || c == '.';
-    if template.is_empty() || template.starts_with(end) || template.ends_with(end) {
+    // What it names is filled in several times over, so that its own length is bounded too.
+    if template.is_empty()
+        || template.len() > 253
+        || template.starts_with(end)
+        || template.ends_with(end)
+    {
         return false;
     }
-    let mut literal = 0;
-    for piece in pieces(template) {
-        let Some(piece) = piece else { return false };
-        if let Piece::Text(text) = piece {
-            literal += text.len();
-            if !text
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b))
-            {
-                return false;
-            }
-        }
-    }
-    literal <= 253
+    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b);
+    pieces(template).all(|piece| match piece {
+        Some(Piece::Text(text)) => text.bytes().all(fits),
+        Some(Piece::Service | Piece::Namespace | Piece::Pod | Piece::Node) => true,
+        None => false,
+    })
 }
 
 /// Fills a checked template in.

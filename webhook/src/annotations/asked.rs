@@ -98,6 +98,19 @@ pub(super) enum Key {
 
 const KEYS: usize = Key::Profile as usize + 1;
 
+/// Is the longest value, far above any that makes sense: a pod's annotations may have 256 KiB together, and what is
+/// made of one is several times as long.
+const LONGEST_VALUE: usize = 4096;
+
+/// Is how much of a value a message shows.
+const SHOWN: usize = 100;
+
+/// Bounds how many unknown keys are remarked on one by one.
+const MOST_REMARKS: usize = 8;
+
+/// Is the longest name of an annotation that Kubernetes takes, behind its prefix.
+const LONGEST_NAME: usize = 63;
+
 /// A value, and where it stands.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Value<'a> {
@@ -133,6 +146,15 @@ impl Key {
 }
 
 impl Value<'_> {
+    /// The value in quotes; of a long one its beginning, and how long it is.
+    fn shown(&self) -> String {
+        let Self { text, place: _ } = self;
+        match text.char_indices().nth(SHOWN) {
+            Some((end, _)) => format!("{:?}… of {} bytes", &text[..end], text.len()),
+            None => format!("{text:?}"),
+        }
+    }
+
     pub(super) fn on_pod(&self) -> bool {
         self.place == Place::Pod
     }
@@ -217,13 +239,31 @@ impl<'a> Asked<'a> {
         let name = key.name();
         let message = match self.get(key) {
             Some(value) => format!(
-                "{} is {:?}: {want}",
+                "{} is {}: {want}",
                 self.place(name, value.place),
-                value.text
+                value.shown()
             ),
             None => format!("annotation \"{PREFIX}{name}\" is missing: {want}"),
         };
         Refusal { reason, message }
+    }
+
+    /// Refuses a value that is longer than any that makes sense.
+    pub(super) fn refuse_what_is_too_long(&self) -> Result<(), Refusal> {
+        let read = self.values.iter().zip(KNOWN);
+        let mut all = read.filter_map(|(value, (name, _))| Some((name, (*value)?)));
+        let Some((name, value)) = all.find(|(_, value)| value.text.len() > LONGEST_VALUE) else {
+            return Ok(());
+        };
+        let message = format!(
+            "{} is {}: want at most {LONGEST_VALUE} bytes",
+            self.place(name, value.place),
+            value.shown()
+        );
+        Err(Refusal {
+            reason: DenyReason::BadValue,
+            message,
+        })
     }
 
     pub(super) fn refuse_what_is_not_built(&self) -> Result<(), Refusal> {
@@ -231,9 +271,9 @@ impl<'a> Asked<'a> {
             return Ok(());
         };
         let message = format!(
-            "{} is {:?}: not supported yet, remove it",
+            "{} is {}: not supported yet, remove it",
             self.place(name, value.place),
-            value.text
+            value.shown()
         );
         Err(Refusal {
             reason: DenyReason::NotSupported,
@@ -272,7 +312,17 @@ impl<'a> Asked<'a> {
 
 /// Remarks on every key under our prefix that nothing reads, with the nearest that something does.
 pub fn unknown(pod: &dyn Lookup, namespace: Option<&NamespaceMetadata>) -> Vec<String> {
-    let mut remarks: Vec<String> = pod.ours().filter_map(|(key, _)| remark(key, "")).collect();
+    let of_pod = || pod.ours().filter(|(key, _)| !is_known(key));
+    let mut remarks: Vec<String> = of_pod()
+        .take(MOST_REMARKS)
+        .filter_map(|(key, _)| remark(key, ""))
+        .collect();
+    let more = of_pod().skip(MOST_REMARKS).count();
+    if more > 0 {
+        remarks.push(format!(
+            "{more} more annotations under '{PREFIX}' are unknown and have no effect: remove them"
+        ));
+    }
     for key in namespace
         .into_iter()
         .flat_map(|metadata| metadata.annotations.keys())
@@ -287,17 +337,26 @@ pub fn unknown(pod: &dyn Lookup, namespace: Option<&NamespaceMetadata>) -> Vec<S
     remarks
 }
 
+fn is_known(key: &str) -> bool {
+    let name = key.strip_prefix(PREFIX);
+    name.is_some_and(|name| KNOWN.iter().any(|(known, _)| *known == name))
+}
+
 fn remark(key: &str, place: &str) -> Option<String> {
-    let name = key.strip_prefix(PREFIX)?;
-    if KNOWN.iter().any(|(known, _)| *known == name) {
+    if is_known(key) {
         return None;
     }
+    let name = key.strip_prefix(PREFIX)?;
     let readable = KNOWN
         .iter()
         .filter(|(_, support)| *support != Support::Ours)
         .map(|(known, _)| *known);
-    let shown: String = name.chars().take(63).collect();
-    Some(match forms::nearest(name, readable) {
+    // The webhook sees keys before anybody has looked whether they are any.
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+    let shown = name.chars().take(LONGEST_NAME);
+    let shown: String = shown.map(|c| if fits(c) { c } else { '?' }).collect();
+    let near = (name.len() <= LONGEST_NAME).then(|| forms::nearest(name, readable));
+    Some(match near.flatten() {
         Some(meant) => {
             format!(
                 "annotation '{PREFIX}{shown}'{place} is unknown and has no effect: did you mean '{PREFIX}{meant}'?"

@@ -31,6 +31,9 @@ pub fn decide<'a>(subject: &Subject<'a>, policy: &'a Policy) -> Decision<'a> {
         Ok(None) => return Decision::Skip(SkipReason::NotRequested),
         Err(refusal) => return refused(refusal, policy, DEFAULT),
     };
+    if let Err(refusal) = asked.refuse_what_is_too_long() {
+        return refused(refusal, policy, DEFAULT);
+    }
     let (profile_name, profile) = match choose::profile(subject, &asked, policy) {
         Ok(chosen) => chosen,
         Err(refusal) => return refused(refusal, policy, DEFAULT),

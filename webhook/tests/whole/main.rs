@@ -13,4 +13,5 @@ mod golden;
 mod hostile;
 mod property;
 mod support;
+mod tenant;
 mod workload;
