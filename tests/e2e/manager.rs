@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, MutexGuard},
+    sync::MutexGuard,
     time::{Duration, Instant},
 };
 
@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use sidescale::control_plane::{ApiKey, ControlPlane, Endpoint, api_key_prefix};
+use sidescale::control_plane::{ApiKey, ControlPlane, Endpoint};
 use sidescale::key_value::KeyValue;
 use tokio::runtime::Runtime;
 
@@ -24,10 +24,14 @@ use crate::{
         levels::Level,
         processes::{Place, Process},
         product::label,
-        proxy::{self, Ledger, Server, Trap, Upstream},
         wait,
     },
 };
+
+mod kill;
+mod policy;
+
+use kill::During;
 
 pub(crate) const CASES: &[Case] = &[
     Case {
@@ -40,7 +44,13 @@ pub(crate) const CASES: &[Case] = &[
         name: "manager::killed_after_any_answer_one_live_key_is_left",
         needs: &[Level::Api, Level::Headscale],
         each: false,
-        run: kills,
+        run: kill::after_any_answer,
+    },
+    Case {
+        name: "manager::its_account_writes_no_other_secret",
+        needs: &[Level::Api],
+        each: false,
+        run: policy::denies,
     },
 ];
 
@@ -417,108 +427,4 @@ fn rights(world: &World<'_>) -> Result<()> {
         ensure!(!can(may_not), "{may_not}");
     }
     Ok(())
-}
-
-/// What the manager is doing when it is killed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum During {
-    /// There is no Secret.
-    FirstKey,
-    /// The key lives an hour, and is due for whoever wants two of them.
-    Renewal,
-}
-
-const SHORT: [&str; 2] = ["--expiration=1h", "--rotation-buffer=30m"];
-const LONG: [&str; 2] = ["--expiration=9h", "--rotation-buffer=2h"];
-
-/// SIGKILL after each answer of the API server, whether that answer arrives or not.
-fn kills(context: &Context, program: Option<&Program>) -> Result<()> {
-    let program = program.context("runs for a Headscale")?;
-    let mut world = World::new(context, program, "kill-manager")?;
-    world.start_headscale()?;
-    let certificates = world.api.kubectl().kubeconfig().with_file_name("certs");
-    let server = world.server()?;
-    let address = server.trim_start_matches("https://").parse()?;
-    let upstream = Upstream::trusting(address, &certificates.join("apiserver.crt"))?;
-    let ledger = Arc::<Ledger>::default();
-    let port = proxy::start(Server::Kubernetes, upstream, Arc::clone(&ledger))?;
-    let through = format!("http://127.0.0.1:{port}");
-    let mut killed = 0;
-    for during in [During::FirstKey, During::Renewal] {
-        for nth in 1..40 {
-            let mut rested = false;
-            for passes in [true, false] {
-                world.prepare(during)?;
-                let trap = Trap {
-                    server: Server::Kubernetes,
-                    counts: |_| true,
-                    nth,
-                    passes,
-                };
-                ledger.set(trap);
-                let name = format!("{during:?}-{nth}-{passes}");
-                let manager = world.start_at(&name, &through, &LONG)?;
-                ledger.watch(manager.pid()?);
-                rested = wait::until("killed or at rest", LIMIT, || {
-                    let rested = manager.log().contains("Checked the API key");
-                    ensure!(rested || ledger.sprung(), "at work");
-                    Ok(!ledger.sprung())
-                })?;
-                drop(manager);
-                ledger.disarm();
-                if rested {
-                    break;
-                }
-                killed += 1;
-                let _manager = world.start(&format!("{name}-again"), &LONG)?;
-                world.has_long_key().context(name)?;
-            }
-            if rested {
-                ensure!(nth > 5, "{during:?} was over after {nth} answers");
-                break;
-            }
-        }
-    }
-    println!("killed after {killed} answers of the API server: each time one live key was left");
-    ensure!(killed >= 20, "killed only {killed} times");
-    Ok(())
-}
-
-impl World<'_> {
-    /// Ends all keys, and leaves none or one that lives an hour.
-    fn prepare(&self, during: During) -> Result<()> {
-        if let Ok(key) = self.key() {
-            let (api_key, now) = (self.control_plane(&key)?, Timestamp::now());
-            let mut rows = self.list(&key)?;
-            rows.retain(|row| row.expiration.is_some_and(|end| now < end));
-            // The last is the one that the calls are made with.
-            let value = KeyValue::new(key);
-            let own = api_key_prefix(&value).context("no API key")?;
-            rows.sort_by_key(|row| row.prefix == own);
-            for row in rows {
-                self.runtime.block_on(api_key.expire_api_key(row.id))?;
-            }
-            let arguments = ["delete", "secret", SECRET, "--namespace", &self.namespace];
-            self.api.kubectl().run(&arguments)?;
-        }
-        if during == During::Renewal {
-            let _manager = self.start("prepare", &SHORT)?;
-            self.one_live_key()?;
-        }
-        Ok(())
-    }
-
-    /// Waits until the one live key is one that lives long.
-    fn has_long_key(&self) -> Result<()> {
-        wait::until("the new key alone", LIMIT, || {
-            let key = self.key()?;
-            let left = self
-                .annotation(EXPIRATION)?
-                .duration_since(Timestamp::now());
-            ensure!(left.as_hours() >= 7, "{left} left");
-            let live = self.live(&key)?;
-            ensure!(live == 1, "{live} live keys");
-            Ok(())
-        })
-    }
 }
