@@ -1,6 +1,6 @@
 //! Which Secret comes next: new pods before repairs, before renewals, before cleanup; who fails waits. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,6 +10,15 @@ use crate::clock::after;
 
 /// Renewals that are due together begin this far apart: five a second.
 const RENEWAL_GAP: Duration = Duration::from_millis(200);
+
+/// So many Secrets are worked on at a time.
+const AT_ONCE: usize = 8;
+
+/// New pods leave one place, so that renewals are not held up for ever.
+const MOST_NEW: usize = 7;
+
+/// Whatever else is to be done leaves half of the places: a slow server must not hold up new pods.
+const MOST_OTHERS: usize = 4;
 
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// Nothing waits longer than this after a failure.
@@ -39,7 +48,7 @@ pub struct Job {
 #[derive(Debug, Default)]
 pub struct Queue {
     wanted: BTreeMap<SecretRef, BTreeMap<Class, Timestamp>>,
-    running: BTreeSet<SecretRef>,
+    running: BTreeMap<SecretRef, Class>,
     renewals_from: Option<Timestamp>,
 }
 
@@ -56,7 +65,7 @@ impl Queue {
         let ready = |at: Timestamp, class: Class| at.max(self.opens(class)) <= now;
         let (class, at, secret) = self
             .free()
-            .filter(|(_, class, at)| ready(*at, *class))
+            .filter(|(_, class, at)| self.has_place(*class) && ready(*at, *class))
             .map(|(secret, class, at)| (class, at, secret.clone()))
             .min()?;
         if class == Class::Renewal {
@@ -65,7 +74,7 @@ impl Queue {
         if let Some(times) = self.wanted.get_mut(&secret) {
             times.remove(&class);
         }
-        self.running.insert(secret.clone());
+        self.running.insert(secret.clone(), class);
         Some(Job { secret, class })
     }
 
@@ -80,10 +89,11 @@ impl Queue {
         self.wanted.retain(|_, times| !times.is_empty());
     }
 
-    /// When the next job will be ready.
+    /// When the next job will be ready; none while there is no place for it.
     #[must_use]
     pub fn wake(&self) -> Option<Timestamp> {
         self.free()
+            .filter(|(_, class, _)| self.has_place(*class))
             .map(|(_, class, at)| at.max(self.opens(class)))
             .min()
     }
@@ -92,8 +102,19 @@ impl Queue {
         let free = self
             .wanted
             .iter()
-            .filter(|(secret, _)| !self.running.contains(*secret));
+            .filter(|(secret, _)| !self.running.contains_key(*secret));
         free.flat_map(|(secret, times)| times.iter().map(move |(class, at)| (secret, *class, *at)))
+    }
+
+    fn has_place(&self, class: Class) -> bool {
+        let of_new_pods = |running: &&Class| **running == Class::New;
+        let new = self.running.values().filter(of_new_pods).count();
+        let others = self.running.len() - new;
+        let most = match class {
+            Class::New => new < MOST_NEW,
+            Class::Renewal | Class::Cleanup => others < MOST_OTHERS,
+        };
+        most && new + others < AT_ONCE
     }
 
     fn opens(&self, class: Class) -> Timestamp {
@@ -187,6 +208,141 @@ mod tests {
         assert_eq!(queue.next(at(399)), None);
         queue.want(&secret("d"), Class::New, at(200));
         assert_eq!(queue.next(at(201)).unwrap().class, Class::New);
+    }
+
+    /// A queue whose jobs take a while.
+    struct Sim {
+        queue: Queue,
+        millis: i64,
+        running: Vec<(i64, SecretRef)>,
+        begun: Vec<(i64, Job)>,
+    }
+
+    impl Sim {
+        fn new() -> Self {
+            Self {
+                queue: Queue::default(),
+                millis: 0,
+                running: Vec::new(),
+                begun: Vec::new(),
+            }
+        }
+
+        /// Goes on to a time by steps of 50 ms; `ended` is told of each job, and asks for more work.
+        fn run(
+            &mut self,
+            until: i64,
+            takes: impl Fn(&SecretRef) -> i64,
+            mut ended: impl FnMut(&mut Queue, &SecretRef, i64),
+        ) {
+            while self.millis < until {
+                let millis = self.millis;
+                let over = |(end, _): &mut (i64, SecretRef)| *end <= millis;
+                for (_, secret) in self.running.extract_if(.., over) {
+                    self.queue.done(&secret);
+                    ended(&mut self.queue, &secret, millis);
+                }
+                while let Some(job) = self.queue.next(at(millis)) {
+                    let end = millis + takes(&job.secret);
+                    self.running.push((end, job.secret.clone()));
+                    self.begun.push((millis, job));
+                    assert!(self.running.len() <= AT_ONCE);
+                }
+                let more = self.queue.wake().is_some_and(|wake| wake <= at(millis));
+                assert!(!more, "who waits for that would spin");
+                self.millis += 50;
+            }
+        }
+
+        fn begun_at(&self, name: &str) -> Vec<i64> {
+            let of = self
+                .begun
+                .iter()
+                .filter(|(_, job)| job.secret == secret(name));
+            of.map(|(millis, _)| *millis).collect()
+        }
+    }
+
+    #[test]
+    fn a_new_pod_comes_before_a_thousand_due_renewals() {
+        // Also where each of them takes as long as a call may.
+        for takes in [50, 10_000] {
+            let mut sim = Sim::new();
+            for n in 0..1_000 {
+                sim.queue
+                    .want(&secret(&format!("r{n}")), Class::Renewal, at(0));
+            }
+            for second in 1..=60 {
+                sim.run(second * 1_000, |_| takes, |_, _, _| {});
+                let new = format!("n{second}");
+                sim.queue.want(&secret(&new), Class::New, at(sim.millis));
+                sim.run(sim.millis + 50, |_| 50, |_, _, _| {});
+                assert_eq!(sim.begun_at(&new), [second * 1_000], "{takes} ms each");
+            }
+            let renewals = sim.begun.len() - 60;
+            assert!((20..=301).contains(&renewals), "{renewals} renewals");
+        }
+    }
+
+    #[test]
+    fn one_that_always_fails_delays_nobody() {
+        let mut sim = Sim::new();
+        let (poisoned, mut backoff) = (secret("poisoned"), Backoff::default());
+        sim.queue.want(&poisoned, Class::New, at(0));
+        for n in 0..100 {
+            let due = secret(&format!("r{n}"));
+            sim.queue.want(&due, Class::Renewal, at(n * 6_000 + 1_000));
+        }
+        for second in 1..=600 {
+            let takes = |secret: &SecretRef| if *secret == poisoned { 10_000 } else { 50 };
+            sim.run(second * 1_000, takes, |queue, secret, now| {
+                if *secret == poisoned {
+                    backoff.failed(at(now), 1.0);
+                    queue.want(secret, Class::Renewal, backoff.until.unwrap());
+                }
+            });
+            let new = secret(&format!("n{second}"));
+            sim.queue.want(&new, Class::New, at(sim.millis));
+        }
+        let tries = sim.begun_at("poisoned");
+        assert!((5..=9).contains(&tries.len()), "{tries:?}");
+        for second in 1..600 {
+            assert_eq!(sim.begun_at(&format!("n{second}")), [second * 1_000]);
+        }
+        for n in 0..100 {
+            let begun = sim.begun_at(&format!("r{n}"))[0];
+            let due = n * 6_000 + 1_000;
+            assert!((due..=due + 200).contains(&begun), "r{n} at {begun}");
+        }
+    }
+
+    #[test]
+    fn a_server_slower_than_our_deadline_gives_a_thousand_their_turn() {
+        let mut sim = Sim::new();
+        let mut failures: BTreeMap<SecretRef, Backoff> = BTreeMap::new();
+        for n in 0..1_000 {
+            sim.queue.want(&secret(&format!("s{n}")), Class::New, at(0));
+        }
+        sim.queue.want(&secret("due"), Class::Renewal, at(60_000));
+        let all_tried = (1_000 / MOST_NEW as i64 + 1) * 10_000;
+        sim.run(
+            all_tried,
+            |_| 10_000,
+            |queue, secret, now| {
+                let backoff = failures.entry(secret.clone()).or_default();
+                backoff.failed(at(now), 0.5);
+                queue.want(secret, Class::Renewal, backoff.until.unwrap());
+            },
+        );
+        for n in 0..1_000 {
+            let tries = sim.begun_at(&format!("s{n}"));
+            let first = *tries.first().expect("it had its turn");
+            let again = tries.get(1).map(|second| second - first);
+            assert!(again.is_none_or(|wait| wait >= 10_000), "s{n}: {tries:?}");
+        }
+        let due = sim.begun_at("due")[0];
+        // Seven places go to new pods, and whoever failed before it was due is before it.
+        assert!(due <= 60_000 + 500_000, "the renewal began at {due}");
     }
 
     #[test]

@@ -46,9 +46,6 @@ const PASS_RETRY: Duration = Duration::from_secs(60);
 /// A clock that goes back by more is taken for one that was set.
 const SET_BACK: Duration = Duration::from_secs(10);
 
-/// Jobs at a time.
-const JOBS: usize = 8;
-
 /// Control planes waiting to be asked how they do; more are asked at the next look.
 const SUSPECTS: usize = 8;
 
@@ -105,7 +102,6 @@ pub(super) struct Loop {
     shown: Timestamp,
     passing: bool,
     pass_troubled: bool,
-    settling: usize,
     /// Given out, and not begun yet.
     pub(super) jobs: Vec<BoxFuture<'static, Done>>,
 }
@@ -198,7 +194,6 @@ impl Loop {
             shown: now,
             passing: false,
             pass_troubled: false,
-            settling: 0,
             jobs: Vec::new(),
         }
     }
@@ -271,13 +266,9 @@ impl Loop {
                 Done::Passed(Box::new(pass(&context, planes).await))
             }));
         }
-        while self.settling < JOBS {
-            let Some(job) = self.queue.next(now) else {
-                break;
-            };
+        while let Some(job) = self.queue.next(now) {
             let task = self.task(job, now);
             let context = Arc::clone(&self.context);
-            self.settling += 1;
             self.jobs.push(Box::pin(async move {
                 let (secret, outcome) = settle(&context, task).await;
                 Done::Settled(secret, Box::new(outcome))
@@ -351,10 +342,9 @@ impl Loop {
 
     pub(super) fn wake(&self) -> Timestamp {
         let now = self.context.clock.now();
-        let queue = self.queue.wake().filter(|_| self.settling < JOBS);
         let pass = (!self.passing && !self.planes.up().is_empty()).then_some(self.pass_at);
         let times = [
-            queue,
+            self.queue.wake(),
             pass,
             self.planes.wake(),
             self.api_keys.wake(|name| self.planes.answers(name)),
@@ -367,7 +357,6 @@ impl Loop {
         let now = self.context.clock.now();
         match done {
             Done::Settled(secret, outcome) => {
-                self.settling -= 1;
                 self.queue.done(&secret);
                 self.settled(secret, *outcome, now).await;
             }
