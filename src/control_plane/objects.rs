@@ -43,6 +43,8 @@ pub struct User {
     pub display_name: String,
     /// Whether an identity provider made it; such a user is never ours.
     pub from_provider: bool,
+    /// When it was made.
+    pub created_at: Option<Timestamp>,
 }
 
 /// A pre-auth key as the control plane lists it: without its value.

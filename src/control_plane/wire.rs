@@ -74,6 +74,8 @@ struct UserBody {
     provider: Option<String>,
     #[serde(rename = "providerId")]
     provider_id: Option<String>,
+    #[serde(rename = "createdAt")]
+    created_at: Option<Timestamp>,
 }
 
 #[derive(Deserialize)]
@@ -332,8 +334,10 @@ fn one_user(body: UserBody) -> Result<User, String> {
         display_name,
         provider,
         provider_id,
+        created_at,
     } = body;
     Ok(User {
+        created_at,
         id: UserId(id(user_id, "user.id")?),
         name: required(name, "user.name")?,
         display_name: display_name.unwrap_or_default(),

@@ -89,8 +89,8 @@ pub fn rows(now: Timestamp, view: &View<'_>) -> Vec<KeyId> {
     over.map(|(_, _, key)| key.id).collect()
 }
 
-/// The users that may go: ours, without node or live key, wanted by nobody, their last key ended `unused` ago. Never
-/// on 0.28, where a user's end is that of every pre-auth key of the server.
+/// The users that may go: ours, without node or live key, wanted by nobody, their last key ended `unused` ago. One that
+/// has no row of a key, because its first was never made or somebody deleted it, counts from when it was made. Never on 0.28, where a user's end is that of every pre-auth key of the server.
 #[must_use]
 pub fn users(now: Timestamp, view: &View<'_>, release: Release, unused: Duration) -> Vec<UserId> {
     match release {
@@ -110,13 +110,18 @@ pub fn users(now: Timestamp, view: &View<'_>, release: Release, unused: Duration
         .filter_map(|node| node.user)
         .chain(of_keys)
         .collect();
+    let with_keys: BTreeSet<UserId> = owners.values().copied().collect();
     let mut last: BTreeMap<UserId, Timestamp> = BTreeMap::new();
     for (user, end, _) in ends(view) {
         let entry = last.entry(user).or_insert(end);
         *entry = (*entry).max(end);
     }
     let over = view.users.iter().filter(|(id, user)| {
-        let ended = last.get(id).is_some_and(|end| now >= after(*end, unused));
+        let idle_since = last
+            .get(id)
+            .copied()
+            .or(user.created.filter(|_| !with_keys.contains(id)));
+        let ended = idle_since.is_some_and(|since| now >= after(since, unused));
         user.ours && ended && !with_nodes.contains(id) && !view.wanted.contains(&user.name)
     });
     over.map(|(id, _)| *id).collect()
@@ -210,7 +215,12 @@ mod tests {
     fn known() -> BTreeMap<UserId, KeyUser> {
         let user = |(id, name, ours)| {
             let name = String::from(name);
-            (UserId(id), KeyUser { name, ours })
+            let user = KeyUser {
+                name,
+                ours,
+                created: Some(at(0)),
+            };
+            (UserId(id), user)
         };
         [
             (1, "shop.api", true),
@@ -293,7 +303,32 @@ mod tests {
     }
 
     #[test]
-    fn a_user_with_a_live_key_or_without_any_stays() {
+    fn a_user_that_never_had_a_key_counts_from_when_it_was_made() {
+        let month = Duration::from_secs(30 * 86_400);
+        let mut all = known();
+        let gone = |day: i64, second: i64, all: &BTreeMap<_, _>, keys: &[PreAuthKey]| {
+            let view = View {
+                keys,
+                nodes: &[],
+                users: all,
+                named: &BTreeSet::new(),
+                wanted: &BTreeSet::new(),
+            };
+            let now = at(day * DAY + second);
+            let users = users(now, &view, Release::V0_29, month);
+            users.iter().map(|id| id.0).collect::<Vec<_>>()
+        };
+        assert_eq!(gone(30, -1, &all, &[]), Vec::<u64>::new());
+        assert_eq!(gone(30, 0, &all, &[]), [1, 2], "3 was lent");
+        let mut odd = key(1, 1, 10);
+        odd.expiration = None;
+        assert_eq!(gone(60, 0, &all, &[odd]), [2], "1 has a key of some kind");
+        all.get_mut(&UserId(1)).unwrap().created = None;
+        assert_eq!(gone(4_000, 0, &all, &[]), [2], "nobody knows how old 1 is");
+    }
+
+    #[test]
+    fn a_user_with_a_live_key_stays() {
         let keys = [key(1, 1, 10), key(2, 1, 100)];
         let all = known();
         let view = View {
@@ -305,6 +340,6 @@ mod tests {
         };
         let month = Duration::from_secs(30 * 86_400);
         let gone = users(at(60 * DAY), &view, Release::V0_29, month);
-        assert_eq!(gone, []);
+        assert_eq!(gone, [UserId(2)], "it has none");
     }
 }

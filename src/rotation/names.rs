@@ -184,7 +184,15 @@ mod tests {
         let users = [(1, "shop.api", true), (3, "lent", false)];
         let users = users.map(|(id, name, ours)| {
             let name = name.to_owned();
-            (UserId(id), KeyUser { name, ours })
+            let created = None;
+            (
+                UserId(id),
+                KeyUser {
+                    name,
+                    ours,
+                    created,
+                },
+            )
         });
         let keys = [(1, 1, true), (2, 1, false), (3, 3, true), (4, 4, true)];
         let keys = keys.map(|(id, user, ephemeral)| {

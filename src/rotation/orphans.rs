@@ -127,6 +127,7 @@ mod tests {
         let user = |name: &str, ours| KeyUser {
             name: name.into(),
             ours,
+            created: None,
         };
         let users = [
             (UserId(1), user("shop.api", true)),

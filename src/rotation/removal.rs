@@ -186,6 +186,7 @@ mod tests {
         let user = |name: &str| KeyUser {
             name: name.into(),
             ours: name != "lent.api",
+            created: None,
         };
         let names = [
             (1, "shop.api"),

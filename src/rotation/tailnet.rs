@@ -22,6 +22,8 @@ pub struct KeyUser {
     pub name: String,
     /// Whether it bears our mark; the others were lent to us (`adoptUsers`).
     pub ours: bool,
+    /// When it was made.
+    pub created: Option<Timestamp>,
 }
 
 /// A node that a key of such a user made.
@@ -152,6 +154,7 @@ mod tests {
         let user = |name: &str, ours| KeyUser {
             name: name.into(),
             ours,
+            created: None,
         };
         let users = [
             (UserId(1), user("shop.api", true)),

@@ -83,7 +83,16 @@ impl Held {
         let users = self.users.iter().filter(|user| !user.from_provider);
         let users = users.map(|user| {
             let name = user.name.clone();
-            (user.id, KeyUser { name, ours: false })
+            let created = user.created_at;
+            let ours = false;
+            (
+                user.id,
+                KeyUser {
+                    name,
+                    ours,
+                    created,
+                },
+            )
         });
         Tailnet::new(
             now,

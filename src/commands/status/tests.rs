@@ -268,6 +268,7 @@ fn held(change: impl FnOnce(&mut PreAuthKey)) -> BTreeMap<String, PlaneView> {
         name: name.into(),
         display_name: "sidescale x y".into(),
         from_provider: false,
+        created_at: None,
     };
     let mut key = PreAuthKey {
         id: KeyId(7),

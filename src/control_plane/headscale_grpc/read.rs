@@ -16,7 +16,7 @@ pub(super) fn user(user: v1::User) -> Result<User, String> {
     let v1::User {
         id: user_id,
         name,
-        created_at: _,
+        created_at,
         display_name,
         email: _,
         provider_id,
@@ -26,6 +26,7 @@ pub(super) fn user(user: v1::User) -> Result<User, String> {
         id: UserId(id(user_id, "user.id")?),
         name,
         display_name,
+        created_at: time(created_at)?,
         from_provider: !provider.is_empty() || !provider_id.is_empty(),
     })
 }

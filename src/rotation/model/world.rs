@@ -256,6 +256,7 @@ impl World {
             name: name.to_owned(),
             display_name: display_name.to_owned(),
             from_provider: false,
+            created_at: Some(self.now),
         };
         self.server.users.push(user.clone());
         Some(user)

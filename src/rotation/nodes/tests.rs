@@ -105,6 +105,7 @@ impl World {
         let user = KeyUser {
             name: "shop.api".into(),
             ours: self.ours,
+            created: None,
         };
         let tailnet = Tailnet::new(
             at(self.now),

@@ -132,7 +132,15 @@ impl Plane {
         let used = used.map(|user| {
             let name = user.name.clone();
             let ours = self.is_ours(user);
-            (user.id, KeyUser { name, ours })
+            let created = user.created_at;
+            (
+                user.id,
+                KeyUser {
+                    name,
+                    ours,
+                    created,
+                },
+            )
         });
         used.collect()
     }

@@ -114,6 +114,8 @@ async fn sweeps(world: &World) -> u64 {
 async fn a_user_without_a_service_goes_thirty_days_after_its_last_key() {
     let world = World::new().await;
     world.headscale.add_user("shop.lent", "somebody", "");
+    // Its first key was never made: whoever was about to died.
+    world.headscale.add_user("shop.never", MARK, "");
     let process = world.start("a");
     world.demand(&["api"], |_| {});
     world.key("api").await;
@@ -127,7 +129,10 @@ async fn a_user_without_a_service_goes_thirty_days_after_its_last_key() {
     .await;
     world.clock.advance(DAY * 29);
     tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(world.headscale.user_names(), ["shop.lent", "shop.api"]);
+    assert_eq!(
+        world.headscale.user_names(),
+        ["shop.lent", "shop.never", "shop.api"]
+    );
     world
         .eventually("the end of the user", DAY / 4, || {
             (world.headscale.user_names() == ["shop.lent"]).then_some(())
