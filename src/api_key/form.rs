@@ -30,6 +30,15 @@ pub const ADOPT: &str = "sidescale.io/adopt";
 /// Is the annotation that stops us.
 pub const PAUSED: &str = "sidescale.io/paused";
 
+/// Is the annotation that marks a Secret of ours that waits for its key.
+pub const PLACEHOLDER: &str = "sidescale.io/placeholder";
+
+/// Is the annotation that says since when it waits, as RFC 3339.
+pub const PLACED_AT: &str = "sidescale.io/created-at";
+
+/// Is the annotation that says what to paste into a shell.
+pub const NEXT_STEP: &str = "sidescale.io/next-step";
+
 /// Says whose a Secret is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ownership {
@@ -136,7 +145,35 @@ pub fn write_key(secret: &mut StoredSecret, issued: &Issued) {
     } = issued;
     let bytes = value.expose().as_bytes().to_vec();
     secret.data.insert(DATA_KEY.to_owned(), bytes.into());
+    unmark_placeholder(secret);
     write_times(secret, *expires, *created_at);
+}
+
+/// Marks a Secret that has no key: `command` puts one there.
+pub fn mark_placeholder(secret: &mut StoredSecret, now: Timestamp, command: &str) {
+    let label = (COMPONENT.0.to_owned(), COMPONENT.1.to_owned());
+    secret.labels.extend([label]);
+    for (key, value) in [
+        (PLACEHOLDER, "true".to_owned()),
+        (PLACED_AT, seconds(now)),
+        (NEXT_STEP, command.to_owned()),
+    ] {
+        secret.annotations.insert(key.to_owned(), value);
+    }
+}
+
+/// Takes the marks of a placeholder off; says whether there were any.
+pub fn unmark_placeholder(secret: &mut StoredSecret) -> bool {
+    let marks = [PLACEHOLDER, PLACED_AT, NEXT_STEP];
+    let taken = marks.map(|mark| secret.annotations.remove(mark).is_some());
+    taken.contains(&true)
+}
+
+/// Whether it is marked as waiting for its key.
+#[must_use]
+pub fn is_placeholder(secret: &StoredSecret) -> bool {
+    let mark = secret.annotations.get(PLACEHOLDER);
+    label(secret, MANAGED_BY.0) == Some(MANAGED_BY.1) && mark.is_some_and(|mark| mark == "true")
 }
 
 /// Writes when the key ends and when it was made.

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use sidescale_webhook::profile;
 use tokio::sync::Semaphore;
 use tracing::debug;
 
@@ -15,16 +14,17 @@ use super::record::{Intent, same_fingerprint};
 use super::run::Context;
 use super::state::State;
 use crate::clock::after;
-use crate::cluster;
 use crate::control_plane::{
-    At, ControlPlane, Endpoint, Error, KeyId, MintedKey, NewPreAuthKey, PreAuthKey, User, UserId,
+    ControlPlane, Endpoint, Error, KeyId, MintedKey, NewPreAuthKey, PreAuthKey, User, UserId,
     Version,
 };
-use crate::key_value::KeyValue;
 use crate::metrics::Metrics;
 
+mod credentials;
 mod nodes;
 
+pub(crate) use credentials::no_credentials;
+use credentials::{Found, api_key, invalid_credentials, no_placeholder_any_more};
 use nodes::Origins;
 pub use nodes::Survey;
 
@@ -93,10 +93,14 @@ impl Plane {
                 of_plane: true,
             });
         };
+        let Found {
+            api_key,
+            placeholder,
+        } = api_key(context, name, config).await?;
         let endpoint = Endpoint {
             name: name.to_owned(),
             api_url: config.api_url.clone(),
-            api_key: api_key(context, name, config).await?,
+            api_key,
             ca_bundle: config.ca_bundle.clone(),
             allow_insecure: config.allow_insecure,
         };
@@ -119,6 +123,9 @@ impl Plane {
         let probed = plane.counted("probe", plane.client.probe()).await;
         plane.version = Some(probed.map_err(refused)?);
         plane.list_users().await.map_err(refused)?;
+        if placeholder {
+            no_placeholder_any_more(context, config).await;
+        }
         Ok(plane)
     }
 
@@ -403,78 +410,4 @@ fn client(context: &Context, endpoint: Endpoint) -> Result<ControlPlane, Error> 
             ControlPlane::new(endpoint)
         }
     }
-}
-
-/// Reads the API key from its Secret.
-async fn api_key(
-    context: &Context,
-    plane: &str,
-    config: &profile::ControlPlane,
-) -> Result<KeyValue, Trouble> {
-    let (namespace, name) = (&config.api_key_namespace, &config.api_key_secret);
-    let secret = context
-        .store
-        .read(namespace, name)
-        .await
-        .map_err(|error| Trouble {
-            state: State::Degraded,
-            message: format!(
-                "API key of control plane \"{plane}\": {}",
-                cluster::chain(&error)
-            ),
-            of_plane: true,
-        })?;
-    let value = secret.as_ref().and_then(|secret| secret.data.get(API_KEY));
-    let value = value
-        .and_then(|value| std::str::from_utf8(value).ok())
-        .map(str::trim);
-    match value {
-        Some(value) if !value.is_empty() => Ok(KeyValue::new(value.to_owned())),
-        Some(_) | None => Err(no_credentials(plane, namespace, name, secret.is_some())),
-    }
-}
-
-pub(crate) fn no_credentials(plane: &str, namespace: &str, name: &str, exists: bool) -> Trouble {
-    let found = if exists {
-        format!("has no value under \"{API_KEY}\"")
-    } else {
-        "does not exist".to_owned()
-    };
-    let message = format!(
-        "control plane \"{plane}\" has no API key: Secret {namespace}/{name} {found}; make one with: {}",
-        command(namespace, name, exists)
-    );
-    Trouble {
-        state: State::NoCredentials,
-        message,
-        of_plane: true,
-    }
-}
-
-fn invalid_credentials(plane: &str, config: &profile::ControlPlane, at: &At) -> Trouble {
-    let (namespace, name) = (&config.api_key_namespace, &config.api_key_secret);
-    let (method, url) = (at.method, &at.url);
-    let message = format!(
-        "control plane \"{plane}\" refuses the API key of Secret {namespace}/{name}: {method} {url} answered 401, \
-         so it is unknown, expired or deleted there; put a new one in its place with: {}",
-        command(namespace, name, true)
-    );
-    Trouble {
-        state: State::InvalidCredentials,
-        message,
-        of_plane: true,
-    }
-}
-
-/// What to paste into a shell to get an API key into its Secret.
-fn command(namespace: &str, name: &str, exists: bool) -> String {
-    let first = if exists {
-        format!("kubectl delete secret {name} -n {namespace}; ")
-    } else {
-        String::new()
-    };
-    format!(
-        "{first}kubectl create secret generic {name} -n {namespace} --from-literal={API_KEY}=\"$(kubectl exec -n \
-         {namespace} deploy/headscale -c headscale -- headscale apikeys create -e 90d)\""
-    )
 }

@@ -12,10 +12,13 @@ use tokio::net::TcpListener;
 
 use super::{SECRET, World, until};
 
-const SITUATIONS: [&str; 14] = [
+const SITUATIONS: [&str; 17] = [
     "no_api_key",
     "empty_api_key",
     "unknown_api_key",
+    "pre_auth_key_as_api_key",
+    "api_key_encoded_twice",
+    "api_key_of_two_lines",
     "unreachable",
     "login_page",
     "redirect",
@@ -83,6 +86,9 @@ async fn prepare(world: &mut World, situation: &str) {
     match situation {
         "no_api_key" => {}
         "empty_api_key" => world.give_api_key("").await,
+        "pre_auth_key_as_api_key" => world.give_api_key("hskey-auth-a-b").await,
+        "api_key_encoded_twice" => world.give_api_key("aHNrZXktYXBpLWFiYw==").await,
+        "api_key_of_two_lines" => world.give_api_key("Warning: old\nhskey-api-abc").await,
         "unknown_api_key" => world.give_api_key("hskey-api-unknown").await,
         "unreachable" => {
             // A port that was just free: nobody listens there.
@@ -137,7 +143,7 @@ async fn told(situation: &str) -> String {
     // Everything of a test runs on its own thread.
     let _logging = tracing::subscriber::set_default(subscriber);
     let mut world = match situation {
-        "no_api_key" | "empty_api_key" | "unknown_api_key" => World::without_api_key().await,
+        with_key if with_key.contains("api_key") => World::without_api_key().await,
         _ => World::new().await,
     };
     prepare(&mut world, situation).await;
@@ -152,7 +158,7 @@ async fn told(situation: &str) -> String {
         // One failure of a key alone is no news yet.
         world.clock.advance(Duration::from_millis(100));
         let (told, detail) = (log.told(), world.detail());
-        let all = ["WARN ", "INFO Event"].map(|part| told.contains(part));
+        let all = ["WARN ", "    namespace: shop"].map(|part| told.contains(part));
         (all == [true, true] && !detail.is_empty()).then_some(detail)
     })
     .await;

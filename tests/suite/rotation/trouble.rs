@@ -1,5 +1,7 @@
 //! What rotation does when something stands in its way: it keeps the old key and says what to do.
 
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::time::Duration;
 
 use sidescale::commands::demo::headscale::{Call, Fault};
@@ -22,9 +24,44 @@ async fn recovered(world: &World, old: &str) -> String {
     .await
 }
 
+/// Pastes a command into a shell whose `kubectl` does what the real one does with it, as far as it is used here.
+async fn paste(world: &World, command: &str) {
+    const KUBECTL: &str = r#"#!/bin/sh
+case "$*" in
+'exec -n headscale deploy/headscale -c headscale -- headscale apikeys create -e 90d') echo "$API_KEY" ;;
+'create secret generic headscale-api-key -n headscale --from-literal=api-key='*' --dry-run=client -o yaml')
+  printf '%s' "${7#--from-literal=api-key=}" ;;
+'apply --server-side --force-conflicts -f -') cat >"$APPLIED" ;;
+*) echo "unexpected: $*" >&2; exit 1 ;;
+esac
+"#;
+    let bin = tempfile::tempdir().unwrap();
+    let (kubectl, applied) = (bin.path().join("kubectl"), bin.path().join("applied"));
+    std::fs::write(&kubectl, KUBECTL).unwrap();
+    std::fs::set_permissions(&kubectl, PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!(
+        "{}:{}",
+        bin.path().display(),
+        std::env::var("PATH").unwrap()
+    );
+    let api_key = world.headscale.create_api_key(DAY * 90);
+    let shell = Command::new("sh")
+        .args(["-c", command])
+        .env("PATH", path)
+        .env("API_KEY", api_key.expose())
+        .env("APPLIED", &applied)
+        .output()
+        .unwrap();
+    assert!(shell.status.success(), "{shell:?}");
+    let value = std::fs::read_to_string(applied).unwrap();
+    world.give_api_key(&value).await;
+}
+
 #[tokio::test]
 async fn without_an_api_key_it_says_what_to_paste_and_goes_on_when_that_was_done() {
     let world = World::without_api_key().await;
+    // Whoever is there already changes nothing about it.
+    world.headscale.add_user("shop.api", super::MARK, "");
     let _process = world.start("a");
     world.demand(&["api"], |_| {});
     let detail = until("the detail", async || {
@@ -32,21 +69,74 @@ async fn without_an_api_key_it_says_what_to_paste_and_goes_on_when_that_was_done
         detail.contains("NoCredentials").then_some(detail)
     })
     .await;
+    let (told, command) = detail.split_once("else paste this, once: ").unwrap();
     assert!(
-        detail.ends_with(
-            "control plane \"default\" has no API key: Secret headscale/headscale-api-key does not exist; make one \
-             with: kubectl create secret generic headscale-api-key -n headscale --from-literal=api-key=\"$(kubectl \
-             exec -n headscale deploy/headscale -c headscale -- headscale apikeys create -e 90d)\""
+        told.contains(
+            "control plane \"default\" has no API key: Secret headscale/headscale-api-key"
         ),
         "{detail}"
     );
     assert_eq!(world.headscale.all_calls(), 0);
     assert!(world.secret().await.is_none());
-    world
-        .give_api_key(world.headscale.create_api_key(DAY).expose())
-        .await;
+    let placeholder = || world.store.read("headscale", "headscale-api-key");
+    let placed = until("the placeholder", async || placeholder().await.unwrap()).await;
+    assert!(placed.data.is_empty(), "no value is no key");
+    assert_eq!(
+        placed.annotations,
+        [
+            ("sidescale.io/created-at", "2023-11-14T22:13:20Z"),
+            ("sidescale.io/next-step", command),
+            ("sidescale.io/placeholder", "true"),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
+    );
+    paste(&world, command).await;
     world.clock.advance(Duration::from_secs(6));
     world.key("api").await;
+    until("the end of the mark", async || {
+        let secret = placeholder().await.unwrap()?;
+        (!secret.annotations.contains_key("sidescale.io/placeholder")).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_pasted_command_is_enough_for_a_year() {
+    let world = World::without_api_key().await;
+    let _process = world.start("a");
+    world.demand(&["api"], |_| {});
+    let command = until("the command", async || {
+        let detail = world.detail();
+        Some(detail.split_once("else paste this, once: ")?.1.to_owned())
+    })
+    .await;
+    paste(&world, &command).await;
+    world.clock.advance(Duration::from_secs(6));
+    world.key("api").await;
+    let pasted = sidescale::clock::after(world.clock.now(), DAY * 90);
+    for _ in 0..365 {
+        world.clock.advance(DAY);
+        let soon = sidescale::clock::after(world.clock.now(), DAY * 8);
+        // Each is renewed ten days before its end, or two hours later in the manager's place.
+        until("keys with eight days left", async || {
+            // A call that met the old API key's end is tried again soon.
+            world.clock.advance(Duration::from_millis(100));
+            let record = world.record().await;
+            let key = record.keys.get("api-authkey")?.current.clone()?.expires;
+            let secret = world.store.read("headscale", "headscale-api-key").await;
+            let secret = secret.unwrap()?;
+            let end = secret
+                .annotations
+                .get("api-key.headscale.infrado.cloud/expiration");
+            let api_key = end.map_or(pasted, |end| end.parse().unwrap());
+            (key >= soon && api_key >= soon).then_some(())
+        })
+        .await;
+        assert!(world.headscale.accepts(&world.value("api").await.unwrap()));
+    }
+    assert_eq!(world.mints(), 1 + 365 / (90 - 10));
+    assert!(world.headscale.calls(Call::ApiKeys) >= 4);
 }
 
 #[tokio::test]

@@ -1,0 +1,168 @@
+//! The API key of a control plane: read from its Secret, looked over, and asked for where it is missing. I/O.
+
+use sidescale_webhook::profile;
+use tracing::{debug, info};
+
+use super::{API_KEY, Trouble};
+use crate::api_key::{form, value};
+use crate::cluster;
+use crate::control_plane::At;
+use crate::events::{About, Notice};
+use crate::key_value::KeyValue;
+use crate::rotation::run::Context;
+use crate::rotation::state::State;
+use crate::store::{StoreError, StoredSecret};
+
+/// An API key, as it stands in its Secret.
+pub(super) struct Found {
+    pub(super) api_key: KeyValue,
+    /// Whether the Secret is still marked as waiting for it.
+    pub(super) placeholder: bool,
+}
+
+/// Reads the API key from its Secret. Where there is none, a Secret without a key is put there that says what to do.
+pub(super) async fn api_key(
+    context: &Context,
+    plane: &str,
+    config: &profile::ControlPlane,
+) -> Result<Found, Trouble> {
+    let (namespace, name) = (&config.api_key_namespace, &config.api_key_secret);
+    let read = context.store.read(namespace, name).await;
+    let secret = read.map_err(|error| Trouble {
+        state: State::Degraded,
+        message: format!(
+            "API key of control plane \"{plane}\": {}",
+            cluster::chain(&error)
+        ),
+        of_plane: true,
+    })?;
+    let held = secret
+        .as_ref()
+        .and_then(|secret| secret.data.get(API_KEY))
+        .filter(|value| !value.trim_ascii().is_empty());
+    let Some(held) = held else {
+        let exists = match secret {
+            Some(_) => true,
+            None => put_placeholder(context, namespace, name).await,
+        };
+        let trouble = no_credentials(plane, namespace, name, exists);
+        let notice = Notice {
+            namespace: namespace.clone(),
+            about: About::secret(name),
+            warning: true,
+            reason: trouble.state.as_str(),
+            note: trouble.message.clone(),
+        };
+        if exists {
+            context.events.publish(&notice).await;
+        }
+        return Err(trouble);
+    };
+    let text = std::str::from_utf8(held).unwrap_or("\0").trim();
+    if let Some(wrong) = value::flaw(text) {
+        let message = format!(
+            "control plane \"{plane}\" has no usable API key: data key \"{API_KEY}\" of Secret {namespace}/{name} \
+             {wrong}; put an API key in its place with: {}",
+            command(namespace, name)
+        );
+        return Err(Trouble {
+            state: State::InvalidCredentials,
+            message,
+            of_plane: true,
+        });
+    }
+    Ok(Found {
+        api_key: KeyValue::new(text.to_owned()),
+        placeholder: secret.as_ref().is_some_and(form::is_placeholder),
+    })
+}
+
+/// Takes the mark of a placeholder off once there is a key that works.
+pub(super) async fn no_placeholder_any_more(context: &Context, config: &profile::ControlPlane) {
+    let (namespace, name) = (&config.api_key_namespace, &config.api_key_secret);
+    let Ok(Some(mut secret)) = context.store.read(namespace, name).await else {
+        return;
+    };
+    if form::is_placeholder(&secret) && form::unmark_placeholder(&mut secret) {
+        // Another writer may come first, and whoever looks next tries again: the key is used either way.
+        match context.store.write(&secret).await {
+            Ok(_) => info!(namespace, secret = name, "The API key is there"),
+            Err(error) => debug!(
+                namespace,
+                secret = name,
+                error = cluster::chain(&error),
+                "Mark of the placeholder stays"
+            ),
+        }
+    }
+}
+
+pub(crate) fn no_credentials(plane: &str, namespace: &str, name: &str, exists: bool) -> Trouble {
+    let found = if exists {
+        format!("has no value under \"{API_KEY}\"")
+    } else {
+        "does not exist".to_owned()
+    };
+    let message = format!(
+        "control plane \"{plane}\" has no API key: Secret {namespace}/{name} {found}; an apikey-manager beside \
+         Headscale makes one by itself, else paste this, once: {}",
+        command(namespace, name)
+    );
+    Trouble {
+        state: State::NoCredentials,
+        message,
+        of_plane: true,
+    }
+}
+
+pub(super) fn invalid_credentials(plane: &str, config: &profile::ControlPlane, at: &At) -> Trouble {
+    let (namespace, name) = (&config.api_key_namespace, &config.api_key_secret);
+    let (method, url) = (at.method, &at.url);
+    let message = format!(
+        "control plane \"{plane}\" refuses the API key of Secret {namespace}/{name}: {method} {url} answered 401, \
+         so it is unknown, expired or deleted there; put a new one in its place with: {}",
+        command(namespace, name)
+    );
+    Trouble {
+        state: State::InvalidCredentials,
+        message,
+        of_plane: true,
+    }
+}
+
+/// Puts a Secret of ours there that holds no key; says whether there is one now.
+async fn put_placeholder(context: &Context, namespace: &str, name: &str) -> bool {
+    let mut secret = StoredSecret::absent(namespace, name);
+    let command = command(namespace, name);
+    form::mark_placeholder(&mut secret, context.clock.now(), &command);
+    match context.store.write(&secret).await {
+        Ok(_) => {
+            info!(
+                namespace,
+                secret = name,
+                "Put a placeholder for the API key"
+            );
+            true
+        }
+        Err(StoreError::Conflict { .. }) => true,
+        // Without its namespace, or the right to, it is only said.
+        Err(error) => {
+            debug!(
+                namespace,
+                secret = name,
+                error = cluster::chain(&error),
+                "No placeholder for the API key"
+            );
+            false
+        }
+    }
+}
+
+/// What to paste into a shell to get an API key into its Secret, be it there or not; the labels that it has stay.
+fn command(namespace: &str, name: &str) -> String {
+    format!(
+        "kubectl create secret generic {name} -n {namespace} --from-literal={API_KEY}=\"$(kubectl exec -n \
+         {namespace} deploy/headscale -c headscale -- headscale apikeys create -e 90d)\" --dry-run=client -o yaml | \
+         kubectl apply --server-side --force-conflicts -f -"
+    )
+}
