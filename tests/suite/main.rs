@@ -15,6 +15,7 @@ mod config;
 mod conformance;
 mod control_plane;
 mod demo;
+mod pages;
 mod rotation;
 mod schema;
 mod server;
