@@ -24,7 +24,7 @@ pub(crate) const CASES: &[Case] = &[
     Case {
         name: "nodes::with_evict_a_lost_pod_is_back_within_a_minute",
         needs: &[Level::Node, Level::Headscale],
-        each: false,
+        each: true,
         run: evicted,
     },
 ];
