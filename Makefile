@@ -2,7 +2,9 @@
 
 IMAGE ?= sidescale:0.1.0
 
-.PHONY: demo test e2e bench lint image
+FUZZ_SECONDS ?= 300
+
+.PHONY: demo test e2e bench fuzz lint image
 
 # Everything: unit tests, the suite, and the real servers as far as this machine can run them.
 test:
@@ -23,6 +25,14 @@ demo:
 # Writes target/bench.json.
 bench:
 	cargo bench --bench review
+
+# Looks for new paths with cargo-fuzz, which has to be installed, on a nightly toolchain. `make test` tries the same
+# functions on the seeds and on ten seconds of bytes made from them.
+fuzz:
+	for target in review annotations config; do \
+		mkdir -p fuzz/corpus/$$target && \
+		cargo +nightly fuzz run $$target fuzz/corpus/$$target fuzz/seeds tests/cases -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
 
 image:
 	docker build --tag $(IMAGE) .

@@ -1,0 +1,14 @@
+//! Any lines as annotations of a pod and its namespace.
+
+#![no_main]
+#![allow(
+    dead_code,
+    reason = "the bodies and what checks them are shared with the tests"
+)]
+
+#[path = "../../webhook/tests/fuzz/bodies.rs"]
+mod bodies;
+#[path = "../../webhook/tests/whole/support.rs"]
+mod support;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| bodies::annotations(bytes));
