@@ -48,6 +48,21 @@ const SIZES: [Size; 3] = [
     },
 ];
 
+/// A pod of 2,000 variables, which only the pure function is timed with.
+const MANY_VARIABLES: Size = Size {
+    name: "2000 variables",
+    containers: 1,
+    variables: 2_000,
+    volumes: 5,
+    managed: true,
+    about: 350_000..450_000,
+};
+
+/// Makes the pod of 2,000 variables.
+pub(crate) fn many_variables() -> Result<Body> {
+    make(&MANY_VARIABLES)
+}
+
 /// Makes every size.
 pub(crate) fn all() -> Result<Vec<Body>> {
     SIZES.iter().map(make).collect()

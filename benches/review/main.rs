@@ -48,8 +48,19 @@ fn main() -> Result<()> {
             .with_context(|| format!("divan shows no row {}", body.name))?;
         rows.push(measure(&body, allocations)?);
     }
-    report::print(&rows);
-    report::write(&rows)
+    let many = bodies::many_variables()?;
+    println!(
+        "{} bytes: {}, the pure functions alone",
+        many.bytes.len(),
+        many.name
+    );
+    handlers::check(&many.bytes)?;
+    let many = report::Long {
+        bytes: many.bytes.len(),
+        pure: pure::measure(&many.bytes)?,
+    };
+    report::print(&rows, &many);
+    report::write(&rows, &many)
 }
 
 fn measure(body: &Body, allocations: u64) -> Result<Row> {

@@ -17,9 +17,25 @@ pub(crate) struct Row {
     pub(crate) allocations: u64,
 }
 
+/// A review that only the pure functions are timed with.
+pub(crate) struct Long {
+    pub(crate) bytes: usize,
+    pub(crate) pure: Pure,
+}
+
 #[derive(Serialize)]
 struct Report {
     sizes: Vec<Figures>,
+    many_variables: PerByte,
+}
+
+#[derive(Serialize)]
+struct PerByte {
+    bytes: usize,
+    pure_ns: f64,
+    pure_ns_per_byte: f64,
+    /// Over the same figure of the largest size above.
+    ratio: f64,
 }
 
 #[derive(Serialize)]
@@ -36,6 +52,24 @@ struct Figures {
     allocations: u64,
 }
 
+impl Long {
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a review is far below 2^52 bytes"
+    )]
+    fn per_byte(&self, rows: &[Row]) -> PerByte {
+        let own = self.pure.ours / self.bytes as f64;
+        let largest = rows.iter().max_by_key(|row| row.bytes);
+        let theirs = largest.map_or(f64::NAN, |row| row.pure.ours / row.bytes as f64);
+        PerByte {
+            bytes: self.bytes,
+            pure_ns: self.pure.ours.round(),
+            pure_ns_per_byte: rounded(own),
+            ratio: rounded(own / theirs),
+        }
+    }
+}
+
 impl Row {
     fn ratio(&self) -> f64 {
         self.floor.cpu_us / self.ours.cpu_us
@@ -43,7 +77,7 @@ impl Row {
 }
 
 /// Prints a table.
-pub(crate) fn print(rows: &[Row]) {
+pub(crate) fn print(rows: &[Row], many: &Long) {
     println!();
     println!(
         "{:>6} {:>6} {:>10} {:>9} {:>8} {:>8} {:>6}",
@@ -86,25 +120,40 @@ pub(crate) fn print(rows: &[Row]) {
     println!(
         "at 7 KB the bars are: ratio >= 0.35, pure / scan <= 2.5, typed / pure >= 4, allocations <= 32"
     );
+    let PerByte {
+        bytes,
+        pure_ns,
+        pure_ns_per_byte,
+        ratio,
+    } = many.per_byte(rows);
+    println!(
+        "2,000 variables, {bytes} bytes: {pure_ns:.0} ns, {pure_ns_per_byte} ns/byte, {ratio} of the largest size's; the bar is <= 1"
+    );
 }
 
 /// Writes `target/bench.json`.
-pub(crate) fn write(rows: &[Row]) -> Result<()> {
-    let sizes = rows.iter().map(figures).collect();
+pub(crate) fn write(rows: &[Row], many: &Long) -> Result<()> {
+    let report = Report {
+        sizes: rows.iter().map(figures).collect(),
+        many_variables: many.per_byte(rows),
+    };
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench.json");
-    let text = serde_json::to_string(&Report { sizes })?;
+    let text = serde_json::to_string(&report)?;
     std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
     println!("written to {}", path.display());
     Ok(())
 }
 
+fn rounded(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
+}
+
 fn figures(row: &Row) -> Figures {
-    let round = |value: f64| (value * 1000.0).round() / 1000.0;
     Figures {
         bytes: row.bytes,
-        floor_cpu_us: round(row.floor.cpu_us),
-        ours_cpu_us: round(row.ours.cpu_us),
-        ratio: round(row.ratio()),
+        floor_cpu_us: rounded(row.floor.cpu_us),
+        ours_cpu_us: rounded(row.ours.cpu_us),
+        ratio: rounded(row.ratio()),
         floor_rps: row.floor.rps.round(),
         ours_rps: row.ours.rps.round(),
         pure_ns: row.pure.ours.round(),
