@@ -25,6 +25,7 @@ mod api_keys;
 mod cleanup;
 mod messages;
 mod nodes;
+mod promises;
 mod request;
 mod sweep;
 mod trouble;

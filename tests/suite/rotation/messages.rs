@@ -34,7 +34,7 @@ const SITUATIONS: [&str; 17] = [
 
 /// What was logged so far.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -49,6 +49,36 @@ impl io::Write for Log {
 }
 
 impl Log {
+    /// Takes down what this thread logs, until the guard is dropped.
+    pub(super) fn listen() -> (Self, tracing::subscriber::DefaultGuard) {
+        let log = Self::default();
+        let pipe = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .json()
+            .flatten_event(true)
+            .with_target(false)
+            .with_writer(move || pipe.clone())
+            .finish();
+        // Everything of a test runs on its own thread.
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+
+    /// The lines of that message, with their fields.
+    pub(super) fn lines(&self, message: &str) -> Vec<Value> {
+        let log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = String::from_utf8_lossy(&log).into_owned();
+        let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        lines
+            .filter(|line: &Value| line["message"] == message)
+            .collect()
+    }
+
+    /// Everything, as it was written.
+    pub(super) fn whole(&self) -> String {
+        let log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
     /// Warnings and Events, as a person would read them.
     fn told(&self) -> String {
         let log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -132,16 +162,7 @@ async fn prepare(world: &mut World, situation: &str) {
 
 /// What is read in the situation; nothing is minted and no Secret written.
 async fn told(situation: &str) -> String {
-    let log = Log::default();
-    let pipe = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .json()
-        .flatten_event(true)
-        .with_target(false)
-        .with_writer(move || pipe.clone())
-        .finish();
-    // Everything of a test runs on its own thread.
-    let _logging = tracing::subscriber::set_default(subscriber);
+    let (log, _logging) = Log::listen();
     let mut world = match situation {
         with_key if with_key.contains("api_key") => World::without_api_key().await,
         _ => World::new().await,

@@ -16,7 +16,12 @@ impl World {
     }
 
     /// Moves the clock on until there is an answer.
-    async fn eventually<T>(&self, what: &str, step: Duration, ask: impl Fn() -> Option<T>) -> T {
+    pub(super) async fn eventually<T>(
+        &self,
+        what: &str,
+        step: Duration,
+        ask: impl Fn() -> Option<T>,
+    ) -> T {
         until(what, async || {
             if let Some(answer) = ask() {
                 return Some(answer);
