@@ -1,5 +1,6 @@
 //! A model of keepers on one Secret and one Headscale: every order of their calls, lost answers, crashes, clock jumps.
 
+mod dice;
 mod world;
 
 use world::{Weather, World};
