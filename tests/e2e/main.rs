@@ -34,6 +34,7 @@ mod rotation;
 mod serve;
 mod story;
 mod support;
+mod unaided;
 mod workloads;
 
 use support::{
@@ -72,6 +73,7 @@ const CASES: &[&[Case]] = &[
     faults::CASES,
     rate::CASES,
     nodes::CASES,
+    unaided::CASES,
     // Last: it reads what all the others have left.
     leaks::CASES,
 ];

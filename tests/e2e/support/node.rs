@@ -24,6 +24,8 @@ use super::{
 
 /// The bridge's own address: pods' gateway, and where they reach servers that run beside the cluster.
 pub(crate) const GATEWAY: &str = "10.244.0.1";
+/// Services' addresses: kube-proxy rewrites them, for those alone that have a way there.
+const SERVICES: &str = "10.96.0.0/16";
 /// Runs any small command in a pod.
 pub(crate) const BUSYBOX: &str = "docker.io/sidescale-e2e/busybox:1";
 /// Tailscale's container programs and nothing else.
@@ -88,6 +90,7 @@ impl Node {
         let namespaces = Namespaces::create()?;
         namespaces.run(&format!(
             "ip link add sidescale0 type bridge; ip addr add {GATEWAY}/24 dev sidescale0; ip link set sidescale0 up
+             ip route add {SERVICES} dev sidescale0
              echo 1 > /proc/sys/net/ipv4/ip_forward"
         ))?;
         let place = namespaces.place();

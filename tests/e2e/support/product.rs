@@ -139,10 +139,15 @@ impl<'a> Product<'a> {
         let text = std::fs::read_to_string(file)?;
         let image = "docker.io/library/busybox:1.37";
         let own = "sidescale.io/inject: tailscale";
+        let containers = "      containers:\n";
         ensure!(
-            text.contains(image) && text.contains(own),
-            "examples/web.yaml has changed its image or annotation"
+            [image, own, containers]
+                .iter()
+                .all(|part| text.contains(part)),
+            "examples/web.yaml has changed its image, annotation or containers"
         );
+        // Its server does not hear SIGTERM, and half a minute for each rollout is much here.
+        let soon = format!("      terminationGracePeriodSeconds: 3\n{containers}");
         let indent = " ".repeat(8);
         let more: String = annotations
             .iter()
@@ -150,6 +155,7 @@ impl<'a> Product<'a> {
             .collect();
         Ok(text
             .replace(image, BUSYBOX)
+            .replace(containers, &soon)
             .replace(own, &format!("{own}{more}")))
     }
 
