@@ -383,14 +383,21 @@ impl From<Error> for Trouble {
             | Error::NotHeadscale { .. }
             | Error::Away { .. }
             | Error::TooLarge { .. } => (State::Degraded, true),
+            Error::Refused { status: 403, .. } => (State::InvalidCredentials, false),
             Error::NotFound { .. }
             | Error::Conflict { .. }
             | Error::Refused { .. }
             | Error::DeletesAllKeys { .. } => (State::Degraded, false),
         };
+        let mut message = error.to_string();
+        if matches!(error, Error::Refused { status: 403, .. }) {
+            message.push_str(
+                "; the API key has too few rights for that call: want one that \"headscale apikeys create\" makes",
+            );
+        }
         Self {
             state,
-            message: error.to_string(),
+            message,
             of_plane,
         }
     }

@@ -2,6 +2,10 @@
 
 use std::fs;
 
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn};
+use axum::response::IntoResponse;
 use tokio::net::TcpListener;
 
 use super::messages::Log;
@@ -118,6 +122,43 @@ async fn a_user_that_is_there_needs_an_api_key_all_the_same() {
     })
     .await;
     assert_eq!(world.headscale.user_names(), ["shop.api"]);
+}
+
+#[tokio::test]
+async fn an_api_key_with_too_few_rights_is_told() {
+    let mut world = World::new().await;
+    let refuse = |request: Request, next: Next| async move {
+        if request.method() == "POST" && request.uri().path() == "/api/v1/preauthkey" {
+            let body = r#"{"code":7,"message":"permission denied","details":[]}"#;
+            let json = [("content-type", "application/json")];
+            return (StatusCode::FORBIDDEN, json, body).into_response();
+        }
+        next.run(request).await
+    };
+    let router = world.headscale.router().layer(from_fn(refuse));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let plane = world.policy.control_planes.get_mut("default").unwrap();
+    plane.api_url = format!("http://{}", listener.local_addr().unwrap());
+    let _server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let (log, _logging) = Log::listen();
+    let _process = world.start("a");
+    world.demand(&["api"], |_| {});
+    let trouble = until("it is told", async || {
+        world.clock.advance(Duration::from_millis(100));
+        let lines = log.lines("Key was not made");
+        lines.first().map(|line| line["trouble"].to_string())
+    })
+    .await;
+    assert!(
+        trouble.contains("answered 403") && trouble.contains("too few rights for that call"),
+        "{trouble}"
+    );
+    assert!(
+        world.detail().contains("InvalidCredentials"),
+        "{}",
+        world.detail()
+    );
+    assert_eq!((world.value("api").await, world.alive().len()), (None, 0));
 }
 
 #[tokio::test]
