@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use kube::Client;
+use k8s_openapi::api::coordination::v1 as coordination;
+use kube::{Api, Client};
 use kube_lease_manager::{LeaseManager, LeaseManagerBuilder, LeaseManagerError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +19,9 @@ const GRACE_SECONDS: u64 = 2;
 const RECOVERED_AFTER: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(5);
 const RELEASE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// A replica that waits looks this often whether the Lease was released: of itself it would when that runs out.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Says whether this replica acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +71,9 @@ pub async fn run(
         }
         tokio::select! { () = tokio::time::sleep(RETRY) => {} () = shutdown.cancelled() => return }
     };
+    let leases = Api::namespaced(client, &lease.namespace);
     let mut holding = Leadership::Others;
+    let mut look_after = LOOK_EVERY;
     loop {
         let changed = async {
             let changed = manager.changed();
@@ -79,8 +85,14 @@ pub async fn run(
         };
         let changed = tokio::select! {
             changed = changed => changed,
+            () = released(&leases, &lease.name, look_after), if holding == Leadership::Others && !trouble.met => {
+                // Taken anew, it sees that for itself, and is left the time to take the Lease.
+                look_after = Duration::from_secs(HELD_SECONDS);
+                continue;
+            }
             () = shutdown.cancelled() => break,
         };
+        look_after = LOOK_EVERY;
         match changed {
             Some(Err(error)) => {
                 act_anyway(&lease, &error, &mut trouble, &leading);
@@ -105,6 +117,20 @@ pub async fn run(
     }
     // Released at once, so that the next replica need not wait for its end.
     let _ = tokio::time::timeout(RELEASE_DEADLINE, manager.release()).await;
+}
+
+/// Waits until nobody holds the Lease; looks after that time first.
+async fn released(leases: &Api<coordination::Lease>, name: &str, after: Duration) {
+    tokio::time::sleep(after).await;
+    loop {
+        // Trouble is for the manager to tell.
+        if let Ok(lease) = leases.get(name).await
+            && lease.spec.is_none_or(|spec| spec.holder_identity.is_none())
+        {
+            return;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 async fn build(client: Client, lease: &Lease) -> Result<LeaseManager, LeaseManagerError> {

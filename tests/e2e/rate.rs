@@ -28,7 +28,7 @@ const SECRET: &str = "keys-rate";
 const NAMESPACES: usize = 10;
 const SERVICES: usize = 100;
 /// Pairs of bare calls before and after ours: the machine may get slower meanwhile.
-const BARE: usize = 150;
+const BARE: usize = 100;
 /// As many as `src/rotation/plane.rs` has.
 const AT_ONCE: usize = 8;
 /// Pods are made and changed this many at a time.

@@ -88,8 +88,8 @@ pub(super) fn while_services_arrive(context: &Context, _: Option<&Program>) -> R
 
 /// Replaces one replica after the other as a Deployment does: the new one is ready, then an old one gets SIGTERM.
 ///
-/// A Deployment that did not wait for the next to lead would have it easier: one that has just started takes a Lease that is
-/// free at once, while those that wait look again when it would have run out.
+/// A Deployment does not wait for the next to lead, and so has it easier: one that has just started takes a free Lease at
+/// once, while those that wait have to notice.
 async fn roll(world: &World<'_>, old: &mut [Replica], services: &Services) -> Result<Vec<Replica>> {
     let mut new = Vec::new();
     let mut staying: Vec<&mut Replica> = old.iter_mut().collect();
