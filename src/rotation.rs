@@ -38,6 +38,8 @@ mod settle;
 pub mod state;
 pub(crate) mod sweep;
 pub mod tailnet;
+mod value;
 
 pub use housekeeping::Notebook;
 pub(crate) use ownership::ownership;
+pub(crate) use value::may_be_a_key;

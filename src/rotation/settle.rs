@@ -17,6 +17,7 @@ use super::record::{DATA_KEY, KeyRecord, Record};
 use super::request::Requests;
 use super::run::Context;
 use super::state::State;
+use super::value::may_be_a_key;
 use crate::cluster;
 use crate::control_plane::KeyId;
 use crate::store::{MANAGED_BY, StoreError, StoredSecret};
@@ -196,7 +197,7 @@ impl Job<'_> {
         let filled: BTreeSet<String> = secret
             .data
             .iter()
-            .filter(|(_, value)| !value.is_empty())
+            .filter(|(_, value)| may_be_a_key(value))
             .map(|(key, _)| key.clone())
             .collect();
         let view = View {

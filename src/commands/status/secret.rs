@@ -9,6 +9,7 @@ use super::held::PlaneView;
 use super::report::{Hints, Problem, Row};
 use crate::commands::inventory::{Inventory, Note};
 use crate::rotation::demand::{KeyDemand, SecretRef};
+use crate::rotation::may_be_a_key;
 use crate::rotation::ownership;
 use crate::rotation::plan::{Ownership, Plan, Process, Step, View, plan};
 use crate::rotation::record::{DATA_KEY, KeyRecord, Record};
@@ -52,7 +53,7 @@ impl<'a> Keys<'a> {
             secret.map_or_else(|| (Ownership::Ours, Record::default(), None), ownership);
         let filled = secret.into_iter().flat_map(|secret| &secret.data);
         let filled: BTreeSet<String> = filled
-            .filter(|(data_key, value)| *data_key != DATA_KEY && !value.is_empty())
+            .filter(|(data_key, value)| *data_key != DATA_KEY && may_be_a_key(value))
             .map(|(data_key, _)| data_key.clone())
             .collect();
         let requests = secret

@@ -9,6 +9,7 @@ use crate::clock::after;
 use crate::events::{About, Notice};
 use crate::pods::{Evicted, PodFound};
 use crate::rotation::fleet::Member;
+use crate::rotation::may_be_a_key;
 use crate::rotation::nodes::{Finding, NodeState, Place};
 use crate::rotation::record::{DATA_KEY, Record};
 
@@ -182,7 +183,7 @@ impl Keeper {
         let filled = secret
             .data
             .get(&place.data_key)
-            .is_some_and(|value| !value.is_empty());
+            .is_some_and(|value| may_be_a_key(value));
         let record = Record::parse(document).unwrap_or_default();
         let current = record
             .keys
