@@ -48,7 +48,9 @@ impl<'a> World<'a> {
         let [port] = free_ports()?;
         let folder = context.folder.inner(&name)?;
         let address = format!("127.0.0.1:{port}");
-        let headscale = Headscale::start(program, Place::Host, &folder, &address)?;
+        // Its command line reads its configuration again at each call, and the replica has a file of that name too.
+        let beside = folder.join("headscale");
+        let headscale = Headscale::start(program, Place::Host, &beside, &address)?;
         let release = Release::install(context, &api, &name)?;
         let config = format!(
             "controlPlanes: {{default: {{loginServer: '{}', allowInsecure: true, apiKeySecret: {{namespace: \
@@ -144,17 +146,17 @@ impl<'a> World<'a> {
 
     /// The ids of the keys that Headscale still takes.
     fn alive(&self) -> Result<Vec<u64>> {
-        let (client, runtime) = self.client()?;
-        let now = jiff::Timestamp::now();
-        let keys = runtime.block_on(client.list_pre_auth_keys())?;
-        let alive = keys
+        let now = jiff::Timestamp::now().as_second();
+        let alive = self
+            .headscale
+            .keys()?
             .into_iter()
-            .filter(|key| key.expiration.is_some_and(|end| now < end));
-        Ok(alive.map(|key| key.id.0).collect())
+            .filter(|key| key.expires > now);
+        alive.map(|key| Ok(key.id.parse()?)).collect()
     }
 
-    /// Headscale as nobody's process.
-    fn client(&self) -> Result<(control_plane::ControlPlane, tokio::runtime::Runtime)> {
+    /// Ends a key as nobody's process.
+    fn end_by_hand(&self, key: u64) -> Result<()> {
         let client = control_plane::ControlPlane::new(Endpoint {
             name: "by hand".into(),
             api_url: self.headscale.url().to_owned(),
@@ -162,13 +164,7 @@ impl<'a> World<'a> {
             ca_bundle: None,
             allow_insecure: true,
         })?;
-        Ok((client, tokio::runtime::Runtime::new()?))
-    }
-}
-
-impl World<'_> {
-    fn end_by_hand(&self, key: u64) -> Result<()> {
-        let (client, runtime) = self.client()?;
+        let runtime = tokio::runtime::Runtime::new()?;
         Ok(runtime.block_on(client.expire_pre_auth_key(KeyId(key)))?)
     }
 }
