@@ -312,12 +312,14 @@ impl<'a> Asked<'a> {
 
 /// Remarks on every key under our prefix that nothing reads, with the nearest that something does.
 pub fn unknown(pod: &dyn Lookup, namespace: Option<&NamespaceMetadata>) -> Vec<String> {
-    let of_pod = || pod.ours().filter(|(key, _)| !is_known(key));
-    let mut remarks: Vec<String> = of_pod()
-        .take(MOST_REMARKS)
-        .filter_map(|(key, _)| remark(key, ""))
-        .collect();
-    let more = of_pod().skip(MOST_REMARKS).count();
+    let (mut remarks, mut more) = (Vec::new(), 0_usize);
+    for (key, _) in pod.ours().filter(|(key, _)| !is_known(key)) {
+        if remarks.len() < MOST_REMARKS {
+            remarks.extend(remark(key, ""));
+        } else {
+            more += 1;
+        }
+    }
     if more > 0 {
         remarks.push(format!(
             "{more} more annotations under '{PREFIX}' are unknown and have no effect: remove them"
