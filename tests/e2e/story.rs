@@ -6,8 +6,10 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
 use crate::support::context::Context;
+use crate::support::fence::{self, Fence};
 use crate::support::headscale::{self, Headscale, Node};
 use crate::support::levels::Level;
+use crate::support::node::Node as Machine;
 use crate::support::product::{LIMIT, Product, label};
 use crate::support::stand_in::StandIn;
 use crate::support::wait;
@@ -100,7 +102,14 @@ fn joins_over_https(context: &Context, program: Option<&headscale::Program>) -> 
         ("controlPlane.caBundle", authority),
     ];
     let product = Product::install(node, &headscale, &test, &values)?;
+    let fence = fenced(node, &product, headscale.url())?;
     let pod = join(node, &headscale, &product)?;
+    let refused = fence.refused()?;
+    ensure!(
+        refused == 0,
+        "{refused} packets to others than Headscale and the API server"
+    );
+    fence.is_tried()?;
     let held = product.value("ca.crt")?;
     ensure!(
         held.trim() == authority.trim(),
@@ -120,6 +129,28 @@ fn joins_over_https(context: &Context, program: Option<&headscale::Program>) -> 
         .any(|mount| mount["mountPath"] == folder["value"]);
     ensure!(mounted, "nothing is mounted at {folder}");
     Ok(())
+}
+
+/// From its start on the product reaches nobody but this server and the API server, of which it knows the Service.
+fn fenced<'a>(node: &'a Machine, product: &Product<'_>, url: &str) -> Result<Fence<'a>> {
+    let selector = "app.kubernetes.io/name=sidescale";
+    let own = &product.namespace;
+    let pod = node.kubectl().ready_pod(own, selector, LIMIT)?;
+    let service = ["get", "service", "kubernetes", "--namespace", "default"];
+    let service = node.kubectl().json(&service)?;
+    let address = service["spec"]["clusterIP"]
+        .as_str()
+        .context("no address")?;
+    let headscale = url.rsplit('/').next().unwrap_or_default().to_owned();
+    let fence = Fence::around(node, &pod, &[format!("{address}:443"), headscale])?;
+    fence::restart(node, &pod)?;
+    wait::until("the product is up again", LIMIT, || {
+        let pod = node.kubectl().ready_pod(own, selector, LIMIT)?;
+        let status = &pod["status"]["containerStatuses"][0];
+        ensure!(status["restartCount"] == 1, "{status}");
+        Ok(())
+    })?;
+    Ok(fence)
 }
 
 /// What is left of the story where no Headscale is at hand: real sidecars, and keys that a real control server checks.
@@ -145,11 +176,7 @@ fn joins_the_stand_in(context: &Context, _: Option<&headscale::Program>) -> Resu
 }
 
 /// Applies the example and waits until its node is online; returns its pod.
-fn join(
-    node: &crate::support::node::Node,
-    headscale: &Headscale,
-    product: &Product<'_>,
-) -> Result<serde_json::Value> {
+fn join(node: &Machine, headscale: &Headscale, product: &Product<'_>) -> Result<serde_json::Value> {
     product.apply_example(&[])?;
     let joined = headscale
         .online("web", LIMIT)
@@ -239,12 +266,7 @@ fn rotates(context: &Context, program: Option<&headscale::Program>) -> Result<()
 }
 
 /// A real containerboot with a key that has ended gets nowhere.
-fn refuses(
-    node: &crate::support::node::Node,
-    headscale: &Headscale,
-    product: &Product<'_>,
-    key: &str,
-) -> Result<()> {
+fn refuses(node: &Machine, headscale: &Headscale, product: &Product<'_>, key: &str) -> Result<()> {
     let namespace = format!("{}-late", product.workloads);
     node.control_plane().namespace(&namespace, &json!({}))?;
     node.kubectl().apply(&json!({

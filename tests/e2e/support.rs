@@ -4,6 +4,7 @@ pub(crate) mod api;
 pub(crate) mod cgroups;
 pub(crate) mod context;
 pub(crate) mod evidence;
+pub(crate) mod fence;
 pub(crate) mod folder;
 pub(crate) mod headscale;
 pub(crate) mod image;
