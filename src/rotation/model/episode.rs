@@ -8,12 +8,13 @@ use jiff::{SignedDuration, Timestamp};
 use sidescale_webhook::profile::Policy;
 
 use super::doors::Door;
-use super::process::Process;
+use super::process::{MARK, Process};
 use super::world::{SECRET, World};
 use crate::clock::after;
 use crate::metrics::Metrics;
-use crate::rotation::demand::{Demands, KeyDemand, NamespaceDemand};
+use crate::rotation::demand::{Demands, KeyDemand, NamespaceDemand, SecretRef};
 use crate::rotation::record::Asked;
+use crate::rotation::removal::{Removal, decide};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const SERVICES: usize = 8;
@@ -57,6 +58,10 @@ struct Episode {
     metrics: Arc<Metrics>,
     services: Vec<KeyDemand>,
     demands: Demands,
+    /// How often a Secret was written by others, as far as that is told.
+    changes: BTreeMap<SecretRef, u64>,
+    /// Whether things go on that nothing that keeps keys could prevent.
+    disasters: bool,
     processes: Vec<Process>,
     /// How often in a thousand a process dies at a call.
     crashing: u64,
@@ -83,6 +88,8 @@ pub(super) fn episode(seed: u64) -> Tally {
         metrics: Arc::new(Metrics::new().unwrap()),
         services: (0..SERVICES).map(service).collect(),
         demands: Demands::default(),
+        changes: BTreeMap::new(),
+        disasters: seed.is_multiple_of(4),
         processes: Vec::new(),
         crashing: 0,
         crashes: 0,
@@ -95,13 +102,12 @@ pub(super) fn episode(seed: u64) -> Tally {
     }
     episode.world().mishaps = [0, 10, 40][usize::try_from(seed % 3).unwrap()];
     episode.crashing = [0, 5, 15][usize::try_from(seed / 3 % 3).unwrap()];
-    let disasters = seed.is_multiple_of(4);
     while episode.world().now < episode.end {
         if episode.world().now >= episode.next {
             let wait = episode.world().random.below(1_200);
             let now = episode.world().now;
             episode.next = after(now, Duration::from_secs(wait));
-            episode.something_happens(disasters);
+            episode.something_happens();
         }
         episode.work();
         episode.wait();
@@ -165,12 +171,14 @@ impl Episode {
     /// Tells everybody what pods need.
     fn ask(&mut self) {
         self.demands = demands(&self.services);
+        self.demands.changes.clone_from(&self.changes);
         for process in &mut self.processes {
             process.take(&self.demands);
         }
     }
 
-    fn something_happens(&mut self, disasters: bool) {
+    fn something_happens(&mut self) {
+        let disasters = self.disasters;
         let mut world = self.door.world();
         let which = usize::try_from(world.random.below(SERVICES as u64)).unwrap();
         match world.random.below(if disasters { 40 } else { 30 }) {
@@ -263,6 +271,24 @@ impl Episode {
         world.pass(by + Duration::from_millis(1));
     }
 
+    fn go_on_for(&mut self, time: Duration) {
+        let end = after(self.world().now, time);
+        while self.world().now < end {
+            self.work();
+            self.wait();
+        }
+    }
+
+    /// Tells everybody that somebody else has written a Secret.
+    fn changed(&mut self, which: usize) {
+        let secret = SecretRef {
+            namespace: namespace(which),
+            name: SECRET.to_owned(),
+        };
+        *self.changes.entry(secret).or_default() += 1;
+        self.ask();
+    }
+
     /// No more faults: everything heals by itself.
     fn rest(mut self) -> Tally {
         {
@@ -274,21 +300,26 @@ impl Episode {
         for process in &mut self.processes {
             process.skew = SignedDuration::ZERO;
         }
-        let end = after(self.world().now, HOUR * 6);
-        while self.world().now < end {
-            self.work();
-            self.wait();
-        }
+        self.go_on_for(HOUR * 6);
         // A key that was just renewed has a predecessor that waits: nothing is due for a while.
         for key in &mut self.services {
             key.expiration = HOUR * 24 * 90;
             key.asked.tags = vec!["tag:end".into()];
         }
         self.ask();
-        let end = after(self.world().now, HOUR * 5);
-        while self.world().now < end {
-            self.work();
-            self.wait();
+        self.go_on_for(HOUR * 5);
+        if self.disasters {
+            // A person puts back a Secret of a day ago: the record forgets a key that lives for long.
+            let which = usize::try_from(self.world().random.below(SERVICES as u64)).unwrap();
+            self.world().keep_old_secret(&namespace(which));
+            for key in &mut self.services {
+                key.asked.tags = vec!["tag:later".into()];
+            }
+            self.ask();
+            self.go_on_for(HOUR * 24);
+            self.world().restore_secret();
+            self.changed(which);
+            self.go_on_for(HOUR * 5);
         }
         let wanted: BTreeSet<_> = self
             .services
@@ -297,6 +328,18 @@ impl Episode {
             .collect();
         let world = self.door.world();
         let ledger = world.ledger(&wanted);
+        let accounted = ledger.in_secrets + ledger.expired + ledger.reported + ledger.restored_away;
+        assert_eq!(ledger.created, accounted);
+        // What the sweep would end is exactly what no Secret knows, once the overlap of all is over.
+        let survey = world.survey(MARK);
+        let (now, records) = (world.now, world.records());
+        let (demands, policy) = (&self.demands, &self.policy);
+        let removals = decide(now, "default", &survey, Some(&records), demands, policy);
+        let orphans = removals.iter().filter_map(|removal| match removal {
+            Removal::Orphan { key, .. } => Some(key.id),
+            Removal::Row { .. } | Removal::User { .. } => None,
+        });
+        assert_eq!(orphans.collect::<BTreeSet<_>>(), ledger.unknown);
         Tally {
             rotations: world.rotations,
             created: ledger.created,

@@ -4,11 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use zeroize::Zeroizing;
 
 use crate::clock::after;
-use crate::control_plane::{KeyId, MintedKey, NewPreAuthKey, PreAuthKey, User, UserId};
+use crate::control_plane::{KeyId, MintedKey, NewPreAuthKey, PreAuthKey, Release, User, UserId};
 use crate::key_value::KeyValue;
+use crate::rotation::plane::Survey;
 use crate::rotation::record::{DATA_KEY, Record};
+use crate::rotation::tailnet::KeyUser;
 use crate::store::StoredSecret;
 
 pub(super) const SECRET: &str = "headscale-auth-keys";
@@ -105,6 +108,8 @@ pub(super) struct Ledger {
     pub(super) expired: u64,
     /// Alive, ours by our mark, and in no record: what a sweep for orphans finds.
     pub(super) reported: u64,
+    /// The ids of those.
+    pub(super) unknown: BTreeSet<KeyId>,
     /// Gone with what was newer than a backup.
     pub(super) restored_away: u64,
 }
@@ -482,6 +487,38 @@ impl World {
         }
     }
 
+    /// What all Secrets remember.
+    pub(super) fn records(&self) -> Vec<Record> {
+        let documents = self
+            .secrets
+            .values()
+            .map(|secret| secret.data.get(DATA_KEY));
+        let record = |document: Option<&_>| {
+            Record::parse(document.map(|document: &Zeroizing<Vec<u8>>| document.as_slice()))
+        };
+        documents
+            .map(|document| record(document).unwrap())
+            .collect()
+    }
+
+    /// What a sweep sees of Headscale.
+    pub(super) fn survey(&self, mark: &str) -> Survey {
+        let user = |user: &User| {
+            let key_user = KeyUser {
+                name: user.name.clone(),
+                ours: user.display_name == mark,
+                created: user.created_at,
+            };
+            (user.id, key_user)
+        };
+        Survey {
+            keys: self.keys(),
+            nodes: Vec::new(),
+            users: self.server.users.iter().map(user).collect(),
+            release: Release::V0_29,
+        }
+    }
+
     /// Balances what was made with what is there. Everything has come to rest.
     pub(super) fn ledger(&self, wanted: &BTreeSet<String>) -> Ledger {
         let (named, live) = (self.named(), self.live());
@@ -490,9 +527,7 @@ impl World {
                 self.wrong(&format!("{data_key} has no living key in the end"));
             }
         }
-        for secret in self.secrets.values() {
-            let document = secret.data.get(DATA_KEY);
-            let record = Record::parse(document.map(|document| document.as_slice())).unwrap();
+        for record in self.records() {
             for (data_key, key) in &record.keys {
                 let tidy = key.intent.is_none() && key.abandoned.is_empty();
                 if !tidy || !key.previous.is_empty() {
@@ -525,6 +560,9 @@ impl World {
                     self.wrong(&format!("key {serial} is alive, and no record names it"));
                 }
                 ledger.reported += 1;
+                let ours = self.server.keys.iter();
+                let id = ours.filter(|(_, row)| row.0 == *serial).map(|(id, _)| *id);
+                ledger.unknown.extend(id);
             }
         }
         ledger
