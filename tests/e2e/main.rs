@@ -25,6 +25,7 @@ mod faults;
 mod first;
 mod golden;
 mod join;
+mod joiner;
 mod leaks;
 mod manager;
 mod negative;
@@ -69,6 +70,7 @@ const CASES: &[&[Case]] = &[
     negative::CASES,
     manager::CASES,
     rotation::CASES,
+    joiner::CASES,
     commands::CASES,
     faults::CASES,
     rate::CASES,

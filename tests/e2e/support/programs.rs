@@ -56,6 +56,7 @@ const TAILSCALE: Module = Module {
         ("tailscale.com/cmd/tailscale", "tailscale"),
         ("tailscale.com/cmd/tailscaled", "tailscaled"),
         ("sidescale.io/e2e/tailscale/testcontrol", "testcontrol"),
+        ("sidescale.io/e2e/tailscale/joiner", "joiner"),
     ],
     variables: &[],
     takes: "3 minutes",
@@ -92,7 +93,7 @@ impl Programs {
         self.kubernetes.join(name)
     }
 
-    /// One of Tailscale's programs, or the stand-in control server.
+    /// One of Tailscale's programs, the stand-in control server, or what logs a node in.
     pub(crate) fn tailscale(&self, name: &str) -> PathBuf {
         self.tailscale.join(name)
     }
@@ -185,7 +186,7 @@ impl Module {
     fn fingerprint(&self, source: &Path) -> Result<String> {
         let mut files = vec![source.join("go.mod"), source.join("go.sum")];
         if self.name == TAILSCALE.name {
-            files.push(source.join("testcontrol/main.go"));
+            files.extend(["testcontrol", "joiner"].map(|name| source.join(name).join("main.go")));
         }
         let mut all = self
             .variables

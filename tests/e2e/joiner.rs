@@ -1,0 +1,144 @@
+//! Keys that live for seconds on a real Headscale: whoever joins with what the Secret says at that moment gets in.
+
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::Case;
+use crate::support::context::Context;
+use crate::support::headscale::{Headscale, Program};
+use crate::support::levels::Level;
+use crate::support::processes::{Place, output};
+use crate::support::product::{LIMIT, Product, label};
+use crate::support::programs::Programs;
+use crate::support::wait;
+
+// It takes three minutes, so that one Headscale has to do; SIDESCALE_E2E_HEADSCALE chooses another.
+pub(crate) const CASES: &[Case] = &[Case {
+    name: "joiner::a_node_each_second_is_never_refused_while_keys_of_seconds_are_replaced",
+    needs: &[Level::Node, Level::Headscale],
+    each: false,
+    run: never_refused,
+}];
+
+const NODES: u32 = 180;
+const EACH: Duration = Duration::from_secs(1);
+/// Each key is in the Secret for 20 s; the product takes no shorter life.
+const LIFE: &str = "60s";
+const BUFFER: &str = "40s";
+/// Between a key's replacement and its natural end.
+const LEFT: Duration = Duration::from_secs(40);
+
+fn never_refused(context: &Context, program: Option<&Program>) -> Result<()> {
+    let program = program.context("runs for a Headscale")?;
+    let node = context.node_with_product()?;
+    let test = label("joiner", program);
+    let folder = context.folder.inner(&test)?;
+    let address = context.gateway_address();
+    let headscale = Headscale::start(program, node.place(), &folder, &address)?;
+    let overlap = [("config.rotation.overlap", "5s")];
+    let product = Product::install(node, &headscale, &test, &overlap)?;
+    product.apply_example(&[
+        ("auth-key-expiration", LIFE),
+        ("auth-key-rotation-buffer", BUFFER),
+    ])?;
+    headscale
+        .online("web", LIMIT)
+        .with_context(|| product.logs())?;
+
+    let joiner = Joiner {
+        program: Programs::prepare()?.tailscale("joiner"),
+        place: node.place(),
+        server: headscale.url(),
+    };
+    let mut keys = Vec::new();
+    let mut refused = Vec::new();
+    let mut slowest = Duration::ZERO;
+    thread::scope(|scope| -> Result<()> {
+        let (sender, answers) = mpsc::channel();
+        let began = Instant::now();
+        for n in 0..NODES {
+            thread::sleep((began + EACH * n).saturating_duration_since(Instant::now()));
+            let key = product.key("web-authkey")?;
+            if keys.last() != Some(&key) {
+                keys.push(key.clone());
+            }
+            let (joiner, sender) = (&joiner, sender.clone());
+            scope.spawn(move || {
+                let began = Instant::now();
+                let joined = joiner.join(&format!("n{n}"), &key);
+                sender.send((joined, began.elapsed()))
+            });
+        }
+        ensure!(
+            began.elapsed() < EACH * NODES * 5 / 4,
+            "{NODES} nodes took {:?}: not one each second",
+            began.elapsed()
+        );
+        drop(sender);
+        for (joined, took) in answers {
+            refused.extend(joined.err().map(|error| format!("{error:#}")));
+            slowest = slowest.max(took);
+        }
+        Ok(())
+    })?;
+    println!(
+        "{NODES} nodes, one each second, with {} keys, each replaced after 20 s, on Headscale {}: {} refused; the slowest took {slowest:.1?}",
+        keys.len(),
+        program.version,
+        refused.len()
+    );
+    ensure!(
+        refused.is_empty(),
+        "{} refused, such as {:?}\n{}",
+        refused.len(),
+        refused.first(),
+        product.logs()
+    );
+    ensure!(keys.len() >= 7, "only {} keys", keys.len());
+    ends_after_its_overlap(&joiner, &product)
+}
+
+/// The key that was replaced is refused before its natural end, and the one that replaced it is not.
+fn ends_after_its_overlap(joiner: &Joiner<'_>, product: &Product<'_>) -> Result<()> {
+    let old = product.key("web-authkey")?;
+    wait::until("the key is replaced", LIMIT, || {
+        ensure!(product.key("web-authkey")? != old, "not yet");
+        Ok(())
+    })?;
+    let replaced = Instant::now();
+    wait::until("the old key is refused", LEFT, || {
+        let answer = joiner.join("late", &old);
+        let error = answer.err().context("it is taken")?;
+        ensure!(format!("{error:#}").contains("expired"), "{error:#}");
+        Ok(())
+    })?;
+    let after = replaced.elapsed();
+    ensure!(
+        after < LEFT,
+        "refused after {after:?}: that was its natural end"
+    );
+    println!("the old key is refused {after:.1?} after the new one was in the Secret");
+    joiner.join("last", &product.key("web-authkey")?)
+}
+
+/// Logs nodes in by the client that tailscaled has.
+struct Joiner<'a> {
+    program: std::path::PathBuf,
+    place: Place,
+    server: &'a str,
+}
+
+impl Joiner<'_> {
+    fn join(&self, hostname: &str, key: &str) -> Result<()> {
+        let mut command = self.place.command(Path::new(&self.program));
+        command.env("TS_AUTHKEY", key).args([
+            format!("--login-server={}", self.server),
+            format!("--hostname={hostname}"),
+        ]);
+        output(&mut command).map(drop)
+    }
+}
