@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 mod api_keys;
 mod cleanup;
+mod gone;
 mod messages;
 mod nodes;
 mod promises;
