@@ -29,7 +29,7 @@ pub use notebook::Notebook;
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 
 /// A look that took long is followed by a rest that is so many times longer.
-const REST: u32 = 20;
+const REST: u32 = 10;
 
 /// What nobody needs any more is looked for this often.
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
