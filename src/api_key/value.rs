@@ -81,7 +81,10 @@ pub fn is_api_key(value: &KeyValue) -> bool {
 pub fn flaw(value: &str) -> Option<&'static str> {
     let begins = |with: &[&str]| with.iter().any(|with| value.starts_with(with));
     let has = |with: &[&str]| with.iter().any(|with| value.contains(with));
-    if begins(&["hskey-auth-", "tskey-auth-"]) {
+    if is_whole(value) {
+        // Chance may spell any word in it.
+        None
+    } else if begins(&["hskey-auth-", "tskey-auth-"]) {
         Some(
             "is a pre-auth key, with which nodes join: want what \"headscale apikeys create\" prints",
         )
@@ -98,6 +101,18 @@ pub fn flaw(value: &str) -> Option<&'static str> {
             "has white space, a line break or bytes that are no text within: want the one line that \"headscale apikeys create\" prints",
         )
     }
+}
+
+/// Whether it has the form of an API key to its end: of Headscale since 0.28, or before.
+fn is_whole(value: &str) -> bool {
+    let parts = value
+        .strip_prefix("hskey-api-")
+        .and_then(|rest| Some((rest.get(..12)?, rest.get(12..)?.strip_prefix('-')?, 64)))
+        .or_else(|| Some((value.get(..7)?, value.get(7..)?.strip_prefix('.')?, 32)));
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    parts.is_some_and(|(prefix, secret, length)| {
+        secret.len() == length && prefix.chars().chain(secret.chars()).all(plain)
+    })
 }
 
 /// What `hskey-api-` begins with in base64.
@@ -182,6 +197,22 @@ mod tests {
             (format!("hskey-api-abcdefghijkl-{secret}"), None),
             (format!("abcdefg.{}", "o".repeat(32)), None),
             ("hskey-api-unknown".into(), None),
+            // Of random letters some spell a word.
+            (
+                format!("hskey-api-YOURCHANGEkl-REPLACE{}", "s".repeat(57)),
+                None,
+            ),
+            (format!("YOURabc.CHANGE{}", "o".repeat(26)), None),
+            (
+                format!("hskey-api-YOURCHANGEkl-{}", "s".repeat(63)),
+                Some("placeholder"),
+            ),
+            (
+                format!("hskey-api-YOURCHANGEkl-<{}", "s".repeat(63)),
+                Some("placeholder"),
+            ),
+            ("YOUR-KEY".into(), Some("placeholder")),
+            ("hskey-api-YOUR-KEY".into(), Some("placeholder")),
             (
                 format!("hskey-auth-abcdefghijkl-{secret}"),
                 Some("pre-auth"),

@@ -126,8 +126,10 @@ async fn act(
             () = changed(&mut policies) => {
                 info!("Rotation goes on by the new configuration");
             }
-            _ = leading.wait_for(|leading| *leading == Leadership::Others) => {
-                info!(lease = cluster.lease.name, "Another replica rotates from now on");
+            ended = leading.wait_for(|leading| *leading == Leadership::Others) => match ended {
+                Ok(_) => info!(lease = cluster.lease.name, "Another replica rotates from now on"),
+                // Nobody keeps the Lease any more: the process ends, and who is next is not known here.
+                Err(_) => debug!(lease = cluster.lease.name, "Rotation ends with the process"),
             }
         }
         // What is under way is brought to its end.
