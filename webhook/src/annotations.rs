@@ -83,10 +83,12 @@ impl Injection<'_> {
         }
     }
 
-    /// Whether more of the pod has to be looked at: its containers, or the names of its volumes.
+    /// Whether more of the pod has to be looked at: its containers, its group, or the names of its volumes.
     pub(crate) fn needs_details(&self) -> bool {
         let touches = |sidecar: &Tailscale<'_>| {
-            sidecar.proxy.is_some() || matches!(sidecar.state, State::Volume(_))
+            sidecar.proxy.is_some()
+                || matches!(sidecar.state, State::Volume(_))
+                || sidecar.delivery == Delivery::File
         };
         self.apikey_manager.is_some()
             || self.server_keys.is_some()

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 pub(crate) mod apikey_manager;
+pub(crate) mod mode;
 pub(crate) mod proxy_env;
 pub(crate) mod rendered;
 pub(crate) mod server_keys;

@@ -3,6 +3,7 @@
 use crate::annotations::{DenyReason, Injection, PREFIX, Refusal, SkipReason, State, Tailscale};
 use crate::pod::{Containers, Details, Spec};
 use crate::profile::Delivery;
+use crate::sidecar::mode::Mode;
 use crate::sidecar::shapes::Needs;
 use crate::sidecar::{apikey_manager, proxy_env, server_keys, tailscale};
 
@@ -123,7 +124,7 @@ pub(super) fn fit<'a>(
         ..Fit::default()
     };
     if let Some(sidecar) = &injection.tailscale {
-        fit.tailscale = Some(fit_tailscale(sidecar, spec, needs)?);
+        fit.tailscale = Some(fit_tailscale(sidecar, spec, details, needs)?);
         if let Some(details) = details {
             check_state(sidecar, details, &mut fit.remarks)?;
             check_proxy(sidecar, details)?;
@@ -168,6 +169,7 @@ fn pull_secrets<'a>(injection: &Injection<'a>, details: Option<&Details<'_>>) ->
 fn fit_tailscale(
     sidecar: &Tailscale<'_>,
     spec: &Spec<'_>,
+    details: Option<&Details<'_>>,
     needs: Needs,
 ) -> Result<tailscale::Fit, Refusal> {
     let delivery = if spec.share_process_namespace != Some(true) {
@@ -189,8 +191,11 @@ fn fit_tailscale(
     } else {
         None
     };
+    let security = details.and_then(|details| details.spec.security_context);
+    let fs_group = security.unwrap_or_default().fs_group;
     Ok(tailscale::Fit {
         delivery,
+        key_mode: Mode::of(Some(tailscale::USER), fs_group),
         health_port,
         needs,
     })

@@ -76,7 +76,9 @@ impl Incoming<'_> {
             Decision::Warn(refusal) => return Ok(self.warn(refusal, unknown)),
             Decision::Inject(injection) => injection,
         };
-        let review: Option<Review<'_, Details<'_>>> = if injection.needs_details() {
+        // Such a pod gets its key as a file, whose mode is the pod's group's.
+        let shares = self.spec.share_process_namespace == Some(true);
+        let review: Option<Review<'_, Details<'_>>> = if injection.needs_details() || shares {
             Some(serde_json::from_slice(self.body)?)
         } else {
             None

@@ -1,5 +1,6 @@
 //! Headscale's own keys: one volume, and one read-only mount for each file, so that its directory stays writable. Pure.
 
+use super::mode::Mode;
 use super::shapes::{Item, Mount, Volume};
 use crate::annotations::{Refusal, ServerKeys};
 use crate::headscale::{Headscale, User};
@@ -19,14 +20,6 @@ struct File<'a> {
     path: String,
 }
 
-/// Who may read the files, which belong to root.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
-    Owner = 0o400,
-    Group = 0o440,
-    All = 0o444,
-}
-
 /// Finds Headscale, and the files that it does not mount already.
 pub(crate) fn fit<'a>(keys: &ServerKeys<'a>, details: &'a Details<'_>) -> Result<Fit<'a>, Refusal> {
     let headscale = Headscale::find(details, keys.container)?;
@@ -40,21 +33,12 @@ pub(crate) fn fit<'a>(keys: &ServerKeys<'a>, details: &'a Details<'_>) -> Result
         })
         .filter(|file| !mounts.iter().any(|mount| mount.path() == file.path))
         .collect();
+    let User { uid, fs_group, .. } = headscale.user;
     Ok(Fit {
-        mode: mode(headscale.user),
+        mode: Mode::of(uid, fs_group),
         headscale,
         files,
     })
-}
-
-fn mode(user: User) -> Mode {
-    match user {
-        User { uid: Some(0), .. } => Mode::Owner,
-        User {
-            fs_group: Some(_), ..
-        } => Mode::Group,
-        User { .. } => Mode::All,
-    }
 }
 
 impl<'a> Fit<'a> {

@@ -3,6 +3,7 @@
 use std::sync::LazyLock;
 
 use super::TOKEN_DIRECTORY;
+use super::mode::Mode;
 use super::rendered::{EmptyDirectory, Rendered};
 use super::shapes::{
     Container, Env, Extended, HttpGet, Item, Joined, Mount, Needs, Probe, Proxy, Resources,
@@ -27,7 +28,7 @@ const PRIVATE_CA_DIRECTORY: &str = "/etc/sidescale/private-ca";
 /// Is the sidecar's user and group.
 // Tailscale's image runs as root; Pod Security "restricted" and the kubelet want a number that is not 0.
 pub(crate) const USER: i64 = 65_532;
-// The pod's other containers do not mount the volume, and our user owns no file in it.
+// Of a certificate, which is no secret.
 const READABLE: u32 = 0o444;
 
 // containerboot gives up after 60 s (TS_BOOT_TIMEOUT) and says why; the kubelet must not be faster than that.
@@ -81,6 +82,8 @@ impl Same {
 pub(crate) struct Fit {
     /// How the key reaches it.
     pub(crate) delivery: Delivery,
+    /// Who may read the key's file; no other container mounts it.
+    pub(crate) key_mode: Mode,
     /// Port of its health check, where the app waits for it; no container of the pod uses it.
     pub(crate) health_port: Option<u16>,
     /// What it requests.
@@ -137,16 +140,21 @@ pub(crate) fn security_context() -> SecurityContext {
 pub(crate) fn volumes<'a>(sidecar: &'a Tailscale<'_>, fit: Fit, volumes: &mut Vec<Volume<'a>>) {
     let (secret, data_key) = secret(sidecar);
     let of_secret =
-        |name, key, path| Volume::secret(name, secret, READABLE, vec![Item { key, path }]);
+        |name, mode, key, path| Volume::secret(name, secret, mode, vec![Item { key, path }]);
     if sidecar.state == State::EmptyDir {
         volumes.push(Volume::empty(&SAME.state));
     }
     volumes.extend(SAME.directories.iter().map(Volume::empty));
     if fit.delivery == Delivery::File {
-        volumes.push(of_secret(AUTH_KEY, data_key, "authkey"));
+        volumes.push(of_secret(
+            AUTH_KEY,
+            fit.key_mode as u32,
+            data_key,
+            "authkey",
+        ));
     }
     if sidecar.private_ca {
-        volumes.push(of_secret(PRIVATE_CA, "ca.crt", "ca.crt"));
+        volumes.push(of_secret(PRIVATE_CA, READABLE, "ca.crt", "ca.crt"));
     }
 }
 
