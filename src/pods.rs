@@ -7,6 +7,10 @@ use kube::api::{Api, DeleteParams, EvictParams, Preconditions};
 use kube::{Client, Error};
 use uuid::Uuid;
 
+pub mod start;
+
+use start::Lack;
+
 /// Bounds one call.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -21,6 +25,10 @@ pub enum PodFound {
         controlled: bool,
         /// How the container does, for people.
         container: String,
+        /// Whether the container ran at least once.
+        started: bool,
+        /// The Secret, or the data key of one, that it lacks in order to start.
+        lack: Option<Lack>,
     },
     /// The API server did not say, or there is none to ask.
     Unknown(String),
@@ -118,12 +126,10 @@ fn found(pod: &Pod, uid: u128, container: &str) -> PodFound {
     let controlled = owners
         .into_iter()
         .any(|owner| owner.controller == Some(true));
-    let statuses = status.into_iter().flat_map(|status| {
-        let init = status.init_container_statuses.iter().flatten();
-        init.chain(status.container_statuses.iter().flatten())
-    });
-    let mut statuses = statuses.filter(|status| status.name == container);
-    let container = match statuses.next() {
+    let status = start::status(pod, container);
+    let started = status.is_some_and(start::has_started);
+    let lack = start::lack(pod, container);
+    let container = match status {
         Some(status) => shown(status),
         None if phase == Some("Pending") => "not scheduled".to_owned(),
         None => "unknown".to_owned(),
@@ -131,6 +137,8 @@ fn found(pod: &Pod, uid: u128, container: &str) -> PodFound {
     PodFound::There {
         controlled,
         container,
+        started,
+        lack,
     }
 }
 
@@ -185,11 +193,19 @@ mod tests {
         let there = |controlled, container: &str| PodFound::There {
             controlled,
             container: container.to_owned(),
+            started: !container.starts_with("not")
+                && container != "waiting: CreateContainerConfigError",
+            lack: None,
         };
         assert_eq!(seen(|_| {}), there(true, "running"));
         assert_eq!(
             seen(|pod| pod["metadata"]["ownerReferences"][0]["controller"] = json!(false)),
             there(false, "running")
+        );
+        let waiting = json!({"waiting": {"reason": "CreateContainerConfigError"}});
+        assert_eq!(
+            seen(|pod| pod["status"]["initContainerStatuses"][0]["state"] = waiting),
+            there(true, "waiting: CreateContainerConfigError")
         );
         let waiting = json!({"waiting": {"reason": "ImagePullBackOff"}});
         assert_eq!(

@@ -35,6 +35,7 @@ pub mod removal;
 pub mod request;
 pub mod run;
 mod settle;
+mod standing;
 pub mod state;
 pub(crate) mod sweep;
 pub mod tailnet;

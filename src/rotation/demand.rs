@@ -53,8 +53,23 @@ pub struct NamespaceDemand {
     pub refused: usize,
     /// The pods that the tailnet should show.
     pub fleets: Vec<Fleet>,
+    /// The pods that rotation makes no key for, by the key that they refer to.
+    pub unserved: Vec<Unserved>,
     /// How many pods may be connected, by control plane and user: those too that get no key any more or are leaving.
     pub guests: BTreeMap<(String, String), usize>,
+}
+
+/// Pods that refer to a key which rotation does not make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unserved {
+    /// Secret of the key.
+    pub secret: String,
+    /// Data key in it.
+    pub data_key: String,
+    /// Whether it is their author's own key; else policy gives them none.
+    pub own: bool,
+    /// The pods, the oldest first; those that are being deleted are left out.
+    pub pods: Vec<Member>,
 }
 
 /// What the pods of all namespaces need.
@@ -148,6 +163,7 @@ pub fn of_namespace<'a>(
     let mut demand = NamespaceDemand::default();
     let mut asking: BTreeMap<(String, String), Vec<(Group<'a>, KeyDemand)>> = BTreeMap::new();
     let mut fleets = Fleets::default();
+    let mut unserved: BTreeMap<_, Vec<Member>> = BTreeMap::new();
     for group in groups.into_values() {
         if group.shape.needs_no_key() {
             continue;
@@ -156,7 +172,14 @@ pub fn of_namespace<'a>(
             *demand.guests.entry(guest).or_default() += group.pods.len();
         }
         match wanted(namespace, group.shape, metadata, policy) {
-            None => demand.refused += group.pods.len(),
+            None => {
+                demand.refused += group.pods.len();
+                if let Some(reference) = group.shape.reference() {
+                    let pods = group.pods.iter().filter(|pod| !pod.leaving);
+                    let known = unserved.entry(reference).or_default();
+                    known.extend(pods.map(PodSeen::member));
+                }
+            }
             Some(Wanted {
                 secret,
                 data_key,
@@ -180,19 +203,8 @@ pub fn of_namespace<'a>(
         }
     }
     for ((secret, data_key), asking) in asking {
-        let Some((_, newest)) = asking.iter().max_by_key(|(group, _)| group.newest) else {
+        let Some(key) = of_newest(&asking) else {
             continue;
-        };
-        let differing = asking.iter().filter(|(_, key)| key.asked != newest.asked);
-        let key = KeyDemand {
-            pods: asking.iter().map(|(group, _)| group.pods.len()).sum(),
-            differing: differing.map(|(group, _)| group.pods.len()).sum(),
-            since: asking
-                .iter()
-                .map(|(group, _)| group.since)
-                .min()
-                .unwrap_or(newest.since),
-            ..newest.clone()
         };
         demand
             .secrets
@@ -201,7 +213,38 @@ pub fn of_namespace<'a>(
             .insert(data_key, key);
     }
     demand.fleets = fleets.finish();
+    demand.unserved = listed(unserved);
     demand
+}
+
+/// What is asked of one key by its newest pod, which decides.
+fn of_newest(asking: &[(Group<'_>, KeyDemand)]) -> Option<KeyDemand> {
+    let (_, newest) = asking.iter().max_by_key(|(group, _)| group.newest)?;
+    let differing = asking.iter().filter(|(_, key)| key.asked != newest.asked);
+    Some(KeyDemand {
+        pods: asking.iter().map(|(group, _)| group.pods.len()).sum(),
+        differing: differing.map(|(group, _)| group.pods.len()).sum(),
+        since: asking
+            .iter()
+            .map(|(group, _)| group.since)
+            .min()
+            .unwrap_or(newest.since),
+        ..newest.clone()
+    })
+}
+
+fn listed(unserved: BTreeMap<(String, String, bool), Vec<Member>>) -> Vec<Unserved> {
+    let unserved = unserved.into_iter().filter(|(_, pods)| !pods.is_empty());
+    let unserved = unserved.map(|((secret, data_key, own), mut pods)| {
+        pods.sort();
+        Unserved {
+            secret,
+            data_key,
+            own,
+            pods,
+        }
+    });
+    unserved.collect()
 }
 
 /// Whose node a pod of this shape may be, by what its receipt names: policy may have changed since it joined.

@@ -15,6 +15,7 @@ use super::names::{Names, Step};
 use super::nodes::{Counts, Look, NodeState, Notes, Truth};
 use super::plane::{Plane, Trouble};
 use super::run::Context;
+use super::standing::Standings;
 use super::tailnet::Tailnet;
 use crate::clock::after;
 use crate::control_plane::Error;
@@ -22,8 +23,10 @@ use crate::control_plane::Error;
 mod findings;
 mod notebook;
 mod sweep;
+mod unstarted;
 
 pub use notebook::Notebook;
+use unstarted::Reads;
 
 /// The nodes are looked at this often: two looks and a new pod fit into a minute.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
@@ -54,6 +57,9 @@ struct Keeper {
     suspects: mpsc::Sender<String>,
     /// Keys that no record names and that are left.
     kept: LastKeys,
+    standings: Standings,
+    /// Pods that are read because no look at the tailnet tells of them.
+    reads: Reads,
     states: BTreeMap<String, OnePlane>,
     /// What is written in the notebook; none until it was read.
     noted: Option<Notes>,
@@ -75,11 +81,12 @@ struct OnePlane {
 pub(super) async fn run(
     context: Arc<Context>,
     demands: watch::Receiver<Demands>,
-    kept: LastKeys,
+    shared: (LastKeys, Standings),
     mut planes: watch::Receiver<Up>,
     suspects: mpsc::Sender<String>,
     shutdown: CancellationToken,
 ) {
+    let (kept, standings) = shared;
     let mut keeper = Keeper {
         evict_from: Timestamp::MIN,
         note_from: Timestamp::MIN,
@@ -88,12 +95,15 @@ pub(super) async fn run(
         demands,
         suspects,
         kept,
+        standings,
+        reads: Reads::default(),
         states: BTreeMap::new(),
     };
     let work = async {
         loop {
             let up = planes.borrow_and_update().clone();
             keeper.look(&up).await;
+            keeper.look_at_unstarted(&up).await;
             let wake = keeper.wake(&up);
             tokio::select! {
                 changed = planes.changed() => if changed.is_err() { break },

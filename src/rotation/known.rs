@@ -13,6 +13,7 @@ use super::plane::Trouble;
 use super::planes::jitter;
 use super::queue::Backoff;
 use super::settle::{Outcome, Snapshot};
+use super::standing::Standing;
 use super::state::State;
 use crate::clock::after;
 use crate::control_plane::KeyId;
@@ -121,6 +122,20 @@ impl Known {
         fights
             .filter_map(|fight| fight.kept(now).cloned())
             .collect()
+    }
+
+    /// How the keys that pods need do.
+    pub(super) fn standings(&self) -> BTreeMap<String, Standing> {
+        let states = self.states.iter();
+        let standing = |(data_key, state): (&String, &State)| {
+            let made = self.expiries.contains_key(data_key);
+            let standing = Standing {
+                state: *state,
+                made,
+            };
+            (data_key.clone(), standing)
+        };
+        states.map(standing).collect()
     }
 
     /// Takes in what came of a job; says what follows.

@@ -16,7 +16,7 @@ use crate::control_plane::NodeId;
 mod note;
 
 /// A pod without a node is late after this long.
-const LATE_AFTER: Duration = Duration::from_secs(120);
+pub(super) const LATE_AFTER: Duration = Duration::from_secs(120);
 
 /// More nodes than pods are a matter of a rollout for this long.
 const UNINVITED_AFTER: Duration = Duration::from_secs(120);

@@ -21,6 +21,7 @@ use super::plane::{Plane, Trouble};
 use super::planes::Planes;
 use super::queue::{Class, Job, Queue};
 use super::settle::{Outcome, Task, settle};
+use super::standing::Standings;
 use super::state::State;
 use crate::clock::{Clock, after};
 use crate::events::Events;
@@ -96,6 +97,8 @@ pub(super) struct Loop {
     secrets: BTreeMap<SecretRef, Known>,
     /// For whoever sweeps.
     pub(super) kept: LastKeys,
+    /// For whoever looks after pods.
+    standings: Standings,
     demands: Demands,
     pass_at: Timestamp,
     /// What the clock showed last.
@@ -118,7 +121,7 @@ pub async fn run(
     let keeper = housekeeping::run(
         context,
         demands.clone(),
-        rotation.kept.clone(),
+        (rotation.kept.clone(), rotation.standings.clone()),
         planes,
         suspects,
         shutdown.clone(),
@@ -189,6 +192,7 @@ impl Loop {
             queue: Queue::default(),
             secrets: BTreeMap::new(),
             kept: LastKeys::default(),
+            standings: Standings::default(),
             demands: Demands::default(),
             pass_at: now,
             shown: now,
@@ -414,6 +418,7 @@ impl Loop {
             self.pass_at = self.pass_at.min(after(now, PASS_GAP));
         }
         self.kept.set(&secret, known.kept(now));
+        self.standings.set(&secret, known.standings());
         let planes = &self.planes;
         let of_plane = |data_key: &str| {
             let demand = demand.get(data_key)?;

@@ -30,6 +30,7 @@ mod promises;
 mod request;
 mod sweep;
 mod trouble;
+mod unstarted;
 
 const SECRET: &str = "headscale-auth-keys";
 const MARK: &str = "sidescale 0b1a6a5e-8f0c-4a7e-9a39-7a3f3e6c1d55 test";

@@ -62,6 +62,18 @@ impl Shape {
         injected.filter(|injected| !injected.own_key)
     }
 
+    /// Secret and data key that the pod refers to, and whether they are its author's own.
+    pub(super) fn reference(&self) -> Option<(String, String, bool)> {
+        let injected = self.whole_receipt()?.injected?;
+        let Injected {
+            secret,
+            data_key,
+            own_key,
+            ..
+        } = injected;
+        Some((secret.into_owned(), data_key.into_owned(), own_key))
+    }
+
     /// Whether the webhook put something else than a Tailscale sidecar into the pod.
     pub(super) fn needs_no_key(&self) -> bool {
         self.whole_receipt()

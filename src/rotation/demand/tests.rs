@@ -140,11 +140,23 @@ fn who_may_have_none_gets_none() {
         ("a receipt that is none", &garbage, None),
         ("no receipt", &none, None),
     ];
+    let unreadable = ["a receipt that is none", "no receipt"];
     for (name, shape, metadata) in table {
         let demand = demand(&[pod(shape, 1)], metadata.as_ref());
         assert!(demand.secrets.is_empty(), "{name}");
         assert_eq!(demand.refused, 1, "{name}");
+        // What they refer to is known all the same, for whoever tells why they do not start.
+        let own: Vec<_> = demand.unserved.iter().map(|other| other.own).collect();
+        if unreadable.contains(&name) {
+            assert!(own.is_empty(), "{name}");
+        } else {
+            assert_eq!(own, [name == "a key of its own"], "{name}");
+            assert_eq!(demand.unserved[0].pods.len(), 1, "{name}");
+        }
     }
+    let mut leaving = pod(&own_key, 1);
+    leaving.leaving = true;
+    assert_eq!(demand(&[leaving], None).unserved, []);
 }
 
 #[test]

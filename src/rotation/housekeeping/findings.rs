@@ -5,6 +5,7 @@ use sidescale_webhook::profile::OnLost;
 use tracing::{debug, info, warn};
 
 use super::Keeper;
+use super::unstarted::{Reference, Source, notice};
 use crate::clock::after;
 use crate::events::{About, Notice};
 use crate::pods::{Evicted, PodFound};
@@ -14,7 +15,7 @@ use crate::rotation::nodes::{Finding, NodeState, Place};
 use crate::rotation::record::{DATA_KEY, Record};
 
 /// The container that is a node.
-const CONTAINER: &str = "tailscale";
+pub(super) const CONTAINER: &str = "tailscale";
 
 /// Evictions are at least this far apart.
 const EVICT_GAP: std::time::Duration = std::time::Duration::from_secs(10);
@@ -81,16 +82,8 @@ impl Keeper {
                 .await;
             return;
         }
-        let mut there = Vec::new();
-        for pod in finding.pods.iter().take(MOST_TOLD) {
-            let pods = &self.context.pods;
-            match pods.read(namespace, &pod.name, pod.uid, CONTAINER).await {
-                PodFound::Gone => {}
-                PodFound::There { container, .. } => there.push((pod, container)),
-                PodFound::Unknown(_) => there.push((pod, "unknown".to_owned())),
-            }
-        }
-        if there.is_empty() {
+        let (there, lacking) = self.read(finding, place).await;
+        if there.is_empty() && lacking.is_empty() {
             return;
         }
         warn!(
@@ -102,6 +95,12 @@ impl Keeper {
             of,
             "Pods"
         );
+        for notice in &lacking {
+            self.context.events.publish(notice).await;
+        }
+        if there.is_empty() {
+            return;
+        }
         if finding.is_certain() {
             for (pod, container) in there {
                 let note = match state {
@@ -119,6 +118,44 @@ impl Keeper {
             self.publish(place, About::secret(&place.secret), *state, note)
                 .await;
         }
+    }
+
+    /// Reads the first pods of a finding: those that are there, and what to tell of late ones that lack a Secret.
+    async fn read<'a>(
+        &self,
+        finding: &'a Finding,
+        place: &Place,
+    ) -> (Vec<(&'a Member, String)>, Vec<Notice>) {
+        let Place {
+            namespace,
+            service: _,
+            secret,
+            data_key,
+        } = place;
+        let (mut there, mut lacking) = (Vec::new(), Vec::new());
+        for pod in finding.pods.iter().take(MOST_TOLD) {
+            let pods = &self.context.pods;
+            match pods.read(namespace, &pod.name, pod.uid, CONTAINER).await {
+                PodFound::Gone => {}
+                PodFound::There {
+                    lack: Some(lack), ..
+                } if finding.state == NodeState::Late => {
+                    // Of this one it is certain, whatever can be said of the others.
+                    let standing = self.standings.of(namespace, secret, data_key);
+                    let reference = Reference {
+                        namespace,
+                        pod: &pod.name,
+                        secret,
+                        data_key,
+                        source: Source::Rotation(standing),
+                    };
+                    lacking.push(notice(&reference, pod, &lack));
+                }
+                PodFound::There { container, .. } => there.push((pod, container)),
+                PodFound::Unknown(_) => there.push((pod, "unknown".to_owned())),
+            }
+        }
+        (there, lacking)
     }
 
     async fn publish(&self, place: &Place, about: About, state: NodeState, note: String) {

@@ -19,6 +19,18 @@ impl World {
             uid: *uid,
             name: format!("api-{uid}").into(),
         };
+        self.fleet(pods.iter().map(member).collect());
+    }
+
+    /// A pod of service `api` that was made just now.
+    pub(super) fn one_pod(&self, name: &str, uid: u128) {
+        let created = self.clock.now();
+        let name = name.into();
+        self.fleet(vec![Member { created, uid, name }]);
+    }
+
+    fn fleet(&self, pods: Vec<Member>) {
+        let count = pods.len();
         let fleet = Fleet {
             control_plane: "default".into(),
             user: "shop.api".into(),
@@ -26,14 +38,15 @@ impl World {
             secret: SECRET.into(),
             data_key: "api-authkey".into(),
             hostname: Some("api".into()),
-            pods: pods.iter().map(member).collect(),
+            pods,
         };
         let guest = ("default".to_owned(), "shop.api".to_owned());
         let key = ("api-authkey".to_owned(), key_demand("api"));
         let demand = NamespaceDemand {
             secrets: [(SECRET.to_owned(), [key].into())].into(),
             refused: 0,
-            guests: [(guest, pods.len())].into(),
+            unserved: Vec::new(),
+            guests: [(guest, count)].into(),
             fleets: vec![fleet],
         };
         self.demands.send_modify(|demands| {

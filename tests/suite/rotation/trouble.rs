@@ -10,7 +10,7 @@ use sidescale::store::StoredSecret;
 use super::{DAY, SECRET, World, until};
 
 /// Lets the process do what it can, without moving the clock.
-async fn settle() {
+pub(super) async fn settle() {
     tokio::time::sleep(Duration::from_millis(150)).await;
 }
 

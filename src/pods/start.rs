@@ -1,0 +1,241 @@
+//! What keeps a container from starting, as far as a Secret does: the pod's status says it. Pure.
+
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec};
+
+/// The kubelet could not put a container's environment together.
+const CONFIG_ERROR: &str = "CreateContainerConfigError";
+
+/// Is no key: the certificate authority of the control plane, which is mounted beside it.
+const CA: &str = "ca.crt";
+
+/// What a container lacks in order to start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// There is no such Secret.
+    Secret {
+        /// Its name.
+        secret: String,
+    },
+    /// The Secret is there without that data key.
+    Key {
+        /// The Secret's name.
+        secret: String,
+        /// The data key.
+        key: String,
+    },
+    /// Volumes or network of the pod are not ready. This is one of the volumes; only the kubelet's Events say more.
+    Volume {
+        /// The Secret's name.
+        secret: String,
+        /// The data key that the container mounts.
+        key: String,
+    },
+}
+
+/// The status of a pod's container of that name, sidecars included.
+#[must_use]
+pub fn status<'a>(pod: &'a Pod, container: &str) -> Option<&'a ContainerStatus> {
+    let status = pod.status.as_ref()?;
+    let init = status.init_container_statuses.iter().flatten();
+    let mut all = init.chain(status.container_statuses.iter().flatten());
+    all.find(|status| status.name == container)
+}
+
+/// Whether the container ran at least once.
+#[must_use]
+pub fn has_started(status: &ContainerStatus) -> bool {
+    let now = status.state.as_ref();
+    let waits = now.is_none_or(|state| state.running.is_none() && state.terminated.is_none());
+    let before = status.last_state.as_ref();
+    let ran = before.is_some_and(|state| state.terminated.is_some());
+    !waits || ran || status.restart_count > 0
+}
+
+/// What the container lacks; none if it has started, or waits for something else than a Secret.
+#[must_use]
+pub fn lack(pod: &Pod, container: &str) -> Option<Lack> {
+    if let Some(status) = status(pod, container) {
+        if has_started(status) {
+            return None;
+        }
+        let waiting = status
+            .state
+            .as_ref()
+            .and_then(|state| state.waiting.as_ref());
+        if let Some(waiting) = waiting
+            && waiting.reason.as_deref() == Some(CONFIG_ERROR)
+        {
+            return waiting.message.as_deref().and_then(said);
+        }
+    }
+    if !waits_for_volumes(pod) {
+        return None;
+    }
+    let (secret, key) = mounted(pod.spec.as_ref()?, container)?;
+    Some(Lack::Volume { secret, key })
+}
+
+/// Reads the kubelet's message for an environment that refers to what is not there.
+fn said(message: &str) -> Option<Lack> {
+    if let Some(rest) = message.strip_prefix("couldn't find key ") {
+        let (key, secret) = rest.split_once(" in Secret ")?;
+        let (_, secret) = secret.split_once('/')?;
+        return Some(Lack::Key {
+            secret: secret.to_owned(),
+            key: key.to_owned(),
+        });
+    }
+    let rest = message.strip_prefix("secret \"")?;
+    let secret = rest.strip_suffix("\" not found")?;
+    Some(Lack::Secret {
+        secret: secret.to_owned(),
+    })
+}
+
+/// Whether the pod has a node, whose kubelet cannot prepare it yet.
+fn waits_for_volumes(pod: &Pod) -> bool {
+    let conditions = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
+    let is = |type_: &str, value: &str| {
+        let mut all = conditions.into_iter().flatten();
+        all.any(|condition| condition.type_ == type_ && condition.status == value)
+    };
+    is("PodScheduled", "True") && is("PodReadyToStartContainers", "False")
+}
+
+/// Secret and data key that the container mounts.
+fn mounted(spec: &PodSpec, container: &str) -> Option<(String, String)> {
+    let mut all = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .chain(&spec.containers);
+    let Container { volume_mounts, .. } = all.find(|other| other.name == container)?;
+    let mounts = |volume: &str| {
+        let mut mounts = volume_mounts.iter().flatten();
+        mounts.any(|mount| mount.name == volume)
+    };
+    let volumes = spec.volumes.iter().flatten();
+    let volumes = volumes.filter(|volume| mounts(&volume.name));
+    let mut keys = volumes.filter_map(|volume| {
+        let secret = volume.secret.as_ref()?;
+        let item = secret.items.iter().flatten().find(|item| item.key != CA)?;
+        Some((secret.secret_name.clone()?, item.key.clone()))
+    });
+    keys.next()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn of(status: Value, ready: &str) -> Option<Lack> {
+        let pod = json!({
+            "spec": {
+                "containers": [{"name": "web"}],
+                "initContainers": [{"name": "tailscale", "volumeMounts": [
+                    {"name": "sidescale-ca", "mountPath": "/ca"}, {"name": "sidescale-auth-key", "mountPath": "/key"},
+                ]}],
+                "volumes": [
+                    {"name": "of-the-app", "secret": {"secretName": "x", "items": [{"key": "y", "path": "y"}]}},
+                    {"name": "sidescale-ca", "secret": {"secretName": "keys", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+                    {"name": "sidescale-auth-key", "secret": {"secretName": "keys", "items": [{"key": "web-authkey", "path": "authkey"}]}},
+                ],
+            },
+            "status": {
+                "conditions": [
+                    {"type": "PodScheduled", "status": "True"}, {"type": "PodReadyToStartContainers", "status": ready},
+                ],
+                "initContainerStatuses": [status],
+            },
+        });
+        lack(&serde_json::from_value(pod).unwrap(), "tailscale")
+    }
+
+    fn waiting(reason: &str, message: Option<&str>) -> Value {
+        json!({
+            "name": "tailscale", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"waiting": {"reason": reason, "message": message}},
+        })
+    }
+
+    /// The messages are those of a real kubelet, 1.35.
+    #[test]
+    fn says_what_is_missing_in_the_words_of_the_kubelet() {
+        let table = [
+            (
+                "secret \"headscale-auth-keys\" not found",
+                Some(Lack::Secret {
+                    secret: "headscale-auth-keys".into(),
+                }),
+            ),
+            (
+                "couldn't find key web-authkey in Secret story-0-29-2-apps/headscale-auth-keys",
+                Some(Lack::Key {
+                    secret: "headscale-auth-keys".into(),
+                    key: "web-authkey".into(),
+                }),
+            ),
+            (
+                "failed to sync secret cache: timed out waiting for the condition",
+                None,
+            ),
+            ("configmap \"web\" not found", None),
+            ("couldn't find key web in ConfigMap shop/web", None),
+            (
+                "container has runAsNonRoot and image will run as root (pod: \"web-0\", container: tailscale)",
+                None,
+            ),
+        ];
+        for (message, lack) in table {
+            assert_eq!(
+                of(waiting(CONFIG_ERROR, Some(message)), "True"),
+                lack,
+                "{message}"
+            );
+            assert_eq!(of(waiting("ImagePullBackOff", Some(message)), "True"), None);
+        }
+        assert_eq!(of(waiting(CONFIG_ERROR, None), "True"), None);
+    }
+
+    #[test]
+    fn a_volume_is_named_while_the_pod_cannot_be_prepared() {
+        let volume = Lack::Volume {
+            secret: "keys".into(),
+            key: "web-authkey".into(),
+        };
+        let initializing = waiting("PodInitializing", None);
+        assert_eq!(of(initializing.clone(), "False"), Some(volume));
+        assert_eq!(of(initializing, "True"), None, "its volumes are there");
+    }
+
+    #[test]
+    fn a_container_that_ran_lacks_nothing() {
+        let message = Some("secret \"keys\" not found");
+        let mut status = waiting(CONFIG_ERROR, message);
+        status["restartCount"] = json!(1);
+        assert_eq!(of(status, "False"), None);
+        let mut status = waiting("CrashLoopBackOff", None);
+        status["lastState"] = json!({"terminated": {"exitCode": 1}});
+        assert_eq!(of(status, "False"), None);
+        let mut status = waiting("", None);
+        status["state"] = json!({"running": {}});
+        assert_eq!(of(status, "False"), None);
+    }
+
+    #[test]
+    fn nothing_is_said_of_what_is_not_there() {
+        assert_eq!(lack(&Pod::default(), "tailscale"), None);
+        let pod = json!({"spec": {"containers": []}, "status": {"conditions": [
+            {"type": "PodScheduled", "status": "True"}, {"type": "PodReadyToStartContainers", "status": "False"},
+        ]}});
+        assert_eq!(
+            lack(&serde_json::from_value(pod).unwrap(), "tailscale"),
+            None
+        );
+    }
+}

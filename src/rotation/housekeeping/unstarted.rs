@@ -1,0 +1,374 @@
+//! Pods that no look at the tailnet tells of: read once, and told if their container waits for a Secret. I/O.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tracing::{debug, warn};
+
+use super::findings::CONTAINER;
+use super::{Keeper, Up};
+use crate::clock::after;
+use crate::events::{About, Notice};
+use crate::pods::PodFound;
+use crate::pods::start::Lack;
+use crate::rotation::demand::Demands;
+use crate::rotation::fleet::Member;
+use crate::rotation::nodes::LATE_AFTER;
+use crate::rotation::standing::Standing;
+
+/// A pod that rotation makes no key for is read at this age: nothing that it waits for is on its way.
+const FIRST_READ: Duration = Duration::from_secs(20);
+
+/// One that has not started is read again when it is twice as old, at least and at most after this long.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(100), Duration::from_secs(3_600));
+
+/// Bounds the reads that follow one look.
+const MOST_READ: usize = 16;
+
+/// Who makes the key that a pod refers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// Its author: `auth-key-secret` names it.
+    Author,
+    /// Rotation; none if it has not decided for that key, or makes none for this pod.
+    Rotation(Option<Standing>),
+}
+
+/// A pod's reference to its key.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reference<'a> {
+    pub(super) namespace: &'a str,
+    pub(super) pod: &'a str,
+    pub(super) secret: &'a str,
+    pub(super) data_key: &'a str,
+    pub(super) source: Source,
+}
+
+/// When pods are read next, by their uid; never again once their container has started.
+#[derive(Debug, Default)]
+pub(super) struct Reads(BTreeMap<u128, Option<Timestamp>>);
+
+impl Reads {
+    /// Whether a pod's time has come.
+    fn is_due(&self, now: Timestamp, pod: &Member, first: Duration) -> bool {
+        let next = self.0.get(&pod.uid).copied();
+        let next = next.unwrap_or_else(|| Some(after(pod.created, first)));
+        next.is_some_and(|next| now >= next)
+    }
+
+    fn again(&mut self, now: Timestamp, pod: &Member) {
+        let age = now.duration_since(pod.created).unsigned_abs();
+        let (least, most) = AGAIN;
+        let next = after(now, age.clamp(least, most));
+        self.0.insert(pod.uid, Some(next));
+    }
+
+    fn never_again(&mut self, pod: &Member) {
+        self.0.insert(pod.uid, None);
+    }
+
+    fn keep_only(&mut self, pods: &BTreeSet<u128>) {
+        self.0.retain(|uid, _| pods.contains(uid));
+    }
+}
+
+impl Keeper {
+    /// Reads pods whose key rotation does not make, or cannot: nothing else tells why they do not start.
+    pub(super) async fn look_at_unstarted(&mut self, up: &Up) {
+        let demands = self.demands.borrow().clone();
+        if !demands.synced {
+            return;
+        }
+        let (mut there, mut due) = (BTreeSet::new(), Vec::new());
+        for (reference, pod, first) in self.candidates(&demands, up) {
+            there.insert(pod.uid);
+            let now = self.context.clock.now();
+            if due.len() < MOST_READ && self.reads.is_due(now, pod, first) {
+                due.push((reference, pod));
+            }
+        }
+        self.reads.keep_only(&there);
+        for (reference, pod) in due {
+            let Reference {
+                namespace,
+                secret,
+                data_key,
+                ..
+            } = reference;
+            let pods = &self.context.pods;
+            let found = pods.read(namespace, &pod.name, pod.uid, CONTAINER).await;
+            let now = self.context.clock.now();
+            match found {
+                PodFound::Gone | PodFound::There { started: true, .. } => {
+                    self.reads.never_again(pod);
+                }
+                PodFound::There { lack: None, .. } => self.reads.again(now, pod),
+                PodFound::There {
+                    lack: Some(lack), ..
+                } => {
+                    self.reads.again(now, pod);
+                    let lack_name = reason(&lack);
+                    let pod_name = &*pod.name;
+                    warn!(
+                        namespace,
+                        pod = pod_name,
+                        secret,
+                        data_key,
+                        lack = lack_name,
+                        "Container cannot start"
+                    );
+                    let notice = notice(&reference, pod, &lack);
+                    self.context.events.publish(&notice).await;
+                }
+                PodFound::Unknown(trouble) => {
+                    self.reads.again(now, pod);
+                    debug!(namespace, pod = &*pod.name, trouble, "Pod cannot be read");
+                    // The others would not be answered either.
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The pods to read, each with the age at which that makes sense.
+    fn candidates<'a>(
+        &self,
+        demands: &'a Demands,
+        up: &Up,
+    ) -> Vec<(Reference<'a>, &'a Member, Duration)> {
+        let mut found = Vec::new();
+        for (namespace, demand) in &demands.namespaces {
+            for unserved in &demand.unserved {
+                let source = if unserved.own {
+                    Source::Author
+                } else {
+                    Source::Rotation(None)
+                };
+                let (secret, data_key) = (&unserved.secret, &unserved.data_key);
+                let pods = unserved.pods.iter();
+                found.extend(pods.map(|pod| {
+                    let reference = Reference {
+                        namespace,
+                        pod: &pod.name,
+                        secret,
+                        data_key,
+                        source,
+                    };
+                    (reference, pod, FIRST_READ)
+                }));
+            }
+            // While a control plane is away its nodes are not looked at, and a key that is not there does not come.
+            let of_others = demand.fleets.iter();
+            for fleet in of_others.filter(|fleet| !up.contains_key(&fleet.control_plane)) {
+                let (secret, data_key) = (&fleet.secret, &fleet.data_key);
+                let standing = self.standings.of(namespace, secret, data_key);
+                if standing.is_none_or(|standing| standing.made) {
+                    continue;
+                }
+                let pods = fleet.pods.iter();
+                found.extend(pods.map(|pod| {
+                    let reference = Reference {
+                        namespace,
+                        pod: &pod.name,
+                        secret,
+                        data_key,
+                        source: Source::Rotation(standing),
+                    };
+                    (reference, pod, LATE_AFTER)
+                }));
+            }
+        }
+        found
+    }
+}
+
+/// What a pod's owner is told of a container that cannot start.
+pub(super) fn notice(reference: &Reference<'_>, pod: &Member, lack: &Lack) -> Notice {
+    Notice {
+        namespace: reference.namespace.to_owned(),
+        about: About::pod(&pod.name, pod.uid),
+        warning: true,
+        reason: reason(lack),
+        note: note(reference, lack),
+    }
+}
+
+fn reason(lack: &Lack) -> &'static str {
+    match lack {
+        Lack::Secret { .. } => "SecretMissing",
+        Lack::Key { .. } => "KeyMissing",
+        Lack::Volume { .. } => "VolumeMissing",
+    }
+}
+
+/// Names container, Secret and data key, and says what to do next.
+fn note(reference: &Reference<'_>, lack: &Lack) -> String {
+    let Reference { namespace, pod, .. } = reference;
+    // The kubelet says for certain which Secret it is; a reference of somebody else's is told as that.
+    let (what, secret) = match lack {
+        Lack::Secret { secret } => (format!("there is no Secret {namespace}/{secret}"), secret),
+        Lack::Key { secret, key } => (
+            format!("Secret {namespace}/{secret} has no data key {key}"),
+            secret,
+        ),
+        Lack::Volume { secret, key } => (
+            format!(
+                "its volumes are not ready, and one of them is data key {key} of Secret {namespace}/{secret} \
+                 (kubectl describe pod -n {namespace} {pod} says whether it is that one)"
+            ),
+            secret,
+        ),
+    };
+    let next = if secret == reference.secret {
+        next(reference, matches!(lack, Lack::Secret { .. }))
+    } else {
+        format!(
+            "that is not the Secret that its key comes from, {}",
+            reference.secret
+        )
+    };
+    format!(
+        "container {CONTAINER} cannot start: {what}; {next}. It starts by itself once the key is there"
+    )
+}
+
+fn next(reference: &Reference<'_>, no_secret: bool) -> String {
+    let Reference {
+        namespace,
+        pod,
+        secret,
+        data_key,
+        source,
+    } = reference;
+    match source {
+        Source::Author if no_secret => format!(
+            "annotation sidescale.io/auth-key-secret names it: make it with the key under {data_key} (kubectl create \
+             secret generic -n {namespace} {secret} --from-file={data_key}=FILE), or correct the annotation"
+        ),
+        Source::Author => format!(
+            "annotation sidescale.io/auth-key-secret wants the key under {data_key}: put it there, or correct the \
+             annotation (kubectl describe secret -n {namespace} {secret} lists the data keys that there are)"
+        ),
+        Source::Rotation(Some(Standing { state, made: false })) => format!(
+            "rotation has not made key {data_key} yet, and its state is {}: kubectl events -n {namespace} --for \
+             secret/{secret} says what to do",
+            state.as_str()
+        ),
+        Source::Rotation(Some(Standing { state, made: true })) => format!(
+            "rotation has made key {data_key}, and its state is {}: if the pod still waits in a minute, kubectl events -n \
+             {namespace} --for secret/{secret} says more",
+            state.as_str()
+        ),
+        Source::Rotation(None) => format!(
+            "rotation makes no key {data_key} for this pod: its namespace was switched off, or the configuration no \
+             longer allows what its annotations ask for. The pod that follows it is told why: kubectl delete pod -n \
+             {namespace} {pod}"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rotation::state::State;
+
+    fn reference(source: Source) -> Reference<'static> {
+        Reference {
+            namespace: "shop",
+            pod: "web-0",
+            secret: "keys",
+            data_key: "web-authkey",
+            source,
+        }
+    }
+
+    #[test]
+    fn names_container_secret_and_data_key_and_what_to_do() {
+        let secret = Lack::Secret {
+            secret: "keys".into(),
+        };
+        let key = Lack::Key {
+            secret: "keys".into(),
+            key: "web-authkey".into(),
+        };
+        let volume = Lack::Volume {
+            secret: "keys".into(),
+            key: "web-authkey".into(),
+        };
+        let made = |made, state| Source::Rotation(Some(Standing { state, made }));
+        let table = [
+            (
+                Source::Author,
+                &secret,
+                "kubectl create secret generic -n shop keys --from-file=web-authkey=FILE",
+            ),
+            (Source::Author, &key, "kubectl describe secret -n shop keys"),
+            (
+                Source::Author,
+                &volume,
+                "kubectl describe pod -n shop web-0",
+            ),
+            (
+                made(false, State::NoCredentials),
+                &key,
+                "its state is NoCredentials: kubectl events -n shop --for secret/keys",
+            ),
+            (
+                made(false, State::QuotaExceeded),
+                &secret,
+                "its state is QuotaExceeded",
+            ),
+            (made(true, State::Ready), &key, "its state is Ready"),
+            (
+                Source::Rotation(None),
+                &key,
+                "kubectl delete pod -n shop web-0",
+            ),
+        ];
+        for (source, lack, command) in table {
+            let note = note(&reference(source), lack);
+            for part in [
+                "container tailscale",
+                "Secret shop/keys",
+                "web-authkey",
+                command,
+            ] {
+                assert!(note.contains(part), "{part}: {note}");
+            }
+            assert!(note.len() < 900, "an Event takes a kilobyte: {note}");
+        }
+        let other = Lack::Secret { secret: "x".into() };
+        let note = note(&reference(Source::Author), &other);
+        assert!(
+            note.contains("Secret shop/x;") && note.contains("comes from, keys"),
+            "{note}"
+        );
+    }
+
+    #[test]
+    fn a_pod_is_read_once_before_it_is_late_and_ever_more_rarely_after() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let pod = Member {
+            created: at(0),
+            uid: 7,
+            name: "web-0".into(),
+        };
+        let mut reads = Reads::default();
+        let mut times = Vec::new();
+        for second in 0..7_200 {
+            if reads.is_due(at(second), &pod, FIRST_READ) {
+                times.push(second);
+                reads.again(at(second), &pod);
+            }
+        }
+        assert_eq!(times, [20, 120, 240, 480, 960, 1_920, 3_840]);
+        reads.never_again(&pod);
+        assert!(!reads.is_due(at(1_000_000), &pod, FIRST_READ));
+        reads.keep_only(&BTreeSet::new());
+        assert!(
+            reads.is_due(at(1_000_000), &pod, FIRST_READ),
+            "forgotten with its pod"
+        );
+    }
+}
