@@ -11,7 +11,7 @@ use clap::CommandFactory;
 use clap::error::ErrorKind;
 
 use crate::args::{Args, Command};
-use crate::commands::{apikey_manager, cleanup, config, demo, rotate, serve, status};
+use crate::commands::{apikey_manager, check, cleanup, config, demo, rotate, serve, status};
 use crate::telemetry;
 
 /// Runs a command to its end: 0 done, 1 failed. Bad usage (2) has ended the process before.
@@ -57,6 +57,12 @@ pub fn run(args: Args) -> ExitCode {
         Command::Status(args) => {
             let typed = with_signals(|shutdown| {
                 until_stopped(shutdown, async { status::run(args, &mut stdout()).await })
+            });
+            told(runtime.block_on(typed))
+        }
+        Command::Check(args) => {
+            let typed = with_signals(|shutdown| {
+                until_stopped(shutdown, async { check::run(args, &mut stdout()).await })
             });
             told(runtime.block_on(typed))
         }

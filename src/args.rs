@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use jiff::SignedDuration;
 
 use crate::commands::apikey_manager::ApikeyManagerArgs;
+use crate::commands::check::CheckArgs;
 use crate::commands::cleanup::CleanupArgs;
 use crate::commands::config::ConfigArgs;
 use crate::commands::demo::DemoArgs;
@@ -31,6 +32,8 @@ pub enum Command {
     ApikeyManager(Box<ApikeyManagerArgs>),
     /// Show every key: whose, how old, when renewed, who uses it, what is wrong
     Status(StatusArgs),
+    /// Say why a pod is, or is not, a node of the tailnet, and what to type next
+    Check(CheckArgs),
     /// Have keys replaced now, and the old ones ended at once if they have leaked
     Rotate(RotateArgs),
     /// Show, or remove, what nothing uses any more at the control planes

@@ -1,6 +1,7 @@
 //! One file, or folder, per command.
 
 pub mod apikey_manager;
+pub mod check;
 pub mod cleanup;
 pub mod config;
 pub mod demo;

@@ -41,6 +41,7 @@ pub(crate) mod sweep;
 pub mod tailnet;
 mod value;
 
+pub(crate) use fleet::expanded;
 pub use housekeeping::Notebook;
 pub(crate) use ownership::ownership;
-pub(crate) use value::may_be_a_key;
+pub(crate) use value::{KeyKind, kind_of_key, may_be_a_key};

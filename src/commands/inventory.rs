@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, Namespace, Pod};
+use kube::Client;
 use kube::api::{Api, ListParams, ObjectMeta};
 use sidescale_webhook::identity::{self, Owner};
 use sidescale_webhook::sidecar::Receipt;
@@ -69,7 +70,7 @@ impl Inventory {
             found.secrets.extend(named);
         }
         let namespaces = namespaces(release, namespace).await?;
-        let pods = injected(release, namespace).await?;
+        let pods = injected(&release.client, namespace).await?;
         for pod in &pods {
             if let Some((key, owner)) = user_of_key(pod) {
                 found.owners.entry(key).or_default().insert(owner);
@@ -100,9 +101,9 @@ impl Inventory {
     }
 
     /// Reads what rotation has warned of in these namespaces; who may not read Events goes without.
-    pub(crate) async fn read_notes(&mut self, release: &Release, namespaces: &BTreeSet<String>) {
+    pub(crate) async fn read_notes(&mut self, client: &Client, namespaces: &BTreeSet<String>) {
         for namespace in namespaces {
-            let api: Api<Event> = Api::namespaced(release.client.clone(), namespace);
+            let api: Api<Event> = Api::namespaced(client.clone(), namespace);
             let params = ListParams::default().fields("involvedObject.kind=Secret,type=Warning");
             let Ok(events) = api.list(&params).await else {
                 continue;
@@ -158,16 +159,17 @@ async fn namespaces(release: &Release, only: Option<&str>) -> Result<Namespaces>
     Ok(found)
 }
 
-async fn injected(release: &Release, namespace: Option<&str>) -> Result<Vec<ObjectMeta>> {
+/// The injected pods that are not over.
+///
+/// # Errors
+/// The cluster could not be asked or refused.
+pub(super) async fn injected(client: &Client, namespace: Option<&str>) -> Result<Vec<ObjectMeta>> {
     let (api, place): (Api<Pod>, _) = match namespace {
         Some(name) => (
-            Api::namespaced(release.client.clone(), name),
+            Api::namespaced(client.clone(), name),
             format!("namespace {name}"),
         ),
-        None => (
-            Api::all(release.client.clone()),
-            "all namespaces".to_owned(),
-        ),
+        None => (Api::all(client.clone()), "all namespaces".to_owned()),
     };
     let mut params = ListParams::default()
         .labels(pods::LABEL)
@@ -197,7 +199,7 @@ fn user_of_key(pod: &ObjectMeta) -> Option<((SecretRef, String), String)> {
 }
 
 /// The workload that a person knows: a ReplicaSet's Deployment, a Job's CronJob.
-fn workload(pod: &ObjectMeta) -> String {
+pub(super) fn workload(pod: &ObjectMeta) -> String {
     let name = pod.name.as_deref().unwrap_or_default();
     let controller = pod
         .owner_references

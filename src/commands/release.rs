@@ -95,14 +95,22 @@ impl Release {
     /// # Errors
     /// There is no cluster, no such release, or its configuration is not accepted.
     pub(crate) async fn open(args: &ReleaseArgs) -> Result<Self> {
+        let client = connect(args.context.as_deref()).await?;
+        Self::of(client, args).await
+    }
+
+    /// Reads the configuration of an installation in this cluster.
+    ///
+    /// # Errors
+    /// There is no such release, or its configuration is not accepted.
+    pub(crate) async fn of(client: Client, args: &ReleaseArgs) -> Result<Self> {
         let ReleaseArgs {
             namespace,
             release_name,
             config,
-            context,
+            context: _,
             api_url,
         } = args;
-        let client = connect(context.as_deref()).await?;
         let mut policy = match config {
             Some(file) => config::load(file).context("--config")?,
             None => from_config_map(&client, namespace, release_name).await?,
@@ -140,7 +148,11 @@ pub(crate) fn refused(error: kube::Error, call: &str) -> anyhow::Error {
     }
 }
 
-async fn connect(context: Option<&str>) -> Result<Client> {
+/// Finds the cluster.
+///
+/// # Errors
+/// There is none.
+pub(super) async fn connect(context: Option<&str>) -> Result<Client> {
     let config = match context {
         None => kube::Config::infer().await.context(
             "no Kubernetes cluster found: point KUBECONFIG at a kubeconfig file, or run in a pod",
@@ -173,7 +185,8 @@ async fn from_config_map(client: &Client, namespace: &str, release: &str) -> Res
     let Some(text) = text else {
         bail!(
             "namespace {namespace:?} has no ConfigMap of a release {release:?}: \"helm list --all-namespaces\" shows \
-             where Sidescale is installed; name it with --namespace and --release-name, or the file with --config"
+             where Sidescale is installed; --help says which flags name that namespace and that release, or name the \
+             file with --config"
         );
     };
     config::parse(&text)

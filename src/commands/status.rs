@@ -14,11 +14,11 @@ use crate::cluster;
 use held::PlaneView;
 use report::{Hints, Report};
 
-mod held;
+pub(super) mod held;
 mod report;
 mod secret;
-mod table;
-mod verify;
+pub(super) mod table;
+pub(super) mod verify;
 
 const HELP: &str = "\
 A row for each key. NEXT says when it is renewed, or why it is made anew right now; NODES counts the nodes that are \
@@ -97,7 +97,7 @@ pub async fn run(args: StatusArgs, out: &mut (dyn Write + Send)) -> Result<()> {
         .collect();
     if !troubled.is_empty() {
         progress.doing("Reading Events");
-        inventory.read_notes(&release, &troubled).await;
+        inventory.read_notes(&release.client, &troubled).await;
         report = Report::new(now, &inventory, &release.policy, &planes, &hints);
     }
     drop(progress);

@@ -105,7 +105,7 @@ impl Fleets {
 }
 
 /// What tailscaled makes of a hostname that the kubelet filled in: a label has no dots, and its limit.
-fn expanded(text: &str, pod: &str) -> String {
+pub(crate) fn expanded(text: &str, pod: &str) -> String {
     let mut name = text.replace("$(POD_NAME)", pod).replace('.', "-");
     name.truncate(LONGEST_LABEL);
     name.truncate(name.trim_end_matches('-').len());

@@ -23,8 +23,8 @@ use crate::metrics::Metrics;
 mod credentials;
 mod nodes;
 
-pub(crate) use credentials::no_credentials;
 use credentials::{Found, api_key, invalid_credentials, no_placeholder_any_more};
+pub(crate) use credentials::{no_api_key, no_credentials};
 use nodes::Origins;
 pub use nodes::Survey;
 

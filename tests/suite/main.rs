@@ -10,6 +10,7 @@
 mod acceptance;
 mod apikey_manager;
 mod chart;
+mod check;
 mod client;
 mod config;
 mod conformance;

@@ -103,7 +103,7 @@ impl Held {
     }
 
     /// How the key differs from what the record says, if it does.
-    pub(super) fn difference(&self, now: Timestamp, current: &record::Issued) -> Option<String> {
+    pub(crate) fn difference(&self, now: Timestamp, current: &record::Issued) -> Option<String> {
         let Some(key) = self.keys.iter().find(|key| key.id == current.id) else {
             return Some("is not there any more".to_owned());
         };

@@ -65,7 +65,7 @@ pub(super) fn render(now: Timestamp, report: &Report) -> String {
 }
 
 /// A length of time as people say it: the largest unit of which there are two.
-pub(super) fn span(time: SignedDuration) -> String {
+pub(crate) fn span(time: SignedDuration) -> String {
     let seconds = time.as_secs().abs();
     let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
     match (days, hours, minutes) {

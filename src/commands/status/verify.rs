@@ -3,14 +3,15 @@
 use sidescale_webhook::profile;
 
 use super::held::{Held, PlaneView};
+use crate::api_key::value::flaw;
 use crate::commands::release::Release;
 use crate::control_plane::{ControlPlane, Endpoint, Error};
 use crate::key_value::KeyValue;
-use crate::rotation::plane::{API_KEY, Trouble, no_credentials};
+use crate::rotation::plane::{API_KEY, Trouble, no_api_key, no_credentials};
 use crate::rotation::state::State;
 
 /// What the control plane holds, or why that is not known.
-pub(super) async fn view(
+pub(crate) async fn view(
     release: &Release,
     name: &str,
     config: &profile::ControlPlane,
@@ -62,6 +63,9 @@ pub(crate) async fn client(
     let Some(value) = value else {
         return Err(no_credentials(name, namespace, secret, read.is_some()));
     };
+    if let Some(wrong) = flaw(value) {
+        return Err(no_api_key(name, namespace, secret, wrong));
+    }
     Ok(ControlPlane::new(Endpoint {
         name: name.to_owned(),
         api_url: config.api_url.clone(),

@@ -60,16 +60,7 @@ pub(super) async fn api_key(
     };
     let text = std::str::from_utf8(held).unwrap_or("\0").trim();
     if let Some(wrong) = value::flaw(text) {
-        let message = format!(
-            "control plane \"{plane}\" has no usable API key: data key \"{API_KEY}\" of Secret {namespace}/{name} \
-             {wrong}; put an API key in its place with: {}",
-            command(namespace, name)
-        );
-        return Err(Trouble {
-            state: State::InvalidCredentials,
-            message,
-            of_plane: true,
-        });
+        return Err(no_api_key(plane, namespace, name, wrong));
     }
     Ok(Found {
         api_key: KeyValue::new(text.to_owned()),
@@ -94,6 +85,20 @@ pub(super) async fn no_placeholder_any_more(context: &Context, config: &profile:
                 "Mark of the placeholder stays"
             ),
         }
+    }
+}
+
+/// What stands in the API key's place is none: `wrong` says what it is.
+pub(crate) fn no_api_key(plane: &str, namespace: &str, name: &str, wrong: &str) -> Trouble {
+    let message = format!(
+        "control plane \"{plane}\" has no usable API key: data key \"{API_KEY}\" of Secret {namespace}/{name} \
+         {wrong}; put an API key in its place with: {}",
+        command(namespace, name)
+    );
+    Trouble {
+        state: State::InvalidCredentials,
+        message,
+        of_plane: true,
     }
 }
 

@@ -1,0 +1,159 @@
+//! `sidescale check`: why one pod is, or is not, a node of the tailnet. I/O around a pure judgement.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+
+use super::progress::Progress;
+use super::release::{ApiUrl, ReleaseArgs, connect};
+use super::status::Form;
+use facts::{Finding, Level};
+
+mod facts;
+mod judge;
+mod look;
+mod table;
+mod words;
+
+const HELP: &str = "\
+A line for each look: ok, warn or FAIL, what was seen, and below what is wrong the command to type next. It looks at what the \
+webhook made of the pod, the container tailscale, the Secret and the key that the pod refers to, the key and the node as the control \
+plane sees them, and, where there is no node, at what the sidecar's log says of the control server. No value of a key is ever shown, \
+only what kind it is.
+
+Rights, of your own kubeconfig: get this pod. What else it may read it reads, and it says which right it lacked: get this namespace, list \
+pods, get pods/log, list events and get the Secret of the key in this namespace; list configmaps in Sidescale's namespace; get the \
+Secret of the control plane's API key, and a way to the control plane.
+
+Exit codes: 0 nothing failed, 1 something did or the pod cannot be read, 2 bad usage.";
+
+/// Flags of `sidescale check`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_long_help = HELP, after_help = HELP)]
+pub struct CheckArgs {
+    /// The pod, such as pod/web-7c9d8b-x2x4z
+    #[arg(value_name = "pod/NAME")]
+    pub pod: PodName,
+    /// The pod's namespace [default: the kubeconfig's]
+    #[arg(long, short = 'n', value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// Form of the output
+    #[arg(long, short = 'o', default_value = "table", value_name = "FORM")]
+    pub output: Form,
+    /// Namespace that Sidescale is installed in
+    #[arg(
+        long,
+        env = "SIDESCALE_NAMESPACE",
+        default_value = "sidescale",
+        value_name = "NAME"
+    )]
+    pub release_namespace: String,
+    /// Helm release of that installation
+    #[arg(
+        long,
+        env = "SIDESCALE_RELEASE_NAME",
+        default_value = "sidescale",
+        value_name = "NAME"
+    )]
+    pub release_name: String,
+    /// Configuration file to use instead of that release's ConfigMap
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Context of the kubeconfig [default: the current one; in a pod, its own cluster]
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+    /// Where a control plane's API is reached from here, such as http://127.0.0.1:8080 behind a port-forward
+    #[arg(long, value_name = "[CONTROL-PLANE=]URL")]
+    pub api_url: Vec<ApiUrl>,
+}
+
+/// Names a pod, as kubectl does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodName(String);
+
+impl FromStr for PodName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let name = match text.split_once('/') {
+            Some(("pod" | "pods" | "po", name)) => name,
+            Some(_) => "",
+            None => text,
+        };
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
+        if name.is_empty() || !name.chars().all(fits) {
+            return Err(
+                "want one pod, pod/NAME, such as pod/web-7c9d8b-x2x4z: kubectl get pods shows the names"
+                    .to_owned(),
+            );
+        }
+        Ok(Self(name.to_owned()))
+    }
+}
+
+/// Everything that is shown.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    namespace: &'a str,
+    pod: &'a str,
+    findings: &'a [Finding],
+}
+
+/// Looks at a pod, and says what was seen.
+///
+/// # Errors
+/// The pod could not be read, or something is wrong with it.
+pub async fn run(args: CheckArgs, out: &mut (dyn Write + Send)) -> Result<()> {
+    let CheckArgs {
+        pod: PodName(pod),
+        namespace,
+        output,
+        release_namespace,
+        release_name,
+        config,
+        context,
+        api_url,
+    } = args;
+    let progress = Progress::start();
+    let client = connect(context.as_deref()).await?;
+    let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_owned());
+    let release = ReleaseArgs {
+        namespace: release_namespace,
+        release_name,
+        config,
+        context,
+        api_url,
+    };
+    let facts = look::look(&client, &release, &namespace, &pod, &progress).await?;
+    drop(progress);
+    let findings = judge::judge(&facts);
+    let report = Report {
+        namespace: &namespace,
+        pod: &pod,
+        findings: &findings,
+    };
+    match output {
+        Form::Table => write!(
+            out,
+            "{}",
+            table::render(&format!("{namespace}/{pod}"), &findings)
+        )?,
+        Form::Json => writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?,
+    }
+    out.flush()?;
+    let failed = |finding: &&Finding| finding.result == Level::Fail;
+    let failed = findings.iter().filter(failed).count();
+    if failed > 0 {
+        bail!(
+            "{failed} of {} looks at pod {namespace}/{pod} failed",
+            findings.len()
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

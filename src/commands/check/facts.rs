@@ -1,0 +1,223 @@
+//! What is known of one pod, its key and its node, and what could not be looked at. Pure.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use kube::api::ObjectMeta;
+use serde::Serialize;
+use sidescale_webhook::annotations::NamespaceMetadata;
+use sidescale_webhook::profile::Policy;
+use sidescale_webhook::sidecar::{Injected, Receipt};
+
+use super::words::Refused;
+use crate::commands::inventory::Note;
+use crate::commands::status::held::PlaneView;
+use crate::store::StoredSecret;
+
+/// The annotation that says what was done to a pod.
+pub(super) const RECEIPT: &str = "sidescale.io/status";
+
+/// The container that is a node.
+pub(super) const CONTAINER: &str = "tailscale";
+
+/// Something that was looked for.
+#[derive(Clone, Debug)]
+pub(super) enum Looked<T> {
+    /// It was seen.
+    Saw(T),
+    /// It could not be looked at: the call and why.
+    Blind(String),
+    /// Nothing asked for it.
+    NotAsked,
+}
+
+impl<T> Looked<T> {
+    pub(super) fn seen(&self) -> Option<&T> {
+        match self {
+            Self::Saw(seen) => Some(seen),
+            Self::Blind(_) | Self::NotAsked => None,
+        }
+    }
+}
+
+/// Everything that was looked at.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
+    pub(super) now: Timestamp,
+    pub(super) pod: Pod,
+    /// The pod's namespace.
+    pub(super) namespace: Looked<NamespaceMetadata>,
+    /// The injected pods of its namespace.
+    pub(super) injected: Looked<Vec<ObjectMeta>>,
+    /// The configuration.
+    pub(super) policy: Looked<Policy>,
+    /// The Secret that the pod refers to.
+    pub(super) secret: Looked<Option<StoredSecret>>,
+    /// What rotation has warned of about that Secret; the newest first.
+    pub(super) notes: Vec<Note>,
+    /// What the control plane holds.
+    pub(super) plane: Looked<PlaneView>,
+    /// Why the control server refused the sidecar, by its log.
+    pub(super) log: Looked<Option<Refused>>,
+    /// What our own commands need behind their words.
+    pub(super) flags: String,
+    /// The command that shows Sidescale's log.
+    pub(super) logs: String,
+}
+
+/// How something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum Level {
+    /// As it should be.
+    Ok,
+    /// Not known, or perhaps wrong.
+    Warn,
+    /// Wrong.
+    Fail,
+}
+
+/// What one look has shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Finding {
+    /// How it is.
+    pub(super) result: Level,
+    /// What was looked at.
+    pub(super) check: &'static str,
+    /// What was seen.
+    pub(super) text: String,
+    /// What to type, or to do, next.
+    pub(super) next: Option<String>,
+}
+
+impl Finding {
+    pub(super) fn ok(check: &'static str, text: String) -> Self {
+        Self {
+            result: Level::Ok,
+            check,
+            text,
+            next: None,
+        }
+    }
+
+    pub(super) fn warn(check: &'static str, text: String) -> Self {
+        Self {
+            result: Level::Warn,
+            ..Self::ok(check, text)
+        }
+    }
+
+    pub(super) fn fail(check: &'static str, text: String, next: String) -> Self {
+        Self {
+            result: Level::Fail,
+            next: Some(next),
+            ..Self::ok(check, text)
+        }
+    }
+
+    /// It could not be looked at.
+    pub(super) fn blind(check: &'static str, why: &str) -> Self {
+        Self::warn(check, format!("not looked at: {why}"))
+    }
+
+    pub(super) fn then(self, next: String) -> Self {
+        Self {
+            next: Some(next),
+            ..self
+        }
+    }
+}
+
+impl Facts {
+    pub(super) fn namespace_name(&self) -> &str {
+        self.pod.metadata.namespace.as_deref().unwrap_or_default()
+    }
+
+    pub(super) fn name(&self) -> &str {
+        self.pod.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    pub(super) fn annotation(&self, key: &str) -> Option<&str> {
+        annotation(&self.pod.metadata, key)
+    }
+
+    /// The key that the pod refers to, by its receipt.
+    pub(super) fn reference(&self) -> Option<Injected<'_>> {
+        Receipt::parse(self.annotation(RECEIPT)?).ok()?.injected
+    }
+
+    /// How the sidecar does.
+    pub(super) fn sidecar(&self) -> Option<&ContainerStatus> {
+        sidecar(&self.pod)
+    }
+
+    /// What the sidecar's variable of that name says.
+    pub(super) fn variable(&self, name: &str) -> Option<&str> {
+        let spec = self.pod.spec.as_ref()?;
+        let init = spec.init_containers.iter().flatten();
+        let mut all = init.chain(&spec.containers);
+        let container = all.find(|container| container.name == CONTAINER)?;
+        let mut variables = container.env.iter().flatten();
+        variables
+            .find(|variable| variable.name == name)?
+            .value
+            .as_deref()
+    }
+
+    /// How old the pod is.
+    pub(super) fn age(&self) -> jiff::SignedDuration {
+        let created = self.pod.metadata.creation_timestamp.as_ref();
+        created.map_or(jiff::SignedDuration::ZERO, |at| {
+            self.now.duration_since(at.0)
+        })
+    }
+
+    /// The command that shows the sidecar's log.
+    pub(super) fn sidecar_log(&self) -> String {
+        format!(
+            "kubectl logs --namespace {} {} --container {CONTAINER}",
+            self.namespace_name(),
+            self.name()
+        )
+    }
+
+    /// The command that shows the pod's own story.
+    pub(super) fn describe(&self) -> String {
+        format!(
+            "kubectl describe pod --namespace {} {}",
+            self.namespace_name(),
+            self.name()
+        )
+    }
+
+    /// The command that starts the sidecar again, which then reads its key anew.
+    pub(super) fn restart(&self) -> String {
+        // By name: with a shared process namespace 1 is another's.
+        format!(
+            "kubectl exec --namespace {} {} --container {CONTAINER} -- killall containerboot",
+            self.namespace_name(),
+            self.name()
+        )
+    }
+
+    /// The command that has the pod's key made anew.
+    pub(super) fn rotate(&self, service: &str) -> String {
+        format!(
+            "sidescale rotate --now {}/{service}{}",
+            self.namespace_name(),
+            self.flags
+        )
+    }
+}
+
+/// How the sidecar of a pod does.
+pub(super) fn sidecar(pod: &Pod) -> Option<&ContainerStatus> {
+    let status = pod.status.as_ref()?;
+    let init = status.init_container_statuses.iter().flatten();
+    let mut all = init.chain(status.container_statuses.iter().flatten());
+    all.find(|status| status.name == CONTAINER)
+}
+
+/// An annotation of an object.
+pub(super) fn annotation<'a>(metadata: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    Some(metadata.annotations.as_ref()?.get(key)?.as_str())
+}

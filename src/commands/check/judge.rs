@@ -1,0 +1,23 @@
+//! One pod's facts -> what is well with it, what is not, and what to do about it. Pure.
+
+use super::facts::{Facts, Finding, Looked};
+
+mod container;
+mod injection;
+mod key;
+mod node;
+
+/// Judges everything, in the order in which a pod comes to be a node: what fails first is what to mend first.
+pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
+    let mut findings = injection::judge(facts);
+    let Some(reference) = facts.reference() else {
+        return findings;
+    };
+    findings.push(container::judge(facts));
+    findings.extend(key::judge(facts, &reference));
+    if let Looked::Blind(why) = &facts.policy {
+        findings.push(Finding::blind("configuration", why));
+    }
+    findings.extend(node::judge(facts, &reference));
+    findings
+}

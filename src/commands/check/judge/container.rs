@@ -1,0 +1,122 @@
+//! How the sidecar's container does. Pure.
+
+use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStateWaiting};
+
+use super::super::facts::{CONTAINER, Facts, Finding};
+use crate::commands::status::table::span;
+
+const CHECK: &str = "container";
+
+/// A pod may be as young as that and still be starting.
+const STARTING: SignedDuration = SignedDuration::from_mins(1);
+
+pub(super) fn judge(facts: &Facts) -> Finding {
+    let Some(status) = facts.sidecar() else {
+        return without_status(facts);
+    };
+    let restarts = match status.restart_count {
+        0 => String::new(),
+        1 => ", restarted once".to_owned(),
+        n => format!(", restarted {n} times"),
+    };
+    let last = status.last_state.as_ref();
+    let last = last.and_then(|state| state.terminated.as_ref());
+    let restarts = match last {
+        Some(ended) => format!("{restarts}, before that it {}", over(facts, ended)),
+        None => restarts,
+    };
+    match &status.state {
+        Some(ContainerState {
+            waiting: Some(waiting),
+            ..
+        }) => waits(facts, waiting, &restarts),
+        Some(ContainerState {
+            terminated: Some(ended),
+            ..
+        }) => {
+            let text = format!("{CONTAINER} {}{restarts}", over(facts, ended));
+            Finding::fail(CHECK, text, facts.sidecar_log())
+        }
+        Some(ContainerState {
+            running: Some(running),
+            ..
+        }) => {
+            let since = running.started_at.as_ref();
+            let since = since.map_or_else(String::new, |at| {
+                format!(" for {}", span(facts.now.duration_since(at.0)))
+            });
+            let text = format!("{CONTAINER} runs{since}{restarts}");
+            match status.started {
+                Some(false) => Finding::warn(CHECK, format!("{text}, and is not up yet"))
+                    .then(facts.sidecar_log()),
+                Some(true) | None => Finding::ok(CHECK, text),
+            }
+        }
+        Some(_) | None => without_status(facts),
+    }
+}
+
+fn waits(facts: &Facts, waiting: &ContainerStateWaiting, restarts: &str) -> Finding {
+    let reason = waiting.reason.as_deref().unwrap_or("without a reason");
+    let message = waiting.message.as_deref().map(|said| format!(" ({said})"));
+    let text = format!(
+        "{CONTAINER} waits: {reason}{}{restarts}",
+        message.unwrap_or_default()
+    );
+    match reason {
+        "CrashLoopBackOff" => {
+            Finding::fail(CHECK, text, format!("{} --previous", facts.sidecar_log()))
+        }
+        "PodInitializing" | "ContainerCreating" if facts.age() < STARTING => {
+            Finding::warn(CHECK, text)
+        }
+        _ => Finding::fail(CHECK, text, facts.describe()),
+    }
+}
+
+fn over(facts: &Facts, ended: &ContainerStateTerminated) -> String {
+    let reason = ended.reason.as_deref().map(|reason| format!(" ({reason})"));
+    let ago = ended
+        .finished_at
+        .as_ref()
+        .map(|at| format!(" {} ago", span(facts.now.duration_since(at.0))));
+    format!(
+        "ended with code {}{}{}",
+        ended.exit_code,
+        reason.unwrap_or_default(),
+        ago.unwrap_or_default()
+    )
+}
+
+/// No kubelet has said anything of it.
+fn without_status(facts: &Facts) -> Finding {
+    let spec = facts.pod.spec.as_ref();
+    let made = spec.is_some_and(|spec| {
+        let init = spec.init_containers.iter().flatten();
+        init.chain(&spec.containers)
+            .any(|container| container.name == CONTAINER)
+    });
+    if !made {
+        let text =
+            format!("the pod has no container {CONTAINER} any more: another webhook took it out");
+        let next =
+            "kubectl get mutatingwebhookconfigurations (see whose webhooks change pods)".to_owned();
+        return Finding::fail(CHECK, text, next);
+    }
+    let conditions = facts
+        .pod
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten());
+    let unscheduled = conditions
+        .into_iter()
+        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
+    if let Some(condition) = unscheduled {
+        let why = condition.message.as_deref().unwrap_or("no reason is given");
+        let text = format!("the pod is on no machine: {why}");
+        return Finding::fail(CHECK, text, facts.describe());
+    }
+    let text = format!("nothing is known of {CONTAINER} yet");
+    Finding::warn(CHECK, text).then(facts.describe())
+}

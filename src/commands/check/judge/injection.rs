@@ -1,0 +1,239 @@
+//! Whether the webhook saw the pod, and what it made of it. Pure.
+
+use std::collections::BTreeMap;
+
+use sidescale_webhook::annotations::{Kinds, NamespaceMetadata, PREFIX, unknown};
+use sidescale_webhook::sidecar::{Done, Receipt};
+
+use super::super::facts::{Facts, Finding, Looked, RECEIPT};
+use crate::commands::inventory::workload;
+use crate::watch::pods::LABEL;
+
+const CHECK: &str = "injection";
+
+/// The webhook is never called for pods of these namespaces.
+const LEFT_OUT: [&str; 2] = ["kube-system", "kube-node-lease"];
+
+pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
+    let Some(text) = facts.annotation(RECEIPT) else {
+        return unseen(facts);
+    };
+    let Ok(receipt) = Receipt::parse(text) else {
+        let text =
+            format!("annotation {RECEIPT} of the pod cannot be read: somebody wrote over it");
+        return vec![Finding::fail(CHECK, text, again(facts))];
+    };
+    let mut findings = vec![match receipt.decision {
+        Done::Skip => skipped(facts, receipt.reason.as_deref().unwrap_or_default()),
+        Done::Inject => injected(facts, &receipt),
+    }];
+    if receipt.namespace_unknown {
+        let text = "the namespace was so new that its annotations were not seen".to_owned();
+        findings.push(Finding::warn(CHECK, text).then(again(facts)));
+    }
+    let remarks = receipt.unknown.iter();
+    findings.extend(remarks.map(|remark| Finding::warn("annotation", remark.clone())));
+    findings
+}
+
+fn injected(facts: &Facts, receipt: &Receipt<'_>) -> Finding {
+    let profile = receipt.profile.as_deref().unwrap_or_default();
+    let labels = facts.pod.metadata.labels.as_ref();
+    if labels.is_none_or(|labels| !labels.contains_key(LABEL)) {
+        let text =
+            format!("the pod has a sidecar and lacks the label {LABEL}: rotation does not see it");
+        let kinds = Kinds {
+            tailscale: receipt.injected.is_some(),
+            apikey_manager: receipt.api_key_secret.is_some(),
+            server_keys: receipt.server_keys_secret.is_some(),
+        };
+        let next = format!(
+            "kubectl label pod --namespace {} {} {LABEL}={}",
+            facts.namespace_name(),
+            facts.name(),
+            kinds.as_str()
+        );
+        return Finding::fail(CHECK, text, next);
+    }
+    match &receipt.injected {
+        Some(key) => Finding::ok(
+            CHECK,
+            format!(
+                "by profile {profile:?}: service {:?}, control plane {:?}",
+                key.service, key.control_plane
+            ),
+        ),
+        None => Finding::warn(
+            CHECK,
+            format!(
+                "by profile {profile:?}, without a Tailscale sidecar: annotation {PREFIX}inject is {:?}",
+                facts.annotation("sidescale.io/inject").unwrap_or_default()
+            ),
+        ),
+    }
+}
+
+/// The webhook looked at it and left it alone.
+fn skipped(facts: &Facts, reason: &str) -> Finding {
+    let fail = |text: &str, next: String| {
+        Finding::fail(CHECK, format!("no sidecar: {text} ({reason})"), next)
+    };
+    match reason {
+        "disabled" => Finding::warn(
+            CHECK,
+            "no sidecar, as its annotation or its namespace asks (disabled)".to_owned(),
+        ),
+        "handMade" => Finding::warn(
+            CHECK,
+            "no sidecar of ours: the pod has one that was made by hand (handMade)".to_owned(),
+        ),
+        "hostNetwork" => fail(
+            "the pod has hostNetwork, and the machine is not ours to join",
+            "take hostNetwork off, or run Tailscale on the machine itself".to_owned(),
+        ),
+        "windows" => fail(
+            "Windows pods are not supported",
+            "use a Linux pod".to_owned(),
+        ),
+        "nameTaken" => fail(
+            "a container is named tailscale, or a volume's name begins with sidescale-",
+            "rename it".to_owned(),
+        ),
+        "noService" => fail(
+            "no service can be named after this pod",
+            annotate(facts, "service", "NAME"),
+        ),
+        "notRequested" => fail(
+            "nothing asks for one",
+            annotate(facts, "inject", "tailscale"),
+        ),
+        "switchedOff" => fail(
+            "the operator has switched injection off",
+            "set webhook.inject to true in the configuration, then make the pod anew".to_owned(),
+        ),
+        "invalid" => fail(
+            "an annotation is wrong, and the profile says onInvalid: warn",
+            format!(
+                "kubectl create --dry-run=server --filename MANIFEST --namespace {} (its warnings name the annotation)",
+                facts.namespace_name()
+            ),
+        ),
+        _ => fail("it was left alone", facts.describe()),
+    }
+}
+
+/// No trace of the webhook is on it.
+fn unseen(facts: &Facts) -> Vec<Finding> {
+    let annotations = facts.pod.metadata.annotations.iter().flatten();
+    let ours: BTreeMap<String, String> = annotations
+        .filter(|(key, _)| key.starts_with(PREFIX))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    let own = NamespaceMetadata {
+        annotations: ours,
+        ..NamespaceMetadata::default()
+    };
+    let namespace = facts.namespace.seen();
+    let remarks = unknown(&own, namespace);
+    let mut findings = vec![unseen_for(facts, &own, namespace)];
+    findings.extend(
+        remarks
+            .into_iter()
+            .map(|remark| Finding::warn("annotation", remark)),
+    );
+    if let Looked::Blind(why) = &facts.namespace {
+        findings.push(Finding::blind("namespace", why));
+    }
+    findings
+}
+
+fn unseen_for(
+    facts: &Facts,
+    own: &NamespaceMetadata,
+    namespace: Option<&NamespaceMetadata>,
+) -> Finding {
+    let name = facts.namespace_name();
+    let fail = |text: String, next: String| Finding::fail(CHECK, text, next);
+    if LEFT_OUT.contains(&name) {
+        let text = format!("no sidecar: pods of namespace {name} are never injected");
+        return fail(text, "use another namespace".to_owned());
+    }
+    if facts.annotation("kubernetes.io/config.mirror").is_some() {
+        let text = "no sidecar: it is a static pod of its machine".to_owned();
+        return fail(text, "use a Deployment".to_owned());
+    }
+    let label = namespace.and_then(|namespace| namespace.inject.as_deref());
+    match label {
+        Some("disabled" | "false") => {
+            let text =
+                format!("no sidecar: namespace {name} is switched off by its label {PREFIX}inject");
+            fail(
+                text,
+                format!("kubectl label namespace {name} {PREFIX}inject-"),
+            )
+        }
+        Some("tailscale" | "true") => missed(
+            facts,
+            &format!("its namespace's label {PREFIX}inject asks for one"),
+        ),
+        Some(_) | None if !own.annotations.is_empty() => {
+            missed(facts, "its annotations ask for Sidescale")
+        }
+        Some(other) => {
+            let text = format!(
+                "no sidecar: label {PREFIX}inject of namespace {name} is {other:?}, want tailscale"
+            );
+            let next =
+                format!("kubectl label namespace {name} {PREFIX}inject=tailscale --overwrite");
+            fail(text, next)
+        }
+        None => {
+            let text = format!(
+                "no sidecar: the pod has no annotation {PREFIX}inject, and its namespace no label of that name that is known here"
+            );
+            fail(text, annotate(facts, "inject", "tailscale"))
+        }
+    }
+}
+
+/// The webhook should have seen it and did not.
+fn missed(facts: &Facts, why: &str) -> Finding {
+    let text = format!(
+        "no sidecar: {why}, and the webhook never saw the pod. Either it is older than that or than Sidescale, or the API server \
+         could not reach Sidescale then and let it pass (kubectl get --raw /metrics shows those under \
+         apiserver_admission_webhook_fail_open_count)"
+    );
+    Finding::fail(CHECK, text, again(facts))
+}
+
+/// What has the pod made anew.
+fn again(facts: &Facts) -> String {
+    let (namespace, pod) = (facts.namespace_name(), facts.name());
+    let workload = workload(&facts.pod.metadata);
+    match workload.split_once('/') {
+        Some(("deployment" | "statefulset" | "daemonset", _)) => {
+            format!("kubectl rollout restart --namespace {namespace} {workload}")
+        }
+        Some(("pod", _)) | None => {
+            format!("delete pod {namespace}/{pod} and apply its manifest again")
+        }
+        Some(_) => {
+            format!("kubectl delete pod --namespace {namespace} {pod} ({workload} makes another)")
+        }
+    }
+}
+
+/// What puts an annotation on the pods of the workload.
+fn annotate(facts: &Facts, key: &str, value: &str) -> String {
+    let workload = workload(&facts.pod.metadata);
+    match workload.split_once('/') {
+        Some(("deployment" | "statefulset" | "daemonset", _)) => format!(
+            "kubectl patch --namespace {} {workload} --type merge --patch \
+             '{{\"spec\":{{\"template\":{{\"metadata\":{{\"annotations\":{{\"{PREFIX}{key}\":\"{value}\"}}}}}}}}}}'",
+            facts.namespace_name()
+        ),
+        Some(_) | None => format!(
+            "set annotation {PREFIX}{key}: {value} on the pod in its manifest ({workload}), and make it anew"
+        ),
+    }
+}

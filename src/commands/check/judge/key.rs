@@ -1,0 +1,240 @@
+//! The Secret that the pod refers to, and the key in it. Pure: of its value nothing is shown but what kind it is.
+
+use jiff::{SignedDuration, Timestamp};
+use sidescale_webhook::sidecar::Injected;
+
+use super::super::facts::{Facts, Finding, Looked};
+use crate::commands::status::table::span;
+use crate::rotation::demand::KeyDemand;
+use crate::rotation::ownership;
+use crate::rotation::plan::Ownership;
+use crate::rotation::record::{DATA_KEY, Issued, Record};
+use crate::rotation::{KeyKind, kind_of_key};
+use crate::store::StoredSecret;
+use crate::watch::{Namespaces, pods};
+
+const SECRET: &str = "secret";
+const VALUE: &str = "value";
+const KEY: &str = "key";
+
+/// A renewal that is this late is a problem.
+const LATE: SignedDuration = SignedDuration::from_hours(1);
+
+/// A warning of rotation counts this long.
+const FRESH: SignedDuration = SignedDuration::from_hours(1);
+
+pub(super) fn judge(facts: &Facts, reference: &Injected<'_>) -> Vec<Finding> {
+    let secret = match &facts.secret {
+        Looked::Saw(secret) => secret.as_ref(),
+        Looked::Blind(why) => return vec![Finding::blind(SECRET, why)],
+        Looked::NotAsked => return Vec::new(),
+    };
+    let name = format!("{}/{}", facts.namespace_name(), reference.secret);
+    let Some(secret) = secret else {
+        let text = format!("Secret {name} does not exist");
+        return vec![missing(facts, reference, text)];
+    };
+    let mut findings = Vec::new();
+    let (owned, record, trouble) = ownership(secret);
+    let whose = if reference.own_key {
+        "the pod's own, which Sidescale leaves alone"
+    } else {
+        "made by Sidescale"
+    };
+    if !reference.own_key
+        && let Some(trouble) = trouble
+    {
+        // Its message says what to do.
+        findings.push(Finding::fail(SECRET, trouble.message, facts.describe()));
+    }
+    let Some(value) = secret.data.get(&*reference.data_key) else {
+        findings.push(missing(facts, reference, without(secret, &name, reference)));
+        return findings;
+    };
+    if findings.is_empty() {
+        let text = format!("{name} holds {}, {whose}", reference.data_key);
+        findings.push(Finding::ok(SECRET, text));
+    }
+    if owned == Ownership::Paused && !reference.own_key {
+        let next = format!(
+            "kubectl annotate secret {} --namespace {} sidescale.io/paused-",
+            reference.secret, secret.namespace
+        );
+        let text = format!("rotation of {name} is paused");
+        findings.push(Finding::warn(SECRET, text).then(next));
+    }
+    findings.push(form(facts, reference, value));
+    if !reference.own_key && owned != Ownership::NotOurs {
+        findings.push(age(facts, reference, &record));
+    }
+    findings
+}
+
+fn without(secret: &StoredSecret, name: &str, reference: &Injected<'_>) -> String {
+    let there = secret.data.keys().map(String::as_str);
+    let there: Vec<_> = there.filter(|key| *key != DATA_KEY).collect();
+    let there = if there.is_empty() {
+        "none".to_owned()
+    } else {
+        there.join(", ")
+    };
+    format!(
+        "Secret {name} has no data key {}; it has {there}",
+        reference.data_key
+    )
+}
+
+/// Says who has to put a key there, and why it is not there yet as far as rotation said.
+fn missing(facts: &Facts, reference: &Injected<'_>, text: String) -> Finding {
+    if reference.own_key {
+        return Finding::fail(SECRET, text, put(facts, reference));
+    }
+    let fresh =
+        |note: &&crate::commands::inventory::Note| facts.now.duration_since(note.at) < FRESH;
+    match facts.notes.iter().find(fresh) {
+        Some(note) => {
+            let text = format!(
+                "{text}. Sidescale says why ({}): {}",
+                note.reason, note.text
+            );
+            Finding::fail(
+                SECRET,
+                text,
+                format!("sidescale status {}{}", facts.namespace_name(), facts.flags),
+            )
+        }
+        None => Finding::fail(
+            SECRET,
+            format!("{text}: Sidescale has not made it, and no Event says why"),
+            facts.logs.clone(),
+        ),
+    }
+}
+
+/// What puts a key of one's own in its place, without showing it to anybody.
+fn put(facts: &Facts, reference: &Injected<'_>) -> String {
+    let Injected {
+        secret, data_key, ..
+    } = reference;
+    format!(
+        "kubectl create secret generic {secret} --namespace {} --from-file={data_key}=FILE --dry-run=client --output yaml \
+         | kubectl apply --filename - (FILE holds what \"headscale preauthkeys create\" printed)",
+        facts.namespace_name()
+    )
+}
+
+fn form(facts: &Facts, reference: &Injected<'_>, value: &[u8]) -> Finding {
+    let mend = || {
+        if reference.own_key {
+            put(facts, reference)
+        } else {
+            facts.rotate(&reference.service)
+        }
+    };
+    let ok = |text: &str| Finding::ok(VALUE, text.to_owned());
+    let finding = match kind_of_key(value) {
+        KeyKind::Headscale => ok("a pre-auth key of Headscale, well formed"),
+        KeyKind::OldHeadscale => ok("a pre-auth key of Headscale before 0.28, well formed"),
+        KeyKind::Cut { length } => {
+            let text = format!(
+                "begins as a pre-auth key of Headscale and has {length} characters, want 88: it was cut or changed"
+            );
+            Finding::fail(VALUE, text, mend())
+        }
+        KeyKind::Tailscale if is_tailscales(facts) => {
+            ok("a pre-auth key of Tailscale, as its server wants")
+        }
+        KeyKind::Tailscale => {
+            let text =
+                "is a key of Tailscale's own service, which a Headscale does not know".to_owned();
+            Finding::fail(VALUE, text, mend())
+        }
+        KeyKind::Unknown => Finding::warn(VALUE, "of no form that is known here".to_owned()),
+        KeyKind::None(what) => Finding::fail(
+            VALUE,
+            format!("cannot be a pre-auth key: it {what}"),
+            mend(),
+        ),
+    };
+    let spaced = value.trim_ascii().len() < value.len();
+    if spaced && finding.result == super::super::facts::Level::Ok {
+        let text = format!("{}, with white space around it", finding.text);
+        return Finding::warn(VALUE, text).then(mend());
+    }
+    finding
+}
+
+/// Whether the sidecar logs in to Tailscale's own service.
+fn is_tailscales(facts: &Facts) -> bool {
+    let arguments = facts.variable("TS_EXTRA_ARGS").unwrap_or_default();
+    let mut servers = arguments
+        .split_whitespace()
+        .filter_map(|word| word.strip_prefix("--login-server="));
+    servers.all(|server| server.trim_end_matches('/').ends_with(".tailscale.com"))
+}
+
+/// How old the key is and when it ends, by the record beside it.
+fn age(facts: &Facts, reference: &Injected<'_>, record: &Record) -> Finding {
+    let key = record.keys.get(&*reference.data_key);
+    let Some(key) = key.and_then(|key| key.current.as_ref()) else {
+        let text = "no record says which key it is, so that it was put there by hand: Sidescale makes another".to_owned();
+        return Finding::warn(KEY, text).then(facts.rotate(&reference.service));
+    };
+    let Issued {
+        id,
+        created,
+        expires,
+        ..
+    } = key;
+    let now = facts.now;
+    let old = span(now.duration_since(*created));
+    if *expires <= now {
+        let text = format!(
+            "key {} is {old} old and ended {} ago",
+            id.0,
+            span(now.duration_since(*expires))
+        );
+        return Finding::fail(KEY, text, facts.rotate(&reference.service));
+    }
+    let text = format!(
+        "key {} is {old} old, ends in {}",
+        id.0,
+        span(expires.duration_since(now))
+    );
+    let Some(due) = due(facts, reference, *expires) else {
+        return Finding::ok(KEY, text);
+    };
+    let late = now.duration_since(due);
+    if late.is_negative() {
+        Finding::ok(KEY, format!("{text}, renewed in {}", span(late)))
+    } else if late < LATE {
+        Finding::ok(KEY, format!("{text}, renewed now"))
+    } else {
+        let text = format!("{text}; its renewal was due {} ago", span(late));
+        Finding::warn(KEY, text).then(facts.logs.clone())
+    }
+}
+
+/// When rotation renews it: the webhook's own decision, asked again.
+fn due(facts: &Facts, reference: &Injected<'_>, expires: Timestamp) -> Option<Timestamp> {
+    let demand = demand(facts, reference)?;
+    let buffer = SignedDuration::try_from(demand.buffer).ok()?;
+    expires.checked_sub(buffer).ok()
+}
+
+fn demand(facts: &Facts, reference: &Injected<'_>) -> Option<KeyDemand> {
+    let (policy, namespace) = (facts.policy.seen()?, facts.namespace.seen()?);
+    let namespaces = Namespaces::default();
+    namespaces.insert(facts.namespace_name(), namespace.clone());
+    let own = &facts.pod.metadata;
+    let mut pods = facts.injected.seen().cloned().unwrap_or_default();
+    if pods.iter().all(|pod| pod.uid != own.uid) {
+        pods.push(own.clone());
+    }
+    let demands = pods::fold(pods, &namespaces, policy);
+    let secrets = &demands.get(facts.namespace_name())?.secrets;
+    secrets
+        .get(&*reference.secret)?
+        .get(&*reference.data_key)
+        .cloned()
+}

@@ -1,0 +1,291 @@
+//! The key and the pod's node, as the control plane sees them, and what the sidecar's log says. Pure.
+
+use jiff::{SignedDuration, Timestamp};
+use kube::api::ObjectMeta;
+use sidescale_webhook::sidecar::{Injected, Receipt};
+
+use super::super::facts::{Facts, Finding, Level, Looked, RECEIPT, annotation};
+use super::super::words::Refused;
+use crate::commands::status::held::{Held, PlaneView};
+use crate::commands::status::table::span;
+use crate::control_plane::{KeyId, Node};
+use crate::rotation::expanded;
+use crate::rotation::ownership;
+use crate::rotation::record::KeyRecord;
+
+const PLANE: &str = "control plane";
+const NODE: &str = "node";
+const LOG: &str = "log";
+
+/// A pod without a node is late after this long.
+const LATE_AFTER: SignedDuration = SignedDuration::from_mins(2);
+
+/// The clocks of Headscale and the API server may be this far apart.
+const SKEW: SignedDuration = SignedDuration::from_mins(1);
+
+pub(super) fn judge(facts: &Facts, reference: &Injected<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let record = record(facts, reference);
+    let mut online = false;
+    match &facts.plane {
+        Looked::NotAsked => {}
+        Looked::Blind(why) => findings.push(Finding::blind(PLANE, why)),
+        Looked::Saw(PlaneView::Trouble(trouble)) => {
+            // Its message names the URL, the cause and what to do.
+            let next = "if only this machine cannot reach it, say where it can: --api-url http://127.0.0.1:8080 behind \
+                        kubectl port-forward";
+            findings.push(Finding::fail(
+                PLANE,
+                trouble.message.clone(),
+                next.to_owned(),
+            ));
+        }
+        Looked::Saw(PlaneView::Held(held)) => {
+            let node = node(facts, reference, record.as_ref(), held);
+            online = node.result == Level::Ok;
+            findings.push(key(facts, reference, record.as_ref(), held, online));
+            findings.push(node);
+        }
+    }
+    match &facts.log {
+        Looked::Blind(why) => findings.push(Finding::blind(LOG, why)),
+        Looked::Saw(Some(refused)) if !online => {
+            findings.push(refusal(facts, reference, *refused));
+        }
+        Looked::Saw(_) | Looked::NotAsked => {}
+    }
+    findings
+}
+
+fn record(facts: &Facts, reference: &Injected<'_>) -> Option<KeyRecord> {
+    let secret = facts.secret.seen()?.as_ref()?;
+    let (_, mut record, _) = ownership(secret);
+    record.keys.remove(&*reference.data_key)
+}
+
+/// The key as the control plane sees it.
+fn key(
+    facts: &Facts,
+    reference: &Injected<'_>,
+    record: Option<&KeyRecord>,
+    held: &Held,
+    online: bool,
+) -> Finding {
+    let plane = &reference.control_plane;
+    let Some(current) = record.and_then(|record| record.current.as_ref()) else {
+        let text = format!("{plane:?} answers; which of its keys this is, its list does not show");
+        return Finding::ok(PLANE, text);
+    };
+    let id = current.id.0;
+    if let Some(wrong) = held.difference(facts.now, current) {
+        let text = format!("{plane:?}: key {id} {wrong}");
+        return Finding::fail(PLANE, text, facts.rotate(&reference.service));
+    }
+    let row = held.keys.iter().find(|key| key.id == current.id);
+    if row.is_some_and(|key| key.used && !key.reusable) && !online {
+        let text = format!("{plane:?}: key {id} was good for one use, and was used");
+        return Finding::fail(PLANE, text, facts.rotate(&reference.service));
+    }
+    Finding::ok(
+        PLANE,
+        format!("{plane:?} answers, and key {id} is good there"),
+    )
+}
+
+/// The pod's node.
+fn node(
+    facts: &Facts,
+    reference: &Injected<'_>,
+    record: Option<&KeyRecord>,
+    held: &Held,
+) -> Finding {
+    let Some(host) = hostname(facts) else {
+        return Finding::warn(
+            NODE,
+            "the sidecar has no TS_HOSTNAME, by which its node is known".to_owned(),
+        );
+    };
+    let replicas = replicas(facts, reference);
+    let oldest = replicas.oldest;
+    let nodes: Vec<&Node> = held
+        .nodes
+        .iter()
+        .filter(|node| {
+            node.name == host
+                && is_of(node, reference, record, held)
+                && may_be(node, oldest, record)
+        })
+        .collect();
+    let online: Vec<&&Node> = nodes.iter().filter(|node| node.online).collect();
+    let shown = |node: &Node| format!("{} (node {})", node.given_name, node.id.0);
+    let seen = nodes
+        .iter()
+        .filter_map(|node| Some((node.last_seen?, *node)))
+        .max_by_key(|(at, _)| *at);
+    let of = replicas.count;
+    match (online.as_slice(), of) {
+        ([node], 1) => {
+            let other =
+                (node.given_name != host).then(|| format!(", as another node has the name {host}"));
+            Finding::ok(
+                NODE,
+                format!("{} is online{}", shown(node), other.unwrap_or_default()),
+            )
+        }
+        ([], _) => absent(facts, &host, seen.map(|(at, node)| (at, shown(node)))),
+        (some, of) if some.len() >= of => {
+            let text = format!(
+                "{} nodes named {host} are online, for {of} pods that share that name",
+                some.len()
+            );
+            Finding::ok(NODE, text)
+        }
+        (some, of) => {
+            let text = format!(
+                "{} of {of} pods named {host} are online; they share key and name, so nobody can tell which",
+                some.len()
+            );
+            Finding::warn(NODE, text).then(facts.sidecar_log())
+        }
+    }
+}
+
+fn absent(facts: &Facts, host: &str, seen: Option<(Timestamp, String)>) -> Finding {
+    let runs = facts
+        .sidecar()
+        .and_then(|status| status.state.as_ref())
+        .is_some_and(|state| state.running.is_some());
+    let age = facts.age();
+    if let Some((at, node)) = seen {
+        let text = format!(
+            "{node} is offline, seen {} ago",
+            span(facts.now.duration_since(at))
+        );
+        return Finding::fail(NODE, text, facts.sidecar_log());
+    }
+    if age < LATE_AFTER {
+        let text = format!("no node {host} yet; the pod is {} old", span(age));
+        return Finding::warn(NODE, text).then(facts.sidecar_log());
+    }
+    let text = format!("no node {host}, although the pod is {} old", span(age));
+    if runs {
+        // A node that was removed comes back by nothing else.
+        let text = format!("{text}: it never joined, or was removed from the tailnet");
+        Finding::fail(
+            NODE,
+            text,
+            format!(
+                "{} (if its log says nothing: {})",
+                facts.sidecar_log(),
+                facts.restart()
+            ),
+        )
+    } else {
+        Finding::fail(NODE, text, facts.describe())
+    }
+}
+
+fn refusal(facts: &Facts, reference: &Injected<'_>, refused: Refused) -> Finding {
+    let server = || {
+        let arguments = facts.variable("TS_EXTRA_ARGS").unwrap_or_default();
+        let mut words = arguments.split_whitespace();
+        let server = words.find_map(|word| word.strip_prefix("--login-server="));
+        server.unwrap_or("controlplane.tailscale.com").to_owned()
+    };
+    let next = match refused {
+        Refused::Expired | Refused::Used | Refused::Unknown if reference.own_key => {
+            "headscale preauthkeys create --user ID --reusable --expiration 90d, and put what it prints into the Secret".to_owned()
+        }
+        Refused::Expired | Refused::Used | Refused::Unknown => {
+            format!("{}, then {}", facts.rotate(&reference.service), facts.restart())
+        }
+        Refused::Tags => "headscale policy get (see its tagOwners), or take annotation sidescale.io/tags off".to_owned(),
+        Refused::Untrusted => format!("set caBundle of control plane {:?} in the configuration", reference.control_plane),
+        Refused::Unreachable => format!("check loginServer, DNS and network policies: curl {}/health", server()),
+    };
+    let text = match refused {
+        Refused::Untrusted | Refused::Unreachable => format!("{} at {}", refused.text(), server()),
+        Refused::Expired | Refused::Used | Refused::Unknown | Refused::Tags => {
+            refused.text().to_owned()
+        }
+    };
+    Finding::fail(LOG, text, next)
+}
+
+/// The name that the pod's node asks for.
+fn hostname(facts: &Facts) -> Option<String> {
+    let text = facts.variable("TS_HOSTNAME")?;
+    let machine = facts
+        .pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.node_name.as_deref());
+    let text = text.replace("$(NODE_NAME)", machine.unwrap_or_default());
+    Some(expanded(&text, facts.name()))
+}
+
+/// Pods that share the pod's name in the tailnet.
+struct Replicas {
+    count: usize,
+    oldest: Timestamp,
+}
+
+fn replicas(facts: &Facts, reference: &Injected<'_>) -> Replicas {
+    let own = &facts.pod.metadata;
+    let is_own_name = facts
+        .variable("TS_HOSTNAME")
+        .is_some_and(|text| text.contains("$("));
+    let siblings = facts.injected.seen().into_iter().flatten().filter(|pod| {
+        let receipt = annotation(pod, RECEIPT).and_then(|text| Receipt::parse(text).ok());
+        let key = receipt.and_then(|receipt| receipt.injected);
+        let same = key.is_some_and(|key| {
+            (&key.secret, &key.data_key) == (&reference.secret, &reference.data_key)
+        });
+        same && !is_own_name && pod.uid != own.uid && pod.deletion_timestamp.is_none()
+    });
+    let pods: Vec<&ObjectMeta> = siblings.chain([own]).collect();
+    let created = pods
+        .iter()
+        .filter_map(|pod| pod.creation_timestamp.as_ref());
+    Replicas {
+        count: pods.len(),
+        oldest: created.map(|at| at.0).min().unwrap_or(facts.now),
+    }
+}
+
+/// Whether it may be a node of the key's service.
+fn is_of(node: &Node, reference: &Injected<'_>, record: Option<&KeyRecord>, held: &Held) -> bool {
+    let Some(record) = record.filter(|record| !reference.own_key && record.current.is_some())
+    else {
+        return true;
+    };
+    let current = record.current.as_ref();
+    let mut ids = record
+        .previous
+        .iter()
+        .map(|previous| previous.id)
+        .chain(current.map(|key| key.id));
+    let user = current.map(|key| key.asked.user.as_str());
+    let user = held
+        .users
+        .iter()
+        .find(|known| Some(known.name.as_str()) == user);
+    let of_user = |id: KeyId| {
+        held.keys
+            .iter()
+            .any(|key| key.id == id && user.is_some_and(|user| key.user == Some(user.id)))
+    };
+    match node.pre_auth_key {
+        Some(id) => ids.any(|known| known == id) || of_user(id),
+        None => user.is_none_or(|user| node.user.is_none() || node.user == Some(user.id)),
+    }
+}
+
+/// Whether it may be the node of a pod that is not older: an ephemeral one is made anew for each pod.
+fn may_be(node: &Node, oldest: Timestamp, record: Option<&KeyRecord>) -> bool {
+    let ephemeral = record
+        .and_then(|record| record.current.as_ref())
+        .is_some_and(|key| key.asked.ephemeral);
+    let from = oldest.checked_sub(SKEW).unwrap_or(Timestamp::MIN);
+    !ephemeral || node.created_at.is_none_or(|created| created >= from)
+}

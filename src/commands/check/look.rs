@@ -1,0 +1,179 @@
+//! Reads what is to be known of a pod; whatever else cannot be read is noted with its reason. I/O.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+
+use anyhow::{Result, bail};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::api::{Api, LogParams};
+use kube::{Client, Error};
+use sidescale_webhook::annotations::NamespaceMetadata;
+use sidescale_webhook::sidecar::Injected;
+
+use super::facts::{CONTAINER, Facts, Looked, sidecar};
+use super::words::{Refused, refused};
+use crate::cluster;
+use crate::commands::inventory::{Inventory, injected};
+use crate::commands::progress::Progress;
+use crate::commands::release::{self, Release, ReleaseArgs};
+use crate::commands::status::held::PlaneView;
+use crate::commands::status::verify;
+use crate::rotation::demand::SecretRef;
+use crate::store::{SecretStore, Store, StoreError};
+use crate::watch::Namespaces;
+
+/// So many lines of a log are read.
+const LINES: i64 = 200;
+
+/// Reads everything that may be read.
+///
+/// # Errors
+/// The pod is not there or cannot be read.
+pub(super) async fn look(
+    client: &Client,
+    args: &ReleaseArgs,
+    namespace: &str,
+    name: &str,
+    progress: &Progress,
+) -> Result<Facts> {
+    progress.doing("Reading the pod");
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let call = format!("get pod {namespace}/{name}");
+    let pod = pods.get_opt(name).await;
+    let Some(pod) = pod.map_err(|error| release::refused(error, &call))? else {
+        bail!(
+            "namespace {namespace} has no pod {name}: kubectl get pods --namespace {namespace} shows them"
+        );
+    };
+    let namespace_seen = namespace_of(client, namespace).await;
+    progress.doing("Reading the configuration");
+    let release = Release::of(client.clone(), args).await;
+    let mut facts = Facts {
+        now: Timestamp::now(),
+        pod,
+        namespace: namespace_seen,
+        injected: Looked::NotAsked,
+        policy: match &release {
+            Ok(release) => Looked::Saw(release.policy.clone()),
+            Err(error) => Looked::Blind(format!("{error:#}")),
+        },
+        secret: Looked::NotAsked,
+        notes: Vec::new(),
+        plane: Looked::NotAsked,
+        log: Looked::NotAsked,
+        flags: cluster::flags(&args.namespace, &args.release_name),
+        logs: format!(
+            "kubectl logs --namespace {} --selector app.kubernetes.io/instance={} --tail 100",
+            args.namespace, args.release_name
+        ),
+    };
+    let Some(reference) = facts.reference() else {
+        return Ok(facts);
+    };
+    let secret = SecretRef {
+        namespace: namespace.to_owned(),
+        name: reference.secret.clone().into_owned(),
+    };
+    let own_key = reference.own_key;
+    progress.doing("Reading its Secret");
+    let store = Store::Kubernetes(SecretStore::new(client.clone()));
+    let read = store.read(namespace, &secret.name).await;
+    let plane = match &release {
+        Ok(release) => {
+            progress.doing("Asking the control plane");
+            plane(release, &reference).await
+        }
+        // The configuration says so already.
+        Err(_) => Looked::NotAsked,
+    };
+    progress.doing("Reading the sidecar's log");
+    let log = log(&pods, &facts.pod).await;
+    let siblings = injected(client, Some(namespace)).await;
+    if !own_key {
+        let mut inventory = Inventory::default();
+        let namespaces = BTreeSet::from([namespace.to_owned()]);
+        inventory.read_notes(client, &namespaces).await;
+        facts.notes = inventory.notes.remove(&secret).unwrap_or_default();
+    }
+    facts.secret = looked(read.map_err(|error| cluster::chain(&error)));
+    facts.injected = looked(siblings.map_err(|error| format!("{error:#}")));
+    (facts.plane, facts.log) = (plane, log);
+    Ok(facts)
+}
+
+fn looked<T>(read: Result<T, impl Display>) -> Looked<T> {
+    match read {
+        Ok(seen) => Looked::Saw(seen),
+        Err(why) => Looked::Blind(why.to_string()),
+    }
+}
+
+async fn namespace_of(client: &Client, name: &str) -> Looked<NamespaceMetadata> {
+    let api: Api<Namespace> = Api::all(client.clone());
+    match api.get_metadata(name).await {
+        Ok(read) => {
+            let namespaces = Namespaces::default();
+            namespaces.take_listed(std::iter::once(read.metadata));
+            let seen = namespaces.get(name);
+            Looked::Saw(seen.map(|seen| (*seen).clone()).unwrap_or_default())
+        }
+        Err(error) => {
+            let call = format!("get namespace {name}");
+            Looked::Blind(format!("{:#}", release::refused(error, &call)))
+        }
+    }
+}
+
+/// What the control plane holds, if its API key may be read here.
+async fn plane(release: &Release, reference: &Injected<'_>) -> Looked<PlaneView> {
+    let name = &*reference.control_plane;
+    let Some(config) = release.policy.control_planes.get(name) else {
+        return Looked::Blind(format!(
+            "control plane {name:?} is not in the configuration"
+        ));
+    };
+    let (namespace, secret) = (&config.api_key_namespace, &config.api_key_secret);
+    match release.store.read(namespace, secret).await {
+        Err(error @ StoreError::Forbidden { .. }) => Looked::Blind(cluster::chain(&error)),
+        Ok(_) | Err(_) => Looked::Saw(verify::view(release, name, config).await),
+    }
+}
+
+/// Why the control server refused the sidecar, by its log; of one that ended, by the log before it.
+async fn log(pods: &Api<Pod>, pod: &Pod) -> Looked<Option<Refused>> {
+    let Some(status) = sidecar(pod) else {
+        return Looked::NotAsked;
+    };
+    let running = status
+        .state
+        .as_ref()
+        .is_some_and(|state| state.running.is_some());
+    if !running && status.restart_count == 0 {
+        return Looked::NotAsked;
+    }
+    let params = |previous| LogParams {
+        container: Some(CONTAINER.to_owned()),
+        tail_lines: Some(LINES),
+        previous,
+        ..LogParams::default()
+    };
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let mut found = None;
+    for previous in [false, true] {
+        if found.is_some() || previous && status.restart_count == 0 {
+            continue;
+        }
+        match pods.logs(name, &params(previous)).await {
+            Ok(text) => found = refused(&text),
+            // What a machine has thrown away says nothing.
+            Err(_) if previous => {}
+            Err(Error::Api(status)) if status.code != 403 => {}
+            Err(error) => {
+                let call = format!("get pods/log of {name}");
+                return Looked::Blind(format!("{:#}", release::refused(error, &call)));
+            }
+        }
+    }
+    Looked::Saw(found)
+}

@@ -1,0 +1,49 @@
+//! Findings as lines for people. Pure.
+
+use std::fmt::Write;
+
+use super::facts::{Finding, Level};
+
+/// A line for each finding, below it what to do next, and a line that counts.
+pub(super) fn render(pod: &str, findings: &[Finding]) -> String {
+    let mut text = format!("pod {pod}\n");
+    let width = findings.iter().map(|finding| finding.check.len());
+    let width = width.max().unwrap_or_default();
+    for finding in findings {
+        let Finding {
+            result,
+            check,
+            text: said,
+            next,
+        } = finding;
+        let _ = writeln!(text, "{:4}  {check:width$}  {said}", result.as_str());
+        if let Some(next) = next {
+            let _ = writeln!(text, "      {:width$}  next: {next}", "");
+        }
+    }
+    let count = |level| {
+        findings
+            .iter()
+            .filter(|finding| finding.result == level)
+            .count()
+    };
+    let looks = findings.len();
+    let _ = match (count(Level::Fail), count(Level::Warn)) {
+        (0, 0) => writeln!(text, "\nall {looks} looks are well"),
+        (failed, warned) => writeln!(
+            text,
+            "\n{looks} looks: {failed} failed, {warned} to be looked at"
+        ),
+    };
+    text
+}
+
+impl Level {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warn => "warn",
+            Self::Fail => "FAIL",
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! A pod that is well, and the same pod with one thing wrong at a time.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use sidescale_webhook::annotations::NamespaceMetadata;
+use sidescale_webhook::profile::Policy;
+use zeroize::Zeroizing;
+
+use super::facts::{Facts, Finding, Level, Looked, RECEIPT};
+use super::judge::judge;
+use super::words::Refused;
+use super::*;
+use crate::commands::inventory::Note;
+use crate::commands::status::held::{Held, PlaneView};
+use crate::control_plane::{KeyId, Node, NodeId, PreAuthKey, User, UserId};
+use crate::rotation::plane::Trouble;
+use crate::rotation::record::{Asked, DATA_KEY, Issued, KeyRecord, Record};
+use crate::rotation::state::State;
+use crate::store::StoredSecret;
+
+mod key;
+mod node;
+mod pod;
+
+const DAY: i64 = 86_400;
+const POD: &str = "web-7c9d8b-x2x4z";
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+/// Made in pieces, so that no check for keys finds it here.
+fn value() -> String {
+    ["hskey-", "auth-abcdefghijkl-"].concat() + &"k".repeat(64)
+}
+
+fn receipt(change: impl FnOnce(&mut Value)) -> String {
+    let mut receipt = json!({
+        "version": "0.1.0", "decision": "inject", "profile": "default", "profileHash": "x", "service": "web",
+        "controlPlane": "default", "secret": "headscale-auth-keys", "dataKey": "web-authkey",
+    });
+    change(&mut receipt);
+    receipt.to_string()
+}
+
+/// Day 70: the pod is a day old, its key ten days.
+fn pod() -> Value {
+    json!({
+        "metadata": {
+            "name": POD, "namespace": "shop", "uid": "6f1c2f0e-7a38-4a8e-9a53-2d9d0a8f3c11",
+            "creationTimestamp": at(69 * DAY).to_string(),
+            "labels": {"pod-template-hash": "7c9d8b", "sidescale.io/sidecar": "tailscale"},
+            "annotations": {"sidescale.io/inject": "tailscale", RECEIPT: receipt(|_| {})},
+            "ownerReferences": [{
+                "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-7c9d8b", "uid": "x", "controller": true,
+            }],
+        },
+        "spec": {
+            "nodeName": "machine-1",
+            "initContainers": [{"name": "tailscale", "env": [
+                {"name": "TS_HOSTNAME", "value": "web"},
+                {"name": "TS_EXTRA_ARGS", "value": "--login-server=https://headscale.example.com"},
+            ]}],
+            "containers": [{"name": "web"}],
+        },
+        "status": {"phase": "Running", "initContainerStatuses": [{
+            "name": "tailscale", "image": "", "imageID": "", "ready": true, "started": true, "restartCount": 0,
+            "state": {"running": {"startedAt": at(69 * DAY).to_string()}},
+        }]},
+    })
+}
+
+fn node(id: u64) -> Node {
+    Node {
+        id: NodeId(id),
+        name: "web".into(),
+        given_name: "web".into(),
+        user: Some(UserId(1)),
+        online: true,
+        pre_auth_key: Some(KeyId(7)),
+        tags: Vec::new(),
+        created_at: Some(at(69 * DAY + 5)),
+        last_seen: Some(at(70 * DAY - 300)),
+        expiry: None,
+    }
+}
+
+fn asked() -> Asked {
+    Asked {
+        user: "shop.web".into(),
+        tags: Vec::new(),
+        reusable: true,
+        ephemeral: true,
+    }
+}
+
+/// A pod with everything that it should have.
+struct World {
+    pod: Value,
+    facts: Facts,
+    secret: StoredSecret,
+    record: KeyRecord,
+    held: Held,
+}
+
+impl World {
+    fn well() -> Self {
+        let mut record = KeyRecord::new("web", "default");
+        record.current = Some(Issued {
+            id: KeyId(7),
+            created: at(60 * DAY),
+            expires: at(150 * DAY),
+            asked: asked(),
+        });
+        let mut secret = StoredSecret::absent("shop", "headscale-auth-keys");
+        let bytes = Zeroizing::new(value().into_bytes());
+        secret.data.insert("web-authkey".into(), bytes);
+        let held = Held {
+            users: vec![User {
+                id: UserId(1),
+                name: "shop.web".into(),
+                display_name: "sidescale x y".into(),
+                from_provider: false,
+                created_at: None,
+            }],
+            keys: vec![PreAuthKey {
+                id: KeyId(7),
+                user: Some(UserId(1)),
+                reusable: true,
+                ephemeral: true,
+                used: true,
+                expiration: Some(at(150 * DAY)),
+                created_at: None,
+                tags: Vec::new(),
+            }],
+            nodes: vec![node(3)],
+        };
+        let facts = Facts {
+            now: at(70 * DAY),
+            pod: serde_json::from_value(pod()).unwrap(),
+            namespace: Looked::Saw(NamespaceMetadata::default()),
+            injected: Looked::Saw(Vec::new()),
+            policy: Looked::Saw(Policy::for_login_server("https://headscale.example.com").unwrap()),
+            secret: Looked::NotAsked,
+            notes: Vec::new(),
+            plane: Looked::NotAsked,
+            log: Looked::Saw(None),
+            flags: " --namespace tailnet".into(),
+            logs: "kubectl logs --namespace tailnet".into(),
+        };
+        Self {
+            pod: pod(),
+            facts,
+            secret,
+            record,
+            held,
+        }
+    }
+
+    /// Once what is not set yet is filled in.
+    fn judged(mut self) -> Vec<Finding> {
+        self.facts.pod = serde_json::from_value(self.pod).unwrap();
+        if let (Looked::NotAsked, Some(reference)) = (&self.facts.secret, self.facts.reference()) {
+            let mut record = Record::default();
+            record
+                .keys
+                .insert(reference.data_key.clone().into_owned(), self.record);
+            let document = Zeroizing::new(record.document().unwrap());
+            if !reference.own_key {
+                self.secret.data.insert(DATA_KEY.into(), document);
+            }
+            self.facts.secret = Looked::Saw(Some(self.secret));
+        }
+        if matches!(self.facts.plane, Looked::NotAsked) {
+            self.facts.plane = Looked::Saw(PlaneView::Held(self.held));
+        }
+        judge(&self.facts)
+    }
+
+    fn annotate(&mut self, key: &str, value: &str) {
+        self.pod["metadata"]["annotations"][key] = json!(value);
+    }
+
+    fn unseen(&mut self) {
+        self.pod["metadata"]["annotations"] = json!({});
+    }
+
+    fn state(&mut self, state: Value) {
+        self.pod["status"]["initContainerStatuses"][0]["state"] = state;
+    }
+
+    fn env(&mut self, name: &str, value: &str) {
+        for variable in self.pod["spec"]["initContainers"][0]["env"]
+            .as_array_mut()
+            .unwrap()
+        {
+            if variable["name"] == name {
+                variable["value"] = json!(value);
+            }
+        }
+    }
+
+    fn value(&mut self, value: &str) {
+        let bytes = Zeroizing::new(value.as_bytes().to_vec());
+        self.secret.data.insert("web-authkey".into(), bytes);
+    }
+
+    fn own(&mut self) {
+        self.annotate(RECEIPT, &receipt(|receipt| receipt["ownKey"] = json!(true)));
+        self.secret.labels.clear();
+    }
+}
+
+/// What is changed, and what is then told: level, check, a part of the text, a part of what to do next.
+type Row = (
+    fn(&mut World),
+    Level,
+    &'static str,
+    &'static str,
+    &'static str,
+);
+
+fn hold(rows: &[Row]) {
+    for (change, level, check, text, next) in rows {
+        let mut world = World::well();
+        change(&mut world);
+        let findings = world.judged();
+        let found = findings.iter().any(|finding| {
+            let says = finding.next.as_deref().unwrap_or_default();
+            (finding.result, finding.check) == (*level, *check)
+                && finding.text.contains(text)
+                && says.contains(next)
+                && (next.is_empty() == says.is_empty())
+        });
+        assert!(
+            found,
+            "want {level:?} {check} {text:?} {next:?} among {findings:#?}"
+        );
+        let worst = findings.iter().any(|finding| finding.result == Level::Fail);
+        assert_eq!(worst, *level == Level::Fail, "{findings:#?}");
+        let shown = format!("{findings:?}");
+        assert!(!shown.contains("kkkk"), "a key is shown");
+    }
+}
+
+#[test]
+fn all_is_well() {
+    let findings = World::well().judged();
+    let checks: Vec<_> = findings.iter().map(|finding| finding.check).collect();
+    assert!(
+        findings.iter().all(|finding| finding.result == Level::Ok),
+        "{findings:#?}"
+    );
+    let want = [
+        "injection",
+        "container",
+        "secret",
+        "value",
+        "key",
+        "control plane",
+        "node",
+    ];
+    assert_eq!(checks, want);
+    let table = table::render("shop/web", &findings);
+    let want = "\
+pod shop/web
+ok    injection      by profile \"default\": service \"web\", control plane \"default\"
+ok    container      tailscale runs for 24h
+ok    secret         shop/headscale-auth-keys holds web-authkey, made by Sidescale
+ok    value          a pre-auth key of Headscale, well formed
+ok    key            key 7 is 10d old, ends in 80d, renewed in 70d
+ok    control plane  \"default\" answers, and key 7 is good there
+ok    node           web (node 3) is online
+
+all 7 looks are well
+";
+    assert_eq!(table, want);
+}
+
+#[test]
+fn takes_a_pod_as_kubectl_names_it_and_nothing_else() {
+    for pod in ["pod/web-1", "pods/web-1", "po/web-1", "web-1"] {
+        assert_eq!(pod.parse(), Ok(PodName("web-1".into())));
+    }
+    let wrong = ["", "pod/", "deployment/web", "shop/web", "pod/a/b", "Web"];
+    let told: BTreeSet<_> = wrong
+        .iter()
+        .map(|text| text.parse::<PodName>().unwrap_err())
+        .collect();
+    assert_eq!(told.len(), 1);
+    assert!(
+        told.iter()
+            .all(|text| text.starts_with("want one pod, pod/NAME"))
+    );
+}

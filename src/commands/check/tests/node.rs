@@ -1,0 +1,150 @@
+//! The pod's node, and what its sidecar says where there is none.
+
+use super::*;
+
+#[test]
+fn says_how_the_node_does() {
+    let log = "kubectl logs --namespace shop web-7c9d8b-x2x4z --container tailscale";
+    hold(&[
+        (
+            |world| world.held.nodes[0].online = false,
+            Level::Fail,
+            "node",
+            "web (node 3) is offline, seen 5m ago",
+            log,
+        ),
+        (
+            |world| world.held.nodes.clear(),
+            Level::Fail,
+            "node",
+            "no node web, although the pod is 24h old: it never joined, or was removed",
+            "killall containerboot",
+        ),
+        (
+            |world| {
+                world.held.nodes.clear();
+                world.facts.now = at(69 * DAY + 60);
+            },
+            Level::Warn,
+            "node",
+            "no node web yet; the pod is 60s old",
+            log,
+        ),
+        // The node of the pod before it is not its own.
+        (
+            |world| {
+                world.held.nodes[0].created_at = Some(at(60 * DAY));
+            },
+            Level::Fail,
+            "node",
+            "no node web",
+            log,
+        ),
+        (
+            |world| world.held.nodes[0].pre_auth_key = Some(KeyId(99)),
+            Level::Fail,
+            "node",
+            "no node web",
+            log,
+        ),
+        (
+            |world| world.held.nodes[0].given_name = "web-1".into(),
+            Level::Ok,
+            "node",
+            "web-1 (node 3) is online, as another node has the name web",
+            "",
+        ),
+        (
+            |world| {
+                world.env("TS_HOSTNAME", "$(POD_NAME)");
+                world.held.nodes[0].name = POD.into();
+            },
+            Level::Ok,
+            "node",
+            "is online",
+            "",
+        ),
+        (
+            |world| world.facts.injected = Looked::Saw(replicas(3)),
+            Level::Warn,
+            "node",
+            "1 of 3 pods named web are online",
+            log,
+        ),
+        (
+            |world| {
+                world.facts.injected = Looked::Saw(replicas(3));
+                world.held.nodes = vec![node(3), node(4), node(5)];
+            },
+            Level::Ok,
+            "node",
+            "3 nodes named web are online, for 3 pods",
+            "",
+        ),
+    ]);
+}
+
+#[test]
+fn says_why_the_control_server_does_not_let_it_in() {
+    hold(&[
+        (
+            |world| {
+                world.held.nodes.clear();
+                world.facts.log = Looked::Saw(Some(Refused::Expired));
+            },
+            Level::Fail,
+            "log",
+            "refuses its key: it has expired",
+            "sidescale rotate --now shop/web --namespace tailnet, then kubectl exec",
+        ),
+        (
+            |world| {
+                world.held.nodes.clear();
+                world.facts.log = Looked::Saw(Some(Refused::Unreachable));
+            },
+            Level::Fail,
+            "log",
+            "does not reach the control server at https://headscale.example.com",
+            "curl https://headscale.example.com/health",
+        ),
+        // It need not be late for its log to say why it will never come.
+        (
+            |world| {
+                world.held.nodes.clear();
+                world.facts.now = at(69 * DAY + 60);
+                world.facts.log = Looked::Saw(Some(Refused::Tags));
+            },
+            Level::Fail,
+            "log",
+            "does not permit its tags",
+            "tagOwners",
+        ),
+        // What is over is no matter.
+        (
+            |world| world.facts.log = Looked::Saw(Some(Refused::Expired)),
+            Level::Ok,
+            "node",
+            "is online",
+            "",
+        ),
+        (
+            |world| world.facts.log = Looked::Blind("get pods/log: forbidden (403)".into()),
+            Level::Warn,
+            "log",
+            "not looked at: get pods/log: forbidden (403)",
+            "",
+        ),
+    ]);
+}
+
+fn replicas(count: usize) -> Vec<kube::api::ObjectMeta> {
+    let pods = (0..count).map(|number| {
+        let mut pod = pod();
+        pod["metadata"]["name"] = json!(format!("web-{number}"));
+        if number > 0 {
+            pod["metadata"]["uid"] = json!(format!("00000000-0000-0000-0000-00000000000{number}"));
+        }
+        serde_json::from_value(pod["metadata"].take()).unwrap()
+    });
+    pods.collect()
+}

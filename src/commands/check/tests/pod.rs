@@ -1,0 +1,220 @@
+//! What the webhook made of the pod, and how its container does.
+
+use super::*;
+
+#[test]
+fn says_why_a_pod_has_no_sidecar() {
+    let patch = "kubectl patch --namespace shop deployment/web --type merge --patch '{\"spec\":{\"template\":{\"metadata\":\
+                 {\"annotations\":{\"sidescale.io/inject\":\"tailscale\"}}}}}'";
+    let restart = "kubectl rollout restart --namespace shop deployment/web";
+    hold(&[
+        (
+            World::unseen,
+            Level::Fail,
+            "injection",
+            "no annotation sidescale.io/inject",
+            patch,
+        ),
+        (
+            |world| {
+                world.unseen();
+                world.annotate("sidescale.io/inject", "tailscale");
+            },
+            Level::Fail,
+            "injection",
+            "its annotations ask for Sidescale, and the webhook never saw the pod",
+            restart,
+        ),
+        (
+            |world| {
+                world.unseen();
+                world.facts.namespace = Looked::Saw(NamespaceMetadata {
+                    inject: Some("tailscale".into()),
+                    ..NamespaceMetadata::default()
+                });
+            },
+            Level::Fail,
+            "injection",
+            "its namespace's label sidescale.io/inject asks for one, and the webhook never saw",
+            restart,
+        ),
+        (
+            |world| {
+                world.unseen();
+                world.facts.namespace = Looked::Saw(NamespaceMetadata {
+                    inject: Some("disabled".into()),
+                    ..NamespaceMetadata::default()
+                });
+            },
+            Level::Fail,
+            "injection",
+            "switched off by its label",
+            "kubectl label namespace shop sidescale.io/inject-",
+        ),
+        (
+            |world| {
+                world.unseen();
+                world.facts.namespace = Looked::Saw(NamespaceMetadata {
+                    inject: Some("yes".into()),
+                    ..NamespaceMetadata::default()
+                });
+            },
+            Level::Fail,
+            "injection",
+            "is \"yes\", want tailscale",
+            "kubectl label namespace shop sidescale.io/inject=tailscale --overwrite",
+        ),
+    ]);
+}
+
+#[test]
+fn says_what_stands_against_a_sidecar() {
+    let restart = "kubectl rollout restart --namespace shop deployment/web";
+    hold(&[
+        (
+            |world| {
+                world.unseen();
+                world.pod["metadata"]["namespace"] = json!("kube-system");
+            },
+            Level::Fail,
+            "injection",
+            "never injected",
+            "another namespace",
+        ),
+        (
+            |world| world.annotate(RECEIPT, "{"),
+            Level::Fail,
+            "injection",
+            "cannot be read",
+            restart,
+        ),
+        (
+            |world| world.pod["metadata"]["labels"] = json!({}),
+            Level::Fail,
+            "injection",
+            "lacks the label sidescale.io/sidecar",
+            "kubectl label pod --namespace shop web-7c9d8b-x2x4z sidescale.io/sidecar=tailscale",
+        ),
+    ]);
+}
+
+#[test]
+fn says_why_a_pod_was_left_alone() {
+    for (reason, level, text) in [
+        ("hostNetwork", Level::Fail, "hostNetwork"),
+        ("noService", Level::Fail, "no service"),
+        ("notRequested", Level::Fail, "nothing asks"),
+        ("switchedOff", Level::Fail, "switched injection off"),
+        ("invalid", Level::Fail, "annotation is wrong"),
+        ("nameTaken", Level::Fail, "named tailscale"),
+        ("windows", Level::Fail, "Windows"),
+        ("of a later version", Level::Fail, "of a later version"),
+        ("disabled", Level::Warn, "asks"),
+        ("handMade", Level::Warn, "by hand"),
+    ] {
+        let mut world = World::well();
+        let skip = json!({"version": "0.1.0", "decision": "skip", "reason": reason});
+        world.annotate(RECEIPT, &skip.to_string());
+        let findings = world.judged();
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert_eq!(findings[0].result, level, "{reason}");
+        assert!(findings[0].text.contains(text), "{findings:?}");
+        assert_eq!(findings[0].next.is_some(), level == Level::Fail);
+    }
+}
+
+#[test]
+fn a_typing_error_is_told_with_what_was_meant() {
+    let mut world = World::well();
+    world.unseen();
+    world.annotate("sidescale.io/injekt", "tailscale");
+    let findings = world.judged();
+    assert!(
+        findings[1]
+            .text
+            .contains("did you mean 'sidescale.io/inject'"),
+        "{findings:?}"
+    );
+    let mut world = World::well();
+    world.annotate(
+        RECEIPT,
+        &receipt(|receipt| receipt["unknown"] = json!(["annotation 'x' is unknown"])),
+    );
+    let findings = world.judged();
+    assert_eq!(
+        (findings[1].check, findings[1].result),
+        ("annotation", Level::Warn)
+    );
+}
+
+#[test]
+fn says_how_the_container_does() {
+    let log = "kubectl logs --namespace shop web-7c9d8b-x2x4z --container tailscale";
+    let describe = "kubectl describe pod --namespace shop web-7c9d8b-x2x4z";
+    hold(&[
+        (
+            |world| {
+                world.state(
+                    json!({"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}),
+                );
+            },
+            Level::Fail,
+            "container",
+            "tailscale waits: ImagePullBackOff (no such image)",
+            describe,
+        ),
+        (
+            |world| {
+                world.state(json!({"waiting": {"reason": "CrashLoopBackOff"}}));
+                let status = &mut world.pod["status"]["initContainerStatuses"][0];
+                status["restartCount"] = json!(3);
+                status["lastState"] = json!({"terminated": {"exitCode": 1, "reason": "Error"}});
+            },
+            Level::Fail,
+            "container",
+            "CrashLoopBackOff, restarted 3 times, before that it ended with code 1 (Error)",
+            "--previous",
+        ),
+        (
+            |world| world.state(json!({"terminated": {"exitCode": 2}})),
+            Level::Fail,
+            "container",
+            "ended with code 2",
+            log,
+        ),
+        (
+            |world| world.pod["status"]["initContainerStatuses"][0]["started"] = json!(false),
+            Level::Warn,
+            "container",
+            "is not up yet",
+            log,
+        ),
+        (
+            |world| world.pod["spec"]["initContainers"] = json!([]),
+            Level::Ok,
+            "container",
+            "tailscale runs",
+            "",
+        ),
+        (
+            |world| {
+                world.pod["spec"]["initContainers"] = json!([]);
+                world.pod["status"] = json!({});
+            },
+            Level::Fail,
+            "container",
+            "another webhook took it out",
+            "kubectl get mutatingwebhookconfigurations",
+        ),
+        (
+            |world| {
+                let condition = json!({"type": "PodScheduled", "status": "False", "message": "no machine has room"});
+                world.pod["status"] = json!({"conditions": [condition]});
+            },
+            Level::Fail,
+            "container",
+            "on no machine: no machine has room",
+            describe,
+        ),
+    ]);
+}
