@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, Namespace, Pod};
 use kube::Client;
 use kube::api::{Api, ListParams, ObjectMeta};
-use sidescale_webhook::identity::{self, Owner};
+use sidescale_webhook::identity::{self, Owner, POD_SECRET};
 use sidescale_webhook::sidecar::Receipt;
 
 use super::release::{Release, refused};
@@ -49,13 +49,7 @@ impl Inventory {
     /// The cluster could not be asked or refused.
     pub(crate) async fn read(release: &Release, namespace: Option<&str>) -> Result<Self> {
         let mut found = Self::default();
-        let names: BTreeSet<_> = release
-            .policy
-            .profiles
-            .values()
-            .map(|profile| profile.auth_key_secret_name.as_str())
-            .collect();
-        for name in names {
+        for name in release.policy.auth_key_secrets() {
             let secrets = match namespace {
                 Some(namespace) => Vec::from_iter(release.store.read(namespace, name).await?),
                 None => release.store.list(name).await?,
@@ -86,6 +80,15 @@ impl Inventory {
         namespace
             .and_then(|namespace| namespace.secrets.get(&secret.name))
             .cloned()
+            .unwrap_or_default()
+    }
+
+    /// Data keys of single pods' own keys that pods refer to.
+    pub(crate) fn held(&self, secret: &SecretRef) -> BTreeSet<String> {
+        let namespace = self.demands.get(secret.namespace.as_str());
+        namespace
+            .filter(|_| secret.name == POD_SECRET)
+            .map(|namespace| namespace.held.clone())
             .unwrap_or_default()
     }
 

@@ -25,7 +25,7 @@ A row for each key. NEXT says when it is renewed, or why it is made anew right n
 online, of the pods that should be, and SEEN says when the newest of them was (with --verify). What is wrong stands below the table, each with what mends it.
 
 Rights, of your own kubeconfig: list configmaps in Sidescale's namespace; list pods, namespaces and the Secrets named \
-headscale-auth-keys, in all namespaces or (with NAMESPACE) get and list in that one; list events there, to say why a \
+headscale-auth-keys and headscale-pod-auth-keys, in all namespaces or (with NAMESPACE) get and list in that one; list events there, to say why a \
 key is missing. With --verify: get the Secret of the control plane's API key. No value of a key is ever shown.
 
 Exit codes: 0 done, 1 failed, or --verify found a key that is not as it should be, 2 bad usage.";

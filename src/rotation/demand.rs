@@ -1,6 +1,6 @@
 //! Injected pods -> the keys they need: the webhook's own decision, asked again with what its receipt names. Pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use sidescale_webhook::annotations::{
     Decision, Key, ManagedKey, NamespaceMetadata, Subject, decide,
 };
-use sidescale_webhook::identity::{self, Hostname, Owner};
+use sidescale_webhook::identity::{self, Hostname, Owner, POD_SECRET};
 use sidescale_webhook::profile::Policy;
 
 use super::fleet::{Fleet, Fleets, Identity, Member};
@@ -18,7 +18,7 @@ use super::record::Asked;
 mod shape;
 
 pub use shape::Shape;
-use shape::{AsReceipted, Labels};
+use shape::{AsReceipted, Labels, own_digits};
 
 /// One pod as the index keeps it.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +55,8 @@ pub struct NamespaceDemand {
     pub fleets: Vec<Fleet>,
     /// The pods that rotation makes no key for, by the key that they refer to.
     pub unserved: Vec<Unserved>,
+    /// Data keys of single pods' own keys that pods refer to: they stay as long as those are there, whatever policy says.
+    pub held: BTreeSet<String>,
     /// How many pods may be connected, by control plane and user: those too that get no key any more or are leaving.
     pub guests: BTreeMap<(String, String), usize>,
 }
@@ -170,6 +172,11 @@ pub fn of_namespace<'a>(
         }
         if let Some(guest) = guest(namespace, group.shape, policy) {
             *demand.guests.entry(guest).or_default() += group.pods.len();
+        }
+        if let Some(receipt) = group.shape.receipt()
+            && receipt.secret == POD_SECRET
+        {
+            demand.held.insert(receipt.data_key.into_owned());
         }
         match wanted(namespace, group.shape, metadata, policy) {
             None => {
@@ -287,6 +294,7 @@ fn wanted(
         // The receipt shows that the pod had opted in, whatever the namespace's label says by now.
         namespace_opted_in: true,
         profile: whole.profile.as_deref(),
+        request: own_digits(&receipt).unwrap_or_default(),
     };
     let sidecar = match decide(&subject, policy) {
         Decision::Inject(injection) => injection.tailscale?,
@@ -306,10 +314,7 @@ fn wanted(
         expiration,
         buffer,
     } = key;
-    let allowed = policy
-        .profiles
-        .values()
-        .any(|profile| profile.auth_key_secret_name == receipt.secret);
+    let allowed = policy.auth_key_secrets().contains(&*receipt.secret);
     if !allowed || data_key != receipt.data_key {
         return None;
     }

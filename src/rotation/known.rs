@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sidescale_webhook::identity::POD_SECRET;
 use tracing::{debug, info, warn};
 
 use super::demand::SecretRef;
@@ -157,6 +158,14 @@ impl Known {
         if !away {
             (self.states, self.expiries) = (plan.states, expiries);
         }
+        if secret.name == POD_SECRET {
+            // Pods come and go, and none comes again.
+            let states = &self.states;
+            self.failing
+                .retain(|data_key, _| states.contains_key(data_key));
+            self.fights
+                .retain(|data_key, _| states.contains_key(data_key));
+        }
         for minted in minted {
             let failing = self.failing.remove(&minted.data_key);
             if let Some(failing) = failing.filter(|failing| failing.said) {
@@ -220,6 +229,10 @@ impl Known {
             let failing = self.failing.get(data_key).map(|failing| &failing.trouble);
             let note = match state {
                 State::Ready | State::Paused => continue,
+                State::QuotaExceeded if secret.name == POD_SECRET => format!(
+                    "key {data_key} of Secret {secret} is one too many: a Secret has room for the keys of some 2000 pods of \
+                     a namespace; run fewer pods with sidescale.io/key-mode: per-pod there, or set key-mode to shared"
+                ),
                 State::QuotaExceeded => format!(
                     "key {data_key} of Secret {secret} is one too many: the namespace has as many services as \
                      rotation.maxServicesPerNamespace allows; remove some, or raise that number"

@@ -6,14 +6,15 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use sidescale_webhook::profile::Rotation;
 
-use super::cleanup;
+use super::cleanup::{self, Unused};
 use super::demand::KeyDemand;
-use super::record::{Intent, KeyRecord, same_fingerprint};
+use super::record::{self, Intent, KeyRecord, same_fingerprint};
 use super::state::State;
 use crate::clock::after;
 use crate::control_plane::PreAuthKey;
 
 mod over;
+mod own;
 mod step;
 mod view;
 
@@ -39,7 +40,17 @@ pub fn plan(now: Timestamp, view: &View<'_>, rotation: &Rotation) -> Plan {
             .collect();
         return plan;
     }
-    let over_quota = over_quota(view, rotation.max_services_per_namespace);
+    let over_quota = if view.of_pods {
+        own::over_quota(view)
+    } else {
+        over_quota(view, rotation.max_services_per_namespace)
+    };
+    let overlap = overlap(view.of_pods, rotation);
+    let unused_after = if view.of_pods {
+        own::KEPT_FOR
+    } else {
+        rotation.unused_keys_after
+    };
     for (data_key, demand) in view.demand {
         let state = if over_quota.contains(data_key) {
             State::QuotaExceeded
@@ -52,15 +63,28 @@ pub fn plan(now: Timestamp, view: &View<'_>, rotation: &Rotation) -> Plan {
         if !view.demand.contains_key(data_key) {
             undemanded(now, view, data_key, key, &mut plan);
         }
-        over::cleanup(now, view, data_key, key, rotation.overlap, &mut plan);
-        let demanded = view.demand.contains_key(data_key);
+        over::cleanup(now, view, data_key, key, overlap, &mut plan);
+        let demanded = view.demand.contains_key(data_key) || view.held.contains(data_key);
         if view.synced {
-            let unused = cleanup::unused(now, key, demanded, rotation.unused_keys_after);
+            let unused = cleanup::unused(now, key, demanded, unused_after);
+            if let (Unused::Note(Some(since)), true) = (unused, view.of_pods) {
+                earliest(&mut plan.cleanup_at, after(since, unused_after));
+            }
             over::use_of(data_key, unused, &mut plan);
         }
     }
     plan.steps.sort_by_key(step::urgency);
+    if view.of_pods {
+        own::bound(&mut plan);
+    }
     plan
+}
+
+/// How long a key that was replaced lives on.
+#[must_use]
+pub fn overlap(of_pods: bool, rotation: &Rotation) -> Duration {
+    let most = if of_pods { own::OVERLAP } else { Duration::MAX };
+    rotation.overlap.min(most)
 }
 
 /// Plans for a key that pods use, and says how it is doing.
@@ -72,9 +96,14 @@ fn demanded(
     plan: &mut Plan,
 ) -> State {
     let record = view.record.keys.get(data_key);
-    let Some(why) = need(now, view, data_key, record, demand) else {
+    let why = if view.of_pods {
+        own::need(now, view, data_key, record, demand, plan)
+    } else {
+        need(now, view, data_key, record, demand)
+    };
+    let Some(why) = why else {
         if let Some(key) = record {
-            if let Some(current) = &key.current {
+            if let Some(current) = key.current.as_ref().filter(|_| !view.of_pods) {
                 earliest(&mut plan.renew_at, before(current.expires, demand.buffer));
             }
             give_up(now, view, data_key, key, plan);
@@ -134,16 +163,9 @@ fn need(
     if !view.filled.contains(data_key) {
         return Some(Why::ValueLost);
     }
-    if let Some(issued) = view.issued.get(&demand.control_plane) {
-        // Compared with what was asked, not with our clock: a clock that is off must not look like an ended key.
-        // Another end is an ended key, or one that got its id after Headscale was put back as it was.
-        let is_another = |key: &PreAuthKey| {
-            key.expiration
-                .is_none_or(|at| !same_fingerprint(at, current.expires))
-        };
-        if issued.keys.get(&current.id).is_none_or(is_another) {
-            return Some(Why::Lost);
-        }
+    let issued = view.issued.get(&demand.control_plane);
+    if issued.is_some_and(|issued| listed(issued, current).is_none()) {
+        return Some(Why::Lost);
     }
     if current.asked != demand.asked {
         return Some(Why::Changed);
@@ -152,6 +174,17 @@ fn need(
         return Some(Why::Requested);
     }
     (now >= before(current.expires, demand.buffer)).then_some(Why::Due)
+}
+
+/// The key in force, as its control plane lists it.
+fn listed<'a>(issued: &'a Issued, current: &record::Issued) -> Option<&'a PreAuthKey> {
+    // Compared with what was asked, not with our clock: a clock that is off must not look like an ended key.
+    // Another end is an ended key, or one that got its id after Headscale was put back as it was.
+    let is_this = |key: &&PreAuthKey| {
+        key.expiration
+            .is_some_and(|at| same_fingerprint(at, current.expires))
+    };
+    issued.keys.get(&current.id).filter(is_this)
 }
 
 /// Plans for a key that no pod uses: it is kept as it is.

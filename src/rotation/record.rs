@@ -54,6 +54,9 @@ pub struct KeyRecord {
     /// Since when no pod has needed it, as far as that was seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unused_since: Option<Timestamp>,
+    /// When the one pod that it is for was first seen to have joined with it: nobody needs another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joined_at: Option<Timestamp>,
 }
 
 /// What was asked of a key; a change of any of it makes another key.
@@ -198,6 +201,7 @@ impl KeyRecord {
             intent: None,
             abandoned: Vec::new(),
             unused_since: None,
+            joined_at: None,
         }
     }
 
@@ -271,6 +275,15 @@ impl KeyRecord {
                 expires: Some(old.expires),
             });
         }
+    }
+
+    /// Takes a key of one pod out of force: it ends now, unless it was used up or is over.
+    pub fn retire_own(&mut self, now: Timestamp) {
+        let ended = |key: &Issued| self.joined_at.is_some() || now >= key.expires;
+        if self.current.as_ref().is_some_and(ended) {
+            self.current = None;
+        }
+        self.retire(now, Duration::ZERO);
     }
 
     /// Ends what went before at once: somebody may have it who should not.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use jiff::Timestamp;
+use sidescale_webhook::identity::POD_SECRET;
 use sidescale_webhook::profile::Policy;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -310,9 +311,17 @@ impl Loop {
         // A snapshot is good for one look; whatever else is done makes it old.
         let snapshot = known.snapshot.take().filter(|_| class == Class::Cleanup);
         Task {
-            secret,
             class,
             demand,
+            held: if secret.name == POD_SECRET {
+                let namespace = self.demands.namespaces.get(secret.namespace.as_str());
+                namespace
+                    .map(|demand| demand.held.clone())
+                    .unwrap_or_default()
+            } else {
+                BTreeSet::new()
+            },
+            secret,
             synced: self.demands.synced,
             planes: self.planes.up(),
             process: Process {

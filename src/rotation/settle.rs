@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
+use sidescale_webhook::identity::POD_SECRET;
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
 use super::demand::{KeyDemand, SecretRef};
 use super::ownership::ownership;
-use super::plan::{Issued, Ownership, Plan, Process, Step, View, Why, plan};
+use super::plan::{Issued, Ownership, Plan, Process, Step, View, Why, overlap, plan};
 use super::plane::{Plane, Trouble};
 use super::private_ca;
 use super::queue::Class;
@@ -40,6 +42,8 @@ pub(super) struct Task {
     pub(super) secret: SecretRef,
     pub(super) class: Class,
     pub(super) demand: BTreeMap<String, KeyDemand>,
+    /// Data keys of single pods that are there.
+    pub(super) held: BTreeSet<String>,
     pub(super) synced: bool,
     pub(super) planes: BTreeMap<String, Arc<Plane>>,
     pub(super) process: Process,
@@ -206,6 +210,8 @@ impl Job<'_> {
             filled: &filled,
             requests: &self.requests(secret),
             demand: &self.task.demand,
+            of_pods: self.of_pods(),
+            held: &self.task.held,
             synced: self.task.synced,
             issued,
             process: &self.task.process,
@@ -217,7 +223,9 @@ impl Job<'_> {
             Some((data_key.clone(), current.expires, current.id))
         };
         let current = record.keys.iter().filter_map(current);
-        let ends = current.clone().map(|(data_key, end, _)| (data_key, end));
+        // A pod's own key may end once its pod has joined.
+        let shared = current.clone().filter(|_| !self.of_pods());
+        let ends = shared.map(|(data_key, end, _)| (data_key, end));
         self.outcome.expiries = ends.collect();
         self.outcome.in_force = current.map(|(data_key, _, id)| (data_key, id)).collect();
         let (class, renewing) = (self.task.class, &mut self.renewing);
@@ -247,6 +255,7 @@ impl Job<'_> {
             | Step::BringBack { .. }
             | Step::ForgetPrevious { .. }
             | Step::ForgetAbandoned { .. }
+            | Step::NoteJoined { .. }
             | Step::NoteUse { .. }
             | Step::Retire { .. }
             | Step::Forget { .. } => true,
@@ -256,6 +265,16 @@ impl Job<'_> {
         }
         self.outcome.plan = plan;
         steps
+    }
+
+    /// Whether the Secret holds keys of single pods.
+    fn of_pods(&self) -> bool {
+        self.task.secret.name == POD_SECRET
+    }
+
+    /// How long a key that was replaced lives on.
+    fn overlap(&self) -> Duration {
+        overlap(self.of_pods(), &self.context.policy.rotation)
     }
 
     /// Whether the configuration names an authority that the Secret does not hold.

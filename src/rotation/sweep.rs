@@ -1,7 +1,5 @@
 //! Removes what was decided on, and asks once more before a key that still works is ended. I/O.
 
-use std::collections::BTreeSet;
-
 use super::demand::SecretRef;
 use super::orphans;
 use super::ownership;
@@ -68,7 +66,7 @@ pub(crate) async fn remove(
 /// All Secrets of keys in the cluster; in trouble with one of them, nothing is known.
 pub(crate) async fn listed(context: &Context) -> Result<Vec<Listed>, String> {
     let mut listed = Vec::new();
-    for name in secret_names(context) {
+    for name in context.policy.auth_key_secrets() {
         let found = context.store.list(name).await;
         for secret in found.map_err(|error| shown(error.into()))? {
             listed.push(Listed {
@@ -87,20 +85,13 @@ pub(crate) async fn listed(context: &Context) -> Result<Vec<Listed>, String> {
 /// The records of one namespace, read now.
 async fn of_namespace(context: &Context, namespace: &str) -> Result<Vec<Record>, String> {
     let mut records = Vec::new();
-    for name in secret_names(context) {
+    for name in context.policy.auth_key_secrets() {
         let found = context.store.read(namespace, name).await;
         if let Some(secret) = found.map_err(|error| shown(error.into()))? {
             records.push(read(&secret)?);
         }
     }
     Ok(records)
-}
-
-fn secret_names(context: &Context) -> BTreeSet<&str> {
-    let profiles = context.policy.profiles.values();
-    profiles
-        .map(|profile| profile.auth_key_secret_name.as_str())
-        .collect()
 }
 
 /// Reads a Secret's record, whoever it belongs to by now: what it names is in use.

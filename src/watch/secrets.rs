@@ -30,11 +30,7 @@ struct Index {
 
 /// Watches until it is dropped; what others do to a Secret of keys is counted in the demands.
 pub(crate) async fn run(client: Client, policy: &Policy, demands: &watch::Sender<Demands>) {
-    let names: BTreeSet<_> = policy
-        .profiles
-        .values()
-        .map(|profile| profile.auth_key_secret_name.as_str())
-        .collect();
+    let names = policy.auth_key_secrets();
     // One watch a name: the right to watch is bound to the name, so the selector has to name it.
     let watches: SelectAll<_> = select_all(names.into_iter().map(|name| {
         let api: Api<PartialObjectMeta<Secret>> = Api::all(client.clone());

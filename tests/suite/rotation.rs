@@ -26,6 +26,7 @@ mod cleanup;
 mod gone;
 mod messages;
 mod nodes;
+mod own_keys;
 mod promises;
 mod request;
 mod sweep;

@@ -6,6 +6,7 @@ mod asked;
 mod choose;
 mod decide;
 mod headscale;
+mod key;
 mod kinds;
 mod network;
 mod read;
@@ -22,6 +23,7 @@ pub(crate) use network::{is_argument, of_ours};
 pub use asked::unknown;
 pub use decide::decide;
 pub use headscale::{ApikeyManager, ServerKeys};
+pub use key::{Key, ManagedKey};
 pub use kinds::Kinds;
 pub use reason::{DenyReason, Refusal, SkipReason};
 pub use state::State;
@@ -51,6 +53,8 @@ pub struct Subject<'a> {
     pub namespace_opted_in: bool,
     /// Profile that the receipt names, where a pod is looked at again; it takes the place of choosing one.
     pub profile: Option<&'a str>,
+    /// Uid of the request that makes the pod, or the digits of it that the name of the pod's own key holds.
+    pub request: &'a str,
 }
 
 /// Finds a value by its key in a borrowed map.
@@ -168,41 +172,6 @@ pub struct Tailscale<'a> {
     pub resources: Resources<'a>,
     /// What the operator lays over the container.
     pub overlay: &'a Overlay,
-}
-
-/// Describes the pre-auth key that an injected pod refers to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Key {
-    /// Made, rotated and removed by us.
-    Managed(ManagedKey),
-    /// The user's own Secret (`auth-key-secret`): never read, rotated or overwritten.
-    Given {
-        /// Name of the Secret in the pod's namespace.
-        secret: String,
-        /// Data key in it.
-        data_key: String,
-    },
-}
-
-/// Describes a key that rotation makes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ManagedKey {
-    /// Name of the Secret in the pod's namespace.
-    pub secret: String,
-    /// Data key in it: `<service>-authkey`, `<service>_<control-plane>-authkey`.
-    pub data_key: String,
-    /// Headscale user.
-    pub user: String,
-    /// Tags the key carries.
-    pub tags: Vec<String>,
-    /// Whether the key may be used more than once.
-    pub reusable: bool,
-    /// Whether its nodes vanish when they go away.
-    pub ephemeral: bool,
-    /// Life of the key.
-    pub expiration: Duration,
-    /// How long before its end it is renewed.
-    pub buffer: Duration,
 }
 
 /// Says whether and how a pod is injected, from metadata alone.

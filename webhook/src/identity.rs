@@ -4,6 +4,10 @@ use std::borrow::Cow;
 
 use sha2::{Digest, Sha256};
 
+mod own_key;
+
+pub use own_key::{POD_SECRET, digits_of, pod_data_key};
+
 use crate::forms::is_dns_subdomain;
 
 /// Is the longest service name; a data key of a Secret holds 253, with the control plane's name and our suffix.

@@ -1,7 +1,7 @@
 //! What the operator allows and defaults, after the configuration file was checked. Pure.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 mod check;
@@ -18,6 +18,7 @@ pub use overlay::Overlay;
 pub use scope::{Namespaces, Operator, Requirement, Selector};
 
 use crate::annotations::Defaults;
+use crate::identity::POD_SECRET;
 
 /// Is the name of the control plane and of the profile that are used where nothing else is asked for.
 pub const DEFAULT: &str = "default";
@@ -147,6 +148,14 @@ impl Policy {
     pub(crate) fn has_pod_selectors(&self) -> bool {
         let mut profiles = self.profiles.values();
         profiles.any(|profile| profile.pod_selector.is_some())
+    }
+
+    /// Names of the Secrets that hold pre-auth keys, in whatever namespace there are pods.
+    #[must_use]
+    pub fn auth_key_secrets(&self) -> BTreeSet<&str> {
+        let profiles = self.profiles.values();
+        let shared = profiles.map(|profile| profile.auth_key_secret_name.as_str());
+        shared.chain([POD_SECRET]).collect()
     }
 
     /// Checks a configuration and fills its gaps.

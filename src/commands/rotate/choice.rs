@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
+use sidescale_webhook::identity::POD_SECRET;
 
 use crate::commands::inventory::Inventory;
 use crate::control_plane::KeyId;
@@ -99,6 +100,11 @@ pub(super) fn choose(
                 (Ownership::Paused, _) => Some(format!(
                     "Secret {name} is paused: kubectl annotate secret {} --namespace {} sidescale.io/paused-",
                     name.name, name.namespace
+                )),
+                (Ownership::Ours, _) if name.name == POD_SECRET => Some(format!(
+                    "key {data_key} is one pod's own and works once, so that there is nothing to rotate: a new pod gets a \
+                     new key: kubectl delete pod --namespace {} with the name of the pod",
+                    name.namespace
                 )),
                 (Ownership::Ours, None) => {
                     Some("it has no key yet, and gets one by itself".to_owned())

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
+use sidescale_webhook::identity::POD_SECRET;
 use sidescale_webhook::profile::Policy;
 
 use super::held::PlaneView;
@@ -69,6 +70,8 @@ impl<'a> Keys<'a> {
             filled: &filled,
             requests: &requests,
             demand: &demand,
+            of_pods: name.name == POD_SECRET,
+            held: &inventory.held(name),
             synced: true,
             issued: &issued.collect(),
             process: &Process::default(),
@@ -118,7 +121,9 @@ impl<'a> Keys<'a> {
             .map(|demand| &demand.asked)
             .or(current.map(|current| &current.asked));
         let buffer = demand.and_then(|demand| SignedDuration::try_from(demand.buffer).ok());
-        let next = current
+        // Whoever has joined with a key of its own needs it no more: it may end.
+        let lasting = current.filter(|_| key.is_some_and(|key| key.joined_at.is_none()));
+        let next = lasting
             .zip(buffer)
             .and_then(|(current, buffer)| current.expires.checked_sub(buffer).ok());
         let owners = self
@@ -138,7 +143,7 @@ impl<'a> Keys<'a> {
             tags: asked.map(|asked| asked.tags.clone()).unwrap_or_default(),
             key_id: current.map(|current| current.id),
             created: current.map(|current| current.created),
-            expires: current.map(|current| current.expires),
+            expires: lasting.map(|current| current.expires),
             next_rotation: next,
             pending: self.pending(data_key),
             ending: key
@@ -246,6 +251,12 @@ impl<'a> Keys<'a> {
                 "kubectl annotate secret {name} --namespace {namespace} sidescale.io/paused-"
             );
             say(format!("rotation of Secret {name} is paused"), Some(fix));
+        } else if row.state == State::QuotaExceeded.as_str() && name == POD_SECRET {
+            say(
+                "the namespace has more pods with keys of their own than a Secret has room for"
+                    .to_owned(),
+                Some("run fewer of them there, or set sidescale.io/key-mode to shared".to_owned()),
+            );
         } else if row.state == State::QuotaExceeded.as_str() {
             say(
                 "the namespace has more services than it may".to_owned(),
@@ -300,7 +311,8 @@ impl<'a> Keys<'a> {
             return;
         };
         let plane = &row.control_plane;
-        let wrong = held.difference(self.now, current);
+        let joined = key.is_some_and(|key| key.joined_at.is_some());
+        let wrong = held.difference(self.now, current).filter(|_| !joined);
         row.verified = Some(wrong.is_none());
         if let Some(wrong) = wrong {
             row.problems.push(Problem {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use sidescale_webhook::annotations::{Lookup, PREFIX};
-use sidescale_webhook::identity::Owner;
+use sidescale_webhook::identity::{self, Owner, POD_SECRET};
 use sidescale_webhook::sidecar::{Done, Injected, Receipt};
 
 /// Is the annotation that holds the webhook's receipt.
@@ -12,6 +12,8 @@ pub(super) const RECEIPT: &str = "sidescale.io/status";
 const SERVICE: &str = "sidescale.io/service";
 
 const CONTROL_PLANE: &str = "sidescale.io/control-plane";
+
+const KEY_MODE: &str = "sidescale.io/key-mode";
 
 /// Labels that an identity is read from; all others, some of them different on every pod, are not kept.
 const IDENTITY_LABELS: [&str; 2] = ["pod-template-hash", "rollouts-pod-template-hash"];
@@ -87,7 +89,20 @@ impl Shape {
     }
 }
 
-/// A pod's annotations, where the receipt's service and control plane take the place of what was asked.
+/// The digits by which a key of one single pod is named; none of a key that is shared.
+pub(super) fn own_digits<'r>(receipt: &'r Injected<'_>) -> Option<&'r str> {
+    let Injected {
+        service,
+        control_plane,
+        secret,
+        data_key,
+        own_key: _,
+    } = receipt;
+    let own = secret == POD_SECRET;
+    identity::digits_of(data_key, service, control_plane).filter(|_| own)
+}
+
+/// A pod's annotations, where the receipt's service, control plane and kind of key take the place of what was asked.
 #[derive(Clone, Copy)]
 pub(super) struct AsReceipted<'a> {
     pub(super) shape: &'a Shape,
@@ -100,9 +115,20 @@ impl fmt::Debug for AsReceipted<'_> {
     }
 }
 
+impl AsReceipted<'_> {
+    fn key_mode(&self) -> &'static str {
+        if self.receipt.secret == POD_SECRET {
+            "per-pod"
+        } else {
+            "shared"
+        }
+    }
+}
+
 impl Lookup for AsReceipted<'_> {
     fn value(&self, key: &str) -> Option<&str> {
         match key {
+            KEY_MODE => Some(self.key_mode()),
             SERVICE => Some(&self.receipt.service),
             CONTROL_PLANE => Some(&self.receipt.control_plane),
             RECEIPT => None,
@@ -111,7 +137,7 @@ impl Lookup for AsReceipted<'_> {
     }
 
     fn ours(&self) -> Box<dyn Iterator<Item = (&str, &str)> + '_> {
-        let replaced = [SERVICE, CONTROL_PLANE, RECEIPT];
+        let replaced = [SERVICE, CONTROL_PLANE, KEY_MODE, RECEIPT];
         let rest = self
             .shape
             .annotations
@@ -120,6 +146,7 @@ impl Lookup for AsReceipted<'_> {
         let receipt = [
             (SERVICE, &*self.receipt.service),
             (CONTROL_PLANE, &*self.receipt.control_plane),
+            (KEY_MODE, self.key_mode()),
         ];
         Box::new(
             receipt

@@ -21,6 +21,8 @@ pub enum Why {
     Changed,
     /// A person asked for another one.
     Requested,
+    /// The pod that it is for has not joined, and the time has come.
+    NotJoined,
     /// Its time has come.
     Due,
 }
@@ -71,6 +73,11 @@ pub enum Step {
         data_key: String,
         /// Which.
         id: KeyId,
+    },
+    /// Write down that the one pod that a key is for has joined with it.
+    NoteJoined {
+        /// The key.
+        data_key: String,
     },
     /// Write down since when no pod needs the key; none: a pod needs it again.
     NoteUse {
@@ -123,6 +130,7 @@ impl Why {
             Self::Lost => "lost",
             Self::Changed => "changed",
             Self::Requested => "requested",
+            Self::NotJoined => "not_joined",
             Self::Due => "due",
         }
     }
@@ -137,11 +145,11 @@ pub(super) fn urgency(step: &Step) -> u8 {
             why: Why::First, ..
         } => 0,
         Step::Intend {
-            why: Why::ValueLost | Why::Lost | Why::Changed | Why::Requested,
+            why: Why::ValueLost | Why::Lost | Why::Changed | Why::Requested | Why::NotJoined,
             ..
         }
         | Step::Mint {
-            why: Why::ValueLost | Why::Lost | Why::Changed | Why::Requested,
+            why: Why::ValueLost | Why::Lost | Why::Changed | Why::Requested | Why::NotJoined,
             ..
         } => 1,
         Step::Intend { why: Why::Due, .. } | Step::Mint { why: Why::Due, .. } => 2,
@@ -149,6 +157,7 @@ pub(super) fn urgency(step: &Step) -> u8 {
         | Step::Expire { .. }
         | Step::BringBack { .. }
         | Step::ForgetPrevious { .. }
+        | Step::NoteJoined { .. }
         | Step::NoteUse { .. }
         | Step::Retire { .. }
         | Step::Forget { .. }

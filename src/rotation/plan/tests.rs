@@ -6,6 +6,7 @@ use crate::rotation::record::{Abandoned, Asked, Issued as Made, Record};
 use crate::rotation::request::{Request, Requests};
 
 mod over;
+mod own;
 
 const DAY: i64 = 86_400;
 const KEY: &str = "api-authkey";
@@ -75,6 +76,8 @@ struct Case {
     filled: bool,
     requests: Requests,
     demand: BTreeMap<String, KeyDemand>,
+    of_pods: bool,
+    held: BTreeSet<String>,
     synced: bool,
     issued: Option<Vec<PreAuthKey>>,
     process: Process,
@@ -91,6 +94,8 @@ impl Case {
             filled: true,
             requests: Requests::default(),
             demand: BTreeMap::from([(KEY.to_owned(), demand())]),
+            of_pods: false,
+            held: BTreeSet::new(),
             synced: true,
             issued: None,
             process: Process {
@@ -128,6 +133,8 @@ impl Case {
             filled: &self.filled.then(|| KEY.to_owned()).into_iter().collect(),
             requests: &self.requests,
             demand: &self.demand,
+            of_pods: self.of_pods,
+            held: &self.held,
             synced: self.synced,
             issued: &issued
                 .map(|issued| ("default".to_owned(), issued))

@@ -24,6 +24,10 @@ pub struct View<'a> {
     pub requests: &'a Requests,
     /// What pods need of it, by data key.
     pub demand: &'a BTreeMap<String, KeyDemand>,
+    /// Whether it holds keys of single pods, each of which works once.
+    pub of_pods: bool,
+    /// Data keys that pods refer to, though they may get no key: a container that starts again would fail without.
+    pub held: &'a BTreeSet<String>,
     /// Whether the pods were all seen, so that a key without demand is really not used.
     pub synced: bool,
     /// What the control planes hold, by name, where they were asked.

@@ -1,6 +1,6 @@
 //! A pass over everything: the Secrets of ours, and after them what the control planes hold. I/O.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Context;
@@ -19,12 +19,7 @@ pub(in crate::rotation) struct Pass {
 
 /// Reads all Secrets of ours, and after them what the control planes hold: the order matters to `plan`.
 pub(super) async fn pass(context: &Context, planes: BTreeMap<String, Arc<Plane>>) -> Pass {
-    let names: BTreeSet<_> = context
-        .policy
-        .profiles
-        .values()
-        .map(|profile| profile.auth_key_secret_name.as_str())
-        .collect();
+    let names = context.policy.auth_key_secrets();
     let mut passed = Pass {
         secrets: Ok(Vec::new()),
         issued: BTreeMap::new(),

@@ -104,12 +104,13 @@ impl Job<'_> {
         while !made.is_empty() {
             let now = self.context.clock.now();
             let requests = self.requests(&secret);
+            let overlap = self.overlap();
             for made in &mut made {
                 let Some(key) = record.keys.get_mut(&made.data_key) else {
                     continue;
                 };
                 let request = requests.open(&made.data_key, key);
-                made.put_in_force(key, now, self.context.policy.rotation.overlap);
+                made.put_in_force(key, now, overlap);
                 if request.is_some_and(|request| request.revoke) {
                     key.revoke_previous(now);
                 }

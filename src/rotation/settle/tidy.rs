@@ -9,7 +9,7 @@ use crate::metrics::RotationResult;
 use crate::rotation::demand::SecretRef;
 use crate::rotation::plan::Step;
 use crate::rotation::plane::{Plane, Trouble};
-use crate::rotation::record::Record;
+use crate::rotation::record::{KeyRecord, Record};
 use crate::store::{StoreError, StoredSecret};
 
 /// Old keys are ended this many at a time, so that new pods of the namespace need not wait for long.
@@ -24,83 +24,92 @@ impl Job<'_> {
         steps: Vec<Step>,
     ) -> Result<(), StoreError> {
         let before = record.clone();
-        let now = self.context.clock.now();
-        let more = steps.len() > TIDIED_AT_ONCE;
+        let mut left = TIDIED_AT_ONCE;
         let mut stuck = false;
-        for step in steps.into_iter().take(TIDIED_AT_ONCE) {
-            match step {
-                Step::Expire {
-                    data_key,
-                    control_plane,
-                    id,
-                    expires,
-                } => {
-                    let Some(plane) = self.task.planes.get(&control_plane).cloned() else {
-                        continue;
-                    };
-                    // Read again just before: the key in force is never ended.
-                    let SecretRef { namespace, name } = &self.task.secret;
-                    let fresh = self.context.store.read(namespace, name).await?;
-                    if fresh.and_then(|fresh| fresh.revision) != secret.revision {
-                        self.outcome.again = true;
-                        return Ok(());
-                    }
-                    if let Err(trouble) = self.end(&plane, &data_key, id, expires).await {
-                        self.suspect(&control_plane, &trouble);
-                        self.outcome.failed.insert(data_key, trouble);
-                        stuck = true;
-                        continue;
-                    }
-                    forget(&mut record, &data_key, id);
-                }
-                Step::BringBack { data_key } => {
-                    if let Some(key) = record.keys.get_mut(&data_key) {
-                        key.bring_back(now, self.context.policy.rotation.overlap);
-                    }
-                }
-                Step::ForgetPrevious { data_key, id } => {
-                    forget(&mut record, &data_key, id);
-                }
-                Step::ForgetAbandoned { data_key, op } => {
-                    if let Some(key) = record.keys.get_mut(&data_key) {
-                        key.abandoned.retain(|abandoned| abandoned.intent.op != op);
-                    }
-                }
-                Step::GiveUp { data_key } => {
-                    if let Some(key) = record.keys.get_mut(&data_key) {
-                        key.give_up(now);
-                    }
-                }
-                Step::NoteUse {
-                    data_key,
-                    unused_since,
-                } => {
-                    if let Some(key) = record.keys.get_mut(&data_key) {
-                        key.unused_since = unused_since;
-                    }
-                }
-                Step::Retire { data_key } => {
-                    // A pod that read it just now may still join within the overlap.
-                    let overlap = self.context.policy.rotation.overlap;
-                    if let Some(key) = record.keys.get_mut(&data_key) {
-                        key.retire(now, overlap);
-                    }
-                    secret.data.remove(&data_key);
-                    self.outcome.again = true;
-                    info!(secret = %self.task.secret, data_key, "Took out a key that no pod needed for long");
-                }
-                Step::Forget { data_key } => {
-                    record.keys.remove(&data_key);
-                }
-                Step::Intend { .. } | Step::Mint { .. } => {}
+        for step in steps {
+            let Step::Expire {
+                data_key,
+                control_plane,
+                id,
+                expires,
+            } = step
+            else {
+                // All of these are done by one write.
+                self.note(step, &mut record, &mut secret);
+                continue;
+            };
+            if left == 0 {
+                // What stays to be done is another job's: this one must not hold up new pods.
+                self.outcome.again |= !stuck;
+                continue;
             }
+            left -= 1;
+            let Some(plane) = self.task.planes.get(&control_plane).cloned() else {
+                continue;
+            };
+            // Read again just before: the key in force is never ended.
+            let SecretRef { namespace, name } = &self.task.secret;
+            let fresh = self.context.store.read(namespace, name).await?;
+            if fresh.and_then(|fresh| fresh.revision) != secret.revision {
+                self.outcome.again = true;
+                return Ok(());
+            }
+            if let Err(trouble) = self.end(&plane, &data_key, id, expires).await {
+                self.suspect(&control_plane, &trouble);
+                self.outcome.failed.insert(data_key, trouble);
+                stuck = true;
+                continue;
+            }
+            forget(&mut record, &data_key, id);
+            // Nothing may be left to remember of a pod that is gone, and there will be more of them.
+            self.outcome.again |= self.of_pods();
         }
-        // What stays to be done is another job's: this one must not hold up new pods.
-        self.outcome.again |= more && !stuck;
         if record != before {
             self.write(secret, &record).await?;
         }
         Ok(())
+    }
+
+    /// Does what changes the Secret alone.
+    fn note(&mut self, step: Step, record: &mut Record, secret: &mut StoredSecret) {
+        let now = self.context.clock.now();
+        let (own, overlap) = (self.of_pods(), self.overlap());
+        let name = &self.task.secret;
+        let mut of = |data_key: &str, change: &dyn Fn(&mut KeyRecord)| {
+            if let Some(key) = record.keys.get_mut(data_key) {
+                change(key);
+            }
+        };
+        match step {
+            Step::BringBack { data_key } => of(&data_key, &|key| key.bring_back(now, overlap)),
+            Step::ForgetPrevious { data_key, id } => forget(record, &data_key, id),
+            Step::ForgetAbandoned { data_key, op } => of(&data_key, &|key| {
+                key.abandoned.retain(|abandoned| abandoned.intent.op != op);
+            }),
+            Step::GiveUp { data_key } => of(&data_key, &|key| key.give_up(now)),
+            Step::NoteJoined { data_key } => of(&data_key, &|key| key.joined_at = Some(now)),
+            Step::NoteUse {
+                data_key,
+                unused_since,
+            } => of(&data_key, &|key| key.unused_since = unused_since),
+            Step::Retire { data_key } if own => {
+                of(&data_key, &|key| key.retire_own(now));
+                secret.data.remove(&data_key);
+                self.outcome.again = true;
+                info!(secret = %name, data_key, "Took out the key of a pod that is gone");
+            }
+            Step::Retire { data_key } => {
+                // A pod that read it just now may still join within the overlap.
+                of(&data_key, &|key| key.retire(now, overlap));
+                secret.data.remove(&data_key);
+                self.outcome.again = true;
+                info!(secret = %name, data_key, "Took out a key that no pod needed for long");
+            }
+            Step::Forget { data_key } => {
+                record.keys.remove(&data_key);
+            }
+            Step::Expire { .. } | Step::Intend { .. } | Step::Mint { .. } => {}
+        }
     }
 
     /// Ends a key, if it still is the one that was made.

@@ -44,10 +44,9 @@ impl World {
         let key = ("api-authkey".to_owned(), key_demand("api"));
         let demand = NamespaceDemand {
             secrets: [(SECRET.to_owned(), [key].into())].into(),
-            refused: 0,
-            unserved: Vec::new(),
             guests: [(guest, count)].into(),
             fleets: vec![fleet],
+            ..NamespaceDemand::default()
         };
         self.demands.send_modify(|demands| {
             demands.namespaces.insert("shop".into(), Arc::new(demand));

@@ -50,7 +50,7 @@ pub(crate) const KNOWN: [(&str, Support); 39] = [
     ("proxy-env", Support::Now),
     ("image", Support::Now),
     ("profile", Support::Now),
-    ("key-mode", Support::NotYet),
+    ("key-mode", Support::Now),
     ("advertise-routes", Support::NotYet),
     ("exit-node", Support::NotYet),
     ("serve-config", Support::NotYet),
@@ -94,9 +94,10 @@ pub(super) enum Key {
     ProxyEnv,
     Image,
     Profile,
+    Mode,
 }
 
-const KEYS: usize = Key::Profile as usize + 1;
+const KEYS: usize = Key::Mode as usize + 1;
 
 /// Is the longest value, far above any that makes sense: a pod's annotations may have 256 KiB together, and what is
 /// made of one is several times as long.
@@ -119,7 +120,7 @@ pub(super) struct Value<'a> {
 }
 
 /// Where a value stands; what comes later gives way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
     Pod,
     Namespace,
@@ -393,5 +394,6 @@ mod tests {
         assert_eq!(KNOWN[Key::KeysPath as usize].0, "server-keys-path");
         assert_eq!(KNOWN[Key::ProxyEnv as usize].0, "proxy-env");
         assert_eq!(KNOWN[Key::Profile as usize].0, "profile");
+        assert_eq!(KNOWN[Key::Mode as usize].0, "key-mode");
     }
 }

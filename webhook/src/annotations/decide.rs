@@ -1,9 +1,10 @@
 //! Metadata and policy -> what becomes of a pod. Pure.
 
 use super::asked::{Asked, Key as Name};
+use super::key::Names;
 use super::{
-    Decision, DenyReason, Injection, Key, Kinds, ManagedKey, NamespaceMetadata, PREFIX, Refusal,
-    SkipReason, Subject, Tailscale, choose, headscale, kinds, network, read, state,
+    Decision, DenyReason, Injection, Kinds, NamespaceMetadata, PREFIX, Refusal, SkipReason,
+    Subject, Tailscale, choose, headscale, key, kinds, network, read, state,
 };
 use crate::identity::{self, Owner};
 use crate::profile::{DEFAULT, Policy, Profile};
@@ -87,6 +88,7 @@ pub(crate) fn check_defaults(
         namespace_metadata: None,
         namespace_opted_in: true,
         profile: None,
+        request: "",
     };
     let mut asked = Asked::of(&subject);
     asked.fill(name, &profile.defaults);
@@ -184,12 +186,15 @@ fn tailscale<'a>(
     remarks: &mut Vec<String>,
 ) -> Result<Tailscale<'a>, Refusal> {
     let (control_plane, plane) = choose::control_plane(subject, asked, profile, policy)?;
-    let tags = read::tags(asked, profile)?;
-    let life = read::life(asked, [Name::Expiration, Name::Buffer])?;
     let (delivery, delivery_asked) = read::delivery(asked)?;
     read::only_what_is_built(asked)?;
     let state = state::state(subject, asked)?;
-    let (reusable, ephemeral) = state::reusable_and_ephemeral(asked, state)?;
+    let names = Names {
+        service,
+        control_plane,
+        plane,
+    };
+    let key = key::key(subject, asked, state, names, profile, remarks)?;
     let (native, wait) = read::start(asked)?;
     if !native && subject.owner.is_some_and(|owner| owner.kind == "Job") {
         remarks.push(
@@ -198,25 +203,6 @@ fn tailscale<'a>(
         );
     }
     let (proxy, proxy_env) = network::proxy(asked)?;
-    let key = match read::given_key(asked)? {
-        Some((secret, data_key)) => Key::Given {
-            secret: secret.to_owned(),
-            data_key: data_key.to_owned(),
-        },
-        None => {
-            remarks.extend(life.remark());
-            Key::Managed(ManagedKey {
-                secret: profile.auth_key_secret_name.clone(),
-                data_key: identity::data_key(service, control_plane),
-                user: identity::user(&plane.user_template, subject.namespace, service),
-                tags,
-                reusable,
-                ephemeral,
-                expiration: life.expiration,
-                buffer: life.buffer,
-            })
-        }
-    };
     Ok(Tailscale {
         control_plane: control_plane.to_owned(),
         login_server: &plane.login_server,

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use super::asked::{Asked, Key, Place};
+use super::asked::{Asked, Key, Place, Value};
 use super::{DenyReason, PREFIX, Refusal, SHORTEST_LIFE, Subject};
 use crate::forms;
 use crate::identity::{self, Hostname, Names};
@@ -29,11 +29,16 @@ pub(super) struct Life<'a> {
     asked: Option<(&'static str, &'a str)>,
     /// The life as its author wrote it, where it is more than a year.
     long: Option<(&'static str, &'a str)>,
+    /// What of its author's words has no effect.
+    vain: Option<String>,
 }
 
 impl Life<'_> {
     /// A remark where the key is renewed sooner than its author can have meant.
     pub(super) fn remark(&self) -> Option<String> {
+        if self.vain.is_some() {
+            return self.vain.clone();
+        }
         if let Some((name, text)) = self.long {
             return Some(format!(
                 "annotation '{PREFIX}{name}' is '{text}': a key that is stolen stays good for more than a year, 2160h is usual"
@@ -119,6 +124,7 @@ pub(super) fn life<'a>(asked: &Asked<'a>, keys: [Key; 2]) -> Result<Life<'a>, Re
             buffer,
             asked: by_author(before),
             long: by_author(life).filter(|_| expiration > YEAR),
+            vain: None,
         });
     }
     if asked.get(before).is_some() {
@@ -136,6 +142,44 @@ pub(super) fn life<'a>(asked: &Asked<'a>, keys: [Key; 2]) -> Result<Life<'a>, Re
     Err(asked.bad(life, &want))
 }
 
+/// The life of a key that one pod uses once, by the key of its length: no longer than `most`, renewed in its last third.
+pub(super) fn short_life<'a>(
+    asked: &Asked<'a>,
+    key: Key,
+    most: Duration,
+) -> Result<Life<'a>, Refusal> {
+    let value = asked.get(key);
+    let given = match value {
+        Some(value) => {
+            forms::duration(value.text).ok_or_else(|| asked.bad(key, forms::DURATION))?
+        }
+        None => most,
+    };
+    if given < SHORTEST_LIFE {
+        let want = format!("want at least {}", forms::show(SHORTEST_LIFE));
+        return Err(asked.bad(key, &want));
+    }
+    let vain = |value: &Value<'_>| {
+        format!(
+            "annotation '{PREFIX}{}' is '{}': a key of one pod lives {} at most, and is renewed until the pod has joined",
+            key.name(),
+            value.text,
+            forms::show(most)
+        )
+    };
+    let expiration = given.min(most);
+    Ok(Life {
+        expiration,
+        buffer: expiration / 3,
+        asked: None,
+        long: None,
+        vain: value
+            .filter(|value| value.on_pod() && given > most)
+            .as_ref()
+            .map(vain),
+    })
+}
+
 /// How the key reaches the sidecar, and whether the pod itself says so.
 pub(super) fn delivery(asked: &Asked<'_>) -> Result<(Delivery, bool), Refusal> {
     let Some(value) = asked.get(Key::Delivery) else {
@@ -144,24 +188,6 @@ pub(super) fn delivery(asked: &Asked<'_>) -> Result<(Delivery, bool), Refusal> {
     let delivery =
         Delivery::read(value.text).ok_or_else(|| asked.bad(Key::Delivery, "want env or file"))?;
     Ok((delivery, value.on_pod()))
-}
-
-/// The Secret and data key that stand in place of a key of ours.
-pub(super) fn given_key<'a>(asked: &Asked<'a>) -> Result<Option<(&'a str, &'a str)>, Refusal> {
-    let Some(value) = asked.get(Key::Secret) else {
-        return Ok(None);
-    };
-    let given = forms::secret_reference(value.text)
-        .ok_or_else(|| asked.bad(Key::Secret, forms::SECRET_REFERENCE))?;
-    for key in [Key::Tags, Key::Reusable, Key::Expiration, Key::Buffer] {
-        if value.on_pod() && asked.get(key).is_some_and(|value| value.on_pod()) {
-            let want = format!(
-                "this belongs to keys that we make, and \"{PREFIX}auth-key-secret\" names one of yours: remove one of the two"
-            );
-            return Err(asked.bad(key, &want));
-        }
-    }
-    Ok(Some(given))
 }
 
 /// Refuses values of the table that are not built yet.

@@ -45,25 +45,3 @@ pub(super) fn state<'a>(subject: &Subject<'a>, asked: &Asked<'a>) -> Result<Stat
         ))
     }
 }
-
-/// Whether the key may be used again, and whether its nodes vanish when they go away.
-pub(super) fn reusable_and_ephemeral(
-    asked: &Asked<'_>,
-    state: State<'_>,
-) -> Result<(bool, bool), Refusal> {
-    let reusable = asked.switch(Key::Reusable)?.unwrap_or(true);
-    if !reusable && state == State::Memory {
-        return Err(asked.bad(
-            Key::Reusable,
-            "with state memory each start of the container uses the key again: want true",
-        ));
-    }
-    let ephemeral = asked.switch(Key::Ephemeral)?.unwrap_or(true);
-    if !ephemeral && !matches!(state, State::Volume(_)) {
-        return Err(asked.bad(
-            Key::Ephemeral,
-            "without state of its own every pod would leave a node behind: want true, or state volume:<name> in a StatefulSet",
-        ));
-    }
-    Ok((reusable, ephemeral))
-}

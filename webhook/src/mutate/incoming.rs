@@ -60,6 +60,7 @@ impl Incoming<'_> {
             namespace_metadata: self.namespace_metadata,
             namespace_opted_in: self.opt_in == OptIn::Namespace,
             profile: None,
+            request: self.uid,
         };
         let unknown = annotations::unknown(annotations, self.namespace_metadata);
         let decision = match decide(&subject, policy) {

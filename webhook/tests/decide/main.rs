@@ -3,6 +3,7 @@
 #![allow(clippy::panic, clippy::too_many_lines, clippy::unwrap_used)]
 
 mod headscale;
+mod key_mode;
 mod mistakes;
 mod precedence;
 
@@ -69,6 +70,7 @@ fn api(
         namespace_metadata: namespace,
         namespace_opted_in: false,
         profile: None,
+        request: "705ab4f5-6393-11e8-b7cc-42010a800002",
     };
     check(decide(&subject, &policy));
 }
@@ -276,6 +278,7 @@ fn keeps_state_only_where_a_pod_keeps_its_name() {
             namespace_metadata: None,
             namespace_opted_in: false,
             profile: None,
+            request: "705ab4f5-6393-11e8-b7cc-42010a800002",
         };
         match decide(&subject, &policy) {
             Decision::Inject(injection) => {

@@ -154,6 +154,7 @@ fn names_annotation_value_and_accepted_form_of_each_mistake() {
             NotSupported,
             "not supported yet, remove it",
         ),
+        (("key-mode", "own"), BadValue, "want shared or per-pod"),
         (
             ("profile", "other"),
             NotAllowed,

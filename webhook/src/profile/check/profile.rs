@@ -5,6 +5,7 @@ use sha2::{Digest, Sha256};
 use super::{ConfigError, checked_image, refuse, value};
 use crate::annotations::{KNOWN, Support, is_argument, of_ours};
 use crate::forms;
+use crate::identity::POD_SECRET;
 use crate::profile::config::NOT_OF_A_PROFILE;
 use crate::profile::{ContainerOverride, IMAGE, OnInvalid, Overlay, Profile, ProfileConfig};
 
@@ -75,6 +76,10 @@ pub(super) fn profile(name: &str, config: ProfileConfig) -> Result<Profile, Conf
     if let Some(name) = auth_key_secret_name {
         if !forms::is_dns_subdomain(&name, 253) {
             let want = "want the name of a Secret";
+            return Err(value(path("authKeySecretName"), &name, want));
+        }
+        if name == POD_SECRET {
+            let want = "that one holds the keys of single pods alone: want another name";
             return Err(value(path("authKeySecretName"), &name, want));
         }
         profile.auth_key_secret_name = name;

@@ -1,0 +1,128 @@
+//! Keys of single pods: each works once, is renewed until its pod has joined, and stays as long as the pod does. Pure.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::step::{Plan, Step, Why};
+use super::view::View;
+use super::{before, earliest, listed};
+use crate::rotation::demand::KeyDemand;
+use crate::rotation::record::KeyRecord;
+
+/// A key that was renewed because its pod had not joined: the pod may have read it a moment before.
+pub(super) const OVERLAP: Duration = Duration::from_secs(300);
+
+/// The key of a pod that is gone is kept for this long: its kubelet may not know yet.
+pub(super) const KEPT_FOR: Duration = Duration::from_secs(600);
+
+/// So many pods of a namespace may have keys of their own.
+const MOST_PODS: usize = 2_000;
+
+/// What a Secret may hold is 1 MiB; an eighth is left for keys that are being made.
+const ROOM: usize = 7 * (1 << 20) / 8;
+
+/// Bytes of one key's value and of what is remembered of it, without names: a value of 90 and a record of 290.
+const WEIGHT: usize = 400;
+
+/// So many keys are begun in one write: an intent is as long as what is remembered of a key.
+const MOST_INTENTS: usize = 64;
+
+/// Why the key has to be made, if it has to; or when the control plane's list of keys will tell.
+///
+/// Its time alone is no reason: most pods have joined by then, and only the control plane knows.
+pub(super) fn need(
+    now: Timestamp,
+    view: &View<'_>,
+    data_key: &str,
+    record: Option<&KeyRecord>,
+    demand: &KeyDemand,
+    plan: &mut Plan,
+) -> Option<Why> {
+    let Some((key, current)) = record.and_then(|key| Some((key, key.current.as_ref()?))) else {
+        return Some(Why::First);
+    };
+    if !view.filled.contains(data_key) {
+        // Without any value a container could not start again, though it has no use for the key.
+        return Some(Why::ValueLost);
+    }
+    if key.joined_at.is_some() {
+        return None;
+    }
+    let issued = view.issued.get(&demand.control_plane);
+    let known = issued.map(|issued| listed(issued, current));
+    match known {
+        Some(Some(listed)) if listed.used => {
+            let data_key = data_key.to_owned();
+            plan.steps.push(Step::NoteJoined { data_key });
+            return None;
+        }
+        Some(None) => return Some(Why::Lost),
+        Some(Some(_)) | None => {}
+    }
+    if current.asked != demand.asked {
+        return Some(Why::Changed);
+    }
+    if view.requests.open(data_key, key).is_some() {
+        return Some(Why::Requested);
+    }
+    let due = before(current.expires, demand.buffer);
+    if now < due {
+        earliest(&mut plan.confirm_at, due);
+        return None;
+    }
+    if known.is_some() {
+        return Some(Why::NotJoined);
+    }
+    // Nobody can be asked while the control plane is in trouble, and once it is well all is looked at.
+    if !view.process.held.contains_key(data_key) {
+        earliest(&mut plan.confirm_at, now);
+    }
+    None
+}
+
+/// The demanded keys that the Secret has no room for: whoever has a key keeps it, then the oldest pods come first.
+pub(super) fn over_quota(view: &View<'_>) -> BTreeSet<String> {
+    let mut room = ROOM;
+    // Those that no pod demands are there all the same.
+    for (data_key, key) in &view.record.keys {
+        if !view.demand.contains_key(data_key) {
+            room = room.saturating_sub(weight(data_key, key.service.len(), &[]));
+        }
+    }
+    let mut order: Vec<_> = view.demand.iter().collect();
+    order.sort_by_key(|(data_key, demand)| {
+        let key = view.record.keys.get(*data_key);
+        let has_key = key.is_some_and(|key| key.current.is_some());
+        (!has_key, demand.since, (*data_key).clone())
+    });
+    let mut left = MOST_PODS;
+    let too_many = order.into_iter().filter(|(data_key, demand)| {
+        let names = demand.asked.tags.iter().map(String::len);
+        let names: Vec<_> = names.chain([demand.asked.user.len()]).collect();
+        let weight = weight(data_key, demand.service.len(), &names);
+        let fits = left > 0 && weight <= room;
+        if fits {
+            left -= 1;
+            room -= weight;
+        }
+        !fits
+    });
+    too_many.map(|(data_key, _)| data_key.clone()).collect()
+}
+
+/// Leaves what is too much for one write to the next plan.
+pub(super) fn bound(plan: &mut Plan) {
+    let mut intents = 0;
+    plan.steps.retain(|step| {
+        let intent = matches!(step, Step::Intend { .. });
+        intents += usize::from(intent);
+        !intent || intents <= MOST_INTENTS
+    });
+}
+
+fn weight(data_key: &str, service: usize, names: &[usize]) -> usize {
+    let names = names.iter().map(|length| length + 4).sum::<usize>();
+    WEIGHT + data_key.len() + service + names
+}

@@ -1,0 +1,218 @@
+//! A key for each pod: made once each, kept while the pod lives, ended and taken out when it is gone.
+
+use std::collections::BTreeSet;
+
+use sidescale_webhook::identity::POD_SECRET;
+
+use super::*;
+
+const MINUTE: Duration = Duration::from_secs(60);
+const TWO: [&str; 2] = ["api-0123456789ab-authkey", "api-ba9876543210-authkey"];
+
+impl World {
+    /// Pods that are there, by the data key of each; the last ones, refused by policy.
+    fn own_keys(&self, pods: &[&str], refused: &[&str]) {
+        let keys = pods.iter().map(|data_key| {
+            let mut demand = key_demand("api");
+            demand.asked.reusable = false;
+            demand.expiration = MINUTE * 60;
+            demand.buffer = MINUTE * 20;
+            ((*data_key).to_owned(), demand)
+        });
+        let held = pods
+            .iter()
+            .chain(refused)
+            .map(|data_key| (*data_key).to_owned());
+        let demand = NamespaceDemand {
+            secrets: [(POD_SECRET.to_owned(), keys.collect())].into(),
+            held: held.collect(),
+            ..NamespaceDemand::default()
+        };
+        self.demands.send_modify(|demands| {
+            demands.namespaces.insert("shop".into(), Arc::new(demand));
+        });
+    }
+
+    async fn own_secret(&self) -> Option<StoredSecret> {
+        self.store.read("shop", POD_SECRET).await.unwrap()
+    }
+
+    async fn own_value(&self, data_key: &str) -> Option<String> {
+        let secret = self.own_secret().await?;
+        let value = secret.data.get(data_key)?;
+        Some(String::from_utf8(value.to_vec()).unwrap())
+    }
+
+    async fn own_record(&self) -> Record {
+        let secret = self.own_secret().await;
+        let document = secret.as_ref().and_then(|secret| secret.data.get(DATA_KEY));
+        Record::parse(document.map(|document| document.as_slice())).unwrap()
+    }
+
+    /// Waits for the key of a pod.
+    async fn own_key(&self, data_key: &str) -> String {
+        until("the key of a pod", async || self.own_value(data_key).await).await
+    }
+
+    /// Moves the clock on by minutes until a pod is known to have joined.
+    async fn until_joined(&self, data_key: &str) {
+        until("word that the pod has joined", async || {
+            self.clock.advance(MINUTE);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let record = self.own_record().await;
+            record.keys.get(data_key)?.joined_at.map(drop)
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn each_pod_gets_a_key_that_works_once() {
+    let world = World::new().await;
+    let _process = world.start("a");
+    world.own_keys(&TWO, &[]);
+    let values = [world.own_key(TWO[0]).await, world.own_key(TWO[1]).await];
+    assert_ne!(values[0], values[1]);
+    let issued = world.headscale.issued();
+    let ids: BTreeSet<_> = issued.iter().map(|key| key.id).collect();
+    assert_eq!(ids.len(), 2, "made once each");
+    let end = world.clock.now() + MINUTE * 61;
+    for key in &issued {
+        assert_eq!(key.user.as_deref(), Some("shop.api"));
+        assert!(!key.reusable && key.ephemeral && key.expiration < end);
+    }
+    assert!(world.headscale.join(&values[0], "api").is_some());
+    assert!(world.headscale.join(&values[0], "api").is_none());
+    assert!(world.headscale.join(&values[1], "api").is_some());
+}
+
+#[tokio::test]
+async fn a_used_key_stays_while_its_pod_lives_and_nothing_takes_its_place() {
+    let world = World::new().await;
+    let process = world.start("a");
+    world.own_keys(&TWO, &[]);
+    let value = world.own_key(TWO[0]).await;
+    let waiting = world.own_key(TWO[1]).await;
+    world.headscale.join(&value, "api").unwrap();
+    world.until_joined(TWO[0]).await;
+    // The other one never joins: it always finds a key that works.
+    let renewed = until("another key for the pod that waits", async || {
+        world.clock.advance(MINUTE);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let value = world.own_value(TWO[1]).await?;
+        (value != waiting && world.headscale.accepts(&value)).then_some(value)
+    })
+    .await;
+    assert!(world.headscale.join(&renewed, "api").is_some());
+    world.until_joined(TWO[1]).await;
+    let mints = world.mints();
+    // A process that knows nothing but the Secret finds nothing to do for days.
+    drop(process);
+    let _process = world.start("b");
+    for _ in 0..5 {
+        world.clock.advance(DAY);
+        let passes = world.headscale.calls(Call::ListPreAuthKeys);
+        until("a pass", async || {
+            (world.headscale.calls(Call::ListPreAuthKeys) > passes).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(world.mints(), mints);
+    let kept = [world.own_value(TWO[0]).await, world.own_value(TWO[1]).await];
+    assert_eq!(
+        kept,
+        [Some(value), Some(renewed)],
+        "a container may start again"
+    );
+}
+
+#[tokio::test]
+async fn the_key_of_a_pod_that_is_gone_is_ended_and_taken_out() {
+    let world = World::new().await;
+    let _process = world.start("a");
+    world.own_keys(&TWO, &[]);
+    let (gone, there) = (world.own_key(TWO[0]).await, world.own_key(TWO[1]).await);
+    world.own_keys(&TWO[1..], &[]);
+    until("a note", async || {
+        let record = world.own_record().await;
+        record.keys.get(TWO[0])?.unused_since.map(drop)
+    })
+    .await;
+    assert!(
+        world.headscale.accepts(&gone),
+        "its kubelet may not know yet"
+    );
+    world.clock.advance(MINUTE * 10);
+    until("its end", async || {
+        let record = world.own_record().await;
+        let over = world.own_value(TWO[0]).await.is_none() && !record.keys.contains_key(TWO[0]);
+        (over && !world.headscale.accepts(&gone)).then_some(())
+    })
+    .await;
+    assert!(world.headscale.accepts(&there));
+    assert_eq!(world.own_value(TWO[1]).await, Some(there));
+}
+
+#[tokio::test]
+async fn a_pod_that_policy_refuses_by_now_keeps_its_key() {
+    let world = World::new().await;
+    let process = world.start("a");
+    world.own_keys(&TWO, &[]);
+    let value = world.own_key(TWO[0]).await;
+    world.own_key(TWO[1]).await;
+    world.own_keys(&TWO[1..], &TWO[..1]);
+    drop(process);
+    world.clock.advance(DAY);
+    let _process = world.start("b");
+    until("another key for the pod that waits", async || {
+        (world.mints() > 2).then_some(())
+    })
+    .await;
+    assert_eq!(world.own_value(TWO[0]).await, Some(value));
+    assert_eq!(world.own_record().await.keys[TWO[0]].unused_since, None);
+}
+
+#[tokio::test]
+async fn the_next_to_lead_makes_no_second_key_and_ends_one_that_nobody_wrote_down() {
+    let world = World::new().await;
+    let process = world.start("a");
+    world.own_keys(&TWO[..1], &[]);
+    let value = world.own_key(TWO[0]).await;
+    drop(process);
+    // The one before died between the making of a key and its writing: it is in no Secret.
+    let orphan = world.key_of_another("shop.web", MARK).await;
+    world.clock.advance(MINUTE * 11);
+    let _process = world.start("b");
+    until("the end of the orphan", async || {
+        (!world.headscale.accepts(&orphan)).then_some(())
+    })
+    .await;
+    assert!(world.headscale.accepts(&value), "a Secret knows this one");
+    assert_eq!(world.own_value(TWO[0]).await, Some(value));
+}
+
+#[tokio::test]
+async fn a_death_between_making_and_writing_leaves_one_key_alive() {
+    let world = World::new().await;
+    world
+        .headscale
+        .break_calls(Some(Call::CreatePreAuthKey), Fault::CutBody);
+    let process = world.start("a");
+    world.own_keys(&TWO[..1], &[]);
+    until("a key whose answer was lost", async || {
+        (!world.headscale.issued().is_empty()).then_some(())
+    })
+    .await;
+    drop(process);
+    world.headscale.mend();
+    world.clock.advance(MINUTE * 3);
+    let _process = world.start("b");
+    let value = world.own_key(TWO[0]).await;
+    until("one key", async || {
+        world.clock.advance(Duration::from_secs(5));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        (world.alive().len() == 1).then_some(())
+    })
+    .await;
+    assert!(world.headscale.accepts(&value));
+}

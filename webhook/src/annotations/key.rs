@@ -1,0 +1,209 @@
+//! The pre-auth key that a pod refers to: the author's own, its service's, or one of the pod's own. Pure.
+
+use std::cmp::Ordering;
+use std::time::Duration;
+
+use super::asked::{Asked, Key as Name};
+use super::{PREFIX, Refusal, State, Subject, read};
+use crate::forms;
+use crate::identity;
+use crate::profile::{ControlPlane, Profile};
+
+/// Is the longest life of a key that one pod uses once: it has to last until the pod has joined, and is renewed till then.
+const POD_KEY_LIFE: Duration = Duration::from_secs(3600);
+
+/// Is the longest data key that a Secret takes.
+const LONGEST_DATA_KEY: usize = 253;
+
+const MODE: &str = "want shared or per-pod";
+
+/// Describes the pre-auth key that an injected pod refers to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// Made, rotated and removed by us.
+    Managed(ManagedKey),
+    /// The user's own Secret (`auth-key-secret`): never read, rotated or overwritten.
+    Given {
+        /// Name of the Secret in the pod's namespace.
+        secret: String,
+        /// Data key in it.
+        data_key: String,
+    },
+}
+
+/// Describes a key that rotation makes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManagedKey {
+    /// Name of the Secret in the pod's namespace.
+    pub secret: String,
+    /// Data key in it: `<service>-authkey`, `<service>_<control-plane>-authkey`; with digits behind the service where it is
+    /// one pod's own.
+    pub data_key: String,
+    /// Headscale user.
+    pub user: String,
+    /// Tags the key carries.
+    pub tags: Vec<String>,
+    /// Whether the key may be used more than once.
+    pub reusable: bool,
+    /// Whether its nodes vanish when they go away.
+    pub ephemeral: bool,
+    /// Life of the key.
+    pub expiration: Duration,
+    /// How long before its end it is renewed.
+    pub buffer: Duration,
+}
+
+/// Whose key it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// All pods of a service have one.
+    Shared,
+    /// Each pod has one of its own.
+    PerPod,
+}
+
+/// What a key is named after.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Names<'a> {
+    pub(super) service: &'a str,
+    pub(super) control_plane: &'a str,
+    pub(super) plane: &'a ControlPlane,
+}
+
+/// The key, within what the profile allows.
+pub(super) fn key(
+    subject: &Subject<'_>,
+    asked: &Asked<'_>,
+    state: State<'_>,
+    names: Names<'_>,
+    profile: &Profile,
+    remarks: &mut Vec<String>,
+) -> Result<Key, Refusal> {
+    let tags = read::tags(asked, profile)?;
+    let mode = mode(asked, state)?;
+    let life = match mode {
+        Mode::Shared => read::life(asked, [Name::Expiration, Name::Buffer])?,
+        Mode::PerPod => read::short_life(asked, Name::Expiration, POD_KEY_LIFE)?,
+    };
+    let reusable = reusable(asked, state, mode)?;
+    let ephemeral = ephemeral(asked, state)?;
+    if let Some((secret, data_key)) = given(asked, mode)? {
+        return Ok(Key::Given {
+            secret: secret.to_owned(),
+            data_key: data_key.to_owned(),
+        });
+    }
+    let Names {
+        service,
+        control_plane,
+        plane,
+    } = names;
+    remarks.extend(life.remark());
+    let (secret, data_key) = match mode {
+        Mode::Shared => {
+            let data_key = identity::data_key(service, control_plane);
+            (profile.auth_key_secret_name.clone(), data_key)
+        }
+        Mode::PerPod => {
+            let data_key = identity::pod_data_key(service, subject.request, control_plane);
+            if data_key.len() > LONGEST_DATA_KEY {
+                let over = data_key.len() - LONGEST_DATA_KEY;
+                let want = format!(
+                    "the service's name is too long by {over} for a key of each pod: want shared, or a shorter \"{PREFIX}service\""
+                );
+                return Err(asked.bad(Name::Mode, &want));
+            }
+            (identity::POD_SECRET.to_owned(), data_key)
+        }
+    };
+    Ok(Key::Managed(ManagedKey {
+        secret,
+        data_key,
+        user: identity::user(&plane.user_template, subject.namespace, service),
+        tags,
+        reusable,
+        ephemeral,
+        expiration: life.expiration,
+        buffer: life.buffer,
+    }))
+}
+
+/// Whether the service shares a key. One that works once is of no use where each start of the container needs it.
+fn mode(asked: &Asked<'_>, state: State<'_>) -> Result<Mode, Refusal> {
+    let Some(value) = asked.get(Name::Mode) else {
+        return Ok(Mode::Shared);
+    };
+    match value.text {
+        "shared" => Ok(Mode::Shared),
+        "per-pod" if state == State::Memory => {
+            let want = format!(
+                "with \"{PREFIX}state\" memory each start of the container logs in again, and a pod's own key works once: want shared, or state emptydir"
+            );
+            Err(asked.bad(Name::Mode, &want))
+        }
+        "per-pod" => Ok(Mode::PerPod),
+        _ => Err(asked.bad(Name::Mode, MODE)),
+    }
+}
+
+/// Whether the key may be used again.
+fn reusable(asked: &Asked<'_>, state: State<'_>, mode: Mode) -> Result<bool, Refusal> {
+    let reusable = asked.switch(Name::Reusable)?;
+    match mode {
+        Mode::PerPod if reusable == Some(true) && beside_mode(asked, Name::Reusable).is_le() => {
+            let want = format!(
+                "with \"{PREFIX}key-mode\" per-pod each pod has a key that works once: remove it, or want key-mode shared"
+            );
+            Err(asked.bad(Name::Reusable, &want))
+        }
+        Mode::PerPod => Ok(false),
+        Mode::Shared if reusable == Some(false) && state == State::Memory => Err(asked.bad(
+            Name::Reusable,
+            "with state memory each start of the container uses the key again: want true",
+        )),
+        Mode::Shared => Ok(reusable.unwrap_or(true)),
+    }
+}
+
+/// Whether the value of `key` stands nearer to the pod than that of `key-mode`, beside it or further away.
+fn beside_mode(asked: &Asked<'_>, key: Name) -> Ordering {
+    let place = |key| asked.get(key).map(|value| value.place);
+    place(key).cmp(&place(Name::Mode))
+}
+
+/// Whether its nodes vanish when they go away.
+fn ephemeral(asked: &Asked<'_>, state: State<'_>) -> Result<bool, Refusal> {
+    let ephemeral = asked.switch(Name::Ephemeral)?.unwrap_or(true);
+    if !ephemeral && !matches!(state, State::Volume(_)) {
+        return Err(asked.bad(
+            Name::Ephemeral,
+            "without state of its own every pod would leave a node behind: want true, or state volume:<name> in a StatefulSet",
+        ));
+    }
+    Ok(ephemeral)
+}
+
+/// The Secret and data key that stand in place of a key of ours.
+fn given<'a>(asked: &Asked<'a>, mode: Mode) -> Result<Option<(&'a str, &'a str)>, Refusal> {
+    let Some(value) = asked.get(Name::Secret) else {
+        return Ok(None);
+    };
+    let given = forms::secret_reference(value.text)
+        .ok_or_else(|| asked.bad(Name::Secret, forms::SECRET_REFERENCE))?;
+    let refuse = |key| {
+        let want = format!(
+            "this belongs to keys that we make, and \"{PREFIX}auth-key-secret\" names one of yours: remove one of the two"
+        );
+        Err(asked.bad(key, &want))
+    };
+    // What asks for a key of ours from further away gives way to it.
+    if mode == Mode::PerPod && beside_mode(asked, Name::Secret).is_ge() {
+        return refuse(Name::Mode);
+    }
+    for key in [Name::Tags, Name::Reusable, Name::Expiration, Name::Buffer] {
+        if value.on_pod() && asked.get(key).is_some_and(|value| value.on_pod()) {
+            return refuse(key);
+        }
+    }
+    Ok(Some(given))
+}
