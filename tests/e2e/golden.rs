@@ -1,7 +1,9 @@
 //! Every golden pod of `tests/cases` by a real API server: it takes what our patch makes, and keeps it as it is.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
@@ -10,59 +12,95 @@ use serde_json::{Value, json};
 use crate::Case;
 use crate::support::context::Context;
 use crate::support::headscale;
+use crate::support::kubectl::Kubectl;
 use crate::support::levels::Level;
 use crate::support::pods;
 
-pub(crate) const CASES: &[Case] = &[Case {
-    name: "golden::an_api_server_takes_every_patched_pod_as_it_is",
-    needs: &[Level::Api],
-    each: false,
-    run,
-}];
+pub(crate) const CASES: &[Case] = &[
+    Case {
+        name: "golden::an_api_server_takes_every_patched_pod_as_it_is",
+        needs: &[Level::Api],
+        each: false,
+        run,
+    },
+    Case {
+        name: "golden::one_of_the_oldest_version_takes_them_too",
+        needs: &[Level::Api],
+        each: false,
+        run: run_on_the_oldest,
+    },
+];
 
 const NAMESPACE: &str = "golden";
+/// The oldest version that we support.
+const OLDEST: &str = "1.32";
 
 fn run(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
     let api = context.api()?;
     api.namespace(NAMESPACE, &json!({}))?;
-    let mut wrong = Vec::new();
-    let folders = injected()?;
-    for folder in &folders {
-        let name = folder.file_name().unwrap_or_default().to_string_lossy();
-        let golden = read(&folder.join("injected.json"))?;
-        if let Some(account) = golden["spec"]["serviceAccountName"].as_str() {
-            api.kubectl().apply(&json!({
-                "apiVersion": "v1", "kind": "ServiceAccount",
-                "metadata": {"name": account, "namespace": NAMESPACE},
-            }))?;
-        }
-        let after = match api.kubectl().dry_run(&placed(&golden)) {
-            Ok(after) => after,
-            Err(error) => {
-                wrong.push(format!("{name}: refused: {error:#}"));
-                continue;
-            }
-        };
-        // What is in no version of the types is not kept by a server either.
-        let known: Pod = serde_json::from_value(placed(&golden))?;
-        let different = pods::differences(&serde_json::to_value(known)?, &after);
-        wrong.extend(different.into_iter().map(|how| format!("{name}: {how}")));
+    takes_all(api.kubectl())
+}
 
-        if has_token(&after) {
+fn run_on_the_oldest(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
+    let began = Instant::now();
+    let api = context.api()?;
+    let oldest = api.emulating(OLDEST)?;
+    oldest.namespace(NAMESPACE)?;
+    let version = oldest.kubectl().raw("/version")?;
+    let version: Value = serde_json::from_str(&version)?;
+    let minor = OLDEST.split_once('.').context("no minor version")?.1;
+    ensure!(version["emulationMinor"] == minor, "{version}");
+    takes_all(oldest.kubectl())?;
+    eprintln!("e2e: as version {OLDEST}, in {:.1?}", began.elapsed());
+    Ok(())
+}
+
+fn takes_all(kubectl: &Kubectl) -> Result<()> {
+    let folders = injected()?;
+    let mut golden: Vec<Value> = Vec::new();
+    let mut sent: Vec<Value> = Vec::new();
+    for folder in &folders {
+        golden.push(placed(&read(&folder.join("injected.json"))?));
+        sent.push(placed(&original(folder)?));
+    }
+    let accounts = golden.iter().map(|pod| &pod["spec"]["serviceAccountName"]);
+    let accounts: BTreeSet<&str> = accounts.filter_map(Value::as_str).collect();
+    for account in accounts {
+        kubectl.apply(&json!({
+            "apiVersion": "v1", "kind": "ServiceAccount",
+            "metadata": {"name": account, "namespace": NAMESPACE},
+        }))?;
+    }
+    let (after, before) = (kubectl.dry_run_all(&golden)?, kubectl.dry_run_all(&sent)?);
+    let mut wrong = Vec::new();
+    for (n, folder) in folders.iter().enumerate() {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        // What this version does not know, or another one fills in, is not ours.
+        let theirs = changes(&sent[n], &before[n])?;
+        let ours = changes(&golden[n], &after[n])?;
+        let ours = ours.into_iter().filter(|how| !theirs.contains(how));
+        wrong.extend(ours.map(|how| format!("{name}: {how}")));
+
+        if has_token(&after[n]) {
             wrong.push(format!(
                 "{name}: our sidecar is given a token of the pod's account"
             ));
         }
-        let before = api.kubectl().dry_run(&placed(&original(folder)?))?;
-        let class = |pod: &Value| pod["status"]["qosClass"].clone();
-        if class(&before) == "Guaranteed" && class(&after) != "Guaranteed" {
-            wrong.push(format!("{name}: no longer Guaranteed: {}", class(&after)));
+        let [was, is] = [&before[n], &after[n]].map(|pod| &pod["status"]["qosClass"]);
+        if was == "Guaranteed" && is != "Guaranteed" {
+            wrong.push(format!("{name}: no longer Guaranteed: {is}"));
         }
     }
     eprintln!("e2e: {} patched pods sent to the API server", folders.len());
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     ensure!(folders.len() >= 20, "only {} golden pods", folders.len());
     Ok(())
+}
+
+/// How a pod came back from the API server, but for what is in no version of the types: no server keeps that either.
+fn changes(sent: &Value, returned: &Value) -> Result<Vec<String>> {
+    let known: Pod = serde_json::from_value(sent.clone())?;
+    Ok(pods::differences(&serde_json::to_value(known)?, returned))
 }
 
 /// Whether the API server mounts the account's token into our sidecar, as it does into every other container.

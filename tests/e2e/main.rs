@@ -32,6 +32,7 @@ mod negative;
 mod nodes;
 mod rate;
 mod rotation;
+mod security;
 mod serve;
 mod story;
 mod support;
@@ -65,6 +66,7 @@ const CASES: &[&[Case]] = &[
     calls::CASES,
     golden::CASES,
     workloads::CASES,
+    security::CASES,
     story::CASES,
     first::CASES,
     negative::CASES,

@@ -36,6 +36,32 @@ pub(crate) struct ControlPlane {
     kubectl: Kubectl,
 }
 
+/// An API server that behaves as an older version did; no controllers, and no data of the other's.
+#[derive(Debug)]
+pub(crate) struct Emulated {
+    server: Process,
+    kubectl: Kubectl,
+}
+
+impl Emulated {
+    /// Speaks to it as its administrator.
+    pub(crate) fn kubectl(&self) -> &Kubectl {
+        &self.kubectl
+    }
+
+    /// Makes a namespace that pods can be made in.
+    pub(crate) fn namespace(&self, name: &str) -> Result<()> {
+        self.kubectl.apply(&json!({
+            "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name},
+        }))?;
+        // No controller makes it here.
+        self.kubectl.apply(&json!({
+            "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": name},
+        }))?;
+        Ok(())
+    }
+}
+
 impl ControlPlane {
     /// Starts the three servers; `advertise` is the address that nodes and pods reach, if there are any.
     pub(crate) fn start(
@@ -130,6 +156,41 @@ impl ControlPlane {
             "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels},
         }))?;
         self.wait_for_accounts(name)
+    }
+
+    /// Starts a second API server beside this one, with data of its own, which behaves as that version did.
+    pub(crate) fn emulating(&self, version: &str) -> Result<Emulated> {
+        let folder = self.folder.join(version);
+        fs::create_dir_all(&folder)?;
+        let [port] = free_ports()?;
+        let mut arguments = self.server_arguments.clone();
+        // Of flags that come twice the last counts.
+        arguments.extend([
+            format!("--emulated-version={version}"),
+            format!("--etcd-prefix=/{version}"),
+            format!("--secure-port={port}"),
+            format!("--audit-log-path={}", folder.join("audit.log").display()),
+        ]);
+        let (config, ours) = (folder.join("admin.conf"), self.kubectl.kubeconfig());
+        let mut client: serde_json::Value = serde_json::from_str(&fs::read_to_string(ours)?)?;
+        client["clusters"][0]["cluster"]["server"] = json!(format!("https://127.0.0.1:{port}"));
+        fs::write(&config, client.to_string())?;
+        let server = Process::start(
+            self.place,
+            &folder,
+            "kube-apiserver",
+            &self.server,
+            &arguments,
+        )?;
+        let mut this = Emulated {
+            server,
+            kubectl: self.kubectl.with(config),
+        };
+        wait::until("the emulating kube-apiserver is ready", START, || {
+            this.server.check_alive()?;
+            this.kubectl.raw("/readyz").map(drop)
+        })?;
+        Ok(this)
     }
 
     /// Kills the API server and starts it again with the same flags.

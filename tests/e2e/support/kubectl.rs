@@ -3,12 +3,12 @@
 use std::{
     io::Write as _,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Output, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     processes::{Place, output},
@@ -30,6 +30,14 @@ impl Kubectl {
             place,
             program,
             kubeconfig,
+        }
+    }
+
+    /// The same program with another client configuration.
+    pub(crate) fn with(&self, kubeconfig: PathBuf) -> Self {
+        Self {
+            kubeconfig,
+            ..self.clone()
         }
     }
 
@@ -93,6 +101,40 @@ impl Kubectl {
             .with_context(|| format!("no object: {said}"))
     }
 
+    /// What the API server would make of these new objects, each in its place; fails if it refuses one.
+    pub(crate) fn dry_run_all(&self, manifests: &[Value]) -> Result<Vec<Value>> {
+        let result = self.dry_run_list(manifests, "json")?;
+        let objects = serde_json::Deserializer::from_slice(&result.stdout).into_iter();
+        let objects: Vec<Value> = objects.collect::<Result<_, _>>()?;
+        ensure!(
+            result.status.success() && objects.len() == manifests.len(),
+            "{} of {} were taken: {}",
+            objects.len(),
+            manifests.len(),
+            String::from_utf8_lossy(&result.stderr)
+        );
+        Ok(objects)
+    }
+
+    /// What the API server would make of each of these objects, in the form of `output`; those that it refuses are
+    /// left out.
+    pub(crate) fn dry_run_each(&self, manifests: &[Value], output: &str) -> Result<String> {
+        let result = self.dry_run_list(manifests, output)?;
+        Ok(String::from_utf8_lossy(&result.stdout).into_owned())
+    }
+
+    fn dry_run_list(&self, manifests: &[Value], output: &str) -> Result<Output> {
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": manifests});
+        let arguments = [
+            "create",
+            "--dry-run=server",
+            "--validate=ignore",
+            &format!("--output={output}"),
+            "--filename=-",
+        ];
+        self.call(&arguments, &list.to_string())
+    }
+
     /// Applies manifests as text, as from a file.
     pub(crate) fn apply_text(&self, manifests: &str) -> Result<String> {
         self.feed(&["apply", "--filename", "-"], manifests)
@@ -100,6 +142,14 @@ impl Kubectl {
 
     /// Runs kubectl with text on stdin and returns stdout and stderr together, warnings included.
     pub(crate) fn feed(&self, arguments: &[&str], text: &str) -> Result<String> {
+        let result = self.call(arguments, text)?;
+        let said = [result.stdout, result.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        ensure!(result.status.success(), "kubectl {arguments:?}: {said}");
+        Ok(said)
+    }
+
+    fn call(&self, arguments: &[&str], text: &str) -> Result<Output> {
         let mut child = self
             .place
             .command(&self.program)
@@ -115,11 +165,7 @@ impl Kubectl {
             .take()
             .context("no stdin")?
             .write_all(text.as_bytes())?;
-        let result = child.wait_with_output()?;
-        let said = [result.stdout, result.stderr].concat();
-        let said = String::from_utf8_lossy(&said).into_owned();
-        ensure!(result.status.success(), "kubectl {arguments:?}: {said}");
-        Ok(said)
+        Ok(child.wait_with_output()?)
     }
 
     /// Waits until the one pod with this label is Ready; returns it.
