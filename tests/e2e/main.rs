@@ -34,6 +34,7 @@ mod rate;
 mod rotation;
 mod security;
 mod serve;
+mod sidecars;
 mod story;
 mod support;
 mod unaided;
@@ -68,6 +69,7 @@ const CASES: &[&[Case]] = &[
     workloads::CASES,
     security::CASES,
     story::CASES,
+    sidecars::CASES,
     first::CASES,
     negative::CASES,
     manager::CASES,

@@ -114,6 +114,10 @@ pub(crate) struct Node {
     pub(crate) online: bool,
     /// The server's number for the key that it joined with.
     pub(crate) key: Option<String>,
+    /// Its addresses in the tailnet.
+    pub(crate) addresses: Vec<String>,
+    /// Its tags.
+    pub(crate) tags: Vec<String>,
 }
 
 /// A pre-auth key as its server lists it; the value is not kept.
@@ -273,6 +277,8 @@ impl Headscale {
                     name: text(node, &["givenName", "given_name", "name"])?,
                     online: node["online"].as_bool().unwrap_or_default(),
                     key: key_of(node),
+                    addresses: texts(node, &["ipAddresses", "ip_addresses"]),
+                    tags: texts(node, &["tags"]),
                 })
             })
             .collect()
@@ -389,6 +395,13 @@ fn key_of(node: &Value) -> Option<String> {
         .into_iter()
         .find_map(|name| node.get(name))?;
     text(key, &["id"]).ok()
+}
+
+/// The texts of the first of these fields that is there.
+fn texts(value: &Value, names: &[&str]) -> Vec<String> {
+    let found = names.iter().find_map(|name| value[*name].as_array());
+    let texts = found.into_iter().flatten().filter_map(Value::as_str);
+    texts.map(str::to_owned).collect()
 }
 
 /// Lists are bare before 0.30 (null when empty) and may be wrapped from then on.

@@ -201,12 +201,14 @@ impl Node {
         ))?;
         let tailscale = ["containerboot", "tailscale", "tailscaled"]
             .map(|name| (format!("/usr/local/bin/{name}"), programs.tailscale(name)));
-        // The published image has busybox's tools, and an Event tells to use this one.
-        let killall = ("/bin/killall".to_owned(), system("busybox")?);
+        // The published image has busybox's tools; an Event tells to use the one, and people look with the other.
+        let tools = ["killall", "netstat"];
+        let busybox = system("busybox")?;
+        let tools = tools.map(|name| (format!("/bin/{name}"), busybox.clone()));
         self.import(&image(
             TAILSCALE,
             &["/usr/local/bin/containerboot"],
-            tailscale.into_iter().chain([killall]).collect(),
+            tailscale.into_iter().chain(tools).collect(),
         ))
     }
 }
