@@ -93,7 +93,13 @@ fn wrong_bundle(context: &Context, program: Option<&headscale::Program>) -> Resu
         after > before,
         "the API server's fail-open counter stayed at {after}"
     );
-    Ok(())
+    diagnosed(
+        &product,
+        &[
+            "FAIL  injection  no sidecar: its annotations ask for Sidescale, and the webhook never saw the pod",
+            "next: kubectl rollout restart",
+        ],
+    )
 }
 
 fn wrong_secret_key(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
@@ -116,7 +122,13 @@ fn wrong_secret_key(context: &Context, program: Option<&headscale::Program>) -> 
         Ok(())
     })?;
     ensure!(headscale.nodes()?.is_empty(), "a node without a key");
-    Ok(())
+    diagnosed(
+        &product,
+        &[
+            "has no data key misspelt; it has right",
+            "next: kubectl create secret generic by-hand",
+        ],
+    )
 }
 
 fn wrong_login_server(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
@@ -157,6 +169,23 @@ fn wrong_login_server(context: &Context, program: Option<&headscale::Program>) -
         headscale.nodes()?.is_empty(),
         "a node although its server is wrong"
     );
+    diagnosed(
+        &product,
+        &[
+            "no node web",
+            &format!("it does not reach the control server at {nobody}"),
+            &format!("curl {nobody}/health"),
+        ],
+    )
+}
+
+/// One command names the cause and what to type next.
+fn diagnosed(product: &Product<'_>, parts: &[&str]) -> Result<()> {
+    let (code, said) = product.check()?;
+    for part in parts {
+        ensure!(said.contains(part), "want {part:?} in\n{said}");
+    }
+    ensure!(code == Some(1), "{code:?}: {said}");
     Ok(())
 }
 

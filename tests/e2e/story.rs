@@ -77,6 +77,11 @@ fn joins(context: &Context, program: Option<&headscale::Program>) -> Result<()> 
     );
     let minted = product.metric("sidescale_control_plane_calls_total", &CREATED)?;
     ensure!((minted - 1.0).abs() < 0.1, "{minted} mints counted");
+    let (code, said) = product.check()?;
+    ensure!(
+        code == Some(0) && said.contains("all 7 looks are well"),
+        "{code:?}: {said}"
+    );
     Ok(())
 }
 

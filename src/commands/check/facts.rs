@@ -11,6 +11,7 @@ use sidescale_webhook::sidecar::{Injected, Receipt};
 use super::words::Refused;
 use crate::commands::inventory::Note;
 use crate::commands::status::held::PlaneView;
+use crate::pods::start;
 use crate::store::StoredSecret;
 
 /// The annotation that says what was done to a pod.
@@ -147,7 +148,7 @@ impl Facts {
 
     /// How the sidecar does.
     pub(super) fn sidecar(&self) -> Option<&ContainerStatus> {
-        sidecar(&self.pod)
+        start::status(&self.pod, CONTAINER)
     }
 
     /// What the sidecar's variable of that name says.
@@ -207,14 +208,6 @@ impl Facts {
             self.flags
         )
     }
-}
-
-/// How the sidecar of a pod does.
-pub(super) fn sidecar(pod: &Pod) -> Option<&ContainerStatus> {
-    let status = pod.status.as_ref()?;
-    let init = status.init_container_statuses.iter().flatten();
-    let mut all = init.chain(status.container_statuses.iter().flatten());
-    all.find(|status| status.name == CONTAINER)
 }
 
 /// An annotation of an object.

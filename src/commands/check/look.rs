@@ -11,7 +11,7 @@ use kube::{Client, Error};
 use sidescale_webhook::annotations::NamespaceMetadata;
 use sidescale_webhook::sidecar::Injected;
 
-use super::facts::{CONTAINER, Facts, Looked, sidecar};
+use super::facts::{CONTAINER, Facts, Looked};
 use super::words::{Refused, refused};
 use crate::cluster;
 use crate::commands::inventory::{Inventory, injected};
@@ -19,6 +19,7 @@ use crate::commands::progress::Progress;
 use crate::commands::release::{self, Release, ReleaseArgs};
 use crate::commands::status::held::PlaneView;
 use crate::commands::status::verify;
+use crate::pods::start;
 use crate::rotation::demand::SecretRef;
 use crate::store::{SecretStore, Store, StoreError};
 use crate::watch::Namespaces;
@@ -142,7 +143,7 @@ async fn plane(release: &Release, reference: &Injected<'_>) -> Looked<PlaneView>
 
 /// Why the control server refused the sidecar, by its log; of one that ended, by the log before it.
 async fn log(pods: &Api<Pod>, pod: &Pod) -> Looked<Option<Refused>> {
-    let Some(status) = sidecar(pod) else {
+    let Some(status) = start::status(pod, CONTAINER) else {
         return Looked::NotAsked;
     };
     let running = status

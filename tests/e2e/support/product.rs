@@ -187,6 +187,27 @@ impl<'a> Product<'a> {
         Ok(String::from_utf8(STANDARD.decode(encoded)?)?)
     }
 
+    /// What `sidescale check` says of the only pod of the example, and its exit code.
+    pub(crate) fn check(&self) -> Result<(Option<i32>, String)> {
+        let selector = ["--selector", "app=web"];
+        let list = ["get", "pods", "--namespace", &self.workloads];
+        let pods = self.node.kubectl().list(&[&list[..], &selector].concat())?;
+        let running = |pod: &&Value| pod["metadata"].get("deletionTimestamp").is_none();
+        let pod = pods.iter().find(running).context("no pod")?;
+        let name = pod["metadata"]["name"].as_str().context("no name")?;
+        let program = Path::new(env!("CARGO_BIN_EXE_sidescale"));
+        let output = (self.node.place().command(program))
+            .args(["check", &format!("pod/{name}")])
+            .args(["--namespace", &self.workloads])
+            .args(["--release-namespace", &self.namespace])
+            .args(["--release-name", RELEASE])
+            .env("KUBECONFIG", self.node.kubectl().kubeconfig())
+            .output()?;
+        let said = String::from_utf8(output.stdout)?;
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        Ok((output.status.code(), format!("{said}{complaint}")))
+    }
+
     /// The sum of a metric's samples that hold all these pieces, over all replicas.
     pub(crate) fn metric(&self, name: &str, pieces: &[&str]) -> Result<f64> {
         let pages = self.pages("metrics")?;

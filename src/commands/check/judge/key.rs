@@ -10,7 +10,7 @@ use crate::rotation::ownership;
 use crate::rotation::plan::Ownership;
 use crate::rotation::record::{DATA_KEY, Issued, Record};
 use crate::rotation::{KeyKind, kind_of_key};
-use crate::store::StoredSecret;
+use crate::store::{MANAGED_BY, StoredSecret};
 use crate::watch::{Namespaces, pods};
 
 const SECRET: &str = "secret";
@@ -44,8 +44,7 @@ pub(super) fn judge(facts: &Facts, reference: &Injected<'_>) -> Vec<Finding> {
     if !reference.own_key
         && let Some(trouble) = trouble
     {
-        // Its message says what to do.
-        findings.push(Finding::fail(SECRET, trouble.message, facts.describe()));
+        findings.push(Finding::fail(SECRET, trouble.message, take_over(secret)));
     }
     let Some(value) = secret.data.get(&*reference.data_key) else {
         findings.push(missing(facts, reference, without(secret, &name, reference)));
@@ -68,6 +67,25 @@ pub(super) fn judge(facts: &Facts, reference: &Injected<'_>) -> Vec<Finding> {
         findings.push(age(facts, reference, &record));
     }
     findings
+}
+
+/// What has Sidescale write a Secret that is not its own, or whose record it cannot read.
+fn take_over(secret: &StoredSecret) -> String {
+    let StoredSecret {
+        namespace,
+        name,
+        labels,
+        ..
+    } = secret;
+    let (label, ours) = MANAGED_BY;
+    if labels.get(label).is_some_and(|value| value == ours) {
+        let patch = format!("{{\"data\":{{\"{DATA_KEY}\":null}}}}");
+        return format!(
+            "kubectl patch secret {name} --namespace {namespace} --type merge --patch '{patch}' (all its keys are then \
+             made anew)"
+        );
+    }
+    format!("kubectl annotate secret {name} --namespace {namespace} sidescale.io/adopt=true")
 }
 
 fn without(secret: &StoredSecret, name: &str, reference: &Injected<'_>) -> String {

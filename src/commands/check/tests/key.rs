@@ -43,7 +43,19 @@ fn says_what_is_wrong_with_the_secret() {
             Level::Fail,
             "secret",
             "was not made by Sidescale",
-            "kubectl describe pod",
+            "kubectl annotate secret headscale-auth-keys --namespace shop sidescale.io/adopt=true",
+        ),
+        (
+            |world| {
+                let damaged = Zeroizing::new(b"{".to_vec());
+                world.secret.data.insert(DATA_KEY.into(), damaged);
+                let secret = world.secret.clone();
+                world.facts.secret = Looked::Saw(Some(secret));
+            },
+            Level::Fail,
+            "secret",
+            "cannot be read",
+            "{\"data\":{\"sidescale.json\":null}}",
         ),
         (
             |world| {
