@@ -18,6 +18,9 @@ const QUIET_FOR: Duration = Duration::from_secs(600);
 /// Bounds how much is remembered, and so how many Events one spell of trouble can make.
 const MOST: usize = 256;
 
+/// Of what nobody has to act on: the rest is kept for trouble.
+const MOST_NORMAL: usize = 128;
+
 /// An Event's note may have 1024 bytes.
 const LONGEST_NOTE: usize = 1000;
 
@@ -36,6 +39,17 @@ pub enum About {
         name: String,
         /// Its uid, by which `kubectl describe` finds what was said of it.
         uid: u128,
+    },
+    /// Something that makes pods.
+    Workload {
+        /// Its API version.
+        api_version: &'static str,
+        /// Its kind.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// Its uid; without it `kubectl events --for` finds what was said, and `kubectl describe` does not.
+        uid: Option<u128>,
     },
 }
 
@@ -141,7 +155,8 @@ impl Events {
             notice.about.clone(),
             notice.reason,
         );
-        said.len() < MOST && said.insert(about, now).is_none()
+        let most = if notice.warning { MOST } else { MOST_NORMAL };
+        said.len() < most && said.insert(about, now).is_none()
     }
 }
 
@@ -163,7 +178,10 @@ impl About {
 
     fn name(&self) -> &str {
         match self {
-            Self::ConfigMap(name) | Self::Secret(name) | Self::Pod { name, uid: _ } => name,
+            Self::ConfigMap(name)
+            | Self::Secret(name)
+            | Self::Pod { name, uid: _ }
+            | Self::Workload { name, .. } => name,
         }
     }
 
@@ -171,23 +189,29 @@ impl About {
     fn action(&self) -> &'static str {
         match self {
             Self::ConfigMap(_) => "Reload",
-            Self::Secret(_) => "Rotate",
+            Self::Secret(_) | Self::Workload { .. } => "Rotate",
             Self::Pod { .. } => "Join",
         }
     }
 
     fn reference(&self, namespace: &str) -> ObjectReference {
-        let (kind, uid) = match self {
-            Self::ConfigMap(_) => ("ConfigMap", None),
-            Self::Secret(_) => ("Secret", None),
-            Self::Pod { name: _, uid } => ("Pod", Some(uuid::Uuid::from_u128(*uid).to_string())),
+        let (api_version, kind, uid) = match self {
+            Self::ConfigMap(_) => ("v1", "ConfigMap", None),
+            Self::Secret(_) => ("v1", "Secret", None),
+            Self::Pod { name: _, uid } => ("v1", "Pod", Some(*uid)),
+            Self::Workload {
+                api_version,
+                kind,
+                name: _,
+                uid,
+            } => (*api_version, *kind, *uid),
         };
         ObjectReference {
-            api_version: Some("v1".to_owned()),
+            api_version: Some(api_version.to_owned()),
             kind: Some(kind.to_owned()),
             namespace: Some(namespace.to_owned()),
             name: Some(self.name().to_owned()),
-            uid,
+            uid: uid.map(|uid| uuid::Uuid::from_u128(uid).to_string()),
             ..ObjectReference::default()
         }
     }
@@ -223,6 +247,21 @@ mod tests {
         }));
         clock.advance(QUIET_FOR);
         assert!(events.allow(&notice));
+    }
+
+    #[test]
+    fn good_news_leaves_room_for_trouble() {
+        let events = Events::log(Clock::scaled(Timestamp::UNIX_EPOCH, 0.0));
+        let notice = |n: usize, warning| Notice {
+            namespace: "shop".into(),
+            about: About::Secret(n.to_string()),
+            warning,
+            reason: "KeyRotated",
+            note: String::new(),
+        };
+        let said = (0..1_000).filter(|n| events.allow(&notice(*n, false)));
+        assert_eq!(said.count(), MOST_NORMAL);
+        assert!(events.allow(&notice(1_000, true)));
     }
 
     #[test]

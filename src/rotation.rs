@@ -40,6 +40,7 @@ pub mod state;
 pub(crate) mod sweep;
 pub mod tailnet;
 mod value;
+pub mod workload;
 
 pub(crate) use fleet::expanded;
 pub use housekeeping::Notebook;

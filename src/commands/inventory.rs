@@ -8,11 +8,12 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, Namespace, Pod};
 use kube::Client;
 use kube::api::{Api, ListParams, ObjectMeta};
-use sidescale_webhook::identity::{self, Owner, POD_SECRET};
+use sidescale_webhook::identity::POD_SECRET;
 use sidescale_webhook::sidecar::Receipt;
 
 use super::release::{Release, refused};
 use crate::rotation::demand::{KeyDemand, NamespaceDemand, SecretRef};
+use crate::rotation::workload::Workload;
 use crate::store::StoredSecret;
 use crate::watch::{Namespaces, pods};
 
@@ -212,22 +213,15 @@ pub(super) fn workload(pod: &ObjectMeta) -> String {
     let Some(controller) = controller else {
         return format!("pod/{name}");
     };
-    let owner = Owner {
-        kind: &controller.kind,
-        name: &controller.name,
-    };
     let label = |key: &str| pod.labels.as_ref()?.get(key).map(String::as_str);
-    let (plain, rollout) = (
+    let hashes = [
         label("pod-template-hash"),
         label("rollouts-pod-template-hash"),
-    );
-    let named = identity::service(Some(owner), name, [plain, rollout]);
-    let stem = named.filter(|stem| *stem != controller.name);
-    match (controller.kind.as_str(), stem) {
-        ("ReplicaSet", Some(stem)) if rollout.is_some() => format!("rollout/{stem}"),
-        ("ReplicaSet", Some(stem)) => format!("deployment/{stem}"),
-        ("Job", Some(stem)) => format!("cronjob/{stem}"),
-        (kind, _) => format!("{}/{}", kind.to_lowercase(), controller.name),
+    ];
+    let (kind, owner) = (controller.kind.as_str(), controller.name.as_str());
+    match Workload::of_owner(kind, owner, None, hashes) {
+        Some(known) => format!("{}/{}", known.kind.as_str().to_lowercase(), known.name),
+        None => format!("{}/{owner}", kind.to_lowercase()),
     }
 }
 

@@ -14,6 +14,7 @@ use sidescale_webhook::profile::Policy;
 
 use super::fleet::{Fleet, Fleets, Identity, Member};
 use super::record::Asked;
+use super::workload::Workload;
 
 mod shape;
 
@@ -53,6 +54,8 @@ pub struct NamespaceDemand {
     pub refused: usize,
     /// The pods that the tailnet should show.
     pub fleets: Vec<Fleet>,
+    /// What runs the pods of each key, by Secret and data key.
+    pub users: BTreeMap<(String, String), BTreeSet<Workload>>,
     /// The pods that rotation makes no key for, by the key that they refer to.
     pub unserved: Vec<Unserved>,
     /// Data keys of single pods' own keys that pods refer to: they stay as long as those are there, whatever policy says.
@@ -166,6 +169,7 @@ pub fn of_namespace<'a>(
     let mut asking: BTreeMap<(String, String), Vec<(Group<'a>, KeyDemand)>> = BTreeMap::new();
     let mut fleets = Fleets::default();
     let mut unserved: BTreeMap<_, Vec<Member>> = BTreeMap::new();
+    let mut users: BTreeMap<_, BTreeSet<Workload>> = BTreeMap::new();
     for group in groups.into_values() {
         if group.shape.needs_no_key() {
             continue;
@@ -201,6 +205,8 @@ pub fn of_namespace<'a>(
                     data_key: data_key.clone(),
                 };
                 let pods = group.pods.iter().filter(|pod| !pod.leaving);
+                let users = users.entry((secret.clone(), data_key.clone())).or_default();
+                users.extend(group.shape.workload());
                 fleets.add(&identity, &hostname, pods.map(PodSeen::member));
                 asking
                     .entry((secret, data_key))
@@ -221,6 +227,7 @@ pub fn of_namespace<'a>(
     }
     demand.fleets = fleets.finish();
     demand.unserved = listed(unserved);
+    demand.users = users;
     demand
 }
 

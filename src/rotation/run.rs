@@ -32,6 +32,7 @@ use crate::pods::Pods;
 use crate::store::Store;
 
 mod pass;
+mod rotated;
 mod shown;
 
 use pass::{Pass, pass};
@@ -418,6 +419,10 @@ impl Loop {
             self.pass_at = self.pass_at.min(at.max(after(now, PASS_GAP)));
         }
         let demand = self.demand(&secret);
+        let namespace = self.demands.namespaces.get(secret.namespace.as_str());
+        let overlap = self.context.policy.rotation.overlap;
+        let rotated = namespace
+            .map(|namespace| rotated::notices(&secret, &outcome, &namespace.users, overlap));
         let known = self.secrets.entry(secret.clone()).or_default();
         let Next { retry, confirm } = known.absorb(&secret, outcome, now);
         if let Some(at) = retry {
@@ -433,8 +438,9 @@ impl Loop {
             let demand = demand.get(data_key)?;
             planes.trouble(&demand.control_plane).flatten()
         };
-        for notice in known.notices(&secret, of_plane) {
-            self.context.events.publish(&notice).await;
+        let told = known.notices(&secret, of_plane);
+        for notice in told.iter().chain(rotated.iter().flatten()) {
+            self.context.events.publish(notice).await;
         }
     }
 

@@ -192,12 +192,11 @@ impl Index {
                 kind: &owner.kind,
                 name: &owner.name,
             }),
-        );
+        )
+        .with_owner_uid(owner.and_then(|owner| parsed(&owner.uid)));
         let shape = self.shared(shape);
-        let uid = metadata
-            .uid
-            .as_deref()
-            .and_then(|uid| uuid::Uuid::parse_str(uid).ok());
+        let uid = metadata.uid.as_deref().and_then(parsed);
+        let uid = uid.map(uuid::Uuid::from_u128);
         let entry = Entry {
             created: metadata
                 .creation_timestamp
@@ -265,6 +264,11 @@ impl Index {
             policy,
         ))
     }
+}
+
+fn parsed(uid: &str) -> Option<u128> {
+    let uid = uuid::Uuid::parse_str(uid).ok()?;
+    Some(uid.as_u128())
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ use sidescale_webhook::annotations::{Lookup, PREFIX};
 use sidescale_webhook::identity::{self, Owner, POD_SECRET};
 use sidescale_webhook::sidecar::{Done, Injected, Receipt};
 
+use crate::rotation::workload::Workload;
+
 /// Is the annotation that holds the webhook's receipt.
 pub(super) const RECEIPT: &str = "sidescale.io/status";
 
@@ -24,6 +26,7 @@ pub struct Shape {
     annotations: Vec<(Box<str>, Box<str>)>,
     pub(super) labels: Vec<(Box<str>, Box<str>)>,
     pub(super) owner: Option<(Box<str>, Box<str>)>,
+    owner_uid: Option<u128>,
     // Only where no owner gives one.
     pub(super) name: Box<str>,
 }
@@ -47,6 +50,7 @@ impl Shape {
                 .map(boxed)
                 .collect(),
             owner: owner.map(|owner| boxed((owner.kind, owner.name))),
+            owner_uid: None,
             name: if owner.is_none() {
                 name.into()
             } else {
@@ -56,6 +60,22 @@ impl Shape {
         shape.annotations.sort();
         shape.labels.sort();
         shape
+    }
+
+    /// Keeps the uid of the owner as well.
+    #[must_use]
+    pub fn with_owner_uid(mut self, uid: Option<u128>) -> Self {
+        self.owner_uid = uid;
+        self
+    }
+
+    /// What runs the pods of this shape, if that can be told.
+    pub(super) fn workload(&self) -> Option<Workload> {
+        let Some((kind, name)) = &self.owner else {
+            return Some(Workload::pod(&self.name));
+        };
+        let hashes = IDENTITY_LABELS.map(|label| find(&self.labels, label));
+        Workload::of_owner(kind, name, self.owner_uid, hashes)
     }
 
     /// Which key the pod refers to, as the webhook wrote it down.

@@ -1,0 +1,197 @@
+//! What runs the pods of a service: the object whose owner wants to know that its key was replaced. Pure.
+
+/// An object that makes pods, as far as a pod's metadata tells.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Workload {
+    /// What it is.
+    pub kind: Kind,
+    /// Its name.
+    pub name: Box<str>,
+    /// Its uid; none where the pod's metadata does not hold it: a Deployment's is known to its ReplicaSet alone.
+    pub uid: Option<u128>,
+}
+
+/// The kinds of objects whose API version is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// Found by the name of its ReplicaSet.
+    Deployment,
+    /// Argo's, found in the same way.
+    Rollout,
+    /// One that nothing owns, as far as its name tells.
+    ReplicaSet,
+    /// The pods' own owner.
+    StatefulSet,
+    /// The pods' own owner.
+    DaemonSet,
+    /// Found by the name of its Job.
+    CronJob,
+    /// One that no CronJob made, as far as its name tells.
+    Job,
+    /// A pod that nothing owns.
+    Pod,
+}
+
+impl Kind {
+    /// Its name in the Kubernetes API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Deployment => "Deployment",
+            Self::Rollout => "Rollout",
+            Self::ReplicaSet => "ReplicaSet",
+            Self::StatefulSet => "StatefulSet",
+            Self::DaemonSet => "DaemonSet",
+            Self::CronJob => "CronJob",
+            Self::Job => "Job",
+            Self::Pod => "Pod",
+        }
+    }
+
+    /// Its API version.
+    #[must_use]
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Self::Deployment | Self::ReplicaSet | Self::StatefulSet | Self::DaemonSet => "apps/v1",
+            Self::Rollout => "argoproj.io/v1alpha1",
+            Self::CronJob | Self::Job => "batch/v1",
+            Self::Pod => "v1",
+        }
+    }
+}
+
+impl Workload {
+    /// The workload of a pod with that owner; none if its kind is not known.
+    ///
+    /// `hashes` are the values of `pod-template-hash` and `rollouts-pod-template-hash`.
+    #[must_use]
+    pub fn of_owner(
+        kind: &str,
+        name: &str,
+        uid: Option<u128>,
+        hashes: [Option<&str>; 2],
+    ) -> Option<Self> {
+        let itself = |kind| Self {
+            kind,
+            name: name.into(),
+            uid,
+        };
+        match kind {
+            "ReplicaSet" => {
+                let [of_deployment, of_rollout] = hashes;
+                let made_by = |kind, hash: Option<&str>| {
+                    let stem = name.strip_suffix(hash?)?.strip_suffix('-')?;
+                    (!stem.is_empty()).then(|| Self {
+                        kind,
+                        name: stem.into(),
+                        uid: None,
+                    })
+                };
+                let above = made_by(Kind::Rollout, of_rollout);
+                let above = above.or_else(|| made_by(Kind::Deployment, of_deployment));
+                Some(above.unwrap_or_else(|| itself(Kind::ReplicaSet)))
+            }
+            "StatefulSet" => Some(itself(Kind::StatefulSet)),
+            "DaemonSet" => Some(itself(Kind::DaemonSet)),
+            "Job" => {
+                let made_at = |end: &str| end.len() >= 8 && end.bytes().all(|b| b.is_ascii_digit());
+                let above = name.rsplit_once('-');
+                let above = above.filter(|(stem, end)| !stem.is_empty() && made_at(end));
+                Some(above.map_or_else(
+                    || itself(Kind::Job),
+                    |(stem, _)| Self {
+                        kind: Kind::CronJob,
+                        name: stem.into(),
+                        uid: None,
+                    },
+                ))
+            }
+            _ => None,
+        }
+    }
+
+    /// A pod that nothing owns.
+    #[must_use]
+    pub fn pod(name: &str) -> Self {
+        Self {
+            kind: Kind::Pod,
+            name: name.into(),
+            uid: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_found_from_a_pods_owner() {
+        let hash = Some("7c9d8f6b5");
+        let none = [None, None];
+        let table = [
+            (
+                "ReplicaSet",
+                "web-7c9d8f6b5",
+                [hash, None],
+                Some((Kind::Deployment, "web", None)),
+            ),
+            (
+                "ReplicaSet",
+                "web-blue-7c9d8f6b5",
+                [hash, None],
+                Some((Kind::Deployment, "web-blue", None)),
+            ),
+            (
+                "ReplicaSet",
+                "web-7c9d8f6b5",
+                [None, hash],
+                Some((Kind::Rollout, "web", None)),
+            ),
+            (
+                "ReplicaSet",
+                "web-7c9d8f6b5",
+                none,
+                Some((Kind::ReplicaSet, "web-7c9d8f6b5", Some(7))),
+            ),
+            (
+                "ReplicaSet",
+                "-7c9d8f6b5",
+                [hash, None],
+                Some((Kind::ReplicaSet, "-7c9d8f6b5", Some(7))),
+            ),
+            (
+                "StatefulSet",
+                "db",
+                none,
+                Some((Kind::StatefulSet, "db", Some(7))),
+            ),
+            (
+                "DaemonSet",
+                "log",
+                none,
+                Some((Kind::DaemonSet, "log", Some(7))),
+            ),
+            (
+                "Job",
+                "backup-28600000",
+                none,
+                Some((Kind::CronJob, "backup", None)),
+            ),
+            (
+                "Job",
+                "backup-1",
+                none,
+                Some((Kind::Job, "backup-1", Some(7))),
+            ),
+            ("CloneSet", "web", none, None),
+        ];
+        for (kind, name, hashes, want) in table {
+            let found = Workload::of_owner(kind, name, Some(7), hashes);
+            let found = found
+                .as_ref()
+                .map(|found| (found.kind, &*found.name, found.uid));
+            assert_eq!(found, want, "{kind} {name}");
+        }
+    }
+}
