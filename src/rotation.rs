@@ -15,6 +15,7 @@
 mod api_keys;
 pub mod cleanup;
 pub mod demand;
+pub mod ending;
 pub mod fleet;
 mod housekeeping;
 pub mod in_cluster;

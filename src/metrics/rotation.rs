@@ -1,8 +1,8 @@
 //! What rotation counts. State, no I/O.
 
-use prometheus::{GaugeVec, HistogramVec, IntCounterVec, IntGaugeVec, Registry};
+use prometheus::{GaugeVec, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
-use super::{counters, gauges, histograms, int_gauges};
+use super::{counters, gauges, histograms, int_gauge, int_gauges};
 
 /// Says what came of an attempt on a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +40,10 @@ pub struct RotationMetrics {
     pub keys: IntGaugeVec,
     /// When the keys soonest to end do so.
     pub expiry: GaugeVec,
+    /// When the same keys are to be renewed.
+    pub due: GaugeVec,
+    /// 1 while this replica rotates.
+    pub leader: IntGauge,
     /// State of each control plane: 1 for the one it is in.
     pub control_planes: IntGaugeVec,
     /// Pods, and nodes without a pod, by how they do in the tailnet.
@@ -70,6 +74,17 @@ impl RotationMetrics {
                 "sidescale_key_expiry_timestamp_seconds",
                 "When a key ends, in Unix time; the 500 soonest to end",
                 &["namespace", "secret", "key"],
+            )?,
+            due: gauges(
+                registry,
+                "sidescale_key_due_timestamp_seconds",
+                "When a key that pods need is to be renewed, in Unix time; of the keys whose end is shown",
+                &["namespace", "secret", "key"],
+            )?,
+            leader: int_gauge(
+                registry,
+                "sidescale_leader",
+                "1 in the replica that rotates keys",
             )?,
             control_planes: int_gauges(
                 registry,

@@ -73,6 +73,7 @@ async fn act(
     let mut policies = cluster.policy.clone();
     loop {
         cluster.health.ok(Part::Rotation, "another replica rotates");
+        cluster.metrics.rotation.leader.set(0);
         let acting = tokio::select! {
             acting = leading.wait_for(|leading| *leading != Leadership::Others) => acting.map(|acting| *acting),
             () = shutdown.cancelled() => return,
@@ -83,6 +84,7 @@ async fn act(
             () = shutdown.cancelled() => return,
         };
         info!(lease = cluster.lease.name, mark, "Rotating keys");
+        cluster.metrics.rotation.leader.set(1);
         let policy = Arc::clone(&policies.borrow_and_update());
         let context = Context {
             store: Store::Kubernetes(SecretStore::new(cluster.client.clone())),

@@ -15,6 +15,7 @@ use tracing::{debug, error, info, warn};
 
 use super::api_keys::{self, ApiKeys, Looked};
 use super::demand::{Demands, KeyDemand, SecretRef};
+use super::ending::Told;
 use super::housekeeping::{self, Notebook, Up};
 use super::known::{Known, LastKeys, Next};
 use super::plan::{Held, Process};
@@ -31,6 +32,7 @@ use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::store::Store;
 
+mod endings;
 mod pass;
 mod rotated;
 mod shown;
@@ -89,6 +91,7 @@ pub(super) enum Done {
     Connected(String, Box<Result<Plane, Trouble>>),
     Passed(Box<Pass>),
     Looked(Box<Looked>),
+    Told,
 }
 
 pub(super) struct Loop {
@@ -107,6 +110,9 @@ pub(super) struct Loop {
     shown: Timestamp,
     passing: bool,
     pass_troubled: bool,
+    told: Told,
+    /// When there will be something to say of keys that were not renewed.
+    endings_at: Option<Timestamp>,
     /// Given out, and not begun yet.
     pub(super) jobs: Vec<BoxFuture<'static, Done>>,
 }
@@ -171,6 +177,7 @@ async fn rotate(
     }
     // Nobody looks after nodes by what is known no more.
     drop(up);
+    rotation.show_nothing();
     let rest = async { while jobs.join_next().await.is_some() {} };
     if tokio::time::timeout(GRACE, rest).await.is_err() {
         warn!("Rotation was still busy at the end: the next one to act converges");
@@ -200,6 +207,8 @@ impl Loop {
             shown: now,
             passing: false,
             pass_troubled: false,
+            told: Told::default(),
+            endings_at: None,
             jobs: Vec::new(),
         }
     }
@@ -272,6 +281,7 @@ impl Loop {
                 Done::Passed(Box::new(pass(&context, planes).await))
             }));
         }
+        self.tell_endings(now);
         while let Some(job) = self.queue.next(now) {
             let task = self.task(job, now);
             let context = Arc::clone(&self.context);
@@ -362,6 +372,7 @@ impl Loop {
             pass,
             self.planes.wake(),
             self.api_keys.wake(|name| self.planes.answers(name)),
+            self.endings_at,
             Some(after(now, PASS_EVERY)),
         ];
         times.into_iter().flatten().min().unwrap_or(now)
@@ -388,6 +399,7 @@ impl Loop {
                 }
                 self.api_keys.looked(*looked, now);
             }
+            Done::Told => {}
             Done::Passed(passed) => {
                 self.passing = false;
                 self.pass_at = after(now, PASS_EVERY);
@@ -442,6 +454,7 @@ impl Loop {
         for notice in told.iter().chain(rotated.iter().flatten()) {
             self.context.events.publish(notice).await;
         }
+        self.watch_endings(&secret, now);
     }
 
     fn passed(&mut self, passed: Pass, now: Timestamp) {

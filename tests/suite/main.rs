@@ -8,6 +8,7 @@
 )]
 
 mod acceptance;
+mod alerts;
 mod apikey_manager;
 mod chart;
 mod check;

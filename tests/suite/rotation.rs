@@ -25,6 +25,7 @@ mod api_keys;
 mod cleanup;
 mod gone;
 mod messages;
+mod news;
 mod nodes;
 mod own_keys;
 mod promises;

@@ -4,12 +4,28 @@ use std::collections::BTreeMap;
 
 use super::Loop;
 use crate::health::Part;
+use crate::rotation::demand::{KeyDemand, SecretRef};
+use crate::rotation::ending::Life;
 use crate::rotation::state::State;
 
 /// Gauges hold this many keys.
 const MOST_EXPIRIES: usize = 500;
 
 impl Loop {
+    /// Takes back what was shown: whoever rotates next shows it, and what stayed here would grow old.
+    pub(super) fn show_nothing(&self) {
+        let metrics = &self.context.metrics.rotation;
+        metrics.keys.reset();
+        metrics.expiry.reset();
+        metrics.due.reset();
+        metrics.control_planes.reset();
+    }
+
+    fn needed(&self, secret: &SecretRef, data_key: &str) -> Option<&KeyDemand> {
+        let namespace = self.demands.namespaces.get(secret.namespace.as_str())?;
+        namespace.secrets.get(&secret.name)?.get(data_key)
+    }
+
     /// Sets the gauges, and what the admin port says.
     pub(super) fn show(&self) {
         let metrics = &self.context.metrics.rotation;
@@ -37,12 +53,18 @@ impl Loop {
         }
         expiries.sort();
         metrics.expiry.reset();
+        metrics.due.reset();
         for (at, secret, data_key) in expiries.into_iter().take(MOST_EXPIRIES) {
             let labels = [secret.namespace.as_str(), &secret.name, data_key];
             metrics
                 .expiry
                 .with_label_values(&labels)
                 .set(at.as_duration().as_secs_f64());
+            if let Some(demand) = self.needed(secret, data_key) {
+                let due = Life::new(at, demand).due;
+                let due = due.as_duration().as_secs_f64();
+                metrics.due.with_label_values(&labels).set(due);
+            }
         }
         for (name, state) in self.planes.states() {
             for other in State::ALL {

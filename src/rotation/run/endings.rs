@@ -1,0 +1,83 @@
+//! Tells of keys that should have been renewed, whatever it is that keeps them from it.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use jiff::Timestamp;
+
+use super::{Done, Loop};
+use crate::clock::after;
+use crate::rotation::demand::{KeyDemand, SecretRef};
+use crate::rotation::ending::{Life, worst};
+use crate::rotation::known::Known;
+use crate::rotation::state::State;
+
+/// What is found late at a first look may be renewed at once: after our own absence, or a jump of the clock.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+impl Loop {
+    /// Notes when there will be something to say of a Secret's keys.
+    pub(super) fn watch_endings(&mut self, secret: &SecretRef, now: Timestamp) {
+        let Some(known) = self.secrets.get(secret) else {
+            return;
+        };
+        let next = self
+            .lives(secret, known)
+            .filter_map(|(_, demand, expires, _)| {
+                let life = Life::new(expires, demand);
+                let late = life.ending(now).map(|_| after(now, PATIENCE));
+                late.or_else(|| life.next(now))
+            });
+        let next = next.min();
+        self.endings_at = self.endings_at.into_iter().chain(next).min();
+    }
+
+    /// Gives out the telling, if its time has come.
+    pub(super) fn tell_endings(&mut self, now: Timestamp) {
+        if self.endings_at.is_none_or(|at| now < at) {
+            return;
+        }
+        let (mut notices, mut next) = (Vec::new(), None);
+        let mut told = std::mem::take(&mut self.told);
+        for (secret, known) in &self.secrets {
+            let lives = self.lives(secret, known);
+            let worst = worst(now, lives);
+            let flags = &self.context.flags;
+            notices.extend(told.notice(now, secret, worst.as_ref(), flags));
+            let lives = self.lives(secret, known);
+            let times = lives.filter_map(|(_, demand, end, _)| Life::new(end, demand).next(now));
+            next = next.into_iter().chain(times).min();
+        }
+        self.endings_at = next.into_iter().chain(told.again()).min();
+        self.told = told;
+        if notices.is_empty() {
+            return;
+        }
+        let events = self.context.events.clone();
+        self.jobs.push(Box::pin(async move {
+            join_all(notices.iter().map(|notice| events.publish(notice))).await;
+            Done::Told
+        }));
+    }
+
+    /// The keys of a Secret that pods need, when they end and how they do.
+    fn lives<'a>(
+        &'a self,
+        secret: &SecretRef,
+        known: &'a Known,
+    ) -> impl Iterator<Item = (&'a str, &'a KeyDemand, Timestamp, State)> {
+        let namespace = self.demands.namespaces.get(secret.namespace.as_str());
+        let keys = namespace.and_then(|namespace| namespace.secrets.get(&secret.name));
+        let keys = keys.into_iter().flatten();
+        keys.filter_map(|(data_key, demand)| {
+            let expires = *known.expiries.get(data_key)?;
+            let state = known.states.get(data_key).copied();
+            Some((
+                data_key.as_str(),
+                demand,
+                expires,
+                state.unwrap_or(State::Degraded),
+            ))
+        })
+    }
+}

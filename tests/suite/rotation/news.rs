@@ -1,0 +1,156 @@
+//! What people hear of a key that was replaced, and of one that should have been.
+
+use serde_json::Value;
+use sidescale::rotation::workload::{Kind, Workload};
+
+use super::messages::Log;
+use super::*;
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+impl World {
+    /// Service `api`, whose pods a Deployment makes.
+    fn demand_of_a_deployment(&self) {
+        let user = Workload {
+            kind: Kind::Deployment,
+            name: "api".into(),
+            uid: None,
+        };
+        let key = "api-authkey".to_owned();
+        let demand = NamespaceDemand {
+            secrets: [(SECRET.to_owned(), [(key.clone(), key_demand("api"))].into())].into(),
+            users: [((SECRET.to_owned(), key), [user].into())].into(),
+            ..NamespaceDemand::default()
+        };
+        self.demands.send_modify(|demands| {
+            demands.namespaces.insert("shop".into(), Arc::new(demand));
+        });
+    }
+
+    /// A metric of the key, in seconds since the start.
+    fn shown(&self, metric: &str) -> Option<i64> {
+        let text = String::from_utf8(self.metrics.text().unwrap()).unwrap();
+        let line =
+            format!("{metric}{{key=\"api-authkey\",namespace=\"shop\",secret=\"{SECRET}\"}} ");
+        let value = text.lines().find_map(|text| text.strip_prefix(&line))?;
+        let value: f64 = value.parse().unwrap();
+        #[expect(clippy::cast_possible_truncation, reason = "whole seconds")]
+        Some(value as i64 - 1_700_000_000)
+    }
+}
+
+/// Waits for an Event of that reason, and gives it.
+async fn event(log: &Log, reason: &str) -> Value {
+    until(&format!("an Event {reason}"), async || {
+        let mut events = log.lines("Event").into_iter();
+        events.find(|event| event["reason"] == reason)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn the_workload_is_told_when_its_key_was_replaced() {
+    let (log, _guard) = Log::listen();
+    let world = World::new().await;
+    let _process = world.start("a");
+    world.demand_of_a_deployment();
+    let old = world.key("api").await;
+    world.clock.advance(DAY * 80 + Duration::from_secs(1));
+    world.key_other_than("api", &old).await;
+    let event = event(&log, "KeyRotated").await;
+    assert_eq!(
+        (&event["object"], &event["namespace"]),
+        (&"api".into(), &"shop".into())
+    );
+    let note = event["note"].as_str().unwrap();
+    for part in [
+        "api-authkey",
+        "it was due",
+        "goes on for 1h",
+        "valid until 2024-05-02",
+    ] {
+        assert!(note.contains(part), "{part}: {note}");
+    }
+    let told = log.lines("Event");
+    assert_eq!(told.len(), 1, "a first key is no news: {told:?}");
+}
+
+#[tokio::test]
+async fn a_key_that_cannot_be_renewed_is_told_when_late_a_week_before_its_end_and_at_its_end() {
+    let (log, _guard) = Log::listen();
+    let world = World::new().await;
+    let _process = world.start("a");
+    world.demand_of_a_deployment();
+    let old = world.key("api").await;
+    let day = i64::try_from(DAY.as_secs()).unwrap();
+    until("the metrics", async || {
+        world.shown("sidescale_key_due_timestamp_seconds")
+    })
+    .await;
+    assert_eq!(
+        world.shown("sidescale_key_due_timestamp_seconds"),
+        Some(80 * day)
+    );
+    assert_eq!(
+        world.shown("sidescale_key_expiry_timestamp_seconds"),
+        Some(90 * day)
+    );
+
+    world.headscale.break_calls(None, Fault::Status(503));
+    world.clock.advance(DAY * 80 + Duration::from_secs(60));
+    until("the trouble", async || {
+        world.detail().contains("503").then_some(())
+    })
+    .await;
+    let told = log.whole();
+    assert!(
+        !told.contains("KeyOverdue"),
+        "being due alone is no news: {told}"
+    );
+    world.clock.advance(HOUR);
+    let overdue = event(&log, "KeyOverdue").await;
+    assert_eq!(overdue["object"], SECRET);
+    let note = overdue["note"].as_str().unwrap();
+    assert!(note.contains("key api-authkey was to be renewed"), "{note}");
+    world.clock.advance(DAY * 3);
+    event(&log, "KeyExpiring").await;
+    world.clock.advance(DAY * 7);
+    event(&log, "KeyExpired").await;
+
+    // It heals by itself.
+    world.headscale.mend();
+    until("a new key", async || {
+        world.clock.advance(Duration::from_secs(60));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let value = world.value("api").await?;
+        (value != old && world.headscale.accepts(&value)).then_some(())
+    })
+    .await;
+    let due = 160 * day;
+    until("its metric", async || {
+        world
+            .shown("sidescale_key_due_timestamp_seconds")
+            .filter(|at| *at > due)
+    })
+    .await;
+}
+
+/// What a former leader shows would grow old, and look like keys that nobody renews.
+#[tokio::test]
+async fn whoever_rotates_no_more_shows_no_keys() {
+    let world = World::new().await;
+    let shutdown = CancellationToken::new();
+    let context = Arc::new(world.context("a"));
+    let demands = world.demands.subscribe();
+    let process = tokio::spawn(run::run(context, demands, shutdown.clone()));
+    world.demand_of_a_deployment();
+    world.key("api").await;
+    until("the metrics", async || {
+        world.shown("sidescale_key_expiry_timestamp_seconds")
+    })
+    .await;
+    shutdown.cancel();
+    process.await.unwrap();
+    assert_eq!(world.shown("sidescale_key_expiry_timestamp_seconds"), None);
+    assert_eq!(world.shown("sidescale_key_due_timestamp_seconds"), None);
+}
