@@ -143,11 +143,59 @@ fn helm(context: &Context, api: &ControlPlane) -> Result<Helm> {
     ))
 }
 
+/// What the operator of Prometheus reads: off until it is asked for, and then every rule and the release's own names.
+fn renders_for_prometheus(helm: &Helm, values: &str) -> Result<()> {
+    let on = "prometheusRule.enabled=true,podMonitor.enabled=true,prometheusRule.labels.release=prometheus";
+    let chart = [
+        "template",
+        "prod",
+        CHART,
+        "--namespace",
+        "tailnet",
+        "--values",
+        values,
+    ];
+    let kinds = ["PrometheusRule", "PodMonitor"];
+    let off: Vec<Value> = serde_saphyr::from_multiple(&helm.run(&chart)?)?;
+    let is = |object: &&Value, kind: &str| object["kind"] == kind;
+    ensure!(
+        !kinds
+            .iter()
+            .any(|kind| off.iter().any(|object| is(&object, kind))),
+        "its CRDs may not be there"
+    );
+    helm.run(&["lint", "--strict", CHART, "--values", values, "--set", on])?;
+    let objects = helm.run(&[&chart[..], &["--set", on]].concat())?;
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&objects)?;
+    for kind in kinds {
+        let object = objects.iter().find(|object| is(object, kind));
+        ensure!(object.is_some(), "no {kind}");
+    }
+    let rule = objects
+        .iter()
+        .find(|object| is(object, kinds[0]))
+        .context("no rules")?;
+    ensure!(
+        rule["metadata"]["labels"]["release"] == "prometheus",
+        "{rule}"
+    );
+    let text = rule["spec"].to_string();
+    ensure!(
+        text.contains("sidescale status --namespace tailnet --release-name prod")
+            && text.contains("{{ $labels.secret }}")
+            && !text.contains("FLAGS")
+            && !text.contains("NAMESPACE"),
+        "{text}"
+    );
+    Ok(())
+}
+
 fn lints_and_renders(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
     let api = context.api()?;
     let helm = helm(context, &api)?;
     let values = format!("{CHART}/ci/values.yaml");
     helm.run(&["lint", "--strict", CHART, "--values", &values])?;
+    renders_for_prometheus(&helm, &values)?;
     let rendered = helm.run(&["template", "one", CHART, "--values", &values])?;
     let objects: Vec<Value> = serde_saphyr::from_multiple(&rendered)?;
     let webhook = objects

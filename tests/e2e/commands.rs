@@ -88,7 +88,7 @@ impl<'a> World<'a> {
             );
             Ok(())
         })?;
-        api.kubectl().apply(&pod(&apps, "web", &annotated))?;
+        api.kubectl().apply(&deployment(&apps, &annotated))?;
         Ok(Self {
             kubeconfig: api.kubectl().kubeconfig().to_owned(),
             api_key: KeyValue::new(api_key),
@@ -155,6 +155,39 @@ impl<'a> World<'a> {
         alive.map(|key| Ok(key.id.parse()?)).collect()
     }
 
+    /// Waits until the Events of the Deployment tell of a new key, as its owner would look for them.
+    fn told_on_the_deployment(&self, key: &str) -> Result<()> {
+        wait::until("an Event of the Deployment", LIMIT, || {
+            let words = [
+                "events",
+                "--for",
+                "deployment/web",
+                "--namespace",
+                &self.apps,
+            ];
+            let told = self.api.kubectl().run(&words)?;
+            let told = told
+                .lines()
+                .any(|line| line.contains("KeyRotated") && line.contains(key));
+            ensure!(told, "no Event of key {key}");
+            Ok(())
+        })
+    }
+
+    /// Deletes the Deployment, and waits until its pods are gone.
+    fn end_pods(&self) -> Result<String> {
+        let words = [
+            "delete",
+            "deployments",
+            "--all",
+            "--cascade=foreground",
+            "--namespace",
+        ];
+        self.api
+            .kubectl()
+            .run(&[&words[..], &[self.apps.as_str()]].concat())
+    }
+
     /// Ends a key as nobody's process.
     fn end_by_hand(&self, key: u64) -> Result<()> {
         let client = control_plane::ControlPlane::new(Endpoint {
@@ -169,6 +202,20 @@ impl<'a> World<'a> {
     }
 }
 
+fn deployment(namespace: &str, annotations: &Value) -> Value {
+    let labels = json!({"app": "web"});
+    let mut template = pod(namespace, "web", annotations);
+    template["metadata"] = json!({"labels": labels, "annotations": annotations});
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"namespace": namespace, "name": "web"},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": template["metadata"], "spec": template["spec"]},
+        },
+    })
+}
+
 fn texts(output: &Output) -> (String, String) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (text(&output.stdout), text(&output.stderr))
@@ -181,10 +228,7 @@ fn tells_and_replaces(context: &Context, program: Option<&headscale::Program>) -
         .and_then(|()| replace(&world))
         .and_then(|()| clean(&world));
     // The next run shares the cluster.
-    let _ = world
-        .api
-        .kubectl()
-        .run(&["delete", "pods", "--all", "--namespace", &world.apps]);
+    let _ = world.end_pods();
     outcome
 }
 
@@ -197,7 +241,7 @@ fn tell(world: &World<'_>) -> Result<()> {
     let row = world.row()?;
     ensure!(row["user"] == format!("{}.web", world.apps), "{row}");
     ensure!(
-        row["owners"] == json!(["pod/web"]) && row["pods"] == 1,
+        row["owners"] == json!(["deployment/web"]) && row["pods"] == 1,
         "{row}"
     );
     ensure!(
@@ -241,6 +285,7 @@ fn replace(world: &World<'_>) -> Result<()> {
         "{said}"
     );
     ensure!(world.value()? != value, "the value stayed");
+    world.told_on_the_deployment(&format!("id {second} "))?;
     wait::until("the old key ends after the overlap", LIMIT, || {
         let alive = world.alive()?;
         ensure!(alive == [second], "{alive:?}");
@@ -287,10 +332,7 @@ fn clean(world: &World<'_>) -> Result<()> {
         said.ends_with("nothing to remove\n") && !said.contains(&world.apps),
         "{said}"
     );
-    world
-        .api
-        .kubectl()
-        .run(&["delete", "pods", "--all", "--namespace", &world.apps])?;
+    world.end_pods()?;
     let current = world.row()?["keyId"].as_u64().context("no key")?;
     let left = format!(
         "left to Sidescale: key {current} of service web in Secret {}/{KEYS} is needed by no pod",

@@ -121,6 +121,24 @@ fn wrong_secret_key(context: &Context, program: Option<&headscale::Program>) -> 
         );
         Ok(())
     })?;
+    wait::until("an Event of ours says what to do", LIMIT, || {
+        let events = node
+            .kubectl()
+            .list(&["get", "events", "--namespace", &product.workloads])?;
+        let ours = events.iter().find(|event| event["reason"] == "KeyMissing");
+        let ours = ours.context("no such Event")?;
+        ensure!(ours["involvedObject"]["kind"] == "Pod", "{ours}");
+        let note = ours["message"].as_str().unwrap_or_default();
+        for part in [
+            "container tailscale",
+            "/by-hand",
+            "misspelt",
+            "auth-key-secret",
+        ] {
+            ensure!(note.contains(part), "{part} is not in: {note}");
+        }
+        Ok(())
+    })?;
     ensure!(headscale.nodes()?.is_empty(), "a node without a key");
     diagnosed(
         &product,
