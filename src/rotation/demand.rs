@@ -169,7 +169,6 @@ pub fn of_namespace<'a>(
     let mut asking: BTreeMap<(String, String), Vec<(Group<'a>, KeyDemand)>> = BTreeMap::new();
     let mut fleets = Fleets::default();
     let mut unserved: BTreeMap<_, Vec<Member>> = BTreeMap::new();
-    let mut users: BTreeMap<_, BTreeSet<Workload>> = BTreeMap::new();
     for group in groups.into_values() {
         if group.shape.needs_no_key() {
             continue;
@@ -205,8 +204,6 @@ pub fn of_namespace<'a>(
                     data_key: data_key.clone(),
                 };
                 let pods = group.pods.iter().filter(|pod| !pod.leaving);
-                let users = users.entry((secret.clone(), data_key.clone())).or_default();
-                users.extend(group.shape.workload());
                 fleets.add(&identity, &hostname, pods.map(PodSeen::member));
                 asking
                     .entry((secret, data_key))
@@ -219,6 +216,11 @@ pub fn of_namespace<'a>(
         let Some(key) = of_newest(&asking) else {
             continue;
         };
+        // That a single pod has another key is no news of its workload.
+        if secret != POD_SECRET {
+            let key = (secret.clone(), data_key.clone());
+            demand.users.insert(key, workloads(&asking));
+        }
         demand
             .secrets
             .entry(secret)
@@ -227,7 +229,6 @@ pub fn of_namespace<'a>(
     }
     demand.fleets = fleets.finish();
     demand.unserved = listed(unserved);
-    demand.users = users;
     demand
 }
 
@@ -245,6 +246,12 @@ fn of_newest(asking: &[(Group<'_>, KeyDemand)]) -> Option<KeyDemand> {
             .unwrap_or(newest.since),
         ..newest.clone()
     })
+}
+
+/// What runs the pods of one key, as far as that can be told.
+fn workloads(asking: &[(Group<'_>, KeyDemand)]) -> BTreeSet<Workload> {
+    let shapes = asking.iter().map(|(group, _)| group.shape);
+    shapes.filter_map(Shape::workload).collect()
 }
 
 fn listed(unserved: BTreeMap<(String, String, bool), Vec<Member>>) -> Vec<Unserved> {

@@ -1,6 +1,6 @@
 //! What the process remembers of one Secret between its jobs: who waits, who fights, what was said. State, the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ const NOT_OURS_EVERY: Duration = Duration::from_secs(30);
 pub(super) struct Known {
     pub(super) states: BTreeMap<String, State>,
     pub(super) expiries: BTreeMap<String, Timestamp>,
+    /// The keys that are in force, also those of single pods, whose end is nobody's concern.
+    made: BTreeSet<String>,
     pub(super) snapshot: Option<Snapshot>,
     failing: BTreeMap<String, Failing>,
     trouble: Option<Failing>,
@@ -129,7 +131,7 @@ impl Known {
     pub(super) fn standings(&self) -> BTreeMap<String, Standing> {
         let states = self.states.iter();
         let standing = |(data_key, state): (&String, &State)| {
-            let made = self.expiries.contains_key(data_key);
+            let made = self.made.contains(data_key);
             let standing = Standing {
                 state: *state,
                 made,
@@ -157,6 +159,7 @@ impl Known {
         // Nothing was read while the API server was away: what was seen before is shown on.
         if !away {
             (self.states, self.expiries) = (plan.states, expiries);
+            self.made = in_force.keys().cloned().collect();
         }
         if secret.name == POD_SECRET {
             // Pods come and go, and none comes again.

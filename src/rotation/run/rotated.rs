@@ -55,7 +55,8 @@ fn what(why: Why, overlap: Duration) -> Option<String> {
     let overlap = SignedDuration::try_from(overlap).unwrap_or_default();
     let goes_on = format!("the one before it goes on for {overlap:#}");
     let what = match why {
-        Why::First => return None,
+        // A key of a single pod that has not joined is no news of its workload.
+        Why::First | Why::NotJoined => return None,
         Why::ValueLost => format!("its value was no longer in the Secret; {goes_on}"),
         Why::Lost => "the control plane no longer had the one before it".to_owned(),
         Why::Changed => format!("the pods ask for other tags or properties; {goes_on}"),
