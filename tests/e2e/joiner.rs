@@ -26,11 +26,11 @@ pub(crate) const CASES: &[Case] = &[Case {
 
 const NODES: u32 = 180;
 const EACH: Duration = Duration::from_secs(1);
-/// Each key is in the Secret for 20 s; the product takes no shorter life.
-const LIFE: &str = "60s";
-const BUFFER: &str = "40s";
+/// Each key is in the Secret for 20 s.
+const LIFE: &str = "40s";
+const BUFFER: &str = "20s";
 /// Between a key's replacement and its natural end.
-const LEFT: Duration = Duration::from_secs(40);
+const LEFT: Duration = Duration::from_secs(20);
 
 fn never_refused(context: &Context, program: Option<&Program>) -> Result<()> {
     let program = program.context("runs for a Headscale")?;

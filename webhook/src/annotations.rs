@@ -28,8 +28,8 @@ pub use kinds::Kinds;
 pub use reason::{DenyReason, Refusal, SkipReason};
 pub use state::State;
 
-/// Is the shortest life of a key: shorter ones would have us mint without end.
-pub(crate) const SHORTEST_LIFE: Duration = Duration::from_secs(60);
+/// Is the shortest life of a key: a mint and its retries have to fit in, and shorter ones would have us mint without end.
+pub(crate) const SHORTEST_LIFE: Duration = Duration::from_secs(30);
 
 /// Is the prefix of every annotation and label of ours.
 pub const PREFIX: &str = "sidescale.io/";

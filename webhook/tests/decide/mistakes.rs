@@ -47,7 +47,11 @@ fn names_annotation_value_and_accepted_form_of_each_mistake() {
             BadValue,
             "want a duration such as 90m, 12h or 30d",
         ),
-        (("auth-key-expiration", "1s"), BadValue, "want at least 1m"),
+        (
+            ("auth-key-expiration", "29s"),
+            BadValue,
+            "want at least 30s",
+        ),
         (
             ("auth-key-expiration", "24h"),
             BadValue,
