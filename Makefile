@@ -4,7 +4,9 @@ IMAGE ?= sidescale:0.1.0
 
 FUZZ_SECONDS ?= 300
 
-.PHONY: demo test e2e bench fuzz lint image
+ROTATIONS ?= 100000
+
+.PHONY: demo test e2e model bench fuzz lint image
 
 # Everything: unit tests, the suite, and the real servers as far as this machine can run them.
 test:
@@ -13,6 +15,11 @@ test:
 # The real servers alone.
 e2e:
 	cargo test --test e2e -- --nocapture
+
+# The model of rotation, for far longer than `make test` has it run. Two minutes go to a build that is optimised a little.
+model:
+	SIDESCALE_MODEL_ROTATIONS=$(ROTATIONS) cargo test -p sidescale --lib \
+		--config 'profile.test.package.sidescale.opt-level=1' rotations_with -- --nocapture
 
 lint:
 	cargo fmt --all --check

@@ -29,6 +29,8 @@ pub(super) struct Process {
     clock: Clock,
     rotation: Loop,
     jobs: Vec<BoxFuture<'static, Done>>,
+    /// By its clock, when it was last asked what is to be done; none if something has changed since.
+    asked: Option<Timestamp>,
 }
 
 impl Process {
@@ -61,18 +63,23 @@ impl Process {
             clock,
             rotation,
             jobs: Vec::new(),
+            asked: None,
         }
     }
 
     pub(super) fn take(&mut self, demands: &Demands) {
+        self.asked = None;
         self.rotation.take(demands.clone());
     }
 
     /// Begins what is to be done by now; says whether there is anything.
     pub(super) fn begin(&mut self, now: Timestamp) -> bool {
-        self.clock.set(now + self.skew);
-        self.rotation.start();
-        self.jobs.append(&mut self.rotation.jobs);
+        let shown = now + self.skew;
+        if self.asked.replace(shown) != Some(shown) {
+            self.clock.set(shown);
+            self.rotation.start();
+            self.jobs.append(&mut self.rotation.jobs);
+        }
         !self.jobs.is_empty()
     }
 
@@ -82,6 +89,7 @@ impl Process {
         let mut waiting = std::task::Context::from_waker(noop_waker_ref());
         if let std::task::Poll::Ready(done) = self.jobs[index].poll_unpin(&mut waiting) {
             drop(self.jobs.swap_remove(index));
+            self.asked = None;
             let absorbed = self.rotation.absorb(done).now_or_never();
             assert!(absorbed.is_some(), "the loop itself waits for nothing");
         }
