@@ -14,6 +14,7 @@ use crate::cluster;
 use held::PlaneView;
 use report::{Hints, Report};
 
+mod fold;
 pub(super) mod held;
 mod report;
 mod secret;

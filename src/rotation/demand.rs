@@ -12,7 +12,7 @@ use sidescale_webhook::annotations::{
 use sidescale_webhook::identity::{self, Hostname, Owner, POD_SECRET};
 use sidescale_webhook::profile::Policy;
 
-use super::fleet::{Fleet, Fleets, Identity, Member};
+use super::fleet::{self, Fleet, Fleets, Identity, Member};
 use super::record::Asked;
 use super::workload::Workload;
 
@@ -107,6 +107,8 @@ pub struct KeyDemand {
     pub differing: usize,
     /// When its oldest pod was made.
     pub since: Timestamp,
+    /// Name of its one pod's node, where no other pod has it.
+    pub hostname: Option<String>,
 }
 
 /// Pods that share a shape.
@@ -193,9 +195,14 @@ pub fn of_namespace<'a>(
             Some(Wanted {
                 secret,
                 data_key,
-                demand,
+                mut demand,
                 hostname,
             }) => {
+                // Names of pods are told apart by the pods' own.
+                let own = (secret == POD_SECRET && hostname.needs_pod_name)
+                    .then(|| group.pods.first())
+                    .flatten();
+                demand.hostname = own.and_then(|pod| fleet::name_of(&hostname, pod.name));
                 let identity = Identity {
                     control_plane: demand.control_plane.clone(),
                     user: demand.asked.user.clone(),
@@ -353,6 +360,7 @@ fn wanted(
         pods: 0,
         differing: 0,
         since: Timestamp::UNIX_EPOCH,
+        hostname: None,
     };
     Some(Wanted {
         secret: receipt.secret.into_owned(),

@@ -104,6 +104,11 @@ impl Fleets {
     }
 }
 
+/// The name of the one pod's node that has this hostname; none where only the kubelet knows it.
+pub(super) fn name_of(hostname: &Hostname<'_>, pod: &str) -> Option<String> {
+    (!hostname.needs_node_name).then(|| expanded(&hostname.text, pod))
+}
+
 /// What tailscaled makes of a hostname that the kubelet filled in: a label has no dots, and its limit.
 pub(crate) fn expanded(text: &str, pod: &str) -> String {
     let mut name = text.replace("$(POD_NAME)", pod).replace('.', "-");

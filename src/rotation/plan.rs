@@ -8,10 +8,10 @@ use sidescale_webhook::profile::Rotation;
 
 use super::cleanup::{self, Unused};
 use super::demand::KeyDemand;
-use super::record::{self, Intent, KeyRecord, same_fingerprint};
+use super::record::{Intent, KeyRecord, same_fingerprint};
 use super::state::State;
 use crate::clock::after;
-use crate::control_plane::PreAuthKey;
+use crate::control_plane::{KeyId, PreAuthKey};
 
 mod over;
 mod own;
@@ -64,6 +64,9 @@ pub fn plan(now: Timestamp, view: &View<'_>, rotation: &Rotation) -> Plan {
             undemanded(now, view, data_key, key, &mut plan);
         }
         over::cleanup(now, view, data_key, key, overlap, &mut plan);
+        if view.of_pods {
+            own::ask_before_the_end(now, view, data_key, key, &mut plan);
+        }
         let demanded = view.demand.contains_key(data_key) || view.held.contains(data_key);
         if view.synced {
             let unused = cleanup::unused(now, key, demanded, unused_after);
@@ -164,7 +167,7 @@ fn need(
         return Some(Why::ValueLost);
     }
     let issued = view.issued.get(&demand.control_plane);
-    if issued.is_some_and(|issued| listed(issued, current).is_none()) {
+    if issued.is_some_and(|issued| listed(issued, current.id, current.expires).is_none()) {
         return Some(Why::Lost);
     }
     if current.asked != demand.asked {
@@ -176,15 +179,15 @@ fn need(
     (now >= before(current.expires, demand.buffer)).then_some(Why::Due)
 }
 
-/// The key in force, as its control plane lists it.
-fn listed<'a>(issued: &'a Issued, current: &record::Issued) -> Option<&'a PreAuthKey> {
+/// A key of ours, as its control plane lists it.
+fn listed(issued: &Issued, id: KeyId, expires: Timestamp) -> Option<&PreAuthKey> {
     // Compared with what was asked, not with our clock: a clock that is off must not look like an ended key.
     // Another end is an ended key, or one that got its id after Headscale was put back as it was.
     let is_this = |key: &&PreAuthKey| {
         key.expiration
-            .is_some_and(|at| same_fingerprint(at, current.expires))
+            .is_some_and(|at| same_fingerprint(at, expires))
     };
-    issued.keys.get(&current.id).filter(is_this)
+    issued.keys.get(&id).filter(is_this)
 }
 
 /// Plans for a key that no pod uses: it is kept as it is.

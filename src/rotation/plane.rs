@@ -1,6 +1,6 @@
 //! One control plane as rotation uses it: credentials from its Secret, users of ours, calls counted. I/O.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -251,6 +251,7 @@ impl Plane {
         Ok(Issued {
             keys: keys.into_iter().map(|key| (key.id, key)).collect(),
             users: ours.map(|user| (user.name.clone(), user.id)).collect(),
+            online: BTreeSet::new(),
         })
     }
 

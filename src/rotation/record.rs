@@ -54,9 +54,9 @@ pub struct KeyRecord {
     /// Since when no pod has needed it, as far as that was seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unused_since: Option<Timestamp>,
-    /// When the one pod that it is for was first seen to have joined with it: nobody needs another.
+    /// The key that the one pod it is for has joined with: nobody needs another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub joined_at: Option<Timestamp>,
+    pub joined_with: Option<KeyId>,
 }
 
 /// What was asked of a key; a change of any of it makes another key.
@@ -201,7 +201,7 @@ impl KeyRecord {
             intent: None,
             abandoned: Vec::new(),
             unused_since: None,
-            joined_at: None,
+            joined_with: None,
         }
     }
 
@@ -279,7 +279,7 @@ impl KeyRecord {
 
     /// Takes a key of one pod out of force: it ends now, unless it was used up or is over.
     pub fn retire_own(&mut self, now: Timestamp) {
-        let ended = |key: &Issued| self.joined_at.is_some() || now >= key.expires;
+        let ended = |key: &Issued| self.joined_with == Some(key.id) || now >= key.expires;
         if self.current.as_ref().is_some_and(ended) {
             self.current = None;
         }

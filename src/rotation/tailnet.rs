@@ -1,6 +1,6 @@
 //! The nodes of one control plane, as far as users of ours have to do with them. Pure.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use jiff::Timestamp;
 
@@ -108,6 +108,17 @@ impl Tailnet {
     #[must_use]
     pub fn of_user(&self, user: &str) -> &[Joined] {
         self.users.get(user).map_or(&[], Vec::as_slice)
+    }
+
+    /// Users and host names of all nodes that are online.
+    #[must_use]
+    pub fn online(&self) -> BTreeSet<(String, String)> {
+        let nodes = self.users.iter();
+        let nodes = nodes.flat_map(|(user, nodes)| nodes.iter().map(move |node| (user, node)));
+        let online = nodes.filter(|(_, node)| node.online);
+        online
+            .map(|(user, node)| (user.clone(), node.name.clone()))
+            .collect()
     }
 
     /// Nodes of that host's name that might be anybody's: in doubt a pod is not called lost.

@@ -82,6 +82,89 @@ fn joins(context: &Context, program: Option<&headscale::Program>) -> Result<()> 
         code == Some(0) && said.contains("all 7 looks are well"),
         "{code:?}: {said}"
     );
+    each_with_its_own(node, &headscale, &product)
+}
+
+/// Two pods of a service have a key each, which works once; a container that starts again is the node it was.
+fn each_with_its_own(node: &Machine, headscale: &Headscale, product: &Product<'_>) -> Result<()> {
+    let workloads = &product.workloads;
+    let example = Product::example(&[("key-mode", "per-pod")])?;
+    let example = example
+        .replace("web", "own")
+        .replace("replicas: 1", "replicas: 2");
+    let arguments = ["apply", "--namespace", workloads, "--filename", "-"];
+    node.kubectl().feed(&arguments, &example)?;
+    let joined = || {
+        let nodes = headscale.nodes()?.into_iter();
+        let mut nodes: Vec<_> = nodes.filter(|node| node.name.starts_with("own")).collect();
+        nodes.sort_by(|one, other| one.id.cmp(&other.id));
+        ensure!(
+            nodes.len() == 2 && nodes.iter().all(|node| node.online),
+            "{nodes:?}"
+        );
+        let keys: BTreeSet<_> = nodes.iter().filter_map(|node| node.key.clone()).collect();
+        Ok((
+            nodes.into_iter().map(|node| node.id).collect::<Vec<_>>(),
+            keys,
+        ))
+    };
+    let (nodes, keys) =
+        wait::until("both pods have joined", LIMIT, joined).with_context(|| product.logs())?;
+    ensure!(keys.len() == 2, "two pods joined with keys {keys:?}");
+    let listed = headscale.keys()?;
+    let used = listed
+        .iter()
+        .filter(|key| key.used_up && keys.contains(&key.id));
+    ensure!(used.count() == 2, "not used up: {listed:?}");
+
+    let secret = [
+        "get",
+        "secret",
+        "headscale-pod-auth-keys",
+        "--namespace",
+        workloads,
+    ];
+    let held = || {
+        let data = node.kubectl().json(&secret)?["data"].clone();
+        let data: std::collections::BTreeMap<String, String> = serde_json::from_value(data)?;
+        let keys = data
+            .into_iter()
+            .filter(|(data_key, _)| data_key.ends_with("-authkey"));
+        anyhow::Ok(keys.collect::<Vec<_>>())
+    };
+    let before = held()?;
+    ensure!(before.len() == 2, "{} keys for two pods", before.len());
+    let pods = || {
+        let selector = ["--selector", "app=own", "--namespace", workloads];
+        node.kubectl()
+            .list(&[&["get", "pods"], &selector[..]].concat())
+    };
+    let name = pods()?[0]["metadata"]["name"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    let kill = [
+        "exec",
+        "--namespace",
+        workloads,
+        &name,
+        "--container",
+        "tailscale",
+    ];
+    node.kubectl()
+        .run(&[&kill[..], &["--", "killall", "containerboot"]].concat())?;
+    wait::until("the container has started again", LIMIT, || {
+        let status = pods()?[0]["status"]["initContainerStatuses"][0].clone();
+        let again = status["restartCount"] == 1 && status["state"]["running"].is_object();
+        ensure!(again, "{status}");
+        Ok(())
+    })?;
+    wait::until("its node is back", LIMIT, || {
+        let (now, _) = joined()?;
+        ensure!(now == nodes, "{now:?} are online, want {nodes:?}");
+        Ok(())
+    })?;
+    ensure!(held()? == before, "a pod that has joined got another key");
     Ok(())
 }
 

@@ -256,6 +256,7 @@ fn key_demand(service: &str) -> KeyDemand {
         pods: 1,
         differing: 0,
         since: Timestamp::UNIX_EPOCH,
+        hostname: None,
     }
 }
 

@@ -35,12 +35,13 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    pub(super) fn issued(&self) -> Issued {
+    pub(super) fn issued(&self, now: Timestamp) -> Issued {
         let keys = self.keys.iter().map(|key| (key.id, key.clone()));
         let users = self.users.iter().map(|user| (user.name.clone(), user.id));
         Issued {
             keys: keys.collect(),
             users: users.collect(),
+            online: self.tailnet(now).online(),
         }
     }
 

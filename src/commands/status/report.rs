@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use sidescale_webhook::profile::Policy;
 
+use super::fold::fold;
 use super::held::{self, PlaneView};
 use super::secret::Keys;
 use crate::commands::inventory::Inventory;
@@ -39,7 +40,10 @@ pub(crate) struct Row {
     pub(crate) data_key: String,
     pub(crate) user: Option<String>,
     pub(crate) tags: Vec<String>,
+    /// None where the row is about several keys.
     pub(crate) key_id: Option<KeyId>,
+    /// How many keys it is about: more than one where each pod has its own.
+    pub(crate) keys: usize,
     pub(crate) created: Option<Timestamp>,
     pub(crate) expires: Option<Timestamp>,
     /// When it is renewed; none where nothing renews it.
@@ -100,6 +104,7 @@ impl Report {
             .flat_map(|name| Keys::new(now, name, inventory, policy, planes).rows(hints))
             .collect();
         held::miss(now, &mut keys, inventory, planes);
+        let mut keys = fold(keys);
         keys.sort_by(|one, other| one.order().cmp(&other.order()));
         Self { keys }
     }

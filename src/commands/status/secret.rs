@@ -61,7 +61,7 @@ impl<'a> Keys<'a> {
             .and_then(|secret| Requests::parse(&secret.annotations).ok())
             .unwrap_or_default();
         let issued = planes.iter().filter_map(|(plane, view)| match view {
-            PlaneView::Held(held) => Some((plane.clone(), held.issued())),
+            PlaneView::Held(held) => Some((plane.clone(), held.issued(now))),
             PlaneView::Trouble(_) => None,
         });
         let view = View {
@@ -122,7 +122,7 @@ impl<'a> Keys<'a> {
             .or(current.map(|current| &current.asked));
         let buffer = demand.and_then(|demand| SignedDuration::try_from(demand.buffer).ok());
         // Whoever has joined with a key of its own needs it no more: it may end.
-        let lasting = current.filter(|_| key.is_some_and(|key| key.joined_at.is_none()));
+        let lasting = current.filter(|_| key.is_some_and(|key| key.joined_with.is_none()));
         let next = lasting
             .zip(buffer)
             .and_then(|(current, buffer)| current.expires.checked_sub(buffer).ok());
@@ -142,6 +142,7 @@ impl<'a> Keys<'a> {
             user: asked.map(|asked| asked.user.clone()),
             tags: asked.map(|asked| asked.tags.clone()).unwrap_or_default(),
             key_id: current.map(|current| current.id),
+            keys: 1,
             created: current.map(|current| current.created),
             expires: lasting.map(|current| current.expires),
             next_rotation: next,
@@ -186,6 +187,7 @@ impl<'a> Keys<'a> {
             user: None,
             tags: Vec::new(),
             key_id: None,
+            keys: 0,
             created: None,
             expires: None,
             next_rotation: None,
@@ -311,16 +313,20 @@ impl<'a> Keys<'a> {
             return;
         };
         let plane = &row.control_plane;
-        let joined = key.is_some_and(|key| key.joined_at.is_some());
+        let joined = key.is_some_and(|key| key.joined_with.is_some());
         let wrong = held.difference(self.now, current).filter(|_| !joined);
         row.verified = Some(wrong.is_none());
         if let Some(wrong) = wrong {
             row.problems.push(Problem {
                 text: format!("control plane {plane:?}: key {} {wrong}", current.id.0),
-                fix: Some(format!(
-                    "sidescale rotate --now {}/{}{} (rotation sees it by itself within the hour)",
-                    row.namespace, row.service, hints.flags
-                )),
+                fix: Some(if row.secret == POD_SECRET {
+                    "none is needed: rotation makes another within the hour, unless the pod has joined".to_owned()
+                } else {
+                    format!(
+                        "sidescale rotate --now {}/{}{} (rotation sees it by itself within the hour)",
+                        row.namespace, row.service, hints.flags
+                    )
+                }),
             });
         }
     }

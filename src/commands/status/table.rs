@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use jiff::{SignedDuration, Timestamp};
+use sidescale_webhook::identity::POD_SECRET;
 
 use super::report::{Report, Row};
 
@@ -54,7 +55,8 @@ pub(super) fn render(now: Timestamp, report: &Report) -> String {
             }
         }
     }
-    let _ = write!(text, "\n{}", count(report.keys.len(), "key"));
+    let all = report.keys.iter().map(|key| key.keys.max(1)).sum();
+    let _ = write!(text, "\n{}", count(all, "key"));
     match troubled.len() {
         0 => text.push_str(", nothing wrong\n"),
         some => {
@@ -84,7 +86,10 @@ fn cells(now: Timestamp, key: &Row) -> [String; 13] {
         (Some(why), _) => format!("now ({})", why.replace('_', " ")),
         (None, at) => at.map_or_else(|| NOTHING.to_owned(), |at| when(now, at)),
     };
-    let id = key.key_id.map(|id| id.0.to_string());
+    let id = match key.key_id {
+        None if key.secret == POD_SECRET && key.keys > 0 => Some(count(key.keys, "key")),
+        id => id.map(|id| id.0.to_string()),
+    };
     let nodes = key
         .nodes_online
         .map(|online| format!("{online} of {}", key.pods));

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use sidescale_webhook::identity::POD_SECRET;
 use sidescale_webhook::profile::Policy;
 use zeroize::Zeroizing;
 
@@ -93,6 +94,7 @@ impl World {
             pods,
             differing: 0,
             since: at(0),
+            hostname: None,
         };
         let of_namespace = self.0.demands.entry(namespace.into()).or_default();
         let of_namespace: &mut NamespaceDemand = Arc::make_mut(of_namespace);
@@ -460,6 +462,75 @@ fn keys_that_go_on_beside_the_current_one_are_named() {
         });
     let report = world.report(&policy(), &BTreeMap::new());
     assert_eq!(report.keys[0].ending, [KeyId(5)]);
+}
+
+/// Keys of single pods: one has joined long ago, one is new, one has none, and one's pod is gone.
+fn own_keys() -> World {
+    let mut world = World::default()
+        .key("shop", "web", 7, 60)
+        .pods("shop", "web", 1);
+    let name = SecretRef {
+        namespace: "shop".into(),
+        name: POD_SECRET.into(),
+    };
+    let mut secret = StoredSecret::absent("shop", POD_SECRET);
+    let mut record = Record::default();
+    let mut demand = NamespaceDemand::clone(&world.0.demands["shop"]);
+    let mut wanted = demand.secrets[NAME]["web-authkey"].clone();
+    (wanted.service, wanted.asked) = ("api".into(), asked("shop.api"));
+    wanted.asked.reusable = false;
+    wanted.buffer = Duration::from_secs(1_200);
+    for (id, digits, made, joined, wants) in [
+        (21, "000000000001", -40 * DAY, true, true),
+        (22, "000000000002", -600, false, true),
+        (0, "000000000003", 0, false, true),
+        (24, "000000000004", -40 * DAY, true, false),
+    ] {
+        let data_key = format!("api-{digits}-authkey");
+        let mut key = KeyRecord::new("api", "default");
+        let created = now() + SignedDuration::from_secs(made);
+        key.current = Some(Issued {
+            id: KeyId(id),
+            created,
+            expires: created + SignedDuration::from_hours(1),
+            asked: wanted.asked.clone(),
+        });
+        key.joined_with = joined.then_some(KeyId(id));
+        if id > 0 {
+            record.keys.insert(data_key.clone(), key);
+            let value = Zeroizing::new(b"value".to_vec());
+            secret.data.insert(data_key.clone(), value);
+        }
+        if wants {
+            let of_secret = demand.secrets.entry(POD_SECRET.into()).or_default();
+            of_secret.insert(data_key.clone(), wanted.clone());
+            let owner = ["deployment/api".to_owned()].into();
+            world.0.owners.insert((name.clone(), data_key), owner);
+        }
+    }
+    secret.labels = world.0.secrets[&secret_ref("shop")].labels.clone();
+    write(&mut secret, &record);
+    world.0.secrets.insert(name, secret);
+    world.0.demands.insert("shop".into(), Arc::new(demand));
+    world
+}
+
+#[test]
+fn the_keys_of_single_pods_are_one_row_for_each_service() {
+    assert_golden("own_keys.txt", &own_keys().table());
+    let report = own_keys().report(&policy(), &held(|_| {}));
+    let row = &report.keys[0];
+    assert_eq!((row.keys, row.pods, row.key_id), (4, 3, None));
+    // One has joined, so that nobody misses its key; of the new one the control plane knows nothing.
+    let about: Vec<_> = row.problems.iter().map(|problem| &*problem.text).collect();
+    let missing = |text: &&&str| text.contains("is not there any more");
+    assert_eq!(about.iter().filter(missing).count(), 1, "{about:?}");
+    assert!(
+        about
+            .iter()
+            .any(|text| text.contains("key 22 is not there")),
+        "{about:?}"
+    );
 }
 
 #[test]

@@ -332,6 +332,25 @@ fn a_pod_with_a_key_of_its_own_needs_that_very_key() {
     assert_eq!(demand.fleets.len(), 2);
 }
 
+#[test]
+fn the_node_of_a_pod_with_a_name_of_its_own_is_known() {
+    for (hostname, want) in [
+        ("{pod}", Some("api-6d4cf56db6-abcde")),
+        ("x-{pod}", Some("x-api-6d4cf56db6-abcde")),
+        ("{service}", None),
+        ("{pod}-{node}", None),
+    ] {
+        let shape = own(
+            "api-0123456789ab-authkey",
+            POD_SECRET,
+            &[("sidescale.io/hostname", hostname)],
+        );
+        let demand = demand(&[pod(&shape, 1)], None);
+        let key = &demand.secrets[POD_SECRET]["api-0123456789ab-authkey"];
+        assert_eq!(key.hostname.as_deref(), want, "{hostname}");
+    }
+}
+
 /// The namespace may say something else since, and a pod never waits for a key that nobody makes.
 #[test]
 fn the_receipt_says_whether_a_key_is_a_pods_own() {

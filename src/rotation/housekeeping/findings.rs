@@ -1,6 +1,7 @@
 //! What is not as it should be: told to people, with the command that mends it, and evicted if they want that. I/O.
 
 use jiff::Timestamp;
+use sidescale_webhook::identity::POD_SECRET;
 use sidescale_webhook::profile::OnLost;
 use tracing::{debug, info, warn};
 
@@ -104,9 +105,9 @@ impl Keeper {
         if finding.is_certain() {
             for (pod, container) in there {
                 let note = match state {
-                    NodeState::Lost => lost(namespace, pod),
+                    NodeState::Lost => lost(place, pod),
                     NodeState::Late | NodeState::Joined | NodeState::Uninvited => {
-                        late(namespace, pod, &container, self.context.clock.now())
+                        late(place, pod, &container, self.context.clock.now())
                     }
                 };
                 let about = About::pod(&pod.name, pod.uid);
@@ -209,6 +210,10 @@ impl Keeper {
 
     /// Whether the Secret holds a key that is good for a while.
     async fn has_key(&self, place: &Place, now: Timestamp) -> bool {
+        // The next pod gets its own, and its control plane has just answered.
+        if place.secret == POD_SECRET {
+            return true;
+        }
         let read = self.context.store.read(&place.namespace, &place.secret);
         let Ok(Some(secret)) = read.await else {
             return false;
@@ -231,26 +236,36 @@ impl Keeper {
 }
 
 /// The command that mends a lost pod, for pasting. By name: with a shared process namespace 1 is another's.
-fn restart(namespace: &str, pod: &str) -> String {
+fn restart(place: &Place, pod: &str) -> String {
+    let namespace = &place.namespace;
+    if place.secret == POD_SECRET {
+        return format!("kubectl delete pod -n {namespace} {pod}");
+    }
     format!("kubectl exec -n {namespace} {pod} -c {CONTAINER} -- killall containerboot")
 }
 
-fn lost(namespace: &str, pod: &Member) -> String {
-    let command = restart(namespace, &pod.name);
+fn lost(place: &Place, pod: &Member) -> String {
+    let command = restart(place, &pod.name);
+    let mends = if place.secret == POD_SECRET {
+        "its key worked once, so that nothing but another pod joins again"
+    } else {
+        "nothing but a restart of the container brings the node back"
+    };
     format!(
         "the node of this pod is gone from the tailnet. The pod stays Ready and its container says it is healthy: \
-         nothing but a restart of the container brings the node back: {command}"
+         {mends}: {command}"
     )
 }
 
-fn late(namespace: &str, pod: &Member, container: &str, now: Timestamp) -> String {
+fn late(place: &Place, pod: &Member, container: &str, now: Timestamp) -> String {
+    let namespace = &place.namespace;
     let seconds = now.duration_since(pod.created).as_secs();
     let name = &pod.name;
     let mut note = format!(
         "this pod has no node in the tailnet {seconds} s after it was made; its container {CONTAINER} is {container}"
     );
     if container.starts_with("running") {
-        let command = restart(namespace, name);
+        let command = restart(place, name);
         note.push_str(&format!(
             ". kubectl logs -n {namespace} {name} -c {CONTAINER} says why; if its node was removed: {command}"
         ));
@@ -263,20 +278,15 @@ fn late(namespace: &str, pod: &Member, container: &str, now: Timestamp) -> Strin
 }
 
 fn one_of(finding: &Finding, place: &Place, pods: &[&Member]) -> String {
-    let Place {
-        namespace, service, ..
-    } = place;
+    let service = &place.service;
     let what = match finding.state {
         NodeState::Lost => "lost their node",
         NodeState::Late | NodeState::Joined | NodeState::Uninvited => "have no node yet",
     };
     let (count, of) = (finding.count, finding.of);
-    let commands: Vec<_> = pods
-        .iter()
-        .map(|pod| restart(namespace, &pod.name))
-        .collect();
+    let commands: Vec<_> = pods.iter().map(|pod| restart(place, &pod.name)).collect();
     format!(
-        "{count} of {of} pods of service {service} {what}; they share key and hostname, so nobody can tell which. \
+        "{count} of {of} pods of service {service} {what}; they share a hostname, so nobody can tell which. \
          One by one, until {of} nodes are online: {}",
         commands.join("; ")
     )
@@ -286,15 +296,19 @@ fn uninvited(control_plane: &str, finding: &Finding, place: &Place, flags: &str)
     let Place {
         namespace,
         service,
-        secret: _,
+        secret,
         data_key: _,
     } = place;
     let (count, of, user) = (finding.count, finding.of, &finding.user);
     let nodes = ids(finding);
+    let end = if secret == POD_SECRET {
+        "Each of its keys works once, so that a pod has none left".to_owned()
+    } else {
+        format!("End that key: sidescale rotate --now --revoke {namespace}/{service}{flags}")
+    };
     format!(
         "{of} nodes of user {user} of control plane {control_plane} are online, {count} more than service {service} has \
-         pods: somebody joined with its key. End that key: sidescale rotate --now --revoke {namespace}/{service}{flags}; \
-         then find the stranger among nodes {nodes}, and remove it: headscale nodes delete --identifier ID"
+         pods: somebody joined with its key. {end}; then find the stranger among nodes {nodes}, and remove it: headscale nodes delete --identifier ID"
     )
 }
 
@@ -349,6 +363,33 @@ mod tests {
             assert!(args.revoke && args.now);
             assert_eq!(args.release.namespace, namespace);
             assert_eq!(args.release.release_name, release);
+        }
+    }
+
+    #[test]
+    fn a_pod_whose_key_worked_once_is_mended_by_another_pod() {
+        let pod = Member {
+            created: Timestamp::UNIX_EPOCH,
+            uid: 1,
+            name: "api-x".into(),
+        };
+        for (secret, command) in [
+            (
+                "headscale-auth-keys",
+                "kubectl exec -n shop api-x -c tailscale -- killall containerboot",
+            ),
+            (POD_SECRET, "kubectl delete pod -n shop api-x"),
+        ] {
+            let place = Place {
+                namespace: "shop".into(),
+                service: "api".into(),
+                secret: secret.into(),
+                data_key: "api-0123456789ab-authkey".into(),
+            };
+            let now = Timestamp::UNIX_EPOCH;
+            for note in [lost(&place, &pod), late(&place, &pod, "running", now)] {
+                assert!(note.ends_with(command), "{note}");
+            }
         }
     }
 }

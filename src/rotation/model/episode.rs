@@ -134,6 +134,7 @@ pub(super) fn service(number: usize) -> KeyDemand {
         pods: 1,
         differing: 0,
         since: Timestamp::UNIX_EPOCH,
+        hostname: None,
     }
 }
 

@@ -6,8 +6,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::step::{Plan, Step, Why};
-use super::view::View;
+use super::view::{Issued, View};
 use super::{before, earliest, listed};
+use crate::clock::after;
+use crate::control_plane::KeyId;
 use crate::rotation::demand::KeyDemand;
 use crate::rotation::record::KeyRecord;
 
@@ -47,19 +49,19 @@ pub(super) fn need(
         // Without any value a container could not start again, though it has no use for the key.
         return Some(Why::ValueLost);
     }
-    if key.joined_at.is_some() {
+    if key.joined_with.is_some() {
         return None;
     }
     let issued = view.issued.get(&demand.control_plane);
-    let known = issued.map(|issued| listed(issued, current));
-    match known {
-        Some(Some(listed)) if listed.used => {
+    if let Some(issued) = issued {
+        if let Some(id) = used(issued, key) {
             let data_key = data_key.to_owned();
-            plan.steps.push(Step::NoteJoined { data_key });
+            plan.steps.push(Step::NoteJoined { data_key, id });
             return None;
         }
-        Some(None) => return Some(Why::Lost),
-        Some(Some(_)) | None => {}
+        if listed(issued, current.id, current.expires).is_none() {
+            return Some(Why::Lost);
+        }
     }
     if current.asked != demand.asked {
         return Some(Why::Changed);
@@ -72,14 +74,59 @@ pub(super) fn need(
         earliest(&mut plan.confirm_at, due);
         return None;
     }
-    if known.is_some() {
+    if let Some(issued) = issued {
+        // A pod with a volume may be the node that the pod before it was, and have no use for its key as yet.
+        let host = demand.hostname.clone();
+        let host = host.map(|host| (demand.asked.user.clone(), host));
+        if host.is_some_and(|host| issued.online.contains(&host)) {
+            earliest(&mut plan.confirm_at, after(now, demand.expiration));
+            return None;
+        }
         return Some(Why::NotJoined);
     }
-    // Nobody can be asked while the control plane is in trouble, and once it is well all is looked at.
+    ask(now, view, data_key, plan);
+    None
+}
+
+/// Has a key that was renewed end only once it is known that its pod has not joined with it.
+pub(super) fn ask_before_the_end(
+    now: Timestamp,
+    view: &View<'_>,
+    data_key: &str,
+    key: &KeyRecord,
+    plan: &mut Plan,
+) {
+    let known = key.joined_with.is_some() || view.issued.contains_key(&key.control_plane);
+    if known || !view.demand.contains_key(data_key) {
+        return;
+    }
+    let steps = plan.steps.len();
+    let ends = |step: &Step| matches!(step, Step::Expire { data_key: of, .. } if of == data_key);
+    plan.steps.retain(|step| !ends(step));
+    if plan.steps.len() < steps {
+        ask(now, view, data_key, plan);
+    }
+}
+
+/// Wants the control plane's list of keys; while that is in trouble nobody can be asked, and once it is well all is looked at.
+fn ask(now: Timestamp, view: &View<'_>, data_key: &str, plan: &mut Plan) {
     if !view.process.held.contains_key(data_key) {
         earliest(&mut plan.confirm_at, now);
     }
-    None
+}
+
+/// Which of a pod's keys was used: the one in force, or one that it had read before that was made.
+fn used(issued: &Issued, key: &KeyRecord) -> Option<KeyId> {
+    let current = key
+        .current
+        .iter()
+        .map(|current| (current.id, current.expires));
+    let previous = key.previous.iter();
+    let previous = previous.filter_map(|previous| Some((previous.id, previous.expires?)));
+    let is_used = |(id, expires): &(KeyId, Timestamp)| {
+        listed(issued, *id, *expires).is_some_and(|listed| listed.used)
+    };
+    current.chain(previous).find(is_used).map(|(id, _)| id)
 }
 
 /// The demanded keys that the Secret has no room for: whoever has a key keeps it, then the oldest pods come first.

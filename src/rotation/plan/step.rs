@@ -74,10 +74,12 @@ pub enum Step {
         /// Which.
         id: KeyId,
     },
-    /// Write down that the one pod that a key is for has joined with it.
+    /// Write down that the one pod that a key is for has joined.
     NoteJoined {
         /// The key.
         data_key: String,
+        /// With which.
+        id: KeyId,
     },
     /// Write down since when no pod needs the key; none: a pod needs it again.
     NoteUse {

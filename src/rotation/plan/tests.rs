@@ -34,6 +34,7 @@ fn demand() -> KeyDemand {
         pods: 1,
         differing: 0,
         since: at(0),
+        hostname: None,
     }
 }
 
@@ -80,6 +81,7 @@ struct Case {
     held: BTreeSet<String>,
     synced: bool,
     issued: Option<Vec<PreAuthKey>>,
+    online: Vec<(String, String)>,
     process: Process,
     rotation: Rotation,
 }
@@ -98,6 +100,7 @@ impl Case {
             held: BTreeSet::new(),
             synced: true,
             issued: None,
+            online: Vec::new(),
             process: Process {
                 writer: "me".into(),
                 respect: Duration::from_secs(120),
@@ -126,6 +129,7 @@ impl Case {
         let issued = self.issued.as_ref().map(|keys| Issued {
             keys: keys.iter().map(|key| (key.id, key.clone())).collect(),
             users: BTreeMap::from([("shop.api".to_owned(), UserId(1))]),
+            online: self.online.iter().cloned().collect(),
         });
         let view = View {
             ownership: self.ownership,

@@ -54,6 +54,8 @@ pub struct Issued {
     pub keys: BTreeMap<KeyId, PreAuthKey>,
     /// Users by name that are ours to use.
     pub users: BTreeMap<String, UserId>,
+    /// Users and host names of the nodes that are online; asked for where pods have keys of their own.
+    pub online: BTreeSet<(String, String)>,
 }
 
 /// What this process is doing and has met, as far as one Secret goes.

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use sidescale_webhook::identity::POD_SECRET;
+
 use super::Context;
 use crate::cluster;
 use crate::rotation::plan::Issued;
@@ -40,9 +42,10 @@ pub(super) async fn pass(context: &Context, planes: BTreeMap<String, Arc<Plane>>
             }
         }
     }
+    let own = secrets.iter().any(|secret| secret.name == POD_SECRET);
     passed.secrets = Ok(secrets);
     for (name, plane) in planes {
-        match plane.issued(context.clock.now()).await {
+        match issued(context, &plane, own).await {
             Ok(issued) => {
                 passed.issued.insert(name, issued);
             }
@@ -52,4 +55,14 @@ pub(super) async fn pass(context: &Context, planes: BTreeMap<String, Arc<Plane>>
         }
     }
     passed
+}
+
+/// What a control plane holds; its nodes as well where they tell whether pods have joined.
+async fn issued(context: &Context, plane: &Plane, own: bool) -> Result<Issued, Trouble> {
+    let now = context.clock.now();
+    let mut issued = plane.issued(now).await?;
+    if own {
+        issued.online = plane.tailnet(now).await?.online();
+    }
+    Ok(issued)
 }

@@ -87,7 +87,7 @@ impl Job<'_> {
                 key.abandoned.retain(|abandoned| abandoned.intent.op != op);
             }),
             Step::GiveUp { data_key } => of(&data_key, &|key| key.give_up(now)),
-            Step::NoteJoined { data_key } => of(&data_key, &|key| key.joined_at = Some(now)),
+            Step::NoteJoined { data_key, id } => of(&data_key, &|key| key.joined_with = Some(id)),
             Step::NoteUse {
                 data_key,
                 unused_since,

@@ -127,6 +127,8 @@ pub(crate) struct Key {
     pub(crate) id: String,
     /// When it ends, in seconds since 1970.
     pub(crate) expires: i64,
+    /// Whether it worked once, and does no more.
+    pub(crate) used_up: bool,
 }
 
 impl Headscale {
@@ -298,6 +300,7 @@ impl Headscale {
                 Ok(Key {
                     id: text(key, &["id"])?,
                     expires,
+                    used_up: key["used"] == true && key["reusable"] != true,
                 })
             })
             .collect()

@@ -60,7 +60,7 @@ impl World {
             self.clock.advance(MINUTE);
             tokio::time::sleep(Duration::from_millis(20)).await;
             let record = self.own_record().await;
-            record.keys.get(data_key)?.joined_at.map(drop)
+            record.keys.get(data_key)?.joined_with.map(drop)
         })
         .await;
     }

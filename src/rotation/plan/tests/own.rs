@@ -1,4 +1,5 @@
 use super::*;
+use crate::rotation::record::Previous;
 
 const HOUR: i64 = 3_600;
 
@@ -24,16 +25,16 @@ fn used(used: bool) -> impl FnOnce(&mut Case) {
 }
 
 fn joined(case: &mut Case) {
-    case.key.joined_at = Some(at(100));
+    case.key.joined_with = Some(KeyId(7));
 }
 
 fn gone(case: &mut Case) {
     case.demand.clear();
 }
 
-fn note_joined() -> Vec<Step> {
-    let data_key = KEY.to_owned();
-    vec![Step::NoteJoined { data_key }]
+fn note_joined(id: u64) -> Vec<Step> {
+    let (data_key, id) = (KEY.to_owned(), KeyId(id));
+    vec![Step::NoteJoined { data_key, id }]
 }
 
 #[test]
@@ -64,12 +65,12 @@ fn the_key_of_one_pod_is_made_anew_only_until_the_pod_has_joined() {
             over,
             intend(Why::NotJoined),
         ),
-        ("used early", case().with(used(true)), 10, note_joined()),
+        ("used early", case().with(used(true)), 10, note_joined(7)),
         (
             "used, and over",
             case().with(used(true)),
             over,
-            note_joined(),
+            note_joined(7),
         ),
         ("joined, and over", case().with(joined), over, vec![]),
         (
@@ -115,6 +116,67 @@ fn the_key_of_one_pod_is_made_anew_only_until_the_pod_has_joined() {
         assert_eq!(plan.steps, steps, "{name}");
         assert_eq!(plan.renew_at, None, "{name}: its time alone renews nothing");
     }
+}
+
+#[test]
+fn a_pod_that_is_a_node_by_its_volume_needs_no_key_while_it_is_online() {
+    let named = |case: &mut Case| {
+        case.demand.get_mut(KEY).unwrap().hostname = Some("db-0".into());
+    };
+    let online = |host: &'static str| {
+        move |case: &mut Case| case.online.push(("shop.api".into(), host.into()))
+    };
+    let due = at(HOUR - 1_200);
+    let plan = case()
+        .with(used(false))
+        .with(named)
+        .with(online("db-0"))
+        .plan(due);
+    assert_eq!(
+        (plan.steps, plan.confirm_at),
+        (vec![], Some(at(2 * HOUR - 1_200)))
+    );
+    for other in [
+        case().with(used(false)).with(named),
+        case().with(used(false)).with(named).with(online("db-1")),
+        case().with(used(false)).with(online("db-0")),
+    ] {
+        assert_eq!(other.plan(due).steps, intend(Why::NotJoined));
+    }
+}
+
+/// A pod that was renewed may have read the key before a moment ago, and join with that.
+#[test]
+fn a_key_that_was_renewed_ends_when_its_pod_has_not_joined_with_it() {
+    let renewed = |used: Option<bool>| {
+        case().with(|case| {
+            case.key.current.as_mut().unwrap().id = KeyId(8);
+            case.key.previous.push(Previous {
+                id: KeyId(7),
+                expire_at: at(300),
+                expires: Some(at(HOUR - 1)),
+            });
+            case.issued = used.map(|used| {
+                let old = listed(7, at(HOUR - 1));
+                vec![PreAuthKey { used, ..old }, listed(8, at(HOUR))]
+            });
+        })
+    };
+    let unknown = renewed(None).plan(at(300));
+    assert_eq!((unknown.steps, unknown.confirm_at), (vec![], Some(at(300))));
+    assert_eq!(renewed(None).plan(at(299)).cleanup_at, Some(at(300)));
+    assert_eq!(renewed(Some(false)).steps(300), expire(7, at(HOUR - 1)));
+    let both = [note_joined(7), expire(7, at(HOUR - 1))].concat();
+    assert_eq!(renewed(Some(true)).steps(300), both);
+    assert_eq!(
+        renewed(None).with(gone).steps(300).len(),
+        2,
+        "ended, and noted that it is gone"
+    );
+    // What nobody used is ended with its pod, though the pod has joined.
+    let mut key = renewed(None).with(joined).key;
+    key.retire_own(at(700));
+    assert_eq!(key.previous.len(), 2);
 }
 
 #[test]
@@ -275,7 +337,7 @@ fn what_a_secret_takes_fits_into_it() {
                 expires: times,
                 asked: demand.asked.clone(),
             });
-            key.joined_at = Some(times);
+            key.joined_with = Some(KeyId(10_000_000));
             record.keys.insert(data_key.clone(), key);
             bytes += 90;
         }
