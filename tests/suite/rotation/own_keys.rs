@@ -110,8 +110,8 @@ async fn a_used_key_stays_while_its_pod_lives_and_nothing_takes_its_place() {
     drop(process);
     let _process = world.start("b");
     for _ in 0..5 {
-        world.clock.advance(DAY);
         let passes = world.headscale.calls(Call::ListPreAuthKeys);
+        world.clock.advance(DAY);
         until("a pass", async || {
             (world.headscale.calls(Call::ListPreAuthKeys) > passes).then_some(())
         })
