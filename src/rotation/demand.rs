@@ -154,24 +154,11 @@ pub fn of_namespace<'a>(
     metadata: Option<&NamespaceMetadata>,
     policy: &Policy,
 ) -> NamespaceDemand {
-    let mut groups: HashMap<*const Shape, Group<'a>> = HashMap::new();
-    for pod in pods {
-        let first = Group {
-            shape: pod.shape,
-            pods: Vec::new(),
-            newest: pod.age(),
-            since: pod.created,
-        };
-        let group = groups.entry(Arc::as_ptr(pod.shape)).or_insert(first);
-        group.pods.push(pod);
-        group.newest = group.newest.max(pod.age());
-        group.since = group.since.min(pod.created);
-    }
     let mut demand = NamespaceDemand::default();
     let mut asking: BTreeMap<(String, String), Vec<(Group<'a>, KeyDemand)>> = BTreeMap::new();
     let mut fleets = Fleets::default();
     let mut unserved: BTreeMap<_, Vec<Member>> = BTreeMap::new();
-    for group in groups.into_values() {
+    for group in alike(pods) {
         if group.shape.needs_no_key() {
             continue;
         }
@@ -237,6 +224,24 @@ pub fn of_namespace<'a>(
     demand.fleets = fleets.finish();
     demand.unserved = listed(unserved);
     demand
+}
+
+/// Puts together the pods that ask for the same in the same words.
+fn alike<'a>(pods: impl Iterator<Item = PodSeen<'a>>) -> impl Iterator<Item = Group<'a>> {
+    let mut groups: HashMap<*const Shape, Group<'a>> = HashMap::new();
+    for pod in pods {
+        let first = Group {
+            shape: pod.shape,
+            pods: Vec::new(),
+            newest: pod.age(),
+            since: pod.created,
+        };
+        let group = groups.entry(Arc::as_ptr(pod.shape)).or_insert(first);
+        group.pods.push(pod);
+        group.newest = group.newest.max(pod.age());
+        group.since = group.since.min(pod.created);
+    }
+    groups.into_values()
 }
 
 /// What is asked of one key by its newest pod, which decides.

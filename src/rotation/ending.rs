@@ -239,6 +239,7 @@ mod tests {
                 ephemeral: true,
             },
             expiration: Duration::from_secs(90 * DAY),
+            hostname: None,
             buffer: Duration::from_secs(buffer),
             pods: 1,
             differing: 0,
