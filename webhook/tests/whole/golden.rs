@@ -4,12 +4,13 @@
 //! `injected.json` (the pod after the patch), `denial.txt` and `skip.txt`, and beside it in `warnings.txt` what the pod's
 //! creator is warned of. `SIDESCALE_BLESS=1` writes the answers anew.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
-use sidescale_webhook::annotations::NamespaceMetadata;
+use sidescale_webhook::annotations::{DenyReason, NamespaceMetadata, SkipReason};
 use sidescale_webhook::mutate::{OptIn, Verdict};
 use sidescale_webhook::profile::{Config, Policy};
 
@@ -17,6 +18,7 @@ use crate::support::{Answer, Setting, review};
 
 const ANSWERS: [&str; 3] = ["injected.json", "denial.txt", "skip.txt"];
 const WARNINGS: &str = "warnings.txt";
+const SCHEMA: &str = include_str!("../../../docs/config.schema.json");
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
@@ -44,6 +46,60 @@ fn answers_every_case_as_written_down() {
         .filter_map(|folder| run(folder).err())
         .collect();
     assert!(failed.is_empty(), "{}", failed.join("\n\n"));
+}
+
+#[test]
+fn every_annotation_and_every_reason_has_a_case() {
+    let schema: Value = serde_json::from_str(SCHEMA).unwrap();
+    let annotations =
+        &schema["properties"]["profiles"]["additionalProperties"]["properties"]["annotations"];
+    let annotations = annotations["properties"].as_object().unwrap();
+    // A profile gives no default of these.
+    let of_pods = ["inject", "service", "profile", "status"];
+    let mut missing: BTreeSet<String> = annotations
+        .keys()
+        .map(String::as_str)
+        .chain(of_pods)
+        .map(str::to_owned)
+        .collect();
+    assert!(missing.len() >= 39, "{missing:?}");
+    let denials = [
+        DenyReason::BadValue,
+        DenyReason::NoHeadscale,
+        DenyReason::NotAllowed,
+        DenyReason::NoService,
+        DenyReason::NotSupported,
+    ];
+    let skips = [
+        SkipReason::AlreadyInjected,
+        SkipReason::Disabled,
+        SkipReason::HandMade,
+        SkipReason::HostNetwork,
+        SkipReason::Invalid,
+        SkipReason::MirrorPod,
+        SkipReason::NameTaken,
+        SkipReason::NoService,
+        SkipReason::NotRequested,
+        SkipReason::NotAPodCreate,
+        SkipReason::SwitchedOff,
+        SkipReason::Windows,
+    ];
+    let denials = denials.map(|reason| format!("deny: {}", reason.as_str()));
+    let skips = skips.map(|reason| format!("skip: {}", reason.as_str()));
+    missing.extend(denials.into_iter().chain(skips));
+
+    for folder in folders() {
+        let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap_or_default();
+        let input = input(&folder);
+        let on_pod = input["request"]["object"]["metadata"]["annotations"].as_object();
+        for key in on_pod.into_iter().flat_map(serde_json::Map::keys) {
+            missing.remove(key.strip_prefix("sidescale.io/").unwrap_or_default());
+        }
+        for answer in ["denial.txt", "skip.txt"].map(read) {
+            missing.remove(answer.lines().next().unwrap_or_default());
+        }
+    }
+    assert!(missing.is_empty(), "no case for {missing:?}");
 }
 
 /// Every case, in the order of their names.
