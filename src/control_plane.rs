@@ -20,8 +20,8 @@ pub use error::{At, Error};
 pub use headscale_grpc::HeadscaleGrpc;
 pub use headscale_rest::HeadscaleRest;
 pub use objects::{
-    ApiKey, ApiKeyId, KeyId, MintedApiKey, MintedKey, NewPreAuthKey, Node, NodeId, PreAuthKey,
-    User, UserId, api_key_prefix,
+    ApiKey, ApiKeyId, KeyId, KeyPrefix, MintedApiKey, MintedKey, NewPreAuthKey, Node, NodeId,
+    PreAuthKey, User, UserId, api_key_prefix,
 };
 pub use version::{Api, Release, Version};
 

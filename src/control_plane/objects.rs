@@ -47,11 +47,23 @@ pub struct User {
     pub created_at: Option<Timestamp>,
 }
 
+/// The part of a pre-auth key's value that a list shows, by which its row is found. Never printed: it is a part of the key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KeyPrefix(String);
+
+impl std::fmt::Debug for KeyPrefix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("<redacted>")
+    }
+}
+
 /// A pre-auth key as the control plane lists it: without its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PreAuthKey {
     /// Its id.
     pub id: KeyId,
+    /// What the list shows of its value; none for a key of another form.
+    pub prefix: Option<KeyPrefix>,
     /// The user it belongs to; none for a key with tags alone.
     pub user: Option<UserId>,
     /// Whether it may be used more than once.
@@ -170,6 +182,41 @@ pub(super) fn listed_prefix(shown: &str) -> Option<&str> {
     (prefix.len() == length && is_plain(prefix)).then_some(prefix)
 }
 
+/// The marker before the prefix of a pre-auth key since 0.28.
+const AUTH_KEY: &str = "hskey-auth-";
+
+/// Headscale takes no pre-auth key whose secret is shorter or longer (0.28 to main).
+const AUTH_SECRET: usize = 64;
+
+impl KeyPrefix {
+    /// That of a whole value: `hskey-auth-`, twelve characters that may be dashes, a dash and 64 more; of an older key, which
+    /// has 48 digits, as many.
+    #[must_use]
+    pub fn of(value: &str) -> Option<Self> {
+        let Some(rest) = value.strip_prefix(AUTH_KEY) else {
+            return Self::older(value);
+        };
+        let (prefix, secret) = (rest.get(..12)?, rest.get(12..)?.strip_prefix('-')?);
+        let whole = is_plain(prefix) && is_plain(secret) && secret.len() == AUTH_SECRET;
+        whole.then(|| Self(prefix.to_owned()))
+    }
+
+    /// That of what a list shows: `hskey-auth-<12>-***`; an older key, and one that was just made, is shown whole.
+    pub(super) fn shown(shown: &str) -> Option<Self> {
+        let hidden = shown.strip_suffix("-***");
+        let Some(prefix) = hidden.and_then(|hidden| hidden.strip_prefix(AUTH_KEY)) else {
+            return Self::of(shown);
+        };
+        (prefix.len() == 12 && is_plain(prefix)).then(|| Self(prefix.to_owned()))
+    }
+
+    fn older(value: &str) -> Option<Self> {
+        let digits = value.len() == 48 && value.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let prefix = value.get(..12).filter(|_| digits)?;
+        Some(Self(prefix.to_owned()))
+    }
+}
+
 /// Whether this goes into a URL as it is.
 pub(super) fn is_plain(prefix: &str) -> bool {
     !prefix.is_empty()
@@ -180,8 +227,39 @@ pub(super) fn is_plain(prefix: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{api_key_prefix, listed_prefix};
+    use super::{KeyPrefix, api_key_prefix, listed_prefix};
     use crate::key_value::KeyValue;
+
+    #[test]
+    fn finds_the_row_of_a_pre_auth_key() {
+        let secret = "s-".repeat(32);
+        let older = "0123456789abcdef".repeat(3);
+        for (value, shown, same) in [
+            ("gcA5aTk6X1vK", "gcA5aTk6X1vK", true),
+            ("-_-_-_-_-_-_", "-_-_-_-_-_-_", true),
+            ("gcA5aTk6X1vK", "gcA5aTk6X1vk", false),
+            ("short", "short", false),
+            ("ga b5aTk6X1v", "ga b5aTk6X1v", false),
+        ] {
+            let of = KeyPrefix::of(&format!("hskey-auth-{value}-{secret}"));
+            let listed = KeyPrefix::shown(&format!("hskey-auth-{shown}-***"));
+            assert_eq!(of.is_some() && of == listed, same, "{value}");
+        }
+        for whole in [older.clone(), format!("hskey-auth-gcA5aTk6X1vK-{secret}")] {
+            assert!(KeyPrefix::of(&whole).is_some());
+            assert_eq!(KeyPrefix::of(&whole), KeyPrefix::shown(&whole), "{whole}");
+        }
+        for other in [
+            format!("hskey-api-gcA5aTk6X1vK-{secret}"),
+            format!("hskey-auth-gcA5aTk6X1vK-{}", &secret[1..]),
+            format!("hskey-auth-gcA5aTk6X1vK-{secret}s"),
+            "hskey-auth-gcA5aTk6X1vK-***".to_owned(),
+            older[1..].to_owned(),
+        ] {
+            assert_eq!(KeyPrefix::of(&other), None, "{other}");
+        }
+        assert_eq!(format!("{:?}", KeyPrefix::of(&older)), "Some(<redacted>)");
+    }
 
     #[test]
     fn finds_the_prefix_of_a_key_and_of_a_list_alike() {

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::objects::listed_prefix;
 use super::{
-    ApiKey, ApiKeyId, KeyId, MintedApiKey, MintedKey, NewPreAuthKey, Node, NodeId, PreAuthKey,
-    User, UserId, checks,
+    ApiKey, ApiKeyId, KeyId, KeyPrefix, MintedApiKey, MintedKey, NewPreAuthKey, Node, NodeId,
+    PreAuthKey, User, UserId, checks,
 };
 use crate::key_value::KeyValue;
 
@@ -360,8 +360,10 @@ fn one_key(body: PreAuthKeyBody) -> Result<(PreAuthKey, Option<KeyValue>), Strin
         created_at,
         acl_tags,
     } = body;
+    let prefix = key.as_deref().and_then(KeyPrefix::shown);
     let value = key.map(KeyValue::new);
     let key = PreAuthKey {
+        prefix,
         id: KeyId(id(key_id, "preAuthKey.id")?),
         user: user.map(one_user).transpose()?.map(|user| user.id),
         reusable: required(reusable, "preAuthKey.reusable")?,

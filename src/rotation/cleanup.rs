@@ -185,6 +185,7 @@ mod tests {
     /// Key `id` of `user`, that ends on `day`.
     fn key(id: u64, user: u64, day: i64) -> PreAuthKey {
         PreAuthKey {
+            prefix: None,
             id: KeyId(id),
             user: Some(UserId(user)),
             reusable: true,

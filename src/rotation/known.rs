@@ -9,13 +9,14 @@ use sidescale_webhook::identity::POD_SECRET;
 use tracing::{debug, info, warn};
 
 use super::demand::SecretRef;
-use super::plan::Held;
+use super::plan::{Held, Why};
 use super::plane::Trouble;
 use super::planes::jitter;
 use super::queue::Backoff;
 use super::settle::{Outcome, Snapshot};
 use super::standing::Standing;
 use super::state::State;
+use super::value::Flaw;
 use crate::clock::after;
 use crate::control_plane::KeyId;
 use crate::events::{About, Notice};
@@ -38,6 +39,8 @@ pub(super) struct Known {
     failing: BTreeMap<String, Failing>,
     trouble: Option<Failing>,
     fights: BTreeMap<String, Fight>,
+    /// Values that somebody put there and that were replaced in the last job, and why.
+    refused: BTreeMap<String, Flaw>,
 }
 
 /// What follows from a job.
@@ -161,6 +164,7 @@ impl Known {
             (self.states, self.expiries) = (plan.states, expiries);
             self.made = in_force.keys().cloned().collect();
         }
+        self.refused.clear();
         if secret.name == POD_SECRET {
             // Pods come and go, and none comes again.
             let states = &self.states;
@@ -170,6 +174,9 @@ impl Known {
                 .retain(|data_key, _| states.contains_key(data_key));
         }
         for minted in minted {
+            if let Why::Refused(flaw) = minted.why {
+                self.refused.insert(minted.data_key.clone(), flaw);
+            }
             let failing = self.failing.remove(&minted.data_key);
             if let Some(failing) = failing.filter(|failing| failing.said) {
                 let (data_key, failures) = (&minted.data_key, failing.backoff.failures);
@@ -228,6 +235,18 @@ impl Known {
             return notice.into_iter().collect();
         }
         let mut notices: BTreeMap<State, Notice> = BTreeMap::new();
+        let refused = self.refused.iter().map(|(data_key, flaw)| {
+            let flaw = flaw.as_str();
+            let note = format!(
+                "the value that somebody wrote to data key \"{data_key}\" of Secret {secret} {flaw}: another key was made \
+                 in its place. To use a key of your own, write the whole value of a living, reusable pre-auth key of that \
+                 control plane there"
+            );
+            Notice {
+                reason: "ValueRefused",
+                ..notice(State::Ready, note)
+            }
+        });
         for (data_key, state) in &self.states {
             let failing = self.failing.get(data_key).map(|failing| &failing.trouble);
             let note = match state {
@@ -259,7 +278,7 @@ impl Known {
                 .entry(*state)
                 .or_insert_with(|| notice(*state, note));
         }
-        notices.into_values().collect()
+        refused.chain(notices.into_values()).collect()
     }
 
     fn absorb_trouble(

@@ -211,7 +211,13 @@ mod tests {
             last_seen: None,
             expiry: None,
         });
-        Tailnet::new(at(now), nodes.collect(), &keys.into(), &users.into())
+        Tailnet::new(
+            at(now),
+            nodes.collect(),
+            &keys.into(),
+            &users.into(),
+            &BTreeSet::new(),
+        )
     }
 
     const NOTHING: [i64; 0] = [];

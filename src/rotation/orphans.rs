@@ -111,6 +111,7 @@ mod tests {
 
     fn key(id: u64, user: Option<u64>, created: i64, expires: i64) -> PreAuthKey {
         PreAuthKey {
+            prefix: None,
             id: KeyId(id),
             user: user.map(UserId),
             reusable: true,
@@ -220,6 +221,7 @@ mod tests {
         };
         let mut api = KeyRecord::new("api", "default");
         api.current = Some(Issued {
+            origin: crate::rotation::record::Origin::Ours,
             id: KeyId(1),
             created: at(0),
             expires: at(9_001),

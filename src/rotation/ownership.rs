@@ -1,10 +1,13 @@
 //! Whose a Secret of keys is, by its label and annotations, and what it remembers. Pure.
 
+use std::collections::BTreeSet;
+
 use super::demand::SecretRef;
 use super::plan::Ownership;
 use super::plane::Trouble;
 use super::record::{DATA_KEY, Record};
 use super::state::State;
+use crate::control_plane::KeyId;
 use crate::store::{MANAGED_BY, StoredSecret};
 
 const ADOPT: &str = "sidescale.io/adopt";
@@ -49,4 +52,24 @@ pub(crate) fn ownership(secret: &StoredSecret) -> (Ownership, Record, Option<Tro
         Ok(record) => (Ownership::Ours, record, None),
         Err(error) => not_ours(format!("Secret {name}: {:#}", anyhow::Error::new(error))),
     }
+}
+
+/// The keys of others that people put into Secrets of ours, and their control planes.
+pub(crate) fn lent<'a>(
+    secrets: impl IntoIterator<Item = &'a StoredSecret>,
+) -> BTreeSet<(String, KeyId)> {
+    let mut lent = BTreeSet::new();
+    for secret in secrets {
+        let document = secret
+            .data
+            .get(DATA_KEY)
+            .map(|document| document.as_slice());
+        // What cannot be read is told where the Secret is worked on.
+        let record = Record::parse(document).unwrap_or_default();
+        for key in record.keys.values() {
+            let ids = key.lent.iter();
+            lent.extend(ids.map(|id| (key.control_plane.clone(), *id)));
+        }
+    }
+    lent
 }

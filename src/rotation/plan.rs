@@ -8,16 +8,18 @@ use sidescale_webhook::profile::Rotation;
 
 use super::cleanup::{self, Unused};
 use super::demand::KeyDemand;
-use super::record::{Intent, KeyRecord, same_fingerprint};
+use super::record::{Intent, Issued as Made, KeyRecord, Origin, same_fingerprint};
 use super::state::State;
 use crate::clock::after;
 use crate::control_plane::{KeyId, PreAuthKey};
 
+mod by_hand;
 mod over;
 mod own;
 mod step;
 mod view;
 
+use by_hand::Found;
 pub use over::mismatch;
 pub use step::{Plan, Step, Why};
 pub use view::{Held, Issued, Ownership, Process, View};
@@ -99,6 +101,9 @@ fn demanded(
     plan: &mut Plan,
 ) -> State {
     let record = view.record.keys.get(data_key);
+    if let Some(state) = by_hand(now, view, data_key, demand, plan) {
+        return state;
+    }
     let why = if view.of_pods {
         own::need(now, view, data_key, record, demand, plan)
     } else {
@@ -107,7 +112,7 @@ fn demanded(
     let Some(why) = why else {
         if let Some(key) = record {
             if let Some(current) = key.current.as_ref().filter(|_| !view.of_pods) {
-                earliest(&mut plan.renew_at, before(current.expires, demand.buffer));
+                earliest(&mut plan.renew_at, due(current, demand));
             }
             give_up(now, view, data_key, key, plan);
         }
@@ -116,7 +121,8 @@ fn demanded(
     let usable = record
         .and_then(|key| key.current.as_ref())
         .is_some_and(|current| {
-            view.filled.contains(data_key) && now < current.expires && why != Why::Lost
+            let dead = matches!(why, Why::Lost | Why::Refused(_));
+            view.filled.contains(data_key) && now < current.expires && !dead
         });
     if let Some(held) = view.process.held.get(data_key) {
         if let Some(until) = held.until {
@@ -152,6 +158,34 @@ fn demanded(
     }
 }
 
+/// Plans for a value that a person put there, and says how the key is doing; none if there is no such value to wait for.
+fn by_hand(
+    now: Timestamp,
+    view: &View<'_>,
+    data_key: &str,
+    demand: &KeyDemand,
+    plan: &mut Plan,
+) -> Option<State> {
+    if view.of_pods {
+        return None;
+    }
+    let record = view.record.keys.get(data_key);
+    match by_hand::found(now, view, data_key, record, demand) {
+        Found::AsLeft => None,
+        Found::Asked => {
+            // What stands there may be a key of a person's: nothing is done before that is known.
+            earliest(&mut plan.confirm_at, now);
+            let held = view.process.held.get(data_key);
+            Some(held.map_or(State::Degraded, |held| held.state))
+        }
+        Found::Key(key) => {
+            let data_key = data_key.to_owned();
+            plan.steps.push(Step::Adopt { data_key, key });
+            Some(State::Ready)
+        }
+    }
+}
+
 /// Why the key has to be made, if it has to.
 fn need(
     now: Timestamp,
@@ -160,7 +194,12 @@ fn need(
     record: Option<&KeyRecord>,
     demand: &KeyDemand,
 ) -> Option<Why> {
-    let Some((key, current)) = record.and_then(|key| Some((key, key.current.as_ref()?))) else {
+    let known = record.and_then(|key| Some((key, key.current.as_ref()?)));
+    let current = known.map(|(_, current)| current);
+    if let Some(flaw) = by_hand::flaw(now, view, data_key, current, demand) {
+        return Some(Why::Refused(flaw));
+    }
+    let Some((key, current)) = known else {
         return Some(Why::First);
     };
     if !view.filled.contains(data_key) {
@@ -176,7 +215,17 @@ fn need(
     if view.requests.open(data_key, key).is_some() {
         return Some(Why::Requested);
     }
-    (now >= before(current.expires, demand.buffer)).then_some(Why::Due)
+    (now >= due(current, demand)).then_some(Why::Due)
+}
+
+/// When the key is renewed. One that a person made may live for less than the buffer: it is given two thirds of its life.
+fn due(current: &Made, demand: &KeyDemand) -> Timestamp {
+    let life = Duration::try_from(current.expires.duration_since(current.created));
+    let buffer = match current.origin {
+        Origin::Ours => demand.buffer,
+        Origin::Hand | Origin::Foreign => demand.buffer.min(life.unwrap_or_default() / 3),
+    };
+    before(current.expires, buffer)
 }
 
 /// A key of ours, as its control plane lists it.

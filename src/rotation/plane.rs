@@ -62,6 +62,8 @@ pub struct Plane {
     users: Mutex<BTreeMap<String, User>>,
     minting: Semaphore,
     origins: Mutex<Origins>,
+    /// Keys of others that people put into Secrets of ours.
+    lent: Mutex<BTreeSet<KeyId>>,
     /// What answered; none before anything did.
     version: Option<Version>,
     /// The ends of all keys as they were listed last, and when.
@@ -112,6 +114,7 @@ impl Plane {
             users: Mutex::default(),
             minting: Semaphore::new(MINTS_AT_ONCE),
             origins: Mutex::default(),
+            lent: Mutex::default(),
             version: None,
             ends: Mutex::default(),
             metrics: Arc::clone(&context.metrics),
@@ -248,10 +251,12 @@ impl Plane {
         self.note_origins(&keys);
         let users = self.users();
         let ours = users.values().filter(|user| self.may_use(user));
+        let marked = users.values().filter(|user| self.is_ours(user));
         Ok(Issued {
             keys: keys.into_iter().map(|key| (key.id, key)).collect(),
             users: ours.map(|user| (user.name.clone(), user.id)).collect(),
             online: BTreeSet::new(),
+            marked: marked.map(|user| user.id).collect(),
         })
     }
 

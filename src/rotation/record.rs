@@ -21,6 +21,9 @@ pub const ABANDONED_FOR: Duration = Duration::from_secs(600);
 /// Bounds how many lost intents of a key are remembered.
 const MOST_ABANDONED: usize = 32;
 
+/// Bounds how many keys of others are remembered for one of ours.
+const MOST_LENT: usize = 8;
+
 /// Remembers every key of one Secret, by data key.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Record {
@@ -51,6 +54,9 @@ pub struct KeyRecord {
     /// Intents whose end nobody saw: a key with that fingerprint is ours, and nobody has its value.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub abandoned: Vec<Abandoned>,
+    /// Keys of others that people put into the Secret, the latest last: pods have joined with them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lent: Vec<KeyId>,
     /// Since when no pod has needed it, as far as that was seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unused_since: Option<Timestamp>,
@@ -82,9 +88,31 @@ pub struct Issued {
     pub created: Timestamp,
     /// When it ends.
     pub expires: Timestamp,
+    /// Who made it.
+    #[serde(default, skip_serializing_if = "Origin::is_ours")]
+    pub origin: Origin,
     /// What was asked.
     #[serde(flatten)]
     pub asked: Asked,
+}
+
+/// Says who made a key, and so whether it is ours to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Origin {
+    /// We did.
+    #[default]
+    Ours,
+    /// A person put it into the Secret; it is of a user that we made.
+    Hand,
+    /// As that, and of another user: it is never ended by us.
+    Foreign,
+}
+
+impl Origin {
+    fn is_ours(&self) -> bool {
+        *self == Self::Ours
+    }
 }
 
 /// A key that was replaced.
@@ -200,6 +228,7 @@ impl KeyRecord {
             previous: Vec::new(),
             intent: None,
             abandoned: Vec::new(),
+            lent: Vec::new(),
             unused_since: None,
             joined_with: None,
         }
@@ -258,6 +287,7 @@ impl KeyRecord {
             id: key.id,
             created: now,
             expires: intent.expires,
+            origin: Origin::Ours,
             asked: intent.asked.clone(),
         };
         self.retire(now, overlap);
@@ -265,9 +295,24 @@ impl KeyRecord {
         self.intent = None;
     }
 
+    /// Takes over a key that a person put in the place of ours, as if it were what pods ask for.
+    pub fn adopt(&mut self, adopted: Issued, now: Timestamp, overlap: Duration) {
+        self.give_up(now);
+        self.retire(now, overlap);
+        self.previous.retain(|previous| previous.id != adopted.id);
+        self.lent.retain(|id| *id != adopted.id);
+        if adopted.origin == Origin::Foreign {
+            self.lent.push(adopted.id);
+            let too_many = self.lent.len().saturating_sub(MOST_LENT);
+            self.lent.drain(..too_many);
+        }
+        self.current = Some(adopted);
+    }
+
     /// Takes the key out of force; it goes on until `overlap` has passed.
     pub fn retire(&mut self, now: Timestamp, overlap: Duration) {
-        if let Some(old) = self.current.take() {
+        let old = self.current.take();
+        if let Some(old) = old.filter(|old| old.origin != Origin::Foreign) {
             self.previous.push(Previous {
                 id: old.id,
                 // Not earlier because it ends by itself: the clock that says so may be wrong.
@@ -338,6 +383,7 @@ mod tests {
 
     fn key(id: u64) -> PreAuthKey {
         PreAuthKey {
+            prefix: None,
             id: KeyId(id),
             user: None,
             reusable: true,

@@ -151,6 +151,7 @@ mod tests {
     /// Key `id` of `user`, made on day 0, that ends on `day`.
     fn key(id: u64, user: u64, day: i64) -> PreAuthKey {
         PreAuthKey {
+            prefix: None,
             id: KeyId(id),
             user: Some(UserId(user)),
             reusable: true,
@@ -166,6 +167,7 @@ mod tests {
     fn record(id: u64) -> Record {
         let mut key = KeyRecord::new("api", "default");
         key.current = Some(Issued {
+            origin: crate::rotation::record::Origin::Ours,
             id: KeyId(id),
             created: at(0),
             expires: at(200),

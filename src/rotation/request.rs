@@ -124,6 +124,7 @@ mod tests {
     fn record(id: u64) -> Record {
         let mut key = KeyRecord::new("api", "default");
         key.current = Some(Issued {
+            origin: crate::rotation::record::Origin::Ours,
             id: KeyId(id),
             created: Timestamp::UNIX_EPOCH,
             expires: Timestamp::MAX,

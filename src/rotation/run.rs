@@ -45,6 +45,9 @@ const PASS_EVERY: Duration = Duration::from_secs(3_600);
 /// Two passes are at least this far apart.
 const PASS_GAP: Duration = Duration::from_secs(5);
 
+/// Changes by others bring a pass about this often at most.
+const CHANGED_GAP: Duration = Duration::from_secs(60);
+
 /// A pass that failed is tried again after this long.
 const PASS_RETRY: Duration = Duration::from_secs(60);
 
@@ -106,6 +109,8 @@ pub(super) struct Loop {
     standings: Standings,
     demands: Demands,
     pass_at: Timestamp,
+    /// When the last one ended.
+    passed_at: Timestamp,
     /// What the clock showed last.
     shown: Timestamp,
     passing: bool,
@@ -204,6 +209,7 @@ impl Loop {
             standings: Standings::default(),
             demands: Demands::default(),
             pass_at: now,
+            passed_at: Timestamp::MIN,
             shown: now,
             passing: false,
             pass_troubled: false,
@@ -246,7 +252,13 @@ impl Loop {
         }
         let changes = self.demands.changes.iter();
         let changed = changes.filter(|(secret, count)| old.changes.get(*secret) != Some(*count));
-        touched.extend(changed.map(|(secret, _)| secret.clone()));
+        let changed: Vec<_> = changed.map(|(secret, _)| secret.clone()).collect();
+        if !changed.is_empty() {
+            // Whether a value that somebody put there is a living key, only a list of all can tell.
+            let soonest = after(self.passed_at, CHANGED_GAP).max(after(now, PASS_GAP));
+            self.pass_at = self.pass_at.min(soonest);
+        }
+        touched.extend(changed);
         for secret in touched {
             for demand in self.demand(&secret).values() {
                 self.planes.hurry(&demand.control_plane, now);
@@ -296,6 +308,7 @@ impl Loop {
     fn set_back(&mut self, now: Timestamp) {
         info!("The clock was set back: looking at everything anew");
         self.queue.set_back();
+        self.passed_at = Timestamp::MIN;
         self.pass_at = self.pass_at.min(now);
         let demanded = self.demands.namespaces.iter();
         let demanded = demanded.flat_map(|(namespace, demand)| {
@@ -403,6 +416,7 @@ impl Loop {
             Done::Passed(passed) => {
                 self.passing = false;
                 self.pass_at = after(now, PASS_EVERY);
+                self.passed_at = now;
                 self.passed(*passed, now);
             }
         }

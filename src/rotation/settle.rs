@@ -19,7 +19,7 @@ use super::record::{DATA_KEY, KeyRecord, Record};
 use super::request::Requests;
 use super::run::Context;
 use super::state::State;
-use super::value::may_be_a_key;
+use super::value::{Value, may_be_a_key};
 use crate::cluster;
 use crate::control_plane::KeyId;
 use crate::store::{MANAGED_BY, StoreError, StoredSecret};
@@ -138,10 +138,16 @@ impl Job<'_> {
             *writer = writer.take().or_else(|| secret.writer.clone());
             let (ownership, record) = self.owned(&secret);
             let steps = self.plan(&secret, ownership, &record, &issued);
+            let (taken, steps): (Vec<_>, Vec<_>) = steps
+                .into_iter()
+                .partition(|step| matches!(step, Step::Adopt { .. }));
             let (first, rest): (Vec<_>, Vec<_>) = steps
                 .into_iter()
                 .partition(|step| matches!(step, Step::Intend { .. }));
-            let done = if !first.is_empty() {
+            let done = if !taken.is_empty() {
+                // No key is made by this: the list stays good for what is left to do.
+                self.adopt(secret, record, taken).await.map(Some)
+            } else if !first.is_empty() {
                 self.intend(secret, record, first).await
             } else if rest.iter().any(|step| matches!(step, Step::Mint { .. })) {
                 // A key made now is in no list that was read before.
@@ -204,10 +210,12 @@ impl Job<'_> {
             .filter(|(_, value)| may_be_a_key(value))
             .map(|(key, _)| key.clone())
             .collect();
+        let values = Value::all(&secret.data, &self.task.demand);
         let view = View {
             ownership,
             record,
             filled: &filled,
+            values: &values,
             requests: &self.requests(secret),
             demand: &self.task.demand,
             of_pods: self.of_pods(),
@@ -251,7 +259,8 @@ impl Job<'_> {
                 let demand = self.task.demand.get(data_key);
                 demand.is_some_and(|demand| self.task.planes.contains_key(&demand.control_plane))
             }
-            Step::GiveUp { .. }
+            Step::Adopt { .. }
+            | Step::GiveUp { .. }
             | Step::BringBack { .. }
             | Step::ForgetPrevious { .. }
             | Step::ForgetAbandoned { .. }

@@ -49,7 +49,8 @@ pub struct Joined {
 #[derive(Clone, Debug, Default)]
 pub struct Tailnet {
     users: BTreeMap<String, Vec<Joined>>,
-    /// Nodes whose key's row is gone and whom tags took from their user: nobody can tell whose they are.
+    /// Nodes of which nobody can tell whose they are: their key's row is gone and tags took them from their user, or their
+    /// key is another's, whom pods share it with.
     nobodys: BTreeMap<String, Vec<Joined>>,
     given_names: HashSet<String>,
     marked: HashSet<String>,
@@ -57,12 +58,14 @@ pub struct Tailnet {
 
 impl Tailnet {
     /// Sorts the nodes that a control plane listed by the users of ours whose keys made them; expired ones are none.
+    /// `lent` are keys of others that stand or stood in Secrets of ours.
     #[must_use]
     pub fn new(
         now: Timestamp,
         nodes: Vec<Node>,
         keys: &BTreeMap<KeyId, KeyOrigin>,
         users: &BTreeMap<UserId, KeyUser>,
+        lent: &BTreeSet<KeyId>,
     ) -> Self {
         let mut tailnet = Self::default();
         let marked = users.values().filter(|user| user.ours);
@@ -73,6 +76,7 @@ impl Tailnet {
                 continue;
             }
             let origin = node.pre_auth_key.and_then(|key| keys.get(&key));
+            let is_lent = node.pre_auth_key.is_some_and(|key| lent.contains(&key));
             let owner = origin.map(|origin| origin.user).or(node.user);
             let joined = Joined {
                 id: node.id,
@@ -89,7 +93,7 @@ impl Tailnet {
                     .entry(user.name.clone())
                     .or_default()
                     .push(joined);
-            } else if node.pre_auth_key.is_none() && !node.tags.is_empty() {
+            } else if is_lent || node.pre_auth_key.is_none() && !node.tags.is_empty() {
                 let name = joined.name.clone();
                 tailnet.nobodys.entry(name).or_default().push(joined);
             }
@@ -179,6 +183,7 @@ mod tests {
             (KeyId(10), key(1, true)),
             (KeyId(20), key(2, false)),
             (KeyId(30), key(3, true)),
+            (KeyId(31), key(3, true)),
         ];
         let expired = Node {
             expiry: Some(now),
@@ -196,8 +201,14 @@ mod tests {
             node(6, None, Some(2_147_455_555), &["tag:web"]),
             node(7, Some(99), None, &["tag:web"]),
             expired,
+            // Another's key again, which stands in a Secret of ours.
+            Node {
+                name: "web".into(),
+                ..node(9, Some(31), Some(3), &[])
+            },
         ];
-        let tailnet = Tailnet::new(now, nodes, &keys.into(), &users.into());
+        let lent = BTreeSet::from([KeyId(31), KeyId(10)]);
+        let tailnet = Tailnet::new(now, nodes, &keys.into(), &users.into(), &lent);
         let seen: Vec<_> = tailnet
             .users()
             .map(|(user, nodes)| {
@@ -214,6 +225,7 @@ mod tests {
         );
         assert_eq!(tailnet.of_user("shop.api")[2].key, None);
         assert_eq!(tailnet.nobodys("api")[0].id, NodeId(6));
+        assert_eq!(tailnet.nobodys("web")[0].id, NodeId(9));
         assert!(tailnet.is_ours("shop.api") && !tailnet.is_ours("lent"));
         assert!(tailnet.is_taken("api-4") && tailnet.is_taken("api-8") && !tailnet.is_taken("api"));
     }

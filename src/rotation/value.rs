@@ -1,4 +1,11 @@
-//! Whether what stands under a data key can be a pre-auth key at all, by its form. Pure.
+//! What can be told of a value that stands where a pre-auth key should: by its form, and beside a list of keys. Pure.
+
+use std::collections::BTreeMap;
+
+use zeroize::Zeroizing;
+
+use super::demand::KeyDemand;
+use crate::control_plane::KeyPrefix;
 
 /// What pre-auth keys of Tailscale's own service begin with.
 const TAILSCALE: &str = "tskey-auth-";
@@ -35,6 +42,80 @@ pub(crate) enum KeyKind {
     Unknown,
     /// No pre-auth key: what it is instead, as the end of a sentence about it.
     None(&'static str),
+}
+
+/// What can be told of a value that stands in a Secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Value {
+    /// By which its row is found; none for a key of another form.
+    pub prefix: Option<KeyPrefix>,
+    /// Why it cannot be a key, if its form tells.
+    pub flaw: Option<Flaw>,
+}
+
+/// Says why a value is not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Flaw {
+    /// It is something else: what, as the end of a sentence about it.
+    NoKey(&'static str),
+    /// Of another form than the keys of its control plane, or cut.
+    Form,
+    /// The control plane does not have it.
+    Unknown,
+    /// It is over.
+    Ended,
+    /// It was good for one node, and that has joined.
+    UsedUp,
+    /// It is good for one node, and pods share it.
+    Once,
+}
+
+impl Flaw {
+    /// What is said of the value.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoKey(what) => what,
+            Self::Form => "has not the form of its control plane's pre-auth keys, or is cut",
+            Self::Unknown => "is no key that its control plane has",
+            Self::Ended => "is a key that has ended",
+            Self::UsedUp => "is a key for one node, and was used",
+            Self::Once => "is a key for one node, and several pods share it",
+        }
+    }
+}
+
+impl Value {
+    /// Looks at the values of all keys that pods need.
+    #[must_use]
+    pub fn all(
+        data: &BTreeMap<String, Zeroizing<Vec<u8>>>,
+        demand: &BTreeMap<String, KeyDemand>,
+    ) -> BTreeMap<String, Self> {
+        let value = |data_key: &String| {
+            let value = data.get(data_key)?;
+            Some((data_key.clone(), Self::of(value)?))
+        };
+        demand.keys().filter_map(value).collect()
+    }
+
+    /// Looks at a value; none if there is none.
+    #[must_use]
+    pub fn of(value: &[u8]) -> Option<Self> {
+        let flaw = match kind_of_key(value) {
+            KeyKind::None(what) => Some(Flaw::NoKey(what)),
+            KeyKind::Headscale
+            | KeyKind::OldHeadscale
+            | KeyKind::Cut { .. }
+            | KeyKind::Tailscale
+            | KeyKind::Unknown => None,
+        };
+        let text = std::str::from_utf8(value).unwrap_or_default().trim();
+        (!value.trim_ascii().is_empty()).then(|| Self {
+            prefix: KeyPrefix::of(text),
+            flaw,
+        })
+    }
 }
 
 /// Whether a sidecar may find a node with it. Of a form that is not known in doubt it is a key.
@@ -120,6 +201,24 @@ mod tests {
             assert!(!may_be_a_key(other.as_bytes()), "{other}");
         }
         assert!(!may_be_a_key(&[0xff, 0xfe]));
+    }
+
+    #[test]
+    fn a_value_has_a_prefix_or_a_flaw_or_neither() {
+        let whole = ["hskey-", "auth-abcdefghijkl-"].concat() + &"k".repeat(64);
+        let line = format!("{whole}\n");
+        for (value, prefix, flaw) in [
+            (whole.as_bytes(), true, false),
+            (line.as_bytes(), true, false),
+            (&whole.as_bytes()[..87], false, false),
+            (b"of-a-form-to-come", false, false),
+            (b"YOUR_KEY_HERE", false, true),
+            (&[0xff], false, true),
+        ] {
+            let seen = Value::of(value).unwrap();
+            assert_eq!((seen.prefix.is_some(), seen.flaw.is_some()), (prefix, flaw));
+        }
+        assert_eq!(Value::of(b" \n"), None);
     }
 
     #[test]

@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 mod api_keys;
+mod by_hand;
 mod cleanup;
 mod gone;
 mod messages;

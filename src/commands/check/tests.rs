@@ -109,6 +109,7 @@ impl World {
     fn well() -> Self {
         let mut record = KeyRecord::new("web", "default");
         record.current = Some(Issued {
+            origin: crate::rotation::record::Origin::Ours,
             id: KeyId(7),
             created: at(60 * DAY),
             expires: at(150 * DAY),
@@ -126,6 +127,7 @@ impl World {
                 created_at: None,
             }],
             keys: vec![PreAuthKey {
+                prefix: None,
                 id: KeyId(7),
                 user: Some(UserId(1)),
                 reusable: true,

@@ -179,6 +179,12 @@ impl Chosen {
         let mut previous = key.into_iter().flat_map(|key| &key.previous);
         let end = previous.find(|previous| previous.id == self.id);
         let (service, old) = (&self.service, self.id.0);
+        if key.is_some_and(|key| key.lent.contains(&self.id)) {
+            return format!(
+                "{namespace}/{service}: key {old} was replaced by {new}; somebody else put it there, and it goes on until \
+                 they end it"
+            );
+        }
         match end {
             Some(end) if !revoke => format!(
                 "{namespace}/{service}: key {old} was replaced by {new}, and ends at {}",

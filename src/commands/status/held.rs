@@ -8,10 +8,11 @@ use super::report::{NodeRow, Problem, Row};
 use crate::commands::inventory::Inventory;
 use crate::control_plane::{KeyId, Node, PreAuthKey, User, UserId};
 use crate::rotation::demand::Demands;
+use crate::rotation::lent;
 use crate::rotation::nodes::{Finding, NodeState, Truth};
 use crate::rotation::plan::Issued;
 use crate::rotation::plane::Trouble;
-use crate::rotation::record::{self, KeyRecord, same_fingerprint};
+use crate::rotation::record::{self, KeyRecord, Origin, same_fingerprint};
 use crate::rotation::tailnet::{KeyOrigin, KeyUser, Tailnet};
 
 /// So many pods are named.
@@ -42,6 +43,8 @@ impl Held {
             keys: keys.collect(),
             users: users.collect(),
             online: self.tailnet(now).online(),
+            // Whose a key is that somebody put there matters to whoever takes it over.
+            marked: BTreeSet::new(),
         }
     }
 
@@ -73,7 +76,7 @@ impl Held {
     }
 
     /// Its nodes as rotation sees them. Whose users are ours matters for strangers alone, who take two looks.
-    fn tailnet(&self, now: Timestamp) -> Tailnet {
+    fn tailnet(&self, now: Timestamp, lent: &BTreeSet<KeyId>) -> Tailnet {
         let origin = |key: &PreAuthKey| {
             let origin = KeyOrigin {
                 user: key.user.unwrap_or(UserId(0)),
@@ -100,6 +103,7 @@ impl Held {
             self.nodes.clone(),
             &self.keys.iter().map(origin).collect(),
             &users.collect(),
+            lent,
         )
     }
 
@@ -114,6 +118,10 @@ impl Held {
         }
         if !same_fingerprint(expires, current.expires) {
             return Some(format!("ends at {expires}, want {}", current.expires));
+        }
+        if current.origin != Origin::Ours {
+            // Its user and its tags are up to whoever put it there.
+            return None;
         }
         let asked = &current.asked;
         if let Some(owner) = key.user {
@@ -150,7 +158,10 @@ pub(super) fn miss(
         let PlaneView::Held(held) = view else {
             continue;
         };
-        let look = Truth::default().look(now, plane, &demands, &held.tailnet(now));
+        let lent = lent(inventory.secrets.values()).into_iter();
+        let lent = lent.filter(|(of, _)| of == plane).map(|(_, id)| id);
+        let tailnet = held.tailnet(now, &lent.collect());
+        let look = Truth::default().look(now, plane, &demands, &tailnet);
         for row in rows.iter_mut().filter(|row| row.control_plane == *plane) {
             let findings = look.findings.iter().filter(|finding| {
                 let state = matches!(finding.state, NodeState::Late | NodeState::Lost);

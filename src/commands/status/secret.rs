@@ -10,12 +10,12 @@ use super::held::PlaneView;
 use super::report::{Hints, Problem, Row};
 use crate::commands::inventory::{Inventory, Note};
 use crate::rotation::demand::{KeyDemand, SecretRef};
-use crate::rotation::may_be_a_key;
 use crate::rotation::ownership;
 use crate::rotation::plan::{Ownership, Plan, Process, Step, View, plan};
 use crate::rotation::record::{DATA_KEY, KeyRecord, Record};
 use crate::rotation::request::Requests;
 use crate::rotation::state::State;
+use crate::rotation::{Value, may_be_a_key};
 
 /// A warning of rotation counts this long.
 const FRESH: SignedDuration = SignedDuration::from_hours(1);
@@ -68,6 +68,9 @@ impl<'a> Keys<'a> {
             ownership: owned,
             record: &record,
             filled: &filled,
+            values: &secret
+                .map(|secret| Value::all(&secret.data, &demand))
+                .unwrap_or_default(),
             requests: &requests,
             demand: &demand,
             of_pods: name.name == POD_SECRET,

@@ -69,6 +69,7 @@ impl World {
         let mut record = Record::parse(document).unwrap();
         let mut key = KeyRecord::new(service, "default");
         key.current = Some(Issued {
+            origin: crate::rotation::record::Origin::Ours,
             id: KeyId(id),
             created: at(day * DAY),
             expires: at((day + 90) * DAY),
@@ -273,6 +274,7 @@ fn held(change: impl FnOnce(&mut PreAuthKey)) -> BTreeMap<String, PlaneView> {
         created_at: None,
     };
     let mut key = PreAuthKey {
+        prefix: None,
         id: KeyId(7),
         user: Some(UserId(1)),
         reusable: true,
@@ -283,6 +285,7 @@ fn held(change: impl FnOnce(&mut PreAuthKey)) -> BTreeMap<String, PlaneView> {
         tags: Vec::new(),
     };
     let before = PreAuthKey {
+        prefix: None,
         id: KeyId(2),
         expiration: Some(at(DAY)),
         ..key.clone()

@@ -4,7 +4,9 @@ use jiff::Timestamp;
 use sidescale_proto::{Time, v1};
 
 use crate::control_plane::objects::listed_prefix;
-use crate::control_plane::{ApiKey, ApiKeyId, KeyId, Node, NodeId, PreAuthKey, User, UserId};
+use crate::control_plane::{
+    ApiKey, ApiKeyId, KeyId, KeyPrefix, Node, NodeId, PreAuthKey, User, UserId,
+};
 use crate::key_value::KeyValue;
 
 /// A message that must be there.
@@ -44,8 +46,10 @@ pub(super) fn pre_auth_key(key: v1::PreAuthKey) -> Result<(PreAuthKey, Option<Ke
         created_at,
         acl_tags,
     } = key;
+    let prefix = KeyPrefix::shown(&value);
     let value = KeyValue::new(value);
     let key = PreAuthKey {
+        prefix,
         id: KeyId(id(key_id, "pre_auth_key.id")?),
         user: owner.map(user).transpose()?.map(|user| user.id),
         reusable,

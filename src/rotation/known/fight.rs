@@ -35,7 +35,8 @@ impl Fight {
         } = minted;
         // An older key than ours stood there, or none, or ours without its value: somebody took it out.
         let undone = self.last.as_ref().is_some_and(|(_, last)| {
-            why == Why::ValueLost || replaced.is_none_or(|replaced| replaced < *last)
+            matches!(why, Why::ValueLost | Why::Refused(_))
+                || replaced.is_none_or(|replaced| replaced < *last)
         });
         if undone {
             self.undone(now);
@@ -102,6 +103,7 @@ impl Fight {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rotation::value::Flaw;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -125,6 +127,7 @@ mod tests {
             (Some(6), Why::Due, true),
             (None, Why::First, true),
             (Some(7), Why::ValueLost, true),
+            (Some(7), Why::Refused(Flaw::Unknown), true),
         ] {
             let mut fight = Fight::default();
             fight.made(minted(7, None, Why::First), at(0));

@@ -12,6 +12,7 @@ use super::process::Process;
 use super::world::{SECRET, World};
 use crate::metrics::Metrics;
 use crate::rotation::demand::{Demands, SecretRef};
+use crate::rotation::record::DATA_KEY as RECORD;
 use crate::rotation::state::State;
 use crate::store::StoredSecret;
 
@@ -113,6 +114,12 @@ fn put_back(world: &mut World, old: &StoredSecret) {
     world.put_back(old, "gitops");
 }
 
+fn put_back_value_alone(world: &mut World, old: &StoredSecret) {
+    let mut old = old.clone();
+    old.data.remove(RECORD);
+    world.put_back(&old, "gitops");
+}
+
 fn take_out(world: &mut World, old: &StoredSecret) {
     world.take_value_out(&old.namespace, DATA_KEY);
 }
@@ -166,4 +173,18 @@ fn a_co_writer_that_undoes_each_key_for_hours_gets_one_an_hour() {
             assert_eq!(fight.state(), Some(State::Ready));
         }
     }
+}
+
+#[test]
+fn a_co_writer_whose_key_is_good_has_its_way_until_that_is_due() {
+    let mut fight = Fight::new(put_back_value_alone);
+    // Ours is due after two hours of six, theirs after four.
+    fight.door.world().pass(SECOND * 2 * HOUR);
+    fight.fight(600, 1, false);
+    assert_eq!(fight.created(), 1);
+    assert_eq!(fight.state(), Some(State::Ready));
+    fight.fight(5 * HOUR / 2, 5, false);
+    let made = fight.created();
+    assert!((4..=AT_FIRST + 3).contains(&made), "{made}");
+    assert_eq!(fight.state(), Some(State::Contended));
 }

@@ -7,7 +7,9 @@ use jiff::{SignedDuration, Timestamp};
 use zeroize::Zeroizing;
 
 use crate::clock::after;
-use crate::control_plane::{KeyId, MintedKey, NewPreAuthKey, PreAuthKey, Release, User, UserId};
+use crate::control_plane::{
+    KeyId, KeyPrefix, MintedKey, NewPreAuthKey, PreAuthKey, Release, User, UserId,
+};
 use crate::key_value::KeyValue;
 use crate::rotation::plane::Survey;
 use crate::rotation::record::{DATA_KEY, Record};
@@ -279,6 +281,7 @@ impl World {
         let serial = self.made.len() as u64 + 1;
         self.server.last += 1;
         let key = PreAuthKey {
+            prefix: KeyPrefix::of(&value(serial)),
             id: KeyId(self.server.last),
             user: Some(new.user),
             reusable: new.reusable,
@@ -299,7 +302,7 @@ impl World {
         );
         self.note(format!("made: {serial} as {:?}", key.id));
         self.server.keys.insert(key.id, (serial, key.clone()));
-        let value = KeyValue::new(format!("hskey-auth-{serial:012}-{}", "x".repeat(64)));
+        let value = KeyValue::new(value(serial));
         Some(MintedKey { key, value })
     }
 
@@ -567,6 +570,10 @@ impl World {
         }
         ledger
     }
+}
+
+fn value(serial: u64) -> String {
+    format!("hskey-auth-{serial:012}-{}", "x".repeat(64))
 }
 
 /// The keys that a Secret holds, by data key.

@@ -112,6 +112,7 @@ impl World {
             nodes.collect(),
             &[(KeyId(1), key)].into(),
             &[(UserId(1), user)].into(),
+            &BTreeSet::new(),
         );
         self.truth.look(at(self.now), "default", &demands, &tailnet)
     }

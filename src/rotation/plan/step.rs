@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use crate::control_plane::KeyId;
-use crate::rotation::record::Intent;
+use crate::rotation::record::{Intent, Issued as Adopted};
 use crate::rotation::state::State;
+use crate::rotation::value::Flaw;
 
 /// Why a key is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,6 +16,8 @@ pub enum Why {
     First,
     /// The record names one, and its value is not in the Secret.
     ValueLost,
+    /// Somebody put a value in its place that is no key to use.
+    Refused(Flaw),
     /// The control plane does not have it any more, or ended it early.
     Lost,
     /// Pods ask for other tags, another user or other properties.
@@ -45,6 +48,13 @@ pub enum Step {
         intent: Intent,
         /// Why.
         why: Why,
+    },
+    /// Take over a key that a person put in the place of ours.
+    Adopt {
+        /// The key.
+        data_key: String,
+        /// What it is.
+        key: Adopted,
     },
     /// Stop an intent that nobody follows.
     GiveUp {
@@ -129,6 +139,7 @@ impl Why {
         match self {
             Self::First => "first",
             Self::ValueLost => "value_lost",
+            Self::Refused(_) => "value_refused",
             Self::Lost => "lost",
             Self::Changed => "changed",
             Self::Requested => "requested",
@@ -147,13 +158,26 @@ pub(super) fn urgency(step: &Step) -> u8 {
             why: Why::First, ..
         } => 0,
         Step::Intend {
-            why: Why::ValueLost | Why::Lost | Why::Changed | Why::Requested | Why::NotJoined,
+            why:
+                Why::ValueLost
+                | Why::Refused(_)
+                | Why::Lost
+                | Why::Changed
+                | Why::Requested
+                | Why::NotJoined,
             ..
         }
         | Step::Mint {
-            why: Why::ValueLost | Why::Lost | Why::Changed | Why::Requested | Why::NotJoined,
+            why:
+                Why::ValueLost
+                | Why::Refused(_)
+                | Why::Lost
+                | Why::Changed
+                | Why::Requested
+                | Why::NotJoined,
             ..
-        } => 1,
+        }
+        | Step::Adopt { .. } => 1,
         Step::Intend { why: Why::Due, .. } | Step::Mint { why: Why::Due, .. } => 2,
         Step::GiveUp { .. }
         | Step::Expire { .. }

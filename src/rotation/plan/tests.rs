@@ -4,7 +4,9 @@ use super::*;
 use crate::control_plane::{KeyId, UserId};
 use crate::rotation::record::{Abandoned, Asked, Issued as Made, Record};
 use crate::rotation::request::{Request, Requests};
+use crate::rotation::value::{Flaw, Value};
 
+mod by_hand;
 mod over;
 mod own;
 
@@ -40,6 +42,7 @@ fn demand() -> KeyDemand {
 
 fn made(id: u64) -> Made {
     Made {
+        origin: crate::rotation::record::Origin::Ours,
         id: KeyId(id),
         created: at(0),
         expires: at(90 * DAY),
@@ -59,6 +62,7 @@ fn intent(writer: &str, op: &str) -> Intent {
 
 fn listed(id: u64, expiration: Timestamp) -> PreAuthKey {
     PreAuthKey {
+        prefix: None,
         id: KeyId(id),
         user: Some(UserId(1)),
         reusable: true,
@@ -75,6 +79,7 @@ struct Case {
     ownership: Ownership,
     key: KeyRecord,
     filled: bool,
+    value: Option<Value>,
     requests: Requests,
     demand: BTreeMap<String, KeyDemand>,
     of_pods: bool,
@@ -94,6 +99,7 @@ impl Case {
             ownership: Ownership::Ours,
             key,
             filled: true,
+            value: None,
             requests: Requests::default(),
             demand: BTreeMap::from([(KEY.to_owned(), demand())]),
             of_pods: false,
@@ -130,11 +136,17 @@ impl Case {
             keys: keys.iter().map(|key| (key.id, key.clone())).collect(),
             users: BTreeMap::from([("shop.api".to_owned(), UserId(1))]),
             online: self.online.iter().cloned().collect(),
+            marked: BTreeSet::from([UserId(1)]),
         });
         let view = View {
             ownership: self.ownership,
             record: &record,
             filled: &self.filled.then(|| KEY.to_owned()).into_iter().collect(),
+            values: &self
+                .value
+                .iter()
+                .map(|value| (KEY.to_owned(), value.clone()))
+                .collect(),
             requests: &self.requests,
             demand: &self.demand,
             of_pods: self.of_pods,

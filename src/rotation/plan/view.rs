@@ -10,6 +10,7 @@ use crate::rotation::demand::KeyDemand;
 use crate::rotation::record::Record;
 use crate::rotation::request::Requests;
 use crate::rotation::state::State;
+use crate::rotation::value::Value;
 
 /// Holds what is known of one Secret. Everything in it was read after the Secret.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +21,8 @@ pub struct View<'a> {
     pub record: &'a Record,
     /// Its data keys that hold a value.
     pub filled: &'a BTreeSet<String>,
+    /// What can be told of those values.
+    pub values: &'a BTreeMap<String, Value>,
     /// What a person asks of it.
     pub requests: &'a Requests,
     /// What pods need of it, by data key.
@@ -56,6 +59,8 @@ pub struct Issued {
     pub users: BTreeMap<String, UserId>,
     /// Users and host names of the nodes that are online; asked for where pods have keys of their own.
     pub online: BTreeSet<(String, String)>,
+    /// Those of them that we made.
+    pub marked: BTreeSet<UserId>,
 }
 
 /// What this process is doing and has met, as far as one Secret goes.

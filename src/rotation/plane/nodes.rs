@@ -1,6 +1,6 @@
 //! The nodes of a control plane, and the calls that change them. I/O.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{MutexGuard, PoisonError};
 
 use jiff::Timestamp;
@@ -46,7 +46,8 @@ impl Plane {
             self.note_origins(&keys);
         }
         let users = self.key_users();
-        Ok(Tailnet::new(now, nodes, &self.origins(), &users))
+        let lent = self.lent().clone();
+        Ok(Tailnet::new(now, nodes, &self.origins(), &users, &lent))
     }
 
     /// Everything that it holds.
@@ -110,6 +111,15 @@ impl Plane {
             }
             Step::TellTaken { .. } => Ok(()),
         }
+    }
+
+    /// Remembers which keys of others stand or stood in Secrets of ours: pods join with them too.
+    pub(in crate::rotation) fn note_lent(&self, keys: impl IntoIterator<Item = KeyId>) {
+        self.lent().extend(keys);
+    }
+
+    fn lent(&self) -> MutexGuard<'_, BTreeSet<KeyId>> {
+        self.lent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Remembers whose each key is.

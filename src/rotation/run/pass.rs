@@ -7,6 +7,7 @@ use sidescale_webhook::identity::POD_SECRET;
 
 use super::Context;
 use crate::cluster;
+use crate::rotation::ownership::lent;
 use crate::rotation::plan::Issued;
 use crate::rotation::plane::{Plane, Trouble};
 use crate::rotation::state::State;
@@ -43,6 +44,11 @@ pub(super) async fn pass(context: &Context, planes: BTreeMap<String, Arc<Plane>>
         }
     }
     let own = secrets.iter().any(|secret| secret.name == POD_SECRET);
+    for (control_plane, key) in lent(&secrets) {
+        if let Some(plane) = planes.get(&control_plane) {
+            plane.note_lent([key]);
+        }
+    }
     passed.secrets = Ok(secrets);
     for (name, plane) in planes {
         match issued(context, &plane, own).await {

@@ -9,13 +9,43 @@ use crate::metrics::RotationResult;
 use crate::rotation::demand::SecretRef;
 use crate::rotation::plan::Step;
 use crate::rotation::plane::{Plane, Trouble};
-use crate::rotation::record::{KeyRecord, Record};
+use crate::rotation::record::{KeyRecord, Origin, Record};
 use crate::store::{StoreError, StoredSecret};
 
 /// Old keys are ended this many at a time, so that new pods of the namespace need not wait for long.
 const TIDIED_AT_ONCE: usize = 5;
 
 impl Job<'_> {
+    /// Takes over keys that a person put in the place of ours.
+    pub(super) async fn adopt(
+        &self,
+        secret: StoredSecret,
+        mut record: Record,
+        steps: Vec<Step>,
+    ) -> Result<StoredSecret, StoreError> {
+        let now = self.context.clock.now();
+        let overlap = self.context.policy.rotation.overlap;
+        for step in steps {
+            let Step::Adopt { data_key, key } = step else {
+                continue;
+            };
+            let Some(demand) = self.task.demand.get(&data_key) else {
+                continue;
+            };
+            let (key_id, expires) = (key.id.0, key.expires);
+            let plane = self.task.planes.get(&demand.control_plane);
+            if let (Origin::Foreign, Some(plane)) = (key.origin, plane) {
+                plane.note_lent([key.id]);
+            }
+            info!(secret = %self.task.secret, data_key, key_id, %expires, "Took over a key that was put there by hand");
+            let known = record.keys.entry(data_key);
+            let known =
+                known.or_insert_with(|| KeyRecord::new(&demand.service, &demand.control_plane));
+            known.adopt(key, now, overlap);
+        }
+        self.write(secret, &record).await
+    }
+
     /// Ends and forgets what is over.
     pub(super) async fn tidy(
         &mut self,
@@ -108,7 +138,7 @@ impl Job<'_> {
             Step::Forget { data_key } => {
                 record.keys.remove(&data_key);
             }
-            Step::Expire { .. } | Step::Intend { .. } | Step::Mint { .. } => {}
+            Step::Adopt { .. } | Step::Expire { .. } | Step::Intend { .. } | Step::Mint { .. } => {}
         }
     }
 

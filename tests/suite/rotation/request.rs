@@ -29,7 +29,7 @@ async fn ask(world: &World, services: &[&str], revoke: bool) {
 }
 
 /// Writes as somebody else, who tries again when rotation writes in between.
-async fn edit(world: &World, change: impl Fn(&mut StoredSecret)) {
+pub(super) async fn edit(world: &World, change: impl Fn(&mut StoredSecret)) {
     until("a write", async || {
         let mut secret = world.secret().await?;
         change(&mut secret);
@@ -130,34 +130,4 @@ async fn a_key_that_somebody_takes_out_is_made_again_at_once() {
     .await;
     let new = world.key_other_than("api", &old).await;
     assert!(world.headscale.accepts(&new));
-}
-
-#[tokio::test]
-async fn a_text_that_is_no_key_is_replaced_and_another_key_is_left() {
-    let world = World::new().await;
-    let _process = world.start("a");
-    world.demand(&["api"], |_| {});
-    let first = world.key("api").await;
-    let put = async |value: &str| {
-        edit(&world, |secret| {
-            secret
-                .data
-                .insert("api-authkey".into(), value.as_bytes().to_vec().into());
-        })
-        .await;
-    };
-    put("YOUR_KEY_HERE").await;
-    let second = world.key_other_than("api", &first).await;
-    assert_eq!(world.mints(), 2);
-    // Whoever writes a key there wants that one.
-    let own = "hskey-auth-by-hand";
-    put(own).await;
-    world.clock.advance(Duration::from_secs(3_700));
-    until("the end of the first", async || {
-        (!world.headscale.accepts(&first)).then_some(())
-    })
-    .await;
-    assert_eq!(world.value("api").await.as_deref(), Some(own));
-    assert!(world.headscale.accepts(&second));
-    assert_eq!(world.mints(), 2);
 }

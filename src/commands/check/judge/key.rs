@@ -195,7 +195,7 @@ fn is_tailscales(facts: &Facts) -> bool {
 fn age(facts: &Facts, reference: &Injected<'_>, record: &Record) -> Finding {
     let key = record.keys.get(&*reference.data_key);
     let Some(key) = key.and_then(|key| key.current.as_ref()) else {
-        let text = "no record says which key it is, so that it was put there by hand: Sidescale makes another".to_owned();
+        let text = "no record says which key it is, so that it was put there by hand: Sidescale keeps it if it is a living one, and makes another if not".to_owned();
         return Finding::warn(KEY, text).then(facts.rotate(&reference.service));
     };
     let Issued {
