@@ -57,6 +57,7 @@ fn rotations_with_faults_leave_the_ledger_balanced() {
     println!("{total:?} in {:?}", began.elapsed());
     assert!(total.rotations >= rotations);
     assert!(total.crashes > 0 && total.lost_answers > 0 && total.conflicts > 0);
+    assert!(total.written_by_hand > 0);
     assert!(
         total.reported > 0,
         "a Secret that is put back forgets a key"

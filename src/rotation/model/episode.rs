@@ -36,6 +36,7 @@ pub(super) struct Tally {
     pub(super) crashes: u64,
     pub(super) lost_answers: u64,
     pub(super) conflicts: u64,
+    pub(super) written_by_hand: u64,
 }
 
 impl Tally {
@@ -49,6 +50,7 @@ impl Tally {
         self.crashes += other.crashes;
         self.lost_answers += other.lost_answers;
         self.conflicts += other.conflicts;
+        self.written_by_hand += other.written_by_hand;
     }
 }
 
@@ -214,6 +216,11 @@ impl Episode {
                 drop(world);
                 self.processes[process].skew = skew;
             }
+            25 | 26 => {
+                world.write_own_key(&namespace(which), &format!("s{which}-authkey"));
+                drop(world);
+                self.changed(which);
+            }
             11 => {
                 drop(world);
                 let process = self.process();
@@ -351,6 +358,7 @@ impl Episode {
             crashes: self.crashes,
             lost_answers: world.answers_lost,
             conflicts: world.conflicts,
+            written_by_hand: world.written_by_hand,
         }
     }
 }

@@ -16,6 +16,11 @@ use crate::rotation::record::{DATA_KEY, Record};
 use crate::rotation::tailnet::KeyUser;
 use crate::store::StoredSecret;
 
+mod by_hand;
+mod random;
+
+use random::Random;
+
 pub(super) const SECRET: &str = "headscale-auth-keys";
 
 /// An overlap is counted from before the write, which may take this long.
@@ -30,28 +35,6 @@ pub(super) enum Mishap {
     AnswerLost,
     /// It was done, and the answer is the one to a second try.
     AskedTwice,
-}
-
-/// Numbers that look random and can be had again.
-#[derive(Clone, Debug)]
-pub(super) struct Random(u64);
-
-impl Random {
-    pub(super) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub(super) fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % limit
-    }
-
-    /// True that often in a thousand.
-    pub(super) fn chance(&mut self, permille: u64) -> bool {
-        self.below(1_000) < permille
-    }
 }
 
 /// All that Headscale keeps, and what a backup of it holds.
@@ -72,6 +55,8 @@ struct Made {
     swept: bool,
     /// Whether a person took it out of its Secret.
     taken: bool,
+    /// Whether a person made it.
+    hers: bool,
 }
 
 pub(super) struct World {
@@ -92,6 +77,7 @@ pub(super) struct World {
     pub(super) answers_lost: u64,
     pub(super) conflicts: u64,
     pub(super) rotations: u64,
+    pub(super) written_by_hand: u64,
     server: Server,
     backup: Option<Server>,
     secrets: BTreeMap<(String, String), StoredSecret>,
@@ -130,6 +116,7 @@ impl World {
             answers_lost: 0,
             conflicts: 0,
             rotations: 0,
+            written_by_hand: 0,
             server: Server::default(),
             backup: None,
             secrets: BTreeMap::new(),
@@ -298,6 +285,7 @@ impl World {
                 readable: None,
                 swept: false,
                 taken: false,
+                hers: false,
             },
         );
         self.note(format!("made: {serial} as {:?}", key.id));
@@ -318,6 +306,9 @@ impl World {
         }
         key.expiration = Some(now);
         self.note(format!("expired: {serial} as {id:?}"));
+        if self.made.get(&serial).is_some_and(|made| made.hers) {
+            self.wrong(&format!("key {serial} is ended and not ours"));
+        }
         let named = self.in_secrets();
         if named.contains(&serial) {
             self.wrong(&format!("key {serial} is ended and a Secret names it"));
@@ -546,7 +537,7 @@ impl World {
             .collect();
         let in_secrets = self.in_secrets();
         let mut ledger = Ledger::default();
-        for (serial, made) in &self.made {
+        for (serial, made) in self.made.iter().filter(|(_, made)| !made.hers) {
             ledger.created += 1;
             if made.swept {
                 ledger.expired += 1;

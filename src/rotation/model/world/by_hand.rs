@@ -1,0 +1,66 @@
+//! A person who writes a key of her own into a Secret of ours. Tests.
+
+use std::time::Duration;
+
+use super::{Made, SECRET, World, value};
+use crate::clock::after;
+use crate::control_plane::{KeyId, KeyPrefix, PreAuthKey, User, UserId};
+
+/// Longer than one of ours lives until it is renewed.
+const LIFE: Duration = Duration::from_secs(9 * 3_600);
+
+/// Her user at Headscale, which bears no mark of ours.
+const USER: UserId = UserId(1_000_000);
+
+impl World {
+    /// Makes a key that is none of ours and writes it over the one that stands there.
+    pub(in crate::rotation::model) fn write_own_key(&mut self, namespace: &str, data_key: &str) {
+        let Some(mut secret) = self.read(namespace, SECRET) else {
+            return;
+        };
+        if !secret.data.contains_key(data_key) {
+            return;
+        }
+        let serial = self.made.len() as u64 + 1;
+        self.server.last += 1;
+        let id = KeyId(self.server.last);
+        let key = PreAuthKey {
+            prefix: KeyPrefix::of(&value(serial)),
+            id,
+            user: Some(USER),
+            reusable: true,
+            ephemeral: true,
+            used: false,
+            expiration: Some(after(self.now, LIFE)),
+            created_at: Some(self.now),
+            tags: Vec::new(),
+        };
+        if self.server.users.iter().all(|user| user.id != USER) {
+            self.server.users.push(User {
+                id: USER,
+                name: "alice".to_owned(),
+                display_name: "Alice".to_owned(),
+                from_provider: false,
+                created_at: Some(self.now),
+            });
+        }
+        self.server.keys.insert(id, (serial, key));
+        let made = Made {
+            at: self.now,
+            readable: None,
+            swept: false,
+            taken: false,
+            hers: true,
+        };
+        self.made.insert(serial, made);
+        self.note(format!("{data_key}: she writes {serial}, which is {id:?}"));
+        for serial in self.in_secrets() {
+            self.was_readable(serial);
+        }
+        let value = value(serial).into_bytes();
+        secret.data.insert(data_key.to_owned(), value.into());
+        secret.writer = Some("alice".to_owned());
+        self.put(secret);
+        self.written_by_hand += 1;
+    }
+}
