@@ -6,7 +6,7 @@ use super::record::{self, Record};
 use crate::key_value::KeyValue;
 use crate::store::{MANAGED_BY, StoredSecret};
 
-/// Is the data key that holds the API key, and nothing beside it.
+/// Is the data key that holds the API key, and nothing beside it, where the configuration names no other.
 pub const DATA_KEY: &str = "api-key";
 
 /// Tells what kind of Secret it is.
@@ -97,12 +97,12 @@ pub struct Issued {
     pub created_at: Timestamp,
 }
 
-/// Reads a Secret; `managed_by` is the label's value that makes it ours.
+/// Reads a Secret; `managed_by` is the label's value that makes it ours, and `data_key` holds the key.
 #[must_use]
-pub fn read(secret: &StoredSecret, managed_by: &str) -> Held {
+pub fn read(secret: &StoredSecret, managed_by: &str, data_key: &str) -> Held {
     let note = |key: &str| secret.annotations.get(key).map(String::as_str);
     let (record, record_damaged) = Record::parse(note(record::ANNOTATION));
-    let value = secret.data.get(DATA_KEY);
+    let value = secret.data.get(data_key);
     let value = value
         .map(|value| std::str::from_utf8(value).unwrap_or("not text").trim())
         .filter(|value| !value.is_empty());
@@ -136,15 +136,15 @@ pub fn write(secret: &mut StoredSecret, managed_by: &str, record: &Record) {
     };
 }
 
-/// Writes a new key with its times.
-pub fn write_key(secret: &mut StoredSecret, issued: &Issued) {
+/// Writes a new key under its data key, with its times.
+pub fn write_key(secret: &mut StoredSecret, data_key: &str, issued: &Issued) {
     let Issued {
         value,
         expires,
         created_at,
     } = issued;
     let bytes = value.expose().as_bytes().to_vec();
-    secret.data.insert(DATA_KEY.to_owned(), bytes.into());
+    secret.data.insert(data_key.to_owned(), bytes.into());
     unmark_placeholder(secret);
     write_times(secret, *expires, *created_at);
 }

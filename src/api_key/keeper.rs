@@ -78,7 +78,7 @@ impl Keeper {
         listed: &[Listed],
         random: u64,
     ) -> Action {
-        let look = Look::new(now, secret, listed, &self.policy.managed_by);
+        let look = Look::new(now, secret, listed, &self.policy);
         self.forget_last(now);
         let action = match self.in_hand(&look) {
             Some(action) => action,

@@ -21,6 +21,8 @@ pub struct Policy {
     pub respect: Duration,
     /// Value of the label that makes a Secret ours.
     pub managed_by: String,
+    /// Data key of the key in its Secret.
+    pub data_key: String,
     /// For who only steps in: how long after its due time a key is renewed, if nobody has looked after it for as long.
     pub stand_in: Option<Duration>,
 }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::api_key::Policy;
+use crate::api_key::form::DATA_KEY;
 use crate::api_key::keeper::{CHECK_EVERY, Keeper};
 use crate::api_key::run::{Place, Settled, Trouble, settle};
 use crate::clock::{Clock, after};
@@ -97,6 +98,7 @@ impl Manager {
             overlap,
             respect: RESPECT,
             managed_by: managed_by.clone(),
+            data_key: DATA_KEY.to_owned(),
             stand_in: None,
         };
         Self {

@@ -56,19 +56,19 @@ pub(super) struct Looked {
 impl ApiKeys {
     /// All of them are looked at now.
     pub(super) fn new<'a>(
-        names: impl Iterator<Item = &'a String>,
+        planes: impl Iterator<Item = (&'a String, &'a profile::ControlPlane)>,
         writer: &str,
         now: Timestamp,
     ) -> Self {
-        let slot = |name: &String| {
+        let slot = |(name, config): (&String, &profile::ControlPlane)| {
             let slot = Slot {
-                keeper: Some(Keeper::new(format!("rotation/{writer}"), policy())),
+                keeper: Some(Keeper::new(format!("rotation/{writer}"), policy(config))),
                 next: now,
                 troubled: false,
             };
             (name.clone(), slot)
         };
-        Self(names.map(slot).collect())
+        Self(planes.map(slot).collect())
     }
 
     /// Those of control planes that answer which are to be looked at now; they are taken for it.
@@ -206,20 +206,21 @@ async fn value(
     let found = store
         .read(&config.api_key_namespace, &config.api_key_secret)
         .await?;
-    Ok(found.and_then(|secret| form::read(&secret, MANAGED_BY.1).value))
+    Ok(found.and_then(|secret| form::read(&secret, MANAGED_BY.1, &config.api_key_data_key).value))
 }
 
 fn said(trouble: Trouble) -> String {
     format!("{:#}", anyhow::Error::new(trouble))
 }
 
-fn policy() -> Policy {
+fn policy(config: &profile::ControlPlane) -> Policy {
     Policy {
         expiration: EXPIRATION,
         buffer: BUFFER,
         overlap: Duration::ZERO,
         respect: RESPECT,
         managed_by: MANAGED_BY.1.to_owned(),
+        data_key: config.api_key_data_key.clone(),
         stand_in: Some(STAND_IN_AFTER),
     }
 }

@@ -265,6 +265,7 @@ impl Known {
                 | State::InvalidCredentials
                 | State::SecretNotOurs
                 | State::UserNotOurs
+                | State::UserMissing
                 | State::Unsupported => {
                     // What is known of the control plane by now may be newer than the state.
                     if let Some(trouble) = of_plane(data_key).or(failing) {

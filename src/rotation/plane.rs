@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use sidescale_webhook::profile::Users;
 use tokio::sync::Semaphore;
 use tracing::debug;
 
@@ -27,9 +28,6 @@ use credentials::{Found, api_key, invalid_credentials, no_placeholder_any_more};
 pub(crate) use credentials::{no_api_key, no_credentials};
 use nodes::Origins;
 pub use nodes::Survey;
-
-/// Is the data key of an API key.
-pub const API_KEY: &str = "api-key";
 
 /// Says what stands in the way, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +56,7 @@ pub struct Plane {
     name: String,
     mark: String,
     adopted: Vec<String>,
+    manages_users: bool,
     client: ControlPlane,
     users: Mutex<BTreeMap<String, User>>,
     minting: Semaphore,
@@ -110,6 +109,7 @@ impl Plane {
             name: name.to_owned(),
             mark: context.mark.clone(),
             adopted: config.adopt_users.clone(),
+            manages_users: context.policy.rotation.users == Users::Manage,
             client: client(context, endpoint)?,
             users: Mutex::default(),
             minting: Semaphore::new(MINTS_AT_ONCE),
@@ -179,23 +179,22 @@ impl Plane {
         })
     }
 
-    /// Refuses a user that is known to be another's; asks again before it does.
+    /// Refuses a user that is known to be another's, or missing where people make them; asks again before it does.
     ///
     /// # Errors
-    /// The user is not ours, or the call failed.
+    /// The user is not ours, or missing, or the call failed.
     pub async fn check_user(&self, name: &str) -> Result<(), Trouble> {
-        let foreign = |plane: &Self| {
-            plane
-                .users()
-                .get(name)
-                .filter(|user| !plane.may_use(user))
-                .cloned()
+        let wrong = |plane: &Self| match plane.users().get(name) {
+            Some(user) if plane.may_use(user) => None,
+            Some(user) => Some(plane.not_ours(user)),
+            None if plane.manages_users => None,
+            None => Some(plane.missing(name)),
         };
-        if foreign(self).is_none() {
+        if wrong(self).is_none() {
             return Ok(());
         }
         self.list_users().await?;
-        foreign(self).map_or(Ok(()), |user| Err(self.not_ours(&user)))
+        wrong(self).map_or(Ok(()), Err)
     }
 
     /// Ends a key if it still is the one that ends then by itself; says whether it was.
@@ -260,13 +259,13 @@ impl Plane {
         })
     }
 
-    /// The user to make a key for: known, or made now.
+    /// The user to make a key for: known, or made now if that is ours to do.
     async fn user(&self, name: &str) -> Result<UserId, Trouble> {
         let known = self.users().get(name).cloned();
         if let Some(user) = known.filter(|user| self.may_use(user)) {
             return Ok(user.id);
         }
-        if !self.users().contains_key(name) {
+        if self.manages_users && !self.users().contains_key(name) {
             // Asked first and looked up only if it is taken: a new service waits for one call less.
             match self
                 .counted("create_user", self.client.create_user(name, &self.mark))
@@ -293,6 +292,7 @@ impl Plane {
         match found {
             Some(user) if self.may_use(&user) => Ok(user.id),
             Some(user) => Err(self.not_ours(&user)),
+            None if !self.manages_users => Err(self.missing(name)),
             None => {
                 let message = format!(
                     "control plane \"{}\": user \"{name}\" came and went: trying again",
@@ -342,6 +342,20 @@ impl Plane {
         );
         Trouble {
             state: State::UserNotOurs,
+            message,
+            of_plane: false,
+        }
+    }
+
+    fn missing(&self, name: &str) -> Trouble {
+        let (plane, mark) = (&self.name, &self.mark);
+        // The mark is ours to give away: whoever may make users may make one for us.
+        let message = format!(
+            "control plane \"{plane}\" has no user \"{name}\", and rotation.users: never leaves making it to people; paste \
+             this where headscale runs, once: headscale users create {name} --display-name \"{mark}\""
+        );
+        Trouble {
+            state: State::UserMissing,
             message,
             of_plane: false,
         }

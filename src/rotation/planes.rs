@@ -159,6 +159,7 @@ impl Planes {
                     | State::Degraded
                     | State::SecretNotOurs
                     | State::UserNotOurs
+                    | State::UserMissing
                     | State::Unsupported
                     | State::Contended
                     | State::QuotaExceeded

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use sidescale_webhook::profile::Policy;
+use sidescale_webhook::profile::{Policy, Users};
 
 use super::cleanup::{self, View};
 use super::demand::Demands;
@@ -88,6 +88,9 @@ pub fn decide<'a>(
     };
     let rows = cleanup::rows(now, &view).into_iter();
     found.extend(rows.map(|key| Removal::Row { key }));
+    if policy.rotation.users == Users::Never {
+        return found;
+    }
     let over = cleanup::users(now, &view, *release, policy.rotation.unused_users_after);
     let over = over
         .into_iter()
@@ -254,6 +257,11 @@ mod tests {
         assert_eq!(all, [orphan, row, "user 3 old.db"]);
         let old = decided(Release::V0_28, Some(&records), &synced);
         assert_eq!(old, [orphan, row], "users of 0.28 stay");
+        let mut theirs = policy.clone();
+        theirs.rotation.users = Users::Never;
+        let kept = survey(Release::V0_29);
+        let kept = decide(at(100), "default", &kept, Some(&records), &synced, &theirs);
+        assert_eq!(shown(kept), [orphan, row], "people remove users");
         let unsure = decided(Release::V0_29, Some(&records), &Demands::default());
         assert_eq!(unsure, [orphan], "pods may be missing");
         let unread = decided(Release::V0_29, None, &synced);

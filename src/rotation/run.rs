@@ -197,10 +197,10 @@ impl Loop {
         let stands_in = !matches!(context.store, Store::Model(_));
         #[cfg(not(test))]
         let stands_in = true;
-        let planes = context.policy.control_planes.keys();
-        let looked_after = planes.clone().filter(|_| stands_in);
+        let planes = &context.policy.control_planes;
+        let looked_after = planes.iter().filter(|_| stands_in);
         Self {
-            planes: Planes::new(planes, now),
+            planes: Planes::new(planes.keys(), now),
             api_keys: ApiKeys::new(looked_after, &context.writer, now),
             context,
             queue: Queue::default(),

@@ -15,6 +15,8 @@ pub enum State {
     SecretNotOurs,
     /// A user of that name is there and is not ours to use.
     UserNotOurs,
+    /// There is no user, and `rotation.users: never` leaves making it to people.
+    UserMissing,
     /// The control plane's version is one that we do not know how to talk to.
     Unsupported,
     /// Another writer keeps undoing what we write.
@@ -27,13 +29,14 @@ pub enum State {
 
 impl State {
     /// Every state, for metrics that show all of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Ready,
         Self::Degraded,
         Self::NoCredentials,
         Self::InvalidCredentials,
         Self::SecretNotOurs,
         Self::UserNotOurs,
+        Self::UserMissing,
         Self::Unsupported,
         Self::Contended,
         Self::QuotaExceeded,
@@ -50,6 +53,7 @@ impl State {
             Self::InvalidCredentials => "InvalidCredentials",
             Self::SecretNotOurs => "SecretNotOurs",
             Self::UserNotOurs => "UserNotOurs",
+            Self::UserMissing => "UserMissing",
             Self::Unsupported => "Unsupported",
             Self::Contended => "Contended",
             Self::QuotaExceeded => "QuotaExceeded",

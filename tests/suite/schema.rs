@@ -126,7 +126,7 @@ fn the_schema_takes_what_the_process_takes() {
       readinessProbe: {httpGet: {path: /healthz, port: 9002}}
       securityContext: {runAsUser: 2000}
     annotations: {reusable: false, cpu-limit: 0.5, state: emptydir}
-rotation: {overlap: 30m, paused: true, maxServicesPerNamespace: 5, onLost: evict}
+rotation: {overlap: 30m, paused: true, maxServicesPerNamespace: 5, onLost: evict, users: never}
 webhook: {image: 'registry.example.com/sidescale:v1', inject: true}
 ";
     for text in [
@@ -154,6 +154,7 @@ fn the_schema_refuses_what_the_process_refuses() {
         "profiles: {default: {containerOverride: {image: x}}}",
         "rotation: {maxServicesPerNamespace: many}",
         "rotation: {onLost: restart}",
+        "rotation: {users: ask}",
         "webhook: {inject: sometimes}",
     ] {
         let text = format!("{PLANE}{wrong}\n");

@@ -53,8 +53,10 @@ pub struct ControlPlane {
     pub api_url: String,
     /// Namespace of the Secret with the API key; default `headscale`.
     pub api_key_namespace: String,
-    /// Name of the Secret with the API key; default `headscale-api-key`. Its data key is `api-key`.
+    /// Name of the Secret with the API key; default `headscale-api-key`.
     pub api_key_secret: String,
+    /// Data key of the API key there; default `api-key`.
+    pub api_key_data_key: String,
     /// Whether plain `http://` is accepted for `api_url`.
     pub allow_insecure: bool,
     /// PEM of a private authority that signs the control plane's certificate.
@@ -133,6 +135,7 @@ impl Default for Rotation {
             orphaned_keys_after: Duration::from_secs(600),
             unused_users_after: Duration::from_secs(30 * 24 * 3600),
             on_lost: OnLost::Report,
+            users: Users::Manage,
         }
     }
 }
@@ -242,6 +245,18 @@ pub struct Rotation {
     pub unused_users_after: Duration,
     /// What happens to a pod that lost its node; default [`OnLost::Report`].
     pub on_lost: OnLost,
+    /// Who makes Headscale users; default [`Users::Manage`].
+    pub users: Users,
+}
+
+/// Who makes and removes the Headscale users that keys are made for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Users {
+    /// We do.
+    #[default]
+    Manage,
+    /// People do: a user that is missing is asked for, and none is removed.
+    Never,
 }
 
 /// What happens to a pod that lost its node, which nothing but a restart of its container mends.

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use sidescale_webhook::profile::{Config, OnLost, Policy};
+use sidescale_webhook::profile::{Config, OnLost, Policy, Users};
 
 const PLANE: &str = "controlPlanes: {default: {loginServer: 'https://hs.example.com'}}\n";
 
@@ -40,7 +40,7 @@ fn reads_every_key() {
     loginServer: http://hs.example.com/
     apiUrl: http://headscale.headscale.svc:8080
     allowInsecure: true
-    apiKeySecret: {namespace: net, name: key}
+    apiKeySecret: {namespace: net, name: key, key: token}
     userTemplate: 'k8s-{namespace}.{service}'
     adoptUsers: [shop.api]
     caBundle: |
@@ -65,7 +65,7 @@ profiles:
       state: emptydir
       socket-path: /run/hs/hs.sock
 webhook: {image: 'registry.example.com/sidescale:v1'}
-rotation: {overlap: 30m, paused: true, maxServicesPerNamespace: 5, onLost: evict, orphanedKeysAfter: 1h}
+rotation: {overlap: 30m, paused: true, maxServicesPerNamespace: 5, onLost: evict, users: never, orphanedKeysAfter: 1h}
 ",
     )
     .unwrap();
@@ -76,6 +76,11 @@ rotation: {overlap: 30m, paused: true, maxServicesPerNamespace: 5, onLost: evict
             "http://hs.example.com",
             "http://headscale.headscale.svc:8080"
         )
+    );
+    let secret = (&*plane.api_key_namespace, &*plane.api_key_secret);
+    assert_eq!(
+        (secret, &*plane.api_key_data_key),
+        (("net", "key"), "token")
     );
     let profile = &policy.profiles["default"];
     let defaults = [
@@ -92,6 +97,7 @@ rotation: {overlap: 30m, paused: true, maxServicesPerNamespace: 5, onLost: evict
     assert_eq!(policy.image, "registry.example.com/sidescale:v1");
     assert!(policy.rotation.paused);
     assert_eq!(policy.rotation.on_lost, OnLost::Evict);
+    assert_eq!(policy.rotation.users, Users::Never);
     assert_eq!(
         policy.rotation.orphaned_keys_after,
         Duration::from_secs(3600)
@@ -268,7 +274,15 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             plane("loginServer: 'https://hs', apiKeySecret: {nam: x}"),
-            "controlPlanes.default.apiKeySecret.nam is unknown: want one of namespace, name; did you mean name?",
+            "controlPlanes.default.apiKeySecret.nam is unknown: want one of namespace, name, key; did you mean name?",
+        ),
+        (
+            plane("loginServer: 'https://hs', apiKeySecret: {key: a/b}"),
+            "controlPlanes.default.apiKeySecret.key is \"a/b\": want the data key of a Secret: letters, digits, dashes, dots and _",
+        ),
+        (
+            "controlPlanes: {default: {loginServer: 'https://hs'}, lab: {loginServer: 'https://lab', apiKeySecret: {key: lab}}}".to_owned(),
+            "controlPlanes.lab.apiKeySecret.key is \"lab\": control plane default has its key under \"api-key\" of the same Secret headscale/headscale-api-key: want a Secret for each",
         ),
         (
             with("rotation: {overlap: soon}"),
@@ -289,6 +303,10 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         (
             with("rotation: {onLost: delete}"),
             "rotation.onLost is \"delete\": want report, or evict",
+        ),
+        (
+            with("rotation: {users: ask}"),
+            "rotation.users is \"ask\": want manage, or never",
         ),
         (
             with("rotation: {maxServicesPerNamespace: 0}"),

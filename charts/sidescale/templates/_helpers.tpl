@@ -48,6 +48,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $given := .Values.controlPlane -}}
 {{- $url := required "controlPlane.loginServer is empty: set it to the URL of your Headscale, for example --set controlPlane.loginServer=https://headscale.example.com" $given.loginServer -}}
 {{- $plane := dict "loginServer" $url "apiKeySecret" (dict "namespace" $given.apiKeySecret.namespace "name" $given.apiKeySecret.name) -}}
+{{- with $given.apiKeySecret.key }}{{ $_ := set $plane.apiKeySecret "key" . }}{{ end -}}
 {{- with $given.apiUrl }}{{ $_ := set $plane "apiUrl" . }}{{ end -}}
 {{- with $given.allowInsecure }}{{ $_ := set $plane "allowInsecure" . }}{{ end -}}
 {{- with $given.caBundle }}{{ $_ := set $plane "caBundle" . }}{{ end -}}

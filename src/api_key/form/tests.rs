@@ -16,9 +16,9 @@ fn what_is_written_is_read_back() {
     };
     let mut secret = secret();
     write(&mut secret, "headscale-operator", &Record::default());
-    write_key(&mut secret, &issued);
+    write_key(&mut secret, DATA_KEY, &issued);
     check_in(&mut secret, "headscale-0", now);
-    let held = read(&secret, "headscale-operator");
+    let held = read(&secret, "headscale-operator", DATA_KEY);
     assert_eq!(held.ownership, Ownership::Ours);
     assert!(held.labelled && !held.record_damaged);
     assert_eq!(held.value, Some(issued.value));
@@ -29,7 +29,7 @@ fn what_is_written_is_read_back() {
     assert_eq!(held.created_at, Stated::At(now));
     assert_eq!(held.checked, Some((now, "headscale-0".into())));
     // With another label it is another's.
-    let theirs = read(&secret, "sidescale").ownership;
+    let theirs = read(&secret, "sidescale", DATA_KEY).ownership;
     assert_eq!(
         theirs,
         Ownership::NotOurs(Some("headscale-operator".into()))
@@ -47,7 +47,7 @@ fn a_key_is_read_without_the_line_end_that_a_shell_adds() {
     ] {
         let mut secret = secret();
         secret.data.insert(DATA_KEY.into(), bytes.to_vec().into());
-        let value = read(&secret, "sidescale").value;
+        let value = read(&secret, "sidescale", DATA_KEY).value;
         assert_eq!(value.as_ref().map(KeyValue::expose), want);
     }
 }

@@ -104,7 +104,7 @@ impl Keeper {
         record.writer.clone_from(&self.writer);
         record.intent = None;
         self.write(look, &record, change, |secret| {
-            form::write_key(secret, issued);
+            form::write_key(secret, &self.policy.data_key, issued);
         })
     }
 

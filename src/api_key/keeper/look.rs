@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::CHECK_IN_EVERY;
 use crate::api_key::form::{self, Held};
+use crate::api_key::need::Policy;
 use crate::api_key::record::{Key, Record};
 use crate::api_key::value::Listed;
 use crate::rotation::record::same_fingerprint;
@@ -23,9 +24,9 @@ impl<'a> Look<'a> {
         now: Timestamp,
         secret: &'a StoredSecret,
         listed: &'a [Listed],
-        managed_by: &str,
+        policy: &Policy,
     ) -> Self {
-        let held = form::read(secret, managed_by);
+        let held = form::read(secret, &policy.managed_by, &policy.data_key);
         let of = |row: &&Listed| held.value.as_ref().is_some_and(|value| row.is_of(value));
         let row = listed.iter().find(of);
         Self {

@@ -44,6 +44,7 @@ fn policy() -> Policy {
         overlap: Duration::ZERO,
         respect: Duration::from_secs(120),
         managed_by: "sidescale".into(),
+        data_key: DATA_KEY.into(),
         stand_in: None,
     }
 }

@@ -161,7 +161,7 @@ impl Stage {
             .ok_or_else(|| failed(Step::ControlPlane, "no control plane"))?;
         let mut secret = StoredSecret::absent(&plane.api_key_namespace, &plane.api_key_secret);
         let value = Zeroizing::new(api_key.expose().as_bytes().to_vec());
-        secret.data.insert("api-key".to_owned(), value);
+        secret.data.insert(plane.api_key_data_key.clone(), value);
         let store = Store::Directory(self.files.clone());
         store
             .write(&secret)

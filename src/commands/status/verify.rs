@@ -7,7 +7,7 @@ use crate::api_key::value::flaw;
 use crate::commands::release::Release;
 use crate::control_plane::{ControlPlane, Endpoint, Error};
 use crate::key_value::KeyValue;
-use crate::rotation::plane::{API_KEY, Trouble, no_api_key, no_credentials};
+use crate::rotation::plane::{Trouble, no_api_key, no_credentials};
 use crate::rotation::state::State;
 
 /// What the control plane holds, or why that is not known.
@@ -55,16 +55,18 @@ pub(crate) async fn client(
         ),
         of_plane: true,
     })?;
-    let value = read.as_ref().and_then(|secret| secret.data.get(API_KEY));
+    let value = read
+        .as_ref()
+        .and_then(|secret| secret.data.get(&config.api_key_data_key));
     let value = value
         .and_then(|value| std::str::from_utf8(value).ok())
         .map(str::trim)
         .filter(|value| !value.is_empty());
     let Some(value) = value else {
-        return Err(no_credentials(name, namespace, secret, read.is_some()));
+        return Err(no_credentials(name, config, read.is_some()));
     };
     if let Some(wrong) = flaw(value) {
-        return Err(no_api_key(name, namespace, secret, wrong));
+        return Err(no_api_key(name, config, wrong));
     }
     Ok(ControlPlane::new(Endpoint {
         name: name.to_owned(),

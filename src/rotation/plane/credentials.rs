@@ -3,7 +3,7 @@
 use sidescale_webhook::profile;
 use tracing::{debug, info};
 
-use super::{API_KEY, Trouble};
+use super::Trouble;
 use crate::api_key::{form, value};
 use crate::cluster;
 use crate::control_plane::At;
@@ -27,6 +27,7 @@ pub(super) async fn api_key(
     config: &profile::ControlPlane,
 ) -> Result<Found, Trouble> {
     let (namespace, name) = (&config.api_key_namespace, &config.api_key_secret);
+    let data_key = &config.api_key_data_key;
     let read = context.store.read(namespace, name).await;
     let secret = read.map_err(|error| Trouble {
         state: State::Degraded,
@@ -38,14 +39,14 @@ pub(super) async fn api_key(
     })?;
     let held = secret
         .as_ref()
-        .and_then(|secret| secret.data.get(API_KEY))
+        .and_then(|secret| secret.data.get(data_key))
         .filter(|value| !value.trim_ascii().is_empty());
     let Some(held) = held else {
         let exists = match secret {
             Some(_) => true,
-            None => put_placeholder(context, namespace, name).await,
+            None => put_placeholder(context, config).await,
         };
-        let trouble = no_credentials(plane, namespace, name, exists);
+        let trouble = no_credentials(plane, config, exists);
         let notice = Notice {
             namespace: namespace.clone(),
             about: About::secret(name),
@@ -60,7 +61,7 @@ pub(super) async fn api_key(
     };
     let text = std::str::from_utf8(held).unwrap_or("\0").trim();
     if let Some(wrong) = value::flaw(text) {
-        return Err(no_api_key(plane, namespace, name, wrong));
+        return Err(no_api_key(plane, config, wrong));
     }
     Ok(Found {
         api_key: KeyValue::new(text.to_owned()),
@@ -89,11 +90,13 @@ pub(super) async fn no_placeholder_any_more(context: &Context, config: &profile:
 }
 
 /// What stands in the API key's place is none: `wrong` says what it is.
-pub(crate) fn no_api_key(plane: &str, namespace: &str, name: &str, wrong: &str) -> Trouble {
+pub(crate) fn no_api_key(plane: &str, config: &profile::ControlPlane, wrong: &str) -> Trouble {
+    let (namespace, name) = (&config.api_key_namespace, &config.api_key_secret);
+    let data_key = &config.api_key_data_key;
     let message = format!(
-        "control plane \"{plane}\" has no usable API key: data key \"{API_KEY}\" of Secret {namespace}/{name} \
+        "control plane \"{plane}\" has no usable API key: data key \"{data_key}\" of Secret {namespace}/{name} \
          {wrong}; put an API key in its place with: {}",
-        command(namespace, name)
+        command(config)
     );
     Trouble {
         state: State::InvalidCredentials,
@@ -102,16 +105,17 @@ pub(crate) fn no_api_key(plane: &str, namespace: &str, name: &str, wrong: &str) 
     }
 }
 
-pub(crate) fn no_credentials(plane: &str, namespace: &str, name: &str, exists: bool) -> Trouble {
+pub(crate) fn no_credentials(plane: &str, config: &profile::ControlPlane, exists: bool) -> Trouble {
+    let (namespace, name) = (&config.api_key_namespace, &config.api_key_secret);
     let found = if exists {
-        format!("has no value under \"{API_KEY}\"")
+        format!("has no value under \"{}\"", config.api_key_data_key)
     } else {
         "does not exist".to_owned()
     };
     let message = format!(
         "control plane \"{plane}\" has no API key: Secret {namespace}/{name} {found}; an apikey-manager beside \
          Headscale makes one by itself, else paste this, once: {}",
-        command(namespace, name)
+        command(config)
     );
     Trouble {
         state: State::NoCredentials,
@@ -126,7 +130,7 @@ pub(super) fn invalid_credentials(plane: &str, config: &profile::ControlPlane, a
     let message = format!(
         "control plane \"{plane}\" refuses the API key of Secret {namespace}/{name}: {method} {url} answered 401, \
          so it is unknown, expired or deleted there; put a new one in its place with: {}",
-        command(namespace, name)
+        command(config)
     );
     Trouble {
         state: State::InvalidCredentials,
@@ -136,9 +140,10 @@ pub(super) fn invalid_credentials(plane: &str, config: &profile::ControlPlane, a
 }
 
 /// Puts a Secret of ours there that holds no key; says whether there is one now.
-async fn put_placeholder(context: &Context, namespace: &str, name: &str) -> bool {
+async fn put_placeholder(context: &Context, config: &profile::ControlPlane) -> bool {
+    let (namespace, name) = (&config.api_key_namespace, &config.api_key_secret);
     let mut secret = StoredSecret::absent(namespace, name);
-    let command = command(namespace, name);
+    let command = command(config);
     form::mark_placeholder(&mut secret, context.clock.now(), &command);
     match context.store.write(&secret).await {
         Ok(_) => {
@@ -164,9 +169,11 @@ async fn put_placeholder(context: &Context, namespace: &str, name: &str) -> bool
 }
 
 /// What to paste into a shell to get an API key into its Secret, be it there or not; the labels that it has stay.
-fn command(namespace: &str, name: &str) -> String {
+fn command(config: &profile::ControlPlane) -> String {
+    let (namespace, name) = (&config.api_key_namespace, &config.api_key_secret);
+    let data_key = &config.api_key_data_key;
     format!(
-        "kubectl create secret generic {name} -n {namespace} --from-literal={API_KEY}=\"$(kubectl exec -n \
+        "kubectl create secret generic {name} -n {namespace} --from-literal={data_key}=\"$(kubectl exec -n \
          {namespace} deploy/headscale -c headscale -- headscale apikeys create -e 90d)\" --dry-run=client -o yaml | \
          kubectl apply --server-side --force-conflicts -f -"
     )

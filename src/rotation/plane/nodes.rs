@@ -82,12 +82,12 @@ impl Plane {
         Ok(self.counted("delete_pre_auth_key", deleted).await?)
     }
 
-    /// Removes a user with its keys.
+    /// Removes a user with its keys, where users are ours to remove.
     ///
     /// # Errors
     /// The call failed, or would remove the keys of others.
     pub async fn delete_user(&self, id: UserId) -> Result<(), Trouble> {
-        let Some(version) = &self.version else {
+        let Some(version) = self.version.as_ref().filter(|_| self.manages_users) else {
             return Ok(());
         };
         self.users().retain(|_, user| user.id != id);

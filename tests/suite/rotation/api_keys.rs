@@ -122,3 +122,39 @@ async fn an_api_key_of_somebody_else_is_never_renewed() {
     let after = world.api_key_secret().await.unwrap();
     assert_eq!(after.revision, written.revision);
 }
+
+#[tokio::test]
+async fn an_api_key_of_another_place_and_data_key_is_asked_for_used_and_renewed() {
+    let mut world = World::without_api_key().await;
+    let plane = world.policy.control_planes.get_mut("default").unwrap();
+    plane.api_key_namespace = "coder".into();
+    plane.api_key_secret = "coder-admin-api-token".into();
+    plane.api_key_data_key = "token".into();
+    let read = async || world.store.read("coder", "coder-admin-api-token").await;
+    let _process = world.start("a");
+    world.demand(&["api"], |_| {});
+    let mut secret = until("the placeholder", async || read().await.unwrap()).await;
+    let paste = &secret.annotations["sidescale.io/next-step"];
+    let want =
+        "kubectl create secret generic coder-admin-api-token -n coder --from-literal=token=\"$(";
+    assert!(paste.starts_with(want), "{paste}");
+    let old = world.headscale.create_api_key(DAY * 90);
+    let old = old.expose().as_bytes().to_vec();
+    secret.data.insert("token".into(), old.clone().into());
+    world.store.write(&secret).await.unwrap();
+    until("a key made with it", async || {
+        world.clock.advance(Duration::from_secs(5));
+        world.value("api").await
+    })
+    .await;
+    world.clock.advance(DAY * 80);
+    let secret = until("another API key", async || {
+        world.clock.advance(Duration::from_secs(600));
+        let secret = read().await.unwrap()?;
+        (*secret.data["token"] != old).then_some(secret)
+    })
+    .await;
+    assert_eq!(secret.data.keys().collect::<Vec<_>>(), ["token"]);
+    let new = String::from_utf8(secret.data["token"].to_vec()).unwrap();
+    assert!(world.works(&new).await);
+}

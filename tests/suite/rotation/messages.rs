@@ -8,11 +8,12 @@ use std::time::Duration;
 use serde_json::Value;
 use sidescale::commands::demo::headscale::{Call, Fault};
 use sidescale::store::StoredSecret;
+use sidescale_webhook::profile::Users;
 use tokio::net::TcpListener;
 
 use super::{SECRET, World, until};
 
-const SITUATIONS: [&str; 17] = [
+const SITUATIONS: [&str; 18] = [
     "no_api_key",
     "empty_api_key",
     "unknown_api_key",
@@ -28,6 +29,7 @@ const SITUATIONS: [&str; 17] = [
     "plane_not_configured",
     "foreign_secret",
     "foreign_user",
+    "missing_user",
     "damaged_record",
     "newer_record",
 ];
@@ -144,6 +146,7 @@ async fn prepare(world: &mut World, situation: &str) {
             world.store.write(&foreign).await.unwrap();
         }
         "foreign_user" => world.headscale.add_user("shop.api", "Alice", ""),
+        "missing_user" => world.policy.rotation.users = Users::Never,
         "damaged_record" | "newer_record" => {
             let mut secret = StoredSecret::absent("shop", SECRET);
             let document = if situation == "newer_record" {

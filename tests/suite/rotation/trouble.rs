@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use sidescale::commands::demo::headscale::{Call, Fault};
 use sidescale::store::StoredSecret;
+use sidescale_webhook::profile::Users;
 
-use super::{DAY, SECRET, World, until};
+use super::{DAY, MARK, SECRET, World, until};
 
 /// Lets the process do what it can, without moving the clock.
 pub(super) async fn settle() {
@@ -249,6 +250,36 @@ async fn a_foreign_user_is_never_used_unless_adopted() {
         .adopt_users = vec!["shop.api".into()];
     let _process = world.start("b");
     world.key("api").await;
+}
+
+#[tokio::test]
+async fn users_that_people_make_are_waited_for_and_never_made_or_removed() {
+    let mut world = World::new().await;
+    world.policy.rotation.users = Users::Never;
+    world.policy.rotation.unused_users_after = DAY;
+    let _process = world.start("a");
+    world.demand(&["api"], |_| {});
+    until("the state", async || {
+        world.detail().contains("1 UserMissing").then_some(())
+    })
+    .await;
+    assert_eq!(world.mints(), 0);
+    assert!(world.secret().await.is_none());
+    // As the command that is told makes it; and another of ours that nothing needs.
+    world.headscale.add_user("shop.api", MARK, "");
+    world.headscale.add_user("shop.gone", MARK, "");
+    until("the key", async || {
+        world.clock.advance(Duration::from_secs(30));
+        world.value("api").await
+    })
+    .await;
+    for _ in 0..3 {
+        world.clock.advance(DAY * 2);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    for call in [Call::CreateUser, Call::DeleteUser] {
+        assert_eq!(world.headscale.calls(call), 0, "{call:?}");
+    }
 }
 
 #[tokio::test]

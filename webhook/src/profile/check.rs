@@ -11,7 +11,7 @@ mod profile;
 use super::config::{NamespacesConfig, RequirementConfig, Rest, SelectorConfig};
 use super::{
     Config, DEFAULT, Namespaces, OWN_IMAGE, OnLost, Operator, Policy, Requirement, Rotation,
-    RotationConfig, Selector, WebhookConfig,
+    RotationConfig, Selector, Users, WebhookConfig,
 };
 use crate::annotations::check_defaults;
 use crate::forms;
@@ -91,6 +91,7 @@ pub(super) fn policy(config: Config) -> Result<Policy, ConfigError> {
         inject: webhook.inject.unwrap_or(true),
         image: own_image(webhook)?,
     };
+    plane::one_key_a_secret(&policy.control_planes)?;
     for (name, profile) in &policy.profiles {
         check_defaults(name, profile, &policy).map_err(|refusal| ConfigError::Default {
             message: refusal.message,
@@ -232,6 +233,7 @@ fn rotation(config: RotationConfig) -> Result<Rotation, ConfigError> {
         orphaned_keys_after,
         unused_users_after,
         on_lost,
+        users,
         rest,
     } = config;
     refuse(
@@ -245,6 +247,7 @@ fn rotation(config: RotationConfig) -> Result<Rotation, ConfigError> {
             "orphanedKeysAfter",
             "unusedUsersAfter",
             "onLost",
+            "users",
         ],
         &[],
     )?;
@@ -286,17 +289,34 @@ fn rotation(config: RotationConfig) -> Result<Rotation, ConfigError> {
         SHORTEST_UNUSED,
         rotation.unused_users_after,
     )?;
-    if let Some(text) = on_lost {
-        rotation.on_lost = match text.as_str() {
-            "report" => OnLost::Report,
-            "evict" => OnLost::Evict,
-            _ => {
-                let want = "want report, or evict";
-                return Err(value("rotation.onLost".to_owned(), &text, want));
-            }
-        };
-    }
+    rotation.on_lost = one_of(
+        "onLost",
+        on_lost,
+        [("report", OnLost::Report), ("evict", OnLost::Evict)],
+    )?;
+    rotation.users = one_of(
+        "users",
+        users,
+        [("manage", Users::Manage), ("never", Users::Never)],
+    )?;
     Ok(rotation)
+}
+
+/// One of two words of `rotation`; the first stands where nothing is said.
+fn one_of<T>(
+    key: &str,
+    text: Option<String>,
+    [(first, default), (second, other)]: [(&str, T); 2],
+) -> Result<T, ConfigError> {
+    match text.as_deref() {
+        None => Ok(default),
+        Some(text) if text == first => Ok(default),
+        Some(text) if text == second => Ok(other),
+        Some(text) => {
+            let want = format!("want {first}, or {second}");
+            Err(value(format!("rotation.{key}"), text, &want))
+        }
+    }
 }
 
 fn refuse(

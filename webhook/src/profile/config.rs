@@ -66,7 +66,7 @@ pub struct ControlPlaneConfig {
     pub login_server: Option<String>,
     /// URL for our own calls; default the login server.
     pub api_url: Option<String>,
-    /// Where the API key stands; default `headscale/headscale-api-key`.
+    /// Where the API key stands; default `api-key` of `headscale/headscale-api-key`.
     pub api_key_secret: SecretConfig,
     /// Whether `apiUrl` may be plain `http://`.
     pub allow_insecure: bool,
@@ -92,6 +92,8 @@ pub struct SecretConfig {
     pub namespace: Option<String>,
     /// Its name.
     pub name: Option<String>,
+    /// Its data key; default `api-key`.
+    pub key: Option<String>,
     #[serde(flatten)]
     #[schemars(skip)]
     pub(crate) rest: Rest,
@@ -151,6 +153,9 @@ pub struct RotationConfig {
     /// What happens to a pod that lost its node: `report` or `evict`.
     #[schemars(extend("enum" = ["report", "evict"]))]
     pub on_lost: Option<String>,
+    /// Whether Headscale users are made and removed: `manage` or `never`.
+    #[schemars(extend("enum" = ["manage", "never"]))]
+    pub users: Option<String>,
     #[serde(flatten)]
     #[schemars(skip)]
     pub(crate) rest: Rest,

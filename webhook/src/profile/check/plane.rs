@@ -1,5 +1,7 @@
 //! One control plane of the configuration. Pure.
 
+use std::collections::BTreeMap;
+
 use super::{ConfigError, refuse, value};
 use crate::forms;
 use crate::profile::{ControlPlane, ControlPlaneConfig, SecretConfig, USER_TEMPLATE};
@@ -52,7 +54,8 @@ pub(super) fn control_plane(
         let want = "the API key would be sent in the clear: want https://, or allowInsecure: true beside it";
         return Err(value(path(key), &api_url, want));
     }
-    let (api_key_namespace, api_key_secret) = secret(api_key_secret, &path("apiKeySecret."))?;
+    let (api_key_namespace, api_key_secret, api_key_data_key) =
+        secret(api_key_secret, &path("apiKeySecret."))?;
     if let Some(pem) = &ca_bundle
         && !(pem.contains("-----BEGIN CERTIFICATE-----")
             && pem.contains("-----END CERTIFICATE-----"))
@@ -70,6 +73,7 @@ pub(super) fn control_plane(
         api_url,
         api_key_namespace,
         api_key_secret,
+        api_key_data_key,
         allow_insecure,
         ca_bundle,
         user_template,
@@ -80,13 +84,14 @@ pub(super) fn control_plane(
     })
 }
 
-fn secret(config: SecretConfig, base: &str) -> Result<(String, String), ConfigError> {
+fn secret(config: SecretConfig, base: &str) -> Result<(String, String, String), ConfigError> {
     let SecretConfig {
         namespace,
         name,
+        key,
         rest,
     } = config;
-    refuse(&rest, base, &["namespace", "name"], &[])?;
+    refuse(&rest, base, &["namespace", "name", "key"], &[])?;
     let namespace = namespace.unwrap_or_else(|| "headscale".to_owned());
     if !forms::is_dns_label(&namespace) {
         return Err(value(
@@ -103,7 +108,38 @@ fn secret(config: SecretConfig, base: &str) -> Result<(String, String), ConfigEr
             "want the name of a Secret",
         ));
     }
-    Ok((namespace, name))
+    let key = key.unwrap_or_else(|| "api-key".to_owned());
+    if !forms::is_data_key(&key) {
+        let want = "want the data key of a Secret: letters, digits, dashes, dots and _";
+        return Err(value(format!("{base}key"), &key, want));
+    }
+    Ok((namespace, name, key))
+}
+
+/// Refuses two data keys in one Secret: it remembers one key's life.
+pub(super) fn one_key_a_secret(planes: &BTreeMap<String, ControlPlane>) -> Result<(), ConfigError> {
+    let mut known: BTreeMap<(&str, &str), (&str, &str)> = BTreeMap::new();
+    for (name, plane) in planes {
+        let key = plane.api_key_data_key.as_str();
+        let secret = (
+            plane.api_key_namespace.as_str(),
+            plane.api_key_secret.as_str(),
+        );
+        let (other, there) = *known.entry(secret).or_insert((name, key));
+        if there != key {
+            let (namespace, secret) = secret;
+            let want = format!(
+                "control plane {other} has its key under \"{there}\" of the same Secret {namespace}/{secret}: want a Secret \
+                 for each"
+            );
+            return Err(value(
+                format!("controlPlanes.{name}.apiKeySecret.key"),
+                key,
+                &want,
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn checked_user_template(path: String, template: Option<String>) -> Result<String, ConfigError> {
