@@ -58,6 +58,7 @@ fn what(why: Why, overlap: Duration) -> Option<String> {
         // A key of a single pod that has not joined is no news of its workload.
         Why::First | Why::NotJoined => return None,
         Why::ValueLost => format!("its value was no longer in the Secret; {goes_on}"),
+        Why::Refused(flaw) => format!("the value that stood there {}", flaw.as_str()),
         Why::Lost => "the control plane no longer had the one before it".to_owned(),
         Why::Changed => format!("the pods ask for other tags or properties; {goes_on}"),
         Why::Requested => {

@@ -336,6 +336,7 @@ fn what_a_secret_takes_fits_into_it() {
                 created: times,
                 expires: times,
                 asked: demand.asked.clone(),
+                origin: crate::rotation::record::Origin::Ours,
             });
             key.joined_with = Some(KeyId(10_000_000));
             record.keys.insert(data_key.clone(), key);
