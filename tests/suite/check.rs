@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use sidescale::clock::{Clock, after};
 use sidescale::commands::demo::headscale::{Embedded, Flavour};
 use sidescale::control_plane::{ControlPlane, Endpoint, NewPreAuthKey};
-use sidescale::rotation::record::{Asked, DATA_KEY, Issued, KeyRecord, Record};
+use sidescale::rotation::record::{Asked, DATA_KEY, Issued, KeyRecord, Origin, Record};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
@@ -162,6 +162,7 @@ async fn installed(headscale: &Embedded) -> (Answers, String) {
             reusable: true,
             ephemeral: true,
         },
+        origin: Origin::Ours,
     });
     let mut record = Record::default();
     record.keys.insert("web-authkey".into(), key);

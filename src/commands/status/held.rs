@@ -42,7 +42,7 @@ impl Held {
         Issued {
             keys: keys.collect(),
             users: users.collect(),
-            online: self.tailnet(now).online(),
+            online: self.tailnet(now, &BTreeSet::new()).online(),
             // Whose a key is that somebody put there matters to whoever takes it over.
             marked: BTreeSet::new(),
         }
