@@ -497,6 +497,7 @@ fn own_keys() -> World {
             created,
             expires: created + SignedDuration::from_hours(1),
             asked: wanted.asked.clone(),
+            origin: crate::rotation::record::Origin::Ours,
         });
         key.joined_with = joined.then_some(KeyId(id));
         if id > 0 {
