@@ -13,7 +13,7 @@ use super::plan::{Held, Why};
 use super::plane::Trouble;
 use super::planes::jitter;
 use super::queue::Backoff;
-use super::settle::{Outcome, Snapshot};
+use super::settle::{Beside, Outcome, Snapshot};
 use super::standing::Standing;
 use super::state::State;
 use super::value::Flaw;
@@ -36,6 +36,8 @@ pub(super) struct Known {
     /// The keys that are in force, also those of single pods, whose end is nobody's concern.
     made: BTreeSet<String>,
     pub(super) snapshot: Option<Snapshot>,
+    /// What the jobs on it tell each other.
+    pub(super) beside: Beside,
     failing: BTreeMap<String, Failing>,
     trouble: Option<Failing>,
     fights: BTreeMap<String, Fight>,
@@ -158,9 +160,10 @@ impl Known {
             away,
             suspects: _,
             again: _,
+            overtaken,
         } = outcome;
         // Nothing was read while the API server was away: what was seen before is shown on.
-        if !away {
+        if !away && !overtaken {
             (self.states, self.expiries) = (plan.states, expiries);
             self.made = in_force.keys().cloned().collect();
         }
@@ -183,7 +186,10 @@ impl Known {
                 info!(%secret, data_key, failures, "Key can be made again");
             }
             let fight = self.fights.entry(minted.data_key.clone());
-            fight.or_default().made(minted, now);
+            // A later job may have told of a later key already.
+            if !overtaken {
+                fight.or_default().made(minted, now);
+            }
         }
         for data_key in undone {
             self.fights.entry(data_key).or_default().undone(now);
@@ -192,7 +198,7 @@ impl Known {
         for (data_key, fight) in &mut self.fights {
             fight.written(writer.as_ref());
             let current = in_force.get(data_key);
-            confirm |= current.is_some_and(|current| fight.is_put_back(*current));
+            confirm |= current.is_some_and(|current| !overtaken && fight.is_put_back(*current));
         }
         let mut retry = None;
         for (data_key, trouble) in failed {

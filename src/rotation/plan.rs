@@ -140,6 +140,8 @@ fn demanded(
             });
         }
         Some(intent)
+            if view.process.beside.contains(&intent.op) && intent.asked == demand.asked => {}
+        Some(intent)
             if respected_until(now, view.process, intent).is_some_and(|until| now < until) =>
         {
             if let Some(until) = respected_until(now, view.process, intent) {
@@ -248,6 +250,9 @@ fn undemanded(now: Timestamp, view: &View<'_>, data_key: &str, key: &KeyRecord, 
 
 fn give_up(now: Timestamp, view: &View<'_>, data_key: &str, key: &KeyRecord, plan: &mut Plan) {
     let Some(intent) = &key.intent else { return };
+    if view.process.beside.contains(&intent.op) {
+        return;
+    }
     match respected_until(now, view.process, intent) {
         Some(until) if now < until => earliest(&mut plan.cleanup_at, until),
         Some(_) | None => plan.steps.push(Step::GiveUp {

@@ -20,6 +20,12 @@ const MOST_NEW: usize = 7;
 /// Whatever else is to be done leaves half of the places: a slow server must not hold up new pods.
 const MOST_OTHERS: usize = 4;
 
+/// New pods do not wait for longer on work on their Secret that is under way: it may hang at another service.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// So many jobs may work on one Secret, the later ones for new pods.
+const MOST_OF_ONE: usize = 2;
+
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// Nothing waits longer than this after a failure.
 pub const LONGEST_RETRY: Duration = Duration::from_secs(300);
@@ -42,14 +48,25 @@ pub struct Job {
     pub secret: SecretRef,
     /// What for.
     pub class: Class,
+    /// Tells it from every other; later ones have greater numbers.
+    pub number: u64,
 }
 
 /// Holds when each Secret is to be looked at, and for what.
 #[derive(Debug, Default)]
 pub struct Queue {
     wanted: BTreeMap<SecretRef, BTreeMap<Class, Timestamp>>,
-    running: BTreeMap<SecretRef, Class>,
+    running: BTreeMap<SecretRef, Vec<Running>>,
     renewals_from: Option<Timestamp>,
+    given_out: u64,
+}
+
+/// A job that was given out.
+#[derive(Clone, Copy, Debug)]
+struct Running {
+    number: u64,
+    class: Class,
+    began: Timestamp,
 }
 
 impl Queue {
@@ -60,67 +77,100 @@ impl Queue {
         *time = at.min(*time);
     }
 
-    /// Takes the most urgent job whose time has come; its Secret is left alone until [`Queue::done`].
+    /// Takes the most urgent job whose time has come. Its Secret is left alone until [`Queue::done`], but for new pods:
+    /// they overtake a job that takes long.
     pub fn next(&mut self, now: Timestamp) -> Option<Job> {
-        let ready = |at: Timestamp, class: Class| at.max(self.opens(class)) <= now;
-        let (class, at, secret) = self
+        let opens = self.opens();
+        let (class, secret) = self
             .free()
-            .filter(|(_, class, at)| self.has_place(*class) && ready(*at, *class))
-            .map(|(secret, class, at)| (class, at, secret.clone()))
-            .min()?;
+            .filter(|(_, class, at)| *at <= now && opens(*class).is_some_and(|opens| opens <= now))
+            .map(|(secret, class, at)| (class, at, secret))
+            .min()
+            .map(|(class, _, secret)| (class, secret.clone()))?;
         if class == Class::Renewal {
-            self.renewals_from = Some(after(at.max(self.opens(class)).max(now), RENEWAL_GAP));
+            self.renewals_from = Some(after(now, RENEWAL_GAP));
         }
         if let Some(times) = self.wanted.get_mut(&secret) {
             times.remove(&class);
         }
-        self.running.insert(secret.clone(), class);
-        Some(Job { secret, class })
+        self.given_out += 1;
+        let number = self.given_out;
+        let running = self.running.entry(secret.clone()).or_default();
+        running.push(Running {
+            number,
+            class,
+            began: now,
+        });
+        Some(Job {
+            secret,
+            class,
+            number,
+        })
     }
 
     /// Forgets its pace: the clock was set back, and what was put off to a time would be put off for longer.
     pub fn set_back(&mut self) {
         self.renewals_from = None;
+        for running in self.running.values_mut().flatten() {
+            running.began = Timestamp::MIN;
+        }
     }
 
-    /// Gives the Secret back after its job.
-    pub fn done(&mut self, secret: &SecretRef) {
-        self.running.remove(secret);
-        self.wanted.retain(|_, times| !times.is_empty());
+    /// Gives the Secret back after the job of that number.
+    pub fn done(&mut self, secret: &SecretRef, number: u64) {
+        if let Some(running) = self.running.get_mut(secret) {
+            running.retain(|running| running.number != number);
+        }
+        if self.running.get(secret).is_some_and(Vec::is_empty) {
+            self.running.remove(secret);
+        }
+        if self.wanted.get(secret).is_some_and(BTreeMap::is_empty) {
+            self.wanted.remove(secret);
+        }
     }
 
     /// When the next job will be ready; none while there is no place for it.
     #[must_use]
     pub fn wake(&self) -> Option<Timestamp> {
+        let opens = self.opens();
         self.free()
-            .filter(|(_, class, _)| self.has_place(*class))
-            .map(|(_, class, at)| at.max(self.opens(class)))
+            .filter_map(|(_, class, at)| Some(at.max(opens(class)?)))
             .min()
     }
 
+    /// What is wanted of Secrets that are not in other hands, and when it may begin for their sake.
     fn free(&self) -> impl Iterator<Item = (&SecretRef, Class, Timestamp)> {
-        let free = self
-            .wanted
-            .iter()
-            .filter(|(secret, _)| !self.running.contains_key(*secret));
-        free.flat_map(|(secret, times)| times.iter().map(move |(class, at)| (secret, *class, *at)))
+        self.wanted.iter().flat_map(|(secret, times)| {
+            let running = self.running.get(secret).map_or(&[][..], Vec::as_slice);
+            let overtakes = running.iter().map(|running| after(running.began, PATIENCE));
+            let overtakes = overtakes.max().unwrap_or(Timestamp::MIN);
+            let free = move |class: &Class| match class {
+                Class::New => running.len() < MOST_OF_ONE,
+                Class::Renewal | Class::Cleanup => running.is_empty(),
+            };
+            let free = times.iter().filter(move |(class, _)| free(class));
+            free.map(move |(class, at)| (secret, *class, overtakes.max(*at)))
+        })
     }
 
-    fn has_place(&self, class: Class) -> bool {
-        let of_new_pods = |running: &&Class| **running == Class::New;
-        let new = self.running.values().filter(of_new_pods).count();
-        let others = self.running.len() - new;
-        let most = match class {
-            Class::New => new < MOST_NEW,
-            Class::Renewal | Class::Cleanup => others < MOST_OTHERS,
-        };
-        most && new + others < AT_ONCE
-    }
-
-    fn opens(&self, class: Class) -> Timestamp {
-        match class {
-            Class::Renewal => self.renewals_from.unwrap_or(Timestamp::MIN),
-            Class::New | Class::Cleanup => Timestamp::MIN,
+    /// From when on there is a place for each class; none while all are taken.
+    fn opens(&self) -> impl Fn(Class) -> Option<Timestamp> + use<> {
+        let (mut new, mut others) = (0, 0);
+        for running in self.running.values().flatten() {
+            match running.class {
+                Class::New => new += 1,
+                Class::Renewal | Class::Cleanup => others += 1,
+            }
+        }
+        let any = new + others < AT_ONCE;
+        let renewals_from = self.renewals_from.unwrap_or(Timestamp::MIN);
+        move |class| {
+            let (place, from) = match class {
+                Class::New => (new < MOST_NEW, Timestamp::MIN),
+                Class::Renewal => (others < MOST_OTHERS, renewals_from),
+                Class::Cleanup => (others < MOST_OTHERS, Timestamp::MIN),
+            };
+            (any && place).then_some(from)
         }
     }
 }
@@ -184,15 +234,39 @@ mod tests {
     fn a_secret_is_worked_on_once_at_a_time_and_again_if_it_changed_meanwhile() {
         let mut queue = Queue::default();
         queue.want(&secret("a"), Class::New, at(1));
-        assert!(queue.next(at(1)).is_some());
-        queue.want(&secret("a"), Class::New, at(2));
-        assert_eq!(queue.next(at(5)), None);
+        let first = queue.next(at(1)).unwrap();
+        queue.want(&secret("a"), Class::Renewal, at(2));
+        assert_eq!(queue.next(at(50_000)), None);
         assert_eq!(queue.wake(), None);
-        queue.done(&secret("a"));
+        queue.done(&secret("a"), first.number);
         assert_eq!(queue.wake(), Some(at(2)));
-        assert!(queue.next(at(5)).is_some());
-        queue.done(&secret("a"));
+        let second = queue.next(at(5)).unwrap();
+        queue.done(&secret("a"), second.number);
         assert_eq!(queue.wake(), None);
+    }
+
+    #[test]
+    fn new_pods_overtake_one_job_on_their_secret_that_takes_long() {
+        let mut queue = Queue::default();
+        let mut begin = |want: bool, millis: i64| {
+            if want {
+                queue.want(&secret("a"), Class::New, at(millis));
+            }
+            queue.next(at(millis)).map(|job| job.number)
+        };
+        assert_eq!(begin(true, 0), Some(1));
+        assert_eq!(begin(true, 999), None, "it may be done any moment");
+        assert_eq!(begin(false, 1_000), Some(2));
+        assert_eq!(begin(true, 3_000), None, "two are enough");
+        queue.done(&secret("a"), 2);
+        assert_eq!(queue.wake(), Some(at(3_000)), "and not when it was asked");
+        assert_eq!(queue.next(at(3_000)).unwrap().number, 3);
+        queue.done(&secret("a"), 1);
+        queue.want(&secret("a"), Class::New, at(3_000));
+        assert_eq!(queue.wake(), Some(at(4_000)));
+        queue.set_back();
+        assert!(queue.next(at(0)).is_none(), "it was not asked for so early");
+        assert!(queue.next(at(3_000)).is_some());
     }
 
     #[test]
@@ -214,7 +288,7 @@ mod tests {
     struct Sim {
         queue: Queue,
         millis: i64,
-        running: Vec<(i64, SecretRef)>,
+        running: Vec<(i64, SecretRef, u64)>,
         begun: Vec<(i64, Job)>,
     }
 
@@ -235,21 +309,26 @@ mod tests {
             takes: impl Fn(&SecretRef) -> i64,
             mut ended: impl FnMut(&mut Queue, &SecretRef, i64),
         ) {
+            let mut idle_until = self.millis;
             while self.millis < until {
                 let millis = self.millis;
-                let over = |(end, _): &mut (i64, SecretRef)| *end <= millis;
-                for (_, secret) in self.running.extract_if(.., over) {
-                    self.queue.done(&secret);
+                let over = |(end, ..): &mut (i64, SecretRef, u64)| *end <= millis;
+                for (_, secret, number) in self.running.extract_if(.., over) {
+                    self.queue.done(&secret, number);
                     ended(&mut self.queue, &secret, millis);
+                    idle_until = millis;
                 }
-                while let Some(job) = self.queue.next(at(millis)) {
-                    let end = millis + takes(&job.secret);
-                    self.running.push((end, job.secret.clone()));
-                    self.begun.push((millis, job));
-                    assert!(self.running.len() <= AT_ONCE);
+                if millis >= idle_until {
+                    while let Some(job) = self.queue.next(at(millis)) {
+                        let end = millis + takes(&job.secret);
+                        self.running.push((end, job.secret.clone(), job.number));
+                        self.begun.push((millis, job));
+                        assert!(self.running.len() <= AT_ONCE);
+                    }
+                    let wake = self.queue.wake();
+                    idle_until = wake.map_or(i64::MAX, Timestamp::as_millisecond);
+                    assert!(idle_until > millis, "who waits for that would spin");
                 }
-                let more = self.queue.wake().is_some_and(|wake| wake <= at(millis));
-                assert!(!more, "who waits for that would spin");
                 self.millis += 50;
             }
         }

@@ -90,7 +90,7 @@ pub struct Context {
 }
 
 pub(super) enum Done {
-    Settled(SecretRef, Box<Outcome>),
+    Settled(SecretRef, u64, Box<Outcome>),
     Connected(String, Box<Result<Plane, Trouble>>),
     Passed(Box<Pass>),
     Looked(Box<Looked>),
@@ -295,11 +295,11 @@ impl Loop {
         }
         self.tell_endings(now);
         while let Some(job) = self.queue.next(now) {
-            let task = self.task(job, now);
+            let (number, task) = (job.number, self.task(job, now));
             let context = Arc::clone(&self.context);
             self.jobs.push(Box::pin(async move {
                 let (secret, outcome) = settle(&context, task).await;
-                Done::Settled(secret, Box::new(outcome))
+                Done::Settled(secret, number, Box::new(outcome))
             }));
         }
     }
@@ -322,7 +322,11 @@ impl Loop {
     }
 
     fn task(&mut self, job: Job, now: Timestamp) -> Task {
-        let Job { secret, class } = job;
+        let Job {
+            secret,
+            class,
+            number,
+        } = job;
         let demand = self.demand(&secret);
         let known = self.secrets.entry(secret.clone()).or_default();
         let mut held = known.held(now);
@@ -334,8 +338,11 @@ impl Loop {
         }
         // A snapshot is good for one look; whatever else is done makes it old.
         let snapshot = known.snapshot.take().filter(|_| class == Class::Cleanup);
+        let beside = known.beside.clone();
         Task {
             class,
+            number,
+            beside,
             demand,
             held: if secret.name == POD_SECRET {
                 let namespace = self.demands.namespaces.get(secret.namespace.as_str());
@@ -352,6 +359,7 @@ impl Loop {
                 writer: self.context.writer.clone(),
                 respect: self.context.respect,
                 live: BTreeSet::new(),
+                beside: BTreeSet::new(),
                 held,
             },
             snapshot,
@@ -394,8 +402,8 @@ impl Loop {
     pub(super) async fn absorb(&mut self, done: Done) {
         let now = self.context.clock.now();
         match done {
-            Done::Settled(secret, outcome) => {
-                self.queue.done(&secret);
+            Done::Settled(secret, number, outcome) => {
+                self.queue.done(&secret, number);
                 self.settled(secret, *outcome, now).await;
             }
             Done::Connected(name, connected) => {

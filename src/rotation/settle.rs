@@ -24,8 +24,11 @@ use crate::cluster;
 use crate::control_plane::KeyId;
 use crate::store::{MANAGED_BY, StoreError, StoredSecret};
 
+mod beside;
 mod mint;
 mod tidy;
+
+pub(super) use beside::Beside;
 
 /// Bounds one job: enough for a full namespace of new services, eight at a time.
 const ROUNDS: usize = 64;
@@ -41,6 +44,10 @@ pub(super) type Snapshot = (StoredSecret, Arc<BTreeMap<String, Issued>>);
 pub(super) struct Task {
     pub(super) secret: SecretRef,
     pub(super) class: Class,
+    /// Tells the job from others.
+    pub(super) number: u64,
+    /// What the jobs on this Secret tell each other.
+    pub(super) beside: Beside,
     pub(super) demand: BTreeMap<String, KeyDemand>,
     /// Data keys of single pods that are there.
     pub(super) held: BTreeSet<String>,
@@ -76,6 +83,8 @@ pub(super) struct Outcome {
     pub(super) writer: Option<String>,
     /// Whether there is more to do at once.
     pub(super) again: bool,
+    /// Whether a later job has begun meanwhile, which knows better how the keys do.
+    pub(super) overtaken: bool,
 }
 
 /// A key that was made and written.
@@ -100,6 +109,7 @@ struct Job<'a> {
 /// Works on one Secret.
 pub(super) async fn settle(context: &Context, task: Task) -> (SecretRef, Outcome) {
     let secret = task.secret.clone();
+    let (number, beside) = (task.number, task.beside.clone());
     let mut job = Job {
         context,
         task,
@@ -115,6 +125,7 @@ pub(super) async fn settle(context: &Context, task: Task) -> (SecretRef, Outcome
             of_plane: false,
         });
     }
+    job.outcome.overtaken = beside.over(number);
     (secret, job.outcome)
 }
 
@@ -128,16 +139,20 @@ impl Job<'_> {
         for _ in 0..ROUNDS {
             let secret = match known.take() {
                 Some(secret) => secret,
-                None => {
-                    let SecretRef { namespace, name } = &self.task.secret;
-                    let read = self.context.store.read(namespace, name).await?;
-                    read.unwrap_or_else(|| StoredSecret::absent(namespace, name))
-                }
+                None => self.read().await?,
             };
             let writer = &mut self.outcome.writer;
             *writer = writer.take().or_else(|| secret.writer.clone());
             let (ownership, record) = self.owned(&secret);
-            let steps = self.plan(&secret, ownership, &record, &issued);
+            let mut steps = self.plan(&secret, ownership, &record, &issued);
+            self.task.beside.begin(self.task.number);
+            if self.task.beside.overtaken(self.task.number) {
+                // What pods need is known better there; what was begun here is brought to its end.
+                steps.retain(|step| matches!(step, Step::Mint { .. }));
+                if steps.is_empty() {
+                    break;
+                }
+            }
             let (taken, steps): (Vec<_>, Vec<_>) = steps
                 .into_iter()
                 .partition(|step| matches!(step, Step::Adopt { .. }));
@@ -178,6 +193,12 @@ impl Job<'_> {
         Ok(())
     }
 
+    async fn read(&self) -> Result<StoredSecret, StoreError> {
+        let SecretRef { namespace, name } = &self.task.secret;
+        let read = self.context.store.read(namespace, name).await?;
+        Ok(read.unwrap_or_else(|| StoredSecret::absent(namespace, name)))
+    }
+
     /// Whose the Secret is, and what it remembers.
     fn owned(&mut self, secret: &StoredSecret) -> (Ownership, Record) {
         let (ownership, record, trouble) = ownership(secret);
@@ -204,12 +225,13 @@ impl Job<'_> {
         record: &Record,
         issued: &BTreeMap<String, Issued>,
     ) -> Vec<Step> {
-        let filled: BTreeSet<String> = secret
-            .data
-            .iter()
-            .filter(|(_, value)| may_be_a_key(value))
-            .map(|(key, _)| key.clone())
-            .collect();
+        let holds_a_key = |data_key: &&String| {
+            let value = secret.data.get(*data_key);
+            value.is_some_and(|value| may_be_a_key(value))
+        };
+        let demanded = self.task.demand.keys();
+        let filled: BTreeSet<String> = demanded.filter(holds_a_key).cloned().collect();
+        self.task.process.beside = self.task.beside.of_others(self.task.number);
         let values = Value::all(&secret.data, &self.task.demand);
         let view = View {
             ownership,

@@ -29,6 +29,7 @@ mod messages;
 mod news;
 mod nodes;
 mod own_keys;
+mod poisoned;
 mod promises;
 mod request;
 mod sweep;

@@ -22,10 +22,12 @@ struct Stop(bool);
 impl Future for Stop {
     type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         if std::mem::replace(&mut self.0, true) {
             Poll::Ready(())
         } else {
+            // Whoever holds many such futures polls those alone that say so.
+            context.waker().wake_by_ref();
             Poll::Pending
         }
     }

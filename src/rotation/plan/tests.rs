@@ -111,6 +111,7 @@ impl Case {
                 writer: "me".into(),
                 respect: Duration::from_secs(120),
                 live: BTreeSet::from(["live".to_owned()]),
+                beside: BTreeSet::from(["beside".to_owned()]),
                 held: BTreeMap::new(),
             },
             rotation: Rotation {
@@ -360,6 +361,11 @@ fn an_intent_is_followed_by_its_writer_and_respected_by_others() {
         intend(Why::Due),
         "own, and over"
     );
+    let beside = with(fresh("me", "beside"));
+    assert_eq!(beside.steps(due), [], "another job is about to make it");
+    let other_tags = with(fresh("me", "beside"))
+        .with(|case| case.demand.get_mut(KEY).unwrap().asked.tags = vec!["tag:x".into()]);
+    assert_eq!(other_tags.steps(due), intend(Why::Changed));
     assert_eq!(with(fresh("other", "live")).steps(due + 119), []);
     assert_eq!(
         with(fresh("other", "live")).plan(at(due)).renew_at,
@@ -392,6 +398,8 @@ fn an_intent_that_nobody_needs_is_given_up() {
         case.key.unused_since = Some(at(1));
     });
     assert_eq!(undemanded.steps(120), give_up);
+    let beside = Case::new().with(|case| case.key.intent = Some(intent("me", "beside")));
+    assert_eq!(beside.steps(120), [], "the job that follows it will say");
 }
 
 #[test]

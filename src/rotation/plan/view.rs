@@ -19,7 +19,7 @@ pub struct View<'a> {
     pub ownership: Ownership,
     /// What it remembers.
     pub record: &'a Record,
-    /// Its data keys that hold a value.
+    /// Data keys of the demand under which something stands that may be a key.
     pub filled: &'a BTreeSet<String>,
     /// What can be told of those values.
     pub values: &'a BTreeMap<String, Value>,
@@ -72,6 +72,8 @@ pub struct Process {
     pub respect: Duration,
     /// Intents of ours that were written and whose key is still to be made.
     pub live: BTreeSet<String>,
+    /// Intents that other jobs of this process follow.
+    pub beside: BTreeSet<String>,
     /// Data keys that are not tried again before a time, and why.
     pub held: BTreeMap<String, Held>,
 }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
 use jiff::Timestamp;
 use tracing::info;
 use uuid::Uuid;
@@ -13,7 +15,6 @@ use super::{Job, Minted};
 use crate::clock::after;
 use crate::control_plane::{KeyId, MintedKey};
 use crate::metrics::RotationResult;
-use crate::rotation::demand::SecretRef;
 use crate::rotation::plan::{Held, Ownership, Step, Why};
 use crate::rotation::plane::{Plane, Trouble};
 use crate::rotation::record::{Abandoned, Intent, KeyRecord, Record, fingerprint};
@@ -25,6 +26,15 @@ const MINTS_AT_ONCE: usize = 8;
 
 /// Whoever undid a key before it was written is not raced: it is made again after this long.
 const RACE_AGAIN: Duration = Duration::from_secs(1);
+
+/// A key that is made this soon after another is written with it.
+const CLOSE_BEHIND: Duration = Duration::from_millis(200);
+
+/// What came of an intent.
+type Answer = (Result<MintedKey, Trouble>, String, Intent, Why, Arc<Plane>);
+
+/// What is still to come of intents.
+type Answers = FuturesUnordered<BoxFuture<'static, Answer>>;
 
 /// A key that was made and is to be written.
 struct Made {
@@ -88,49 +98,44 @@ impl Job<'_> {
         if ops.is_empty() {
             return Ok(Some(secret));
         }
+        let follow = ops.iter().cloned();
+        self.task.beside.follow(self.task.number, follow);
         let written = self.write(secret, &record).await?;
         self.task.process.live.extend(ops);
         Ok(Some(written))
     }
 
-    /// Makes keys that were written down, and puts them in force.
+    /// Makes keys that were written down, and puts them in force as they come: none waits for one that takes long.
     pub(super) async fn mint(
         &mut self,
-        mut secret: StoredSecret,
-        mut record: Record,
+        secret: StoredSecret,
+        record: Record,
         steps: Vec<Step>,
     ) -> Result<Option<StoredSecret>, StoreError> {
-        let mut made = self.make(&record, steps).await;
-        while !made.is_empty() {
-            let now = self.context.clock.now();
-            let requests = self.requests(&secret);
-            let overlap = self.overlap();
-            for made in &mut made {
-                let Some(key) = record.keys.get_mut(&made.data_key) else {
-                    continue;
-                };
-                let request = requests.open(&made.data_key, key);
-                made.put_in_force(key, now, overlap);
-                if request.is_some_and(|request| request.revoke) {
-                    key.revoke_previous(now);
-                }
-                let value = Zeroizing::new(made.minted.value.expose().as_bytes().to_vec());
-                secret.data.insert(made.data_key.clone(), value);
-            }
-            match self.write(secret, &record).await {
-                Ok(written) => {
-                    self.succeed(made);
-                    return Ok(Some(written));
-                }
-                Err(StoreError::Conflict { .. }) => {}
-                // Whether it was written is not known: the intent, or the key in force, will tell.
-                Err(error) => return Err(error),
-            }
-            let SecretRef { namespace, name } = &self.task.secret;
-            let read = self.context.store.read(namespace, name).await?;
-            secret = read.unwrap_or_else(|| StoredSecret::absent(namespace, name));
-            let (ownership, fresh) = self.owned(&secret);
-            record = fresh;
+        let mut answers = self.make(&record, steps);
+        let mut known = Some(secret);
+        while let Some(made) = self.made(&mut answers, &record).await {
+            // A call that failed may have taken long: what is known of the Secret is old by then.
+            known = match made.is_empty() {
+                true => None,
+                false => self.put_in_force(known, made).await?,
+            };
+        }
+        Ok(known)
+    }
+
+    /// Writes keys that were made.
+    async fn put_in_force(
+        &mut self,
+        known: Option<StoredSecret>,
+        mut made: Vec<Made>,
+    ) -> Result<Option<StoredSecret>, StoreError> {
+        let mut secret = match known {
+            Some(secret) => secret,
+            None => self.read().await?,
+        };
+        let (mut ownership, mut record) = self.owned(&secret);
+        loop {
             // The client asks again by itself: the conflict may be with the very write whose answer was lost.
             let in_force = |made: &Made| {
                 let key = record.keys.get(&made.data_key);
@@ -151,13 +156,45 @@ impl Job<'_> {
                 self.lose(lost, &record).await;
             }
             made = kept;
+            if made.is_empty() {
+                return Ok(None);
+            }
+            self.fill(&mut secret, &mut record, &mut made);
+            match self.write(secret, &record).await {
+                Ok(written) => {
+                    self.succeed(made);
+                    return Ok(Some(written));
+                }
+                Err(StoreError::Conflict { .. }) => {}
+                // Whether it was written is not known: the intent, or the key in force, will tell.
+                Err(error) => return Err(error),
+            }
+            secret = self.read().await?;
+            (ownership, record) = self.owned(&secret);
         }
-        Ok(None)
     }
 
-    /// Makes keys, a few at a time.
-    async fn make(&mut self, record: &Record, steps: Vec<Step>) -> Vec<Made> {
-        let mut calls = Vec::new();
+    /// Puts keys and what is remembered of them into the Secret as it will be written.
+    fn fill(&self, secret: &mut StoredSecret, record: &mut Record, made: &mut [Made]) {
+        let now = self.context.clock.now();
+        let (requests, overlap) = (self.requests(secret), self.overlap());
+        for made in made {
+            let Some(key) = record.keys.get_mut(&made.data_key) else {
+                continue;
+            };
+            let request = requests.open(&made.data_key, key);
+            made.put_in_force(key, now, overlap);
+            if request.is_some_and(|request| request.revoke) {
+                key.revoke_previous(now);
+            }
+            let value = Zeroizing::new(made.minted.value.expose().as_bytes().to_vec());
+            secret.data.insert(made.data_key.clone(), value);
+        }
+    }
+
+    /// Begins to make keys, a few at a time.
+    fn make(&self, record: &Record, steps: Vec<Step>) -> Answers {
+        let answers = Answers::new();
         for step in steps {
             let Step::Mint {
                 data_key,
@@ -171,14 +208,24 @@ impl Job<'_> {
                 .keys
                 .get(&data_key)
                 .and_then(|key| self.task.planes.get(&key.control_plane));
-            let Some(plane) = plane.filter(|_| calls.len() < MINTS_AT_ONCE) else {
+            let Some(plane) = plane.filter(|_| answers.len() < MINTS_AT_ONCE) else {
                 continue;
             };
             let plane = Arc::clone(plane);
-            calls.push(async move { (plane.mint(&intent).await, data_key, intent, why, plane) });
+            answers.push(Box::pin(async move {
+                let minted = plane.mint(&intent).await;
+                (minted, data_key, intent, why, plane)
+            }));
         }
+        answers
+    }
+
+    /// Waits for the next key, and for those that come close behind it: one write does for all. None: no more come.
+    async fn made(&mut self, answers: &mut Answers, record: &Record) -> Option<Vec<Made>> {
+        let mut next = answers.next().await;
+        next.as_ref()?;
         let mut made = Vec::new();
-        for (minted, data_key, intent, why, plane) in join_all(calls).await {
+        while let Some((minted, data_key, intent, why, plane)) = next {
             self.task.process.live.remove(&intent.op);
             match minted {
                 Ok(minted) => made.push(Made {
@@ -191,8 +238,19 @@ impl Job<'_> {
                 }),
                 Err(trouble) => self.fail(data_key, record, trouble),
             }
+            next = self.close_behind(answers).await;
         }
-        made
+        Some(made)
+    }
+
+    async fn close_behind(&self, answers: &mut Answers) -> Option<Answer> {
+        // The model's time does not go by of itself.
+        #[cfg(test)]
+        if let crate::store::Store::Model(_) = self.context.store {
+            return futures::FutureExt::now_or_never(answers.next()).flatten();
+        }
+        let next = tokio::time::timeout(CLOSE_BEHIND, answers.next()).await;
+        next.ok().flatten()
     }
 
     fn succeed(&mut self, made: Vec<Made>) {

@@ -1,0 +1,69 @@
+//! One service whose calls hang, beside others of the same Secret.
+
+use super::*;
+
+/// The call for one service hangs until our own deadline, which is further off than anything that is waited for here.
+const HANGS: Fault = Fault::Slow(Duration::from_secs(60));
+
+/// Less than the deadline of a call.
+const SOON: Duration = Duration::from_secs(5);
+
+/// Has the call that makes the user of `poisoned` hang, for which there was no pod before.
+async fn poison(world: &World, others: &[&str], change: impl Fn(&mut KeyDemand)) -> Instant {
+    world.headscale.break_calls(Some(Call::CreateUser), HANGS);
+    let users = world.headscale.calls(Call::CreateUser);
+    world.demand(&[others, &["poisoned"]].concat(), change);
+    until("the call that hangs", async || {
+        (world.headscale.calls(Call::CreateUser) > users).then_some(())
+    })
+    .await;
+    world.headscale.mend();
+    Instant::now()
+}
+
+#[tokio::test]
+async fn a_call_that_hangs_holds_up_no_key_that_is_made_beside_it() {
+    let world = World::new().await;
+    let _process = world.start("a");
+    world.demand(&["api"], |_| {});
+    let old = world.key("api").await;
+    // Their users are there already.
+    let tagged = |demand: &mut KeyDemand| demand.asked.tags = vec!["tag:web".into()];
+    let began = poison(&world, &["api"], tagged).await;
+    world.key_other_than("api", &old).await;
+    assert!(began.elapsed() < SOON, "after {:?}", began.elapsed());
+    assert_eq!(world.value("poisoned").await, None);
+}
+
+#[tokio::test]
+async fn a_call_that_hangs_holds_up_no_pod_that_comes_after_it() {
+    let world = World::new().await;
+    let _process = world.start("a");
+    let began = poison(&world, &[], |_| {}).await;
+    for (n, service) in ["api", "web", "db"].into_iter().enumerate() {
+        let services = ["poisoned", "api", "web", "db"];
+        world.demand(&services[..n + 2], |_| {});
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        world.clock.advance(Duration::from_secs(1));
+        world.key(service).await;
+    }
+    assert!(began.elapsed() < SOON, "after {:?}", began.elapsed());
+    assert_eq!(world.value("poisoned").await, None);
+    // The intent of the call that hangs was left to it: nobody made another.
+    let record = world.record().await;
+    let intended = |key: &str| {
+        let key = &record.keys[key];
+        (key.intent.is_some(), key.abandoned.len())
+    };
+    assert_eq!(intended("poisoned-authkey"), (true, 0));
+    assert_eq!(world.mints(), 3);
+    // It is made in the end, once.
+    until("a key for all", async || {
+        world.clock.advance(Duration::from_secs(5));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let value = world.value("poisoned").await?;
+        world.headscale.accepts(&value).then_some(())
+    })
+    .await;
+    assert_eq!(world.mints(), 4);
+}
