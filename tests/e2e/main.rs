@@ -12,7 +12,7 @@
 // Later tests will use what the first ones do not.
 #![allow(dead_code, reason = "shared by tests that come one by one")]
 
-use std::{process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc, time::Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use libtest_mimic::{Arguments, Trial};
@@ -187,7 +187,10 @@ fn attempt(
     name: &str,
     program: Option<&headscale::Program>,
 ) -> Result<()> {
-    let Err(error) = (case.run)(context, program) else {
+    let began = Instant::now();
+    let outcome = (case.run)(context, program);
+    eprintln!("e2e: {name}: {:.0} s", began.elapsed().as_secs_f64());
+    let Err(error) = outcome else {
         return Ok(());
     };
     let kept = evidence::keep(name, context.node().ok(), context.folder.path());
