@@ -6,10 +6,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
 
 use crate::Case;
 use crate::support::context::Context;
-use crate::support::headscale::{Headscale, Program};
+use crate::support::headscale::{Headscale, Node, Program};
 use crate::support::levels::Level;
 use crate::support::processes::{Place, output};
 use crate::support::product::{LIMIT, Product, label};
@@ -45,9 +46,12 @@ fn never_refused(context: &Context, program: Option<&Program>) -> Result<()> {
         ("auth-key-expiration", LIFE),
         ("auth-key-rotation-buffer", BUFFER),
     ])?;
-    headscale
+    let live = headscale
         .online("web", LIMIT)
         .with_context(|| product.logs())?;
+    let pod = node
+        .kubectl()
+        .ready_pod(&product.workloads, "app=web", LIMIT)?;
 
     let joiner = Joiner {
         program: Programs::prepare()?.tailscale("joiner"),
@@ -65,6 +69,9 @@ fn never_refused(context: &Context, program: Option<&Program>) -> Result<()> {
             let key = product.key("web-authkey")?;
             if keys.last() != Some(&key) {
                 keys.push(key.clone());
+            }
+            if n % 5 == 0 {
+                stays_online(&headscale, &live)?;
             }
             let (joiner, sender) = (&joiner, sender.clone());
             scope.spawn(move || {
@@ -93,13 +100,49 @@ fn never_refused(context: &Context, program: Option<&Program>) -> Result<()> {
     );
     ensure!(
         refused.is_empty(),
-        "{} refused, such as {:?}\n{}",
-        refused.len(),
+        "such as {:?}\n{}",
         refused.first(),
         product.logs()
     );
     ensure!(keys.len() >= 7, "only {} keys", keys.len());
+    let now = node
+        .kubectl()
+        .ready_pod(&product.workloads, "app=web", LIMIT)?;
+    ensure!(
+        started(&now) == started(&pod),
+        "the live pod was disturbed: {:?}, before {:?}",
+        started(&now),
+        started(&pod)
+    );
     ends_after_its_overlap(&joiner, &product)
+}
+
+/// The node that joined before all others is connected, whatever happens to the key that it joined with.
+fn stays_online(headscale: &Headscale, live: &Node) -> Result<()> {
+    let nodes = headscale.nodes()?;
+    let found = nodes.iter().find(|node| node.id == live.id);
+    let found = found.context("the live pod's node is gone")?;
+    ensure!(found.online, "the live pod's node is offline: {found:?}");
+    Ok(())
+}
+
+/// The pod, and when and how often each of its containers was started.
+fn started(pod: &Value) -> Vec<Value> {
+    let status = &pod["status"];
+    let containers = ["initContainerStatuses", "containerStatuses"].map(|of| status[of].as_array());
+    let containers = containers.into_iter().flatten().flatten();
+    let runs = containers.map(|one| {
+        json!([
+            one["name"],
+            one["containerID"],
+            one["restartCount"],
+            one["state"]
+        ])
+    });
+    [pod["metadata"]["uid"].clone()]
+        .into_iter()
+        .chain(runs)
+        .collect()
 }
 
 /// The key that was replaced is refused before its natural end, and the one that replaced it is not.
