@@ -25,6 +25,7 @@ mod api_keys;
 mod by_hand;
 mod cleanup;
 mod gone;
+mod many;
 mod messages;
 mod news;
 mod nodes;

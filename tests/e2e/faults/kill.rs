@@ -302,7 +302,11 @@ impl Life {
             match state {
                 Ok(()) => return Ok(story),
                 Err(error) if began.elapsed() > LIMIT => {
-                    return Err(error.context(format!("not at rest within {LIMIT:?}")));
+                    let asked: Vec<_> = exchanges.iter().map(Exchange::to_string).collect();
+                    let asked = asked.join("\n  ");
+                    return Err(
+                        error.context(format!("not at rest within {LIMIT:?}:\n  {asked}\n"))
+                    );
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             }

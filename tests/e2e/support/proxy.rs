@@ -3,6 +3,7 @@
 //! It speaks plain HTTP/1.1 to the product, one thread for each connection, so that it knows when an answer has left.
 
 use std::{
+    fmt,
     io::{BufRead as _, BufReader, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     path::Path,
@@ -44,6 +45,21 @@ pub(crate) struct Exchange {
     pub(crate) answer: Vec<u8>,
     /// How long the server took.
     pub(crate) took: Duration,
+}
+
+impl fmt::Display for Exchange {
+    /// Without the bodies, which hold keys.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            server,
+            method,
+            path,
+            status,
+            took,
+            ..
+        } = self;
+        write!(f, "{server:?} {method} {path}: {status} after {took:?}")
+    }
 }
 
 /// When to kill the product.

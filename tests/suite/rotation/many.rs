@@ -1,0 +1,104 @@
+//! A thousand services at once, and a leader that dies in the midst of them.
+
+use super::*;
+
+const NAMESPACES: usize = 10;
+const SERVICES: usize = 100;
+
+impl World {
+    fn demand_everywhere(&self) {
+        let keys = (0..SERVICES).map(|n| {
+            let service = format!("s{n}");
+            (format!("{service}-authkey"), key_demand(&service))
+        });
+        let keys: std::collections::BTreeMap<_, _> = keys.collect();
+        self.demands.send_modify(|demands| {
+            for n in 0..NAMESPACES {
+                let mut keys = keys.clone();
+                for demand in keys.values_mut() {
+                    demand.asked.user = format!("n{n}.{}", demand.service);
+                }
+                let demand = NamespaceDemand {
+                    secrets: [(SECRET.to_owned(), keys)].into(),
+                    ..NamespaceDemand::default()
+                };
+                demands
+                    .namespaces
+                    .insert(format!("n{n}").into(), Arc::new(demand));
+            }
+        });
+    }
+
+    /// The values that pods read, of all namespaces, and how many intents are open or abandoned there.
+    async fn everywhere(&self) -> (Vec<String>, usize) {
+        let (mut values, mut unsettled) = (Vec::new(), 0);
+        for n in 0..NAMESPACES {
+            let secret = self.store.read(&format!("n{n}"), SECRET).await.unwrap();
+            let data = secret.map(|secret| secret.data).unwrap_or_default();
+            let document = data.get(DATA_KEY).map(|document| document.as_slice());
+            let record = Record::parse(document).unwrap();
+            let open = record.keys.values();
+            unsettled += open
+                .map(|key| usize::from(key.intent.is_some()) + key.abandoned.len())
+                .sum::<usize>();
+            let of_pods = data.iter().filter(|(name, _)| name.ends_with("-authkey"));
+            values.extend(of_pods.map(|(_, value)| String::from_utf8(value.to_vec()).unwrap()));
+        }
+        values.retain(|value| !value.is_empty());
+        values.sort();
+        (values, unsettled)
+    }
+}
+
+#[tokio::test]
+async fn a_leader_that_dies_amid_a_thousand_demands_leaves_one_key_each() {
+    let world = World::new().await;
+    let first = world.start("first");
+    world.demand_everywhere();
+    let minted = async |count: u64| {
+        until("keys", async || (world.mints() >= count).then_some(())).await;
+    };
+    minted(300).await;
+    // These are made, and nobody learns of it.
+    let call = Some(Call::CreatePreAuthKey);
+    world.headscale.break_calls(call, Fault::CutBody);
+    minted(world.mints() + 4).await;
+    drop(first);
+    world.headscale.mend();
+    let (written, unsettled) = world.everywhere().await;
+    assert!(written.len() < NAMESPACES * SERVICES, "all was done before");
+    assert!(unsettled >= 4, "{unsettled} intents");
+    let lost = world.alive().len() - written.len();
+    assert!(lost >= 4, "{lost} keys that nobody knows");
+
+    // Who leads next comes long after the intents were written.
+    world.clock.advance(Duration::from_secs(60));
+    let _second = world.start("second");
+    let all = NAMESPACES * SERVICES;
+    let began = Instant::now();
+    let values = loop {
+        let (values, unsettled) = world.everywhere().await;
+        // Calls that are under way must not look as if they took a minute.
+        let step = if values.len() < all { 1 } else { 20 };
+        world.clock.advance(Duration::from_secs(step));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if values.len() == all && unsettled == 0 && world.alive().len() == all {
+            break values;
+        }
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "{} keys in Secrets, {unsettled} intents unsettled, {} keys alive",
+            values.len(),
+            world.alive().len()
+        );
+    };
+    let alive = world.alive().into_iter();
+    let mut alive: Vec<_> = alive.map(|key| key.value.expose().to_owned()).collect();
+    alive.sort();
+    assert!(
+        alive == values,
+        "other keys are alive than those in Secrets"
+    );
+    // What stood in a Secret when the first one died is there still: nobody was given another key.
+    assert!(written.iter().all(|value| values.contains(value)));
+}
