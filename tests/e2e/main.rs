@@ -26,6 +26,7 @@ mod first;
 mod golden;
 mod join;
 mod joiner;
+mod lanes;
 mod leaks;
 mod manager;
 mod negative;
@@ -40,6 +41,7 @@ mod support;
 mod unaided;
 mod workloads;
 
+use lanes::Work;
 use support::{
     context::Context,
     evidence, headscale,
@@ -86,7 +88,7 @@ const CASES: &[&[Case]] = &[
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // One after the other: the machine is small, and times are what some tests look at.
+    // One after the other, but for what the lanes do side by side: times are what some tests look at.
     arguments.test_threads.get_or_insert(1);
     match run(&arguments) {
         Ok(code) => code,
@@ -122,10 +124,14 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     let before = remains::all();
     let context = Arc::new(Context::start(&wanted)?);
-    let mut trials: Vec<Trial> = selected
+    let (able, unable): (Vec<_>, Vec<_>) = selected
         .iter()
-        .flat_map(|case| trials(&context, case))
-        .collect();
+        .copied()
+        .partition(|case| case.needs.iter().all(|level| context.has(*level)));
+    let works = able.into_iter().flat_map(|case| works(&context, case));
+    let mut trials = lanes::start(works.collect());
+    let ignored = |case: &'static Case| Trial::test(case.name, || Ok(())).with_ignored_flag(true);
+    trials.extend(unable.into_iter().map(ignored));
     let last = Arc::clone(&context);
     trials.push(Trial::test("levels::what_is_required_was_run", move || {
         Ok(check_levels(&last, &required, &wanted)?)
@@ -149,33 +155,23 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(code)
 }
 
-/// One trial for each Headscale, or a single one; ignored where something is missing.
-fn trials(context: &Arc<Context>, case: &'static Case) -> Vec<Trial> {
-    let lacking: Vec<Level> = case
-        .needs
-        .iter()
-        .copied()
-        .filter(|level| !context.has(*level))
-        .collect();
-    if !lacking.is_empty() {
-        return vec![Trial::test(case.name, || Ok(())).with_ignored_flag(true)];
-    }
-    if !case.needs.contains(&Level::Headscale) {
-        let context = Arc::clone(context);
-        return vec![Trial::test(case.name, move || {
-            Ok(attempt(&context, case, case.name, None)?)
-        })];
-    }
-    let chosen = if case.each {
-        context.headscales.as_slice()
+/// One run for each Headscale, or a single one.
+fn works(context: &Arc<Context>, case: &'static Case) -> Vec<Work> {
+    let chosen = if !case.needs.contains(&Level::Headscale) {
+        vec![None]
+    } else if case.each {
+        context.headscales.iter().map(Some).collect()
     } else {
-        context.preferred().map_or(&[][..], std::slice::from_ref)
+        context.preferred().into_iter().map(Some).collect()
     };
-    let each = chosen.iter().map(|program| {
-        let (context, program) = (Arc::clone(context), program.clone());
-        let name = format!("{}[{}]", case.name, program.version);
-        Trial::test(name.clone(), move || {
-            Ok(attempt(&context, case, &name, Some(&program))?)
+    let each = chosen.into_iter().map(|program| {
+        let (context, program) = (Arc::clone(context), program.cloned());
+        let name = match &program {
+            Some(program) => format!("{}[{}]", case.name, program.version),
+            None => case.name.to_owned(),
+        };
+        Work::new(case, name.clone(), move || {
+            attempt(&context, case, &name, program.as_ref())
         })
     });
     each.collect()
