@@ -2,29 +2,49 @@
 
 use std::error::Error;
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kube::Client;
 use kube::client::ClientBuilder;
 use tower::BoxError;
+use tower::timeout::TimeoutLayer;
 use tower::util::MapResultLayer;
 use tracing::{info, warn};
+
+/// An API server ends a request by itself after 60 s (`--request-timeout`), and answers a watch at once.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(65);
+
+/// A watch is ended by the API server after 290 s, as the client asks, and begun anew.
+const QUIET_FOR: Duration = Duration::from_secs(300);
 
 /// Since when the API server has been away, if it is.
 #[derive(Debug, Default)]
 struct Absence(Mutex<Option<Instant>>);
 
-/// Makes a client that watches over all calls: an outage is logged by it alone, however many parts meet it.
+/// Makes a client that watches over all calls: an outage is logged by it alone, however many parts meet it, and no call
+/// waits for ever for an answer.
 ///
 /// # Errors
 /// If the configuration cannot be used.
 pub fn client(config: kube::Config) -> Result<Client, kube::Error> {
+    patient_client(config, ANSWERS_WITHIN)
+}
+
+fn patient_client(
+    mut config: kube::Config,
+    answers_within: Duration,
+) -> Result<Client, kube::Error> {
+    // Without these a connection whose other end is gone, and that nobody closed, holds up a watch for ever.
+    config.read_timeout = Some(QUIET_FOR);
+    config.reset_reader_on_write = true;
     let absence = std::sync::Arc::<Absence>::default();
     let layer = MapResultLayer::new(move |answer: Result<_, BoxError>| {
         absence.note(answer.as_ref().err().map(|error| &**error as &dyn Error));
         answer
     });
-    Ok(ClientBuilder::try_from(config)?.with_layer(&layer).build())
+    let within = TimeoutLayer::new(answers_within);
+    let client = ClientBuilder::try_from(config)?.with_layer(&within);
+    Ok(client.with_layer(&layer).build())
 }
 
 /// What a command of ours needs to find an installation that has not the default names, to be put behind its words.
@@ -113,6 +133,18 @@ mod tests {
             name: "headscale-auth-keys".into(),
             source: Box::new(source),
         }
+    }
+
+    #[tokio::test]
+    async fn no_call_waits_for_ever() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", silent.local_addr().unwrap());
+        let config = kube::Config::new(url.parse().unwrap());
+        let client = patient_client(config, Duration::from_millis(100)).unwrap();
+        let call = client.apiserver_version();
+        let answer = tokio::time::timeout(Duration::from_secs(20), call).await;
+        let error = answer.expect("it is given up").unwrap_err();
+        assert!(is_away(&error), "{error:?}");
     }
 
     #[test]
