@@ -26,6 +26,9 @@ const NAMESPACE: &str = "/api/v1/namespaces/shop";
 const SECRET: &str = "/api/v1/namespaces/shop/secrets/headscale-auth-keys";
 const CONFIG: &str = "/api/v1/namespaces/tailnet/configmaps";
 const API_KEY: &str = "/api/v1/namespaces/headscale/secrets/headscale-api-key";
+const SERVERS: &str = "/api/v1/namespaces/headscale/pods";
+const SETTINGS: &str = "/api/v1/namespaces/headscale/configmaps/headscale";
+const CORE_DNS: &str = "/api/v1/namespaces/kube-system/configmaps/coredns";
 const EVENTS: &str = "/api/v1/namespaces/shop/events";
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -125,6 +128,24 @@ fn secret(namespace: &str, name: &str, data: &[(&str, &str)]) -> Value {
     })
 }
 
+fn server() -> Value {
+    json!({
+        "metadata": {"name": "headscale-0", "namespace": "headscale"},
+        "spec": {
+            "containers": [{"name": "headscale", "image": "headscale/headscale:0.29.2"}],
+            "volumes": [{"name": "config", "configMap": {"name": "headscale"}}],
+        },
+    })
+}
+
+fn settings(url: &str, domain: &str) -> Value {
+    let file = format!("server_url: {url}\ndns: {{magic_dns: true, base_domain: {domain}}}\n");
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "headscale", "namespace": "headscale"},
+        "data": {"config.yaml": file, "policy.hujson": "// all may"},
+    })
+}
+
 /// A whole installation: a key from a Headscale, in its Secret, with its record.
 async fn installed(headscale: &Embedded) -> (Answers, String) {
     let url = serve(headscale.router()).await;
@@ -192,6 +213,8 @@ async fn installed(headscale: &Embedded) -> (Answers, String) {
                 &[("api-key", api_key.expose())],
             ),
         ),
+        (SERVERS, list("PodList", json!([server()]))),
+        (SETTINGS, settings(&url, "tailnet.internal")),
         (
             CONFIG,
             list(
@@ -217,7 +240,7 @@ async fn a_pod_is_looked_at_from_the_webhook_to_its_node() {
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{said}{complaint}");
     assert!(
-        said.contains("web (node 1) is online") && said.ends_with("all 7 looks are well\n"),
+        said.contains("web (node 1) is online") && said.ends_with("all 8 looks are well\n"),
         "{said}"
     );
     assert!(
@@ -228,7 +251,7 @@ async fn a_pod_is_looked_at_from_the_webhook_to_its_node() {
     let report: Value = serde_json::from_str(&said).unwrap();
     assert_eq!(
         report["findings"].as_array().map(Vec::len),
-        Some(7),
+        Some(8),
         "{report}"
     );
     assert_eq!(report["findings"][0]["result"], "ok");
@@ -255,6 +278,91 @@ async fn a_pod_is_looked_at_from_the_webhook_to_its_node() {
         said.contains("has no usable API key") && said.contains("is the placeholder of an example"),
         "{said}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_names_that_headscale_gives_are_looked_at() {
+    let headscale = Embedded::new(Flavour::V0_29, Clock::wall());
+    let (mut answers, key) = installed(&headscale).await;
+    let node = headscale.join(&key, "web").unwrap();
+    headscale.set_online(node, true);
+    let corefile = ".:53 {\n    kubernetes corp.example in-addr.arpa {\n    }\n}\n";
+    let core_dns = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "coredns", "namespace": "kube-system"},
+        "data": {"Corefile": corefile},
+    });
+    let (ok, warn) = ("ok    names          ", "warn  names          ");
+    let place = "next: give dns.base_domain in ConfigMap headscale/headscale a domain";
+    let own =
+        json!({"metadata": {"name": "x", "namespace": "headscale"}, "spec": {"containers": []}});
+    let mut elsewhere = answers[SERVERS].clone();
+    elsewhere["items"] = json!([own]);
+    let url = "https://headscale.example.com";
+    let rows: [(&str, Option<Value>, Vec<String>); 7] = [
+        (
+            SETTINGS,
+            None,
+            vec![format!(
+                "{warn}not looked at: get ConfigMap headscale/headscale: forbidden (403)"
+            )],
+        ),
+        (
+            SETTINGS,
+            Some(Value::Null),
+            vec![format!(
+                "{ok}Headscale's settings are not seen from here: Headscale's pod in"
+            )],
+        ),
+        (
+            SETTINGS,
+            Some(settings(url, "cluster.local")),
+            vec![
+                format!("{warn}the tailnet's domain cluster.local is"),
+                place.into(),
+            ],
+        ),
+        (
+            CORE_DNS,
+            Some(core_dns),
+            vec![format!("{ok}web.cluster.local in the tailnet")],
+        ),
+        (
+            SETTINGS,
+            Some(settings(url, "tail.corp.example")),
+            vec![
+                format!(
+                    "{warn}the tailnet's domain tail.corp.example lies within the cluster's domain corp.example"
+                ),
+                place.into(),
+            ],
+        ),
+        (
+            SERVERS,
+            Some(elsewhere),
+            vec![format!(
+                "{ok}Headscale's settings are not seen from here: no pod of Headscale runs in namespace headscale"
+            )],
+        ),
+        (
+            SERVERS,
+            None,
+            vec![format!(
+                "{warn}not looked at: list pods in namespace headscale: forbidden (403)"
+            )],
+        ),
+    ];
+    for (path, answer, want) in rows {
+        match answer {
+            Some(answer) => answers.insert(path, answer),
+            None => answers.remove(path),
+        };
+        let (output, said) = type_in(&answers, &["web-1"]).await;
+        // However that is, the pod is well.
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        for part in want {
+            assert!(said.contains(&part), "want {part:?}:\n{said}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ use sidescale_webhook::annotations::NamespaceMetadata;
 use sidescale_webhook::profile::Policy;
 use sidescale_webhook::sidecar::{Injected, Receipt};
 
+use super::dns::Names;
 use super::words::Refused;
 use crate::commands::inventory::Note;
 use crate::commands::status::held::PlaneView;
@@ -57,6 +58,10 @@ pub(super) struct Facts {
     pub(super) notes: Vec<Note>,
     /// What the control plane holds.
     pub(super) plane: Looked<PlaneView>,
+    /// The names that the control plane gives.
+    pub(super) names: Looked<Names>,
+    /// The cluster's domain, where it may be read.
+    pub(super) cluster_domain: Option<String>,
     /// Why the control server refused the sidecar, by its log.
     pub(super) log: Looked<Option<Refused>>,
     /// What our own commands need behind their words.
@@ -213,4 +218,11 @@ impl Facts {
 /// An annotation of an object.
 pub(super) fn annotation<'a>(metadata: &'a ObjectMeta, key: &str) -> Option<&'a str> {
     Some(metadata.annotations.as_ref()?.get(key)?.as_str())
+}
+
+/// Whether that server is Tailscale's own service.
+pub(super) fn is_tailscales(login_server: &str) -> bool {
+    login_server
+        .trim_end_matches('/')
+        .ends_with(".tailscale.com")
 }

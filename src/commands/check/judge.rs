@@ -5,6 +5,7 @@ use super::facts::{Facts, Finding, Looked};
 mod container;
 mod injection;
 mod key;
+mod names;
 mod node;
 
 /// Judges everything, in the order in which a pod comes to be a node: what fails first is what to mend first.
@@ -19,5 +20,6 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         findings.push(Finding::blind("configuration", why));
     }
     findings.extend(node::judge(facts, &reference));
+    findings.extend(names::judge(facts, &reference));
     findings
 }

@@ -11,7 +11,8 @@ use kube::{Client, Error};
 use sidescale_webhook::annotations::NamespaceMetadata;
 use sidescale_webhook::sidecar::Injected;
 
-use super::facts::{CONTAINER, Facts, Looked};
+use super::facts::{CONTAINER, Facts, Looked, is_tailscales};
+use super::headscale;
 use super::words::{Refused, refused};
 use crate::cluster;
 use crate::commands::inventory::{Inventory, injected};
@@ -62,6 +63,8 @@ pub(super) async fn look(
         secret: Looked::NotAsked,
         notes: Vec::new(),
         plane: Looked::NotAsked,
+        names: Looked::NotAsked,
+        cluster_domain: None,
         log: Looked::NotAsked,
         flags: cluster::flags(&args.namespace, &args.release_name),
         logs: format!(
@@ -88,6 +91,14 @@ pub(super) async fn look(
         // The configuration says so already.
         Err(_) => Looked::NotAsked,
     };
+    if let Ok(release) = &release {
+        let plane = release.policy.control_planes.get(&*reference.control_plane);
+        if let Some(plane) = plane.filter(|plane| !is_tailscales(&plane.login_server)) {
+            progress.doing("Looking for Headscale's settings");
+            facts.names = headscale::names(client, plane).await;
+            facts.cluster_domain = headscale::cluster_domain(client).await;
+        }
+    }
     progress.doing("Reading the sidecar's log");
     let log = log(&pods, &facts.pod).await;
     let siblings = injected(client, Some(namespace)).await;

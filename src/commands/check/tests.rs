@@ -8,6 +8,7 @@ use sidescale_webhook::annotations::NamespaceMetadata;
 use sidescale_webhook::profile::Policy;
 use zeroize::Zeroizing;
 
+use super::dns::{Dns, Names};
 use super::facts::{Facts, Finding, Level, Looked, RECEIPT};
 use super::judge::judge;
 use super::words::Refused;
@@ -21,6 +22,7 @@ use crate::rotation::state::State;
 use crate::store::StoredSecret;
 
 mod key;
+mod names;
 mod node;
 mod pod;
 
@@ -96,6 +98,15 @@ fn asked() -> Asked {
     }
 }
 
+fn dns() -> Dns {
+    Dns {
+        place: "ConfigMap headscale/headscale".into(),
+        server_url: Some("https://headscale.example.com".into()),
+        magic: true,
+        base_domain: "tailnet.internal".into(),
+    }
+}
+
 /// A pod with everything that it should have.
 struct World {
     pod: Value,
@@ -148,6 +159,8 @@ impl World {
             secret: Looked::NotAsked,
             notes: Vec::new(),
             plane: Looked::NotAsked,
+            names: Looked::Saw(Names::Set(dns())),
+            cluster_domain: None,
             log: Looked::Saw(None),
             flags: " --namespace tailnet".into(),
             logs: "kubectl logs --namespace tailnet".into(),
@@ -263,6 +276,7 @@ fn all_is_well() {
         "key",
         "control plane",
         "node",
+        "names",
     ];
     assert_eq!(checks, want);
     let table = table::render("shop/web", &findings);
@@ -275,8 +289,9 @@ ok    value          a pre-auth key of Headscale, well formed
 ok    key            key 7 is 10d old, ends in 80d, renewed in 70d
 ok    control plane  \"default\" answers, and key 7 is good there
 ok    node           web (node 3) is online
+ok    names          web.tailnet.internal in the tailnet
 
-all 7 looks are well
+all 8 looks are well
 ";
     assert_eq!(table, want);
 }

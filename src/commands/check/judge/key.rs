@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use sidescale_webhook::sidecar::Injected;
 
-use super::super::facts::{Facts, Finding, Looked};
+use super::super::facts::{Facts, Finding, Looked, is_tailscales};
 use crate::commands::status::table::span;
 use crate::rotation::demand::KeyDemand;
 use crate::rotation::ownership;
@@ -159,7 +159,7 @@ fn form(facts: &Facts, reference: &Injected<'_>, value: &[u8]) -> Finding {
             );
             Finding::fail(VALUE, text, mend())
         }
-        KeyKind::Tailscale if is_tailscales(facts) => {
+        KeyKind::Tailscale if logs_in_there(facts) => {
             ok("a pre-auth key of Tailscale, as its server wants")
         }
         KeyKind::Tailscale => {
@@ -183,12 +183,12 @@ fn form(facts: &Facts, reference: &Injected<'_>, value: &[u8]) -> Finding {
 }
 
 /// Whether the sidecar logs in to Tailscale's own service.
-fn is_tailscales(facts: &Facts) -> bool {
+fn logs_in_there(facts: &Facts) -> bool {
     let arguments = facts.variable("TS_EXTRA_ARGS").unwrap_or_default();
     let mut servers = arguments
         .split_whitespace()
         .filter_map(|word| word.strip_prefix("--login-server="));
-    servers.all(|server| server.trim_end_matches('/').ends_with(".tailscale.com"))
+    servers.all(is_tailscales)
 }
 
 /// How old the key is and when it ends, by the record beside it.

@@ -92,6 +92,32 @@ fn key(
     )
 }
 
+/// What the pod's node is called in the tailnet; where replicas share a name, all of theirs.
+pub(super) fn names(facts: &Facts, reference: &Injected<'_>) -> Vec<String> {
+    let (Some(PlaneView::Held(held)), Some(host)) = (facts.plane.seen(), hostname(facts)) else {
+        return Vec::new();
+    };
+    let record = record(facts, reference);
+    let nodes = candidates(facts, reference, record.as_ref(), held, &host).into_iter();
+    let online = nodes.filter(|node| node.online);
+    online.map(|node| node.given_name.clone()).collect()
+}
+
+/// The nodes that may be the pod's.
+fn candidates<'a>(
+    facts: &Facts,
+    reference: &Injected<'_>,
+    record: Option<&KeyRecord>,
+    held: &'a Held,
+    host: &str,
+) -> Vec<&'a Node> {
+    let oldest = replicas(facts, reference).oldest;
+    let is_it = |node: &&Node| {
+        node.name == host && is_of(node, reference, record, held) && may_be(node, oldest, record)
+    };
+    held.nodes.iter().filter(is_it).collect()
+}
+
 /// The pod's node.
 fn node(
     facts: &Facts,
@@ -106,16 +132,7 @@ fn node(
         );
     };
     let replicas = replicas(facts, reference);
-    let oldest = replicas.oldest;
-    let nodes: Vec<&Node> = held
-        .nodes
-        .iter()
-        .filter(|node| {
-            node.name == host
-                && is_of(node, reference, record, held)
-                && may_be(node, oldest, record)
-        })
-        .collect();
+    let nodes = candidates(facts, reference, record, held, &host);
     let online: Vec<&&Node> = nodes.iter().filter(|node| node.online).collect();
     let shown = |node: &Node| format!("{} (node {})", node.given_name, node.id.0);
     let seen = nodes

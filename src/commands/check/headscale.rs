@@ -1,0 +1,88 @@
+//! Reads Headscale's configuration where its pod runs in this cluster, and the cluster's domain. I/O.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::api::{Api, ListParams};
+use kube::{Client, Error};
+use sidescale_webhook::profile::ControlPlane;
+
+use super::dns::{self, Dns, Names};
+use super::facts::Looked;
+use crate::commands::release;
+
+/// A namespace of Headscale holds few pods; of one that many share so many are looked at.
+const PODS: u32 = 500;
+
+/// What is known of the names that this control plane gives.
+pub(super) async fn names(client: &Client, plane: &ControlPlane) -> Looked<Names> {
+    let namespace = &plane.api_key_namespace;
+    match found(client, namespace).await {
+        Err(why) => Looked::Blind(why),
+        Ok((_, 0)) => Looked::Saw(Names::Unseen(format!(
+            "no pod of Headscale runs in namespace {namespace}"
+        ))),
+        Ok((settings, _)) => Looked::Saw(chosen(settings, plane).map_or_else(
+            || {
+                Names::Unseen(format!(
+                    "Headscale's pod in namespace {namespace} has its configuration in no ConfigMap"
+                ))
+            },
+            Names::Set,
+        )),
+    }
+}
+
+/// That of the server that sidecars log in to, where there are several.
+fn chosen(settings: Vec<Dns>, plane: &ControlPlane) -> Option<Dns> {
+    let plain = |url: &str| url.trim_end_matches('/').to_owned();
+    let is_it = |dns: &Dns| {
+        let url = dns.server_url.as_deref();
+        url.is_some_and(|url| plain(url) == plain(&plane.login_server))
+    };
+    let it = settings.iter().position(is_it).unwrap_or_default();
+    settings.into_iter().nth(it)
+}
+
+/// The settings of every Headscale in a namespace, and how many pods are one.
+async fn found(client: &Client, namespace: &str) -> Result<(Vec<Dns>, usize), String> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let listed = pods.list(&ListParams::default().limit(PODS)).await;
+    let call = format!("list pods in namespace {namespace}");
+    let listed = listed.map_err(|error| refused(error, &call))?;
+    let all = listed.items.into_iter();
+    let servers: Vec<Pod> = all.filter(|pod| dns::headscale(pod).is_some()).collect();
+    let mut settings = Vec::new();
+    for pod in &servers {
+        let mut maps = Vec::new();
+        for name in dns::config_maps(pod) {
+            if let Some(data) = config_map(client, namespace, &name).await? {
+                maps.push((name, data));
+            }
+        }
+        settings.extend(dns::settings(pod, &maps));
+    }
+    Ok((settings, servers.len()))
+}
+
+/// The cluster's domain, where CoreDNS is configured by a ConfigMap that may be read; most people may not.
+pub(super) async fn cluster_domain(client: &Client) -> Option<String> {
+    let data = config_map(client, "kube-system", "coredns").await;
+    dns::cluster_domain(data.ok()??.get("Corefile")?)
+}
+
+async fn config_map(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<BTreeMap<String, String>>, String> {
+    let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    let read = api.get_opt(name).await;
+    let call = format!("get ConfigMap {namespace}/{name}");
+    let read = read.map_err(|error| refused(error, &call))?;
+    Ok(read.map(|map| map.data.unwrap_or_default()))
+}
+
+fn refused(error: Error, call: &str) -> String {
+    format!("{:#}", release::refused(error, call))
+}

@@ -1,0 +1,95 @@
+//! The pod's name in the tailnet, and whether names of the tailnet and of the cluster get in each other's way. Pure.
+
+use sidescale_webhook::sidecar::Injected;
+
+use super::super::dns::{Dns, Lies, Names, USUAL, lies};
+use super::super::facts::{Facts, Finding, Looked};
+use super::node;
+
+const CHECK: &str = "names";
+
+/// So many names of replicas are shown.
+const SHOWN: usize = 3;
+
+pub(super) fn judge(facts: &Facts, reference: &Injected<'_>) -> Option<Finding> {
+    let names = match &facts.names {
+        Looked::NotAsked => return None,
+        Looked::Blind(why) => return Some(Finding::blind(CHECK, why)),
+        Looked::Saw(names) => names,
+    };
+    let nodes = node::names(facts, reference);
+    Some(match names {
+        Names::Unseen(why) => {
+            let text = format!(
+                "Headscale's settings are not seen from here: {why}; tailscale status in the container shows names"
+            );
+            Finding::ok(CHECK, text)
+        }
+        Names::Set(dns) => clash(facts, dns)
+            .or_else(|| missed(facts, dns))
+            .unwrap_or_else(|| Finding::ok(CHECK, named(dns, &nodes))),
+    })
+}
+
+/// What the pod is called.
+fn named(dns: &Dns, nodes: &[String]) -> String {
+    let Dns {
+        magic, base_domain, ..
+    } = dns;
+    if !magic {
+        return "Headscale gives none (dns.magic_dns is false): nodes are reached by their addresses"
+            .to_owned();
+    }
+    let whole = nodes.iter().map(|node| format!("{node}.{base_domain}"));
+    let mut shown: Vec<String> = whole.take(SHOWN).collect();
+    if nodes.len() > SHOWN {
+        shown.push(format!("{} more", nodes.len() - SHOWN));
+    }
+    match shown.as_slice() {
+        [] => format!("its node will have one below {base_domain}"),
+        [name] => format!("{name} in the tailnet"),
+        some => format!("{} in the tailnet", some.join(", ")),
+    }
+}
+
+/// The domains of tailnet and cluster are no two.
+fn clash(facts: &Facts, dns: &Dns) -> Option<Finding> {
+    let cluster = facts.cluster_domain.as_deref();
+    let how = match lies(&dns.base_domain, cluster.unwrap_or(USUAL)) {
+        Lies::Apart => return None,
+        Lies::Same => "is",
+        Lies::Within => "lies within",
+        Lies::Around => "holds",
+    };
+    let known = match cluster {
+        Some(domain) => format!("the cluster's domain {domain}"),
+        None => format!("{USUAL}, the domain of most clusters (CoreDNS's was not to be read here)"),
+    };
+    let text = format!(
+        "the tailnet's domain {} {how} {known}: where accept-dns is on, names of Services are asked of the tailnet",
+        dns.base_domain
+    );
+    let next = format!(
+        "give dns.base_domain in {} a domain of its own, such as tailnet.internal, and start Headscale anew",
+        dns.place
+    );
+    Some(Finding::warn(CHECK, text).then(next))
+}
+
+/// The pod wants names, and there are none.
+fn missed(facts: &Facts, dns: &Dns) -> Option<Finding> {
+    let wants = match facts.variable("TS_ACCEPT_DNS") {
+        Some("true") => "accept-dns is",
+        _ if facts.variable("TS_SOCKS5_SERVER").is_some() => "proxy is",
+        _ => return None,
+    };
+    if dns.magic {
+        return None;
+    }
+    let text = format!("Headscale gives none (dns.magic_dns is false), while the pod's {wants} on");
+    let next = format!(
+        "set dns.magic_dns: true in {} and start Headscale anew",
+        dns.place
+    );
+    Some(Finding::warn(CHECK, text).then(next))
+}
