@@ -33,12 +33,13 @@ demo:
 bench:
 	cargo bench --bench review
 
-# Looks for new paths with cargo-fuzz, which has to be installed, on a nightly toolchain. `make test` tries the same
-# functions on the seeds and on ten seconds of bytes made from them.
+# Looks for new paths with cargo-fuzz, on a nightly toolchain: `cargo install --locked cargo-fuzz`, `rustup toolchain
+# install nightly`. It stops at the first failure and names a file, which belongs into fuzz/seeds/<target>: `make test`
+# tries the same functions on the seeds, and on ten seconds of bytes made from them.
 fuzz:
 	for target in review annotations config; do \
 		mkdir -p fuzz/corpus/$$target && \
-		cargo +nightly fuzz run $$target fuzz/corpus/$$target fuzz/seeds tests/cases -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+		cargo +nightly fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target tests/cases -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
 image:

@@ -311,12 +311,20 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// Remarks on every key under our prefix that nothing reads, with the nearest that something does.
+/// Remarks on every key under our prefix that has no effect, with the nearest that has one: the pod's, then its namespace's.
 pub fn unknown(pod: &dyn Lookup, namespace: Option<&NamespaceMetadata>) -> Vec<String> {
+    let of_pod = pod.ours().map(|(key, _)| (key, ""));
+    let of_namespace = namespace
+        .into_iter()
+        .flat_map(|metadata| metadata.annotations.keys())
+        .map(|key| (key.as_str(), " of the namespace"));
+    let vain = |(key, place): &(&str, &str)| {
+        !is_known(key) || (!place.is_empty() && key.strip_prefix(PREFIX) == Some("inject"))
+    };
     let (mut remarks, mut more) = (Vec::new(), 0_usize);
-    for (key, _) in pod.ours().filter(|(key, _)| !is_known(key)) {
+    for (key, place) in of_pod.chain(of_namespace).filter(vain) {
         if remarks.len() < MOST_REMARKS {
-            remarks.extend(remark(key, ""));
+            remarks.extend(remark(key, place));
         } else {
             more += 1;
         }
@@ -325,17 +333,6 @@ pub fn unknown(pod: &dyn Lookup, namespace: Option<&NamespaceMetadata>) -> Vec<S
         remarks.push(format!(
             "{more} more annotations under '{PREFIX}' are unknown and have no effect: remove them"
         ));
-    }
-    for key in namespace
-        .into_iter()
-        .flat_map(|metadata| metadata.annotations.keys())
-    {
-        if key.strip_prefix(PREFIX) == Some("inject") {
-            remarks.push(format!(
-                "annotation '{key}' of the namespace has no effect: label the namespace '{PREFIX}inject: tailscale'"
-            ));
-        }
-        remarks.extend(remark(key, " of the namespace"));
     }
     remarks
 }
@@ -346,10 +343,12 @@ fn is_known(key: &str) -> bool {
 }
 
 fn remark(key: &str, place: &str) -> Option<String> {
-    if is_known(key) {
-        return None;
-    }
     let name = key.strip_prefix(PREFIX)?;
+    if is_known(key) {
+        return Some(format!(
+            "annotation '{key}'{place} has no effect: label the namespace '{PREFIX}inject: tailscale'"
+        ));
+    }
     let readable = KNOWN
         .iter()
         .filter(|(_, support)| *support != Support::Ours)

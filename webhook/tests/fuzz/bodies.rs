@@ -121,6 +121,8 @@ fn answers(outcome: &Outcome) {
     let denied = matches!(outcome.verdict, Verdict::Deny(_));
     assert_eq!(reply["response"]["allowed"], !denied);
     assert_eq!(denied, reply["response"]["status"]["message"].is_string());
+    // However many keys nobody knows, of the pod or of its namespace.
+    assert!(outcome.unknown.len() <= 9, "{:?}", outcome.unknown);
     for warning in &outcome.warnings {
         assert!(!warning.contains('"'), "{warning}");
     }

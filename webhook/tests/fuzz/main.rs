@@ -129,16 +129,17 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The seeds of a target: its own, and every file of `tests/cases`, as `make fuzz` takes them.
+/// The seeds of a target: its own, and of `tests/cases` what it reads.
 fn corpus(target: &str) -> Vec<Vec<u8>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut found = Vec::new();
     files(&root.join("tests/cases"), &mut found);
-    let own = root.join("fuzz/seeds").join(target);
-    if own.is_dir() {
-        found.retain(|path| target == "config" && path.ends_with("setting.yaml"));
-        files(&own, &mut found);
-    }
+    found.retain(|path| match target {
+        "review" => true,
+        "config" => path.ends_with("setting.yaml"),
+        _ => false,
+    });
+    files(&root.join("fuzz/seeds").join(target), &mut found);
     found.sort();
     let corpus: Vec<Vec<u8>> = found.iter().map(|path| fs::read(path).unwrap()).collect();
     assert!(corpus.len() >= 3, "{target}: {} seeds", corpus.len());
