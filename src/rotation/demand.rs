@@ -352,8 +352,8 @@ fn wanted(
         needs_node_name: sidecar.hostname.needs_node_name,
     };
     let demand = KeyDemand {
-        service: sidecar.service,
-        control_plane: sidecar.control_plane,
+        service: sidecar.service.to_owned(),
+        control_plane: sidecar.control_plane.to_owned(),
         asked: Asked {
             user,
             tags,

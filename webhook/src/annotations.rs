@@ -135,13 +135,13 @@ pub struct Injection<'a> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tailscale<'a> {
     /// Control plane's name.
-    pub control_plane: String,
+    pub control_plane: &'a str,
     /// Its login server.
     pub login_server: &'a str,
     /// Whether a private authority signs its certificate, which then stands beside the key as `ca.crt`.
     pub private_ca: bool,
     /// The identity: names key, user and host.
-    pub service: String,
+    pub service: &'a str,
     /// Name in the tailnet, which the pod's own name or node may complete.
     pub hostname: Hostname<'a>,
     /// Where the key stands and what it may do.

@@ -14,7 +14,7 @@ pub(crate) use fit::{Fit, PullSecrets};
 use crate::annotations::{DenyReason, Kinds, NamespaceMetadata, SkipReason};
 use crate::pod::Pod;
 use crate::profile::Policy;
-use crate::review::{API_VERSION, AnyReview, KIND, PodReview, Reply, Response, Review};
+use crate::review::{API_VERSION, AnyReview, KIND, PodReview, Reply, Response, Review, read};
 use crate::text::Text;
 
 /// Says which entry of the webhook configuration a review came through, which its path shows.
@@ -119,7 +119,7 @@ pub fn mutate(
     namespaces: &dyn Fn(&str) -> Option<Arc<NamespaceMetadata>>,
     policy: &Policy,
 ) -> Result<Outcome, Undecodable> {
-    let review: PodReview<'_> = match serde_json::from_slice(body) {
+    let review: PodReview<'_> = match read(body) {
         Ok(review) => review,
         Err(error) => return not_a_pod(body, error),
     };
@@ -152,7 +152,7 @@ pub fn mutate(
 
 /// A review that cannot be read as a pod's is answered all the same, if it is of something else.
 fn not_a_pod(body: &[u8], error: serde_json::Error) -> Result<Outcome, Undecodable> {
-    let Ok(review) = serde_json::from_slice::<AnyReview<'_>>(body) else {
+    let Ok(review) = read::<AnyReview<'_>>(body) else {
         return Err(Undecodable::Form(error));
     };
     check(&review)?;

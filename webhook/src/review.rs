@@ -1,7 +1,7 @@
 //! AdmissionReview in and out: only the fields we need, borrowed; the patch goes out as base64. Pure.
 
 use base64_simd::STANDARD;
-use serde::de::IgnoredAny;
+use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
 use crate::patch::write;
@@ -62,6 +62,16 @@ struct Resource<'a> {
 pub(crate) type PodReview<'a> = Review<'a, Pod<'a>>;
 /// A review of anything, whose object is skipped.
 pub(crate) type AnyReview<'a> = Review<'a, IgnoredAny>;
+
+/// Reads a body as `T`.
+///
+/// # Errors
+/// If it is not JSON of that form.
+pub(crate) fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> serde_json::Result<T> {
+    // As a whole, which is quicker than each string by itself.
+    let text = std::str::from_utf8(body).map_err(serde_json::Error::custom)?;
+    serde_json::from_str(text)
+}
 
 fn none<O>() -> Option<O> {
     None

@@ -146,8 +146,8 @@ impl<'a> Injected<'a> {
             Key::Given { secret, data_key } => (secret, data_key, true),
         };
         Self {
-            service: Cow::Borrowed(&sidecar.service),
-            control_plane: Cow::Borrowed(&sidecar.control_plane),
+            service: Cow::Borrowed(sidecar.service),
+            control_plane: Cow::Borrowed(sidecar.control_plane),
             secret: Cow::Borrowed(secret),
             data_key: Cow::Borrowed(data_key),
             own_key,

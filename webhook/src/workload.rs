@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::annotations::{NamespaceMetadata, SkipReason};
 use crate::mutate::{OptIn, Outcome, Undecodable, Verdict, check, mutate, reply};
 use crate::profile::Policy;
-use crate::review::{Response, Review};
+use crate::review::{Response, Review, read};
 use crate::text::Text;
 
 /// Holds the answer to the review of a workload, and what a log line and the metrics need of it.
@@ -90,7 +90,7 @@ pub fn validate(
     namespaces: &dyn Fn(&str) -> Option<Arc<NamespaceMetadata>>,
     policy: &Policy,
 ) -> Result<Advice, Undecodable> {
-    let review: Review<'_, &RawValue> = serde_json::from_slice(body).map_err(Undecodable::Form)?;
+    let review: Review<'_, &RawValue> = read(body).map_err(Undecodable::Form)?;
     check(&review)?;
     let request = review.request;
     let namespace = request.namespace.unwrap_or_default();

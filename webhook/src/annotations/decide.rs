@@ -204,10 +204,10 @@ fn tailscale<'a>(
     }
     let (proxy, proxy_env) = network::proxy(asked)?;
     Ok(Tailscale {
-        control_plane: control_plane.to_owned(),
+        control_plane,
         login_server: &plane.login_server,
         private_ca: plane.ca_bundle.is_some(),
-        service: service.to_owned(),
+        service,
         hostname: read::hostname(subject, asked, service)?,
         key,
         delivery,

@@ -291,6 +291,10 @@ pub(super) fn resources<'a>(
                 defaults: (&'a str, &'a str),
                 want|
      -> Result<(&'a str, &'a str), Refusal> {
+        // Our own need no look.
+        if asked.get(request).is_none() && asked.get(limit).is_none() {
+            return Ok(defaults);
+        }
         let (lower, upper) = (
             quantity(request, defaults.0, want)?,
             quantity(limit, defaults.1, want)?,

@@ -9,7 +9,7 @@ use crate::annotations::{
 use crate::patch::{self, write};
 use crate::pod::{AllLabels, Annotations, Containers, Details, Labels, Metadata, Spec};
 use crate::profile::Policy;
-use crate::review::{AuditAnnotations, Response, Review, Status};
+use crate::review::{AuditAnnotations, Response, Review, Status, read};
 use crate::sidecar::Receipt;
 
 /// A pod that is being created.
@@ -42,7 +42,7 @@ impl Incoming<'_> {
         // A selector may ask for any label, which is rare: so only then they are all looked at.
         let all: Option<Review<'_, AllLabels<'_>>> =
             if policy.has_pod_selectors() && self.opt_in == OptIn::Namespace {
-                Some(serde_json::from_slice(self.body)?)
+                Some(read(self.body)?)
             } else {
                 None
             };
@@ -80,7 +80,7 @@ impl Incoming<'_> {
         // Such a pod gets its key as a file, whose mode is the pod's group's.
         let shares = self.spec.share_process_namespace == Some(true);
         let review: Option<Review<'_, Details<'_>>> = if injection.needs_details() || shares {
-            Some(serde_json::from_slice(self.body)?)
+            Some(read(self.body)?)
         } else {
             None
         };
@@ -148,7 +148,7 @@ impl Incoming<'_> {
             service: injection
                 .tailscale
                 .as_ref()
-                .map(|sidecar| sidecar.service.clone()),
+                .map(|sidecar| sidecar.service.to_owned()),
             profile: Some(injection.profile.to_owned()),
             unknown,
             warnings,

@@ -37,7 +37,7 @@ fn says_what_is_wrong_with_a_body_that_it_cannot_answer() {
         ),
         (
             b"\xff".to_vec(),
-            format!("{form}expected value at line 1 column 1"),
+            format!("{form}invalid utf-8 sequence of 1 bytes from index 0"),
         ),
         (
             json!({"apiVersion": "v1", "kind": "Pod", "request": {"uid": "1"}})
