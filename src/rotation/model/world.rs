@@ -368,6 +368,11 @@ impl World {
             self.excuse("Headscale lost its newer keys");
             self.forgetting.push(self.now);
             self.server = backup;
+            for (serial, _) in self.server.keys.values() {
+                if let Some(made) = self.made.get_mut(serial) {
+                    made.swept = false;
+                }
+            }
             // It is away meanwhile.
             self.pass(Duration::from_secs(15));
         }
@@ -383,7 +388,11 @@ impl World {
             return;
         };
         self.note("secret restored");
-        self.excuse("a Secret of yesterday was put back");
+        let why = "a Secret of yesterday was put back";
+        self.excuse(why);
+        // Also what is not in the Secret at the moment.
+        let held = serials(&old).into_iter();
+        self.excused.extend(held.map(|(key, _)| (key, why)));
         self.forgetting.push(self.now);
         let there = self.read(&old.namespace, &old.name);
         for (_, serial) in there.iter().flat_map(serials) {
