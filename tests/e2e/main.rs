@@ -21,6 +21,7 @@ mod calls;
 mod chart;
 mod commands;
 mod conformance;
+mod diagnosis;
 mod faults;
 mod first;
 mod golden;

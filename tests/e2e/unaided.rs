@@ -10,12 +10,13 @@ use jiff::Timestamp;
 use serde_json::Value;
 use sidescale::control_plane::{Error, KeyId, Node as TailnetNode};
 
-use crate::Case;
+use crate::diagnosis::Person;
 use crate::support::context::Context;
 use crate::support::headscale::Program;
 use crate::support::levels::Level;
 use crate::support::product::{LIMIT, Product, label};
 use crate::support::wait;
+use crate::{Case, diagnosis};
 
 mod beside;
 
@@ -81,6 +82,12 @@ fn joins(context: &Context, program: Option<&Program>) -> Result<()> {
     let rolled = Instant::now();
     let newest = rolls(&headscale, &product, &first, &old).with_context(|| product.logs())?;
     let named_after = rolled.elapsed();
+    let newest = match context.preferred() {
+        Some(preferred) if preferred.version == program.version => {
+            diagnosed(&headscale, &product, &newest).with_context(|| product.logs())?
+        }
+        _ => newest,
+    };
     let lost_after = loses(&headscale, &product, newest)?;
     println!(
         "Headscale {}: helm install -> node online {joined_after:.1?}; rollout -> named web again {named_after:.1?}; \
@@ -160,6 +167,35 @@ fn rolls(
         ensure!(!old.contains(&key), "it joined with {key:?}, which is over");
         Ok(newest.clone())
     })
+}
+
+/// Every look of the page answers as it says, and what makes a new node does; returns that.
+fn diagnosed(
+    headscale: &Beside<'_>,
+    product: &Product<'_>,
+    node: &TailnetNode,
+) -> Result<TailnetNode> {
+    let began = Instant::now();
+    let person = Person::new(headscale.node, product, "web", &headscale.namespace)?;
+    person.looks()?;
+    let (code, said) = product.check()?;
+    let named = "ok    names          web.tailnet.internal in the tailnet";
+    ensure!(code == Some(0) && said.contains(named), "{code:?}: {said}");
+    let looked = began.elapsed();
+    let before = person.logs_in(diagnosis::NEW, 0, &node.id.0.to_string())?;
+    let log = person.is_back(before)?;
+    ensure!(log.contains("Running 'tailscale up'"), "{log}");
+    let new = wait::until("a new node is online", LIMIT, || {
+        let nodes = headscale.nodes()?;
+        ensure!(nodes.len() == 1 && nodes[0].id != node.id, "{nodes:?}");
+        ensure!(nodes[0].online, "{nodes:?}");
+        Ok(nodes[0].clone())
+    })?;
+    println!(
+        "diagnosis: looks {looked:.1?}, with a new node {:.1?}",
+        began.elapsed()
+    );
+    Ok(new)
 }
 
 /// The node of a live pod is deleted by hand; returns how long it took until that was told.

@@ -82,10 +82,10 @@ impl Program {
     /// An image of the program, to run it in a cluster.
     pub(crate) fn image(&self) -> Result<Image> {
         let mut files = libraries(&self.path)?;
-        files.push(("/headscale".to_owned(), self.path.clone()));
+        files.push(("/usr/local/bin/headscale".to_owned(), self.path.clone()));
         Ok(Image {
             name: format!("docker.io/sidescale-e2e/headscale:{}", self.version),
-            entrypoint: vec!["/headscale".to_owned()],
+            entrypoint: vec!["/usr/local/bin/headscale".to_owned()],
             user: String::new(),
             files,
         })

@@ -41,6 +41,11 @@ impl Kubectl {
         }
     }
 
+    /// The program.
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// The client configuration.
     pub(crate) fn kubeconfig(&self) -> &Path {
         &self.kubeconfig

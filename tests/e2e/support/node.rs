@@ -202,7 +202,7 @@ impl Node {
         let tailscale = ["containerboot", "tailscale", "tailscaled"]
             .map(|name| (format!("/usr/local/bin/{name}"), programs.tailscale(name)));
         // The published image has busybox's tools; an Event tells to use the one, and people look with the other.
-        let tools = ["killall", "netstat"];
+        let tools = ["killall", "netstat", "sh"];
         let busybox = system("busybox")?;
         let tools = tools.map(|name| (format!("/bin/{name}"), busybox.clone()));
         self.import(&image(
