@@ -26,6 +26,8 @@ use crate::{
     },
 };
 
+mod edit;
+
 pub(crate) const CASES: &[Case] = &[
     Case {
         name: "serve::a_pod_is_patched_through_the_service",
@@ -49,7 +51,13 @@ pub(crate) const CASES: &[Case] = &[
         name: "serve::an_edit_of_the_configuration_is_taken_or_told",
         needs: &[Level::Api],
         each: false,
-        run: follows_its_configuration,
+        run: edit::follows_its_configuration,
+    },
+    Case {
+        name: "serve::an_edit_of_the_configuration_reaches_rotation",
+        needs: &[Level::Api, Level::Headscale],
+        each: false,
+        run: edit::rotates_by_the_last_edit,
     },
 ];
 
@@ -334,63 +342,4 @@ fn makes_no_configuration(context: &Context, _: Option<&headscale::Program>) -> 
             Err(error) => Err(error),
         }
     })
-}
-
-fn follows_its_configuration(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
-    let api = context.api()?;
-    let (release, replica) = crate::calls::serve(context, &api, "edit")?;
-    let file = replica.folder.join("config.yaml");
-    let text = std::fs::read_to_string(&file)?;
-    let tagged = json!({"sidescale.io/inject": "tailscale", "sidescale.io/tags": "tag:late"});
-    let tagged = pod("edit-apps", "tagged", &tagged);
-    let Err(refused) = api.kubectl().dry_run(&tagged) else {
-        anyhow::bail!("a tag that no profile allows was taken")
-    };
-    ensure!(format!("{refused:#}").contains("tag:late"), "{refused:#}");
-
-    // A rename, as the kubelet's swap is one: nobody reads half a file.
-    let edit = |text: &str| -> Result<()> {
-        let fresh = replica.folder.join("config.fresh");
-        std::fs::write(&fresh, text)?;
-        Ok(std::fs::rename(fresh, &file)?)
-    };
-    edit(&format!(
-        "{text}\nprofiles: {{default: {{allowedTags: ['tag:late']}}}}\n"
-    ))?;
-    wait::until("the tag is allowed", LIMIT, || {
-        api.kubectl().dry_run(&tagged).map(drop)
-    })?;
-    // The watches of rotation begin anew.
-    wait::until("rotation goes on", LIMIT, || {
-        let page = replica.get("/readyz")?;
-        ensure!(page.contains("configuration"), "{page}");
-        ensure!(
-            replica.metric("sidescale_config_in_force", &[])? > 0.5,
-            "{page}"
-        );
-        Ok(())
-    })?;
-
-    edit(&format!(
-        "{text}\nprofiles: {{default: {{allowedTagz: []}}}}\n"
-    ))?;
-    wait::until("the mistake is told", LIMIT, || {
-        let events = api
-            .kubectl()
-            .list(&["get", "events", "--namespace", &release.name])?;
-        let told = events.iter().any(|event| {
-            let note = event["message"].as_str().unwrap_or_default();
-            event["reason"] == "ConfigurationRefused"
-                && event["involvedObject"]["kind"] == "ConfigMap"
-                && event["involvedObject"]["name"] == release.fullname().as_str()
-                && note.contains("profiles.default.allowedTagz is unknown")
-                && note.contains("did you mean allowedTags?")
-        });
-        ensure!(told, "{events:?}");
-        Ok(())
-    })?;
-    api.kubectl().dry_run(&tagged)?;
-    let answer = replica.get("/readyz")?;
-    ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    Ok(())
 }
