@@ -200,7 +200,7 @@ impl<'a> Person<'a> {
     }
 
     /// How often the sidecar has started.
-    fn starts(&self) -> Result<u64> {
+    pub(crate) fn starts(&self) -> Result<u64> {
         let pod = self.read()?;
         let status = &pod["status"]["initContainerStatuses"][0];
         ensure!(status["name"] == "tailscale", "{status}");

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::Case;
+use crate::diagnosis::{self, Person};
 use crate::support::context::Context;
 use crate::support::headscale::{self, Headscale, Node as TailnetNode};
 use crate::support::kubectl::is_ready;
@@ -61,6 +62,7 @@ fn run(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
     world.shows_itself()?;
     world.reaches_another(&nodes)?;
     world.is_the_same_after_a_restart(&nodes)?;
+    world.logs_in_anew()?;
     // Of what was made, this alone is in no namespace.
     let volume = ["delete", "persistentvolume", &product.workloads];
     node.kubectl()
@@ -184,20 +186,22 @@ impl World<'_> {
         let backend = nodes.iter().find(|node| node.name == "backend");
         let address = backend.and_then(|node| node.addresses.first());
         let address = address.context("no address")?;
-        // The first ping may be over before both know the way.
-        wait::until("the other node answers a ping", LIMIT, || {
+        // No relay server is reached from here, so that both have to know the direct way, which a ping finds; where it is
+        // lost again before the app asks, the proxy waits for long.
+        let ping = || -> Result<()> {
             let ping = ["tailscale", "ping", "--c=1", address.as_str()];
             let said = self.exec("proxied", "tailscale", &ping)?;
             ensure!(said.contains("pong from backend"), "{said}");
             Ok(())
-        })?;
+        };
         for host in ["backend", address.as_str()] {
             for port in manifests::PORTS {
                 // busybox reads the lower-case name alone.
                 let get = format!(
-                    "http_proxy=$HTTP_PROXY exec /bin/busybox wget -q -O - http://{host}:{port}/"
+                    "http_proxy=$HTTP_PROXY exec /bin/busybox timeout 5 /bin/busybox wget -q -O - http://{host}:{port}/"
                 );
                 let said = wait::until("the app gets an answer", LIMIT, || {
+                    ping()?;
                     self.exec("proxied", "app", &["/bin/busybox", "sh", "-c", &get])
                 })?;
                 let want = format!("bytes from port {port}");
@@ -251,6 +255,47 @@ impl World<'_> {
         let ids: Vec<_> = after.iter().map(|node| &node.id).collect();
         ensure!(ids == [&before.id], "it was {before:?}, there is {after:?}");
         Ok(())
+    }
+
+    /// By each command of the page on diagnosis, each in another pod: it logs in, and is a node as before.
+    fn logs_in_anew(&self) -> Result<()> {
+        let began = Instant::now();
+        let ways = [
+            ("tagged", diagnosis::LOGOUT, 0),
+            ("guaranteed", diagnosis::UP, 0),
+            ("file", diagnosis::UP, 1),
+        ];
+        let mut under_way = Vec::new();
+        for (app, heading, which) in ways {
+            let person = Person::new(self.node, self.product, app, "-")?;
+            let key = self.node_key(app)?;
+            let starts = person.logs_in(heading, which, "-")?;
+            under_way.push((app, person, key, starts));
+        }
+        for (app, person, key, starts) in under_way {
+            wait::until("it has logged in", LIMIT, || {
+                // What is cut off by the end of its container has kept its node key, and shows that at its next start.
+                let (now, started) = (self.node_key(app)?, person.starts()?);
+                ensure!(
+                    now != key || started > starts,
+                    "{app}: still {key}, {started} starts"
+                );
+                ensure!(is_ready(&self.pod(app)?), "{app} is not ready");
+                Ok(())
+            })?;
+        }
+        let nodes = self.all_online()?;
+        self.each_pod_is_a_node_of_its_own(&nodes)?;
+        println!("logged in anew: {:.1?}", began.elapsed());
+        Ok(())
+    }
+
+    /// The public half of what the client identifies itself by; each login makes another.
+    fn node_key(&self, app: &str) -> Result<Value> {
+        let status = ["tailscale", "status", "--json"];
+        let status: Value = serde_json::from_str(&self.exec(app, "tailscale", &status)?)?;
+        ensure!(status["BackendState"] == "Running", "{app}: {status}");
+        Ok(status["Self"]["PublicKey"].clone())
     }
 
     /// The only pod of this app.
