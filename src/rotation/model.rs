@@ -41,7 +41,9 @@ fn rotations_with_faults_leave_the_ledger_balanced() {
         let work = || {
             let mut total = Tally::default();
             while rotated.load(Ordering::Relaxed) < rotations {
-                let tally = episode(next.fetch_add(1, Ordering::Relaxed));
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                let tally = std::panic::catch_unwind(|| episode(seed));
+                let tally = tally.unwrap_or_else(|_| panic!("seed {seed} failed"));
                 rotated.fetch_add(tally.rotations, Ordering::Relaxed);
                 total.add(&tally);
             }
