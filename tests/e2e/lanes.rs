@@ -82,7 +82,13 @@ pub(crate) fn start(mut works: Vec<Work>) -> Vec<Trial> {
         }));
     }
     for lane in [node, api] {
-        thread::spawn(|| lane.into_iter().for_each(|run| run()));
+        thread::spawn(|| {
+            lane.into_iter().for_each(|run| run());
+            // A server that a test has started again dies with the thread that started it, and others need it still.
+            loop {
+                thread::park();
+            }
+        });
     }
     trials
 }
