@@ -60,6 +60,36 @@ pub struct Overlay {
     pub security_context: Option<Value>,
 }
 
+/// The fields of a variable.
+const VARIABLE: [&str; 3] = ["name", "value", "valueFrom"];
+
+/// The fields of a mount.
+const MOUNT: [&str; 7] = [
+    "name",
+    "mountPath",
+    "subPath",
+    "subPathExpr",
+    "readOnly",
+    "recursiveReadOnly",
+    "mountPropagation",
+];
+
+/// The fields of a container's security context.
+const CONTEXT: [&str; 12] = [
+    "allowPrivilegeEscalation",
+    "appArmorProfile",
+    "capabilities",
+    "privileged",
+    "procMount",
+    "readOnlyRootFilesystem",
+    "runAsGroup",
+    "runAsNonRoot",
+    "runAsUser",
+    "seLinuxOptions",
+    "seccompProfile",
+    "windowsOptions",
+];
+
 /// Is what is wrong with an overlay: the key below it, its value, what is accepted.
 pub(super) type Wrong = (&'static str, String, String);
 
@@ -72,6 +102,7 @@ impl Overlay {
         security_context: Option<Map<String, Value>>,
     ) -> Result<Self, Wrong> {
         for variable in &env {
+            known("env", variable.as_object(), &VARIABLE)?;
             let name = variable["name"].as_str().unwrap_or_default();
             if name.is_empty() || VARIABLES.contains(&name) {
                 let want = "want variables with a name that is none of Sidescale's own";
@@ -84,6 +115,7 @@ impl Overlay {
             }
         }
         for mount in &volume_mounts {
+            known("volumeMounts", mount.as_object(), &MOUNT)?;
             let [name, path] =
                 ["name", "mountPath"].map(|key| mount[key].as_str().unwrap_or_default());
             let inside = |directory: &str| {
@@ -119,8 +151,23 @@ impl Overlay {
     }
 }
 
+/// Refuses fields that Kubernetes does not have: the API server would drop them, and what was meant would not be done.
+fn known(
+    key: &'static str,
+    given: Option<&Map<String, Value>>,
+    fields: &[&str],
+) -> Result<(), Wrong> {
+    let mut given = given.into_iter().flat_map(Map::keys);
+    let unknown = given.find(|field| !fields.contains(&field.as_str()));
+    unknown.map_or(Ok(()), |field| {
+        let want = format!("want fields that it has: {}", fields.join(", "));
+        Err((key, field.clone(), want))
+    })
+}
+
 /// Lays a security context over ours; fails if Pod Security's level *restricted* would not take the result.
 fn restricted(given: Map<String, Value>) -> Result<Value, Wrong> {
+    known("securityContext", Some(&given), &CONTEXT)?;
     let mut context = json!(crate::sidecar::tailscale::security_context());
     if let Some(context) = context.as_object_mut() {
         context.extend(given);
