@@ -130,7 +130,9 @@ pub(super) fn rotates_by_the_last_edit(
     let keys = headscale.keys()?;
     ensure!(keys.contains(&early) && keys.len() == 2, "{keys:?}");
     eprintln!("e2e: rotation by the last edit, in {:.1?}", began.elapsed());
-    // The next Headscale of this cluster gives the same numbers to keys that this Secret would seem to know.
+    // Alive, it would write its Secret anew; and the next Headscale of this cluster gives the same numbers to keys that
+    // such a Secret would seem to know.
+    drop(replica);
     for things in ["pods", "secrets"] {
         let delete = ["delete", things, "--all", "--namespace", APPS];
         api.kubectl().run(&delete)?;
