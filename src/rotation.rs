@@ -45,6 +45,6 @@ pub mod workload;
 
 pub(crate) use fleet::expanded;
 pub use housekeeping::Notebook;
-pub(crate) use ownership::{lent, ownership};
+pub(crate) use ownership::{joining, lent, ownership};
 pub use value::{Flaw, Value};
 pub(crate) use value::{KeyKind, kind_of_key, may_be_a_key};

@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 use super::demand::Demands;
 use super::known::LastKeys;
 use super::names::{Names, Step};
-use super::nodes::{Counts, Look, NodeState, Notes, Truth};
+use super::nodes::{Counts, Look, NodeState, Notes, Place, Truth};
 use super::plane::{Plane, Trouble};
 use super::run::Context;
 use super::standing::Standings;
@@ -226,7 +226,12 @@ impl Keeper {
         let Some(state) = self.states.get_mut(name) else {
             return;
         };
-        let Look { counts, findings } = state.truth.look(now, name, demands, tailnet);
+        let standings = &self.standings;
+        let key_of = |place: &Place| {
+            let standing = standings.of(&place.namespace, &place.secret, &place.data_key)?;
+            standing.key
+        };
+        let Look { counts, findings } = state.truth.look(now, name, demands, tailnet, &key_of);
         state.counts = counts;
         if !self.context.policy.rotation.paused {
             let steps = state.names.steps(now, name, demands, tailnet);

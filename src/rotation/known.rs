@@ -1,6 +1,6 @@
 //! What the process remembers of one Secret between its jobs: who waits, who fights, what was said. State, the log.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -33,8 +33,8 @@ const NOT_OURS_EVERY: Duration = Duration::from_secs(30);
 pub(super) struct Known {
     pub(super) states: BTreeMap<String, State>,
     pub(super) expiries: BTreeMap<String, Timestamp>,
-    /// The keys that are in force, also those of single pods, whose end is nobody's concern.
-    made: BTreeSet<String>,
+    /// The keys that pods join with, also those of single pods, whose end is nobody's concern.
+    made: BTreeMap<String, KeyId>,
     pub(super) snapshot: Option<Snapshot>,
     /// What the jobs on it tell each other.
     pub(super) beside: Beside,
@@ -136,10 +136,9 @@ impl Known {
     pub(super) fn standings(&self) -> BTreeMap<String, Standing> {
         let states = self.states.iter();
         let standing = |(data_key, state): (&String, &State)| {
-            let made = self.made.contains(data_key);
             let standing = Standing {
                 state: *state,
-                made,
+                key: self.made.get(data_key).copied(),
             };
             (data_key.clone(), standing)
         };
@@ -156,6 +155,7 @@ impl Known {
             trouble,
             expiries,
             in_force,
+            joining,
             writer,
             away,
             suspects: _,
@@ -165,7 +165,7 @@ impl Known {
         // Nothing was read while the API server was away: what was seen before is shown on.
         if !away && !overtaken {
             (self.states, self.expiries) = (plan.states, expiries);
-            self.made = in_force.keys().cloned().collect();
+            self.made = joining;
         }
         self.refused.clear();
         if secret.name == POD_SECRET {

@@ -1,18 +1,20 @@
 //! Injected pods beside the node list: who joined, who is late, who was lost, and who came uninvited. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
+use group::{Group, Memory};
 pub use note::{Note, Notes};
 
 use super::demand::Demands;
-use super::fleet::{Fleet, Member};
+use super::fleet::Member;
 use super::tailnet::{Joined, Tailnet};
 use crate::clock::after;
-use crate::control_plane::NodeId;
+use crate::control_plane::{KeyId, NodeId};
 
+mod group;
 mod note;
 
 /// A pod without a node is late after this long.
@@ -20,12 +22,6 @@ pub(super) const LATE_AFTER: Duration = Duration::from_secs(120);
 
 /// More nodes than pods are a matter of a rollout for this long.
 const UNINVITED_AFTER: Duration = Duration::from_secs(120);
-
-/// The clocks of Headscale and the API server may be this far apart.
-const SKEW: Duration = Duration::from_secs(60);
-
-/// A node has to be missing at so many looks: one list may have come in the middle of its return.
-const LOOKS: u32 = 2;
 
 /// The same is told again after this long, as long as it lasts.
 const TELL_EVERY: Duration = Duration::from_secs(3_600);
@@ -93,6 +89,9 @@ pub struct Place {
     pub data_key: String,
 }
 
+/// The key that the pods of a place join with, as far as it is known.
+pub type KeyOf<'a> = dyn Fn(&Place) -> Option<KeyId> + 'a;
+
 /// What came of one look at one control plane.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Look {
@@ -113,39 +112,10 @@ pub struct Truth {
     uninvited: BTreeMap<String, Extra>,
 }
 
-#[derive(Clone, Debug, Default)]
-struct Memory {
-    joined: BTreeSet<u128>,
-    /// Pods of which it is certain.
-    lost: BTreeSet<u128>,
-    /// Those that never had one, as far as is known, and when they were made.
-    waiting: Vec<(u128, Timestamp)>,
-    missing_for: u32,
-    told: BTreeMap<NodeState, Timestamp>,
-}
-
 #[derive(Clone, Copy, Debug)]
 struct Extra {
     since: Timestamp,
     told: Option<Timestamp>,
-}
-
-/// The pods of a group, the oldest first, and how many of which have no node.
-struct Compared {
-    /// All of these.
-    lost: Vec<Member>,
-    /// So many of `joined`, and nobody can tell which.
-    of_joined: usize,
-    joined: Vec<Member>,
-    /// Never had one yet.
-    waiting: Vec<Member>,
-}
-
-/// Pods that share user and hostname; keys of single pods have a fleet each.
-#[derive(Default)]
-struct Group<'a> {
-    namespace: &'a str,
-    fleets: Vec<&'a Fleet>,
 }
 
 impl NodeState {
@@ -217,13 +187,15 @@ impl Truth {
         Some(Note::new(self.as_of?, waiting))
     }
 
-    /// Holds the pods that want to be nodes of `plane` against the nodes that it just listed.
+    /// Holds the pods that want to be nodes of `plane` against the nodes that it just listed. Where each pod has a key of
+    /// its own, `key_of` tells which node is whose; elsewhere it is not asked.
     pub fn look(
         &mut self,
         now: Timestamp,
         plane: &str,
         demands: &Demands,
         tailnet: &Tailnet,
+        key_of: &KeyOf<'_>,
     ) -> Look {
         let mut groups: BTreeMap<(&str, Option<&str>), Group<'_>> = BTreeMap::new();
         let mut guests: BTreeMap<&str, usize> = BTreeMap::new();
@@ -253,7 +225,8 @@ impl Truth {
             let key = ((*user).to_owned(), hostname.map(str::to_owned));
             let mut memory = known.remove(&key).unwrap_or_default();
             memory.recall(self.before.as_ref(), group);
-            memory.look(now, user, *hostname, group, tailnet, &mut look);
+            let names = (*user, *hostname);
+            memory.look(now, names, group, (tailnet, key_of), &mut look);
             self.groups.insert(key, memory);
         }
         let mut known = std::mem::take(&mut self.uninvited);
@@ -271,153 +244,6 @@ impl Truth {
         }
         look
     }
-}
-
-impl Group<'_> {
-    fn pods(&self) -> impl Iterator<Item = &Member> {
-        self.fleets.iter().flat_map(|fleet| &fleet.pods)
-    }
-
-    fn place(&self) -> Option<Place> {
-        let fleet = self.fleets.first()?;
-        Some(Place {
-            namespace: self.namespace.to_owned(),
-            service: fleet.service.clone(),
-            secret: fleet.secret.clone(),
-            data_key: fleet.data_key.clone(),
-        })
-    }
-}
-
-impl Memory {
-    /// Takes those for joined that had joined before this process began.
-    fn recall(&mut self, before: Option<&Note>, group: &Group<'_>) {
-        let Some(before) = before else {
-            return;
-        };
-        let had = group.pods().filter(|pod| before.has_joined(pod));
-        let had = had
-            .map(|pod| pod.uid)
-            .filter(|uid| !self.lost.contains(uid));
-        self.joined.extend(had);
-    }
-
-    fn look(
-        &mut self,
-        now: Timestamp,
-        user: &str,
-        hostname: Option<&str>,
-        group: &Group<'_>,
-        tailnet: &Tailnet,
-        look: &mut Look,
-    ) {
-        let pods: BTreeSet<&Member> = group.pods().collect();
-        let Some(oldest) = pods.first().map(|pod| pod.created) else {
-            return;
-        };
-        let own = tailnet.of_user(user).iter();
-        let strays = hostname.map_or(&[][..], |name| tailnet.nobodys(name));
-        let nodes = own
-            .chain(strays)
-            .filter(|node| hostname.is_none_or(|name| node.name == name) && may_be(node, oldest));
-        let missing = pods.len().saturating_sub(nodes.count());
-        look.counts.joined += pods.len() - missing;
-        let Compared {
-            lost,
-            of_joined,
-            joined,
-            waiting,
-        } = self.compare(&pods, missing);
-        self.waiting = waiting.iter().map(|pod| (pod.uid, pod.created)).collect();
-        let late: Vec<_> = waiting
-            .iter()
-            .filter(|pod| now >= after(pod.created, LATE_AFTER))
-            .cloned()
-            .collect();
-        let late_count = late.len().min(missing - lost.len());
-        let found = [
-            (NodeState::Late, late_count, late),
-            (NodeState::Lost, lost.len(), lost),
-            (NodeState::Lost, of_joined, joined),
-        ];
-        let found: Vec<_> = found
-            .into_iter()
-            .filter(|(_, count, _)| *count > 0)
-            .collect();
-        self.told
-            .retain(|known, _| found.iter().any(|(state, ..)| state == known));
-        for (state, count, suspects) in found {
-            match state {
-                NodeState::Late => look.counts.late += count,
-                NodeState::Lost => look.counts.lost += count,
-                NodeState::Joined | NodeState::Uninvited => {}
-            }
-            let tell = is_due(now, self.told.get(&state).copied());
-            if tell {
-                self.told.insert(state, now);
-            }
-            look.findings.push(Finding {
-                state,
-                user: user.to_owned(),
-                place: group.place(),
-                count,
-                of: pods.len(),
-                pods: suspects,
-                nodes: Vec::new(),
-                expecting: !waiting.is_empty(),
-                tell,
-            });
-        }
-    }
-
-    /// Says of which pods the missing nodes are, as far as earlier looks tell.
-    fn compare(&mut self, pods: &BTreeSet<&Member>, missing: usize) -> Compared {
-        let uids: BTreeSet<u128> = pods.iter().map(|pod| pod.uid).collect();
-        self.joined.retain(|uid| uids.contains(uid));
-        self.lost.retain(|uid| uids.contains(uid));
-        if missing < self.lost.len() {
-            // Somebody came back, and nobody can tell who.
-            self.joined.append(&mut self.lost);
-        }
-        if missing == self.lost.len() {
-            let rest = uids.iter().filter(|uid| !self.lost.contains(uid));
-            self.joined.extend(rest);
-        }
-        self.joined.retain(|uid| !self.lost.contains(uid));
-        let of = |uids: &BTreeSet<u128>| {
-            let pods = pods.iter().filter(|pod| uids.contains(&pod.uid));
-            pods.map(|pod| Member::clone(pod)).collect::<Vec<_>>()
-        };
-        let mut joined = of(&self.joined);
-        let waiting: BTreeSet<u128> = uids
-            .into_iter()
-            .filter(|uid| !self.joined.contains(uid) && !self.lost.contains(uid))
-            .collect();
-        let mut gone = (missing - self.lost.len()).saturating_sub(waiting.len());
-        self.missing_for = if gone > 0 { self.missing_for + 1 } else { 0 };
-        if self.missing_for < LOOKS {
-            gone = 0;
-        }
-        if gone > 0 && gone == joined.len() {
-            // All that had joined are gone: then it is certain.
-            self.lost.append(&mut self.joined);
-            self.missing_for = 0;
-            (gone, joined) = (0, Vec::new());
-        }
-        Compared {
-            lost: of(&self.lost),
-            of_joined: gone,
-            joined,
-            waiting: of(&waiting),
-        }
-    }
-}
-
-/// Whether it may be the node of a pod that is not older than `oldest`: an ephemeral one is made anew for each pod.
-fn may_be(node: &Joined, oldest: Timestamp) -> bool {
-    let skew = SignedDuration::try_from(SKEW).unwrap_or_default();
-    let from = oldest.checked_sub(skew).unwrap_or(Timestamp::MIN);
-    !node.ephemeral || node.created.is_none_or(|created| created >= from)
 }
 
 /// Counts the online nodes of a user of ours that are more than its pods.

@@ -1,6 +1,6 @@
 //! Whose a Secret of keys is, by its label and annotations, and what it remembers. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::demand::SecretRef;
 use super::plan::Ownership;
@@ -54,22 +54,33 @@ pub(crate) fn ownership(secret: &StoredSecret) -> (Ownership, Record, Option<Tro
     }
 }
 
+/// The keys that pods join with, by Secret and data key.
+pub(crate) fn joining<'a>(
+    secrets: impl IntoIterator<Item = (&'a SecretRef, &'a StoredSecret)>,
+) -> BTreeMap<(&'a SecretRef, String), KeyId> {
+    let keys = secrets.into_iter().flat_map(|(name, secret)| {
+        let keys = record(secret).keys.into_iter();
+        keys.filter_map(move |(data_key, key)| Some(((name, data_key), key.joins_with()?)))
+    });
+    keys.collect()
+}
+
 /// The keys of others that people put into Secrets of ours, and their control planes.
 pub(crate) fn lent<'a>(
     secrets: impl IntoIterator<Item = &'a StoredSecret>,
 ) -> BTreeSet<(String, KeyId)> {
     let mut lent = BTreeSet::new();
     for secret in secrets {
-        let document = secret
-            .data
-            .get(DATA_KEY)
-            .map(|document| document.as_slice());
-        // What cannot be read is told where the Secret is worked on.
-        let record = Record::parse(document).unwrap_or_default();
-        for key in record.keys.values() {
+        for key in record(secret).keys.values() {
             let ids = key.lent.iter();
             lent.extend(ids.map(|id| (key.control_plane.clone(), *id)));
         }
     }
     lent
+}
+
+/// What it remembers. What cannot be read is told where the Secret is worked on.
+fn record(secret: &StoredSecret) -> Record {
+    let document = secret.data.get(DATA_KEY);
+    Record::parse(document.map(|document| document.as_slice())).unwrap_or_default()
 }

@@ -234,6 +234,13 @@ impl KeyRecord {
         }
     }
 
+    /// The key that its pods join with; once a single pod has joined, the one that it did.
+    #[must_use]
+    pub fn joins_with(&self) -> Option<KeyId> {
+        let current = self.current.as_ref().map(|current| current.id);
+        self.joined_with.or(current)
+    }
+
     /// Whether nothing is left to remember.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -79,6 +79,8 @@ pub(super) struct Outcome {
     pub(super) expiries: BTreeMap<String, Timestamp>,
     /// The keys in force.
     pub(super) in_force: BTreeMap<String, KeyId>,
+    /// The keys that pods join with, or their one pod has joined with.
+    pub(super) joining: BTreeMap<String, KeyId>,
     /// The field manager that wrote the Secret before this job, if that was another's.
     pub(super) writer: Option<String>,
     /// Whether there is more to do at once.
@@ -258,6 +260,9 @@ impl Job<'_> {
         let ends = shared.map(|(data_key, end, _)| (data_key, end));
         self.outcome.expiries = ends.collect();
         self.outcome.in_force = current.map(|(data_key, _, id)| (data_key, id)).collect();
+        let joining = record.keys.iter();
+        let joining = joining.filter_map(|(name, key)| Some((name.clone(), key.joins_with()?)));
+        self.outcome.joining = joining.collect();
         let (class, renewing) = (self.task.class, &mut self.renewing);
         let mut put_off = false;
         let mut steps = std::mem::take(&mut plan.steps);

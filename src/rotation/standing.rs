@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::demand::SecretRef;
 use super::state::State;
+use crate::control_plane::KeyId;
 
 /// How a demanded key does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Standing {
     pub(super) state: State,
-    /// Whether a key was made, and is in force.
-    pub(super) made: bool,
+    /// The key that its pods join with; none as long as none was made.
+    pub(super) key: Option<KeyId>,
 }
 
 /// How the keys of all Secrets do, by data key; clones are one.

@@ -7,13 +7,13 @@ use jiff::Timestamp;
 use super::report::{NodeRow, Problem, Row};
 use crate::commands::inventory::Inventory;
 use crate::control_plane::{KeyId, Node, PreAuthKey, User, UserId};
-use crate::rotation::demand::Demands;
-use crate::rotation::lent;
-use crate::rotation::nodes::{Finding, NodeState, Truth};
+use crate::rotation::demand::{Demands, SecretRef};
+use crate::rotation::nodes::{Finding, NodeState, Place, Truth};
 use crate::rotation::plan::Issued;
 use crate::rotation::plane::Trouble;
 use crate::rotation::record::{self, KeyRecord, Origin, same_fingerprint};
 use crate::rotation::tailnet::{KeyOrigin, KeyUser, Tailnet};
+use crate::rotation::{joining, lent};
 
 /// So many pods are named.
 const MOST_NAMED: usize = 5;
@@ -154,6 +154,14 @@ pub(super) fn miss(
         namespaces: inventory.demands.clone(),
         ..Demands::default()
     };
+    let joining = joining(&inventory.secrets);
+    let key_of = |place: &Place| {
+        let secret = SecretRef {
+            namespace: place.namespace.clone(),
+            name: place.secret.clone(),
+        };
+        joining.get(&(&secret, place.data_key.clone())).copied()
+    };
     for (plane, view) in planes {
         let PlaneView::Held(held) = view else {
             continue;
@@ -161,7 +169,7 @@ pub(super) fn miss(
         let lent = lent(inventory.secrets.values()).into_iter();
         let lent = lent.filter(|(of, _)| of == plane).map(|(_, id)| id);
         let tailnet = held.tailnet(now, &lent.collect());
-        let look = Truth::default().look(now, plane, &demands, &tailnet);
+        let look = Truth::default().look(now, plane, &demands, &tailnet, &key_of);
         for row in rows.iter_mut().filter(|row| row.control_plane == *plane) {
             let findings = look.findings.iter().filter(|finding| {
                 let state = matches!(finding.state, NodeState::Late | NodeState::Lost);

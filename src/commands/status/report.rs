@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::Serialize;
+use sidescale_webhook::identity::POD_SECRET;
 use sidescale_webhook::profile::Policy;
 
 use super::fold::fold;
@@ -103,8 +104,8 @@ impl Report {
             .iter()
             .flat_map(|name| Keys::new(now, name, inventory, policy, planes).rows(hints))
             .collect();
+        keys = fold(keys);
         held::miss(now, &mut keys, inventory, planes);
-        let mut keys = fold(keys);
         keys.sort_by(|one, other| one.order().cmp(&other.order()));
         Self { keys }
     }
@@ -121,11 +122,16 @@ impl Row {
     pub(super) fn is_at(&self, place: &Place) -> bool {
         let Place {
             namespace,
-            service: _,
+            service,
             secret,
             data_key,
         } = place;
-        (&self.namespace, &self.secret, &self.data_key) == (namespace, secret, data_key)
+        // A row may be about the keys of all pods of a service.
+        let key = match secret == POD_SECRET {
+            true => &self.service == service,
+            false => &self.data_key == data_key,
+        };
+        key && (&self.namespace, &self.secret) == (namespace, secret)
     }
 
     fn order(&self) -> (&str, &str, &str, &str) {

@@ -163,7 +163,7 @@ impl Keeper {
             for fleet in of_others.filter(|fleet| !up.contains_key(&fleet.control_plane)) {
                 let (secret, data_key) = (&fleet.secret, &fleet.data_key);
                 let standing = self.standings.of(namespace, secret, data_key);
-                if standing.is_none_or(|standing| standing.made) {
+                if standing.is_none_or(|standing| standing.key.is_some()) {
                     continue;
                 }
                 let pods = fleet.pods.iter();
@@ -250,12 +250,15 @@ fn next(reference: &Reference<'_>, no_secret: bool) -> String {
             "annotation sidescale.io/auth-key-secret wants the key under {data_key}: put it there, or correct the \
              annotation (kubectl describe secret -n {namespace} {secret} lists the data keys that there are)"
         ),
-        Source::Rotation(Some(Standing { state, made: false })) => format!(
+        Source::Rotation(Some(Standing { state, key: None })) => format!(
             "rotation has not made key {data_key} yet, and its state is {}: kubectl events -n {namespace} --for \
              secret/{secret} says what to do",
             state.as_str()
         ),
-        Source::Rotation(Some(Standing { state, made: true })) => format!(
+        Source::Rotation(Some(Standing {
+            state,
+            key: Some(_),
+        })) => format!(
             "rotation has made key {data_key}, and its state is {}: if the pod still waits in a minute, kubectl events -n \
              {namespace} --for secret/{secret} says more",
             state.as_str()
@@ -271,6 +274,7 @@ fn next(reference: &Reference<'_>, no_secret: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control_plane::KeyId;
     use crate::rotation::state::State;
 
     fn reference(source: Source) -> Reference<'static> {
@@ -296,7 +300,10 @@ mod tests {
             secret: "keys".into(),
             key: "web-authkey".into(),
         };
-        let made = |made, state| Source::Rotation(Some(Standing { state, made }));
+        let made = |key, state| {
+            let key = Some(KeyId(7)).filter(|_| key);
+            Source::Rotation(Some(Standing { state, key }))
+        };
         let table = [
             (
                 Source::Author,

@@ -1,10 +1,14 @@
 //! Pods come and go, nodes come and go, and each look says who is what.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use sidescale_webhook::identity::POD_SECRET;
+
 use super::*;
-use crate::control_plane::{KeyId, Node, UserId};
+use crate::control_plane::{Node, UserId};
 use crate::rotation::demand::NamespaceDemand;
+use crate::rotation::fleet::Fleet;
 use crate::rotation::tailnet::{KeyOrigin, KeyUser};
 
 /// A cluster and a tailnet, looked at every fifteen seconds.
@@ -19,6 +23,8 @@ struct World {
     leaving: usize,
     ephemeral: bool,
     ours: bool,
+    /// Whether each pod has a key of its own, which the node with the next id joined with.
+    own_keys: bool,
 }
 
 const START: i64 = 1_000_000;
@@ -37,6 +43,7 @@ impl World {
             leaving: 0,
             ephemeral: true,
             ours: true,
+            own_keys: false,
         }
     }
 
@@ -55,20 +62,27 @@ impl World {
 
     fn look(&mut self) -> Look {
         self.now += 15;
-        let mut by_host: BTreeMap<Option<&str>, Vec<Member>> = BTreeMap::new();
+        let mut fleets: BTreeMap<(Option<&str>, Option<u128>), Vec<Member>> = BTreeMap::new();
         for (host, created, uid) in &self.pods {
-            by_host.entry(*host).or_default().push(Member {
+            let own = Some(*uid).filter(|_| self.own_keys);
+            fleets.entry((*host, own)).or_default().push(Member {
                 created: at(*created),
                 uid: *uid,
                 name: format!("pod-{uid}").into(),
             });
         }
-        let fleets = by_host.into_iter().map(|(hostname, pods)| Fleet {
+        let own_keys = self.own_keys;
+        let secret = if own_keys {
+            POD_SECRET
+        } else {
+            "headscale-auth-keys"
+        };
+        let fleets = fleets.into_iter().map(|((hostname, own), pods)| Fleet {
             control_plane: "default".into(),
             user: "shop.api".into(),
             service: "api".into(),
-            secret: "headscale-auth-keys".into(),
-            data_key: "api-authkey".into(),
+            secret: secret.into(),
+            data_key: own.map_or_else(|| "api-authkey".to_owned(), |uid| uid.to_string()),
             hostname: hostname.map(str::to_owned),
             pods,
         });
@@ -92,7 +106,7 @@ impl World {
             given_name: format!("{name}-{id}"),
             user: Some(UserId(1)),
             online: *online,
-            pre_auth_key: Some(KeyId(1)),
+            pre_auth_key: Some(KeyId(if own_keys { *id } else { 1 })),
             tags: Vec::new(),
             created_at: Some(at(*created)),
             last_seen: None,
@@ -110,11 +124,16 @@ impl World {
         let tailnet = Tailnet::new(
             at(self.now),
             nodes.collect(),
-            &[(KeyId(1), key)].into(),
+            &(1..10).map(|id| (KeyId(id), key)).collect(),
             &[(UserId(1), user)].into(),
             &BTreeSet::new(),
         );
-        self.truth.look(at(self.now), "default", &demands, &tailnet)
+        let key_of = |place: &Place| {
+            assert!(own_keys, "of a shared key it tells nothing");
+            Some(KeyId(place.data_key.parse::<u64>().unwrap() + 1))
+        };
+        self.truth
+            .look(at(self.now), "default", &demands, &tailnet, &key_of)
     }
 
     /// Joined, late, lost, uninvited.
@@ -259,6 +278,35 @@ fn pods_with_names_of_their_own_are_told_apart() {
     assert_eq!(uids(&look.findings[0]), [0]);
     assert!(look.findings[0].is_certain());
     assert_eq!((look.counts.joined, look.counts.lost), (1, 1));
+}
+
+#[test]
+fn where_each_pod_has_a_key_of_its_own_it_is_certain_whose_node_is_missing() {
+    let mut world = World {
+        own_keys: true,
+        ..World::joined(0)
+    };
+    world.pods = (0..3).map(|uid| (Some("api"), START, uid)).collect();
+    world.nodes = (1..=3).map(|id| (id, "api", START + 5, true)).collect();
+    assert_eq!(world.counts(), (3, 0, 0, 0));
+    world.nodes.remove(1);
+    world.look();
+    let look = world.look();
+    assert_eq!((look.counts.joined, look.counts.lost), (2, 1));
+    let [lost] = &look.findings[..] else {
+        panic!("{:?}", look.findings);
+    };
+    assert_eq!((uids(lost), lost.count, lost.of), (vec![1], 1, 1));
+    assert_eq!(lost.place.as_ref().unwrap().data_key, "1");
+    // Its pod is replaced, and the next one does not join: the others' nodes are not taken for its own.
+    world.pods[1] = (Some("api"), world.now, 3);
+    world.now += 120;
+    let look = world.look();
+    assert_eq!((look.counts.late, look.counts.lost), (1, 0));
+    assert_eq!(uids(&look.findings[0]), [3]);
+    // A node that came with a key that nobody knows any more may be anybody's.
+    world.nodes.push((9, "api", world.now, true));
+    assert_eq!(world.counts(), (3, 0, 0, 0));
 }
 
 #[test]

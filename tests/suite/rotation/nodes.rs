@@ -63,7 +63,7 @@ impl World {
     }
 
     /// Moves the clock from look to look until so many are in that state.
-    async fn looks_until(&self, state: &str, count: u64) {
+    pub(super) async fn looks_until(&self, state: &str, count: u64) {
         until(&format!("{count} {state}"), async || {
             if self.in_state(state) == Some(count) {
                 return Some(());

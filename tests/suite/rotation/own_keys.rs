@@ -4,6 +4,9 @@ use std::collections::BTreeSet;
 
 use sidescale_webhook::identity::POD_SECRET;
 
+use sidescale::rotation::fleet::{Fleet, Member};
+
+use super::messages::Log;
 use super::*;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -217,4 +220,50 @@ async fn a_death_between_making_and_writing_leaves_one_key_alive() {
     })
     .await;
     assert!(world.headscale.accepts(&value));
+}
+
+#[tokio::test]
+async fn of_pods_with_own_keys_the_very_one_is_told_of_whose_node_is_gone() {
+    let (log, _guard) = Log::listen();
+    let world = World::new().await;
+    let _process = world.start("a");
+    world.own_keys(&TWO, &[]);
+    let [first, second] = [world.own_key(TWO[0]).await, world.own_key(TWO[1]).await];
+    let fleet = |(uid, data_key): (u128, &&str)| Fleet {
+        control_plane: "default".into(),
+        user: "shop.api".into(),
+        service: "api".into(),
+        secret: POD_SECRET.into(),
+        data_key: (*data_key).into(),
+        hostname: Some("api".into()),
+        pods: vec![Member {
+            created: world.clock.now(),
+            uid,
+            name: format!("api-{uid}").into(),
+        }],
+    };
+    let fleets: Vec<_> = (0..).zip(&TWO).map(fleet).collect();
+    world.demands.send_modify(|demands| {
+        let shop = demands.namespaces.get_mut("shop").unwrap();
+        let guest = ("default".to_owned(), "shop.api".to_owned());
+        let shop = Arc::make_mut(shop);
+        (shop.fleets, shop.guests) = (fleets, [(guest, 2)].into());
+    });
+    world.headscale.join(&first, "api").unwrap();
+    let node = world.headscale.join(&second, "api").unwrap();
+    world.looks_until("Joined", 2).await;
+    assert!(world.headscale.remove_node(node));
+    world.looks_until("Lost", 1).await;
+    let told = until("an Event", async || {
+        let events = log.lines("Event").into_iter();
+        let lost = events.filter(|event| event["reason"] == "Lost");
+        Some(Vec::from_iter(lost)).filter(|lost| !lost.is_empty())
+    })
+    .await;
+    let [event] = &told[..] else {
+        panic!("{told:?}");
+    };
+    assert_eq!(event["object"], "api-1");
+    let note = event["note"].as_str().unwrap();
+    assert!(note.contains("kubectl delete pod -n shop api-1"), "{note}");
 }

@@ -1,0 +1,253 @@
+//! Pods that share user and hostname beside the nodes of that name: how many are missing, and which. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use sidescale_webhook::identity::POD_SECRET;
+
+use super::note::Note;
+use super::{Finding, KeyOf, LATE_AFTER, Look, NodeState, Place, is_due};
+use crate::clock::after;
+use crate::control_plane::KeyId;
+use crate::rotation::fleet::{Fleet, Member};
+use crate::rotation::tailnet::{Joined, Tailnet};
+
+/// The clocks of Headscale and the API server may be this far apart.
+const SKEW: Duration = Duration::from_secs(60);
+
+/// A node has to be missing at so many looks: one list may have come in the middle of its return.
+const LOOKS: u32 = 2;
+
+/// What earlier looks have shown of one group.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Memory {
+    joined: BTreeSet<u128>,
+    /// Pods of which it is certain.
+    lost: BTreeSet<u128>,
+    /// Those that never had one, as far as is known, and when they were made.
+    pub(super) waiting: Vec<(u128, Timestamp)>,
+    missing_for: u32,
+    told: BTreeMap<NodeState, Timestamp>,
+}
+
+/// The pods of a group, the oldest first, and how many of which have no node.
+struct Compared {
+    /// All of these.
+    lost: Vec<Member>,
+    /// So many of `suspects`, and nobody can tell which.
+    of_suspects: usize,
+    /// Those that had joined, and of which no node tells that they still are.
+    suspects: Vec<Member>,
+    /// Never had one yet.
+    waiting: Vec<Member>,
+}
+
+/// The nodes that may be a group's.
+struct Nodes {
+    /// The pods whose own key some node has joined with: those are certain.
+    seated: BTreeSet<u128>,
+    /// So many nodes more, and nobody can tell whose each is.
+    others: usize,
+}
+
+/// Pods that share user and hostname; keys of single pods have a fleet each.
+#[derive(Default)]
+pub(super) struct Group<'a> {
+    pub(super) namespace: &'a str,
+    pub(super) fleets: Vec<&'a Fleet>,
+}
+
+impl<'a> Group<'a> {
+    pub(super) fn pods(&self) -> impl Iterator<Item = &Member> {
+        self.fleets.iter().flat_map(|fleet| &fleet.pods)
+    }
+
+    /// The place of one, where nobody can tell which.
+    pub(super) fn place(&self) -> Option<Place> {
+        Some(self.place_of(self.fleets.first()?))
+    }
+
+    fn place_of(&self, fleet: &Fleet) -> Place {
+        Place {
+            namespace: self.namespace.to_owned(),
+            service: fleet.service.clone(),
+            secret: fleet.secret.clone(),
+            data_key: fleet.data_key.clone(),
+        }
+    }
+
+    /// Gives each node to the pod whose own key it joined with, as far as that is known.
+    fn nodes(&self, nodes: impl Iterator<Item = &'a Joined>, key_of: &KeyOf<'_>) -> Nodes {
+        let own = self
+            .fleets
+            .iter()
+            .filter_map(|fleet| match &fleet.pods[..] {
+                [pod] if fleet.secret == POD_SECRET => {
+                    Some((key_of(&self.place_of(fleet))?, pod.uid))
+                }
+                _ => None,
+            });
+        let own: BTreeMap<KeyId, u128> = own.collect();
+        let (mut seated, mut others) = (BTreeSet::new(), 0);
+        for node in nodes {
+            match node.key.and_then(|key| own.get(&key)) {
+                Some(pod) => drop(seated.insert(*pod)),
+                None => others += 1,
+            }
+        }
+        Nodes { seated, others }
+    }
+}
+
+impl Memory {
+    /// Takes those for joined that had joined before this process began.
+    pub(super) fn recall(&mut self, before: Option<&Note>, group: &Group<'_>) {
+        let Some(before) = before else {
+            return;
+        };
+        let had = group.pods().filter(|pod| before.has_joined(pod));
+        let had = had
+            .map(|pod| pod.uid)
+            .filter(|uid| !self.lost.contains(uid));
+        self.joined.extend(had);
+    }
+
+    /// Holds the group's pods against the nodes of its user and hostname.
+    pub(super) fn look(
+        &mut self,
+        now: Timestamp,
+        (user, hostname): (&str, Option<&str>),
+        group: &Group<'_>,
+        (tailnet, key_of): (&Tailnet, &KeyOf<'_>),
+        look: &mut Look,
+    ) {
+        let pods: BTreeSet<&Member> = group.pods().collect();
+        let Some(oldest) = pods.first().map(|pod| pod.created) else {
+            return;
+        };
+        let own = tailnet.of_user(user).iter();
+        let strays = hostname.map_or(&[][..], |name| tailnet.nobodys(name));
+        let nodes = own
+            .chain(strays)
+            .filter(|node| hostname.is_none_or(|name| node.name == name) && may_be(node, oldest));
+        let nodes = group.nodes(nodes, key_of);
+        let missing = pods.len() - nodes.seated.len();
+        let missing = missing.saturating_sub(nodes.others);
+        look.counts.joined += pods.len() - missing;
+        let Compared {
+            lost,
+            of_suspects,
+            suspects,
+            waiting,
+        } = self.compare(&pods, missing, &nodes.seated);
+        self.waiting = waiting.iter().map(|pod| (pod.uid, pod.created)).collect();
+        let late: Vec<_> = waiting
+            .iter()
+            .filter(|pod| now >= after(pod.created, LATE_AFTER))
+            .cloned()
+            .collect();
+        let late_count = late.len().min(missing - lost.len());
+        let found = [
+            (NodeState::Late, late_count, late),
+            (NodeState::Lost, lost.len(), lost),
+            (NodeState::Lost, of_suspects, suspects),
+        ];
+        let found = found.into_iter().filter(|(_, count, _)| *count > 0);
+        let told = std::mem::take(&mut self.told);
+        for (state, count, suspects) in found {
+            match state {
+                NodeState::Late => look.counts.late += count,
+                NodeState::Lost => look.counts.lost += count,
+                NodeState::Joined | NodeState::Uninvited => {}
+            }
+            let before = told.get(&state).copied();
+            let tell = is_due(now, before);
+            let last = if tell { Some(now) } else { before };
+            self.told.extend(last.map(|last| (state, last)));
+            let finding = |place, count, of, pods| Finding {
+                state,
+                user: user.to_owned(),
+                place,
+                count,
+                of,
+                pods,
+                nodes: Vec::new(),
+                expecting: !waiting.is_empty(),
+                tell,
+            };
+            if count < suspects.len() {
+                look.findings
+                    .push(finding(group.place(), count, pods.len(), suspects));
+                continue;
+            }
+            // It is certain which they are, and so what key each has.
+            for fleet in &group.fleets {
+                let pods = suspects.iter().filter(|pod| fleet.pods.contains(pod));
+                let pods: Vec<_> = pods.cloned().collect();
+                if !pods.is_empty() {
+                    let place = Some(group.place_of(fleet));
+                    look.findings
+                        .push(finding(place, pods.len(), fleet.pods.len(), pods));
+                }
+            }
+        }
+    }
+
+    /// Says of which pods the missing nodes are, as far as earlier looks tell.
+    fn compare(
+        &mut self,
+        pods: &BTreeSet<&Member>,
+        missing: usize,
+        seated: &BTreeSet<u128>,
+    ) -> Compared {
+        let uids: BTreeSet<u128> = pods.iter().map(|pod| pod.uid).collect();
+        self.joined.extend(seated);
+        self.lost.retain(|uid| !seated.contains(uid));
+        self.joined.retain(|uid| uids.contains(uid));
+        self.lost.retain(|uid| uids.contains(uid));
+        if missing < self.lost.len() {
+            // Somebody came back, and nobody can tell who.
+            self.joined.append(&mut self.lost);
+        }
+        if missing == self.lost.len() {
+            let rest = uids.iter().filter(|uid| !self.lost.contains(uid));
+            self.joined.extend(rest);
+        }
+        self.joined.retain(|uid| !self.lost.contains(uid));
+        let of = |uids: &BTreeSet<u128>| {
+            let pods = pods.iter().filter(|pod| uids.contains(&pod.uid));
+            pods.map(|pod| Member::clone(pod)).collect::<Vec<_>>()
+        };
+        let waiting: BTreeSet<u128> = uids
+            .into_iter()
+            .filter(|uid| !self.joined.contains(uid) && !self.lost.contains(uid))
+            .collect();
+        let mut suspects = &self.joined - seated;
+        let mut gone = (missing - self.lost.len()).saturating_sub(waiting.len());
+        self.missing_for = if gone > 0 { self.missing_for + 1 } else { 0 };
+        if self.missing_for < LOOKS {
+            gone = 0;
+        }
+        if gone > 0 && gone == suspects.len() {
+            // All that may be gone are gone: then it is certain.
+            self.joined.retain(|uid| !suspects.contains(uid));
+            self.lost.append(&mut suspects);
+            self.missing_for = 0;
+            gone = 0;
+        }
+        Compared {
+            lost: of(&self.lost),
+            of_suspects: gone,
+            suspects: of(&suspects),
+            waiting: of(&waiting),
+        }
+    }
+}
+
+/// Whether it may be the node of a pod that is not older than `oldest`: an ephemeral one is made anew for each pod.
+fn may_be(node: &Joined, oldest: Timestamp) -> bool {
+    let skew = SignedDuration::try_from(SKEW).unwrap_or_default();
+    let from = oldest.checked_sub(skew).unwrap_or(Timestamp::MIN);
+    !node.ephemeral || node.created.is_none_or(|created| created >= from)
+}
