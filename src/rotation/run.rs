@@ -6,25 +6,22 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use jiff::Timestamp;
-use sidescale_webhook::identity::POD_SECRET;
 use sidescale_webhook::profile::Policy;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{error, warn};
 
-use super::api_keys::{self, ApiKeys, Looked};
+use super::api_keys::{ApiKeys, Looked};
 use super::demand::{Demands, KeyDemand, SecretRef};
 use super::ending::Told;
 use super::housekeeping::{self, Notebook, Up};
-use super::known::{Known, LastKeys, Next};
-use super::plan::{Held, Process};
+use super::known::{Known, LastKeys};
 use super::plane::{Plane, Trouble};
 use super::planes::Planes;
-use super::queue::{Class, Job, Queue};
-use super::settle::{Outcome, Task, settle};
+use super::queue::{Class, Queue};
+use super::settle::Outcome;
 use super::standing::Standings;
-use super::state::State;
 use crate::clock::{Clock, after};
 use crate::events::Events;
 use crate::health::Health;
@@ -33,11 +30,13 @@ use crate::pods::Pods;
 use crate::store::Store;
 
 mod endings;
+mod jobs;
+mod outcomes;
 mod pass;
 mod rotated;
 mod shown;
 
-use pass::{Pass, pass};
+use pass::Pass;
 
 /// Everything is looked at this often, whatever happens.
 const PASS_EVERY: Duration = Duration::from_secs(3_600);
@@ -47,12 +46,6 @@ const PASS_GAP: Duration = Duration::from_secs(5);
 
 /// Changes by others bring a pass about this often at most.
 const CHANGED_GAP: Duration = Duration::from_secs(60);
-
-/// A pass that failed is tried again after this long.
-const PASS_RETRY: Duration = Duration::from_secs(60);
-
-/// A clock that goes back by more is taken for one that was set.
-const SET_BACK: Duration = Duration::from_secs(10);
 
 /// Control planes waiting to be asked how they do; more are asked at the next look.
 const SUSPECTS: usize = 8;
@@ -267,105 +260,6 @@ impl Loop {
         }
     }
 
-    /// Gives out the jobs whose time has come.
-    pub(super) fn start(&mut self) {
-        let now = self.context.clock.now();
-        if std::mem::replace(&mut self.shown, now) > after(now, SET_BACK) {
-            self.set_back(now);
-        }
-        for name in self.planes.due(now) {
-            let context = Arc::clone(&self.context);
-            self.jobs.push(Box::pin(async move {
-                let connected = Plane::connect(&context, &name).await;
-                Done::Connected(name, Box::new(connected))
-            }));
-        }
-        for (name, keeper) in self.api_keys.due(now, |name| self.planes.answers(name)) {
-            let looked = api_keys::look(Arc::clone(&self.context), name, keeper);
-            self.jobs.push(Box::pin(
-                async move { Done::Looked(Box::new(looked.await)) },
-            ));
-        }
-        if !self.passing && now >= self.pass_at && !self.planes.up().is_empty() {
-            self.passing = true;
-            let (context, planes) = (Arc::clone(&self.context), self.planes.up());
-            self.jobs.push(Box::pin(async move {
-                Done::Passed(Box::new(pass(&context, planes).await))
-            }));
-        }
-        self.tell_endings(now);
-        while let Some(job) = self.queue.next(now) {
-            let (number, task) = (job.number, self.task(job, now));
-            let context = Arc::clone(&self.context);
-            self.jobs.push(Box::pin(async move {
-                let (secret, outcome) = settle(&context, task).await;
-                Done::Settled(secret, number, Box::new(outcome))
-            }));
-        }
-    }
-
-    /// Looks at everything anew: what was put off to a time by a clock that was ahead may be due.
-    fn set_back(&mut self, now: Timestamp) {
-        info!("The clock was set back: looking at everything anew");
-        self.queue.set_back();
-        self.passed_at = Timestamp::MIN;
-        self.pass_at = self.pass_at.min(now);
-        let demanded = self.demands.namespaces.iter();
-        let demanded = demanded.flat_map(|(namespace, demand)| {
-            let names = demand.secrets.keys();
-            names.map(|name| secret_ref(namespace, name))
-        });
-        let all: BTreeSet<_> = demanded.chain(self.secrets.keys().cloned()).collect();
-        for secret in all {
-            self.queue.want(&secret, Class::Renewal, now);
-        }
-    }
-
-    fn task(&mut self, job: Job, now: Timestamp) -> Task {
-        let Job {
-            secret,
-            class,
-            number,
-        } = job;
-        let demand = self.demand(&secret);
-        let known = self.secrets.entry(secret.clone()).or_default();
-        let mut held = known.held(now);
-        for (data_key, demand) in &demand {
-            if let Some(trouble) = self.planes.trouble(&demand.control_plane) {
-                let state = trouble.map_or(State::Degraded, |trouble| trouble.state);
-                held.insert(data_key.clone(), Held { state, until: None });
-            }
-        }
-        // A snapshot is good for one look; whatever else is done makes it old.
-        let snapshot = known.snapshot.take().filter(|_| class == Class::Cleanup);
-        let beside = known.beside.clone();
-        Task {
-            class,
-            number,
-            beside,
-            demand,
-            held: if secret.name == POD_SECRET {
-                let namespace = self.demands.namespaces.get(secret.namespace.as_str());
-                namespace
-                    .map(|demand| demand.held.clone())
-                    .unwrap_or_default()
-            } else {
-                BTreeSet::new()
-            },
-            secret,
-            synced: self.demands.synced,
-            planes: self.planes.up(),
-            process: Process {
-                writer: self.context.writer.clone(),
-                respect: self.context.respect,
-                live: BTreeSet::new(),
-                beside: BTreeSet::new(),
-                held,
-            },
-            snapshot,
-        }
-    }
-
     /// Tells which control planes answer, if that has changed.
     fn tell(&self, up: &watch::Sender<Up>) {
         let now = self.planes.up();
@@ -397,136 +291,6 @@ impl Loop {
             Some(after(now, PASS_EVERY)),
         ];
         times.into_iter().flatten().min().unwrap_or(now)
-    }
-
-    pub(super) async fn absorb(&mut self, done: Done) {
-        let now = self.context.clock.now();
-        match done {
-            Done::Settled(secret, number, outcome) => {
-                self.queue.done(&secret, number);
-                self.settled(secret, *outcome, now).await;
-            }
-            Done::Connected(name, connected) => {
-                if self.planes.connected(&name, *connected, now) {
-                    self.pass_at = self.pass_at.min(after(now, PASS_GAP));
-                }
-                // Also after a failure: the states of the keys, and their Events, change with it.
-                self.wake_users_of(&name, now);
-            }
-            Done::Looked(looked) => {
-                if looked.renewed {
-                    // Its client still has the old key.
-                    self.planes.suspect(&looked.name, now);
-                }
-                self.api_keys.looked(*looked, now);
-            }
-            Done::Told => {}
-            Done::Passed(passed) => {
-                self.passing = false;
-                self.pass_at = after(now, PASS_EVERY);
-                self.passed_at = now;
-                self.passed(*passed, now);
-            }
-        }
-    }
-
-    async fn settled(&mut self, secret: SecretRef, outcome: Outcome, now: Timestamp) {
-        for (name, trouble) in &outcome.suspects {
-            debug!(
-                control_plane = name,
-                trouble = trouble.message,
-                "Asking how the control plane does"
-            );
-            self.planes.suspect(name, now);
-        }
-        let times = [
-            (Class::Renewal, outcome.plan.renew_at),
-            (Class::Cleanup, outcome.plan.cleanup_at),
-            (Class::New, outcome.again.then_some(now)),
-        ];
-        for (class, at) in times {
-            if let Some(at) = at {
-                self.queue.want(&secret, class, at);
-            }
-        }
-        if let Some(at) = outcome.plan.confirm_at {
-            self.pass_at = self.pass_at.min(at.max(after(now, PASS_GAP)));
-        }
-        let demand = self.demand(&secret);
-        let namespace = self.demands.namespaces.get(secret.namespace.as_str());
-        let overlap = self.context.policy.rotation.overlap;
-        let rotated = namespace
-            .map(|namespace| rotated::notices(&secret, &outcome, &namespace.users, overlap));
-        let known = self.secrets.entry(secret.clone()).or_default();
-        let Next { retry, confirm } = known.absorb(&secret, outcome, now);
-        if let Some(at) = retry {
-            self.queue.want(&secret, Class::Renewal, at);
-        }
-        if confirm {
-            self.pass_at = self.pass_at.min(after(now, PASS_GAP));
-        }
-        self.kept.set(&secret, known.kept(now));
-        self.standings.set(&secret, known.standings());
-        let planes = &self.planes;
-        let of_plane = |data_key: &str| {
-            let demand = demand.get(data_key)?;
-            planes.trouble(&demand.control_plane).flatten()
-        };
-        let told = known.notices(&secret, of_plane);
-        for notice in told.iter().chain(rotated.iter().flatten()) {
-            self.context.events.publish(notice).await;
-        }
-        self.watch_endings(&secret, now);
-    }
-
-    fn passed(&mut self, passed: Pass, now: Timestamp) {
-        let Pass {
-            secrets,
-            issued,
-            suspects,
-        } = passed;
-        for name in suspects.keys() {
-            self.planes.suspect(name, now);
-        }
-        let issued = Arc::new(issued);
-        let secrets = match secrets {
-            Ok(secrets) => {
-                if std::mem::take(&mut self.pass_troubled) {
-                    info!("Secrets can be listed again");
-                }
-                secrets
-            }
-            Err(trouble) if std::mem::replace(&mut self.pass_troubled, true) => {
-                debug!(trouble = trouble.message, "Secrets still cannot be listed");
-                self.pass_at = after(now, PASS_RETRY);
-                return;
-            }
-            Err(trouble) => {
-                warn!(
-                    trouble = trouble.message,
-                    "Secrets cannot be listed: old keys are not ended, and it is tried again every minute"
-                );
-                self.pass_at = after(now, PASS_RETRY);
-                return;
-            }
-        };
-        for secret in secrets {
-            let name = secret_ref(&secret.namespace, &secret.name);
-            self.secrets.entry(name.clone()).or_default().snapshot =
-                Some((secret, Arc::clone(&issued)));
-            self.queue.want(&name, Class::Cleanup, now);
-        }
-    }
-
-    pub(super) fn wake_users_of(&mut self, plane: &str, now: Timestamp) {
-        for (namespace, demand) in &self.demands.namespaces {
-            for (name, keys) in &demand.secrets {
-                if keys.values().any(|key| key.control_plane == plane) {
-                    self.queue
-                        .want(&secret_ref(namespace, name), Class::New, now);
-                }
-            }
-        }
     }
 
     #[cfg(test)]

@@ -1,0 +1,123 @@
+//! Gives out the jobs whose time has come, each with what it needs to know. I/O.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sidescale_webhook::identity::POD_SECRET;
+use tracing::info;
+
+use super::pass::pass;
+use super::{Done, Loop, secret_ref};
+use crate::clock::after;
+use crate::rotation::api_keys;
+use crate::rotation::plan::{Held, Process};
+use crate::rotation::plane::Plane;
+use crate::rotation::queue::{Class, Job};
+use crate::rotation::settle::{Task, settle};
+use crate::rotation::state::State;
+
+/// A clock that goes back by more is taken for one that was set.
+const SET_BACK: Duration = Duration::from_secs(10);
+
+impl Loop {
+    /// Gives out the jobs whose time has come.
+    pub(in crate::rotation) fn start(&mut self) {
+        let now = self.context.clock.now();
+        if std::mem::replace(&mut self.shown, now) > after(now, SET_BACK) {
+            self.set_back(now);
+        }
+        for name in self.planes.due(now) {
+            let context = Arc::clone(&self.context);
+            self.jobs.push(Box::pin(async move {
+                let connected = Plane::connect(&context, &name).await;
+                Done::Connected(name, Box::new(connected))
+            }));
+        }
+        for (name, keeper) in self.api_keys.due(now, |name| self.planes.answers(name)) {
+            let looked = api_keys::look(Arc::clone(&self.context), name, keeper);
+            self.jobs.push(Box::pin(
+                async move { Done::Looked(Box::new(looked.await)) },
+            ));
+        }
+        if !self.passing && now >= self.pass_at && !self.planes.up().is_empty() {
+            self.passing = true;
+            let (context, planes) = (Arc::clone(&self.context), self.planes.up());
+            self.jobs.push(Box::pin(async move {
+                Done::Passed(Box::new(pass(&context, planes).await))
+            }));
+        }
+        self.tell_endings(now);
+        while let Some(job) = self.queue.next(now) {
+            let (number, task) = (job.number, self.task(job, now));
+            let context = Arc::clone(&self.context);
+            self.jobs.push(Box::pin(async move {
+                let (secret, outcome) = settle(&context, task).await;
+                Done::Settled(secret, number, Box::new(outcome))
+            }));
+        }
+    }
+
+    /// Looks at everything anew: what was put off to a time by a clock that was ahead may be due.
+    fn set_back(&mut self, now: Timestamp) {
+        info!("The clock was set back: looking at everything anew");
+        self.queue.set_back();
+        self.passed_at = Timestamp::MIN;
+        self.pass_at = self.pass_at.min(now);
+        let demanded = self.demands.namespaces.iter();
+        let demanded = demanded.flat_map(|(namespace, demand)| {
+            let names = demand.secrets.keys();
+            names.map(|name| secret_ref(namespace, name))
+        });
+        let all: BTreeSet<_> = demanded.chain(self.secrets.keys().cloned()).collect();
+        for secret in all {
+            self.queue.want(&secret, Class::Renewal, now);
+        }
+    }
+
+    fn task(&mut self, job: Job, now: Timestamp) -> Task {
+        let Job {
+            secret,
+            class,
+            number,
+        } = job;
+        let demand = self.demand(&secret);
+        let known = self.secrets.entry(secret.clone()).or_default();
+        let mut held = known.held(now);
+        for (data_key, demand) in &demand {
+            if let Some(trouble) = self.planes.trouble(&demand.control_plane) {
+                let state = trouble.map_or(State::Degraded, |trouble| trouble.state);
+                held.insert(data_key.clone(), Held { state, until: None });
+            }
+        }
+        // A snapshot is good for one look; whatever else is done makes it old.
+        let snapshot = known.snapshot.take().filter(|_| class == Class::Cleanup);
+        let beside = known.beside.clone();
+        Task {
+            class,
+            number,
+            beside,
+            demand,
+            held: if secret.name == POD_SECRET {
+                let namespace = self.demands.namespaces.get(secret.namespace.as_str());
+                namespace
+                    .map(|demand| demand.held.clone())
+                    .unwrap_or_default()
+            } else {
+                BTreeSet::new()
+            },
+            secret,
+            synced: self.demands.synced,
+            planes: self.planes.up(),
+            process: Process {
+                writer: self.context.writer.clone(),
+                respect: self.context.respect,
+                live: BTreeSet::new(),
+                beside: BTreeSet::new(),
+                held,
+            },
+            snapshot,
+        }
+    }
+}
