@@ -1,0 +1,275 @@
+//! A cluster that is built piece by piece, and what a control plane holds of it. Tests.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use sidescale_webhook::identity::POD_SECRET;
+use sidescale_webhook::profile::Policy;
+use zeroize::Zeroizing;
+
+use super::{DAY, at, now, policy};
+use crate::commands::inventory::{Inventory, Note};
+use crate::commands::status::held::{Held, PlaneView};
+use crate::commands::status::report::{Hints, Report};
+use crate::commands::status::table;
+use crate::control_plane::{KeyId, Node, NodeId, PreAuthKey, User, UserId};
+use crate::rotation::demand::{KeyDemand, NamespaceDemand, SecretRef};
+use crate::rotation::fleet::{Fleet, Member};
+use crate::rotation::record::{Asked, DATA_KEY, Issued, KeyRecord, Record};
+use crate::rotation::state::State;
+use crate::store::StoredSecret;
+
+const NAME: &str = "headscale-auth-keys";
+const LOGS: &str = "kubectl logs --namespace sidescale";
+
+/// A cluster that is built piece by piece.
+#[derive(Default)]
+pub(super) struct World(Inventory);
+
+impl World {
+    /// A key that was made on that day, to live 90.
+    pub(super) fn key(mut self, namespace: &str, service: &str, id: u64, day: i64) -> Self {
+        let name = secret_ref(namespace);
+        let secret = self.0.secrets.entry(name);
+        let secret = secret.or_insert_with(|| StoredSecret::absent(namespace, NAME));
+        let document = secret
+            .data
+            .get(DATA_KEY)
+            .map(|document| document.as_slice());
+        let mut record = Record::parse(document).unwrap();
+        let mut key = KeyRecord::new(service, "default");
+        key.current = Some(Issued {
+            origin: crate::rotation::record::Origin::Ours,
+            id: KeyId(id),
+            created: at(day * DAY),
+            expires: at((day + 90) * DAY),
+            asked: asked(&format!("{namespace}.{service}")),
+        });
+        let data_key = format!("{service}-authkey");
+        record.keys.insert(data_key.clone(), key);
+        write(secret, &record);
+        secret
+            .data
+            .insert(data_key, Zeroizing::new(b"value".to_vec()));
+        self
+    }
+
+    pub(super) fn pods(mut self, namespace: &str, service: &str, pods: usize) -> Self {
+        let data_key = format!("{service}-authkey");
+        let demand = KeyDemand {
+            service: service.into(),
+            control_plane: "default".into(),
+            asked: asked(&format!("{namespace}.{service}")),
+            expiration: Duration::from_secs(90 * 86_400),
+            buffer: Duration::from_secs(10 * 86_400),
+            pods,
+            differing: 0,
+            since: at(0),
+            hostname: None,
+        };
+        let of_namespace = self.0.demands.entry(namespace.into()).or_default();
+        let of_namespace: &mut NamespaceDemand = Arc::make_mut(of_namespace);
+        let of_secret = of_namespace.secrets.entry(NAME.into()).or_default();
+        of_secret.insert(data_key.clone(), demand);
+        let owners = self
+            .0
+            .owners
+            .entry((secret_ref(namespace), data_key))
+            .or_default();
+        owners.insert(format!("deployment/{service}"));
+        self
+    }
+
+    /// The pods of a service, two minutes old; a template makes a hostname of each pod's name.
+    pub(super) fn fleet(
+        mut self,
+        namespace: &str,
+        service: &str,
+        hostname: Option<&str>,
+        pods: &[&str],
+    ) -> Self {
+        let member = |name: &&str| Member {
+            created: now() - SignedDuration::from_secs(120),
+            uid: name
+                .bytes()
+                .fold(0, |sum, byte| sum * 256 + u128::from(byte)),
+            name: (*name).into(),
+        };
+        let fleet = |hostname: &str, pods: &[&str]| Fleet {
+            control_plane: "default".into(),
+            user: format!("{namespace}.{service}"),
+            service: service.into(),
+            secret: NAME.into(),
+            data_key: format!("{service}-authkey"),
+            hostname: Some(hostname.into()),
+            pods: pods.iter().map(member).collect(),
+        };
+        let of_namespace = self.0.demands.entry(namespace.into()).or_default();
+        let fleets = &mut Arc::make_mut(of_namespace).fleets;
+        match hostname {
+            Some(hostname) => fleets.push(fleet(hostname, pods)),
+            None => fleets.extend(pods.iter().map(|pod| fleet(pod, &[pod]))),
+        }
+        self
+    }
+
+    pub(super) fn with(mut self, namespace: &str, change: impl FnOnce(&mut StoredSecret)) -> Self {
+        change(self.0.secrets.get_mut(&secret_ref(namespace)).unwrap());
+        self
+    }
+
+    pub(super) fn note(mut self, namespace: &str, reason: State, text: &str, ago: i64) -> Self {
+        let note = Note {
+            reason: reason.as_str().into(),
+            text: text.into(),
+            at: now() - SignedDuration::from_secs(ago),
+        };
+        self.0
+            .notes
+            .entry(secret_ref(namespace))
+            .or_default()
+            .push(note);
+        self
+    }
+
+    pub(super) fn report(&self, policy: &Policy, planes: &BTreeMap<String, PlaneView>) -> Report {
+        let hints = Hints {
+            logs: LOGS.into(),
+            flags: " --namespace tailnet".into(),
+        };
+        Report::new(now(), &self.0, policy, planes, &hints)
+    }
+
+    pub(super) fn table(&self) -> String {
+        table::render(now(), &self.report(&policy(), &BTreeMap::new()))
+    }
+}
+
+/// What a control plane holds of user `shop.api`, whose key 7 is as `change` makes it.
+pub(super) fn held(change: impl FnOnce(&mut PreAuthKey)) -> BTreeMap<String, PlaneView> {
+    let user = |id, name: &str| User {
+        id: UserId(id),
+        name: name.into(),
+        display_name: "sidescale x y".into(),
+        from_provider: false,
+        created_at: None,
+    };
+    let mut key = PreAuthKey {
+        prefix: None,
+        id: KeyId(7),
+        user: Some(UserId(1)),
+        reusable: true,
+        ephemeral: true,
+        used: true,
+        expiration: Some(at(150 * DAY)),
+        created_at: None,
+        tags: Vec::new(),
+    };
+    let before = PreAuthKey {
+        prefix: None,
+        id: KeyId(2),
+        expiration: Some(at(DAY)),
+        ..key.clone()
+    };
+    change(&mut key);
+    let node = |id, online, key, user| Node {
+        id: NodeId(id),
+        name: "api".into(),
+        given_name: "api".into(),
+        user,
+        online,
+        pre_auth_key: key,
+        tags: Vec::new(),
+        created_at: None,
+        last_seen: Some(now() - SignedDuration::from_secs(i64::try_from(id).unwrap() * 60)),
+        expiry: None,
+    };
+    let held = Held {
+        users: vec![user(1, "shop.api"), user(2, "shop.db")],
+        keys: vec![before, key],
+        nodes: vec![
+            node(1, true, Some(KeyId(7)), None),
+            node(2, true, Some(KeyId(2)), None),
+            node(3, true, None, Some(UserId(1))),
+            node(4, false, Some(KeyId(7)), Some(UserId(1))),
+            node(5, true, None, Some(UserId(2))),
+            node(6, true, Some(KeyId(99)), None),
+        ],
+    };
+    BTreeMap::from([("default".to_owned(), PlaneView::Held(held))])
+}
+
+/// Keys of single pods: one has joined long ago, one is new, one has none, and one's pod is gone.
+pub(super) fn own_keys() -> World {
+    let mut world = World::default()
+        .key("shop", "web", 7, 60)
+        .pods("shop", "web", 1);
+    let name = SecretRef {
+        namespace: "shop".into(),
+        name: POD_SECRET.into(),
+    };
+    let mut secret = StoredSecret::absent("shop", POD_SECRET);
+    let mut record = Record::default();
+    let mut demand = NamespaceDemand::clone(&world.0.demands["shop"]);
+    let mut wanted = demand.secrets[NAME]["web-authkey"].clone();
+    (wanted.service, wanted.asked) = ("api".into(), asked("shop.api"));
+    wanted.asked.reusable = false;
+    wanted.buffer = Duration::from_secs(1_200);
+    for (id, digits, made, joined, wants) in [
+        (21, "000000000001", -40 * DAY, true, true),
+        (22, "000000000002", -600, false, true),
+        (0, "000000000003", 0, false, true),
+        (24, "000000000004", -40 * DAY, true, false),
+    ] {
+        let data_key = format!("api-{digits}-authkey");
+        let mut key = KeyRecord::new("api", "default");
+        let created = now() + SignedDuration::from_secs(made);
+        key.current = Some(Issued {
+            id: KeyId(id),
+            created,
+            expires: created + SignedDuration::from_hours(1),
+            asked: wanted.asked.clone(),
+            origin: crate::rotation::record::Origin::Ours,
+        });
+        key.joined_with = joined.then_some(KeyId(id));
+        if id > 0 {
+            record.keys.insert(data_key.clone(), key);
+            let value = Zeroizing::new(b"value".to_vec());
+            secret.data.insert(data_key.clone(), value);
+        }
+        if wants {
+            let of_secret = demand.secrets.entry(POD_SECRET.into()).or_default();
+            of_secret.insert(data_key.clone(), wanted.clone());
+            let owner = ["deployment/api".to_owned()].into();
+            world.0.owners.insert((name.clone(), data_key), owner);
+        }
+    }
+    secret.labels = world.0.secrets[&secret_ref("shop")].labels.clone();
+    write(&mut secret, &record);
+    world.0.secrets.insert(name, secret);
+    world.0.demands.insert("shop".into(), Arc::new(demand));
+    world
+}
+
+fn asked(user: &str) -> Asked {
+    Asked {
+        user: user.into(),
+        tags: Vec::new(),
+        reusable: true,
+        ephemeral: true,
+    }
+}
+
+fn secret_ref(namespace: &str) -> SecretRef {
+    SecretRef {
+        namespace: namespace.into(),
+        name: NAME.into(),
+    }
+}
+
+pub(super) fn write(secret: &mut StoredSecret, record: &Record) {
+    let document = Zeroizing::new(record.document().unwrap());
+    secret.data.insert(DATA_KEY.into(), document);
+}
