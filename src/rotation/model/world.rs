@@ -7,24 +7,18 @@ use jiff::{SignedDuration, Timestamp};
 use zeroize::Zeroizing;
 
 use crate::clock::after;
-use crate::control_plane::{
-    KeyId, KeyPrefix, MintedKey, NewPreAuthKey, PreAuthKey, Release, User, UserId,
-};
-use crate::key_value::KeyValue;
-use crate::rotation::plane::Survey;
 use crate::rotation::record::{DATA_KEY, Record};
-use crate::rotation::tailnet::KeyUser;
 use crate::store::StoredSecret;
 
 mod by_hand;
+mod headscale;
+mod ledger;
 mod random;
 
+use headscale::Server;
 use random::Random;
 
 pub(super) const SECRET: &str = "headscale-auth-keys";
-
-/// An overlap is counted from before the write, which may take this long.
-const WRITE: SignedDuration = SignedDuration::from_secs(30);
 
 /// What may befall a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,14 +29,6 @@ pub(super) enum Mishap {
     AnswerLost,
     /// It was done, and the answer is the one to a second try.
     AskedTwice,
-}
-
-/// All that Headscale keeps, and what a backup of it holds.
-#[derive(Clone, Debug, Default)]
-struct Server {
-    users: Vec<User>,
-    keys: BTreeMap<KeyId, (u64, PreAuthKey)>,
-    last: u64,
 }
 
 /// What became of a key, beside what Headscale and the Secrets say.
@@ -86,20 +72,6 @@ pub(super) struct World {
     made: BTreeMap<u64, Made>,
     excused: BTreeMap<String, &'static str>,
     trace: VecDeque<String>,
-}
-
-/// Where every key that was ever made is in the end.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Ledger {
-    pub(super) created: u64,
-    pub(super) in_secrets: u64,
-    pub(super) expired: u64,
-    /// Alive, ours by our mark, and in no record: what a sweep for orphans finds.
-    pub(super) reported: u64,
-    /// The ids of those.
-    pub(super) unknown: BTreeSet<KeyId>,
-    /// Gone with what was newer than a backup.
-    pub(super) restored_away: u64,
 }
 
 impl World {
@@ -237,96 +209,6 @@ impl World {
         }
     }
 
-    pub(super) fn users(&self) -> Vec<User> {
-        self.server.users.clone()
-    }
-
-    pub(super) fn create_user(&mut self, name: &str, display_name: &str) -> Option<User> {
-        if self.server.users.iter().any(|user| user.name == name) {
-            return None;
-        }
-        let user = User {
-            id: UserId(self.server.users.len() as u64 + 1),
-            name: name.to_owned(),
-            display_name: display_name.to_owned(),
-            from_provider: false,
-            created_at: Some(self.now),
-        };
-        self.server.users.push(user.clone());
-        Some(user)
-    }
-
-    pub(super) fn keys(&self) -> Vec<PreAuthKey> {
-        let keys = self.server.keys.values();
-        keys.map(|(_, key)| key.clone()).collect()
-    }
-
-    pub(super) fn create_key(&mut self, new: &NewPreAuthKey) -> Option<MintedKey> {
-        if !self.server.users.iter().any(|user| user.id == new.user) {
-            return None;
-        }
-        let serial = self.made.len() as u64 + 1;
-        self.server.last += 1;
-        let key = PreAuthKey {
-            prefix: KeyPrefix::of(&value(serial)),
-            id: KeyId(self.server.last),
-            user: Some(new.user),
-            reusable: new.reusable,
-            ephemeral: new.ephemeral,
-            used: false,
-            expiration: Some(new.expiration),
-            created_at: Some(self.now),
-            tags: new.tags.clone(),
-        };
-        self.made.insert(
-            serial,
-            Made {
-                at: self.now,
-                readable: None,
-                swept: false,
-                taken: false,
-                hers: false,
-            },
-        );
-        self.note(format!("made: {serial} as {:?}", key.id));
-        self.server.keys.insert(key.id, (serial, key.clone()));
-        let value = KeyValue::new(value(serial));
-        Some(MintedKey { key, value })
-    }
-
-    /// Ends a key. The one that a Secret names, and one that a pod may have read within the overlap, never are.
-    pub(super) fn expire(&mut self, id: KeyId) {
-        let now = self.now;
-        let Some((serial, key)) = self.server.keys.get_mut(&id) else {
-            return;
-        };
-        let serial = *serial;
-        if key.expiration.is_none_or(|at| at <= now) {
-            return;
-        }
-        key.expiration = Some(now);
-        self.note(format!("expired: {serial} as {id:?}"));
-        if self.made.get(&serial).is_some_and(|made| made.hers) {
-            self.wrong(&format!("key {serial} is ended and not ours"));
-        }
-        let named = self.in_secrets();
-        if named.contains(&serial) {
-            self.wrong(&format!("key {serial} is ended and a Secret names it"));
-        }
-        let least = SignedDuration::try_from(self.overlap).unwrap() - self.skew * 2 - WRITE;
-        if let Some(read) = self
-            .made
-            .get(&serial)
-            .filter(|made| !made.taken)
-            .and_then(|made| made.readable)
-            && now.duration_since(read) < least
-            && !self.mad_clock
-        {
-            self.wrong(&format!("key {serial} is ended, and was read at {read}"));
-        }
-        self.check();
-    }
-
     /// Lets time pass: pods read what the Secrets hold all the while.
     pub(super) fn pass(&mut self, by: Duration) {
         self.now = after(self.now, by);
@@ -337,45 +219,11 @@ impl World {
         self.check();
     }
 
-    /// Deletes what is long over, as people do.
-    fn sweep(&mut self) {
-        let long_ago = self.now - SignedDuration::from_hours(4);
-        let made = &mut self.made;
-        self.server.keys.retain(|_, (serial, key)| {
-            let stays = key.expiration.is_some_and(|at| at > long_ago);
-            if let Some(made) = made.get_mut(serial) {
-                made.swept |= !stays;
-            }
-            stays
-        });
-    }
-
     /// The clocks of all jump, and keys end that nobody could renew: excused.
     pub(super) fn jump(&mut self, by: Duration) {
         self.note(format!("jump by {by:?}"));
         self.excuse("the clock jumped past every key's end");
         self.now = after(self.now, by);
-    }
-
-    pub(super) fn back_up(&mut self) {
-        self.backup = Some(self.server.clone());
-    }
-
-    /// Headscale is put back as it was: newer keys are gone and their ids are given again. Excused until the next pass.
-    pub(super) fn restore_headscale(&mut self) {
-        if let Some(backup) = self.backup.clone() {
-            self.note("headscale restored");
-            self.excuse("Headscale lost its newer keys");
-            self.forgetting.push(self.now);
-            self.server = backup;
-            for (serial, _) in self.server.keys.values() {
-                if let Some(made) = self.made.get_mut(serial) {
-                    made.swept = false;
-                }
-            }
-            // It is away meanwhile.
-            self.pass(Duration::from_secs(15));
-        }
     }
 
     pub(super) fn keep_old_secret(&mut self, namespace: &str) {
@@ -440,14 +288,6 @@ impl World {
         self.made.len()
     }
 
-    /// The key that was made last and that no race was lost over, if it still is good.
-    pub(super) fn last_live(&self) -> Option<KeyId> {
-        let now = self.now;
-        let last = self.server.keys.iter().next_back();
-        let live = |(_, key): &&(u64, PreAuthKey)| key.expiration.is_some_and(|at| now < at);
-        last.filter(|(_, row)| live(row)).map(|(id, _)| *id)
-    }
-
     /// Another controller annotates the Secret.
     pub(super) fn touch_secret(&mut self, namespace: &str) {
         if let Some(mut secret) = self.read(namespace, SECRET) {
@@ -469,12 +309,6 @@ impl World {
 
     fn in_secrets(&self) -> BTreeSet<u64> {
         self.named().into_values().collect()
-    }
-
-    fn live(&self) -> BTreeSet<u64> {
-        let live = |(_, key): &&(u64, PreAuthKey)| key.expiration.is_some_and(|at| self.now < at);
-        let keys = self.server.keys.values().filter(live);
-        keys.map(|(serial, _)| *serial).collect()
     }
 
     /// At no moment could a pod read only a dead key.
@@ -502,73 +336,6 @@ impl World {
         documents
             .map(|document| record(document).unwrap())
             .collect()
-    }
-
-    /// What a sweep sees of Headscale.
-    pub(super) fn survey(&self, mark: &str) -> Survey {
-        let user = |user: &User| {
-            let key_user = KeyUser {
-                name: user.name.clone(),
-                ours: user.display_name == mark,
-                created: user.created_at,
-            };
-            (user.id, key_user)
-        };
-        Survey {
-            keys: self.keys(),
-            nodes: Vec::new(),
-            users: self.server.users.iter().map(user).collect(),
-            release: Release::V0_29,
-        }
-    }
-
-    /// Balances what was made with what is there. Everything has come to rest.
-    pub(super) fn ledger(&self, wanted: &BTreeSet<String>) -> Ledger {
-        let (named, live) = (self.named(), self.live());
-        for data_key in wanted {
-            if !named.get(data_key).is_some_and(|key| live.contains(key)) {
-                self.wrong(&format!("{data_key} has no living key in the end"));
-            }
-        }
-        for record in self.records() {
-            for (data_key, key) in &record.keys {
-                let tidy = key.intent.is_none() && key.abandoned.is_empty();
-                if !tidy || !key.previous.is_empty() {
-                    self.wrong(&format!("{data_key} is not tidy in the end: {key:?}"));
-                }
-            }
-        }
-        let there: BTreeSet<_> = self
-            .server
-            .keys
-            .values()
-            .map(|(serial, _)| *serial)
-            .collect();
-        let in_secrets = self.in_secrets();
-        let mut ledger = Ledger::default();
-        for (serial, made) in self.made.iter().filter(|(_, made)| !made.hers) {
-            ledger.created += 1;
-            if made.swept {
-                ledger.expired += 1;
-            } else if !there.contains(serial) {
-                ledger.restored_away += 1;
-            } else if in_secrets.contains(serial) {
-                ledger.in_secrets += 1;
-            } else if !live.contains(serial) {
-                ledger.expired += 1;
-            } else {
-                // Only what a restored Secret or Headscale made us forget may be left for the sweep.
-                let hour = SignedDuration::from_hours(1);
-                if self.forgetting.iter().all(|at| made.at > *at + hour) {
-                    self.wrong(&format!("key {serial} is alive, and no record names it"));
-                }
-                ledger.reported += 1;
-                let ours = self.server.keys.iter();
-                let id = ours.filter(|(_, row)| row.0 == *serial).map(|(id, _)| *id);
-                ledger.unknown.extend(id);
-            }
-        }
-        ledger
     }
 }
 

@@ -1,0 +1,190 @@
+//! The Headscale of the world: its users and keys, and what ends them. Tests.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::SignedDuration;
+
+use super::{Made, World, value};
+use crate::control_plane::{
+    KeyId, KeyPrefix, MintedKey, NewPreAuthKey, PreAuthKey, Release, User, UserId,
+};
+use crate::key_value::KeyValue;
+use crate::rotation::plane::Survey;
+use crate::rotation::tailnet::KeyUser;
+
+/// An overlap is counted from before the write, which may take this long.
+const WRITE: SignedDuration = SignedDuration::from_secs(30);
+
+/// All that Headscale keeps, and what a backup of it holds.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Server {
+    pub(super) users: Vec<User>,
+    pub(super) keys: BTreeMap<KeyId, (u64, PreAuthKey)>,
+    pub(super) last: u64,
+}
+
+impl World {
+    pub(in crate::rotation::model) fn users(&self) -> Vec<User> {
+        self.server.users.clone()
+    }
+
+    pub(in crate::rotation::model) fn create_user(
+        &mut self,
+        name: &str,
+        display_name: &str,
+    ) -> Option<User> {
+        if self.server.users.iter().any(|user| user.name == name) {
+            return None;
+        }
+        let user = User {
+            id: UserId(self.server.users.len() as u64 + 1),
+            name: name.to_owned(),
+            display_name: display_name.to_owned(),
+            from_provider: false,
+            created_at: Some(self.now),
+        };
+        self.server.users.push(user.clone());
+        Some(user)
+    }
+
+    pub(in crate::rotation::model) fn keys(&self) -> Vec<PreAuthKey> {
+        let keys = self.server.keys.values();
+        keys.map(|(_, key)| key.clone()).collect()
+    }
+
+    pub(in crate::rotation::model) fn create_key(
+        &mut self,
+        new: &NewPreAuthKey,
+    ) -> Option<MintedKey> {
+        if !self.server.users.iter().any(|user| user.id == new.user) {
+            return None;
+        }
+        let serial = self.made.len() as u64 + 1;
+        self.server.last += 1;
+        let key = PreAuthKey {
+            prefix: KeyPrefix::of(&value(serial)),
+            id: KeyId(self.server.last),
+            user: Some(new.user),
+            reusable: new.reusable,
+            ephemeral: new.ephemeral,
+            used: false,
+            expiration: Some(new.expiration),
+            created_at: Some(self.now),
+            tags: new.tags.clone(),
+        };
+        self.made.insert(
+            serial,
+            Made {
+                at: self.now,
+                readable: None,
+                swept: false,
+                taken: false,
+                hers: false,
+            },
+        );
+        self.note(format!("made: {serial} as {:?}", key.id));
+        self.server.keys.insert(key.id, (serial, key.clone()));
+        let value = KeyValue::new(value(serial));
+        Some(MintedKey { key, value })
+    }
+
+    /// Ends a key. The one that a Secret names, and one that a pod may have read within the overlap, never are.
+    pub(in crate::rotation::model) fn expire(&mut self, id: KeyId) {
+        let now = self.now;
+        let Some((serial, key)) = self.server.keys.get_mut(&id) else {
+            return;
+        };
+        let serial = *serial;
+        if key.expiration.is_none_or(|at| at <= now) {
+            return;
+        }
+        key.expiration = Some(now);
+        self.note(format!("expired: {serial} as {id:?}"));
+        if self.made.get(&serial).is_some_and(|made| made.hers) {
+            self.wrong(&format!("key {serial} is ended and not ours"));
+        }
+        let named = self.in_secrets();
+        if named.contains(&serial) {
+            self.wrong(&format!("key {serial} is ended and a Secret names it"));
+        }
+        let least = SignedDuration::try_from(self.overlap).unwrap() - self.skew * 2 - WRITE;
+        if let Some(read) = self
+            .made
+            .get(&serial)
+            .filter(|made| !made.taken)
+            .and_then(|made| made.readable)
+            && now.duration_since(read) < least
+            && !self.mad_clock
+        {
+            self.wrong(&format!("key {serial} is ended, and was read at {read}"));
+        }
+        self.check();
+    }
+
+    /// Deletes what is long over, as people do.
+    pub(super) fn sweep(&mut self) {
+        let long_ago = self.now - SignedDuration::from_hours(4);
+        let made = &mut self.made;
+        self.server.keys.retain(|_, (serial, key)| {
+            let stays = key.expiration.is_some_and(|at| at > long_ago);
+            if let Some(made) = made.get_mut(serial) {
+                made.swept |= !stays;
+            }
+            stays
+        });
+    }
+
+    pub(in crate::rotation::model) fn back_up(&mut self) {
+        self.backup = Some(self.server.clone());
+    }
+
+    /// Headscale is put back as it was: newer keys are gone and their ids are given again. Excused until the next pass.
+    pub(in crate::rotation::model) fn restore_headscale(&mut self) {
+        if let Some(backup) = self.backup.clone() {
+            self.note("headscale restored");
+            self.excuse("Headscale lost its newer keys");
+            self.forgetting.push(self.now);
+            self.server = backup;
+            for (serial, _) in self.server.keys.values() {
+                if let Some(made) = self.made.get_mut(serial) {
+                    made.swept = false;
+                }
+            }
+            // It is away meanwhile.
+            self.pass(Duration::from_secs(15));
+        }
+    }
+
+    /// The key that was made last and that no race was lost over, if it still is good.
+    pub(in crate::rotation::model) fn last_live(&self) -> Option<KeyId> {
+        let now = self.now;
+        let last = self.server.keys.iter().next_back();
+        let live = |(_, key): &&(u64, PreAuthKey)| key.expiration.is_some_and(|at| now < at);
+        last.filter(|(_, row)| live(row)).map(|(id, _)| *id)
+    }
+
+    pub(super) fn live(&self) -> BTreeSet<u64> {
+        let live = |(_, key): &&(u64, PreAuthKey)| key.expiration.is_some_and(|at| self.now < at);
+        let keys = self.server.keys.values().filter(live);
+        keys.map(|(serial, _)| *serial).collect()
+    }
+
+    /// What a sweep sees of Headscale.
+    pub(in crate::rotation::model) fn survey(&self, mark: &str) -> Survey {
+        let user = |user: &User| {
+            let key_user = KeyUser {
+                name: user.name.clone(),
+                ours: user.display_name == mark,
+                created: user.created_at,
+            };
+            (user.id, key_user)
+        };
+        Survey {
+            keys: self.keys(),
+            nodes: Vec::new(),
+            users: self.server.users.iter().map(user).collect(),
+            release: Release::V0_29,
+        }
+    }
+}
