@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-
 use super::*;
 use crate::control_plane::{KeyId, UserId};
 use crate::rotation::record::{Abandoned, Asked, Issued as Made, Record};
@@ -7,47 +5,16 @@ use crate::rotation::request::{Request, Requests};
 use crate::rotation::value::{Flaw, Value};
 
 mod by_hand;
+mod case;
 mod over;
 mod own;
 
+use case::{Case, KEY, asked, demand, made};
+
 const DAY: i64 = 86_400;
-const KEY: &str = "api-authkey";
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
-}
-
-fn asked() -> Asked {
-    Asked {
-        user: "shop.api".into(),
-        tags: Vec::new(),
-        reusable: true,
-        ephemeral: true,
-    }
-}
-
-fn demand() -> KeyDemand {
-    KeyDemand {
-        service: "api".into(),
-        control_plane: "default".into(),
-        asked: asked(),
-        expiration: Duration::from_secs(90 * 86_400),
-        buffer: Duration::from_secs(10 * 86_400),
-        pods: 1,
-        differing: 0,
-        since: at(0),
-        hostname: None,
-    }
-}
-
-fn made(id: u64) -> Made {
-    Made {
-        origin: crate::rotation::record::Origin::Ours,
-        id: KeyId(id),
-        created: at(0),
-        expires: at(90 * DAY),
-        asked: asked(),
-    }
 }
 
 fn intent(writer: &str, op: &str) -> Intent {
@@ -71,104 +38,6 @@ fn listed(id: u64, expiration: Timestamp) -> PreAuthKey {
         expiration: Some(expiration),
         created_at: None,
         tags: Vec::new(),
-    }
-}
-
-/// One Secret with one demanded key that is in force; each case changes what it is about.
-struct Case {
-    ownership: Ownership,
-    key: KeyRecord,
-    filled: bool,
-    value: Option<Value>,
-    requests: Requests,
-    demand: BTreeMap<String, KeyDemand>,
-    of_pods: bool,
-    held: BTreeSet<String>,
-    synced: bool,
-    issued: Option<Vec<PreAuthKey>>,
-    online: Vec<(String, String)>,
-    process: Process,
-    rotation: Rotation,
-}
-
-impl Case {
-    fn new() -> Self {
-        let mut key = KeyRecord::new("api", "default");
-        key.current = Some(made(7));
-        Self {
-            ownership: Ownership::Ours,
-            key,
-            filled: true,
-            value: None,
-            requests: Requests::default(),
-            demand: BTreeMap::from([(KEY.to_owned(), demand())]),
-            of_pods: false,
-            held: BTreeSet::new(),
-            synced: true,
-            issued: None,
-            online: Vec::new(),
-            process: Process {
-                writer: "me".into(),
-                respect: Duration::from_secs(120),
-                live: BTreeSet::from(["live".to_owned()]),
-                beside: BTreeSet::from(["beside".to_owned()]),
-                held: BTreeMap::new(),
-            },
-            rotation: Rotation {
-                overlap: Duration::from_secs(3_600),
-                paused: false,
-                max_services_per_namespace: 200,
-                ..Rotation::default()
-            },
-        }
-    }
-
-    fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
-        change(&mut self);
-        self
-    }
-
-    fn plan(&self, now: Timestamp) -> Plan {
-        let record = Record {
-            keys: BTreeMap::from([(KEY.to_owned(), self.key.clone())]),
-            ..Record::default()
-        };
-        let issued = self.issued.as_ref().map(|keys| Issued {
-            keys: keys.iter().map(|key| (key.id, key.clone())).collect(),
-            users: BTreeMap::from([("shop.api".to_owned(), UserId(1))]),
-            online: self.online.iter().cloned().collect(),
-            marked: BTreeSet::from([UserId(1)]),
-        });
-        let view = View {
-            ownership: self.ownership,
-            record: &record,
-            filled: &self.filled.then(|| KEY.to_owned()).into_iter().collect(),
-            values: &self
-                .value
-                .iter()
-                .map(|value| (KEY.to_owned(), value.clone()))
-                .collect(),
-            requests: &self.requests,
-            demand: &self.demand,
-            of_pods: self.of_pods,
-            held: &self.held,
-            synced: self.synced,
-            issued: &issued
-                .map(|issued| ("default".to_owned(), issued))
-                .into_iter()
-                .collect(),
-            process: &self.process,
-        };
-        plan(now, &view, &self.rotation)
-    }
-
-    fn request(&mut self, replaces: u64) {
-        let (replaces, revoke) = (KeyId(replaces), true);
-        self.requests.add(KEY, Request { replaces, revoke });
-    }
-
-    fn steps(&self, now: i64) -> Vec<Step> {
-        self.plan(at(now)).steps
     }
 }
 

@@ -1,0 +1,138 @@
+//! One Secret whose key is in force, for each test to change. Tests.
+
+use std::collections::BTreeMap;
+
+use super::*;
+
+pub(super) const KEY: &str = "api-authkey";
+
+/// One Secret with one demanded key that is in force; each case changes what it is about.
+pub(super) struct Case {
+    pub(super) ownership: Ownership,
+    pub(super) key: KeyRecord,
+    pub(super) filled: bool,
+    pub(super) value: Option<Value>,
+    pub(super) requests: Requests,
+    pub(super) demand: BTreeMap<String, KeyDemand>,
+    pub(super) of_pods: bool,
+    pub(super) held: BTreeSet<String>,
+    pub(super) synced: bool,
+    pub(super) issued: Option<Vec<PreAuthKey>>,
+    pub(super) online: Vec<(String, String)>,
+    pub(super) process: Process,
+    pub(super) rotation: Rotation,
+}
+
+impl Case {
+    pub(super) fn new() -> Self {
+        let mut key = KeyRecord::new("api", "default");
+        key.current = Some(made(7));
+        Self {
+            ownership: Ownership::Ours,
+            key,
+            filled: true,
+            value: None,
+            requests: Requests::default(),
+            demand: BTreeMap::from([(KEY.to_owned(), demand())]),
+            of_pods: false,
+            held: BTreeSet::new(),
+            synced: true,
+            issued: None,
+            online: Vec::new(),
+            process: Process {
+                writer: "me".into(),
+                respect: Duration::from_secs(120),
+                live: BTreeSet::from(["live".to_owned()]),
+                beside: BTreeSet::from(["beside".to_owned()]),
+                held: BTreeMap::new(),
+            },
+            rotation: Rotation {
+                overlap: Duration::from_secs(3_600),
+                paused: false,
+                max_services_per_namespace: 200,
+                ..Rotation::default()
+            },
+        }
+    }
+
+    pub(super) fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
+    pub(super) fn plan(&self, now: Timestamp) -> Plan {
+        let record = Record {
+            keys: BTreeMap::from([(KEY.to_owned(), self.key.clone())]),
+            ..Record::default()
+        };
+        let issued = self.issued.as_ref().map(|keys| Issued {
+            keys: keys.iter().map(|key| (key.id, key.clone())).collect(),
+            users: BTreeMap::from([("shop.api".to_owned(), UserId(1))]),
+            online: self.online.iter().cloned().collect(),
+            marked: BTreeSet::from([UserId(1)]),
+        });
+        let view = View {
+            ownership: self.ownership,
+            record: &record,
+            filled: &self.filled.then(|| KEY.to_owned()).into_iter().collect(),
+            values: &self
+                .value
+                .iter()
+                .map(|value| (KEY.to_owned(), value.clone()))
+                .collect(),
+            requests: &self.requests,
+            demand: &self.demand,
+            of_pods: self.of_pods,
+            held: &self.held,
+            synced: self.synced,
+            issued: &issued
+                .map(|issued| ("default".to_owned(), issued))
+                .into_iter()
+                .collect(),
+            process: &self.process,
+        };
+        plan(now, &view, &self.rotation)
+    }
+
+    pub(super) fn request(&mut self, replaces: u64) {
+        let (replaces, revoke) = (KeyId(replaces), true);
+        self.requests.add(KEY, Request { replaces, revoke });
+    }
+
+    pub(super) fn steps(&self, now: i64) -> Vec<Step> {
+        self.plan(at(now)).steps
+    }
+}
+
+pub(super) fn demand() -> KeyDemand {
+    KeyDemand {
+        service: "api".into(),
+        control_plane: "default".into(),
+        asked: asked(),
+        expiration: Duration::from_secs(90 * 86_400),
+        buffer: Duration::from_secs(10 * 86_400),
+        pods: 1,
+        differing: 0,
+        since: at(0),
+        hostname: None,
+    }
+}
+
+pub(super) fn asked() -> Asked {
+    Asked {
+        user: "shop.api".into(),
+        tags: Vec::new(),
+        reusable: true,
+        ephemeral: true,
+    }
+}
+
+pub(super) fn made(id: u64) -> Made {
+    Made {
+        origin: crate::rotation::record::Origin::Ours,
+        id: KeyId(id),
+        created: at(0),
+        expires: at(90 * DAY),
+        asked: asked(),
+    }
+}
