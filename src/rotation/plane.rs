@@ -16,29 +16,20 @@ use super::run::Context;
 use super::state::State;
 use crate::clock::after;
 use crate::control_plane::{
-    ControlPlane, Endpoint, Error, KeyId, MintedKey, NewPreAuthKey, PreAuthKey, User, UserId,
-    Version,
+    ControlPlane, Endpoint, Error, KeyId, MintedKey, NewPreAuthKey, PreAuthKey, User, Version,
 };
 use crate::metrics::Metrics;
 
 mod credentials;
 mod nodes;
+mod trouble;
+mod users;
 
 use credentials::{Found, api_key, invalid_credentials, no_placeholder_any_more};
 pub(crate) use credentials::{no_api_key, no_credentials};
 use nodes::Origins;
 pub use nodes::Survey;
-
-/// Says what stands in the way, and what to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
-    /// The state that follows.
-    pub state: State,
-    /// Names the object, what was met, what is wanted and what to do. Never a key's value.
-    pub message: String,
-    /// Whether it may be the whole control plane that has it, not one key.
-    pub of_plane: bool,
-}
+pub use trouble::Trouble;
 
 /// Keys are made this many at a time, whatever the number of Secrets: each call costs Headscale some 60 ms of a processor,
 /// and what waits here is not yet waited for.
@@ -179,24 +170,6 @@ impl Plane {
         })
     }
 
-    /// Refuses a user that is known to be another's, or missing where people make them; asks again before it does.
-    ///
-    /// # Errors
-    /// The user is not ours, or missing, or the call failed.
-    pub async fn check_user(&self, name: &str) -> Result<(), Trouble> {
-        let wrong = |plane: &Self| match plane.users().get(name) {
-            Some(user) if plane.may_use(user) => None,
-            Some(user) => Some(plane.not_ours(user)),
-            None if plane.manages_users => None,
-            None => Some(plane.missing(name)),
-        };
-        if wrong(self).is_none() {
-            return Ok(());
-        }
-        self.list_users().await?;
-        wrong(self).map_or(Ok(()), Err)
-    }
-
     /// Ends a key if it still is the one that ends then by itself; says whether it was.
     ///
     /// Ids are given again after Headscale was put back from a backup. The list that tells is shared by all that is
@@ -259,54 +232,6 @@ impl Plane {
         })
     }
 
-    /// The user to make a key for: known, or made now if that is ours to do.
-    async fn user(&self, name: &str) -> Result<UserId, Trouble> {
-        let known = self.users().get(name).cloned();
-        if let Some(user) = known.filter(|user| self.may_use(user)) {
-            return Ok(user.id);
-        }
-        if self.manages_users && !self.users().contains_key(name) {
-            // Asked first and looked up only if it is taken: a new service waits for one call less.
-            match self
-                .counted("create_user", self.client.create_user(name, &self.mark))
-                .await
-            {
-                Ok(user) => {
-                    let id = user.id;
-                    self.users().insert(name.to_owned(), user);
-                    return Ok(id);
-                }
-                Err(Error::Conflict { .. }) => {}
-                Err(error @ Error::Refused { .. }) => {
-                    // Some versions say no more than 500 of a name that is taken.
-                    self.list_users().await?;
-                    if !self.users().contains_key(name) {
-                        return Err(error.into());
-                    }
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        self.list_users().await?;
-        let found = self.users().get(name).cloned();
-        match found {
-            Some(user) if self.may_use(&user) => Ok(user.id),
-            Some(user) => Err(self.not_ours(&user)),
-            None if !self.manages_users => Err(self.missing(name)),
-            None => {
-                let message = format!(
-                    "control plane \"{}\": user \"{name}\" came and went: trying again",
-                    self.name
-                );
-                Err(Trouble {
-                    state: State::Degraded,
-                    message,
-                    of_plane: false,
-                })
-            }
-        }
-    }
-
     async fn list_keys(&self, now: Timestamp) -> Result<Vec<PreAuthKey>, Error> {
         let keys = self
             .counted("list_pre_auth_keys", self.client.list_pre_auth_keys())
@@ -314,55 +239,6 @@ impl Plane {
         let ends = keys.iter().map(|key| (key.id, key.expiration)).collect();
         *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, ends));
         Ok(keys)
-    }
-
-    async fn list_users(&self) -> Result<(), Error> {
-        let listed = self.counted("list_users", self.client.list_users()).await?;
-        // Names are unique among users without a provider; the others are nobody's of ours.
-        let ours = listed.into_iter().filter(|user| !user.from_provider);
-        *self.users() = ours.map(|user| (user.name.clone(), user)).collect();
-        Ok(())
-    }
-
-    fn may_use(&self, user: &User) -> bool {
-        self.is_ours(user) || !user.from_provider && self.adopted.contains(&user.name)
-    }
-
-    fn is_ours(&self, user: &User) -> bool {
-        !user.from_provider && user.display_name == self.mark
-    }
-
-    fn not_ours(&self, user: &User) -> Trouble {
-        let (plane, name, mark) = (&self.name, &user.name, &self.mark);
-        let message = format!(
-            "user \"{name}\" of control plane \"{plane}\" was not made by this installation: its display name \
-             is \"{}\", want \"{mark}\"; rename that user, or list it under controlPlanes.{plane}.adoptUsers \
-             to have keys made for it",
-            user.display_name
-        );
-        Trouble {
-            state: State::UserNotOurs,
-            message,
-            of_plane: false,
-        }
-    }
-
-    fn missing(&self, name: &str) -> Trouble {
-        let (plane, mark) = (&self.name, &self.mark);
-        // The mark is ours to give away: whoever may make users may make one for us.
-        let message = format!(
-            "control plane \"{plane}\" has no user \"{name}\", and rotation.users: never leaves making it to people; paste \
-             this where headscale runs, once: headscale users create {name} --display-name \"{mark}\""
-        );
-        Trouble {
-            state: State::UserMissing,
-            message,
-            of_plane: false,
-        }
-    }
-
-    fn users(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, User>> {
-        self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn counted<T>(
@@ -387,39 +263,6 @@ impl Plane {
             .observe(began.elapsed().as_secs_f64());
         debug!(control_plane = self.name, call, result, "Called");
         answer
-    }
-}
-
-impl From<Error> for Trouble {
-    fn from(error: Error) -> Self {
-        let (state, of_plane) = match &error {
-            Error::Unauthorized { .. } => (State::InvalidCredentials, true),
-            Error::Unsupported { .. } => (State::Unsupported, true),
-            Error::InvalidEndpoint { .. }
-            | Error::Unreachable { .. }
-            | Error::Untrusted { .. }
-            | Error::TimedOut { .. }
-            | Error::Redirected { .. }
-            | Error::NotHeadscale { .. }
-            | Error::Away { .. }
-            | Error::TooLarge { .. } => (State::Degraded, true),
-            Error::Refused { status: 403, .. } => (State::InvalidCredentials, false),
-            Error::NotFound { .. }
-            | Error::Conflict { .. }
-            | Error::Refused { .. }
-            | Error::DeletesAllKeys { .. } => (State::Degraded, false),
-        };
-        let mut message = error.to_string();
-        if matches!(error, Error::Refused { status: 403, .. }) {
-            message.push_str(
-                "; the API key has too few rights for that call: want one that \"headscale apikeys create\" makes",
-            );
-        }
-        Self {
-            state,
-            message,
-            of_plane,
-        }
     }
 }
 

@@ -1,0 +1,48 @@
+//! What stands in the way of a key, and which answers of a control plane mean that. Pure.
+
+use crate::control_plane::Error;
+use crate::rotation::state::State;
+
+/// Says what stands in the way, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// The state that follows.
+    pub state: State,
+    /// Names the object, what was met, what is wanted and what to do. Never a key's value.
+    pub message: String,
+    /// Whether it may be the whole control plane that has it, not one key.
+    pub of_plane: bool,
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        let (state, of_plane) = match &error {
+            Error::Unauthorized { .. } => (State::InvalidCredentials, true),
+            Error::Unsupported { .. } => (State::Unsupported, true),
+            Error::InvalidEndpoint { .. }
+            | Error::Unreachable { .. }
+            | Error::Untrusted { .. }
+            | Error::TimedOut { .. }
+            | Error::Redirected { .. }
+            | Error::NotHeadscale { .. }
+            | Error::Away { .. }
+            | Error::TooLarge { .. } => (State::Degraded, true),
+            Error::Refused { status: 403, .. } => (State::InvalidCredentials, false),
+            Error::NotFound { .. }
+            | Error::Conflict { .. }
+            | Error::Refused { .. }
+            | Error::DeletesAllKeys { .. } => (State::Degraded, false),
+        };
+        let mut message = error.to_string();
+        if matches!(error, Error::Refused { status: 403, .. }) {
+            message.push_str(
+                "; the API key has too few rights for that call: want one that \"headscale apikeys create\" makes",
+            );
+        }
+        Self {
+            state,
+            message,
+            of_plane,
+        }
+    }
+}
