@@ -6,6 +6,7 @@ use std::time::Duration;
 
 mod check;
 mod config;
+mod fields;
 mod overlay;
 mod scope;
 

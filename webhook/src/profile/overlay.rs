@@ -2,6 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
+use super::ConfigError;
+use super::fields::{CONTEXT, Form, MOUNT, PROBE, VARIABLE};
+
 /// Begins the names of our volumes.
 const VOLUMES: &str = crate::pod::VOLUME_PREFIX;
 
@@ -60,122 +63,105 @@ pub struct Overlay {
     pub security_context: Option<Value>,
 }
 
-/// The fields of a variable.
-const VARIABLE: [&str; 3] = ["name", "value", "valueFrom"];
-
-/// The fields of a mount.
-const MOUNT: [&str; 7] = [
-    "name",
-    "mountPath",
-    "subPath",
-    "subPathExpr",
-    "readOnly",
-    "recursiveReadOnly",
-    "mountPropagation",
-];
-
-/// The fields of a container's security context.
-const CONTEXT: [&str; 12] = [
-    "allowPrivilegeEscalation",
-    "appArmorProfile",
-    "capabilities",
-    "privileged",
-    "procMount",
-    "readOnlyRootFilesystem",
-    "runAsGroup",
-    "runAsNonRoot",
-    "runAsUser",
-    "seLinuxOptions",
-    "seccompProfile",
-    "windowsOptions",
-];
-
-/// Is what is wrong with an overlay: the key below it, its value, what is accepted.
-pub(super) type Wrong = (&'static str, String, String);
-
 impl Overlay {
-    /// Checks it.
+    /// Checks it; `base` is the path that its keys are below.
     pub(super) fn checked(
+        base: &str,
         env: Vec<Value>,
         volume_mounts: Vec<Value>,
         probes: [Option<Value>; 2],
         security_context: Option<Map<String, Value>>,
-    ) -> Result<Self, Wrong> {
-        for variable in &env {
-            known("env", variable.as_object(), &VARIABLE)?;
-            let name = variable["name"].as_str().unwrap_or_default();
-            if name.is_empty() || VARIABLES.contains(&name) {
-                let want = "want variables with a name that is none of Sidescale's own";
-                return Err(("env", name.to_owned(), want.to_owned()));
-            }
-            let from = &variable["valueFrom"];
-            if variable["value"].is_string() == from.is_object() {
-                let want = "want a text as value, or valueFrom";
-                return Err(("env", name.to_owned(), want.to_owned()));
-            }
-        }
-        for mount in &volume_mounts {
-            known("volumeMounts", mount.as_object(), &MOUNT)?;
-            let [name, path] =
-                ["name", "mountPath"].map(|key| mount[key].as_str().unwrap_or_default());
-            let inside = |directory: &str| {
-                let rest = path.strip_prefix(directory);
-                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            };
-            if name.is_empty() || name.starts_with(VOLUMES) {
-                let want =
-                    format!("want names of the pod's volumes, which do not begin with {VOLUMES}");
-                return Err(("volumeMounts", name.to_owned(), want));
-            }
-            if !path.starts_with('/') || DIRECTORIES.into_iter().any(inside) {
-                let want = "want an absolute mountPath outside the sidecar's own directories";
-                return Err(("volumeMounts", path.to_owned(), want.to_owned()));
-            }
-        }
-        let [liveness_probe, readiness_probe] = probes;
-        for (key, probe) in [
-            ("livenessProbe", &liveness_probe),
-            ("readinessProbe", &readiness_probe),
-        ] {
-            if probe.as_ref().is_some_and(|probe| !probe.is_object()) {
-                return Err((key, format!("{probe:?}"), "want a probe".to_owned()));
-            }
-        }
+    ) -> Result<Self, ConfigError> {
+        let probe = |key: &str, probe: Option<Value>| {
+            let checked = probe.map(|given| checked(&PROBE, format!("{base}{key}"), given));
+            checked.transpose()
+        };
+        let [liveness, readiness] = probes;
+        let security_context = security_context
+            .map(|given| restricted(format!("{base}securityContext"), given))
+            .transpose()?;
         Ok(Self {
-            env,
-            volume_mounts,
-            liveness_probe,
-            readiness_probe,
-            security_context: security_context.map(restricted).transpose()?,
+            env: each(&VARIABLE, &format!("{base}env"), env, variable)?,
+            volume_mounts: each(&MOUNT, &format!("{base}volumeMounts"), volume_mounts, mount)?,
+            liveness_probe: probe("livenessProbe", liveness)?,
+            readiness_probe: probe("readinessProbe", readiness)?,
+            security_context,
         })
     }
 }
 
-/// Refuses fields that Kubernetes does not have: the API server would drop them, and what was meant would not be done.
-fn known(
-    key: &'static str,
-    given: Option<&Map<String, Value>>,
-    fields: &[&str],
-) -> Result<(), Wrong> {
-    let mut given = given.into_iter().flat_map(Map::keys);
-    let unknown = given.find(|field| !fields.contains(&field.as_str()));
-    unknown.map_or(Ok(()), |field| {
-        let want = format!("want fields that it has: {}", fields.join(", "));
-        Err((key, field.clone(), want))
-    })
+/// Checks the form of a value.
+fn checked(form: &Form, path: String, mut given: Value) -> Result<Value, ConfigError> {
+    form.check(&path, &mut given)?;
+    Ok(given)
+}
+
+/// Checks the form of each item of a list, and what else is wanted of it.
+fn each(
+    form: &Form,
+    path: &str,
+    list: Vec<Value>,
+    wanted: impl Fn(&Value) -> Result<(), Wrong>,
+) -> Result<Vec<Value>, ConfigError> {
+    let items = list.into_iter().enumerate().map(|(n, item)| {
+        let item = checked(form, format!("{path}[{n}]"), item)?;
+        wanted(&item).map_err(|(value, want)| ConfigError::Value {
+            path: path.to_owned(),
+            value,
+            want,
+        })?;
+        Ok(item)
+    });
+    items.collect()
+}
+
+/// Is what is wrong with an item: its value, what is accepted.
+type Wrong = (String, String);
+
+fn variable(given: &Value) -> Result<(), Wrong> {
+    let name = given["name"].as_str().unwrap_or_default();
+    if name.is_empty() || VARIABLES.contains(&name) {
+        let want = "want variables with a name that is none of Sidescale's own";
+        return Err((name.to_owned(), want.to_owned()));
+    }
+    if given["value"].is_string() == given["valueFrom"].is_object() {
+        let want = "want a text as value, or valueFrom";
+        return Err((name.to_owned(), want.to_owned()));
+    }
+    Ok(())
+}
+
+fn mount(given: &Value) -> Result<(), Wrong> {
+    let [name, path] = ["name", "mountPath"].map(|key| given[key].as_str().unwrap_or_default());
+    let inside = |directory: &str| {
+        let rest = path.strip_prefix(directory);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    if name.is_empty() || name.starts_with(VOLUMES) {
+        let want = format!("want names of the pod's volumes, which do not begin with {VOLUMES}");
+        return Err((name.to_owned(), want));
+    }
+    if !path.starts_with('/') || DIRECTORIES.into_iter().any(inside) {
+        let want = "want an absolute mountPath outside the sidecar's own directories";
+        return Err((path.to_owned(), want.to_owned()));
+    }
+    Ok(())
 }
 
 /// Lays a security context over ours; fails if Pod Security's level *restricted* would not take the result.
-fn restricted(given: Map<String, Value>) -> Result<Value, Wrong> {
-    known("securityContext", Some(&given), &CONTEXT)?;
+fn restricted(path: String, given: Map<String, Value>) -> Result<Value, ConfigError> {
     let mut context = json!(crate::sidecar::tailscale::security_context());
     if let Some(context) = context.as_object_mut() {
+        // A null takes out what is ours.
         context.extend(given);
     }
+    CONTEXT.check(&path, &mut context)?;
     let wrong = |key: &str, want: &str| {
-        let value = context[key].to_string();
-        let want = format!("{key}: {want}, as Pod Security's level restricted does");
-        Err(("securityContext", value, want))
+        Err(ConfigError::Value {
+            path: path.clone(),
+            value: context[key].to_string(),
+            want: format!("{key}: {want}, as Pod Security's level restricted does"),
+        })
     };
     if context["allowPrivilegeEscalation"] != false {
         return wrong("allowPrivilegeEscalation", "want false");

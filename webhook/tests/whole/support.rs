@@ -152,18 +152,26 @@ fn take_sidecar(pod: &mut Value, typed: &Value) -> Value {
     });
     if let Some(list) = native {
         let sidecar = list.remove(0);
-        assert_eq!(sidecar, typed["spec"]["initContainers"][0], "{UNKNOWN}");
+        let typed = &typed["spec"]["initContainers"][0];
+        assert_eq!(older(&sidecar), *typed, "{UNKNOWN}");
         assert_eq!(sidecar["restartPolicy"], "Always");
         return sidecar;
     }
     let containers = pod["spec"]["containers"].as_array_mut().unwrap();
     let sidecar = containers.pop().unwrap();
-    assert_eq!(
-        sidecar,
-        typed["spec"]["containers"][containers.len()],
-        "{UNKNOWN}"
-    );
+    let typed = &typed["spec"]["containers"][containers.len()];
+    assert_eq!(older(&sidecar), *typed, "{UNKNOWN}");
     assert!(sidecar["restartPolicy"].is_null());
+    sidecar
+}
+
+/// Drops what an override may say and the typed Pod, of an older Kubernetes, does not know yet.
+fn older(sidecar: &Value) -> Value {
+    let mut sidecar = sidecar.clone();
+    let env = sidecar["env"].as_array_mut().into_iter().flatten();
+    for source in env.filter_map(|variable| variable.get_mut("valueFrom")) {
+        source.as_object_mut().unwrap().remove("fileKeyRef");
+    }
     sidecar
 }
 
@@ -257,7 +265,11 @@ fn assert_mounts(ours: &[Value], own: &[Value], volumes: &[Value]) {
 fn hides_the_token(sidecar: &Value) -> bool {
     let token = "/var/run/secrets/kubernetes.io/serviceaccount";
     let mounts = sidecar["volumeMounts"].as_array().unwrap();
-    mounts.iter().all(|mount| mount.get("subPath").is_none())
+    let ours = |mount: &Value| mount["name"].as_str().unwrap().starts_with("sidescale-");
+    // An operator's own may have one.
+    mounts
+        .iter()
+        .all(|mount| !ours(mount) || mount.get("subPath").is_none())
         && mounts
             .iter()
             .any(|mount| mount["mountPath"] == token && mount["readOnly"] == true)
@@ -278,7 +290,9 @@ fn is_restricted(container: &Value, pod: &Value) -> bool {
         && own["privileged"] != true
         && *effective("runAsNonRoot") == true
         && *effective("runAsUser") != 0
-        && effective("seccompProfile")["type"] == "RuntimeDefault"
+        && ["RuntimeDefault", "Localhost"]
+            .iter()
+            .any(|kind| effective("seccompProfile")["type"] == *kind)
 }
 
 fn remove(metadata: &mut Map<String, Value>, map: &str, key: &str) {

@@ -114,8 +114,7 @@ fn overlay(base: &str, config: ContainerOverride) -> Result<Overlay, ConfigError
     ];
     refuse(&rest, base, &accepted, &[])?;
     let probes = [liveness_probe, readiness_probe];
-    Overlay::checked(env, volume_mounts, probes, security_context)
-        .map_err(|(key, text, want)| value(format!("{base}{key}"), &text, &want))
+    Overlay::checked(base, env, volume_mounts, probes, security_context)
 }
 
 fn checked_on_invalid(path: String, text: Option<String>) -> Result<OnInvalid, ConfigError> {
