@@ -333,6 +333,67 @@ fn names_the_path_of_each_mistake() {
 }
 
 #[test]
+fn refuses_what_the_level_restricted_does() {
+    let drop = "capabilities: want drop: [ALL], and NET_BIND_SERVICE at most in add";
+    let table = [
+        (
+            json!({"allowPrivilegeEscalation": true}),
+            "allowPrivilegeEscalation: want false",
+        ),
+        // Null takes ours away, and Kubernetes' own default is true.
+        (
+            json!({"allowPrivilegeEscalation": null}),
+            "allowPrivilegeEscalation: want false",
+        ),
+        (json!({"privileged": true}), "privileged: want false"),
+        (json!({"runAsNonRoot": false}), "runAsNonRoot: want true"),
+        (json!({"runAsNonRoot": null}), "runAsNonRoot: want true"),
+        (json!({"runAsUser": 0}), "runAsUser: want a number above 0"),
+        (
+            json!({"runAsUser": null}),
+            "runAsUser: want a number above 0",
+        ),
+        (json!({"capabilities": null}), drop),
+        (json!({"capabilities": {}}), drop),
+        (json!({"capabilities": {"drop": ["NET_RAW"]}}), drop),
+        (
+            json!({"capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE", "NET_ADMIN"]}}),
+            drop,
+        ),
+        (
+            json!({"seccompProfile": {"type": "Unconfined"}}),
+            "seccompProfile: want RuntimeDefault or Localhost",
+        ),
+        (
+            json!({"seccompProfile": null}),
+            "seccompProfile: want RuntimeDefault or Localhost",
+        ),
+        (json!({"procMount": "Unmasked"}), "procMount: want none"),
+        (
+            json!({"seLinuxOptions": {"type": "spc_t"}}),
+            "seLinuxOptions: want none",
+        ),
+        (
+            json!({"windowsOptions": {"hostProcess": true}}),
+            "windowsOptions: want none",
+        ),
+        (
+            json!({"appArmorProfile": {"type": "Unconfined"}}),
+            "appArmorProfile: want none",
+        ),
+    ];
+    for (context, want) in table {
+        let error = read(&json!({"securityContext": context})).unwrap_err();
+        assert!(
+            error.starts_with("profiles.default.containerOverride.securityContext is "),
+            "{error}"
+        );
+        let want = format!(": {want}, as Pod Security's level restricted does");
+        assert!(error.ends_with(&want), "{error}");
+    }
+}
+
+#[test]
 fn writes_no_null_and_a_quantity_as_a_text() {
     let source =
         json!({"fieldRef": null, "resourceFieldRef": {"resource": "limits.cpu", "divisor": 1}});

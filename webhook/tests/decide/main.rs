@@ -258,6 +258,7 @@ fn keeps_state_only_where_a_pod_keeps_its_name() {
     let none = Pairs(Vec::new());
     let annotations = ours(&[
         ("inject", "true"),
+        ("service", "db"),
         ("state", "volume:data"),
         ("ephemeral", "false"),
     ]);
@@ -267,6 +268,8 @@ fn keeps_state_only_where_a_pod_keeps_its_name() {
         ("", owner("DaemonSet"), false),
         ("", owner("Job"), false),
         ("lone", None, true),
+        // Of its generateName, which gets its end later.
+        ("", None, false),
     ];
     for (name, owner, kept) in table {
         let subject = Subject {
@@ -282,12 +285,16 @@ fn keeps_state_only_where_a_pod_keeps_its_name() {
         };
         match decide(&subject, &policy) {
             Decision::Inject(injection) => {
-                assert!(kept, "{owner:?}");
+                assert!(kept, "{name:?} {owner:?}");
                 let sidecar = injection.tailscale.unwrap();
                 assert_eq!(sidecar.state, State::Volume("data"));
                 assert!(!managed(&sidecar).ephemeral);
             }
-            Decision::Deny(_) => assert!(!kept, "{owner:?}"),
+            Decision::Deny(refusal) => {
+                assert!(!kept, "{name:?} {owner:?}");
+                let named = "annotation \"sidescale.io/state\" is \"volume:data\": ";
+                assert!(refusal.message.starts_with(named), "{}", refusal.message);
+            }
             other @ (Decision::Skip(_) | Decision::Warn(_)) => panic!("{other:?}"),
         }
     }

@@ -79,6 +79,11 @@ fn names_annotation_value_and_accepted_form_of_each_mistake() {
             "want emptydir, memory or volume:<name of one of the pod's volumes>",
         ),
         (
+            ("state", "volume:My_Data"),
+            BadValue,
+            "want emptydir, memory or volume:<name of one of the pod's volumes>",
+        ),
+        (
             ("state", "volume:data"),
             BadValue,
             "only pods of a StatefulSet keep their name, and with it their state: want emptydir or memory",

@@ -47,6 +47,7 @@ impl Setting {
             assert_eq!(patch.len(), outcome.patch_bytes);
             apply(&review["request"]["object"], &patch)
         });
+        assert_eq!(pod.is_some(), outcome.patch_bytes > 0);
         Answer {
             outcome,
             response,

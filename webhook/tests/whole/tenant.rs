@@ -199,15 +199,22 @@ fn a_forged_pod_is_left_as_it_is() {
         "{receipt}"
     );
 
-    // A label for more than the pod has does not pass as ours either.
-    forged["metadata"]["labels"] = json!({"sidescale.io/sidecar": "tailscale.apikey-manager"});
-    let answer = setting().send(&review(&forged));
-    assert_eq!(answer.outcome.verdict, Verdict::Skip(SkipReason::HandMade));
-    assert!(
-        answer.outcome.warnings[0].contains("remove it"),
-        "{:?}",
-        answer.outcome.warnings
-    );
+    // A label for more than the pod has does not pass as ours either, nor does one without a receipt.
+    let mut labelled = forged.clone();
+    labelled["metadata"]["annotations"] = json!({"sidescale.io/inject": "tailscale"});
+    let more = ["tailscale.apikey-manager", "tailscale.server-keys"].map(|kinds| {
+        forged["metadata"]["labels"] = json!({"sidescale.io/sidecar": kinds});
+        forged.clone()
+    });
+    for pod in more.into_iter().chain([labelled]) {
+        let answer = setting().send(&review(&pod));
+        assert_eq!(answer.outcome.verdict, Verdict::Skip(SkipReason::HandMade));
+        assert!(
+            answer.outcome.warnings[0].contains("remove it"),
+            "{:?}",
+            answer.outcome.warnings
+        );
+    }
 }
 
 fn namespace() -> impl Strategy<Value = String> {
