@@ -143,7 +143,7 @@ fn probes() -> [Probe; 4] {
         },
         Probe {
             http_get: Some(HTTPGetAction {
-                host: text("127.0.0.1"),
+                host: text(""),
                 http_headers: Some(vec![HTTPHeader {
                     name: "a".to_owned(),
                     value: "b".to_owned(),
@@ -156,7 +156,7 @@ fn probes() -> [Probe; 4] {
         },
         Probe {
             tcp_socket: Some(TCPSocketAction {
-                host: text("127.0.0.1"),
+                host: text(""),
                 port: IntOrString::String("health".to_owned()),
             }),
             ..none()
@@ -304,6 +304,14 @@ fn names_the_path_of_each_mistake() {
         (
             probe(json!({"exec": {"command": ["true"]}, "tcpSocket": {"port": 80}})),
             "livenessProbe is \"exec, tcpSocket\": want exactly one of exec, grpc, httpGet, tcpSocket",
+        ),
+        (
+            probe(json!({"httpGet": {"port": 80, "host": "10.0.0.1"}})),
+            "livenessProbe.httpGet.host is \"10.0.0.1\": want none, as Pod Security's level restricted does",
+        ),
+        (
+            json!({"readinessProbe": {"tcpSocket": {"port": 80, "host": "localhost"}}}),
+            "readinessProbe.tcpSocket.host is \"localhost\": want none, as Pod Security's level restricted does",
         ),
         (
             json!({"readinessProbe": []}),

@@ -72,8 +72,8 @@ impl Overlay {
         probes: [Option<Value>; 2],
         security_context: Option<Map<String, Value>>,
     ) -> Result<Self, ConfigError> {
-        let probe = |key: &str, probe: Option<Value>| {
-            let checked = probe.map(|given| checked(&PROBE, format!("{base}{key}"), given));
+        let probe = |key: &str, given: Option<Value>| {
+            let checked = given.map(|given| probe(format!("{base}{key}"), given));
             checked.transpose()
         };
         let [liveness, readiness] = probes;
@@ -146,6 +146,22 @@ fn mount(given: &Value) -> Result<(), Wrong> {
         return Err((path.to_owned(), want.to_owned()));
     }
     Ok(())
+}
+
+/// Takes a probe of the pod itself: since Kubernetes 1.34 the level *restricted* has the kubelet ask no other host.
+fn probe(path: String, given: Value) -> Result<Value, ConfigError> {
+    let given = checked(&PROBE, path.clone(), given)?;
+    for handler in ["httpGet", "tcpSocket"] {
+        let host = given[handler]["host"].as_str().unwrap_or_default();
+        if !host.is_empty() {
+            return Err(ConfigError::Value {
+                path: format!("{path}.{handler}.host"),
+                value: host.to_owned(),
+                want: "want none, as Pod Security's level restricted does".to_owned(),
+            });
+        }
+    }
+    Ok(given)
 }
 
 /// Lays a security context over ours; fails if Pod Security's level *restricted* would not take the result.
