@@ -3,8 +3,14 @@
 use jiff::Timestamp;
 
 use super::IssuedKey;
-use crate::control_plane::{KeyId, NodeId};
+use crate::control_plane::KeyId;
 use crate::key_value::KeyValue;
+
+mod api_keys;
+mod nodes;
+
+pub(super) use api_keys::ApiKey;
+pub(super) use nodes::Node;
 
 /// All tables, each in the order of its ids.
 #[derive(Default)]
@@ -53,27 +59,6 @@ pub(super) struct Key {
     pub(super) expiration: Option<Timestamp>,
     pub(super) created_at: Timestamp,
     pub(super) tags: Vec<String>,
-}
-
-pub(super) struct ApiKey {
-    pub(super) id: u64,
-    value: KeyValue,
-    pub(super) expiration: Option<Timestamp>,
-    pub(super) created_at: Timestamp,
-}
-
-pub(super) struct Node {
-    pub(super) id: u64,
-    pub(super) name: String,
-    pub(super) given_name: String,
-    pub(super) online: bool,
-    pub(super) user: Option<u64>,
-    /// The key it joined with, as long as there is one.
-    pub(super) key: Option<u64>,
-    pub(super) tags: Vec<String>,
-    pub(super) created_at: Timestamp,
-    pub(super) last_seen: Timestamp,
-    pub(super) expiry: Option<Timestamp>,
 }
 
 /// What a new key shall be.
@@ -245,162 +230,8 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn create_api_key(&mut self, now: Timestamp, expiration: Timestamp) -> KeyValue {
-        self.add_api_key(now, Some(expiration))
-    }
-
-    pub(super) fn add_api_key(
-        &mut self,
-        now: Timestamp,
-        expiration: Option<Timestamp>,
-    ) -> KeyValue {
-        let id = Last::next(&mut self.last.api_key);
-        let value = secret("hskey-api-");
-        self.api_keys.push(ApiKey {
-            id,
-            value: value.clone(),
-            expiration,
-            created_at: now,
-        });
-        value
-    }
-
-    pub(super) fn expire_api_key(
-        &mut self,
-        id: Option<u64>,
-        prefix: Option<&str>,
-        now: Timestamp,
-    ) -> Result<(), Problem> {
-        let index = self.find_api_key(id, prefix)?;
-        self.api_keys[index].expiration = Some(now);
-        Ok(())
-    }
-
-    pub(super) fn delete_api_key(
-        &mut self,
-        id: Option<u64>,
-        prefix: Option<&str>,
-    ) -> Result<(), Problem> {
-        let index = self.find_api_key(id, prefix)?;
-        self.api_keys.remove(index);
-        Ok(())
-    }
-
-    /// Finds an API key by its id, or by its prefix in any of the three forms that are taken.
-    fn find_api_key(&self, id: Option<u64>, prefix: Option<&str>) -> Result<usize, Problem> {
-        let prefix = prefix.map(|prefix| {
-            prefix
-                .trim_start_matches("hskey-api-")
-                .trim_end_matches("-***")
-        });
-        if id.is_none() == prefix.is_none() {
-            return Err(Problem::NoApiKeyNamed);
-        }
-        let matches = |key: &ApiKey| {
-            id == Some(key.id) || prefix.is_some_and(|prefix| key.bare_prefix() == prefix)
-        };
-        self.api_keys
-            .iter()
-            .position(matches)
-            .ok_or(Problem::UnknownApiKey)
-    }
-
-    pub(super) fn authorizes(&self, bearer: &str, now: Timestamp) -> bool {
-        self.api_keys
-            .iter()
-            .any(|key| key.value.expose() == bearer && is_live(key.expiration, now))
-    }
-
     pub(super) fn accepts(&self, value: &str, now: Timestamp) -> bool {
         self.usable(value, now).is_some()
-    }
-
-    pub(super) fn join(&mut self, value: &str, hostname: &str, now: Timestamp) -> Option<NodeId> {
-        let index = self.usable(value, now)?;
-        let key = &mut self.keys[index];
-        key.used = true;
-        let (key, user, tags) = (key.id, key.user, key.tags.clone());
-        let id = Last::next(&mut self.last.node);
-        let taken = |name: &str| self.nodes.iter().any(|node| node.given_name == name);
-        let mut given_name = hostname.to_owned();
-        let mut suffix = 0;
-        while taken(&given_name) {
-            suffix += 1;
-            given_name = format!("{hostname}-{suffix}");
-        }
-        let name = hostname.to_owned();
-        self.nodes.push(Node {
-            id,
-            name,
-            given_name,
-            online: true,
-            // A node with tags belongs to them.
-            user: user.filter(|_| tags.is_empty()),
-            key: Some(key),
-            tags,
-            created_at: now,
-            last_seen: now,
-            expiry: None,
-        });
-        Some(NodeId(id))
-    }
-
-    pub(super) fn set_online(&mut self, node: NodeId, online: bool) {
-        if let Some(node) = self.nodes.iter_mut().find(|known| known.id == node.0) {
-            node.online = online;
-        }
-    }
-
-    pub(super) fn delete_node(&mut self, id: u64) -> Result<(), Problem> {
-        let index = self
-            .nodes
-            .iter()
-            .position(|node| node.id == id)
-            .ok_or(Problem::UnknownNode)?;
-        self.nodes.remove(index);
-        Ok(())
-    }
-
-    pub(super) fn expire_node(&mut self, id: u64, now: Timestamp) -> Result<&Node, Problem> {
-        let node = self
-            .nodes
-            .iter_mut()
-            .find(|node| node.id == id)
-            .ok_or(Problem::UnknownNode)?;
-        node.expiry = Some(now);
-        Ok(node)
-    }
-
-    /// Names shorter than `shortest` are refused.
-    pub(super) fn rename_node(
-        &mut self,
-        id: u64,
-        name: &str,
-        shortest: usize,
-    ) -> Result<&Node, Problem> {
-        let label = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        if name.len() < shortest
-            || name.len() > 63
-            || !name.bytes().all(label)
-            || name.starts_with('-')
-            || name.ends_with('-')
-        {
-            return Err(Problem::BadNodeName);
-        }
-        let index = self
-            .nodes
-            .iter()
-            .position(|node| node.id == id)
-            .ok_or(Problem::UnknownNode)?;
-        if self
-            .nodes
-            .iter()
-            .any(|node| node.id != id && node.given_name == name)
-        {
-            return Err(Problem::NodeNameTaken);
-        }
-        name.clone_into(&mut self.nodes[index].given_name);
-        Ok(&self.nodes[index])
     }
 
     pub(super) fn issued(&self) -> Vec<IssuedKey> {
@@ -452,18 +283,6 @@ impl Key {
             return value.to_owned();
         }
         format!("{}-***", value.get(..23).unwrap_or_default())
-    }
-}
-
-impl ApiKey {
-    /// What a list shows of its value.
-    pub(super) fn shown(&self) -> String {
-        format!("hskey-api-{}-***", self.bare_prefix())
-    }
-
-    /// The twelve characters by which a key is found.
-    fn bare_prefix(&self) -> &str {
-        self.value.expose().get(10..22).unwrap_or_default()
     }
 }
 

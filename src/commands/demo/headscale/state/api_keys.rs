@@ -1,0 +1,101 @@
+//! The API keys of the embedded Headscale. Pure; `now` is an argument.
+
+use jiff::Timestamp;
+
+use super::{Last, Problem, State, is_live, secret};
+use crate::key_value::KeyValue;
+
+pub(in crate::commands::demo::headscale) struct ApiKey {
+    pub(in crate::commands::demo::headscale) id: u64,
+    value: KeyValue,
+    pub(in crate::commands::demo::headscale) expiration: Option<Timestamp>,
+    pub(in crate::commands::demo::headscale) created_at: Timestamp,
+}
+
+impl State {
+    pub(in crate::commands::demo::headscale) fn create_api_key(
+        &mut self,
+        now: Timestamp,
+        expiration: Timestamp,
+    ) -> KeyValue {
+        self.add_api_key(now, Some(expiration))
+    }
+
+    pub(in crate::commands::demo::headscale) fn add_api_key(
+        &mut self,
+        now: Timestamp,
+        expiration: Option<Timestamp>,
+    ) -> KeyValue {
+        let id = Last::next(&mut self.last.api_key);
+        let value = secret("hskey-api-");
+        self.api_keys.push(ApiKey {
+            id,
+            value: value.clone(),
+            expiration,
+            created_at: now,
+        });
+        value
+    }
+
+    pub(in crate::commands::demo::headscale) fn expire_api_key(
+        &mut self,
+        id: Option<u64>,
+        prefix: Option<&str>,
+        now: Timestamp,
+    ) -> Result<(), Problem> {
+        let index = self.find_api_key(id, prefix)?;
+        self.api_keys[index].expiration = Some(now);
+        Ok(())
+    }
+
+    pub(in crate::commands::demo::headscale) fn delete_api_key(
+        &mut self,
+        id: Option<u64>,
+        prefix: Option<&str>,
+    ) -> Result<(), Problem> {
+        let index = self.find_api_key(id, prefix)?;
+        self.api_keys.remove(index);
+        Ok(())
+    }
+
+    /// Finds an API key by its id, or by its prefix in any of the three forms that are taken.
+    fn find_api_key(&self, id: Option<u64>, prefix: Option<&str>) -> Result<usize, Problem> {
+        let prefix = prefix.map(|prefix| {
+            prefix
+                .trim_start_matches("hskey-api-")
+                .trim_end_matches("-***")
+        });
+        if id.is_none() == prefix.is_none() {
+            return Err(Problem::NoApiKeyNamed);
+        }
+        let matches = |key: &ApiKey| {
+            id == Some(key.id) || prefix.is_some_and(|prefix| key.bare_prefix() == prefix)
+        };
+        self.api_keys
+            .iter()
+            .position(matches)
+            .ok_or(Problem::UnknownApiKey)
+    }
+
+    pub(in crate::commands::demo::headscale) fn authorizes(
+        &self,
+        bearer: &str,
+        now: Timestamp,
+    ) -> bool {
+        self.api_keys
+            .iter()
+            .any(|key| key.value.expose() == bearer && is_live(key.expiration, now))
+    }
+}
+
+impl ApiKey {
+    /// What a list shows of its value.
+    pub(in crate::commands::demo::headscale) fn shown(&self) -> String {
+        format!("hskey-api-{}-***", self.bare_prefix())
+    }
+
+    /// The twelve characters by which a key is found.
+    fn bare_prefix(&self) -> &str {
+        self.value.expose().get(10..22).unwrap_or_default()
+    }
+}

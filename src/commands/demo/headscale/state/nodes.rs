@@ -1,0 +1,122 @@
+//! The nodes of the embedded Headscale. Pure; `now` is an argument.
+
+use jiff::Timestamp;
+
+use super::{Last, Problem, State};
+use crate::control_plane::NodeId;
+
+pub(in crate::commands::demo::headscale) struct Node {
+    pub(in crate::commands::demo::headscale) id: u64,
+    pub(in crate::commands::demo::headscale) name: String,
+    pub(in crate::commands::demo::headscale) given_name: String,
+    pub(in crate::commands::demo::headscale) online: bool,
+    pub(in crate::commands::demo::headscale) user: Option<u64>,
+    /// The key it joined with, as long as there is one.
+    pub(in crate::commands::demo::headscale) key: Option<u64>,
+    pub(in crate::commands::demo::headscale) tags: Vec<String>,
+    pub(in crate::commands::demo::headscale) created_at: Timestamp,
+    pub(in crate::commands::demo::headscale) last_seen: Timestamp,
+    pub(in crate::commands::demo::headscale) expiry: Option<Timestamp>,
+}
+
+impl State {
+    pub(in crate::commands::demo::headscale) fn join(
+        &mut self,
+        value: &str,
+        hostname: &str,
+        now: Timestamp,
+    ) -> Option<NodeId> {
+        let index = self.usable(value, now)?;
+        let key = &mut self.keys[index];
+        key.used = true;
+        let (key, user, tags) = (key.id, key.user, key.tags.clone());
+        let id = Last::next(&mut self.last.node);
+        let taken = |name: &str| self.nodes.iter().any(|node| node.given_name == name);
+        let mut given_name = hostname.to_owned();
+        let mut suffix = 0;
+        while taken(&given_name) {
+            suffix += 1;
+            given_name = format!("{hostname}-{suffix}");
+        }
+        let name = hostname.to_owned();
+        self.nodes.push(Node {
+            id,
+            name,
+            given_name,
+            online: true,
+            // A node with tags belongs to them.
+            user: user.filter(|_| tags.is_empty()),
+            key: Some(key),
+            tags,
+            created_at: now,
+            last_seen: now,
+            expiry: None,
+        });
+        Some(NodeId(id))
+    }
+
+    pub(in crate::commands::demo::headscale) fn set_online(&mut self, node: NodeId, online: bool) {
+        if let Some(node) = self.nodes.iter_mut().find(|known| known.id == node.0) {
+            node.online = online;
+        }
+    }
+
+    pub(in crate::commands::demo::headscale) fn delete_node(
+        &mut self,
+        id: u64,
+    ) -> Result<(), Problem> {
+        let index = self
+            .nodes
+            .iter()
+            .position(|node| node.id == id)
+            .ok_or(Problem::UnknownNode)?;
+        self.nodes.remove(index);
+        Ok(())
+    }
+
+    pub(in crate::commands::demo::headscale) fn expire_node(
+        &mut self,
+        id: u64,
+        now: Timestamp,
+    ) -> Result<&Node, Problem> {
+        let node = self
+            .nodes
+            .iter_mut()
+            .find(|node| node.id == id)
+            .ok_or(Problem::UnknownNode)?;
+        node.expiry = Some(now);
+        Ok(node)
+    }
+
+    /// Names shorter than `shortest` are refused.
+    pub(in crate::commands::demo::headscale) fn rename_node(
+        &mut self,
+        id: u64,
+        name: &str,
+        shortest: usize,
+    ) -> Result<&Node, Problem> {
+        let label = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if name.len() < shortest
+            || name.len() > 63
+            || !name.bytes().all(label)
+            || name.starts_with('-')
+            || name.ends_with('-')
+        {
+            return Err(Problem::BadNodeName);
+        }
+        let index = self
+            .nodes
+            .iter()
+            .position(|node| node.id == id)
+            .ok_or(Problem::UnknownNode)?;
+        if self
+            .nodes
+            .iter()
+            .any(|node| node.id != id && node.given_name == name)
+        {
+            return Err(Problem::NodeNameTaken);
+        }
+        name.clone_into(&mut self.nodes[index].given_name);
+        Ok(&self.nodes[index])
+    }
+}
