@@ -1,14 +1,13 @@
 //! `sidescale check`: why one pod is, or is not, a node of the tailnet. I/O around a pure judgement.
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
 use serde::Serialize;
 
 use super::progress::Progress;
-use super::release::{ApiUrl, ReleaseArgs, connect};
+use super::release::{AccessArgs, ReleaseArgs, connect};
 use super::status::Form;
 use facts::{Finding, Level};
 
@@ -54,23 +53,9 @@ pub struct CheckArgs {
         value_name = "NAME"
     )]
     pub release_namespace: String,
-    /// Helm release of that installation
-    #[arg(
-        long,
-        env = "SIDESCALE_RELEASE_NAME",
-        default_value = "sidescale",
-        value_name = "NAME"
-    )]
-    pub release_name: String,
-    /// Configuration file to use instead of that release's ConfigMap
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Context of the kubeconfig [default: the current one; in a pod, its own cluster]
-    #[arg(long, value_name = "NAME")]
-    pub context: Option<String>,
-    /// Where a control plane's API is reached from here, such as http://127.0.0.1:8080 behind a port-forward
-    #[arg(long, value_name = "[CONTROL-PLANE=]URL")]
-    pub api_url: Vec<ApiUrl>,
+    /// How that installation is reached.
+    #[command(flatten)]
+    pub access: AccessArgs,
 }
 
 /// Names a pod, as kubectl does.
@@ -115,20 +100,14 @@ pub async fn run(args: CheckArgs, out: &mut (dyn Write + Send)) -> Result<()> {
         namespace,
         output,
         release_namespace,
-        release_name,
-        config,
-        context,
-        api_url,
+        access,
     } = args;
     let progress = Progress::start();
-    let client = connect(context.as_deref()).await?;
+    let client = connect(access.context.as_deref()).await?;
     let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_owned());
     let release = ReleaseArgs {
         namespace: release_namespace,
-        release_name,
-        config,
-        context,
-        api_url,
+        access,
     };
     let facts = look::look(&client, &release, &namespace, &pod, &progress).await?;
     drop(progress);

@@ -28,6 +28,14 @@ pub struct ReleaseArgs {
         value_name = "NAME"
     )]
     pub namespace: String,
+    /// How it is reached.
+    #[command(flatten)]
+    pub access: AccessArgs,
+}
+
+/// Flags that say how an installation is found in its namespace, and how it and its control planes are reached.
+#[derive(Clone, Debug, clap::Args)]
+pub struct AccessArgs {
     /// Helm release of that installation
     #[arg(
         long,
@@ -95,7 +103,7 @@ impl Release {
     /// # Errors
     /// There is no cluster, no such release, or its configuration is not accepted.
     pub(crate) async fn open(args: &ReleaseArgs) -> Result<Self> {
-        let client = connect(args.context.as_deref()).await?;
+        let client = connect(args.access.context.as_deref()).await?;
         Self::of(client, args).await
     }
 
@@ -104,13 +112,13 @@ impl Release {
     /// # Errors
     /// There is no such release, or its configuration is not accepted.
     pub(crate) async fn of(client: Client, args: &ReleaseArgs) -> Result<Self> {
-        let ReleaseArgs {
-            namespace,
+        let ReleaseArgs { namespace, access } = args;
+        let AccessArgs {
             release_name,
             config,
             context: _,
             api_url,
-        } = args;
+        } = access;
         let mut policy = match config {
             Some(file) => config::load(file).context("--config")?,
             None => from_config_map(&client, namespace, release_name).await?,

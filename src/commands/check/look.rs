@@ -66,10 +66,10 @@ pub(super) async fn look(
         names: Looked::NotAsked,
         cluster_domain: None,
         log: Looked::NotAsked,
-        flags: cluster::flags(&args.namespace, &args.release_name),
+        flags: cluster::flags(&args.namespace, &args.access.release_name),
         logs: format!(
             "kubectl logs --namespace {} --selector app.kubernetes.io/instance={} --tail 100",
-            args.namespace, args.release_name
+            args.namespace, args.access.release_name
         ),
     };
     let Some(reference) = facts.reference() else {

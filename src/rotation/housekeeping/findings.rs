@@ -362,7 +362,7 @@ mod tests {
             assert_eq!(args.targets, ["shop/api".parse().unwrap()]);
             assert!(args.revoke && args.now);
             assert_eq!(args.release.namespace, namespace);
-            assert_eq!(args.release.release_name, release);
+            assert_eq!(args.release.access.release_name, release);
         }
     }
 
