@@ -143,14 +143,9 @@ impl Keeper {
                 } if finding.state == NodeState::Late => {
                     // Of this one it is certain, whatever can be said of the others.
                     let standing = self.standings.of(namespace, secret, data_key);
-                    let reference = Reference {
-                        namespace,
-                        pod: &pod.name,
-                        secret,
-                        data_key,
-                        source: Source::Rotation(standing),
-                    };
-                    lacking.push(notice(&reference, pod, &lack));
+                    let source = Source::Rotation(standing);
+                    let reference = Reference::new(namespace, pod, (secret, data_key), source);
+                    lacking.push(notice(&reference, &lack));
                 }
                 PodFound::There { container, .. } => there.push((pod, container)),
                 PodFound::Unknown(_) => there.push((pod, "unknown".to_owned())),

@@ -38,11 +38,29 @@ pub(super) enum Source {
 /// A pod's reference to its key.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reference<'a> {
-    pub(super) namespace: &'a str,
-    pub(super) pod: &'a str,
-    pub(super) secret: &'a str,
-    pub(super) data_key: &'a str,
-    pub(super) source: Source,
+    namespace: &'a str,
+    pod: &'a Member,
+    secret: &'a str,
+    data_key: &'a str,
+    source: Source,
+}
+
+impl<'a> Reference<'a> {
+    /// The reference of a pod to a data key of a Secret in its namespace.
+    pub(super) fn new(
+        namespace: &'a str,
+        pod: &'a Member,
+        (secret, data_key): (&'a str, &'a str),
+        source: Source,
+    ) -> Self {
+        Self {
+            namespace,
+            pod,
+            secret,
+            data_key,
+            source,
+        }
+    }
 }
 
 /// When pods are read next, by their uid; never again once their container has started.
@@ -81,20 +99,22 @@ impl Keeper {
             return;
         }
         let (mut there, mut due) = (BTreeSet::new(), Vec::new());
-        for (reference, pod, first) in self.candidates(&demands, up) {
+        for (reference, first) in self.candidates(&demands, up) {
+            let pod = reference.pod;
             there.insert(pod.uid);
             let now = self.context.clock.now();
             if due.len() < MOST_READ && self.reads.is_due(now, pod, first) {
-                due.push((reference, pod));
+                due.push(reference);
             }
         }
         self.reads.keep_only(&there);
-        for (reference, pod) in due {
+        for reference in due {
             let Reference {
                 namespace,
+                pod,
                 secret,
                 data_key,
-                ..
+                source: _,
             } = reference;
             let pods = &self.context.pods;
             let found = pods.read(namespace, &pod.name, pod.uid, CONTAINER).await;
@@ -118,7 +138,7 @@ impl Keeper {
                         lack = lack_name,
                         "Container cannot start"
                     );
-                    let notice = notice(&reference, pod, &lack);
+                    let notice = notice(&reference, &lack);
                     self.context.events.publish(&notice).await;
                 }
                 PodFound::Unknown(trouble) => {
@@ -132,11 +152,7 @@ impl Keeper {
     }
 
     /// The pods to read, each with the age at which that makes sense.
-    fn candidates<'a>(
-        &self,
-        demands: &'a Demands,
-        up: &Up,
-    ) -> Vec<(Reference<'a>, &'a Member, Duration)> {
+    fn candidates<'a>(&self, demands: &'a Demands, up: &Up) -> Vec<(Reference<'a>, Duration)> {
         let mut found = Vec::new();
         for (namespace, demand) in &demands.namespaces {
             for unserved in &demand.unserved {
@@ -145,38 +161,23 @@ impl Keeper {
                 } else {
                     Source::Rotation(None)
                 };
-                let (secret, data_key) = (&unserved.secret, &unserved.data_key);
+                let key = (&*unserved.secret, &*unserved.data_key);
                 let pods = unserved.pods.iter();
-                found.extend(pods.map(|pod| {
-                    let reference = Reference {
-                        namespace,
-                        pod: &pod.name,
-                        secret,
-                        data_key,
-                        source,
-                    };
-                    (reference, pod, FIRST_READ)
-                }));
+                let references = pods.map(|pod| Reference::new(namespace, pod, key, source));
+                found.extend(references.map(|reference| (reference, FIRST_READ)));
             }
             // While a control plane is away its nodes are not looked at, and a key that is not there does not come.
             let of_others = demand.fleets.iter();
             for fleet in of_others.filter(|fleet| !up.contains_key(&fleet.control_plane)) {
-                let (secret, data_key) = (&fleet.secret, &fleet.data_key);
-                let standing = self.standings.of(namespace, secret, data_key);
+                let key = (&*fleet.secret, &*fleet.data_key);
+                let standing = self.standings.of(namespace, key.0, key.1);
                 if standing.is_none_or(|standing| standing.key.is_some()) {
                     continue;
                 }
                 let pods = fleet.pods.iter();
-                found.extend(pods.map(|pod| {
-                    let reference = Reference {
-                        namespace,
-                        pod: &pod.name,
-                        secret,
-                        data_key,
-                        source: Source::Rotation(standing),
-                    };
-                    (reference, pod, LATE_AFTER)
-                }));
+                let source = Source::Rotation(standing);
+                let references = pods.map(|pod| Reference::new(namespace, pod, key, source));
+                found.extend(references.map(|reference| (reference, LATE_AFTER)));
             }
         }
         found
@@ -184,7 +185,8 @@ impl Keeper {
 }
 
 /// What a pod's owner is told of a container that cannot start.
-pub(super) fn notice(reference: &Reference<'_>, pod: &Member, lack: &Lack) -> Notice {
+pub(super) fn notice(reference: &Reference<'_>, lack: &Lack) -> Notice {
+    let pod = reference.pod;
     Notice {
         namespace: reference.namespace.to_owned(),
         about: About::pod(&pod.name, pod.uid),
@@ -205,6 +207,7 @@ fn reason(lack: &Lack) -> &'static str {
 /// Names container, Secret and data key, and says what to do next.
 fn note(reference: &Reference<'_>, lack: &Lack) -> String {
     let Reference { namespace, pod, .. } = reference;
+    let pod = &pod.name;
     // The kubelet says for certain which Secret it is; a reference of somebody else's is told as that.
     let (what, secret) = match lack {
         Lack::Secret { secret } => (format!("there is no Secret {namespace}/{secret}"), secret),
@@ -241,6 +244,7 @@ fn next(reference: &Reference<'_>, no_secret: bool) -> String {
         data_key,
         source,
     } = reference;
+    let pod = &pod.name;
     match source {
         Source::Author if no_secret => format!(
             "annotation sidescale.io/auth-key-secret names it: make it with the key under {data_key} (kubectl create \
@@ -277,14 +281,18 @@ mod tests {
     use crate::control_plane::KeyId;
     use crate::rotation::state::State;
 
-    fn reference(source: Source) -> Reference<'static> {
-        Reference {
-            namespace: "shop",
-            pod: "web-0",
-            secret: "keys",
-            data_key: "web-authkey",
-            source,
+    fn pod() -> Member {
+        Member {
+            created: Timestamp::UNIX_EPOCH,
+            uid: 7,
+            name: "web-0".into(),
         }
+    }
+
+    fn told(source: Source, lack: &Lack) -> String {
+        let pod = pod();
+        let reference = Reference::new("shop", &pod, ("keys", "web-authkey"), source);
+        notice(&reference, lack).note
     }
 
     #[test]
@@ -334,7 +342,7 @@ mod tests {
             ),
         ];
         for (source, lack, command) in table {
-            let note = note(&reference(source), lack);
+            let note = told(source, lack);
             for part in [
                 "container tailscale",
                 "Secret shop/keys",
@@ -346,7 +354,7 @@ mod tests {
             assert!(note.len() < 900, "an Event takes a kilobyte: {note}");
         }
         let other = Lack::Secret { secret: "x".into() };
-        let note = note(&reference(Source::Author), &other);
+        let note = told(Source::Author, &other);
         assert!(
             note.contains("Secret shop/x;") && note.contains("comes from, keys"),
             "{note}"
@@ -356,11 +364,7 @@ mod tests {
     #[test]
     fn a_pod_is_read_once_before_it_is_late_and_ever_more_rarely_after() {
         let at = |second| Timestamp::from_second(second).unwrap();
-        let pod = Member {
-            created: at(0),
-            uid: 7,
-            name: "web-0".into(),
-        };
+        let pod = pod();
         let mut reads = Reads::default();
         let mut times = Vec::new();
         for second in 0..7_200 {
