@@ -63,7 +63,13 @@ fn whole() -> Vec<Value> {
         read_only: Some(true),
         recursive_read_only: text("IfPossible"),
         sub_path: text("a"),
+        sub_path_expr: None,
+    };
+    let another = VolumeMount {
+        mount_path: "/pods".to_owned(),
+        sub_path: None,
         sub_path_expr: text("$(POD_NAME)"),
+        ..mount.clone()
     };
     let envs = [
         EnvVar {
@@ -105,7 +111,7 @@ fn whole() -> Vec<Value> {
     ];
     let [exec, grpc, http, tcp] = probes();
     vec![
-        json!({"env": envs, "volumeMounts": [mount], "securityContext": context}),
+        json!({"env": envs, "volumeMounts": [mount, another], "securityContext": context}),
         json!({"livenessProbe": exec, "readinessProbe": grpc}),
         json!({"livenessProbe": http, "readinessProbe": tcp}),
         // Newer than the types of these tests.
@@ -202,7 +208,7 @@ fn refuses_a_field_that_kubernetes_does_not_have_at_each_level() {
             levels += 1;
         }
     }
-    assert_eq!(levels, 33);
+    assert_eq!(levels, 34);
 }
 
 /// The JSON pointers of all maps.
@@ -314,6 +320,14 @@ fn names_the_path_of_each_mistake() {
             "readinessProbe.tcpSocket.host is \"localhost\": want none, as Pod Security's level restricted does",
         ),
         (
+            json!({"volumeMounts": [{"name": "a", "mountPath": "/a", "subPath": "b", "subPathExpr": "$(POD_NAME)"}]}),
+            "volumeMounts is \"/a\": want subPath or subPathExpr, not both",
+        ),
+        (
+            json!({"volumeMounts": [{"name": "a", "mountPath": "/a"}, {"name": "b", "mountPath": "/a"}]}),
+            "volumeMounts is \"/a\": want each mountPath once",
+        ),
+        (
             json!({"readinessProbe": []}),
             "readinessProbe is \"[]\": want a map",
         ),
@@ -370,11 +384,19 @@ fn refuses_what_the_level_restricted_does() {
         ),
         (
             json!({"seccompProfile": {"type": "Unconfined"}}),
-            "seccompProfile: want RuntimeDefault or Localhost",
+            "seccompProfile: want type RuntimeDefault, or Localhost with a localhostProfile",
+        ),
+        (
+            json!({"seccompProfile": {"type": "Localhost"}}),
+            "seccompProfile: want type RuntimeDefault, or Localhost with a localhostProfile",
+        ),
+        (
+            json!({"seccompProfile": {"type": "RuntimeDefault", "localhostProfile": "a.json"}}),
+            "seccompProfile: want type RuntimeDefault, or Localhost with a localhostProfile",
         ),
         (
             json!({"seccompProfile": null}),
-            "seccompProfile: want RuntimeDefault or Localhost",
+            "seccompProfile: want type RuntimeDefault, or Localhost with a localhostProfile",
         ),
         (json!({"procMount": "Unmasked"}), "procMount: want none"),
         (

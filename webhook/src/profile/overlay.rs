@@ -1,5 +1,7 @@
 //! What an operator lays over the Tailscale container: checked once, written as it is. Pure.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 
 use super::ConfigError;
@@ -80,9 +82,12 @@ impl Overlay {
         let security_context = security_context
             .map(|given| restricted(format!("{base}securityContext"), given))
             .transpose()?;
+        let mounts = format!("{base}volumeMounts");
+        let volume_mounts = each(&MOUNT, &mounts, volume_mounts, mount)?;
+        once_each(mounts, &volume_mounts)?;
         Ok(Self {
             env: each(&VARIABLE, &format!("{base}env"), env, variable)?,
-            volume_mounts: each(&MOUNT, &format!("{base}volumeMounts"), volume_mounts, mount)?,
+            volume_mounts,
             liveness_probe: probe("livenessProbe", liveness)?,
             readiness_probe: probe("readinessProbe", readiness)?,
             security_context,
@@ -145,7 +150,28 @@ fn mount(given: &Value) -> Result<(), Wrong> {
         let want = "want an absolute mountPath outside the sidecar's own directories";
         return Err((path.to_owned(), want.to_owned()));
     }
+    if given["subPath"].is_string() && given["subPathExpr"].is_string() {
+        let want = "want subPath or subPathExpr, not both";
+        return Err((path.to_owned(), want.to_owned()));
+    }
     Ok(())
+}
+
+/// Kubernetes mounts one volume at a path.
+fn once_each(path: String, mounts: &[Value]) -> Result<(), ConfigError> {
+    let mut paths = BTreeSet::new();
+    let again = mounts
+        .iter()
+        .filter_map(|mount| mount["mountPath"].as_str())
+        .find(|path| !paths.insert(*path));
+    match again {
+        None => Ok(()),
+        Some(again) => Err(ConfigError::Value {
+            path,
+            value: again.to_owned(),
+            want: "want each mountPath once".to_owned(),
+        }),
+    }
 }
 
 /// Takes a probe of the pod itself: since Kubernetes 1.34 the level *restricted* has the kubelet ask no other host.
@@ -201,9 +227,15 @@ fn restricted(path: String, given: Map<String, Value>) -> Result<Value, ConfigEr
             "want drop: [ALL], and NET_BIND_SERVICE at most in add",
         );
     }
-    let seccomp = &context["seccompProfile"]["type"];
-    if seccomp != "RuntimeDefault" && seccomp != "Localhost" {
-        return wrong("seccompProfile", "want RuntimeDefault or Localhost");
+    let seccomp = &context["seccompProfile"];
+    let names_a_file = seccomp["localhostProfile"].is_string();
+    match seccomp["type"].as_str() {
+        Some("RuntimeDefault") if !names_a_file => {}
+        Some("Localhost") if names_a_file => {}
+        _ => {
+            let want = "want type RuntimeDefault, or Localhost with a localhostProfile";
+            return wrong("seccompProfile", want);
+        }
     }
     for key in [
         "procMount",
