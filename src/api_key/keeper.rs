@@ -39,6 +39,9 @@ const BURST: usize = 2;
 #[derive(Debug)]
 pub struct Keeper {
     writer: String,
+    /// What it was told.
+    told: Policy,
+    /// That, for the key that is there now.
     policy: Policy,
     /// An intent of ours that was written, and whose key is still to be asked for.
     begun: Option<Intent>,
@@ -60,6 +63,7 @@ impl Keeper {
     pub fn new(writer: String, policy: Policy) -> Self {
         Self {
             writer,
+            told: policy.clone(),
             policy,
             begun: None,
             hand: None,
@@ -78,7 +82,8 @@ impl Keeper {
         listed: &[Listed],
         random: u64,
     ) -> Action {
-        let look = Look::new(now, secret, listed, &self.policy);
+        let look = Look::new(now, secret, listed, &self.told);
+        self.policy = self.told.for_key(&look.held, look.row);
         self.forget_last(now);
         let action = match self.in_hand(&look) {
             Some(action) => action,

@@ -27,6 +27,27 @@ pub struct Policy {
     pub stand_in: Option<Duration>,
 }
 
+impl Policy {
+    /// Who only steps in does not know what the key's keeper was told: a key that was made for less than our life is
+    /// renewed for no more than that, and later than we would.
+    pub(super) fn for_key(&self, held: &Held, row: Option<&Listed>) -> Self {
+        let mut policy = self.clone();
+        let ends = row.and_then(|row| row.expires);
+        let (Some(_), &Stated::At(made), Some(ends)) = (self.stand_in, &held.created_at, ends)
+        else {
+            return policy;
+        };
+        // Headscale makes a key some time after its end was asked for.
+        let minutes = ends.duration_since(made).as_secs().saturating_add(59) / 60;
+        let life = u64::try_from(minutes).unwrap_or_default() * 60;
+        if life > 0 {
+            policy.expiration = policy.expiration.min(Duration::from_secs(life));
+            policy.buffer = policy.buffer.min(policy.expiration / 3);
+        }
+        policy
+    }
+}
+
 /// Why a key is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Why {

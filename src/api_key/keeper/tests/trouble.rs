@@ -307,3 +307,34 @@ fn who_stands_in_renews_what_still_works_past_due_and_nothing_else() {
         (State::LeftToOthers(Why::Unknown), 0)
     );
 }
+
+#[test]
+fn who_stands_in_keeps_to_the_life_that_the_manager_gave() {
+    let told = |policy: Policy, stand_in| Policy { stand_in, ..policy };
+    let short = || Policy {
+        expiration: hours(24),
+        buffer: hours(12),
+        ..policy()
+    };
+    let mut world = World::new();
+    world.run(&mut Keeper::new("a".into(), short()));
+    let made = world.now;
+    let stand_in = || Keeper::new("rotation".into(), told(policy(), Some(hours(2))));
+    // The manager is gone since it made the key. A third of a day before the end, and two hours for the manager.
+    for (hour, renewed) in [(3, false), (13, false), (17, false), (19, true)] {
+        let mut world = World {
+            now: made + hours(hour),
+            secret: world.secret.clone(),
+            listed: world.listed.clone(),
+            calls: Vec::new(),
+        };
+        world.run(&mut stand_in());
+        let stored = world.called().contains(&"store 2".to_owned());
+        assert_eq!(stored, renewed, "after {hour} hours");
+        if renewed {
+            let end = world.listed.last().unwrap().expires.unwrap();
+            let life = end.duration_since(world.now).as_secs();
+            assert!((24 * 3_600..24 * 3_600 + 120).contains(&life), "{life}");
+        }
+    }
+}
