@@ -28,7 +28,15 @@ pub(super) struct Memory {
     /// Those that never had one, as far as is known, and when they were made.
     pub(super) waiting: Vec<(u128, Timestamp)>,
     missing_for: u32,
-    told: BTreeMap<NodeState, Timestamp>,
+    told: BTreeMap<NodeState, Told>,
+}
+
+/// What people were told of one state.
+#[derive(Clone, Debug, Default)]
+struct Told {
+    at: Timestamp,
+    /// The pods that were named for certain.
+    pods: BTreeSet<u128>,
 }
 
 /// The pods of a group, the oldest first, and how many of which have no node.
@@ -161,11 +169,14 @@ impl Memory {
                 NodeState::Lost => look.counts.lost += count,
                 NodeState::Joined | NodeState::Uninvited => {}
             }
-            let before = told.get(&state).copied();
-            let tell = is_due(now, before);
-            let last = if tell { Some(now) } else { before };
-            self.told.extend(last.map(|last| (state, last)));
-            let finding = |place, count, of, pods| Finding {
+            let before = told.get(&state);
+            let tell = is_due(now, before.map(|told| told.at));
+            let last = self.told.entry(state).or_default();
+            last.at = match before {
+                Some(before) if !tell => before.at,
+                Some(_) | None => now,
+            };
+            let finding = |place, count, of, pods, tell| Finding {
                 state,
                 user: user.to_owned(),
                 place,
@@ -177,20 +188,26 @@ impl Memory {
                 tell,
             };
             if count < suspects.len() {
+                let place = group.place();
                 look.findings
-                    .push(finding(group.place(), count, pods.len(), suspects));
+                    .push(finding(place, count, pods.len(), suspects, tell));
                 continue;
             }
             // It is certain which they are, and so what key each has.
             for fleet in &group.fleets {
                 let pods = suspects.iter().filter(|pod| fleet.pods.contains(pod));
                 let pods: Vec<_> = pods.cloned().collect();
-                if !pods.is_empty() {
-                    let place = Some(group.place_of(fleet));
-                    look.findings
-                        .push(finding(place, pods.len(), fleet.pods.len(), pods));
+                if pods.is_empty() {
+                    continue;
                 }
+                // One more pod is news, whatever was said of others.
+                let named = |pod: &Member| before.is_some_and(|told| told.pods.contains(&pod.uid));
+                let tell = tell || !pods.iter().all(named);
+                let place = Some(group.place_of(fleet));
+                look.findings
+                    .push(finding(place, pods.len(), fleet.pods.len(), pods, tell));
             }
+            last.pods.extend(suspects.iter().map(|pod| pod.uid));
         }
     }
 

@@ -298,6 +298,13 @@ fn where_each_pod_has_a_key_of_its_own_it_is_certain_whose_node_is_missing() {
     };
     assert_eq!((uids(lost), lost.count, lost.of), (vec![1], 1, 1));
     assert_eq!(lost.place.as_ref().unwrap().data_key, "1");
+    // Another one is told of at once, the first not again.
+    world.nodes.remove(1);
+    world.look();
+    let look = world.look();
+    let told: Vec<_> = look.findings.iter().map(|of| (uids(of), of.tell)).collect();
+    assert_eq!(told, [(vec![1], false), (vec![2], true)]);
+    world.nodes.push((3, "api", START + 5, true));
     // Its pod is replaced, and the next one does not join: the others' nodes are not taken for its own.
     world.pods[1] = (Some("api"), world.now, 3);
     world.now += 120;
