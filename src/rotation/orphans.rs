@@ -172,6 +172,10 @@ mod tests {
                 Some("a-x"),
             ),
             ("prod-{namespace}-x.{service}@k8s", "shop.api", None),
+            // Where the cluster has a name.
+            ("prod.{namespace}.{service}", "prod.shop.api", Some("shop")),
+            ("prod.{namespace}.{service}", "test.shop.api", None),
+            ("prod.{namespace}.{service}", "shop.api", None),
             (
                 "{service}.in_{namespace}-z",
                 "api_v2.in_shop-z",

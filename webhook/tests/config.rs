@@ -105,6 +105,27 @@ rotation: {overlap: 30m, paused: true, maxServicesPerNamespace: 5, onLost: evict
 }
 
 #[test]
+fn users_of_a_named_cluster_begin_with_its_name_unless_a_template_says_where_it_stands() {
+    for (plane, want) in [
+        ("loginServer: hs", "prod.{namespace}.{service}"),
+        (
+            "loginServer: hs, userTemplate: '{namespace}.{cluster}.{service}'",
+            "{namespace}.prod.{service}",
+        ),
+        (
+            "loginServer: hs, userTemplate: '{service}@{namespace}'",
+            "{service}@{namespace}",
+        ),
+    ] {
+        let policy = read(&format!(
+            "{{clusterName: prod, controlPlanes: {{default: {{{plane}}}}}}}"
+        ))
+        .unwrap();
+        assert_eq!(policy.control_planes["default"].user_template, want);
+    }
+}
+
+#[test]
 fn names_key_value_and_accepted_form_of_each_mistake() {
     let with = |rest: &str| format!("{PLANE}{rest}");
     let profile = |rest: &str| with(&format!("profiles: {{default: {{{rest}}}}}"));
@@ -116,11 +137,15 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             with("profile: {}"),
-            "profile is unknown: want one of controlPlanes, profiles, rotation, webhook; did you mean profiles?",
+            "profile is unknown: want one of clusterName, controlPlanes, profiles, rotation, webhook; did you mean profiles?",
         ),
         (
-            with("clusterName: a"),
-            "clusterName is not supported yet: remove it",
+            with("clusterName: a.b"),
+            "clusterName is \"a.b\": want lower-case letters, digits and dashes",
+        ),
+        (
+            plane("loginServer: 'https://hs', userTemplate: '{cluster}.{namespace}.{service}'"),
+            "controlPlanes.default.userTemplate is \"{cluster}.{namespace}.{service}\": {cluster} stands for clusterName, which is not set",
         ),
         (
             profile("allowedTag: []"),
@@ -270,7 +295,7 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             plane("loginServer: 'https://hs', userTemplate: '{namespace}-{service}'"),
-            "controlPlanes.default.userTemplate is \"{namespace}-{service}\": want {namespace} and {service} once each with a dot, _ or @ between them, and else only letters, digits, dashes and dots",
+            "controlPlanes.default.userTemplate is \"{namespace}-{service}\": want {namespace} and {service} once each with a dot, _ or @ between them, {cluster} where clusterName is set, and else only letters, digits, dashes and dots",
         ),
         (
             plane("loginServer: 'https://hs', apiKeySecret: {nam: x}"),

@@ -92,10 +92,16 @@ impl Plane {
 
     fn not_ours(&self, user: &User) -> Trouble {
         let (plane, name, mark) = (&self.name, &user.name, &self.mark);
+        let another = match user.display_name.starts_with("sidescale ") {
+            true => {
+                "; where that is another cluster's, set clusterName here, which parts their users"
+            }
+            false => "",
+        };
         let message = format!(
             "user \"{name}\" of control plane \"{plane}\" was not made by this installation: its display name \
              is \"{}\", want \"{mark}\"; rename that user, or list it under controlPlanes.{plane}.adoptUsers \
-             to have keys made for it",
+             to have keys made for it{another}",
             user.display_name
         );
         Trouble {

@@ -72,6 +72,7 @@ const SHORTEST_UNUSED: Duration = Duration::from_secs(3600);
 
 pub(super) fn policy(config: Config) -> Result<Policy, ConfigError> {
     let Config {
+        cluster_name,
         control_planes,
         profiles,
         rotation,
@@ -81,11 +82,23 @@ pub(super) fn policy(config: Config) -> Result<Policy, ConfigError> {
     refuse(
         &rest,
         "",
-        &["controlPlanes", "profiles", "rotation", "webhook"],
-        &["clusterName"],
+        &[
+            "clusterName",
+            "controlPlanes",
+            "profiles",
+            "rotation",
+            "webhook",
+        ],
+        &[],
     )?;
+    if let Some(name) = cluster_name.iter().find(|name| !forms::is_dns_label(name)) {
+        let want = "want lower-case letters, digits and dashes";
+        return Err(value("clusterName".to_owned(), name, want));
+    }
+    let cluster = cluster_name.as_deref();
+    let control_plane = |name: &str, config| plane::control_plane(name, config, cluster);
     let policy = Policy {
-        control_planes: named("controlPlanes", control_planes, plane::control_plane)?,
+        control_planes: named("controlPlanes", control_planes, control_plane)?,
         profiles: named("profiles", profiles, profile::profile)?,
         rotation: self::rotation(rotation)?,
         inject: webhook.inject.unwrap_or(true),

@@ -18,6 +18,8 @@ pub(crate) type Rest = BTreeMap<String, IgnoredAny>;
 #[schemars(deny_unknown_fields)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Config {
+    /// Name of this cluster, where several share one Headscale.
+    pub cluster_name: Option<String>,
     /// Control planes by name.
     pub control_planes: BTreeMap<String, ControlPlaneConfig>,
     /// Profiles by name.

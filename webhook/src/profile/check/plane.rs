@@ -6,12 +6,15 @@ use super::{ConfigError, refuse, value};
 use crate::forms;
 use crate::profile::{ControlPlane, ControlPlaneConfig, SecretConfig, USER_TEMPLATE};
 
+const CLUSTER: &str = "{cluster}";
+
 const URL: &str = "want a URL such as https://headscale.example.com";
 
 /// Checks one control plane.
 pub(super) fn control_plane(
     name: &str,
     config: ControlPlaneConfig,
+    cluster: Option<&str>,
 ) -> Result<ControlPlane, ConfigError> {
     let ControlPlaneConfig {
         login_server,
@@ -67,7 +70,7 @@ pub(super) fn control_plane(
             want,
         ));
     }
-    let user_template = checked_user_template(path("userTemplate"), user_template)?;
+    let user_template = checked_user_template(path("userTemplate"), user_template, cluster)?;
     Ok(ControlPlane {
         login_server,
         api_url,
@@ -142,16 +145,29 @@ pub(super) fn one_key_a_secret(planes: &BTreeMap<String, ControlPlane>) -> Resul
     Ok(())
 }
 
-fn checked_user_template(path: String, template: Option<String>) -> Result<String, ConfigError> {
-    let template = template.unwrap_or_else(|| USER_TEMPLATE.to_owned());
-    if template.contains("{cluster}") {
-        return Err(value(path, &template, "{cluster} is not supported yet"));
-    }
-    if !is_user_template(&template) {
-        let want = "want {namespace} and {service} once each with a dot, _ or @ between them, and else only letters, digits, dashes and dots";
+/// Gives the template with the cluster's name in it.
+fn checked_user_template(
+    path: String,
+    template: Option<String>,
+    cluster: Option<&str>,
+) -> Result<String, ConfigError> {
+    let template = template.unwrap_or_else(|| match cluster {
+        Some(_) => format!("{CLUSTER}.{USER_TEMPLATE}"),
+        None => USER_TEMPLATE.to_owned(),
+    });
+    let whole = match cluster {
+        Some(cluster) => template.replace(CLUSTER, cluster),
+        None if template.contains(CLUSTER) => {
+            let want = "{cluster} stands for clusterName, which is not set";
+            return Err(value(path, &template, want));
+        }
+        None => template.clone(),
+    };
+    if !is_user_template(&whole) {
+        let want = "want {namespace} and {service} once each with a dot, _ or @ between them, {cluster} where clusterName is set, and else only letters, digits, dashes and dots";
         return Err(value(path, &template, want));
     }
-    Ok(template)
+    Ok(whole)
 }
 
 /// Whether the template keeps users of two namespaces apart, and makes names that Headscale takes.
