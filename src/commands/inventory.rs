@@ -8,7 +8,6 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, Namespace, Pod};
 use kube::Client;
 use kube::api::{Api, ListParams, ObjectMeta};
-use sidescale_webhook::identity::POD_SECRET;
 use sidescale_webhook::sidecar::Receipt;
 
 use super::release::{Release, refused};
@@ -84,12 +83,12 @@ impl Inventory {
             .unwrap_or_default()
     }
 
-    /// Data keys of single pods' own keys that pods refer to.
+    /// Data keys that pods refer to, whether they may or not.
     pub(crate) fn held(&self, secret: &SecretRef) -> BTreeSet<String> {
         let namespace = self.demands.get(secret.namespace.as_str());
         namespace
-            .filter(|_| secret.name == POD_SECRET)
-            .map(|namespace| namespace.held.clone())
+            .and_then(|namespace| namespace.held.get(&secret.name))
+            .cloned()
             .unwrap_or_default()
     }
 

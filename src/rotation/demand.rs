@@ -58,8 +58,8 @@ pub struct NamespaceDemand {
     pub users: BTreeMap<(String, String), BTreeSet<Workload>>,
     /// The pods that rotation makes no key for, by the key that they refer to.
     pub unserved: Vec<Unserved>,
-    /// Data keys of single pods' own keys that pods refer to: they stay as long as those are there, whatever policy says.
-    pub held: BTreeSet<String>,
+    /// Data keys that pods refer to, by Secret: they stay as long as those are there, whatever policy says.
+    pub held: BTreeMap<String, BTreeSet<String>>,
     /// How many pods may be connected, by control plane and user: those too that get no key any more or are leaving.
     pub guests: BTreeMap<(String, String), usize>,
 }
@@ -165,10 +165,9 @@ pub fn of_namespace<'a>(
         if let Some(guest) = guest(namespace, group.shape, policy) {
             *demand.guests.entry(guest).or_default() += group.pods.len();
         }
-        if let Some(receipt) = group.shape.receipt()
-            && receipt.secret == POD_SECRET
-        {
-            demand.held.insert(receipt.data_key.into_owned());
+        if let Some(receipt) = group.shape.receipt() {
+            let held = demand.held.entry(receipt.secret.into_owned());
+            held.or_default().insert(receipt.data_key.into_owned());
         }
         match wanted(namespace, group.shape, metadata, policy) {
             None => {

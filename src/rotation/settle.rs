@@ -49,7 +49,7 @@ pub(super) struct Task {
     /// What the jobs on this Secret tell each other.
     pub(super) beside: Beside,
     pub(super) demand: BTreeMap<String, KeyDemand>,
-    /// Data keys of single pods that are there.
+    /// Data keys that pods refer to.
     pub(super) held: BTreeSet<String>,
     pub(super) synced: bool,
     pub(super) planes: BTreeMap<String, Arc<Plane>>,

@@ -328,7 +328,7 @@ fn a_pod_with_a_key_of_its_own_needs_that_very_key() {
     };
     assert_eq!((&key.asked, key.pods), (&asked, 1));
     assert_eq!(key.expiration, Duration::from_secs(3_600));
-    assert_eq!(demand.held, keys.keys().cloned().collect());
+    assert_eq!(demand.held[POD_SECRET], keys.keys().cloned().collect());
     assert_eq!(demand.fleets.len(), 2);
 }
 
@@ -387,6 +387,21 @@ fn a_forged_name_of_a_pods_own_key_gets_nothing_and_holds_nothing_of_others() {
 }
 
 #[test]
+fn pods_that_policy_refuses_hold_on_to_the_key_that_they_share() {
+    let refused = own(
+        "api-authkey",
+        "headscale-auth-keys",
+        &[("sidescale.io/tags", "tag:admin")],
+    );
+    let demand = demand(&[pod(&refused, 1)], None);
+    assert!(demand.secrets.is_empty());
+    assert_eq!(
+        demand.held["headscale-auth-keys"],
+        ["api-authkey".to_owned()].into()
+    );
+}
+
+#[test]
 fn a_pod_that_policy_refuses_holds_on_to_its_own_key() {
     let refused = own(
         "api-0123456789ab-authkey",
@@ -395,5 +410,8 @@ fn a_pod_that_policy_refuses_holds_on_to_its_own_key() {
     );
     let demand = demand(&[pod(&refused, 1)], None);
     assert!(demand.secrets.is_empty());
-    assert_eq!(demand.held, ["api-0123456789ab-authkey".to_owned()].into());
+    assert_eq!(
+        demand.held[POD_SECRET],
+        ["api-0123456789ab-authkey".to_owned()].into()
+    );
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sidescale_webhook::identity::POD_SECRET;
 use tracing::info;
 
 use super::pass::pass;
@@ -83,6 +82,8 @@ impl Loop {
             number,
         } = job;
         let demand = self.demand(&secret);
+        let namespace = self.demands.namespaces.get(secret.namespace.as_str());
+        let of_pods = namespace.and_then(|demand| demand.held.get(&secret.name));
         let known = self.secrets.entry(secret.clone()).or_default();
         let mut held = known.held(now);
         for (data_key, demand) in &demand {
@@ -99,14 +100,7 @@ impl Loop {
             number,
             beside,
             demand,
-            held: if secret.name == POD_SECRET {
-                let namespace = self.demands.namespaces.get(secret.namespace.as_str());
-                namespace
-                    .map(|demand| demand.held.clone())
-                    .unwrap_or_default()
-            } else {
-                BTreeSet::new()
-            },
+            held: of_pods.cloned().unwrap_or_default(),
             secret,
             synced: self.demands.synced,
             planes: self.planes.up(),

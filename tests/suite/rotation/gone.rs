@@ -58,3 +58,34 @@ async fn demand_that_comes_back_while_its_key_is_made_uses_that_key() {
     assert_eq!(world.key("api").await, value);
     assert_eq!((world.alive().len(), world.mints()), (1, 1));
 }
+
+#[tokio::test]
+async fn a_key_that_pods_refer_to_stays_though_policy_allows_it_no_more() {
+    let world = World::new().await;
+    let _process = world.start("a");
+    world.demand(&["api", "web"], |_| {});
+    let kept = world.key("api").await;
+    world.key("web").await;
+    // The pods of api go on, with a tag that no profile allows any more; those of web are gone.
+    let demand = NamespaceDemand {
+        refused: 1,
+        held: [(SECRET.to_owned(), ["api-authkey".to_owned()].into())].into(),
+        ..NamespaceDemand::default()
+    };
+    world.demands.send_modify(|demands| {
+        demands.namespaces.insert("shop".into(), Arc::new(demand));
+    });
+    until("web's key has no pods", async || {
+        let record = world.record().await;
+        record.keys.get("web-authkey")?.unused_since.map(drop)
+    })
+    .await;
+    until("the end of web's key", async || {
+        world.clock.advance(DAY);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        world.value("web").await.is_none().then_some(())
+    })
+    .await;
+    assert!(is_unused(&world).await.is_none());
+    assert_eq!(world.value("api").await, Some(kept));
+}

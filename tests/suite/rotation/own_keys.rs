@@ -28,7 +28,7 @@ impl World {
             .map(|data_key| (*data_key).to_owned());
         let demand = NamespaceDemand {
             secrets: [(POD_SECRET.to_owned(), keys.collect())].into(),
-            held: held.collect(),
+            held: [(POD_SECRET.to_owned(), held.collect())].into(),
             ..NamespaceDemand::default()
         };
         self.demands.send_modify(|demands| {
