@@ -43,7 +43,9 @@ struct Entry {
 
 /// The injected pods.
 #[derive(Debug, Default)]
-struct Index {
+struct Index<'p> {
+    /// The labels that choose a profile.
+    selecting: BTreeSet<&'p str>,
     namespaces: HashMap<Arc<str>, Namespace>,
     shapes: HashSet<Arc<Shape>>,
 }
@@ -66,8 +68,8 @@ pub async fn run(
         return;
     }
     let mut events = pin!(watcher(api, config).default_backoff().ready_chunks(BATCH));
-    let mut index = Index::default();
-    let mut fresh = Index::default();
+    let mut index = Index::of(policy);
+    let mut fresh = Index::of(policy);
     let mut troubled = false;
     loop {
         let events = tokio::select! {
@@ -86,11 +88,11 @@ pub async fn run(
         let (mut relisted, mut works) = (false, false);
         for event in events {
             match event {
-                Ok(Event::Init) => fresh = Index::default(),
+                Ok(Event::Init) => fresh = Index::of(policy),
                 Ok(Event::InitApply(pod)) => touched.extend(fresh.insert(pod.metadata)),
                 Ok(Event::InitDone) => {
                     touched.extend(index.namespaces.into_keys());
-                    index = std::mem::take(&mut fresh);
+                    index = std::mem::replace(&mut fresh, Index::of(policy));
                     (relisted, works) = (true, true);
                 }
                 Ok(Event::Apply(pod)) => {
@@ -121,7 +123,7 @@ pub(crate) fn fold(
     namespaces: &Namespaces,
     policy: &Policy,
 ) -> BTreeMap<Arc<str>, Arc<NamespaceDemand>> {
-    let mut index = Index::default();
+    let mut index = Index::of(policy);
     for pod in pods {
         index.insert(pod);
     }
@@ -136,7 +138,7 @@ pub(crate) fn fold(
 
 /// Decides anew for the namespaces that were touched, and tells if anything came of it.
 fn publish(
-    index: &Index,
+    index: &Index<'_>,
     touched: &BTreeSet<Arc<str>>,
     namespaces: &Namespaces,
     policy: &Policy,
@@ -166,7 +168,14 @@ fn publish(
     });
 }
 
-impl Index {
+impl<'p> Index<'p> {
+    fn of(policy: &'p Policy) -> Self {
+        Self {
+            selecting: policy.pod_labels(),
+            ..Self::default()
+        }
+    }
+
     fn insert(&mut self, mut metadata: ObjectMeta) -> Option<Arc<str>> {
         // By far the largest part, and of no use here.
         metadata.managed_fields = None;
@@ -192,6 +201,7 @@ impl Index {
                 kind: &owner.kind,
                 name: &owner.name,
             }),
+            &self.selecting,
         )
         .with_owner_uid(owner.and_then(|owner| parsed(&owner.uid)));
         let shape = self.shared(shape);

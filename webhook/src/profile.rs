@@ -154,6 +154,14 @@ impl Policy {
         profiles.any(|profile| profile.pod_selector.is_some())
     }
 
+    /// The labels of a pod that may choose its profile.
+    #[must_use]
+    pub fn pod_labels(&self) -> BTreeSet<&str> {
+        let profiles = self.profiles.values();
+        let selectors = profiles.filter_map(|profile| profile.pod_selector.as_ref());
+        selectors.flat_map(Selector::keys).collect()
+    }
+
     /// Names of the Secrets that hold pre-auth keys, in whatever namespace there are pods.
     #[must_use]
     pub fn auth_key_secrets(&self) -> BTreeSet<&str> {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use sidescale_webhook::annotations::{NamespaceMetadata, PREFIX};
 use sidescale_webhook::identity::Owner;
+use sidescale_webhook::profile::Policy;
 
 use crate::rotation::demand::Shape;
 
@@ -88,7 +89,7 @@ pub(super) fn read(files: &[(String, String)]) -> Result<Manifests, String> {
 }
 
 /// What a watch of pods would keep of a pod.
-pub(super) fn shape(name: &str, pod: &Value) -> Shape {
+pub(super) fn shape(name: &str, pod: &Value, policy: &Policy) -> Shape {
     let entries = |map: &'static str| {
         let entries = pod["metadata"][map].as_object().into_iter().flatten();
         entries.filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)))
@@ -98,7 +99,13 @@ pub(super) fn shape(name: &str, pod: &Value) -> Shape {
         (Some(kind), Some(name)) => Some(Owner { kind, name }),
         _ => None,
     };
-    Shape::new(name, entries("annotations"), entries("labels"), owner)
+    Shape::new(
+        name,
+        entries("annotations"),
+        entries("labels"),
+        owner,
+        &policy.pod_labels(),
+    )
 }
 
 /// The pod that a workload's controller makes first, and its name.

@@ -177,7 +177,7 @@ impl Stage {
         let now = self.clock.now();
         let mut pods: BTreeMap<&str, Vec<Pod>> = BTreeMap::new();
         for (sample, pod) in &self.injected {
-            let shape = Arc::new(manifests::shape(&sample.name, pod));
+            let shape = Arc::new(manifests::shape(&sample.name, pod, &policy));
             pods.entry(&sample.namespace).or_default().push((
                 shape,
                 uuid::Uuid::new_v4().as_u128(),

@@ -1,5 +1,6 @@
 //! All of a pod that decides its key, and how the webhook's own decision reads it again. Pure.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use sidescale_webhook::annotations::{Lookup, PREFIX};
@@ -17,7 +18,7 @@ const CONTROL_PLANE: &str = "sidescale.io/control-plane";
 
 const KEY_MODE: &str = "sidescale.io/key-mode";
 
-/// Labels that an identity is read from; all others, some of them different on every pod, are not kept.
+/// Labels that an identity is read from.
 const IDENTITY_LABELS: [&str; 2] = ["pod-template-hash", "rollouts-pod-template-hash"];
 
 /// Holds all that decides a pod's key. The pods of one ReplicaSet share one.
@@ -32,13 +33,16 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Keeps what decides from a pod's metadata.
+    /// Keeps what decides from a pod's metadata; of its labels also those of `selecting`, which may choose a profile.
+    ///
+    /// All other labels, some of them different on every pod, are not kept.
     #[must_use]
     pub fn new<'a>(
         name: &str,
         annotations: impl Iterator<Item = (&'a str, &'a str)>,
         labels: impl Iterator<Item = (&'a str, &'a str)>,
         owner: Option<Owner<'_>>,
+        selecting: &BTreeSet<&str>,
     ) -> Self {
         let mut shape = Self {
             annotations: annotations
@@ -46,7 +50,7 @@ impl Shape {
                 .map(boxed)
                 .collect(),
             labels: labels
-                .filter(|(key, _)| IDENTITY_LABELS.contains(key))
+                .filter(|(key, _)| IDENTITY_LABELS.contains(key) || selecting.contains(key))
                 .map(boxed)
                 .collect(),
             owner: owner.map(|owner| boxed((owner.kind, owner.name))),

@@ -35,6 +35,7 @@ fn shape(service: &str, more: &[(&str, &str)]) -> Arc<Shape> {
         annotations.into_iter(),
         labels.into_iter(),
         Some(owner),
+        &BTreeSet::new(),
     ))
 }
 
@@ -96,6 +97,7 @@ fn who_may_have_none_gets_none() {
             annotations.into_iter(),
             std::iter::empty(),
             None,
+            &BTreeSet::new(),
         ))
     };
     let other_secret = forged(&receipt("api", "stripe-keys"));
@@ -117,6 +119,7 @@ fn who_may_have_none_gets_none() {
         std::iter::empty(),
         std::iter::empty(),
         None,
+        &BTreeSet::new(),
     ));
     let disabled = |value: &str| NamespaceMetadata {
         inject: Some(value.to_owned()),
@@ -172,6 +175,7 @@ fn a_pod_that_has_only_the_manager_of_the_api_key_needs_no_key() {
             annotations.into_iter(),
             std::iter::empty(),
             Some(owner),
+            &BTreeSet::new(),
         ))
     };
     let alone = managed(
@@ -257,6 +261,7 @@ fn of_profile(profile: &str, data_key: &str, plane: &str) -> Arc<Shape> {
         annotations.into_iter(),
         std::iter::empty(),
         Some(owner),
+        &BTreeSet::new(),
     ))
 }
 
@@ -290,6 +295,20 @@ profiles:
         assert_eq!(tags.as_deref(), tag, "{profile} {plane}");
         assert_eq!(demand.refused, usize::from(tag.is_none()), "{profile}");
     }
+}
+
+#[test]
+fn keeps_of_a_pods_labels_those_that_decide() {
+    let text = "controlPlanes: {default: {loginServer: 'https://headscale.example.org'}}
+profiles:
+  db: {podSelector: {matchLabels: {app: db}, matchExpressions: [{key: canary, operator: DoesNotExist}]}}
+";
+    let policy = Policy::from_config(serde_saphyr::from_str(text).unwrap()).unwrap();
+    let labels = [("pod-name", "x-1"), ("canary", "1"), ("app", "db")];
+    let none = std::iter::empty();
+    let shape = Shape::new("x", none, labels.into_iter(), None, &policy.pod_labels());
+    let kept: Vec<_> = shape.labels.iter().map(|(key, _)| &**key).collect();
+    assert_eq!(kept, ["app", "canary"]);
 }
 
 const POD_SECRET: &str = "headscale-pod-auth-keys";

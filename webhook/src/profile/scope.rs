@@ -64,6 +64,12 @@ impl Selector {
         self.matches(&|key| labels.value(key))
     }
 
+    /// The labels that it looks at.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        let required = self.requirements.iter().map(|requirement| &requirement.key);
+        self.labels.keys().chain(required).map(String::as_str)
+    }
+
     fn matches<'a>(&self, value: &dyn Fn(&str) -> Option<&'a str>) -> bool {
         let labels = self.labels.iter();
         let mut requirements = self.requirements.iter();
