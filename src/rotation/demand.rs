@@ -316,7 +316,7 @@ fn wanted(
             .as_ref()
             .map(|(kind, name)| Owner { kind, name }),
         namespace_metadata: metadata,
-        // The receipt shows that the pod had opted in, whatever the namespace's label says by now.
+        // The receipt shows that the pod had opted in, whatever the namespace's label says by now; that buys no profile.
         namespace_opted_in: true,
         profile: whole.profile.as_deref(),
         request: own_digits(&receipt).unwrap_or_default(),

@@ -243,7 +243,13 @@ fn pods_are_fleets_by_hostname_and_those_that_leave_are_guests_alone() {
 }
 
 /// A pod of a service, injected with a profile that its receipt names and no annotation does.
-fn of_profile(profile: &str, data_key: &str, plane: &str) -> Arc<Shape> {
+fn of_profile(
+    profile: &str,
+    data_key: &str,
+    plane: &str,
+    app: &str,
+    policy: &Policy,
+) -> Arc<Shape> {
     let receipt = format!(
         r#"{{"version":"0.1.0","decision":"inject","profile":"{profile}","profileHash":"0","service":"api",
         "controlPlane":"{plane}","secret":"headscale-auth-keys","dataKey":"{data_key}"}}"#
@@ -259,9 +265,9 @@ fn of_profile(profile: &str, data_key: &str, plane: &str) -> Arc<Shape> {
     Arc::new(Shape::new(
         "api-x",
         annotations.into_iter(),
-        std::iter::empty(),
+        [("app", app)].into_iter(),
         Some(owner),
-        &BTreeSet::new(),
+        &policy.pod_labels(),
     ))
 }
 
@@ -277,6 +283,10 @@ profiles:
   closed: {annotations: {tags: 'tag:admin'}}
 ";
     let policy = Policy::from_config(serde_saphyr::from_str(text).unwrap()).unwrap();
+    let opted_in = NamespaceMetadata {
+        inject: Some("tailscale".to_owned()),
+        ..NamespaceMetadata::default()
+    };
     let table = [
         ("named", "api_lab-authkey", "lab", Some("tag:named")),
         ("selected", "api-authkey", "default", Some("tag:selected")),
@@ -286,14 +296,48 @@ profiles:
         ("gone", "api-authkey", "default", None),
     ];
     for (profile, data_key, plane, tag) in table {
-        let shape = of_profile(profile, data_key, plane);
+        let shape = of_profile(profile, data_key, plane, "x", &policy);
         let pods = [pod(&shape, 1)];
-        let demand = of_namespace("shop", pods.into_iter(), None, &policy);
+        let demand = of_namespace("shop", pods.into_iter(), Some(&opted_in), &policy);
         let keys = demand.secrets.get("headscale-auth-keys");
         let key = keys.and_then(|keys| keys.get(data_key));
         let tags = key.map(|key| key.asked.tags.join(","));
         assert_eq!(tags.as_deref(), tag, "{profile} {plane}");
         assert_eq!(demand.refused, usize::from(tag.is_none()), "{profile}");
+    }
+}
+
+/// A receipt can be forged on a pod that runs: what it names, the pod's labels have to name as well, where they may.
+#[test]
+fn a_profile_for_pods_by_their_labels_is_for_no_others() {
+    let text = "controlPlanes:
+  default: {loginServer: 'https://headscale.example.org'}
+  lab: {loginServer: 'https://lab.example.org'}
+profiles:
+  default: {namespaces: [other]}
+  db:
+    podSelector: {matchLabels: {app: db}, matchExpressions: [{key: canary, operator: DoesNotExist}]}
+    annotations: {tags: 'tag:db', control-plane: lab}
+";
+    let policy = Policy::from_config(serde_saphyr::from_str(text).unwrap()).unwrap();
+    let labelled = |inject: Option<&str>| NamespaceMetadata {
+        inject: inject.map(str::to_owned),
+        ..NamespaceMetadata::default()
+    };
+    let table = [
+        ("db", Some(labelled(Some("tailscale"))), 1),
+        ("db", Some(labelled(Some("true"))), 1),
+        ("db", Some(labelled(Some("other"))), 0),
+        ("db", Some(labelled(None)), 0),
+        ("db", None, 0),
+        ("web", Some(labelled(Some("tailscale"))), 0),
+    ];
+    for (app, metadata, keys) in table {
+        let shape = of_profile("db", "api_lab-authkey", "lab", app, &policy);
+        let pods = [pod(&shape, 1)];
+        let demand = of_namespace("shop", pods.into_iter(), metadata.as_ref(), &policy);
+        assert_eq!(demand.secrets.len(), keys, "{app} {metadata:?}");
+        assert_eq!(demand.refused, 1 - keys, "{app} {metadata:?}");
     }
 }
 

@@ -13,7 +13,8 @@ pub(super) fn profile<'a>(
     let open = |name: &str, profile: &Profile| may_name(subject, name, profile.namespaces.as_ref());
     if let Some(name) = subject.profile {
         let entry = policy.profiles.get_key_value(name);
-        let entry = entry.filter(|(name, profile)| open(name, profile) || is_for(subject, profile));
+        let entry =
+            entry.filter(|(name, profile)| open(name, profile) || selects(subject, profile));
         return entry
             .map(|(name, profile)| (name.as_str(), profile))
             .ok_or_else(|| not_open("profile", name, subject));
@@ -41,10 +42,7 @@ fn selected<'a>(
     let mut found: Option<(&str, &Profile)> = None;
     if subject.namespace_opted_in && policy.has_pod_selectors() {
         for (name, profile) in &policy.profiles {
-            let selects = profile.pod_selector.as_ref();
-            if !is_for(subject, profile)
-                || !selects.is_some_and(|selector| selector.selects(subject.labels))
-            {
+            if !is_for(subject, profile) {
                 continue;
             }
             if let Some((first, _)) = found {
@@ -69,11 +67,20 @@ fn selected<'a>(
         .ok_or_else(|| not_open("profile", DEFAULT, subject))
 }
 
-/// Whether the profile is for pods of this namespace, if their labels are right.
+/// Whether a pod that is there already may have it by its labels: a receipt that was forged says no more than they do.
+fn selects(subject: &Subject<'_>, profile: &Profile) -> bool {
+    let metadata = subject.namespace_metadata;
+    let label = metadata.and_then(|metadata| metadata.inject.as_deref());
+    matches!(label, Some("tailscale" | "true")) && is_for(subject, profile)
+}
+
+/// Whether the profile is for pods of this namespace with such labels.
 fn is_for(subject: &Subject<'_>, profile: &Profile) -> bool {
     let meant =
         |namespaces: &Namespaces| namespaces.hold(subject.namespace, subject.namespace_metadata);
-    profile.pod_selector.is_some() && profile.namespaces.as_ref().is_none_or(meant)
+    let selector = profile.pod_selector.as_ref();
+    selector.is_some_and(|selector| selector.selects(subject.labels))
+        && profile.namespaces.as_ref().is_none_or(meant)
 }
 
 /// The control plane by name; only configured ones exist.
