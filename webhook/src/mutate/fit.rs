@@ -1,7 +1,7 @@
 //! What a pod's spec adds to the decision: which kinds stay, and how each of them fits in. Pure.
 
 use crate::annotations::{DenyReason, Injection, PREFIX, Refusal, SkipReason, State, Tailscale};
-use crate::pod::{Containers, Details, Spec};
+use crate::pod::{self, Containers, Details, Spec};
 use crate::profile::Delivery;
 use crate::sidecar::mode::Mode;
 use crate::sidecar::shapes::Needs;
@@ -235,16 +235,21 @@ fn check_state(
     Ok(())
 }
 
-/// No container of the pod may have the port that the proxy is to listen on.
+/// No container that runs beside ours may have the port that the proxy is to listen on.
 fn check_proxy(sidecar: &Tailscale<'_>, details: &Details<'_>) -> Result<(), Refusal> {
     let Some(port) = sidecar.proxy else {
         return Ok(());
     };
-    let containers = details.spec.containers.iter();
-    let user = containers.into_iter().find(|container| {
+    let spec = &details.spec;
+    let has = |container: &&pod::Container<'_>| {
         let mut ports = container.ports.iter().flatten();
         ports.any(|used| used.container_port == Some(port))
-    });
+    };
+    // A native sidecar of ours starts before every other init container.
+    let init = spec.init_containers.iter().flatten();
+    let mut init = init.filter(|_| sidecar.native);
+    let mut running = spec.containers.iter().chain(spec.native_sidecars());
+    let user = running.find(has).or_else(|| init.find(has));
     match user {
         Some(container) => {
             let message = format!(

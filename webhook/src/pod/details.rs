@@ -49,6 +49,8 @@ pub(crate) struct Spec<'a> {
     pub(crate) automount_service_account_token: Option<bool>,
     pub(crate) security_context: Option<SecurityContext>,
     #[serde(borrow)]
+    pub(crate) init_containers: Option<Vec<Container<'a>>>,
+    #[serde(borrow)]
     pub(crate) containers: Vec<Container<'a>>,
     #[serde(borrow)]
     pub(crate) image_pull_secrets: Option<Vec<Named<'a>>>,
@@ -67,6 +69,8 @@ pub(crate) struct Container<'a> {
     pub(crate) command: Option<Vec<Text<'a>>>,
     #[serde(borrow)]
     pub(crate) args: Option<Vec<Text<'a>>>,
+    #[serde(borrow)]
+    restart_policy: Option<Text<'a>>,
     pub(crate) security_context: Option<SecurityContext>,
     #[serde(borrow)]
     pub(crate) env: Option<Vec<Named<'a>>>,
@@ -111,6 +115,14 @@ pub(crate) struct VolumeMount<'a> {
     pub(crate) sub_path: Option<Text<'a>>,
     #[serde(borrow)]
     pub(crate) sub_path_expr: Option<Text<'a>>,
+}
+
+impl<'a> Spec<'a> {
+    /// The containers that run beside the app's: native sidecars. Other init containers are over by then.
+    pub(crate) fn native_sidecars(&self) -> impl Iterator<Item = &Container<'a>> {
+        let init = self.init_containers.iter().flatten();
+        init.filter(|container| container.restart_policy.as_deref() == Some("Always"))
+    }
 }
 
 impl<'a> Container<'a> {

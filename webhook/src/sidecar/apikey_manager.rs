@@ -11,7 +11,7 @@ use super::shapes::{
 use crate::annotations::{ApikeyManager, DenyReason, PREFIX, Refusal};
 use crate::forms;
 use crate::headscale::Headscale;
-use crate::pod::{Details, MANAGER};
+use crate::pod::{self, Details, MANAGER};
 
 const SOCKET: &str = "sidescale-headscale-socket";
 const TOKEN: &str = "sidescale-token";
@@ -46,20 +46,24 @@ enum Socket<'a> {
     New { directory: &'a str },
 }
 
-/// Whether a container does the manager's work already, by whatever name.
+/// Whether a container does the manager's work already, by whatever name; or has its name, which there is once in a pod.
 pub(crate) fn is_made_by_hand(details: &Details<'_>) -> bool {
-    details.spec.containers.iter().any(|container| {
+    let spec = &details.spec;
+    let mut init = spec.init_containers.iter().flatten();
+    let mut running = spec.containers.iter().chain(spec.native_sidecars());
+    let does = |container: &pod::Container<'_>| {
         let words = [&container.command, &container.args];
         let image = container.image.as_deref().unwrap_or_default();
         let image = image.rsplit('/').next().unwrap_or_default();
-        &*container.name == MANAGER
-            || image.starts_with(MANAGER)
+        image.starts_with(MANAGER)
             || words
                 .into_iter()
                 .flatten()
                 .flatten()
                 .any(|word| word.rsplit('/').next() == Some(MANAGER))
-    })
+    };
+    init.any(|container| &*container.name == MANAGER)
+        || running.any(|container| &*container.name == MANAGER || does(container))
 }
 
 /// Finds Headscale, and what of it the manager has to share.
