@@ -129,7 +129,9 @@ pub(super) fn fit<'a>(
             check_state(sidecar, details, &mut fit.remarks)?;
             check_proxy(sidecar, details)?;
             let port = sidecar.proxy.filter(|_| sidecar.proxy_env);
-            fit.proxy_env = port.map_or_else(Vec::new, |port| proxy_env::missing(details, port));
+            fit.proxy_env = port.map_or_else(Vec::new, |port| {
+                proxy_env::missing(details, port, &mut fit.remarks)
+            });
         }
     }
     if let (Some(manager), Some(details)) = (&injection.apikey_manager, details) {

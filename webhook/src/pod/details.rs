@@ -74,6 +74,7 @@ pub(crate) struct Container<'a> {
     pub(crate) security_context: Option<SecurityContext>,
     #[serde(borrow)]
     pub(crate) env: Option<Vec<Named<'a>>>,
+    env_from: Option<Vec<IgnoredAny>>,
     pub(crate) ports: Option<Vec<ContainerPort>>,
     #[serde(borrow)]
     pub(crate) volume_mounts: Option<Vec<VolumeMount<'a>>>,
@@ -126,6 +127,11 @@ impl<'a> Spec<'a> {
 }
 
 impl<'a> Container<'a> {
+    /// Whether a ConfigMap or Secret, whose names are not known here, may set any variable of it.
+    pub(crate) fn has_env_from(&self) -> bool {
+        self.env_from.as_ref().is_some_and(|from| !from.is_empty())
+    }
+
     pub(crate) fn mounts(&self) -> &[VolumeMount<'a>] {
         self.volume_mounts.as_deref().unwrap_or_default()
     }

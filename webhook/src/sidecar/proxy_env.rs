@@ -1,6 +1,7 @@
 //! What the app's containers are told of the proxy, where they say nothing of their own. Pure.
 
 use super::shapes::{Env, Proxy, Value};
+use crate::annotations::PREFIX;
 use crate::pod::{Container, Details};
 
 /// Keeps the cluster's own names and the private ranges, which its addresses come from, away from the proxy.
@@ -15,14 +16,35 @@ pub(crate) struct Missing<'a> {
 }
 
 /// Finds what each container lacks; one that names a proxy, in capitals or not, keeps it.
-pub(crate) fn missing<'a>(details: &'a Details<'_>, port: u16) -> Vec<Missing<'a>> {
+///
+/// What `env` says wins over `envFrom`, which may name a proxy too: such a container is left alone, with a remark.
+pub(crate) fn missing<'a>(
+    details: &'a Details<'_>,
+    port: u16,
+    remarks: &mut Vec<String>,
+) -> Vec<Missing<'a>> {
     let containers = details.spec.containers.iter().enumerate();
     let missing = containers.map(|(place, container)| Missing {
         place,
         container,
         env: lacking(container, port),
     });
-    missing.filter(|missing| !missing.env.is_empty()).collect()
+    let missing = missing.filter(|missing| !missing.env.is_empty());
+    let (unknown, missing): (Vec<_>, Vec<_>) =
+        missing.partition(|missing| missing.container.has_env_from());
+    remarks.extend(unknown.iter().map(Missing::remark));
+    missing
+}
+
+impl Missing<'_> {
+    fn remark(&self) -> String {
+        let names: Vec<_> = self.env.iter().map(|env| env.name).collect();
+        format!(
+            "annotation '{PREFIX}proxy-env' leaves container '{}' alone, whose envFrom may name a proxy: where it names none, set {} in its env",
+            &*self.container.name,
+            names.join(", ")
+        )
+    }
 }
 
 fn lacking(container: &Container<'_>, port: u16) -> Vec<Env<'static>> {
