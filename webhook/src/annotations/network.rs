@@ -28,6 +28,19 @@ const OURS: [(&str, &str); 16] = [
 const KEY: &str = "the key comes from a Secret, so remove it";
 const ROUTES: &str = "routes and exit nodes are not supported yet, so remove it";
 
+/// Arguments of `tailscale up` that are on or off: Go's `flag` takes no word after one for its value.
+const SWITCHES: [&str; 9] = [
+    "force-reauth",
+    "json",
+    "qr",
+    "report-posture",
+    "shields-up",
+    "snat-subnet-routes",
+    "ssh",
+    "stateful-filtering",
+    "unattended",
+];
+
 /// Whether `tailscale up` takes its `name` from us, and what to do instead.
 pub(crate) fn of_ours(name: &str) -> Option<&'static str> {
     let found = OURS.iter().find(|(ours, _)| *ours == name);
@@ -53,19 +66,25 @@ pub(super) fn extra_args<'a>(asked: &Asked<'a>, profile: &Profile) -> Result<&'a
         let want = "want arguments of tailscale up with spaces between them, without quotes, backslashes and $, such as --shields-up";
         return Err(asked.bad(Key::ExtraArgs, want));
     }
-    let mut takes_a_value = false;
+    let mut takes_a_value = None;
     for word in value.text.split_ascii_whitespace() {
         let Some(name) = word.strip_prefix('-') else {
-            if std::mem::take(&mut takes_a_value) {
-                continue;
-            }
-            let want =
-                format!("{word:?} belongs to no argument: want arguments such as --shields-up");
+            let want = match std::mem::take(&mut takes_a_value) {
+                Some(name) if SWITCHES.contains(&name) => {
+                    format!("--{name} takes no word after it: want --{name} or --{name}=false")
+                }
+                Some(_) => continue,
+                None => {
+                    format!("{word:?} belongs to no argument: want arguments such as --shields-up")
+                }
+            };
             return Err(asked.bad(Key::ExtraArgs, &want));
         };
         let name = name.strip_prefix('-').unwrap_or(name);
-        takes_a_value = !name.contains('=');
-        let name = name.split_once('=').map_or(name, |(name, _)| name);
+        let (name, whole) = name
+            .split_once('=')
+            .map_or((name, false), |(name, _)| (name, true));
+        takes_a_value = Some(name).filter(|_| !whole);
         if !is_argument(name) {
             let want = format!("{word:?} is no argument: want arguments such as --shields-up");
             return Err(asked.bad(Key::ExtraArgs, &want));

@@ -289,6 +289,10 @@ fn lets_through_allowed_arguments_alone_however_they_are_spelt() {
         ("ssh", stray("ssh")),
         ("--operator me you", stray("you")),
         ("--ssh=true me", stray("me")),
+        (
+            "--ssh false",
+            "--ssh takes no word after it: want --ssh or --ssh=false".to_owned(),
+        ),
         ("--operator=$(TS_AUTHKEY)", other.to_owned()),
         ("--operator='me'", other.to_owned()),
         ("--ssh\n--login-server=https://evil", other.to_owned()),
