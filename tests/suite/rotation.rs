@@ -30,6 +30,7 @@ mod messages;
 mod news;
 mod nodes;
 mod own_keys;
+mod passes;
 mod poisoned;
 mod promises;
 mod request;

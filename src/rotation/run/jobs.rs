@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tracing::info;
 
 use super::pass::pass;
-use super::{Done, Loop, secret_ref};
+use super::{Done, Loop, PASS_EVERY, secret_ref};
 use crate::clock::after;
 use crate::rotation::api_keys;
 use crate::rotation::plan::{Held, Process};
@@ -42,6 +42,8 @@ impl Loop {
         }
         if !self.passing && now >= self.pass_at && !self.planes.up().is_empty() {
             self.passing = true;
+            // From now on whatever wishes for a pass wishes for the next one.
+            self.pass_at = after(now, PASS_EVERY);
             let (context, planes) = (Arc::clone(&self.context), self.planes.up());
             self.jobs.push(Box::pin(async move {
                 Done::Passed(Box::new(pass(&context, planes).await))

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
 use super::pass::Pass;
-use super::{Done, Loop, PASS_EVERY, PASS_GAP, rotated, secret_ref};
+use super::{Done, Loop, PASS_GAP, rotated, secret_ref};
 use crate::clock::after;
 use crate::rotation::demand::SecretRef;
 use crate::rotation::known::Next;
@@ -42,8 +42,9 @@ impl Loop {
             Done::Told => {}
             Done::Passed(passed) => {
                 self.passing = false;
-                self.pass_at = after(now, PASS_EVERY);
                 self.passed_at = now;
+                // One may have been wished for meanwhile.
+                self.pass_at = self.pass_at.max(after(now, PASS_GAP));
                 self.passed(*passed, now);
             }
         }
@@ -117,7 +118,7 @@ impl Loop {
             }
             Err(trouble) if std::mem::replace(&mut self.pass_troubled, true) => {
                 debug!(trouble = trouble.message, "Secrets still cannot be listed");
-                self.pass_at = after(now, PASS_RETRY);
+                self.pass_at = self.pass_at.min(after(now, PASS_RETRY));
                 return;
             }
             Err(trouble) => {
@@ -125,7 +126,7 @@ impl Loop {
                     trouble = trouble.message,
                     "Secrets cannot be listed: old keys are not ended, and it is tried again every minute"
                 );
-                self.pass_at = after(now, PASS_RETRY);
+                self.pass_at = self.pass_at.min(after(now, PASS_RETRY));
                 return;
             }
         };

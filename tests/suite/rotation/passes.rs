@@ -1,0 +1,52 @@
+//! Passes over everything: none that is wished for is lost, whatever is under way.
+
+use super::*;
+
+#[tokio::test]
+async fn a_control_plane_that_connects_during_a_pass_is_looked_at_after_it() {
+    let mut world = World::new().await;
+    let (other, url, _server) = new_headscale(&world.clock).await;
+    let mut plane = Policy::for_login_server(&url).unwrap().control_planes["default"].clone();
+    plane.api_key_secret = "other-api-key".into();
+    let mut secret = StoredSecret::absent("headscale", "other-api-key");
+    let api_key = other.create_api_key(DAY * 3_650);
+    let value = api_key.expose().as_bytes().to_vec();
+    secret.data.insert("api-key".into(), value.into());
+    world.store.write(&secret).await.unwrap();
+    let endpoint = Endpoint {
+        name: "other".into(),
+        api_url: plane.api_url.clone(),
+        api_key,
+        ca_bundle: None,
+        allow_insecure: true,
+    };
+    world.policy.control_planes.insert("other".into(), plane);
+    world.demand(&["api"], |demand| demand.control_plane = "other".into());
+    let process = world.start("a");
+    until("a key", async || world.value("api").await).await;
+    let id = until("its record", async || {
+        let record = world.record().await;
+        Some(record.keys.get("api-authkey")?.current.as_ref()?.id)
+    })
+    .await;
+    drop(process);
+    // Somebody ends it while nobody looks.
+    let client = ControlPlane::new(endpoint).unwrap();
+    client.expire_pre_auth_key(id).await.unwrap();
+    let slow = |millis| Fault::Slow(Duration::from_millis(millis));
+    // One call of the first connection, and the first pass: that goes from 0.6 s to 1.2 s.
+    world
+        .headscale
+        .break_calls(Some(Call::ListPreAuthKeys), slow(600));
+    other.break_calls(Some(Call::ListUsers), slow(900));
+    let _process = world.start("b");
+    until("another key, long before the hour is over", async || {
+        if world.clock.now() < Timestamp::from_second(1_700_000_600).unwrap() {
+            world.clock.advance(Duration::from_secs(1));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let value = world.value("api").await?;
+        other.accepts(&value).then_some(())
+    })
+    .await;
+}
