@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::api::ObjectMeta;
 use serde::Serialize;
 use sidescale_webhook::annotations::NamespaceMetadata;
+use sidescale_webhook::identity::POD_SECRET;
 use sidescale_webhook::profile::Policy;
 use sidescale_webhook::sidecar::{Injected, Receipt};
 
@@ -195,8 +196,11 @@ impl Facts {
         )
     }
 
-    /// The command that starts the sidecar again, which then reads its key anew.
-    pub(super) fn restart(&self) -> String {
+    /// The command that lets the pod join again: its sidecar is started anew, or the pod, whose own key works once.
+    pub(super) fn restart(&self, reference: &Injected<'_>) -> String {
+        if reference.secret == POD_SECRET {
+            return self.delete();
+        }
         // By name: with a shared process namespace 1 is another's.
         format!(
             "kubectl exec --namespace {} {} --container {CONTAINER} -- killall containerboot",
@@ -205,12 +209,24 @@ impl Facts {
         )
     }
 
-    /// The command that has the pod's key made anew.
-    pub(super) fn rotate(&self, service: &str) -> String {
+    /// The command that has the pod's key made anew; a pod's own key comes with the next pod.
+    pub(super) fn rotate(&self, reference: &Injected<'_>) -> String {
+        if reference.secret == POD_SECRET {
+            return self.delete();
+        }
         format!(
-            "sidescale rotate --now {}/{service}{}",
+            "sidescale rotate --now {}/{}{}",
             self.namespace_name(),
+            reference.service,
             self.flags
+        )
+    }
+
+    fn delete(&self) -> String {
+        format!(
+            "kubectl delete pod --namespace {} {}",
+            self.namespace_name(),
+            self.name()
         )
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use sidescale_webhook::annotations::NamespaceMetadata;
+use sidescale_webhook::identity::POD_SECRET;
 use sidescale_webhook::profile::Policy;
 use zeroize::Zeroizing;
 
@@ -220,6 +221,24 @@ impl World {
     fn value(&mut self, value: &str) {
         let bytes = Zeroizing::new(value.as_bytes().to_vec());
         self.secret.data.insert("web-authkey".into(), bytes);
+    }
+
+    /// Its key is the pod's own and works once.
+    fn per_pod(&mut self) {
+        let receipt = receipt(|receipt| receipt["secret"] = json!(POD_SECRET));
+        self.annotate(RECEIPT, &receipt);
+        self.secret.name = POD_SECRET.into();
+        self.record.current.as_mut().unwrap().asked.reusable = false;
+        self.held.keys[0].reusable = false;
+    }
+
+    /// As [`Self::per_pod`]; the pod has joined, and its key ended long ago.
+    fn joined(&mut self) {
+        self.per_pod();
+        let current = self.record.current.as_mut().unwrap();
+        current.expires = at(69 * DAY + 3_600);
+        self.held.keys[0].expiration = Some(current.expires);
+        self.record.joined_with = Some(current.id);
     }
 
     fn own(&mut self) {

@@ -146,7 +146,7 @@ fn form(facts: &Facts, reference: &Injected<'_>, value: &[u8]) -> Finding {
         if reference.own_key {
             put(facts, reference)
         } else {
-            facts.rotate(&reference.service)
+            facts.rotate(reference)
         }
     };
     let ok = |text: &str| Finding::ok(VALUE, text.to_owned());
@@ -194,9 +194,16 @@ fn logs_in_there(facts: &Facts) -> bool {
 /// How old the key is and when it ends, by the record beside it.
 fn age(facts: &Facts, reference: &Injected<'_>, record: &Record) -> Finding {
     let key = record.keys.get(&*reference.data_key);
+    if let Some(id) = key.and_then(|key| key.joined_with) {
+        let text = format!(
+            "the pod joined with key {}, which was its own and is not needed again",
+            id.0
+        );
+        return Finding::ok(KEY, text);
+    }
     let Some(key) = key.and_then(|key| key.current.as_ref()) else {
         let text = "no record says which key it is, so that it was put there by hand: Sidescale keeps it if it is a living one, and makes another if not".to_owned();
-        return Finding::warn(KEY, text).then(facts.rotate(&reference.service));
+        return Finding::warn(KEY, text).then(facts.rotate(reference));
     };
     let Issued {
         id,
@@ -212,7 +219,7 @@ fn age(facts: &Facts, reference: &Injected<'_>, record: &Record) -> Finding {
             id.0,
             span(now.duration_since(*expires))
         );
-        return Finding::fail(KEY, text, facts.rotate(&reference.service));
+        return Finding::fail(KEY, text, facts.rotate(reference));
     }
     let text = format!(
         "key {} is {old} old, ends in {}",

@@ -77,19 +77,23 @@ fn key(
         return Finding::ok(PLANE, text);
     };
     let id = current.id.0;
-    if let Some(wrong) = held.difference(facts.now, current) {
+    // A pod's own key may be over, and its row gone, once the pod has joined.
+    let joined = record.is_some_and(|record| record.joined_with.is_some());
+    if let Some(wrong) = held.difference(facts.now, current).filter(|_| !joined) {
         let text = format!("{plane:?}: key {id} {wrong}");
-        return Finding::fail(PLANE, text, facts.rotate(&reference.service));
+        return Finding::fail(PLANE, text, facts.rotate(reference));
     }
     let row = held.keys.iter().find(|key| key.id == current.id);
     if row.is_some_and(|key| key.used && !key.reusable) && !online {
         let text = format!("{plane:?}: key {id} was good for one use, and was used");
-        return Finding::fail(PLANE, text, facts.rotate(&reference.service));
+        return Finding::fail(PLANE, text, facts.rotate(reference));
     }
-    Finding::ok(
-        PLANE,
-        format!("{plane:?} answers, and key {id} is good there"),
-    )
+    let text = if joined {
+        format!("{plane:?} answers; the pod has joined, and needs no key there")
+    } else {
+        format!("{plane:?} answers, and key {id} is good there")
+    };
+    Finding::ok(PLANE, text)
 }
 
 /// What the pod's node is called in the tailnet; where replicas share a name, all of theirs.
@@ -149,7 +153,10 @@ fn node(
                 format!("{} is online{}", shown(node), other.unwrap_or_default()),
             )
         }
-        ([], _) => absent(facts, &host, seen.map(|(at, node)| (at, shown(node)))),
+        ([], _) => {
+            let seen = seen.map(|(at, node)| (at, shown(node)));
+            absent(facts, reference, &host, seen)
+        }
         (some, of) if some.len() >= of => {
             let text = format!(
                 "{} nodes named {host} are online, for {of} pods that share that name",
@@ -167,7 +174,12 @@ fn node(
     }
 }
 
-fn absent(facts: &Facts, host: &str, seen: Option<(Timestamp, String)>) -> Finding {
+fn absent(
+    facts: &Facts,
+    reference: &Injected<'_>,
+    host: &str,
+    seen: Option<(Timestamp, String)>,
+) -> Finding {
     let runs = facts
         .sidecar()
         .and_then(|status| status.state.as_ref())
@@ -194,7 +206,7 @@ fn absent(facts: &Facts, host: &str, seen: Option<(Timestamp, String)>) -> Findi
             format!(
                 "{} (if its log says nothing: {})",
                 facts.sidecar_log(),
-                facts.restart()
+                facts.restart(reference)
             ),
         )
     } else {
@@ -214,7 +226,12 @@ fn refusal(facts: &Facts, reference: &Injected<'_>, refused: Refused) -> Finding
             "headscale preauthkeys create --user ID --reusable --expiration 90d, and put what it prints into the Secret".to_owned()
         }
         Refused::Expired | Refused::Used | Refused::Unknown => {
-            format!("{}, then {}", facts.rotate(&reference.service), facts.restart())
+            let (rotate, restart) = (facts.rotate(reference), facts.restart(reference));
+            if rotate == restart {
+                restart
+            } else {
+                format!("{rotate}, then {restart}")
+            }
         }
         Refused::Tags => "headscale policy get (see its tagOwners), or take annotation sidescale.io/tags off".to_owned(),
         Refused::Untrusted => format!("set caBundle of control plane {:?} in the configuration", reference.control_plane),

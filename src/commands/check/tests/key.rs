@@ -230,3 +230,59 @@ fn says_when_the_key_ends_and_what_the_control_plane_makes_of_it() {
         ),
     ]);
 }
+
+#[test]
+fn a_key_that_works_once_is_not_needed_once_its_pod_has_joined() {
+    let delete = "kubectl delete pod --namespace shop web-7c9d8b-x2x4z";
+    hold(&[
+        (World::joined, Level::Ok, "key", "joined with key 7", ""),
+        (
+            World::joined,
+            Level::Ok,
+            "control plane",
+            "the pod has joined, and needs no key there",
+            "",
+        ),
+        // Its row is removed a week after its end.
+        (
+            |world| {
+                world.joined();
+                world.held.keys.clear();
+            },
+            Level::Ok,
+            "control plane",
+            "the pod has joined",
+            "",
+        ),
+        (
+            |world| {
+                world.joined();
+                world.held.nodes.clear();
+            },
+            Level::Fail,
+            "control plane",
+            "key 7 was good for one use, and was used",
+            delete,
+        ),
+        (
+            |world| {
+                world.per_pod();
+                world.facts.now = at(151 * DAY);
+            },
+            Level::Fail,
+            "key",
+            "ended 24h ago",
+            delete,
+        ),
+        (
+            |world| {
+                world.per_pod();
+                world.value("YOUR-KEY");
+            },
+            Level::Fail,
+            "value",
+            "placeholder",
+            delete,
+        ),
+    ]);
+}

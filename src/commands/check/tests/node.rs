@@ -137,6 +137,27 @@ fn says_why_the_control_server_does_not_let_it_in() {
     ]);
 }
 
+#[test]
+fn of_a_pod_whose_key_works_once_only_another_pod_joins_again() {
+    let delete = "kubectl delete pod --namespace shop web-7c9d8b-x2x4z";
+    let mut world = World::well();
+    world.joined();
+    world.held.nodes.clear();
+    world.facts.log = Looked::Saw(Some(Refused::Used));
+    for finding in world.judged() {
+        let next = finding.next.unwrap_or_default();
+        assert!(
+            !next.contains("killall") && !next.contains("rotate"),
+            "{next}"
+        );
+        match finding.check {
+            "log" => assert_eq!(next, delete),
+            "node" => assert!(next.contains(delete), "{next}"),
+            _ => {}
+        }
+    }
+}
+
 fn replicas(count: usize) -> Vec<kube::api::ObjectMeta> {
     let pods = (0..count).map(|number| {
         let mut pod = pod();
