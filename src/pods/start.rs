@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec};
 /// The kubelet could not put a container's environment together.
 const CONFIG_ERROR: &str = "CreateContainerConfigError";
 
-/// Is no key: the certificate authority of the control plane, which is mounted beside it.
+/// Is no key: the certificate authority of the control plane, which is mounted from the key's Secret.
 const CA: &str = "ca.crt";
 
 /// What a container lacks in order to start.
@@ -23,12 +23,12 @@ pub enum Lack {
         /// The data key.
         key: String,
     },
-    /// Volumes or network of the pod are not ready. This is one of the volumes; only the kubelet's Events say more.
+    /// Volumes or network of the pod are not ready. These are among the volumes; only the kubelet's Events say more.
     Volume {
         /// The Secret's name.
         secret: String,
-        /// The data key that the container mounts.
-        key: String,
+        /// The data keys of it that the container mounts.
+        keys: Vec<String>,
     },
 }
 
@@ -71,8 +71,8 @@ pub fn lack(pod: &Pod, container: &str) -> Option<Lack> {
     if !waits_for_volumes(pod) {
         return None;
     }
-    let (secret, key) = mounted(pod.spec.as_ref()?, container)?;
-    Some(Lack::Volume { secret, key })
+    let (secret, keys) = mounted(pod.spec.as_ref()?, container)?;
+    Some(Lack::Volume { secret, keys })
 }
 
 /// Reads the kubelet's message for an environment that refers to what is not there.
@@ -105,8 +105,8 @@ fn waits_for_volumes(pod: &Pod) -> bool {
     is("PodScheduled", "True") && is("PodReadyToStartContainers", "False")
 }
 
-/// Secret and data key that the container mounts.
-fn mounted(spec: &PodSpec, container: &str) -> Option<(String, String)> {
+/// The Secret that the container mounts its key from, or the authority beside it, and the data keys of it.
+fn mounted(spec: &PodSpec, container: &str) -> Option<(String, Vec<String>)> {
     let mut all = spec
         .init_containers
         .iter()
@@ -119,12 +119,17 @@ fn mounted(spec: &PodSpec, container: &str) -> Option<(String, String)> {
     };
     let volumes = spec.volumes.iter().flatten();
     let volumes = volumes.filter(|volume| mounts(&volume.name));
-    let mut keys = volumes.filter_map(|volume| {
-        let secret = volume.secret.as_ref()?;
-        let item = secret.items.iter().flatten().find(|item| item.key != CA)?;
-        Some((secret.secret_name.clone()?, item.key.clone()))
+    let secrets = volumes.filter_map(|volume| volume.secret.as_ref());
+    let items = secrets.flat_map(|secret| {
+        let items = secret.items.iter().flatten();
+        items.filter_map(|item| Some((secret.secret_name.as_ref()?, &item.key)))
     });
-    keys.next()
+    let items: Vec<_> = items.collect();
+    let key = items.iter().find(|(_, key)| *key != CA);
+    let (secret, _) = key.or(items.first())?;
+    let of_it = items.iter().filter(|(of, _)| of == secret);
+    let keys = of_it.map(|(_, key)| (*key).clone()).collect();
+    Some(((*secret).clone(), keys))
 }
 
 #[cfg(test)]
@@ -134,16 +139,22 @@ mod tests {
     use super::*;
 
     fn of(status: Value, ready: &str) -> Option<Lack> {
+        mounting(&["auth-key"], status, ready)
+    }
+
+    fn mounting(volumes: &[&str], status: Value, ready: &str) -> Option<Lack> {
+        let mounts: Vec<_> = volumes
+            .iter()
+            .map(|name| json!({"name": format!("sidescale-{name}"), "mountPath": name}))
+            .collect();
         let pod = json!({
             "spec": {
                 "containers": [{"name": "web"}],
-                "initContainers": [{"name": "tailscale", "volumeMounts": [
-                    {"name": "sidescale-ca", "mountPath": "/ca"}, {"name": "sidescale-auth-key", "mountPath": "/key"},
-                ]}],
+                "initContainers": [{"name": "tailscale", "volumeMounts": mounts}],
                 "volumes": [
                     {"name": "of-the-app", "secret": {"secretName": "x", "items": [{"key": "y", "path": "y"}]}},
-                    {"name": "sidescale-ca", "secret": {"secretName": "keys", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
                     {"name": "sidescale-auth-key", "secret": {"secretName": "keys", "items": [{"key": "web-authkey", "path": "authkey"}]}},
+                    {"name": "sidescale-private-ca", "secret": {"secretName": "keys", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
                 ],
             },
             "status": {
@@ -204,12 +215,21 @@ mod tests {
 
     #[test]
     fn a_volume_is_named_while_the_pod_cannot_be_prepared() {
-        let volume = Lack::Volume {
-            secret: "keys".into(),
-            key: "web-authkey".into(),
-        };
         let initializing = waiting("PodInitializing", None);
-        assert_eq!(of(initializing.clone(), "False"), Some(volume));
+        // The key in the environment waits for the authority beside it.
+        let table: [(&[&str], &[&str]); 4] = [
+            (&["auth-key"], &["web-authkey"]),
+            (&["private-ca"], &["ca.crt"]),
+            (&["auth-key", "private-ca"], &["web-authkey", "ca.crt"]),
+            (&["state"], &[]),
+        ];
+        for (volumes, keys) in table {
+            let lack = (!keys.is_empty()).then(|| Lack::Volume {
+                secret: "keys".into(),
+                keys: keys.iter().map(|key| (*key).to_owned()).collect(),
+            });
+            assert_eq!(mounting(volumes, initializing.clone(), "False"), lack);
+        }
         assert_eq!(of(initializing, "True"), None, "its volumes are there");
     }
 

@@ -15,6 +15,7 @@ use crate::pods::start::Lack;
 use crate::rotation::demand::Demands;
 use crate::rotation::fleet::Member;
 use crate::rotation::nodes::LATE_AFTER;
+use crate::rotation::private_ca::DATA_KEY;
 use crate::rotation::standing::Standing;
 
 /// A pod that rotation makes no key for is read at this age: nothing that it waits for is on its way.
@@ -215,16 +216,17 @@ fn note(reference: &Reference<'_>, lack: &Lack) -> String {
             format!("Secret {namespace}/{secret} has no data key {key}"),
             secret,
         ),
-        Lack::Volume { secret, key } => (
+        Lack::Volume { secret, keys } => (
             format!(
-                "its volumes are not ready, and one of them is data key {key} of Secret {namespace}/{secret} \
-                 (kubectl describe pod -n {namespace} {pod} says whether it is that one)"
+                "its volumes are not ready, and one of them is data key {} of Secret {namespace}/{secret} \
+                 (kubectl describe pod -n {namespace} {pod} says whether it is that one)",
+                keys.join(" or ")
             ),
             secret,
         ),
     };
     let next = if secret == reference.secret {
-        next(reference, matches!(lack, Lack::Secret { .. }))
+        next(reference, lack)
     } else {
         format!(
             "that is not the Secret that its key comes from, {}",
@@ -236,7 +238,7 @@ fn note(reference: &Reference<'_>, lack: &Lack) -> String {
     )
 }
 
-fn next(reference: &Reference<'_>, no_secret: bool) -> String {
+fn next(reference: &Reference<'_>, lack: &Lack) -> String {
     let Reference {
         namespace,
         pod,
@@ -246,13 +248,14 @@ fn next(reference: &Reference<'_>, no_secret: bool) -> String {
     } = reference;
     let pod = &pod.name;
     match source {
-        Source::Author if no_secret => format!(
+        Source::Author if matches!(lack, Lack::Secret { .. }) => format!(
             "annotation sidescale.io/auth-key-secret names it: make it with the key under {data_key} (kubectl create \
              secret generic -n {namespace} {secret} --from-file={data_key}=FILE), or correct the annotation"
         ),
         Source::Author => format!(
-            "annotation sidescale.io/auth-key-secret wants the key under {data_key}: put it there, or correct the \
-             annotation (kubectl describe secret -n {namespace} {secret} lists the data keys that there are)"
+            "annotation sidescale.io/auth-key-secret wants the key under {data_key}{}: put it there, or correct the \
+             annotation (kubectl describe secret -n {namespace} {secret} lists the data keys that there are)",
+            beside(lack)
         ),
         Source::Rotation(Some(Standing { state, key: None })) => format!(
             "rotation has not made key {data_key} yet, and its state is {}: kubectl events -n {namespace} --for \
@@ -272,6 +275,16 @@ fn next(reference: &Reference<'_>, no_secret: bool) -> String {
              longer allows what its annotations ask for. The pod that follows it is told why: kubectl delete pod -n \
              {namespace} {pod}"
         ),
+    }
+}
+
+/// What the author's Secret has to hold beside the key.
+fn beside(lack: &Lack) -> String {
+    match lack {
+        Lack::Volume { keys, .. } if keys.iter().any(|key| key == DATA_KEY) => {
+            format!(", and the PEM of the control plane's private authority under {DATA_KEY}")
+        }
+        Lack::Volume { .. } | Lack::Secret { .. } | Lack::Key { .. } => String::new(),
     }
 }
 
@@ -295,6 +308,33 @@ mod tests {
         notice(&reference, lack).note
     }
 
+    fn mounts(keys: &[&str]) -> Lack {
+        Lack::Volume {
+            secret: "keys".into(),
+            keys: keys.iter().map(|key| (*key).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn names_the_authority_where_it_may_be_what_is_missing() {
+        let (authority, both) = (mounts(&["ca.crt"]), mounts(&["web-authkey", "ca.crt"]));
+        for (lack, named) in [
+            (&authority, "data key ca.crt of Secret shop/keys"),
+            (&both, "data key web-authkey or ca.crt of Secret shop/keys"),
+        ] {
+            let note = told(Source::Author, lack);
+            assert!(note.contains(named), "{note}");
+            assert!(
+                note.contains("private authority under ca.crt: put it there"),
+                "{note}"
+            );
+            let note = told(Source::Rotation(None), lack);
+            assert!(note.contains(named), "{note}");
+        }
+        let note = told(Source::Author, &mounts(&["web-authkey"]));
+        assert!(!note.contains("ca.crt"), "{note}");
+    }
+
     #[test]
     fn names_container_secret_and_data_key_and_what_to_do() {
         let secret = Lack::Secret {
@@ -304,10 +344,7 @@ mod tests {
             secret: "keys".into(),
             key: "web-authkey".into(),
         };
-        let volume = Lack::Volume {
-            secret: "keys".into(),
-            key: "web-authkey".into(),
-        };
+        let volume = mounts(&["web-authkey"]);
         let made = |key, state| {
             let key = Some(KeyId(7)).filter(|_| key);
             Source::Rotation(Some(Standing { state, key }))

@@ -3,7 +3,7 @@
 use super::asked::{Asked, Key as Name};
 use super::key::Names;
 use super::{
-    Decision, DenyReason, Injection, Kinds, NamespaceMetadata, PREFIX, Refusal, SkipReason,
+    Decision, DenyReason, Injection, Key, Kinds, NamespaceMetadata, PREFIX, Refusal, SkipReason,
     Subject, Tailscale, choose, headscale, key, kinds, network, read, state,
 };
 use crate::identity::{self, Owner};
@@ -195,6 +195,11 @@ fn tailscale<'a>(
         plane,
     };
     let key = key::key(subject, asked, state, names, profile, remarks)?;
+    if let (Key::Given { secret, .. }, Some(_)) = (&key, &plane.ca_bundle) {
+        remarks.push(format!(
+            "annotation '{PREFIX}auth-key-secret' names Secret '{secret}', and the control plane's certificate is of a private authority: put the PEM of that into the Secret as 'ca.crt', or the pod does not start"
+        ));
+    }
     let (native, wait) = read::start(asked)?;
     if !native && subject.owner.is_some_and(|owner| owner.kind == "Job") {
         remarks.push(
