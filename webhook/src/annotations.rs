@@ -93,6 +93,7 @@ impl Injection<'_> {
             sidecar.proxy.is_some()
                 || matches!(sidecar.state, State::Volume(_))
                 || sidecar.delivery == Delivery::File
+                || !sidecar.overlay.volume_mounts.is_empty()
         };
         self.apikey_manager.is_some()
             || self.server_keys.is_some()

@@ -109,7 +109,11 @@ fn whole() -> Vec<Value> {
             ..none()
         }),
     ];
-    let [exec, grpc, http, tcp] = probes();
+    let [exec, mut grpc, http, mut tcp] = probes();
+    // Of a liveness probe alone.
+    grpc.termination_grace_period_seconds = None;
+    tcp.success_threshold = Some(2);
+    tcp.termination_grace_period_seconds = None;
     vec![
         json!({"env": envs, "volumeMounts": [mount, another], "securityContext": context}),
         json!({"livenessProbe": exec, "readinessProbe": grpc}),
@@ -314,6 +318,18 @@ fn names_the_path_of_each_mistake() {
         (
             probe(json!({"httpGet": {"port": 80, "host": "10.0.0.1"}})),
             "livenessProbe.httpGet.host is \"10.0.0.1\": want none, as Pod Security's level restricted does",
+        ),
+        (
+            probe(json!({"tcpSocket": {"port": 80}, "successThreshold": 2})),
+            "livenessProbe.successThreshold is \"2\": want 1, as Kubernetes does",
+        ),
+        (
+            probe(json!({"tcpSocket": {"port": 80}, "terminationGracePeriodSeconds": 0})),
+            "livenessProbe.terminationGracePeriodSeconds is \"0\": want a number above 0, as Kubernetes does",
+        ),
+        (
+            json!({"readinessProbe": {"tcpSocket": {"port": 80}, "terminationGracePeriodSeconds": 5}}),
+            "readinessProbe.terminationGracePeriodSeconds is \"5\": want none, as Kubernetes does",
         ),
         (
             json!({"readinessProbe": {"tcpSocket": {"port": 80, "host": "localhost"}}}),

@@ -128,6 +128,7 @@ pub(super) fn fit<'a>(
         if let Some(details) = details {
             check_state(sidecar, details, &mut fit.remarks)?;
             check_proxy(sidecar, details)?;
+            check_overlay(injection.profile, sidecar, details)?;
             let port = sidecar.proxy.filter(|_| sidecar.proxy_env);
             fit.proxy_env = port.map_or_else(Vec::new, |port| {
                 proxy_env::missing(details, port, &mut fit.remarks)
@@ -265,6 +266,29 @@ fn check_proxy(sidecar: &Tailscale<'_>, details: &Details<'_>) -> Result<(), Ref
         }
         None => Ok(()),
     }
+}
+
+/// The pod has to have the volumes that its profile mounts into the sidecar.
+fn check_overlay(
+    profile: &str,
+    sidecar: &Tailscale<'_>,
+    details: &Details<'_>,
+) -> Result<(), Refusal> {
+    let volumes = details.spec.volumes.as_deref().unwrap_or_default();
+    let missing = sidecar.overlay.mounts().find(|(volume, _)| {
+        let mut volumes = volumes.iter();
+        volumes.all(|known| &*known.name != *volume)
+    });
+    let Some((volume, path)) = missing else {
+        return Ok(());
+    };
+    let message = format!(
+        "profile {profile:?} mounts volume {volume:?} at {path:?} of the sidecar by its containerOverride, and the pod has no such volume: give it one of that name, or set annotation \"{PREFIX}profile\" to another profile"
+    );
+    Err(Refusal {
+        reason: DenyReason::NotAllowed,
+        message,
+    })
 }
 
 fn free_port(lists: [Option<&Containers>; 2], proxy: Option<u16>) -> Result<u16, Refusal> {

@@ -66,6 +66,16 @@ pub struct Overlay {
 }
 
 impl Overlay {
+    /// Volume and path of each mount.
+    pub(crate) fn mounts<'a>(&'a self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let mounts = self.volume_mounts.iter();
+        mounts.map(|mount| {
+            let [name, path] = ["name", "mountPath"].map(|key| &mount[key]);
+            let text = |value: &'a Value| value.as_str().unwrap_or_default();
+            (text(name), text(path))
+        })
+    }
+
     /// Checks it; `base` is the path that its keys are below.
     pub(super) fn checked(
         base: &str,
@@ -75,8 +85,11 @@ impl Overlay {
         security_context: Option<Map<String, Value>>,
     ) -> Result<Self, ConfigError> {
         let probe = |key: &str, given: Option<Value>| {
-            let checked = given.map(|given| probe(format!("{base}{key}"), given));
-            checked.transpose()
+            let checked = given.map(|given| probe(&format!("{base}{key}"), given));
+            checked
+                .transpose()?
+                .map(|given| kubernetes_takes(base, key, given))
+                .transpose()
         };
         let [liveness, readiness] = probes;
         let security_context = security_context
@@ -175,8 +188,8 @@ fn once_each(path: String, mounts: &[Value]) -> Result<(), ConfigError> {
 }
 
 /// Takes a probe of the pod itself: since Kubernetes 1.34 the level *restricted* has the kubelet ask no other host.
-fn probe(path: String, given: Value) -> Result<Value, ConfigError> {
-    let given = checked(&PROBE, path.clone(), given)?;
+fn probe(path: &str, given: Value) -> Result<Value, ConfigError> {
+    let given = checked(&PROBE, path.to_owned(), given)?;
     for handler in ["httpGet", "tcpSocket"] {
         let host = given[handler]["host"].as_str().unwrap_or_default();
         if !host.is_empty() {
@@ -188,6 +201,30 @@ fn probe(path: String, given: Value) -> Result<Value, ConfigError> {
         }
     }
     Ok(given)
+}
+
+/// Refuses what the API server refuses of one of the two probes.
+fn kubernetes_takes(base: &str, probe: &str, given: Value) -> Result<Value, ConfigError> {
+    let (grace, successes) = (
+        &given["terminationGracePeriodSeconds"],
+        &given["successThreshold"],
+    );
+    let wrong = |key: &str, value: &Value, want: &str| {
+        Err(ConfigError::Value {
+            path: format!("{base}{probe}.{key}"),
+            value: value.to_string(),
+            want: format!("want {want}, as Kubernetes does"),
+        })
+    };
+    let grace_is = |want| wrong("terminationGracePeriodSeconds", grace, want);
+    match probe {
+        "livenessProbe" if *grace == 0 => grace_is("a number above 0"),
+        "livenessProbe" if !successes.is_null() && *successes != 1 => {
+            wrong("successThreshold", successes, "1")
+        }
+        "readinessProbe" if !grace.is_null() => grace_is("none"),
+        _ => Ok(given),
+    }
 }
 
 /// Lays a security context over ours; fails if Pod Security's level *restricted* would not take the result.
