@@ -18,6 +18,7 @@ use super::run::Context;
 use super::standing::Standings;
 use super::tailnet::Tailnet;
 use crate::clock::after;
+use crate::cluster::chain;
 use crate::control_plane::Error;
 
 mod findings;
@@ -145,11 +146,12 @@ impl Keeper {
                 continue;
             }
             let began = Instant::now();
+            let lent_is_known = knows_lent(&self.context, plane).await;
             // What pods there are is read after the nodes: before, each new pod would seem to have none.
             let tailnet = plane.tailnet(now).await;
             let demands = self.demands.borrow().clone();
             match tailnet {
-                Ok(tailnet) if demands.synced => {
+                Ok(tailnet) if demands.synced && lent_is_known => {
                     state.troubled = false;
                     self.looked(name, plane, &demands, &tailnet).await;
                 }
@@ -274,6 +276,26 @@ impl Keeper {
             gauge.with_label_values(&[state.as_str()]).set(count);
         }
     }
+}
+
+/// Whether the keys of others are known that stand in Secrets of ours; reads them if they are not.
+async fn knows_lent(context: &Context, plane: &Plane) -> bool {
+    if plane.knows_lent() {
+        return true;
+    }
+    let mut secrets = Vec::new();
+    for name in context.policy.auth_key_secrets() {
+        match context.store.list(name).await {
+            Ok(found) => secrets.extend(found),
+            Err(error) => {
+                let trouble = chain(&error);
+                debug!(trouble, "Nodes are not judged before all Secrets were read");
+                return false;
+            }
+        }
+    }
+    plane.note_all_lent(&secrets);
+    true
 }
 
 fn told(control_plane: &str, step: &Step) {

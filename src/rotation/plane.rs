@@ -21,12 +21,14 @@ use crate::control_plane::{
 use crate::metrics::Metrics;
 
 mod credentials;
+mod lent;
 mod nodes;
 mod trouble;
 mod users;
 
 use credentials::{Found, api_key, invalid_credentials, no_placeholder_any_more};
 pub(crate) use credentials::{no_api_key, no_credentials};
+pub(in crate::rotation) use lent::Lent;
 use nodes::Origins;
 pub use nodes::Survey;
 pub use trouble::Trouble;
@@ -53,7 +55,7 @@ pub struct Plane {
     minting: Semaphore,
     origins: Mutex<Origins>,
     /// Keys of others that people put into Secrets of ours.
-    lent: Mutex<BTreeSet<KeyId>>,
+    lent: Arc<Lent>,
     /// What answered; none before anything did.
     version: Option<Version>,
     /// The ends of all keys as they were listed last, and when.
@@ -105,7 +107,7 @@ impl Plane {
             users: Mutex::default(),
             minting: Semaphore::new(MINTS_AT_ONCE),
             origins: Mutex::default(),
-            lent: Mutex::default(),
+            lent: Arc::default(),
             version: None,
             ends: Mutex::default(),
             metrics: Arc::clone(&context.metrics),
@@ -121,6 +123,11 @@ impl Plane {
             no_placeholder_any_more(context, config).await;
         }
         Ok(plane)
+    }
+
+    /// Goes on with what an earlier connection knew of keys of others.
+    pub(super) fn share(&mut self, lent: &Arc<Lent>) {
+        self.lent = Arc::clone(lent);
     }
 
     pub(super) fn name(&self) -> &str {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
-use super::plane::{Plane, Trouble};
+use super::plane::{Lent, Plane, Trouble};
 use super::queue::{Backoff, LONGEST_RETRY};
 use super::state::State;
 use crate::clock::after;
@@ -25,6 +25,8 @@ pub(super) struct Planes(BTreeMap<String, Slot>);
 #[derive(Debug)]
 struct Slot {
     up: Option<Arc<Plane>>,
+    /// Kept while it is away.
+    lent: Arc<Lent>,
     connecting: bool,
     /// What was met last; kept until the next answer.
     trouble: Option<Trouble>,
@@ -134,7 +136,8 @@ impl Planes {
         };
         slot.connecting = false;
         match connected {
-            Ok(plane) => {
+            Ok(mut plane) => {
+                plane.share(&slot.lent);
                 match slot.trouble.take() {
                     Some(was) => info!(
                         control_plane = name,
@@ -196,6 +199,7 @@ impl Slot {
     fn new(now: Timestamp) -> Self {
         Self {
             up: None,
+            lent: Arc::default(),
             connecting: false,
             trouble: None,
             backoff: Backoff::default(),

@@ -1,14 +1,16 @@
 //! The nodes of a control plane, and the calls that change them. I/O.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 
 use super::{Plane, Trouble};
 use crate::control_plane::{Error, KeyId, Node, PreAuthKey, Release, UserId};
+use crate::rotation::lent;
 use crate::rotation::names::Step;
 use crate::rotation::tailnet::{KeyOrigin, KeyUser, Tailnet};
+use crate::store::StoredSecret;
 
 /// Whose each key is, as it was listed last.
 pub(super) type Origins = BTreeMap<KeyId, KeyOrigin>;
@@ -46,7 +48,7 @@ impl Plane {
             self.note_origins(&keys);
         }
         let users = self.key_users();
-        let lent = self.lent().clone();
+        let lent = self.lent.keys();
         Ok(Tailnet::new(now, nodes, &self.origins(), &users, &lent))
     }
 
@@ -115,11 +117,19 @@ impl Plane {
 
     /// Remembers which keys of others stand or stood in Secrets of ours: pods join with them too.
     pub(in crate::rotation) fn note_lent(&self, keys: impl IntoIterator<Item = KeyId>) {
-        self.lent().extend(keys);
+        self.lent.note(keys);
     }
 
-    fn lent(&self) -> MutexGuard<'_, BTreeSet<KeyId>> {
-        self.lent.lock().unwrap_or_else(PoisonError::into_inner)
+    /// As [`Self::note_lent`], from all Secrets that there are.
+    pub(in crate::rotation) fn note_all_lent(&self, secrets: &[StoredSecret]) {
+        let all = lent(secrets).into_iter();
+        let here = all.filter(|(plane, _)| *plane == self.name);
+        self.lent.note_all(here.map(|(_, key)| key));
+    }
+
+    /// Whether all keys of others in Secrets of ours are known: before, nobody can tell which nodes are pods'.
+    pub(in crate::rotation) fn knows_lent(&self) -> bool {
+        self.lent.is_complete()
     }
 
     /// Remembers whose each key is.

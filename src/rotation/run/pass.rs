@@ -7,7 +7,6 @@ use sidescale_webhook::identity::POD_SECRET;
 
 use super::Context;
 use crate::cluster;
-use crate::rotation::ownership::lent;
 use crate::rotation::plan::Issued;
 use crate::rotation::plane::{Plane, Trouble};
 use crate::rotation::state::State;
@@ -44,10 +43,8 @@ pub(super) async fn pass(context: &Context, planes: BTreeMap<String, Arc<Plane>>
         }
     }
     let own = secrets.iter().any(|secret| secret.name == POD_SECRET);
-    for (control_plane, key) in lent(&secrets) {
-        if let Some(plane) = planes.get(&control_plane) {
-            plane.note_lent([key]);
-        }
+    for plane in planes.values() {
+        plane.note_all_lent(&secrets);
     }
     passed.secrets = Ok(secrets);
     for (name, plane) in planes {

@@ -4,7 +4,7 @@ use super::messages::Log;
 use super::request::edit;
 use super::*;
 
-async fn put(world: &World, value: &str) {
+pub(super) async fn put(world: &World, value: &str) {
     edit(world, |secret| {
         let value = value.as_bytes().to_vec();
         secret.data.insert("api-authkey".into(), value.into());

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use sidescale::control_plane::NodeId;
 use sidescale::rotation::fleet::{Fleet, Member};
 
+use super::by_hand::put;
 use super::*;
 
 /// More than the time between two looks.
@@ -213,6 +214,50 @@ async fn a_control_plane_that_is_away_makes_nobody_lost_and_changes_nothing() {
     }
     world.looks_until("Joined", 1).await;
     assert_eq!(world.headscale.given_names()[&node], "api");
+}
+
+#[tokio::test]
+async fn who_joined_with_anothers_key_is_not_lost_when_a_control_plane_comes_back() {
+    let world = World::new().await;
+    let process = world.start("a");
+    world.pods(&[(0, 1)]);
+    world.key("api").await;
+    let hers = world.key_of_another("alice", "Alice").await;
+    put(&world, &hers).await;
+    until("the adoption", async || {
+        world.clock.advance(Duration::from_secs(1));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let record = world.record().await;
+        (!record.keys["api-authkey"].lent.is_empty()).then_some(())
+    })
+    .await;
+    world.headscale.join(&hers, "api").unwrap();
+    world.looks_until("Joined", 1).await;
+    // Nothing is listed from now on: where a Secret should be there is a file.
+    let damaged = world._root.path().join("broken");
+    std::fs::create_dir(&damaged).unwrap();
+    std::fs::write(damaged.join(SECRET), "").unwrap();
+    let returns = async || {
+        world.headscale.break_calls(None, Fault::Status(503));
+        for _ in 0..3 {
+            world.clock.advance(LOOK);
+            settle().await;
+        }
+        world.headscale.mend();
+        for _ in 0..6 {
+            world.look().await;
+            settle().await;
+        }
+        (world.in_state("Joined"), world.in_state("Lost"))
+    };
+    assert_eq!(returns().await, (Some(1), Some(0)));
+    // Who never saw the Secrets judges nobody.
+    drop(process);
+    let _process = world.start("b");
+    assert_eq!(returns().await, (Some(0), Some(0)));
+    std::fs::remove_dir_all(&damaged).unwrap();
+    world.looks_until("Joined", 1).await;
+    assert_eq!(world.in_state("Lost"), Some(0));
 }
 
 async fn settle() {
