@@ -219,10 +219,10 @@ impl<'p> Index<'p> {
             Some((known, _)) => Arc::clone(known),
             None => Arc::from(namespace),
         };
-        self.namespaces
-            .entry(Arc::clone(&namespace))
-            .or_default()
-            .insert(name.into(), entry);
+        let pods = self.namespaces.entry(Arc::clone(&namespace)).or_default();
+        if let Some(replaced) = pods.insert(name.into(), entry) {
+            self.forget(&replaced);
+        }
         Some(namespace)
     }
 
@@ -237,11 +237,16 @@ impl<'p> Index<'p> {
         if pods.is_empty() {
             self.namespaces.remove(&known);
         }
-        // The set's own and this one: no pod has it any more.
-        if Arc::strong_count(&removed.shape) == 2 {
-            self.shapes.remove(&removed.shape);
-        }
+        self.forget(&removed);
         Some(known)
+    }
+
+    /// Lets go of the shape of an entry that is in the index no more, if it was the last of it.
+    fn forget(&mut self, entry: &Entry) {
+        // The set's own and this one: no pod has it any more.
+        if Arc::strong_count(&entry.shape) == 2 {
+            self.shapes.remove(&entry.shape);
+        }
     }
 
     fn shared(&mut self, shape: Shape) -> Arc<Shape> {
@@ -328,6 +333,43 @@ mod tests {
         }
         assert!(index.shapes.is_empty());
         assert!(index.namespaces.is_empty());
+    }
+
+    #[test]
+    fn a_pod_that_changes_leaves_nothing_behind() {
+        let mut index = Index::default();
+        for n in 0..100 {
+            let mut changed = pod("api-0");
+            let annotations = changed.annotations.as_mut().unwrap();
+            annotations.insert("sidescale.io/tags".into(), format!("tag:t{n}"));
+            index.insert(changed);
+        }
+        assert_eq!(index.shapes.len(), 1);
+        index.insert(pod("api-1"));
+        assert_eq!(index.shapes.len(), 2);
+        for name in ["api-0", "api-1"] {
+            index.remove(&pod(name));
+        }
+        assert!(index.shapes.is_empty());
+    }
+
+    #[test]
+    fn keeps_no_more_of_an_annotation_than_decides() {
+        let with = |key: &str, value: String| {
+            let mut pod = pod("api-0");
+            let annotations = pod.annotations.as_mut().unwrap();
+            annotations.insert(format!("sidescale.io/{key}"), value);
+            let mut index = Index::default();
+            index.insert(pod);
+            let shape = index.shapes.into_iter().next().unwrap();
+            format!("{shape:?}").len()
+        };
+        let bare = with("x", String::new());
+        assert_eq!(with("x", "x".repeat(200 << 10)), bare);
+        // What is cut has to be too long still, or it would decide something else than the webhook did.
+        let refused = with("hostname", "x".repeat(200 << 10));
+        assert!((bare + 4097..bare + 4200).contains(&refused), "{refused}");
+        assert!(with("hostname", "ä".repeat(100 << 10)) < bare + 4200);
     }
 
     #[test]

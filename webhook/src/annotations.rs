@@ -20,7 +20,7 @@ pub(crate) use asked::{Defaults, KNOWN, Support};
 pub(crate) use decide::check_defaults;
 pub(crate) use network::{is_argument, of_ours};
 
-pub use asked::unknown;
+pub use asked::{deciding, unknown};
 pub use decide::decide;
 pub use headscale::{ApikeyManager, ServerKeys};
 pub use key::{Key, ManagedKey};

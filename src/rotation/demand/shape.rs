@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use sidescale_webhook::annotations::{Lookup, PREFIX};
+use sidescale_webhook::annotations::{Lookup, PREFIX, deciding};
 use sidescale_webhook::identity::{self, Owner, POD_SECRET};
 use sidescale_webhook::sidecar::{Done, Injected, Receipt};
 
@@ -46,7 +46,7 @@ impl Shape {
     ) -> Self {
         let mut shape = Self {
             annotations: annotations
-                .filter(|(key, _)| key.starts_with(PREFIX))
+                .filter_map(|(key, value)| Some((key, deciding(key, value)?)))
                 .map(boxed)
                 .collect(),
             labels: labels

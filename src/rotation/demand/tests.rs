@@ -113,6 +113,9 @@ fn who_may_have_none_gets_none() {
     );
     let off = shape("api", &[("sidescale.io/inject", "false")]);
     let bad_tag = shape("api", &[("sidescale.io/tags", "tag:admin")]);
+    // What is kept of a value that is too long is too long still: by its beginning alone it would be a tag that is allowed.
+    let too_long = format!("tag:web{}", " ".repeat(100 << 10));
+    let too_long = shape("api", &[("sidescale.io/tags", &too_long)]);
     let garbage = forged("{");
     let none = Arc::new(Shape::new(
         "x",
@@ -140,6 +143,7 @@ fn who_may_have_none_gets_none() {
         ("a key of its own", &own_key, None),
         ("a pod switched off", &off, None),
         ("a tag that is not allowed", &bad_tag, None),
+        ("a value that is too long", &too_long, None),
         ("a receipt that is none", &garbage, None),
         ("no receipt", &none, None),
     ];

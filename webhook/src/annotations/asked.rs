@@ -311,6 +311,13 @@ impl<'a> Asked<'a> {
     }
 }
 
+/// What of an annotation can decide anything: nothing of a key that is not read, and of a value that is refused for its
+/// length only so much that it still is. Whoever keeps annotations of others keeps no more than this.
+#[must_use]
+pub fn deciding<'v>(key: &str, value: &'v str) -> Option<&'v str> {
+    is_known(key).then(|| &value[..value.ceil_char_boundary(LONGEST_VALUE + 1)])
+}
+
 /// Remarks on every key under our prefix that has no effect, with the nearest that has one: the pod's, then its namespace's.
 pub fn unknown(pod: &dyn Lookup, namespace: Option<&NamespaceMetadata>) -> Vec<String> {
     let of_pod = pod.ours().map(|(key, _)| (key, ""));
