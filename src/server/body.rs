@@ -17,6 +17,8 @@ pub const MAX_BODY: usize = 8 << 20;
 const DISCARD_TIME: Duration = Duration::from_secs(3);
 
 const KIB: usize = 1 << 10;
+/// Is the most room that is made for bytes that are declared and did not come yet: most reviews fit in.
+const AHEAD: usize = 64 * KIB;
 /// Bounds the memory of all bodies at once.
 const BUDGET_KIB: usize = 8 * MAX_BODY / KIB;
 
@@ -62,6 +64,9 @@ impl IntoResponse for Rejection {
 }
 
 /// Bounds the memory that bodies take together; a permit is held until the answer is made.
+///
+/// Only bytes that came count: a length that is merely declared costs its sender nothing. One connection may hold it all:
+/// an API server sends every review over one, and whoever means harm opens as many as it likes.
 #[derive(Clone, Debug)]
 pub(super) struct Budget(Arc<Semaphore>);
 
@@ -72,8 +77,20 @@ impl Default for Budget {
 }
 
 impl Budget {
-    fn reserve(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Rejection> {
-        let kib = u32::try_from(bytes / KIB + 1).map_err(|_| Rejection::TooLarge)?;
+    /// Takes nothing yet.
+    fn nothing(&self) -> Result<OwnedSemaphorePermit, Rejection> {
+        self.take(0)
+    }
+
+    /// Takes what is still missing for a body of which `bytes` are there.
+    fn grow(&self, permit: &mut OwnedSemaphorePermit, bytes: usize) -> Result<(), Rejection> {
+        let missing = bytes.div_ceil(KIB).saturating_sub(permit.num_permits());
+        permit.merge(self.take(missing)?);
+        Ok(())
+    }
+
+    fn take(&self, kib: usize) -> Result<OwnedSemaphorePermit, Rejection> {
+        let kib = u32::try_from(kib).map_err(|_| Rejection::TooLarge)?;
         Arc::clone(&self.0)
             .try_acquire_many_owned(kib)
             .map_err(|_| Rejection::Busy)
@@ -86,12 +103,12 @@ pub(super) async fn read(
     budget: &Budget,
 ) -> Result<(Bytes, OwnedSemaphorePermit), Rejection> {
     let hint = body.size_hint();
-    let expected = usize::try_from(hint.upper().unwrap_or(MAX_BODY as u64)).unwrap_or(usize::MAX);
+    let expected = usize::try_from(hint.upper().unwrap_or(AHEAD as u64)).unwrap_or(usize::MAX);
     if expected > MAX_BODY {
         discard(body).await;
         return Err(Rejection::TooLarge);
     }
-    let permit = budget.reserve(expected)?;
+    let mut permit = budget.nothing()?;
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     let mut length = 0;
@@ -104,12 +121,13 @@ pub(super) async fn read(
             discard(body).await;
             return Err(Rejection::TooLarge);
         }
+        budget.grow(&mut permit, length)?;
         if first.is_empty() {
             first = data;
             continue;
         }
         if rest.is_empty() {
-            rest.reserve(expected.min(MAX_BODY).max(first.len() + data.len()));
+            rest.reserve(expected.min(AHEAD).max(length));
             rest.extend_from_slice(&first);
         }
         rest.extend_from_slice(&data);
@@ -136,4 +154,39 @@ async fn discard(mut body: Body) {
         }
     })
     .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::{StreamExt, stream};
+
+    /// A body that comes in `frames` of 1 KiB, and then stalls or ends.
+    fn body(frames: usize, stalls: bool) -> Body {
+        let frame = || Ok::<_, std::io::Error>(Bytes::from_static(&[b' '; KIB]));
+        let frames = stream::iter((0..frames).map(move |_| frame()));
+        if stalls {
+            Body::from_stream(frames.chain(stream::pending()))
+        } else {
+            Body::from_stream(frames)
+        }
+    }
+
+    #[tokio::test]
+    async fn only_what_came_counts() {
+        let budget = Budget(Arc::new(Semaphore::new(16)));
+        let stalled =
+            tokio::time::timeout(Duration::from_millis(50), read(body(10, true), &budget));
+        tokio::pin!(stalled);
+        assert!(futures::poll!(stalled.as_mut()).is_pending());
+        assert_eq!(budget.0.available_permits(), 6);
+        let (bytes, permit) = read(body(6, false), &budget).await.unwrap();
+        assert_eq!((bytes.len(), budget.0.available_permits()), (6 * KIB, 0));
+        drop(permit);
+        let refused = read(body(7, false), &budget).await;
+        assert!(matches!(refused, Err(Rejection::Busy)), "{refused:?}");
+        // Whoever is turned away leaves nothing behind, and so does whoever came too late.
+        assert_eq!(budget.0.available_permits(), 6);
+        assert!(stalled.await.is_err());
+    }
 }

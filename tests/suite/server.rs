@@ -215,6 +215,33 @@ async fn takes_eight_mebibytes_and_not_a_byte_more() {
 }
 
 #[tokio::test]
+async fn a_length_that_is_only_declared_keeps_no_review_out() {
+    let server = Server::start().await;
+    let mut stalled = Vec::new();
+    for length in [
+        format!("Content-Length: {MAX_BODY}"),
+        "Transfer-Encoding: chunked".to_owned(),
+    ] {
+        for _ in 0..8 {
+            let mut connection = server.connect().await;
+            let head = format!(
+                "POST /mutate/pod HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n{length}\r\n\r\n"
+            );
+            connection.send(head.as_bytes()).await;
+            // It comes when the body is waited for.
+            assert_eq!(connection.answer().await.unwrap().status, 100);
+            stalled.push(connection);
+        }
+        let answer = server
+            .connect()
+            .await
+            .post("/mutate/pod", REVIEW.as_bytes())
+            .await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+}
+
+#[tokio::test]
 #[ignore = "waits for 95 s: make test runs it beside the others"]
 async fn answers_again_after_95_seconds_of_idleness() {
     let server = Server::start().await;
