@@ -1,6 +1,8 @@
 //! Core Events for people who look with `kubectl describe` or `get events`; without a cluster, log lines. I/O.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -68,13 +70,13 @@ pub struct Notice {
     pub note: String,
 }
 
-/// Namespace, object and reason of a notice.
-type Said = (String, About, &'static str);
+/// Namespace, object and reason of a notice, and a hash of the note where another note is other news.
+type Said = (String, About, &'static str, Option<u64>);
 
 /// Publishes notices; clones share one limiter.
 #[derive(Clone)]
 pub struct Events {
-    recorder: Option<Recorder>,
+    cluster: Option<(Client, Reporter)>,
     clock: Clock,
     said: Arc<Mutex<HashMap<Said, Timestamp>>>,
 }
@@ -94,7 +96,7 @@ impl Events {
             instance: Some(instance),
         };
         Self {
-            recorder: Some(Recorder::new(client, reporter)),
+            cluster: Some((client, reporter)),
             ..Self::log(clock)
         }
     }
@@ -103,7 +105,7 @@ impl Events {
     #[must_use]
     pub fn log(clock: Clock) -> Self {
         Self {
-            recorder: None,
+            cluster: None,
             clock,
             said: Arc::default(),
         }
@@ -122,10 +124,12 @@ impl Events {
             note,
         } = notice;
         let object = about.name();
-        let Some(recorder) = &self.recorder else {
+        let Some((client, reporter)) = &self.cluster else {
             info!(namespace, object, reason, note, "Event");
             return;
         };
+        // One that is kept would count a second note as the first said once more. What is the same does not come here.
+        let recorder = Recorder::new(client.clone(), reporter.clone());
         let type_ = if *warning {
             EventType::Warning
         } else {
@@ -154,9 +158,20 @@ impl Events {
             notice.namespace.clone(),
             notice.about.clone(),
             notice.reason,
+            notice.about.told_apart_by(&notice.note),
         );
         let most = if notice.warning { MOST } else { MOST_NORMAL };
-        said.len() < most && said.insert(about, now).is_none()
+        if said.len() >= most {
+            return false;
+        }
+        match said.entry(about) {
+            Entry::Vacant(entry) => {
+                entry.insert(now);
+                true
+            }
+            // What is suppressed is not said: its time stays, or what comes every few minutes would never be said again.
+            Entry::Occupied(_) => false,
+        }
     }
 }
 
@@ -182,6 +197,18 @@ impl About {
             | Self::Secret(name)
             | Self::Pod { name, uid: _ }
             | Self::Workload { name, .. } => name,
+        }
+    }
+
+    /// What tells two notes of one reason apart: of a ConfigMap each mistake is another, elsewhere numbers alone differ.
+    fn told_apart_by(&self, note: &str) -> Option<u64> {
+        match self {
+            Self::ConfigMap(_) => {
+                let mut hasher = DefaultHasher::new();
+                note.hash(&mut hasher);
+                Some(hasher.finish())
+            }
+            Self::Secret(_) | Self::Pod { .. } | Self::Workload { .. } => None,
         }
     }
 
@@ -247,6 +274,44 @@ mod tests {
         }));
         clock.advance(QUIET_FOR);
         assert!(events.allow(&notice));
+    }
+
+    #[test]
+    fn what_is_said_every_few_minutes_is_said_again() {
+        let clock = Clock::scaled(Timestamp::UNIX_EPOCH, 0.0);
+        let events = Events::log(clock.clone());
+        let said: Vec<bool> = (0..7)
+            .map(|_| {
+                let said = events.allow(&refused("a"));
+                clock.advance(QUIET_FOR / 3);
+                said
+            })
+            .collect();
+        assert_eq!(said, [true, false, false, true, false, false, true]);
+    }
+
+    #[test]
+    fn a_second_mistake_in_the_configuration_is_news_and_another_count_is_none() {
+        let events = Events::log(Clock::scaled(Timestamp::UNIX_EPOCH, 0.0));
+        assert!(events.allow(&refused("a")));
+        assert!(events.allow(&refused("b")));
+        assert!(!events.allow(&refused("a")));
+        let of_secret = |note| Notice {
+            about: About::secret("headscale-auth-keys"),
+            ..refused(note)
+        };
+        assert!(events.allow(&of_secret("1 pod")));
+        assert!(!events.allow(&of_secret("2 pods")));
+    }
+
+    fn refused(note: &str) -> Notice {
+        Notice {
+            namespace: "sidescale".into(),
+            about: About::ConfigMap("sidescale-config".into()),
+            warning: true,
+            reason: "ConfigurationRefused",
+            note: note.to_owned(),
+        }
     }
 
     #[test]

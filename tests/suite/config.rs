@@ -5,13 +5,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::State as Shared;
+use axum::routing::post;
+use axum::{Json, Router};
 use jiff::Timestamp;
+use serde_json::Value;
 use sidescale::clock::Clock;
 use sidescale::config::{Current, Follower, Told};
 use sidescale::events::Events;
 use sidescale::health::{Health, Part};
 use sidescale::metrics::Metrics;
 use tempfile::TempDir;
+use tokio::sync::mpsc::UnboundedSender;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -56,11 +61,15 @@ struct Process {
 
 impl Process {
     fn start(file: PathBuf) -> Self {
+        Self::with(file, Events::log(Clock::scaled(Timestamp::UNIX_EPOCH, 0.0)))
+    }
+
+    fn with(file: PathBuf, events: Events) -> Self {
         let (follower, current) = Follower::open(file).unwrap();
         let told = Told {
             metrics: Arc::new(Metrics::new().unwrap()),
             health: Arc::default(),
-            events: Events::log(Clock::scaled(Timestamp::UNIX_EPOCH, 0.0)),
+            events,
             config_map: ("sidescale".to_owned(), "sidescale".to_owned()),
         };
         let (metrics, health) = (Arc::clone(&told.metrics), Arc::clone(&told.health));
@@ -156,6 +165,40 @@ async fn an_edit_is_taken_and_an_invalid_one_told_while_the_old_one_stays() {
     assert!(process.metric("sidescale_config_in_force 1"));
     assert!(process.metric(r#"sidescale_config_reloads_total{result="taken"} 2"#));
     assert!(process.metric(r#"sidescale_config_reloads_total{result="refused"} 4"#));
+}
+
+#[tokio::test]
+async fn each_mistake_is_an_event_of_its_own() {
+    let (sender, mut events) = tokio::sync::mpsc::unbounded_channel();
+    let event = async |Shared(sender): Shared<UnboundedSender<Value>>, Json(event): Json<Value>| {
+        sender.send(event.clone()).unwrap();
+        Json(event)
+    };
+    let router = Router::new()
+        .route(
+            "/apis/events.k8s.io/v1/namespaces/sidescale/events",
+            post(event),
+        )
+        .with_state(sender);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let client = kube::Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap();
+    let clock = Clock::scaled(Timestamp::UNIX_EPOCH, 0.0);
+
+    let mut mounted = Mounted::new(&with_tag("tag:one"));
+    let _process = Process::with(
+        mounted.file(),
+        Events::kubernetes(client, "a".into(), clock),
+    );
+    for tag in ["first mistake", "second mistake"] {
+        mounted.swap(&with_tag(tag));
+        let event = tokio::time::timeout(LIMIT, events.recv()).await;
+        let event = event.expect("an Event").unwrap();
+        assert_eq!(event["reason"], "ConfigurationRefused");
+        let note = event["note"].as_str().unwrap();
+        assert!(note.contains(tag), "{note}");
+    }
 }
 
 #[test]
