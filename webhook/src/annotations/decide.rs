@@ -94,7 +94,7 @@ pub(crate) fn check_defaults(
     asked.fill(name, &profile.defaults);
     let mut remarks = Vec::new();
     tailscale(&subject, &asked, "any", profile, policy, &mut remarks)?;
-    headscale::apikey_manager(&asked, policy, &mut remarks)?;
+    headscale::apikey_manager(subject.namespace, &asked, policy, &mut remarks)?;
     headscale::server_keys(&asked)?;
     Ok(())
 }
@@ -157,7 +157,13 @@ fn injection<'a>(
         None => None,
     };
     let apikey_manager = if kinds.apikey_manager {
-        Some(headscale::apikey_manager(asked, policy, &mut remarks)?)
+        let namespace = subject.namespace;
+        Some(headscale::apikey_manager(
+            namespace,
+            asked,
+            policy,
+            &mut remarks,
+        )?)
     } else {
         None
     };

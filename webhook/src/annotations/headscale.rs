@@ -57,6 +57,7 @@ pub struct ServerKeys<'a> {
 
 /// What the manager is to do.
 pub(super) fn apikey_manager<'a>(
+    namespace: &str,
     asked: &Asked<'a>,
     policy: &'a Policy,
     remarks: &mut Vec<String>,
@@ -79,6 +80,7 @@ pub(super) fn apikey_manager<'a>(
     }
     let life = read::life(asked, [Key::ApiKeyExpiration, Key::ApiKeyBuffer])?;
     remarks.extend(life.remark());
+    remarks.extend(read_by_nobody(namespace, secret, policy));
     Ok(ApikeyManager {
         container: container(asked)?,
         socket_path,
@@ -88,6 +90,18 @@ pub(super) fn apikey_manager<'a>(
         image: &policy.image,
         resources: read::resources(asked, RESOURCES)?,
     })
+}
+
+/// A remark where no control plane has its API key in the Secret that the manager would write.
+fn read_by_nobody(namespace: &str, secret: &str, policy: &Policy) -> Option<String> {
+    let mut planes = policy.control_planes.values();
+    // Without a namespace the configuration itself is being checked.
+    let read = namespace.is_empty()
+        || planes
+            .any(|plane| plane.api_key_namespace == namespace && plane.api_key_secret == secret);
+    (!read).then(|| format!(
+        "no control plane reads Secret '{namespace}/{secret}', where the API key is to be kept, and the chart lets nobody write it: set controlPlane.apiKeySecret of the chart (apiKeySecret in its config) to namespace '{namespace}' and name '{secret}'"
+    ))
 }
 
 /// Which keys Headscale gets.

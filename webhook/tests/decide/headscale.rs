@@ -47,6 +47,46 @@ fn reads_what_the_manager_of_the_api_key_is_to_do() {
 }
 
 #[test]
+fn remarks_on_a_secret_that_no_control_plane_reads() {
+    let remarks = |name: &str, policy: &Policy| {
+        let annotations = ours(&[("inject", "apikey-manager"), ("api-key-secret", name)]);
+        let subject = Subject {
+            namespace: "shop",
+            name: "headscale-0",
+            annotations: &annotations,
+            labels: &Pairs(Vec::new()),
+            owner: None,
+            namespace_metadata: None,
+            namespace_opted_in: false,
+            profile: None,
+            request: "",
+        };
+        match decide(&subject, policy) {
+            Decision::Inject(injection) => injection.remarks,
+            other => panic!("{other:?}"),
+        }
+    };
+    let here = policy();
+    assert!(remarks("headscale-api-key", &here).is_empty());
+    let said = remarks("hs-key", &here);
+    assert!(
+        said[0].starts_with("no control plane reads Secret 'shop/hs-key'"),
+        "{said:?}"
+    );
+    // The right name in another namespace than the pod's is another Secret.
+    let elsewhere = Policy::for_login_server("https://hs.example.com").unwrap();
+    assert_eq!(remarks("headscale-api-key", &elsewhere).len(), 1);
+    // Any of the control planes may be the one.
+    let mut two = policy();
+    let mut second = two.control_planes["default"].clone();
+    "hs-key".clone_into(&mut second.api_key_secret);
+    two.control_planes.insert("second".to_owned(), second);
+    for name in ["headscale-api-key", "hs-key"] {
+        assert!(remarks(name, &two).is_empty(), "{name}");
+    }
+}
+
+#[test]
 fn names_each_mistake_of_a_headscale_pod() {
     let table = [
         (

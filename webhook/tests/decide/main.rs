@@ -43,6 +43,8 @@ fn ours(pairs: &[(&str, &str)]) -> Pairs {
 
 fn policy() -> Policy {
     let mut policy = Policy::for_login_server("https://hs.example.com").unwrap();
+    let plane = policy.control_planes.get_mut("default").unwrap();
+    "shop".clone_into(&mut plane.api_key_namespace);
     let profile = policy.profiles.get_mut("default").unwrap();
     profile.allowed_tags = vec!["tag:web".to_owned(), "tag:db".to_owned()];
     profile.allowed_extra_args = ["ssh", "shields-up", "operator"]

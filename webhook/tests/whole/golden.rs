@@ -169,7 +169,13 @@ pub(crate) fn setting(folder: &Path) -> Setting {
     } = written;
     let policy = match config {
         Some(config) => Policy::from_config(config).unwrap(),
-        None => Policy::for_login_server("https://headscale.example.com").unwrap(),
+        None => {
+            let mut policy = Policy::for_login_server("https://headscale.example.com").unwrap();
+            // Where the cases' pods stand, so that a Headscale among them is the one that is meant.
+            let plane = policy.control_planes.get_mut("default").unwrap();
+            "shop".clone_into(&mut plane.api_key_namespace);
+            policy
+        }
     };
     let Namespace {
         label,
