@@ -10,7 +10,7 @@ mod containers;
 mod details;
 
 pub(crate) use containers::Containers;
-pub(crate) use details::{AllLabels, Container, Details};
+pub(crate) use details::{AllLabels, Container, Details, Keeps, Volume};
 
 use crate::annotations::{Lookup, PREFIX};
 use crate::identity::Owner;
@@ -123,7 +123,7 @@ pub(crate) struct Volumes {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Volume<'a> {
+struct VolumeName<'a> {
     #[serde(borrow)]
     name: Option<Text<'a>>,
 }
@@ -307,7 +307,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Controller<'a> {
 impl<'de> Deserialize<'de> for Volumes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut volumes = Volumes::default();
-        each_item(deserializer, |volume: Volume<'de>| {
+        each_item(deserializer, |volume: VolumeName<'de>| {
             let name = volume.name.unwrap_or_default();
             volumes.ours |= name.starts_with(VOLUME_PREFIX);
             volumes.server_keys |= &*name == SERVER_KEYS;

@@ -1,7 +1,9 @@
 //! What a pod's spec adds to the decision: which kinds stay, and how each of them fits in. Pure.
 
-use crate::annotations::{DenyReason, Injection, PREFIX, Refusal, SkipReason, State, Tailscale};
-use crate::pod::{self, Containers, Details, Spec};
+use crate::annotations::{
+    DenyReason, Injection, Key, PREFIX, Refusal, SkipReason, State, Tailscale,
+};
+use crate::pod::{self, Containers, Details, Keeps, Spec, Volume};
 use crate::profile::Delivery;
 use crate::sidecar::mode::Mode;
 use crate::sidecar::shapes::Needs;
@@ -204,7 +206,7 @@ fn fit_tailscale(
     })
 }
 
-/// The volume has to be there, and the sidecar has to be able to write to it.
+/// The volume has to be there, to keep the state as long as the node is to be known, and to let the sidecar write.
 fn check_state(
     sidecar: &Tailscale<'_>,
     details: &Details<'_>,
@@ -213,16 +215,31 @@ fn check_state(
     let State::Volume(volume) = sidecar.state else {
         return Ok(());
     };
+    let stays = matches!(&sidecar.key, Key::Managed(key) if !key.ephemeral);
     let volumes = details.spec.volumes.as_deref().unwrap_or_default();
-    if !volumes.iter().any(|known| &*known.name == volume) {
-        let names: Vec<&str> = volumes.iter().map(|known| &*known.name).collect();
-        let names = match names[..] {
-            [] => "emptydir, for the pod has no volumes".to_owned(),
+    let named = volumes.iter().find(|known| &*known.name == volume);
+    let wrong = match named.map(Volume::keeps) {
+        None => Some("the pod has no such volume".to_owned()),
+        Some(Keeps::Nothing(kind)) => Some(format!("nobody can write to a volume of kind {kind}")),
+        Some(Keeps::ForThePod(kind)) if stays => Some(format!(
+            "a volume of kind {kind} goes with its pod, and with \"{PREFIX}ephemeral\" false each pod would leave a node behind"
+        )),
+        Some(Keeps::ForThePod(_) | Keeps::ForThoseAfter) => None,
+    };
+    if let Some(wrong) = wrong {
+        let others = volumes.iter().filter(|known| match known.keeps() {
+            Keeps::Nothing(_) => false,
+            Keeps::ForThePod(_) => !stays,
+            Keeps::ForThoseAfter => true,
+        });
+        let names: Vec<&str> = others.map(|known| &*known.name).collect();
+        let want = match names[..] {
+            [] if stays => "volume:<name> of a persistentVolumeClaim".to_owned(),
+            [] => "emptydir, or volume:<name> of one that can be written to".to_owned(),
             _ => format!("volume:<name> with one of {}", names.join(", ")),
         };
-        let message = format!(
-            "annotation \"{PREFIX}state\" is \"volume:{volume}\": the pod has no such volume, want {names}"
-        );
+        let message =
+            format!("annotation \"{PREFIX}state\" is \"volume:{volume}\": {wrong}, want {want}");
         return Err(Refusal {
             reason: DenyReason::BadValue,
             message,

@@ -55,7 +55,7 @@ pub(crate) struct Spec<'a> {
     #[serde(borrow)]
     pub(crate) image_pull_secrets: Option<Vec<Named<'a>>>,
     #[serde(borrow)]
-    pub(crate) volumes: Option<Vec<Named<'a>>>,
+    pub(crate) volumes: Option<Vec<Volume<'a>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -80,12 +80,39 @@ pub(crate) struct Container<'a> {
     pub(crate) volume_mounts: Option<Vec<VolumeMount<'a>>>,
 }
 
-/// Something with a name: a volume, a variable.
+/// Something with a name: a variable, a Secret.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Named<'a> {
     #[serde(borrow)]
     pub(crate) name: Text<'a>,
+}
+
+/// A volume, as far as what it is says what becomes of a file in it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Volume<'a> {
+    #[serde(borrow)]
+    pub(crate) name: Text<'a>,
+    config_map: Option<IgnoredAny>,
+    #[serde(rename = "downwardAPI")]
+    downward_api: Option<IgnoredAny>,
+    empty_dir: Option<IgnoredAny>,
+    ephemeral: Option<IgnoredAny>,
+    image: Option<IgnoredAny>,
+    projected: Option<IgnoredAny>,
+    secret: Option<IgnoredAny>,
+}
+
+/// How long a file stays in a volume, with what the volume is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keeps {
+    /// It cannot be written.
+    Nothing(&'static str),
+    /// As long as the pod is there.
+    ForThePod(&'static str),
+    /// For the pods that follow.
+    ForThoseAfter,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -134,6 +161,23 @@ impl<'a> Container<'a> {
 
     pub(crate) fn mounts(&self) -> &[VolumeMount<'a>] {
         self.volume_mounts.as_deref().unwrap_or_default()
+    }
+}
+
+impl Volume<'_> {
+    /// How long a file stays in it.
+    pub(crate) fn keeps(&self) -> Keeps {
+        let kinds = [
+            (&self.config_map, Keeps::Nothing("configMap")),
+            (&self.downward_api, Keeps::Nothing("downwardAPI")),
+            (&self.image, Keeps::Nothing("image")),
+            (&self.projected, Keeps::Nothing("projected")),
+            (&self.secret, Keeps::Nothing("secret")),
+            (&self.empty_dir, Keeps::ForThePod("emptyDir")),
+            (&self.ephemeral, Keeps::ForThePod("ephemeral")),
+        ];
+        let kind = kinds.into_iter().find(|(source, _)| source.is_some());
+        kind.map_or(Keeps::ForThoseAfter, |(_, keeps)| keeps)
     }
 }
 

@@ -98,7 +98,7 @@ fn takes_a_claim_of_a_stateful_set_for_a_volume_of_its_pods() {
     assert_eq!(
         advice.warnings,
         [
-            "StatefulSet web: its pods will be refused: annotation 'sidescale.io/state' is 'volume:data': the pod has no such volume, want emptydir, for the pod has no volumes"
+            "StatefulSet web: its pods will be refused: annotation 'sidescale.io/state' is 'volume:data': the pod has no such volume, want emptydir, or volume:<name> of one that can be written to"
         ]
     );
     object["spec"]["volumeClaimTemplates"] = json!([{"metadata": {"name": "data"}, "spec": {}}]);
