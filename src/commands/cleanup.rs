@@ -20,7 +20,7 @@ use crate::rotation::demand::Demands;
 use crate::rotation::plane::{Plane, Survey, Trouble};
 use crate::rotation::removal::{Removal, decide};
 use crate::rotation::run::Context;
-use crate::rotation::sweep::{self, Removed, listed};
+use crate::rotation::sweep::{self, Removed, SecondLook, listed};
 
 mod text;
 
@@ -168,21 +168,9 @@ async fn remove(
     demands: impl AsyncFn() -> Result<Demands>,
 ) -> Result<Removed> {
     let trouble = |trouble: Trouble| anyhow!(trouble.message);
-    if let Removal::User { id, .. } = removal {
-        let survey = plane.survey().await.map_err(trouble)?;
-        let secrets = listed(context).await.map_err(|trouble| anyhow!(trouble))?;
-        let records = Vec::from_iter(secrets.into_iter().map(|one| one.record));
-        let (demands, now) = (demands().await?, context.clock.now());
-        let again = decide(
-            now,
-            name,
-            &survey,
-            Some(&records),
-            &demands,
-            &context.policy,
-        );
-        let is_it = |removal: &Removal<'_>| matches!(removal, Removal::User { id: found, .. } if found == id);
-        if !again.iter().any(is_it) {
+    if let Removal::User { .. } = removal {
+        let again = SecondLook::read(context, plane).await.map_err(trouble)?;
+        if !again.confirms(context, name, &demands().await?, removal) {
             return Ok(Removed::Known);
         }
     }

@@ -199,8 +199,7 @@ impl Keeper {
         if !due {
             return;
         }
-        let demands = self.demands.borrow().clone();
-        let swept = self.sweep(name, plane, &demands).await;
+        let swept = self.sweep(name, plane).await;
         if let Err(trouble) = &swept {
             let trouble = trouble.message.as_str();
             debug!(

@@ -1,13 +1,14 @@
-//! Removes what was decided on, and asks once more before a key that still works is ended. I/O.
+//! Removes what was decided on, and asks once more before a key that still works is ended, or a user removed. I/O.
 
-use super::demand::SecretRef;
+use super::demand::{Demands, SecretRef};
 use super::orphans;
 use super::ownership;
 use super::plan::Ownership;
-use super::plane::{Plane, Trouble};
+use super::plane::{Plane, Survey, Trouble};
 use super::record::{DATA_KEY, Record};
-use super::removal::Removal;
+use super::removal::{Removal, decide};
 use super::run::Context;
+use super::state::State;
 use crate::metrics::RotationResult;
 use crate::store::StoredSecret;
 
@@ -33,7 +34,44 @@ pub(crate) enum Removed {
     Unread(String),
 }
 
-/// Removes it at the control plane.
+/// A second look at everything, for what nothing gives back: much may have happened since the first.
+pub(crate) struct SecondLook {
+    survey: Survey,
+    records: Vec<Record>,
+}
+
+impl SecondLook {
+    /// Asks the control plane, then the Secrets; what pods need has to be read after that.
+    ///
+    /// # Errors
+    /// A call failed.
+    pub(crate) async fn read(context: &Context, plane: &Plane) -> Result<Self, Trouble> {
+        let survey = plane.survey().await?;
+        let listed = listed(context).await.map_err(|message| Trouble {
+            state: State::Degraded,
+            message,
+            of_plane: false,
+        })?;
+        let records = listed.into_iter().map(|one| one.record).collect();
+        Ok(Self { survey, records })
+    }
+
+    /// Whether it still says the same.
+    pub(crate) fn confirms(
+        &self,
+        context: &Context,
+        control_plane: &str,
+        demands: &Demands,
+        removal: &Removal<'_>,
+    ) -> bool {
+        let now = context.clock.now();
+        let (records, policy) = (Some(&*self.records), &context.policy);
+        let again = decide(now, control_plane, &self.survey, records, demands, policy);
+        again.contains(removal)
+    }
+}
+
+/// Removes it at the control plane. A user wants a [`SecondLook`] first.
 ///
 /// # Errors
 /// A call failed.

@@ -5,32 +5,27 @@ use std::collections::BTreeSet;
 use tracing::{debug, info};
 
 use super::Keeper;
-use crate::rotation::demand::Demands;
 use crate::rotation::plane::{Plane, Trouble};
 use crate::rotation::removal::{Removal, decide};
-use crate::rotation::sweep::{Removed, listed, remove};
+use crate::rotation::sweep::{Removed, SecondLook, listed, remove};
 
 /// Bounds what one sweep ends, so that it holds up no look for long; the next one follows soon.
 const MOST_ENDED: usize = 100;
 
 impl Keeper {
     /// Sweeps one control plane; says whether there is more to do.
-    pub(super) async fn sweep(
-        &self,
-        name: &str,
-        plane: &Plane,
-        demands: &Demands,
-    ) -> Result<bool, Trouble> {
+    pub(super) async fn sweep(&self, name: &str, plane: &Plane) -> Result<bool, Trouble> {
         let context = &self.context;
         let survey = plane.survey().await?;
         // After what they are held against: what is made meanwhile is known here, not there.
         let listed = listed(context).await.ok();
         let records = listed.map(|listed| Vec::from_iter(listed.into_iter().map(|one| one.record)));
         let records = records.as_deref();
+        let demands = self.demands.borrow().clone();
         let now = context.clock.now();
         let mut left = MOST_ENDED;
         let mut unread = BTreeSet::new();
-        for removal in decide(now, name, &survey, records, demands, &context.policy) {
+        for removal in decide(now, name, &survey, records, &demands, &context.policy) {
             if left == 0 {
                 break;
             }
@@ -38,6 +33,13 @@ impl Keeper {
                 && (unread.contains(namespace) || self.kept.hold(name, key.id))
             {
                 continue;
+            }
+            if let Removal::User { .. } = &removal {
+                let again = SecondLook::read(context, plane).await?;
+                let demands = self.demands.borrow().clone();
+                if !again.confirms(context, name, &demands, &removal) {
+                    continue;
+                }
             }
             match remove(context, name, plane, &removal).await? {
                 Removed::Yes => {

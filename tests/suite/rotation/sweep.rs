@@ -153,6 +153,32 @@ async fn a_user_without_a_service_goes_thirty_days_after_its_last_key() {
 }
 
 #[tokio::test]
+async fn a_user_that_a_pod_needs_by_the_time_of_its_turn_stays() {
+    let world = World::new().await;
+    world.headscale.add_user("shop.old", MARK, "");
+    world.headscale.add_user("shop.api", MARK, "");
+    world.clock.advance(DAY * 31);
+    let slow = Fault::Slow(Duration::from_millis(800));
+    world.headscale.break_calls(Some(Call::DeleteUser), slow);
+    let _process = world.start("a");
+    until("the removal of the first one", async || {
+        (world.headscale.calls(Call::DeleteUser) > 0).then_some(())
+    })
+    .await;
+    world.demand(&["api"], |_| {});
+    let value = world.key("api").await;
+    until("the end of the first one", async || {
+        (world.headscale.user_names() == ["shop.api"]).then_some(())
+    })
+    .await;
+    // The turn of the other one comes at once.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(world.headscale.user_names(), ["shop.api"]);
+    assert!(world.headscale.accepts(&value));
+    assert_eq!(world.headscale.calls(Call::DeleteUser), 1);
+}
+
+#[tokio::test]
 async fn a_key_that_no_pod_needs_for_a_week_is_taken_out_and_ended() {
     let world = World::new().await;
     let _process = world.start("a");
