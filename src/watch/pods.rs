@@ -354,15 +354,18 @@ mod tests {
     }
 
     #[test]
-    fn keeps_no_more_of_an_annotation_than_decides() {
-        let with = |key: &str, value: String| {
-            let mut pod = pod("api-0");
-            let annotations = pod.annotations.as_mut().unwrap();
-            annotations.insert(format!("sidescale.io/{key}"), value);
+    fn keeps_no_more_of_a_pod_than_decides() {
+        let kept = |pod| {
             let mut index = Index::default();
             index.insert(pod);
             let shape = index.shapes.into_iter().next().unwrap();
             format!("{shape:?}").len()
+        };
+        let with = |key: &str, value: String| {
+            let mut pod = pod("api-0");
+            let annotations = pod.annotations.as_mut().unwrap();
+            annotations.insert(format!("sidescale.io/{key}"), value);
+            kept(pod)
         };
         let bare = with("x", String::new());
         assert_eq!(with("x", "x".repeat(200 << 10)), bare);
@@ -370,6 +373,10 @@ mod tests {
         let refused = with("hostname", "x".repeat(200 << 10));
         assert!((bare + 4097..bare + 4200).contains(&refused), "{refused}");
         assert!(with("hostname", "ä".repeat(100 << 10)) < bare + 4200);
+        let mut owned = pod("api-0");
+        let owner = &mut owned.owner_references.as_mut().unwrap()[0];
+        (owner.kind, owner.name) = ("ä".repeat(500 << 10), "x".repeat(1 << 20));
+        assert!(kept(owned) < bare + 700);
     }
 
     #[test]

@@ -21,6 +21,9 @@ const KEY_MODE: &str = "sidescale.io/key-mode";
 /// Labels that an identity is read from.
 const IDENTITY_LABELS: [&str; 2] = ["pod-template-hash", "rollouts-pod-template-hash"];
 
+/// Is more than the longest name of an owner that a service is read from: the API server takes one of a megabyte.
+const LONGEST_OWNER: usize = 320;
+
 /// Holds all that decides a pod's key. The pods of one ReplicaSet share one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Shape {
@@ -44,6 +47,10 @@ impl Shape {
         owner: Option<Owner<'_>>,
         selecting: &BTreeSet<&str>,
     ) -> Self {
+        let owner = owner.map(|Owner { kind, name }| Owner {
+            kind: cut(kind),
+            name: cut(name),
+        });
         let mut shape = Self {
             annotations: annotations
                 .filter_map(|(key, value)| Some((key, deciding(key, value)?)))
@@ -196,6 +203,10 @@ impl Lookup for Labels<'_> {
                 .filter(|(key, _)| key.starts_with(PREFIX)),
         )
     }
+}
+
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(LONGEST_OWNER)]
 }
 
 fn boxed((key, value): (&str, &str)) -> (Box<str>, Box<str>) {
