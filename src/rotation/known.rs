@@ -1,6 +1,6 @@
 //! What the process remembers of one Secret between its jobs: who waits, who fights, what was said. State, the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::plan::{Held, Why};
 use super::plane::Trouble;
 use super::planes::jitter;
 use super::queue::Backoff;
-use super::settle::{Beside, Outcome, Snapshot};
+use super::settle::{Beside, Outcome, Snapshot, Unended};
 use super::standing::Standing;
 use super::state::State;
 use super::value::Flaw;
@@ -39,6 +39,8 @@ pub(super) struct Known {
     /// What the jobs on it tell each other.
     pub(super) beside: Beside,
     failing: BTreeMap<String, Failing>,
+    /// Old keys that could not be ended, as the last job met them.
+    unended: BTreeMap<String, (KeyId, Failing)>,
     trouble: Option<Failing>,
     fights: BTreeMap<String, Fight>,
     /// Values that somebody put there and that were replaced in the last job, and why.
@@ -124,6 +126,13 @@ impl Known {
         held
     }
 
+    /// The keys whose old ones are not to be ended now: that failed a moment ago.
+    pub(super) fn resting(&self, now: Timestamp) -> BTreeSet<String> {
+        let rest = self.unended.iter();
+        let rest = rest.filter(|(_, (_, failing))| failing.backoff.waits(now).is_some());
+        rest.map(|(data_key, _)| data_key.clone()).collect()
+    }
+
     /// The keys that are fought over, as they were made last: no record may name them, and they are not ended.
     pub(super) fn kept(&self, now: Timestamp) -> Vec<KeyAt> {
         let fights = self.fights.values();
@@ -150,6 +159,8 @@ impl Known {
         let Outcome {
             plan,
             failed,
+            unended,
+            resting,
             minted,
             undone,
             trouble,
@@ -217,6 +228,11 @@ impl Known {
             }
             failing.trouble = trouble;
         }
+        // A job that was kept from its work, or from all of it, says nothing of old keys.
+        if trouble.is_none() && !overtaken {
+            let again = self.absorb_unended(secret, unended, &resting, now);
+            retry = retry.into_iter().chain(again).min();
+        }
         let again = self.absorb_trouble(secret, trouble, away, now);
         let retry = retry.into_iter().chain(again).min();
         Next { retry, confirm }
@@ -253,6 +269,20 @@ impl Known {
                 ..notice(State::Ready, note)
             }
         });
+        let unended = self.unended.iter();
+        let unended = unended.filter(|(_, (_, failing))| failing.said);
+        let unended = unended.map(|(data_key, (id, failing))| {
+            let (id, trouble) = (id.0, &failing.trouble.message);
+            let note = format!(
+                "key {id}, an old one of data key \"{data_key}\" of Secret {secret}, was not ended, and whoever has it may \
+                 still join with it: {trouble}. It is tried again, every five minutes in the end; by hand: headscale \
+                 preauthkeys expire --id {id}"
+            );
+            Notice {
+                reason: "KeyNotEnded",
+                ..notice(State::Degraded, note)
+            }
+        });
         for (data_key, state) in &self.states {
             let failing = self.failing.get(data_key).map(|failing| &failing.trouble);
             let note = match state {
@@ -285,7 +315,45 @@ impl Known {
                 .entry(*state)
                 .or_insert_with(|| notice(*state, note));
         }
-        refused.chain(notices.into_values()).collect()
+        let first = refused.chain(unended);
+        first.chain(notices.into_values()).collect()
+    }
+
+    /// Takes in which old keys could not be ended; says when to try again.
+    fn absorb_unended(
+        &mut self,
+        secret: &SecretRef,
+        unended: BTreeMap<String, Unended>,
+        resting: &BTreeSet<String>,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        self.unended.retain(|data_key, (id, failing)| {
+            let stays = unended.contains_key(data_key) || resting.contains(data_key);
+            if !stays && failing.said {
+                let (key_id, failures) = (id.0, failing.backoff.failures);
+                info!(%secret, data_key, key_id, failures, "Old key stands no longer in the way");
+            }
+            stays
+        });
+        for (data_key, Unended { id, trouble }) in unended {
+            let known = self.unended.entry(data_key.clone());
+            let (known, failing) =
+                known.or_insert_with(|| (id, Failing::new(trouble.clone(), false)));
+            *known = id;
+            failing.backoff.failed(now, jitter());
+            let (key_id, state, message) = (id.0, trouble.state.as_str(), trouble.message.as_str());
+            // As with keys that were not made: what may be the whole control plane's is said of that first.
+            let other = trouble.of_plane && failing.backoff.failures == 1;
+            if !other && (!failing.said || failing.trouble.state != trouble.state) {
+                warn!(%secret, data_key, key_id, state, trouble = message, "Old key was not ended");
+                failing.said = true;
+            } else {
+                debug!(%secret, data_key, key_id, state, trouble = message, "Old key was not ended");
+            }
+            failing.trouble = trouble;
+        }
+        let tries = self.unended.values();
+        tries.filter_map(|(_, failing)| failing.backoff.until).min()
     }
 
     fn absorb_trouble(

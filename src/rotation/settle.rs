@@ -54,6 +54,8 @@ pub(super) struct Task {
     pub(super) synced: bool,
     pub(super) planes: BTreeMap<String, Arc<Plane>>,
     pub(super) process: Process,
+    /// Keys whose old ones could not be ended a moment ago.
+    pub(super) resting: BTreeSet<String>,
     /// The Secret, read before what the control planes hold was listed.
     pub(super) snapshot: Option<Snapshot>,
 }
@@ -65,6 +67,10 @@ pub(super) struct Outcome {
     pub(super) plan: Plan,
     /// Keys that could not be made.
     pub(super) failed: BTreeMap<String, Trouble>,
+    /// Old keys that could not be ended.
+    pub(super) unended: BTreeMap<String, Unended>,
+    /// Keys whose old ones were left for later, as they could not be ended a moment ago.
+    pub(super) resting: BTreeSet<String>,
     /// Keys that were made.
     pub(super) minted: Vec<Minted>,
     /// Keys that were made, and that a writer who is none of us kept from being written.
@@ -100,6 +106,13 @@ pub(super) struct Minted {
     pub(super) why: Why,
 }
 
+/// An old key that could not be ended.
+#[derive(Debug)]
+pub(super) struct Unended {
+    pub(super) id: KeyId,
+    pub(super) trouble: Trouble,
+}
+
 struct Job<'a> {
     context: &'a Context,
     task: Task,
@@ -127,6 +140,7 @@ pub(super) async fn settle(context: &Context, task: Task) -> (SecretRef, Outcome
             of_plane: false,
         });
     }
+    job.outcome.resting = std::mem::take(&mut job.task.resting);
     job.outcome.overtaken = beside.over(number);
     (secret, job.outcome)
 }
@@ -281,7 +295,14 @@ impl Job<'_> {
                 put_off |= !mine;
                 mine
             }
-            Step::Expire { control_plane, .. } => self.task.planes.contains_key(control_plane),
+            Step::Expire {
+                data_key,
+                control_plane,
+                ..
+            } => {
+                let rests = self.task.resting.contains(data_key);
+                !rests && self.task.planes.contains_key(control_plane)
+            }
             Step::Intend { data_key, .. } | Step::Mint { data_key, .. } => {
                 let demand = self.task.demand.get(data_key);
                 demand.is_some_and(|demand| self.task.planes.contains_key(&demand.control_plane))

@@ -96,7 +96,7 @@ impl Loop {
         }
         // A snapshot is good for one look; whatever else is done makes it old.
         let snapshot = known.snapshot.take().filter(|_| class == Class::Cleanup);
-        let beside = known.beside.clone();
+        let (beside, resting) = (known.beside.clone(), known.resting(now));
         Task {
             class,
             number,
@@ -113,6 +113,7 @@ impl Loop {
                 beside: BTreeSet::new(),
                 held,
             },
+            resting,
             snapshot,
         }
     }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use tracing::{debug, info};
 
-use super::Job;
+use super::{Job, Unended};
 use crate::control_plane::KeyId;
 use crate::metrics::RotationResult;
 use crate::rotation::demand::SecretRef;
@@ -86,7 +86,8 @@ impl Job<'_> {
             }
             if let Err(trouble) = self.end(&plane, &data_key, id, expires).await {
                 self.suspect(&control_plane, &trouble);
-                self.outcome.failed.insert(data_key, trouble);
+                let unended = Unended { id, trouble };
+                self.outcome.unended.insert(data_key, unended);
                 stuck = true;
                 continue;
             }

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use sidescale::commands::demo::headscale::{Call, Fault};
 use sidescale::rotation::demand::SecretRef;
 use sidescale::rotation::record::{DATA_KEY, Record};
 use sidescale::rotation::request::{ANNOTATION, Request, Requests};
 use sidescale::store::StoredSecret;
 
+use super::messages::Log;
 use super::{SECRET, World, until};
 
 /// Asks as `sidescale rotate --now` does.
@@ -99,6 +101,56 @@ async fn a_revoked_key_ends_at_once_and_so_do_those_before_it() {
     .await;
     assert!(world.headscale.accepts(&third));
     assert_eq!(world.mints(), 3);
+}
+
+#[tokio::test]
+async fn an_old_key_that_cannot_be_ended_is_told_as_that_and_tried_again() {
+    let (log, _guard) = Log::listen();
+    let world = World::new().await;
+    let _process = world.start("a");
+    world.demand(&["api"], |_| {});
+    let first = world.key("api").await;
+    let refuses = Fault::Status(403);
+    world
+        .headscale
+        .break_calls(Some(Call::ExpirePreAuthKey), refuses);
+    ask(&world, &["api"], true).await;
+    world.key_other_than("api", &first).await;
+    let event = async || {
+        world.clock.advance(Duration::from_secs(1));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let told = log.lines("Event").into_iter();
+        let mut told = told.filter(|line| line["reason"] == "KeyNotEnded");
+        told.next()
+    };
+    let event = until("the Event", event).await;
+    let note = event["note"].as_str().unwrap();
+    assert!(note.contains("preauthkeys expire --id 1"), "{note}");
+    assert_eq!(log.lines("Old key was not ended").len(), 1);
+    assert_eq!(log.lines("Key was not made").len(), 0);
+    until("a key that is ready all the same", async || {
+        world.detail().starts_with("1 keys ready").then_some(())
+    })
+    .await;
+    let tries = world.headscale.calls(Call::ExpirePreAuthKey);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let more = world.headscale.calls(Call::ExpirePreAuthKey);
+    assert!(
+        more <= tries + 1,
+        "no time has passed: {tries}, then {more}"
+    );
+    world.headscale.mend();
+    until("its end", async || {
+        world.clock.advance(Duration::from_secs(1));
+        (!world.headscale.accepts(&first)).then_some(())
+    })
+    .await;
+    until("word of that", async || {
+        let over = log.lines("Old key stands no longer in the way");
+        (over.len() == 1).then_some(())
+    })
+    .await;
+    assert_eq!(world.mints(), 2);
 }
 
 #[tokio::test]
