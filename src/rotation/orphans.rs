@@ -232,6 +232,7 @@ mod tests {
             asked: asked(),
         });
         api.previous.push(Previous {
+            revoked: false,
             id: KeyId(2),
             expire_at: at(1),
             expires: None,

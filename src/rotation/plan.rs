@@ -21,7 +21,7 @@ mod view;
 
 use by_hand::Found;
 pub use over::mismatch;
-pub use step::{Plan, Step, Why};
+pub use step::{Over, Plan, Step, Why};
 pub use view::{Held, Issued, Ownership, Process, View};
 
 /// Plans the work on one Secret.

@@ -203,6 +203,7 @@ mod tests {
         assert_eq!(
             api.previous[0],
             Previous {
+                revoked: false,
                 id: KeyId(1),
                 expire_at: at(1_060),
                 expires: Some(intent("a", 1_000).expires),
@@ -211,6 +212,7 @@ mod tests {
         assert_eq!(
             api.previous[1],
             Previous {
+                revoked: false,
                 id: KeyId(2),
                 expire_at: at(1_060 + 3_600),
                 expires: Some(intent("b", 1_050).expires),

@@ -194,6 +194,7 @@ mod tests {
         let mut annotations = asking(value);
         let mut record = record(8);
         let previous = Previous {
+            revoked: false,
             id: KeyId(7),
             expire_at: Timestamp::MAX,
             expires: None,

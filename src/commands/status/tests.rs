@@ -250,6 +250,7 @@ fn keys_that_go_on_beside_the_current_one_are_named() {
                 .map(|document| document.as_slice());
             let mut record = Record::parse(document).unwrap();
             let previous = Previous {
+                revoked: false,
                 id: KeyId(5),
                 expire_at: now(),
                 expires: None,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tracing::{debug, info};
+use tracing::info;
 
 use super::Keeper;
 use crate::rotation::plane::{Plane, Trouble};
@@ -77,9 +77,10 @@ fn told(control_plane: &str, removal: &Removal<'_>) {
             key_id = key.id.0,
             "Ended a key that no Secret knows"
         ),
-        Removal::Row { key } => debug!(
+        Removal::Row { key } => info!(
             control_plane,
             key_id = key.0,
+            why = "over_for_long",
             "Removed the row of an ended key"
         ),
         Removal::User { id, name } => info!(

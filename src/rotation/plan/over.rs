@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::earliest;
-use super::step::{Plan, Step};
+use super::step::{Over, Plan, Step};
 use super::view::{Issued, View};
 use crate::clock::after;
 use crate::control_plane::{PreAuthKey, UserId};
@@ -39,14 +39,20 @@ pub(super) fn cleanup(
     }
     for previous in &key.previous {
         let (data_key, id) = (data_key.to_owned(), previous.id);
+        let revoked = previous.revoked || view.requests.revoke(&data_key, id);
         if view.record.names(&key.control_plane, id) {
             plan.steps.push(Step::ForgetPrevious { data_key, id });
-        } else if now >= previous.expire_at || view.requests.revoke(&data_key, id) {
+        } else if now >= previous.expire_at || revoked {
             plan.steps.push(Step::Expire {
                 data_key,
                 control_plane: key.control_plane.clone(),
                 id,
                 expires: previous.expires,
+                why: if revoked {
+                    Over::Revoked
+                } else {
+                    Over::Overlap
+                },
             });
         } else {
             earliest(&mut plan.cleanup_at, previous.expire_at);
@@ -83,6 +89,7 @@ pub(super) fn cleanup(
             control_plane: key.control_plane.clone(),
             id: found.id,
             expires: Some(abandoned.intent.expires),
+            why: Over::LostIntent,
         }));
     }
 }

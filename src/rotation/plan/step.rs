@@ -71,6 +71,8 @@ pub enum Step {
         id: KeyId,
         /// When it ends by itself, if that is known: a key of that id with another end is not the one.
         expires: Option<Timestamp>,
+        /// Why.
+        why: Over,
     },
     /// Bring what was put off for too long by a clock that was ahead back to now.
     BringBack {
@@ -130,6 +132,29 @@ pub struct Plan {
     pub cleanup_at: Option<Timestamp>,
     /// When the control plane's list of keys is wanted.
     pub confirm_at: Option<Timestamp>,
+}
+
+/// Says why a key is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// It was replaced or taken out, and the time that it went on for has passed.
+    Overlap,
+    /// Somebody asked for its end.
+    Revoked,
+    /// It came of an intent that was given up: nobody has its value.
+    LostIntent,
+}
+
+impl Over {
+    /// Its name in logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Overlap => "overlap_over",
+            Self::Revoked => "revoked",
+            Self::LostIntent => "lost_intent",
+        }
+    }
 }
 
 impl Why {

@@ -49,11 +49,16 @@ fn intend(why: Why) -> Vec<Step> {
 }
 
 fn expire(id: u64, expires: Timestamp) -> Vec<Step> {
+    expire_as(id, expires, Over::Overlap)
+}
+
+fn expire_as(id: u64, expires: Timestamp, why: Over) -> Vec<Step> {
     vec![Step::Expire {
         data_key: KEY.into(),
         control_plane: "default".into(),
         id: KeyId(id),
         expires: Some(expires),
+        why,
     }]
 }
 

@@ -106,6 +106,9 @@ pub struct Previous {
     /// When it ends by itself; tells it from another key that got its id after a restore.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,
+    /// Whether somebody asked for its end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub revoked: bool,
 }
 
 /// A key that is about to be made.
@@ -238,6 +241,7 @@ impl KeyRecord {
         let old = self.current.take();
         if let Some(old) = old.filter(|old| old.origin != Origin::Foreign) {
             self.previous.push(Previous {
+                revoked: false,
                 id: old.id,
                 // Not earlier because it ends by itself: the clock that says so may be wrong.
                 expire_at: after(now, overlap),
@@ -259,6 +263,7 @@ impl KeyRecord {
     pub fn revoke_previous(&mut self, now: Timestamp) {
         for previous in &mut self.previous {
             previous.expire_at = previous.expire_at.min(now);
+            previous.revoked = true;
         }
     }
 }

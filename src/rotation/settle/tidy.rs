@@ -7,7 +7,7 @@ use super::{Job, Unended};
 use crate::control_plane::KeyId;
 use crate::metrics::RotationResult;
 use crate::rotation::demand::SecretRef;
-use crate::rotation::plan::Step;
+use crate::rotation::plan::{Over, Step};
 use crate::rotation::plane::{Plane, Trouble};
 use crate::rotation::record::{KeyRecord, Origin, Record};
 use crate::store::{StoreError, StoredSecret};
@@ -62,6 +62,7 @@ impl Job<'_> {
                 control_plane,
                 id,
                 expires,
+                why,
             } = step
             else {
                 // All of these are done by one write.
@@ -84,7 +85,7 @@ impl Job<'_> {
                 self.outcome.again = true;
                 return Ok(());
             }
-            if let Err(trouble) = self.end(&plane, &data_key, id, expires).await {
+            if let Err(trouble) = self.end(&plane, &data_key, (id, expires), why).await {
                 self.suspect(&control_plane, &trouble);
                 let unended = Unended { id, trouble };
                 self.outcome.unended.insert(data_key, unended);
@@ -148,8 +149,8 @@ impl Job<'_> {
         &self,
         plane: &Plane,
         data_key: &str,
-        id: KeyId,
-        expires: Option<Timestamp>,
+        (id, expires): (KeyId, Option<Timestamp>),
+        why: Over,
     ) -> Result<(), Trouble> {
         let now = self.context.clock.now();
         let ended = match expires {
@@ -159,7 +160,7 @@ impl Job<'_> {
         let (secret, key_id) = (&self.task.secret, id.0);
         if ended {
             self.context.metrics.rotation.count(RotationResult::Expired);
-            info!(%secret, data_key, key_id, "Ended old key");
+            info!(%secret, data_key, key_id, why = why.as_str(), "Ended old key");
         } else {
             debug!(%secret, data_key, key_id, "Old key was over");
         }

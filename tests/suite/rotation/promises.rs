@@ -210,6 +210,12 @@ async fn each_key_that_is_made_or_ended_leaves_one_line_that_says_why() {
             world.alive().is_empty().then_some(())
         })
         .await;
+    let rows = "Removed the row of an ended key";
+    world
+        .eventually("the end of all rows but the last", DAY, || {
+            (!log.lines(rows).is_empty()).then_some(())
+        })
+        .await;
     let brief = |message: &str, fields: &[&str]| {
         let lines = log.lines(message).into_iter();
         let of =
@@ -225,8 +231,8 @@ async fn each_key_that_is_made_or_ended_leaves_one_line_that_says_why() {
         ]
     );
     assert_eq!(
-        brief("Ended old key", &["secret", "data_key", "key_id"]),
-        [[secret, "\"api-authkey\"", "1"]]
+        brief("Ended old key", &["secret", "data_key", "key_id", "why"]),
+        [[secret, "\"api-authkey\"", "1", "\"overlap_over\""]]
     );
     assert_eq!(
         brief(
@@ -234,6 +240,10 @@ async fn each_key_that_is_made_or_ended_leaves_one_line_that_says_why() {
             &["namespace", "user", "key_id"]
         ),
         [["\"shop\"", "\"shop.api\"", "2"]]
+    );
+    assert_eq!(
+        brief(rows, &["control_plane", "key_id", "why"]),
+        [["\"default\"", "1", "\"over_for_long\""]]
     );
     let whole = log.whole();
     assert!(!whole.contains(&first) && !whole.contains(&second));

@@ -6,6 +6,7 @@ use crate::rotation::record::Previous;
 #[test]
 fn a_previous_key_ends_after_its_overlap_unless_it_is_the_one_in_force() {
     let previous = |id| Previous {
+        revoked: false,
         id: KeyId(id),
         expire_at: at(3_600),
         expires: Some(at(90 * DAY)),
@@ -80,6 +81,7 @@ fn a_key_that_no_pod_needs_is_noted_and_taken_out_a_week_later() {
 #[test]
 fn a_key_that_a_person_revokes_does_not_wait_for_its_overlap() {
     let previous = |id| Previous {
+        revoked: false,
         id: KeyId(id),
         expire_at: at(3_600),
         expires: Some(at(90 * DAY)),
@@ -88,7 +90,13 @@ fn a_key_that_a_person_revokes_does_not_wait_for_its_overlap() {
         case.key.previous = vec![previous(3), previous(4)];
         case.request(4);
     });
-    assert_eq!(case.steps(10), expire(4, at(90 * DAY)));
+    assert_eq!(case.steps(10), expire_as(4, at(90 * DAY), Over::Revoked));
+    // The request is over once its key was made.
+    let asked = Case::new().with(|case| {
+        case.key.previous = vec![previous(3)];
+        case.key.revoke_previous(at(20));
+    });
+    assert_eq!(asked.steps(20), expire_as(3, at(90 * DAY), Over::Revoked));
 }
 
 #[test]
@@ -108,7 +116,7 @@ fn the_key_of_a_lost_intent_is_ended_by_its_fingerprint() {
     let near = Timestamp::new(90 * DAY, 123_457_000).unwrap();
     assert_eq!(
         abandoned(vec![listed(9, expires)]).steps(20),
-        expire(9, expires)
+        expire_as(9, expires, Over::LostIntent)
     );
     assert_eq!(
         abandoned(vec![listed(9, near)]).steps(20),
@@ -206,6 +214,7 @@ fn an_answer_that_is_not_what_was_asked_is_named() {
 #[test]
 fn a_previous_key_that_was_put_off_by_a_clock_ahead_ends_sooner() {
     let previous = |expire_at| Previous {
+        revoked: false,
         id: KeyId(3),
         expire_at,
         expires: None,

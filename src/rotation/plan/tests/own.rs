@@ -152,6 +152,7 @@ fn a_key_that_was_renewed_ends_when_its_pod_has_not_joined_with_it() {
         case().with(|case| {
             case.key.current.as_mut().unwrap().id = KeyId(8);
             case.key.previous.push(Previous {
+                revoked: false,
                 id: KeyId(7),
                 expire_at: at(300),
                 expires: Some(at(HOUR - 1)),
