@@ -18,7 +18,7 @@ use crate::pods::Pods;
 use crate::rotation::Notebook;
 use crate::rotation::demand::Demands;
 use crate::rotation::plane::{Plane, Survey, Trouble};
-use crate::rotation::removal::{Removal, decide};
+use crate::rotation::removal::{Removal, away, decide};
 use crate::rotation::run::Context;
 use crate::rotation::sweep::{self, Removed, SecondLook, listed};
 
@@ -27,7 +27,9 @@ mod text;
 const HELP: &str = "\
 Sidescale cleans up by itself, every hour. This does the same now, and with --dry-run says what would be done. Only what \
 this installation made is touched: keys that still work and that no Secret knows, rows of keys that ended a week ago and \
-that no node names, and users without service, node or key for rotation.unusedUsersAfter. On Headscale 0.28 no user is \
+that no node names, and users without service, node or key for rotation.unusedUsersAfter. Beyond that, nodes that were \
+away for as long are removed whose user no pod and no Secret needs, which ephemeral: false leaves behind; run it once \
+more some time later, and their rows and users go too. On Headscale 0.28 no user is \
 removed, because there that would remove the keys of all others. A key that a Secret holds and that no pod needs is \
 listed, and left to the running Sidescale, which alone writes these Secrets.
 
@@ -120,7 +122,9 @@ pub async fn clean(
     let needed = demands().await?;
     for (name, plane, survey) in &planes {
         let now = context.clock.now();
-        let removals = decide(now, name, survey, Some(&records), &needed, &context.policy);
+        let policy = &context.policy;
+        let mut removals = decide(now, name, survey, Some(&records), &needed, policy);
+        removals.extend(away(now, name, survey, &records, &needed, policy));
         found += removals.len();
         for (number, removal) in removals.iter().enumerate() {
             if dry_run {
@@ -159,7 +163,7 @@ async fn ask(context: &Context, name: &str) -> Result<(Plane, Survey), Trouble> 
     Ok((plane, survey))
 }
 
-/// Removes it; a user only if everything, asked once more, still says that nobody needs it.
+/// Removes it; a node or a user only if everything, asked once more, still says that nobody needs it.
 async fn remove(
     context: &Context,
     name: &str,
@@ -168,7 +172,7 @@ async fn remove(
     demands: impl AsyncFn() -> Result<Demands>,
 ) -> Result<Removed> {
     let trouble = |trouble: Trouble| anyhow!(trouble.message);
-    if let Removal::User { .. } = removal {
+    if let Removal::Node { .. } | Removal::User { .. } = removal {
         let again = SecondLook::read(context, plane).await.map_err(trouble)?;
         if !again.confirms(context, name, &demands().await?, removal) {
             return Ok(Removed::Known);

@@ -10,7 +10,8 @@ use super::demand::Demands;
 use super::orphans;
 use super::plane::Survey;
 use super::record::{KeyRecord, Record};
-use crate::control_plane::{KeyId, PreAuthKey, UserId};
+use crate::clock::after;
+use crate::control_plane::{KeyId, NodeId, PreAuthKey, UserId};
 
 /// Something to remove. In this order: what still works, what is only a row, what is empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +29,17 @@ pub enum Removal<'a> {
     Row {
         /// The key.
         key: KeyId,
+    },
+    /// A node that was away for long, of a user that nothing needs. Only a person has these removed.
+    Node {
+        /// The node.
+        id: NodeId,
+        /// Its label in the tailnet's DNS.
+        name: &'a str,
+        /// Name of its user.
+        user: &'a str,
+        /// When the control plane saw it last.
+        seen: Timestamp,
     },
     /// A user that nothing needs.
     User {
@@ -99,6 +111,41 @@ pub fn decide<'a>(
     found
 }
 
+/// The nodes that stay behind where keys were not ephemeral: of users of ours that no pod and no record names, not seen for
+/// as long as makes a user unused. The hourly sweep leaves them: a node may be what somebody still looks for.
+#[must_use]
+pub fn away<'a>(
+    now: Timestamp,
+    control_plane: &str,
+    survey: &'a Survey,
+    records: &[Record],
+    demands: &Demands,
+    policy: &Policy,
+) -> Vec<Removal<'a>> {
+    if !demands.synced {
+        return Vec::new();
+    }
+    let wanted = wanted(control_plane, records, demands);
+    let owners = survey
+        .keys
+        .iter()
+        .filter_map(|key| Some((key.id, key.user?)));
+    let owners: BTreeMap<KeyId, UserId> = owners.collect();
+    let away = survey.nodes.iter().filter_map(|node| {
+        let of_key = node.pre_auth_key.and_then(|key| owners.get(&key).copied());
+        let user = survey.users.get(&of_key.or(node.user)?)?;
+        let seen = node.last_seen.filter(|_| !node.online)?;
+        let long = now >= after(seen, policy.rotation.unused_users_after);
+        (user.ours && long && !wanted.contains(&user.name)).then(|| Removal::Node {
+            id: node.id,
+            name: &node.given_name,
+            user: &user.name,
+            seen,
+        })
+    });
+    away.collect()
+}
+
 fn of_plane<'a>(name: &'a str, records: &'a [Record]) -> impl Iterator<Item = &'a KeyRecord> {
     let keys = records.iter().flat_map(|record| record.keys.values());
     keys.filter(move |key| key.control_plane == name)
@@ -141,7 +188,7 @@ fn wanted(name: &str, records: &[Record], demands: &Demands) -> BTreeSet<String>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control_plane::Release;
+    use crate::control_plane::{Node, Release};
     use crate::rotation::record::{Asked, Issued};
     use crate::rotation::tailnet::KeyUser;
 
@@ -229,9 +276,59 @@ mod tests {
                 namespace,
             } => format!("key {} of {user} in {namespace}", key.id.0),
             Removal::Row { key } => format!("row {}", key.0),
+            Removal::Node { id, user, .. } => format!("node {} of {user}", id.0),
             Removal::User { id, name } => format!("user {} {name}", id.0),
         });
         shown.collect()
+    }
+
+    #[test]
+    fn nodes_that_were_away_for_long_stay_behind_where_nobody_needs_their_user() {
+        let policy = Policy::for_login_server("https://headscale.example.com").unwrap();
+        let node = |id: u64, key: Option<u64>, user: Option<u64>, seen: Option<i64>| Node {
+            id: NodeId(id),
+            name: "host".into(),
+            given_name: "host".into(),
+            user: user.map(UserId),
+            online: false,
+            pre_auth_key: key.map(KeyId),
+            tags: Vec::new(),
+            created_at: None,
+            last_seen: seen.map(at),
+            expiry: None,
+        };
+        let online = Node {
+            online: true,
+            ..node(4, Some(8), None, Some(1))
+        };
+        let nodes = vec![
+            // A record names its user, whose key it came with.
+            node(1, Some(7), None, Some(1)),
+            // By its key, whatever user tags gave it; and by its user.
+            node(2, Some(8), Some(2_147_455_555), Some(70)),
+            node(3, None, Some(3), Some(1)),
+            online,
+            node(5, Some(8), None, Some(71)),
+            node(6, Some(8), None, None),
+            // Of somebody else, and of nobody.
+            node(7, Some(10), None, Some(1)),
+            node(8, None, None, Some(1)),
+            node(9, Some(99), Some(2_147_455_555), Some(1)),
+        ];
+        let survey = Survey {
+            nodes,
+            ..survey(Release::V0_28)
+        };
+        let away = |synced| {
+            let demands = Demands {
+                synced,
+                ..Demands::default()
+            };
+            let found = away(at(100), "default", &survey, &[record(7)], &demands, &policy);
+            shown(found)
+        };
+        assert_eq!(away(true), ["node 2 of gone.web", "node 3 of old.db"]);
+        assert_eq!(away(false), Vec::<String>::new());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::ownership;
 use super::plan::Ownership;
 use super::plane::{Plane, Survey, Trouble};
 use super::record::{DATA_KEY, Record};
-use super::removal::{Removal, decide};
+use super::removal::{Removal, away, decide};
 use super::run::Context;
 use super::state::State;
 use crate::metrics::RotationResult;
@@ -65,13 +65,15 @@ impl SecondLook {
         removal: &Removal<'_>,
     ) -> bool {
         let now = context.clock.now();
-        let (records, policy) = (Some(&*self.records), &context.policy);
-        let again = decide(now, control_plane, &self.survey, records, demands, policy);
-        again.contains(removal)
+        let (survey, records, policy) = (&self.survey, &*self.records, &context.policy);
+        if let Removal::Node { .. } = removal {
+            return away(now, control_plane, survey, records, demands, policy).contains(removal);
+        }
+        decide(now, control_plane, survey, Some(records), demands, policy).contains(removal)
     }
 }
 
-/// Removes it at the control plane. A user wants a [`SecondLook`] first.
+/// Removes it at the control plane. A node or a user wants a [`SecondLook`] first.
 ///
 /// # Errors
 /// A call failed.
@@ -96,6 +98,7 @@ pub(crate) async fn remove(
             context.metrics.rotation.count(RotationResult::Expired);
         }
         Removal::Row { key } => plane.delete_key(*key).await?,
+        Removal::Node { id, .. } => plane.delete_node(*id).await?,
         Removal::User { id, name: _ } => plane.delete_user(*id).await?,
     }
     Ok(Removed::Yes)

@@ -25,6 +25,16 @@ pub(super) fn to_do(control_plane: &str, removal: &Removal<'_>) -> String {
             "remove the row of key {} at control plane {control_plane}: it ended a week ago or more, and no node names it",
             key.0
         ),
+        Removal::Node {
+            id,
+            name,
+            user,
+            seen,
+        } => format!(
+            "remove node {name} (id {}) of user {user} at control plane {control_plane}: no pod needs it, and it was \
+             last seen at {seen}",
+            id.0
+        ),
         Removal::User { id, name } => format!(
             "remove user {name} (id {}) at control plane {control_plane}: it has no service, node or key",
             id.0
@@ -59,6 +69,10 @@ fn done(control_plane: &str, removal: &Removal<'_>) -> String {
                 key.0
             )
         }
+        Removal::Node { id, name, user, .. } => format!(
+            "removed node {name} (id {}) of user {user} at control plane {control_plane}",
+            id.0
+        ),
         Removal::User { id, name } => {
             format!(
                 "removed user {name} (id {}) at control plane {control_plane}",

@@ -83,6 +83,13 @@ fn told(control_plane: &str, removal: &Removal<'_>) {
             why = "over_for_long",
             "Removed the row of an ended key"
         ),
+        Removal::Node { id, name, user, .. } => info!(
+            control_plane,
+            user,
+            node_id = id.0,
+            name,
+            "Removed a node that no pod needs"
+        ),
         Removal::User { id, name } => info!(
             control_plane,
             user = name,

@@ -345,7 +345,7 @@ impl Episode {
         let removals = decide(now, "default", &survey, Some(&records), demands, policy);
         let orphans = removals.iter().filter_map(|removal| match removal {
             Removal::Orphan { key, .. } => Some(key.id),
-            Removal::Row { .. } | Removal::User { .. } => None,
+            Removal::Row { .. } | Removal::Node { .. } | Removal::User { .. } => None,
         });
         assert_eq!(orphans.collect::<BTreeSet<_>>(), ledger.unknown);
         Tally {

@@ -6,7 +6,7 @@ use std::sync::{MutexGuard, PoisonError};
 use jiff::Timestamp;
 
 use super::{Plane, Trouble};
-use crate::control_plane::{Error, KeyId, Node, PreAuthKey, Release, UserId};
+use crate::control_plane::{Error, KeyId, Node, NodeId, PreAuthKey, Release, UserId};
 use crate::rotation::lent;
 use crate::rotation::names::Step;
 use crate::rotation::tailnet::{KeyOrigin, KeyUser, Tailnet};
@@ -95,6 +95,15 @@ impl Plane {
         self.users().retain(|_, user| user.id != id);
         let deleted = self.client.delete_user(id, version);
         Ok(self.counted("delete_user", deleted).await?)
+    }
+
+    /// Removes a node; one that is gone already counts as removed.
+    ///
+    /// # Errors
+    /// The call failed.
+    pub async fn delete_node(&self, id: NodeId) -> Result<(), Trouble> {
+        let deleted = self.client.delete_node(id);
+        Ok(self.counted("delete_node", deleted).await?)
     }
 
     /// Does a step of the name keeper.

@@ -161,3 +161,44 @@ async fn cleanup_touches_nothing_where_something_cannot_be_read() {
     let (said, done) = world.cleanup(false).await;
     assert!(said.contains("ended key 1") && done.is_ok(), "{said}");
 }
+
+#[tokio::test]
+async fn a_node_that_a_service_left_behind_is_removed_by_its_id() {
+    let world = World::new().await;
+    let process = world.start("a");
+    world.demand(&["api", "web"], |demand| demand.asked.ephemeral = false);
+    let keys = [world.key("api").await, world.key("web").await];
+    let [gone, used] = keys.map(|key| world.headscale.join(&key, "host").unwrap());
+    let stranger = world.key_of_another("prod.api", "somebody").await;
+    let stranger = world.headscale.join(&stranger, "host").unwrap();
+    for node in [gone, used, stranger] {
+        world.headscale.set_online(node, false);
+    }
+    world.demand(&["web"], |demand| demand.asked.ephemeral = false);
+    // The key of api is taken out of its Secret after seven days.
+    until("the end of api's key", async || {
+        world.clock.advance(DAY);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        world.value("api").await.is_none().then_some(())
+    })
+    .await;
+    drop(process);
+    let (said, _) = world.cleanup(true).await;
+    assert!(!said.contains("node"), "thirty days are not over: {said}");
+    world.clock.advance(DAY * 30);
+    let (shown, _) = world.cleanup(true).await;
+    let line = format!(
+        "remove node host (id {}) of user shop.api at control plane default: no pod needs it, and it was last seen at ",
+        gone.0
+    );
+    assert!(shown.contains(&line), "{shown}");
+    assert_eq!(shown.matches("remove node").count(), 1, "{shown}");
+    let (said, done) = world.cleanup(false).await;
+    assert_eq!(done, Ok(()));
+    assert!(
+        said.contains(&line.replace("remove node", "removed node")[..40]),
+        "{said}"
+    );
+    let left: Vec<_> = world.headscale.given_names().into_keys().collect();
+    assert_eq!(left, [used, stranger]);
+}
