@@ -22,7 +22,9 @@ pub fn candidates<'a>(
     let mut found: BTreeMap<&str, Vec<&PreAuthKey>> = BTreeMap::new();
     for key in keys {
         let user = key.user.and_then(|user| users.get(&user));
-        let alive = key.expiration.is_some_and(|end| now < end);
+        // One that works once and was used is good for nothing.
+        let over = key.used && !key.reusable;
+        let alive = !over && key.expiration.is_some_and(|end| now < end);
         let old = key.created_at.is_some_and(|made| now >= after(made, age));
         if let Some(user) = user.filter(|user| user.ours && alive && old) {
             found.entry(&user.name).or_default().push(key);
@@ -136,6 +138,11 @@ mod tests {
         ];
         let mut ageless = key(6, Some(1), 0, 9_000);
         ageless.created_at = None;
+        let used_up = PreAuthKey {
+            used: true,
+            reusable: false,
+            ..key(8, Some(1), 400, 9_000)
+        };
         let keys = [
             key(1, Some(1), 400, 9_000),
             key(2, Some(2), 400, 9_000),
@@ -143,6 +150,7 @@ mod tests {
             key(4, Some(1), 401, 9_000),
             key(5, Some(1), 400, 1_000),
             ageless,
+            used_up,
             key(7, Some(3), 400, 9_000),
         ];
         let users = users.into();
