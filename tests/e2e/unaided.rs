@@ -19,8 +19,10 @@ use crate::support::wait;
 use crate::{Case, diagnosis};
 
 mod beside;
+mod server_keys;
 
 use beside::Beside;
+use server_keys::ServerKeys;
 
 pub(crate) const CASES: &[Case] = &[
     Case {
@@ -30,7 +32,7 @@ pub(crate) const CASES: &[Case] = &[
         run: joins,
     },
     Case {
-        name: "unaided::headscale_serves_while_the_managers_image_cannot_be_pulled",
+        name: "unaided::headscale_serves_with_the_keys_given_and_without_its_manager",
         needs: &[Level::Node, Level::Headscale],
         each: false,
         run: serves,
@@ -218,7 +220,8 @@ fn loses(headscale: &Beside<'_>, product: &Product<'_>, node: TailnetNode) -> Re
     Ok(took)
 }
 
-/// A pod with an image that cannot be pulled is never ready; Headscale is reached all the same.
+/// A pod with an image that cannot be pulled is never ready; Headscale is reached all the same, with the keys of a
+/// Secret that came after it.
 fn serves(context: &Context, program: Option<&Program>) -> Result<()> {
     let program = program.context("runs for a Headscale")?;
     let node = context.node_with_product()?;
@@ -226,7 +229,11 @@ fn serves(context: &Context, program: Option<&Program>) -> Result<()> {
     let headscale = Beside::new(context, node, program, &test)?;
     let values = [("config.webhook.image", "docker.io/sidescale-e2e/nowhere:1")];
     let _product = Product::install_alone(node, &headscale.url(), &test, &values)?;
-    headscale.apply()?;
+    headscale.apply_with("apikey-manager,server-keys")?;
+    let keys = ServerKeys::new();
+    keys.are_missed(&headscale)
+        .with_context(|| headscale.logs())?;
+    keys.give(&headscale)?;
     wait::until("the manager's image is missed", LIMIT, || {
         let pod = headscale.pod()?;
         let statuses = pod["status"]["containerStatuses"]
@@ -262,5 +269,6 @@ fn serves(context: &Context, program: Option<&Program>) -> Result<()> {
     let ready = ready.filter(|condition| condition["type"] == "Ready");
     let ready: Vec<_> = ready.map(|condition| &condition["status"]).collect();
     ensure!(ready == ["False"], "the pod is ready, so nothing was shown");
-    Ok(())
+    keys.are_in(&headscale, &pod)?;
+    keys.are_used(context, &headscale, program)
 }

@@ -9,8 +9,8 @@ use anyhow::Result;
 
 use super::{kubectl::Kubectl, node::Node, recorder};
 
-/// How the keys of all supported servers begin.
-const KEY_MARKS: [&str; 3] = ["hskey-", "tskey-", "sdk-test-"];
+/// How the keys of all supported servers begin, those that they make and their own.
+const KEY_MARKS: [&str; 4] = ["hskey-", "tskey-", "sdk-test-", "privkey:"];
 
 /// Writes pods, Events and logs into `target/e2e/<test>`, and returns that folder.
 pub(crate) fn keep(test: &str, node: Option<&Node>, run_folder: &Path) -> Result<PathBuf> {

@@ -28,6 +28,9 @@ pub(crate) const RELAYS: &str = "regions:
     nodes: [{name: 900a, regionid: 900, hostname: 127.0.0.1, stunport: -1, derpport: 8443}]
 ";
 
+/// The file in its folder that it reads its noise key from, or makes.
+pub(crate) const NOISE_KEY: &str = "noise.key";
+
 /// A Headscale binary and the version it is called by.
 #[derive(Clone, Debug)]
 pub(crate) struct Program {
@@ -352,7 +355,7 @@ fn configuration(folder: &Path, address: &str, url: &str, tls: bool) -> Value {
         "metrics_listen_addr": "",
         "grpc_listen_addr": "127.0.0.1:0",
         "grpc_allow_insecure": true,
-        "noise": {"private_key_path": file("noise.key")},
+        "noise": {"private_key_path": file(NOISE_KEY)},
         "prefixes": {"v4": "100.64.0.0/10", "v6": "fd7a:115c:a1e0::/48"},
         "database": {"type": "sqlite", "sqlite": {"path": file("db.sqlite")}},
         "unix_socket": file("headscale.sock"),

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     api::ControlPlane,
@@ -162,6 +162,23 @@ impl Node {
     /// Runs a shell line in the node's namespaces.
     pub(crate) fn shell(&self, line: &str) -> Result<String> {
         self.namespaces.run(line)
+    }
+
+    /// The pid, inside, of a pod's running container: a way to its files where its image has no shell.
+    pub(crate) fn pid_of(&self, pod: &Value, container: &str) -> Result<u32> {
+        let statuses = pod["status"]["containerStatuses"].as_array();
+        let mut statuses = statuses.into_iter().flatten();
+        let status = statuses.find(|status| status["name"] == container);
+        let id = status.and_then(|status| status["containerID"].as_str());
+        let id = id.and_then(|id| id.strip_prefix("containerd://"));
+        let id = id.with_context(|| format!("{container} has no container"))?;
+        let socket = socket(&self.folder);
+        let tasks = self.shell(&format!("ctr -a {} -n k8s.io tasks ls", socket.display()))?;
+        let mut tasks = tasks.lines().map(|line| line.split_whitespace());
+        let pid = tasks.find_map(|mut task| (task.next()? == id).then(|| task.next())?);
+        Ok(pid
+            .with_context(|| format!("{container} does not run"))?
+            .parse()?)
     }
 
     /// Makes an image and gives it to containerd.

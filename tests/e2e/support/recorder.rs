@@ -20,8 +20,8 @@ use super::processes::{Place, Process};
 const PAUSE: Duration = Duration::from_millis(100);
 /// Names what the watch writes. It holds keys by its nature, and the leak check leaves it out.
 pub(crate) const SECRETS: &str = "secrets-watch";
-/// Base64 of the marks that keys begin with, `hskey-` and `tskey-`.
-const MARKS: [&str; 2] = ["aHNrZXkt", "dHNrZXkt"];
+/// Base64 of the marks that keys begin with, `hskey-`, `tskey-` and, of servers' own, `privke`.
+const MARKS: [&str; 3] = ["aHNrZXkt", "dHNrZXkt", "cHJpdmtl"];
 
 /// Something that is looked at again and again, on a thread of its own; it ends with this.
 #[derive(Debug)]

@@ -52,17 +52,22 @@ impl<'a> Beside<'a> {
 
     /// Applies the example with an image that is here, its address, and relays that need no internet.
     pub(super) fn apply(&self) -> Result<()> {
+        self.apply_with("apikey-manager")
+    }
+
+    /// The same with these kinds asked for.
+    pub(super) fn apply_with(&self, kinds: &str) -> Result<()> {
         let text = std::fs::read_to_string(Path::new(EXAMPLE))?;
         let mut objects: Vec<Value> = serde_saphyr::from_multiple(&text)?;
         for object in &mut objects {
-            self.fit(object)?;
+            self.fit(object, kinds)?;
         }
         let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
         self.node.kubectl().apply(&list)?;
         Ok(())
     }
 
-    fn fit(&self, object: &mut Value) -> Result<()> {
+    fn fit(&self, object: &mut Value, kinds: &str) -> Result<()> {
         let kind = object["kind"].as_str().unwrap_or_default().to_owned();
         if kind == "Namespace" {
             object["metadata"]["name"] = json!(self.namespace);
@@ -94,7 +99,14 @@ impl<'a> Beside<'a> {
             }
             "Service" => object["spec"]["clusterIP"] = json!(self.address),
             "Deployment" => {
-                let container = &mut object["spec"]["template"]["spec"]["containers"][0];
+                let template = &mut object["spec"]["template"];
+                let annotations = &mut template["metadata"]["annotations"];
+                ensure!(
+                    *annotations == json!({"sidescale.io/inject": "apikey-manager"}),
+                    "the example asks for something else: {annotations}"
+                );
+                annotations["sidescale.io/inject"] = json!(kinds);
+                let container = &mut template["spec"]["containers"][0];
                 container["image"] = json!(self.program.image()?.name);
             }
             _ => {}
