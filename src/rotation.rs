@@ -25,6 +25,7 @@ pub(crate) mod model;
 pub mod names;
 pub mod nodes;
 pub mod orphans;
+pub mod owner;
 mod ownership;
 pub mod plan;
 pub mod plane;

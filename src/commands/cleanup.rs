@@ -17,10 +17,11 @@ use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::rotation::Notebook;
 use crate::rotation::demand::Demands;
+use crate::rotation::owner::Installation;
 use crate::rotation::plane::{Plane, Survey, Trouble};
 use crate::rotation::removal::{Removal, away, decide};
 use crate::rotation::run::Context;
-use crate::rotation::sweep::{self, Removed, SecondLook, listed};
+use crate::rotation::sweep::{self, Removed, SecondLook, listed, records};
 
 mod text;
 
@@ -75,7 +76,7 @@ pub async fn run(args: CleanupArgs, out: &mut (dyn Write + Send)) -> Result<()> 
         pods: Pods::none(),
         metrics: Arc::new(Metrics::new()?),
         health: Arc::default(),
-        mark: mark(&release).await?,
+        installation: installation(&release).await?,
         flags: String::new(),
         writer: uuid::Uuid::new_v4().simple().to_string(),
         respect: Duration::ZERO,
@@ -118,7 +119,7 @@ pub async fn clean(
     // After what it is held against: what is made meanwhile is known here, not there.
     tell("Reading Secrets and pods");
     let secrets = listed(context).await.map_err(|trouble| anyhow!(trouble))?;
-    let records = Vec::from_iter(secrets.iter().map(|one| one.record.clone()));
+    let records = records(secrets.clone());
     let needed = demands().await?;
     for (name, plane, survey) in &planes {
         let now = context.clock.now();
@@ -183,13 +184,13 @@ async fn remove(
         .map_err(trouble)
 }
 
-/// The display name of the users that are ours, as rotation writes it.
-async fn mark(release: &Release) -> Result<String> {
+/// By what the users that rotation creates are known.
+async fn installation(release: &Release) -> Result<Installation> {
     let api: Api<Namespace> = Api::all(release.client.clone());
     let system = api.get_metadata("kube-system").await;
     let system = system.map_err(|error| refused(error, "get namespace kube-system"))?;
     let Some(uid) = system.metadata.uid else {
         bail!("namespace kube-system has no uid, by which the users of this cluster are told");
     };
-    Ok(format!("sidescale {uid} {}", release.name))
+    Ok(Installation::new(&format!("{uid} {}", release.name), &[]))
 }

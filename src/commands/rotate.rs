@@ -15,7 +15,7 @@ use super::inventory::Inventory;
 use super::progress::Progress;
 use super::release::{Release, ReleaseArgs, refused};
 use crate::rotation::demand::SecretRef;
-use crate::rotation::record::{DATA_KEY, Record};
+use crate::rotation::record::Record;
 use crate::rotation::request::{ANNOTATION, Request, Requests};
 use crate::store::StoredSecret;
 use choice::{Chosen, choose};
@@ -192,12 +192,7 @@ async fn ask(release: &Release, name: &SecretRef, keys: &[Chosen], revoke: bool)
 }
 
 fn record(name: &SecretRef, secret: &StoredSecret) -> Result<Record> {
-    let document = secret
-        .data
-        .get(DATA_KEY)
-        .map(|document| document.as_slice());
-    Record::parse(document)
-        .map_err(|error| anyhow::Error::new(error).context(format!("Secret {name}")))
+    Record::of(secret).map_err(|error| anyhow::Error::new(error).context(format!("Secret {name}")))
 }
 
 fn late(waiting: &BTreeMap<SecretRef, Vec<Chosen>>, wait: Duration) -> String {

@@ -5,13 +5,19 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::owner::KeyUser;
 use super::record::KeyRecord;
-use super::tailnet::KeyUser;
 use crate::clock::after;
 use crate::control_plane::{KeyId, Node, PreAuthKey, Release, UserId};
 
-/// The row of an ended key is kept for this long: it says whose a node was.
+/// The newest rows of ended keys of a user are kept for this long: they say whose a node was.
 const ROWS_FOR: Duration = Duration::from_secs(7 * 24 * 3_600);
+
+/// So many rows of a user are its newest.
+const NEWEST: usize = 2;
+
+/// The others are kept for this long: whoever joined a moment ago is in no list of nodes yet.
+const OLDER_ROWS_FOR: Duration = Duration::from_secs(3_600);
 
 /// What is to be done about a key, as far as its use goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,13 +64,14 @@ pub struct View<'a> {
     pub nodes: &'a [Node],
     /// Users that keys are made for.
     pub users: &'a BTreeMap<UserId, KeyUser>,
-    /// Ids of keys that any record names.
+    /// Ids of keys that a record of their own service names.
     pub named: &'a BTreeSet<KeyId>,
-    /// Names of users that any record or pod names.
-    pub wanted: &'a BTreeSet<String>,
+    /// Users that a record or a pod of their own namespace names.
+    pub wanted: &'a BTreeSet<UserId>,
 }
 
-/// The rows that may go: ended a week ago, of a user of ours, and named by no node and no record.
+/// The rows that may go: of a user of ours, over for an hour, or a week for the newest two of a user, and named by no node and no
+/// record.
 ///
 /// A node is ephemeral through its key's row alone: without it the node would stay for ever. The last row of a user
 /// stays as well, and says since when nobody needed the user.
@@ -76,17 +83,41 @@ pub fn rows(now: Timestamp, view: &View<'_>) -> Vec<KeyId> {
         .filter_map(|node| node.pre_auth_key)
         .collect();
     let mut last: BTreeMap<UserId, (Timestamp, KeyId)> = BTreeMap::new();
+    let mut over: BTreeMap<UserId, Vec<(Timestamp, KeyId)>> = BTreeMap::new();
     for (user, end, key) in ends(view) {
         let entry = last.entry(user).or_insert((end, key.id));
         *entry = (*entry).max((end, key.id));
+        let since = over_since(key, end);
+        if since <= now {
+            over.entry(user).or_default().push((since, key.id));
+        }
     }
-    let over = ends(view).filter(|(user, end, key)| {
-        now >= after(*end, ROWS_FOR)
-            && last.get(user).is_some_and(|(_, last)| *last != key.id)
-            && !used.contains(&key.id)
-            && !view.named.contains(&key.id)
-    });
-    over.map(|(_, _, key)| key.id).collect()
+    let mut found = Vec::new();
+    for (user, mut rows) in over {
+        rows.sort_by(|one, other| other.cmp(one));
+        let last = last.get(&user).map(|(_, key)| *key);
+        for (index, (since, key)) in rows.into_iter().enumerate() {
+            let kept = if index < NEWEST {
+                ROWS_FOR
+            } else {
+                OLDER_ROWS_FOR
+            };
+            let named = used.contains(&key) || view.named.contains(&key);
+            if now >= after(since, kept) && last != Some(key) && !named {
+                found.push(key);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Since when the key is good for nothing. When one that works once was used is not known: not before it was created.
+fn over_since(key: &PreAuthKey, end: Timestamp) -> Timestamp {
+    match key.created_at {
+        Some(created) if key.used && !key.reusable => end.min(created),
+        Some(_) | None => end,
+    }
 }
 
 /// The users that may go: ours, without node or live key, wanted by nobody, their last key ended `unused` ago. One that
@@ -122,7 +153,7 @@ pub fn users(now: Timestamp, view: &View<'_>, release: Release, unused: Duration
             .copied()
             .or(user.created.filter(|_| !with_keys.contains(id)));
         let ended = idle_since.is_some_and(|since| now >= after(since, unused));
-        user.ours && ended && !with_nodes.contains(id) && !view.wanted.contains(&user.name)
+        user.owner.is_some() && ended && !with_nodes.contains(id) && !view.wanted.contains(id)
     });
     over.map(|(id, _)| *id).collect()
 }
@@ -132,7 +163,7 @@ fn ends<'a>(view: &View<'a>) -> impl Iterator<Item = (UserId, Timestamp, &'a Pre
     let users = view.users;
     view.keys.iter().filter_map(move |key| {
         let user = key.user?;
-        users.get(&user).filter(|user| user.ours)?;
+        users.get(&user)?.owner.as_ref()?;
         // What was made later than it ends was ended by a clock that is off.
         let end = key.expiration?.max(key.created_at?);
         Some((user, end, key))
@@ -143,6 +174,7 @@ fn ends<'a>(view: &View<'a>) -> impl Iterator<Item = (UserId, Timestamp, &'a Pre
 mod tests {
     use super::*;
     use crate::control_plane::NodeId;
+    use crate::rotation::owner::Owner;
 
     const DAY: i64 = 86_400;
 
@@ -157,8 +189,12 @@ mod tests {
         let now = at(100 * DAY);
         assert_eq!(unused(now, &key, false, week), Unused::Forget);
         assert_eq!(unused(now, &key, true, week), Unused::Used);
-        key.previous
-            .push(serde_json::from_str(r#"{"id":1,"expireAt":"2026-01-01T00:00:00Z"}"#).unwrap());
+        key.previous.push(crate::rotation::record::Previous {
+            id: KeyId(1),
+            expire_at: at(0),
+            expires: at(0),
+            revoked: false,
+        });
         assert_eq!(
             unused(now, &key, false, week),
             Unused::Used,
@@ -214,30 +250,40 @@ mod tests {
 
     /// Users 1 and 2 are ours, 3 was lent.
     fn known() -> BTreeMap<UserId, KeyUser> {
-        let user = |(id, name, ours)| {
-            let name = String::from(name);
+        let user = |(id, name, service): (_, _, Option<&str>)| {
             let user = KeyUser {
-                name,
-                ours,
+                name: String::from(name),
+                owner: service.map(|service| Owner::new("shop", service)),
                 created: Some(at(0)),
             };
             (UserId(id), user)
         };
         [
-            (1, "shop.api", true),
-            (2, "shop.db", true),
-            (3, "lent", false),
+            (1, "shop.api", Some("api")),
+            (2, "shop.db", Some("db")),
+            (3, "adopted", None),
         ]
         .map(user)
         .into()
     }
 
+    fn rows_over(keys: &[PreAuthKey], nodes: &[Node], named: &[u64], now: Timestamp) -> Vec<u64> {
+        let users = known();
+        let view = View {
+            keys,
+            nodes,
+            users: &users,
+            named: &named.iter().map(|id| KeyId(*id)).collect(),
+            wanted: &BTreeSet::new(),
+        };
+        let rows = super::rows(now, &view);
+        rows.iter().map(|id| id.0).collect()
+    }
+
     #[test]
-    fn the_row_of_a_key_goes_a_week_after_its_end_unless_something_names_it() {
+    fn the_newest_rows_of_a_user_go_a_week_after_their_end_unless_something_names_them() {
         let keys = [
             key(1, 1, 10),
-            key(2, 1, 10),
-            key(3, 1, 10),
             key(4, 1, 12),
             key(5, 3, 10),
             // Of another's user.
@@ -245,21 +291,50 @@ mod tests {
             // The last of its user.
             key(7, 2, 10),
         ];
-        let users = known();
-        let rows = |day: i64, second: i64| {
-            let view = View {
-                keys: &keys,
-                nodes: &[node(Some(2), None), node(None, Some(1))],
-                users: &users,
-                named: &[KeyId(3)].into(),
-                wanted: &BTreeSet::new(),
-            };
-            let rows = super::rows(at(day * DAY + second), &view);
-            rows.iter().map(|id| id.0).collect::<Vec<_>>()
+        let nodes = [node(None, Some(1))];
+        let rows = |day: i64, second: i64, nodes: &[Node], named: &[u64]| {
+            rows_over(&keys, nodes, named, at(day * DAY + second))
         };
-        assert_eq!(rows(17, -1), Vec::<u64>::new());
-        assert_eq!(rows(17, 0), [1]);
-        assert_eq!(rows(1_000, 0), [1], "4 is the last of its user");
+        let none: [u64; 0] = [];
+        assert_eq!(rows(17, -1, &nodes, &[]), none);
+        assert_eq!(rows(17, 0, &nodes, &[]), [1]);
+        assert_eq!(
+            rows(1_000, 0, &nodes, &[]),
+            [1],
+            "4 is the last of its user"
+        );
+        assert_eq!(rows(1_000, 0, &nodes, &[1]), none, "a record names it");
+        let by_node = [node(Some(1), None)];
+        assert_eq!(rows(1_000, 0, &by_node, &[]), none, "a node names it");
+    }
+
+    #[test]
+    fn older_rows_go_after_an_hour_and_so_do_those_of_used_keys() {
+        let used = |id, end| PreAuthKey {
+            used: true,
+            reusable: false,
+            ..key(id, 1, end)
+        };
+        let keys: Vec<_> = (1..=4)
+            .map(|id| key(id, 1, 10))
+            .chain([key(5, 1, 20), used(6, 30)])
+            .collect();
+        let rows = |second: i64, named: &[u64]| rows_over(&keys, &[], named, at(10 * DAY + second));
+        let none: [u64; 0] = [];
+        // 6 works no more, and is the last of its user by its end.
+        assert_eq!(rows(3_599, &[]), none);
+        assert_eq!(rows(3_600, &[]), [1, 2]);
+        assert_eq!(rows(3_600, &[2]), [1], "a record names it");
+        let single: Vec<_> = (1..=4)
+            .map(|id| used(id, 1))
+            .chain([key(5, 1, 9)])
+            .collect();
+        assert_eq!(rows_over(&single, &[], &[], at(3_599)), none);
+        assert_eq!(rows_over(&single, &[], &[], at(3_600)), [1, 2]);
+        assert_eq!(
+            rows_over(&single, &[node(Some(1), None)], &[], at(3_600)),
+            [2]
+        );
     }
 
     #[test]
@@ -273,8 +348,8 @@ mod tests {
             key(5, 9, 10),
         ];
         let all = known();
-        let over = |day: i64, nodes: &[Node], wanted: &[&str], release| {
-            let wanted = wanted.iter().map(|name| (*name).to_owned()).collect();
+        let over = |day: i64, nodes: &[Node], wanted: &[u64], release| {
+            let wanted = wanted.iter().map(|id| UserId(*id)).collect();
             let view = View {
                 keys: &keys,
                 nodes,
@@ -288,7 +363,7 @@ mod tests {
         let new = Release::V0_29;
         assert_eq!(over(39, &[], &[], new), Vec::<u64>::new());
         assert_eq!(over(40, &[], &[], new), [1, 2]);
-        assert_eq!(over(40, &[], &["shop.api"], new), [2]);
+        assert_eq!(over(40, &[], &[1], new), [2]);
         assert_eq!(
             over(40, &[node(Some(2), None)], &[], new),
             [2],

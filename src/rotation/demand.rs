@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use sidescale_webhook::annotations::{
     Decision, Key, ManagedKey, NamespaceMetadata, Subject, decide,
 };
-use sidescale_webhook::identity::{self, Hostname, Owner, POD_SECRET};
+use sidescale_webhook::identity::{Hostname, Owner, POD_SECRET};
 use sidescale_webhook::profile::Policy;
 
 use super::fleet::{self, Fleet, Fleets, Identity, Member};
@@ -60,7 +60,7 @@ pub struct NamespaceDemand {
     pub unserved: Vec<Unserved>,
     /// Data keys that pods refer to, by Secret: they stay as long as those are there, whatever policy says.
     pub held: BTreeMap<String, BTreeSet<String>>,
-    /// How many pods may be connected, by control plane and user: those too that get no key any more or are leaving.
+    /// How many pods may be connected, by control plane and service: those too that get no key any more or are leaving.
     pub guests: BTreeMap<(String, String), usize>,
 }
 
@@ -162,7 +162,7 @@ pub fn of_namespace<'a>(
         if group.shape.needs_no_key() {
             continue;
         }
-        if let Some(guest) = guest(namespace, group.shape, policy) {
+        if let Some(guest) = guest(group.shape, policy) {
             *demand.guests.entry(guest).or_default() += group.pods.len();
         }
         if let Some(receipt) = group.shape.receipt() {
@@ -280,11 +280,13 @@ fn listed(unserved: BTreeMap<(String, String, bool), Vec<Member>>) -> Vec<Unserv
 }
 
 /// Whose node a pod of this shape may be, by what its receipt names: policy may have changed since it joined.
-fn guest(namespace: &str, shape: &Shape, policy: &Policy) -> Option<(String, String)> {
+fn guest(shape: &Shape, policy: &Policy) -> Option<(String, String)> {
     let receipt = shape.receipt()?;
-    let plane = policy.control_planes.get(&*receipt.control_plane)?;
-    let user = identity::user(&plane.user_template, namespace, &receipt.service);
-    Some((receipt.control_plane.into_owned(), user))
+    let plane = receipt.control_plane;
+    policy
+        .control_planes
+        .contains_key(&*plane)
+        .then(|| (plane.into_owned(), receipt.service.into_owned()))
 }
 
 /// What pods of this shape need; none where policy gives them nothing.

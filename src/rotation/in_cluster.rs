@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 
 use super::Notebook;
 use super::demand::Demands;
+use super::owner::Installation;
 use super::run::{self, Context};
 use crate::clock::Clock;
 use crate::cluster;
@@ -79,13 +80,17 @@ async fn act(
             () = shutdown.cancelled() => return,
         };
         let Ok(acting) = acting else { return };
-        let mark = tokio::select! {
-            mark = mark(cluster) => mark,
+        let policy = Arc::clone(&policies.borrow_and_update());
+        let installation = tokio::select! {
+            installation = installation(cluster) => installation,
             () = shutdown.cancelled() => return,
         };
-        info!(lease = cluster.lease.name, mark, "Rotating keys");
+        info!(
+            lease = cluster.lease.name,
+            installation = installation.name(),
+            "Rotating keys"
+        );
         cluster.metrics.rotation.leader.set(1);
-        let policy = Arc::clone(&policies.borrow_and_update());
         let context = Context {
             store: Store::Kubernetes(SecretStore::new(cluster.client.clone())),
             policy: Arc::clone(&policy),
@@ -103,7 +108,7 @@ async fn act(
             pods: Pods::kubernetes(cluster.client.clone()),
             metrics: Arc::clone(&cluster.metrics),
             health: Arc::clone(&cluster.health),
-            mark,
+            installation,
             flags: cluster::flags(&cluster.lease.namespace, &cluster.release),
             writer: writer.clone(),
             respect: match acting {
@@ -147,15 +152,15 @@ async fn changed(policies: &mut Current) {
     }
 }
 
-/// The display name of the users that are ours: no other cluster and no other release has it.
-async fn mark(cluster: &InCluster) -> String {
+/// By what the users that it creates are known: no other cluster and no other release has that name.
+async fn installation(cluster: &InCluster) -> Installation {
     let api: Api<Namespace> = Api::all(cluster.client.clone());
     let mut troubled = false;
     loop {
         match api.get_metadata("kube-system").await {
             Ok(namespace) => {
                 if let Some(uid) = namespace.metadata.uid {
-                    return format!("sidescale {uid} {}", cluster.release);
+                    return Installation::new(&format!("{uid} {}", cluster.release), &[]);
                 }
             }
             Err(error) if cluster::is_away(&error) || std::mem::replace(&mut troubled, true) => {

@@ -45,6 +45,8 @@ pub(super) struct Known {
     fights: BTreeMap<String, Fight>,
     /// Values that somebody put there and that were replaced in the last job, and why.
     refused: BTreeMap<String, Flaw>,
+    /// The Secret that this one turned out to be a copy of, in the last job.
+    copied_from: Option<SecretRef>,
 }
 
 /// What follows from a job.
@@ -169,6 +171,7 @@ impl Known {
             joining,
             writer,
             away,
+            copied_from,
             suspects: _,
             again: _,
             overtaken,
@@ -179,6 +182,7 @@ impl Known {
             self.made = joining;
         }
         self.refused.clear();
+        self.copied_from = copied_from;
         if secret.name == POD_SECRET {
             // Pods come and go, and none comes again.
             let states = &self.states;
@@ -315,7 +319,17 @@ impl Known {
                 .entry(*state)
                 .or_insert_with(|| notice(*state, note));
         }
-        let first = refused.chain(unended);
+        let copied = self.copied_from.iter().map(|from| {
+            let note = format!(
+                "Secret {secret} was copied from Secret {from}, whose keys are for the services there: its keys are \
+                 created anew; leave Secrets of keys out of backups and of tools that copy Secrets"
+            );
+            Notice {
+                reason: "SecretCopied",
+                ..notice(State::Ready, note)
+            }
+        });
+        let first = copied.chain(refused).chain(unended);
         first.chain(notices.into_values()).collect()
     }
 
@@ -335,7 +349,8 @@ impl Known {
             }
             stays
         });
-        for (data_key, Unended { id, trouble }) in unended {
+        for (data_key, unended) in unended {
+            let Unended { id, trouble, owned } = unended;
             let known = self.unended.entry(data_key.clone());
             let (known, failing) =
                 known.or_insert_with(|| (id, Failing::new(trouble.clone(), false)));
@@ -344,6 +359,8 @@ impl Known {
             let (key_id, state, message) = (id.0, trouble.state.as_str(), trouble.message.as_str());
             // As with keys that were not made: what may be the whole control plane's is said of that first.
             let other = trouble.of_plane && failing.backoff.failures == 1;
+            // The record alone says that this key is the service's: nobody is told to expire what it names.
+            let other = other || !owned;
             if !other && (!failing.said || failing.trouble.state != trouble.state) {
                 warn!(%secret, data_key, key_id, state, trouble = message, "Old key was not ended");
                 failing.said = true;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::demand::Demands;
+use super::owner::Owner;
 use super::tailnet::{Joined, Tailnet};
 use crate::clock::after;
 use crate::control_plane::NodeId;
@@ -76,22 +77,20 @@ impl Names {
         tailnet: &Tailnet,
     ) -> Vec<Step> {
         self.note(now, tailnet);
-        let mut pods: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-        let fleets = demands
-            .namespaces
-            .values()
-            .flat_map(|demand| &demand.fleets);
-        for fleet in fleets.filter(|fleet| fleet.control_plane == plane) {
-            if let Some(hostname) = &fleet.hostname {
-                *pods.entry((&fleet.user, hostname)).or_default() += fleet.pods.len();
+        let mut pods: BTreeMap<(Owner, &str), usize> = BTreeMap::new();
+        for (namespace, demand) in &demands.namespaces {
+            let fleets = demand.fleets.iter();
+            for fleet in fleets.filter(|fleet| fleet.control_plane == plane) {
+                if let Some(hostname) = &fleet.hostname {
+                    let owner = Owner::new(namespace, &fleet.service);
+                    *pods.entry((owner, hostname)).or_default() += fleet.pods.len();
+                }
             }
         }
         let mut steps = Vec::new();
-        for ((user, hostname), pods) in pods {
-            // A user that was lent to us may have nodes that are none of our business.
-            if tailnet.is_ours(user) {
-                self.of_host(now, user, hostname, pods, tailnet, &mut steps);
-            }
+        // An adopted user may have nodes that are none of our business.
+        for ((owner, hostname), pods) in pods {
+            self.of_host(now, &owner, hostname, pods, tailnet, &mut steps);
         }
         let taken = |step: &Step| matches!(step, Step::TellTaken { .. });
         let told = steps.iter().filter(|step| taken(step)).map(Step::node);
@@ -107,9 +106,9 @@ impl Names {
 
     /// Remembers since when nodes of ours are away, and forgets those that are not any more.
     fn note(&mut self, now: Timestamp, tailnet: &Tailnet) {
-        let ours = tailnet.users().filter(|(user, _)| tailnet.is_ours(user));
-        let away = ours
-            .flat_map(|(_, nodes)| nodes)
+        let away = tailnet
+            .services()
+            .flat_map(|(_, _, nodes)| nodes)
             .filter(|node| !node.online)
             .map(|node| (node.id, self.away.get(&node.id).copied().unwrap_or(now)));
         self.away = away.collect();
@@ -119,7 +118,7 @@ impl Names {
     fn of_host(
         &self,
         now: Timestamp,
-        user: &str,
+        owner: &Owner,
         hostname: &str,
         pods: usize,
         tailnet: &Tailnet,
@@ -127,7 +126,7 @@ impl Names {
     ) {
         // Only what a key of ours made.
         let nodes = tailnet
-            .of_user(user)
+            .of_service(owner)
             .iter()
             .filter(|node| node.name == hostname && node.key.is_some());
         let Some(newest) = nodes.clone().max_by_key(|node| node.id) else {
@@ -177,22 +176,19 @@ mod tests {
     use crate::control_plane::{KeyId, Node, UserId};
     use crate::rotation::demand::NamespaceDemand;
     use crate::rotation::fleet::{Fleet, Member};
-    use crate::rotation::tailnet::{KeyOrigin, KeyUser};
+    use crate::rotation::owner::KeyUser;
+    use crate::rotation::tailnet::{KeyOrigin, Lent};
 
     /// Key 1 is ours and ephemeral, key 2 ours and not, key 3 of a user that was lent, key 4 a stranger's.
     fn tailnet(now: i64, nodes: &[(u64, &str, bool, u64)]) -> Tailnet {
-        let users = [(1, "shop.api", true), (3, "lent", false)];
-        let users = users.map(|(id, name, ours)| {
-            let name = name.to_owned();
-            let created = None;
-            (
-                UserId(id),
-                KeyUser {
-                    name,
-                    ours,
-                    created,
-                },
-            )
+        let users = [(1, "shop.api", Some("api")), (3, "adopted", None)];
+        let users = users.map(|(id, name, service): (_, &str, Option<&str>)| {
+            let user = KeyUser {
+                name: name.to_owned(),
+                owner: service.map(|service| Owner::new("shop", service)),
+                created: None,
+            };
+            (UserId(id), user)
         });
         let keys = [(1, 1, true), (2, 1, false), (3, 3, true), (4, 4, true)];
         let keys = keys.map(|(id, user, ephemeral)| {
@@ -216,7 +212,7 @@ mod tests {
             nodes.collect(),
             &keys.into(),
             &users.into(),
-            &BTreeSet::new(),
+            &Lent::new(),
         )
     }
 
@@ -333,7 +329,7 @@ mod tests {
     #[test]
     fn what_is_not_ours_is_left_alone() {
         let lent = [(1, "api", false, 3), (2, "api-1", true, 3)];
-        assert_eq!(after_looks("lent", 1, &lent, 600), NOTHING);
+        assert_eq!(after_looks("adopted", 1, &lent, 600), NOTHING);
         // Another cluster's node has the name: it keeps it, online or not.
         for online in [true, false] {
             let strange = [(1, "api", online, 4), (2, "api-1", true, 1)];

@@ -10,6 +10,7 @@ pub use note::{Note, Notes};
 
 use super::demand::Demands;
 use super::fleet::Member;
+use super::owner::Owner;
 use super::tailnet::{Joined, Tailnet};
 use crate::clock::after;
 use crate::control_plane::{KeyId, NodeId};
@@ -108,8 +109,8 @@ pub struct Truth {
     before: Option<Note>,
     /// How far what is known reaches: the youngest pod of which all that are older have been seen.
     as_of: Option<Timestamp>,
-    groups: BTreeMap<(String, Option<String>), Memory>,
-    uninvited: BTreeMap<String, Extra>,
+    groups: BTreeMap<(Owner, Option<String>), Memory>,
+    uninvited: BTreeMap<Owner, Extra>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -197,20 +198,15 @@ impl Truth {
         tailnet: &Tailnet,
         key_of: &KeyOf<'_>,
     ) -> Look {
-        let mut groups: BTreeMap<(&str, Option<&str>), Group<'_>> = BTreeMap::new();
-        let mut guests: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut groups: BTreeMap<(Owner, Option<&str>), Group<'_>> = BTreeMap::new();
         for (namespace, demand) in &demands.namespaces {
             for fleet in &demand.fleets {
                 if fleet.control_plane == plane {
-                    let group = groups.entry((&fleet.user, fleet.hostname.as_deref()));
+                    let owner = Owner::new(namespace, &fleet.service);
+                    let group = groups.entry((owner, fleet.hostname.as_deref()));
                     let group = group.or_default();
                     group.namespace = namespace;
                     group.fleets.push(fleet);
-                }
-            }
-            for ((control_plane, user), pods) in &demand.guests {
-                if control_plane == plane {
-                    *guests.entry(user).or_default() += pods;
                 }
             }
         }
@@ -221,25 +217,31 @@ impl Truth {
         self.as_of = settled.max().max(self.as_of);
         let mut look = Look::default();
         let mut known = std::mem::take(&mut self.groups);
-        for ((user, hostname), group) in &groups {
-            let key = ((*user).to_owned(), hostname.map(str::to_owned));
+        for ((owner, hostname), group) in &groups {
+            let key = (owner.clone(), hostname.map(str::to_owned));
             let mut memory = known.remove(&key).unwrap_or_default();
             memory.recall(self.before.as_ref(), group);
-            let names = (*user, *hostname);
-            memory.look(now, names, group, (tailnet, key_of), &mut look);
+            memory.look(now, (owner, *hostname), group, (tailnet, key_of), &mut look);
             self.groups.insert(key, memory);
         }
         let mut known = std::mem::take(&mut self.uninvited);
-        for (user, nodes) in tailnet.users().filter(|(user, _)| tailnet.is_ours(user)) {
-            let mut places = groups.range((user, None)..);
+        for (owner, user, nodes) in tailnet.services() {
+            let mut places = groups.range((owner.clone(), None)..);
             let place = places
                 .next()
-                .filter(|((of, _), _)| *of == user)
+                .filter(|((of, _), _)| of == owner)
                 .and_then(|(_, group)| group.place());
-            let expected = guests.get(user).copied().unwrap_or_default();
-            let extra = known.remove(user);
+            let expected = demands
+                .namespaces
+                .get(owner.namespace.as_str())
+                .and_then(|demand| {
+                    let guest = (plane.to_owned(), owner.service.clone());
+                    demand.guests.get(&guest).copied()
+                })
+                .unwrap_or_default();
+            let extra = known.remove(owner);
             if let Some(extra) = uninvited(now, user, nodes, expected, place, extra, &mut look) {
-                self.uninvited.insert(user.to_owned(), extra);
+                self.uninvited.insert(owner.clone(), extra);
             }
         }
         look

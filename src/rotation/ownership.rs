@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::demand::SecretRef;
 use super::plan::Ownership;
 use super::plane::Trouble;
-use super::record::{DATA_KEY, Record};
+use super::record::Record;
 use super::state::State;
 use crate::control_plane::KeyId;
 use crate::store::{MANAGED_BY, StoredSecret};
@@ -46,8 +46,7 @@ pub(crate) fn ownership(secret: &StoredSecret) -> (Ownership, Record, Option<Tro
             name.name, name.namespace
         ));
     }
-    let document = secret.data.get(DATA_KEY);
-    match Record::parse(document.map(|document| document.as_slice())) {
+    match Record::of(secret) {
         Ok(record) if is(PAUSED) => (Ownership::Paused, record, None),
         Ok(record) => (Ownership::Ours, record, None),
         Err(error) => not_ours(format!("Secret {name}: {:#}", anyhow::Error::new(error))),
@@ -65,15 +64,16 @@ pub(crate) fn joining<'a>(
     keys.collect()
 }
 
-/// The keys of others that people put into Secrets of ours, and their control planes.
+/// The keys of others that people put into Secrets of ours, with their control planes and the Secrets' namespaces.
 pub(crate) fn lent<'a>(
     secrets: impl IntoIterator<Item = &'a StoredSecret>,
-) -> BTreeSet<(String, KeyId)> {
+) -> BTreeSet<(String, KeyId, String)> {
     let mut lent = BTreeSet::new();
     for secret in secrets {
         for key in record(secret).keys.values() {
+            let (plane, namespace) = (&key.control_plane, &secret.namespace);
             let ids = key.lent.iter();
-            lent.extend(ids.map(|id| (key.control_plane.clone(), *id)));
+            lent.extend(ids.map(|id| (plane.clone(), *id, namespace.clone())));
         }
     }
     lent
@@ -81,6 +81,5 @@ pub(crate) fn lent<'a>(
 
 /// What it remembers. What cannot be read is told where the Secret is worked on.
 fn record(secret: &StoredSecret) -> Record {
-    let document = secret.data.get(DATA_KEY);
-    Record::parse(document.map(|document| document.as_slice())).unwrap_or_default()
+    Record::of(secret).unwrap_or_default()
 }

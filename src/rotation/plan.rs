@@ -61,11 +61,12 @@ pub fn plan(now: Timestamp, view: &View<'_>, rotation: &Rotation) -> Plan {
         };
         plan.states.insert(data_key.clone(), state);
     }
+    let in_force = view.record.in_force();
     for (data_key, key) in &view.record.keys {
         if !view.demand.contains_key(data_key) {
             undemanded(now, view, data_key, key, &mut plan);
         }
-        over::cleanup(now, view, data_key, key, overlap, &mut plan);
+        over::cleanup(now, view, (data_key, key), &in_force, overlap, &mut plan);
         if view.of_pods {
             own::ask_before_the_end(now, view, data_key, key, &mut plan);
         }
@@ -121,7 +122,7 @@ fn demanded(
     let usable = record
         .and_then(|key| key.current.as_ref())
         .is_some_and(|current| {
-            let dead = matches!(why, Why::Lost | Why::Refused(_));
+            let dead = matches!(why, Why::Lost | Why::NotOwned | Why::Refused(_));
             view.filled.contains(data_key) && now < current.expires && !dead
         });
     if let Some(held) = view.process.held.get(data_key) {
@@ -207,9 +208,12 @@ fn need(
     if !view.filled.contains(data_key) {
         return Some(Why::ValueLost);
     }
-    let issued = view.issued.get(&demand.control_plane);
-    if issued.is_some_and(|issued| listed(issued, current.id, current.expires).is_none()) {
-        return Some(Why::Lost);
+    if let Some(why) = view
+        .issued
+        .get(&demand.control_plane)
+        .and_then(|issued| confirm(issued, view, current, demand))
+    {
+        return Some(why);
     }
     if current.asked != demand.asked {
         return Some(Why::Changed);
@@ -218,6 +222,22 @@ fn need(
         return Some(Why::Requested);
     }
     (now >= due(current, demand)).then_some(Why::Due)
+}
+
+/// Why the control plane's list says that the key in force is not the one that pods ask for.
+///
+/// The record cannot say that: whoever may edit the Secret may have written it, or have copied it from elsewhere. What a person
+/// put there is the person's choice.
+fn confirm(issued: &Issued, view: &View<'_>, current: &Made, demand: &KeyDemand) -> Option<Why> {
+    let Some(row) = listed(issued, current.id, current.expires) else {
+        return Some(Why::Lost);
+    };
+    let owner = view.owner(&demand.service);
+    match current.origin {
+        Origin::Ours if !issued.serves(row, &owner, &demand.asked.user) => Some(Why::NotOwned),
+        Origin::Ours if over::differs(row, &demand.asked) => Some(Why::Changed),
+        Origin::Ours | Origin::Hand | Origin::Foreign => None,
+    }
 }
 
 /// When the key is renewed. One that a person made may live for less than the buffer: it is given two thirds of its life.

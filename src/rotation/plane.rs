@@ -2,21 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use sidescale_webhook::identity;
 use sidescale_webhook::profile::Users;
 use tokio::sync::Semaphore;
 use tracing::debug;
 
+use super::owner::{Claim, Installation, Owner, owns};
 use super::plan::{Issued, mismatch};
-use super::record::{Intent, same_fingerprint};
+use super::record::Intent;
 use super::run::Context;
 use super::state::State;
 use crate::clock::after;
 use crate::control_plane::{
-    ControlPlane, Endpoint, Error, KeyId, MintedKey, NewPreAuthKey, PreAuthKey, User, Version,
+    ControlPlane, Endpoint, Error, KeyId, MintedKey, NewPreAuthKey, User, Version,
 };
 use crate::metrics::Metrics;
 
@@ -28,7 +30,7 @@ mod users;
 
 use credentials::{Found, api_key, invalid_credentials, no_placeholder_any_more};
 pub(crate) use credentials::{no_api_key, no_credentials};
-pub(in crate::rotation) use lent::Lent;
+pub(in crate::rotation) use lent::LentKeys;
 use nodes::Origins;
 pub use nodes::Survey;
 pub use trouble::Trouble;
@@ -37,30 +39,39 @@ pub use trouble::Trouble;
 /// and what waits here is not yet waited for.
 const MINTS_AT_ONCE: usize = 8;
 
-/// For so long a list of keys tells which of them still are what they were.
-const ENDS_FRESH: Duration = Duration::from_secs(10);
-
-/// When keys end, by id.
-type Ends = BTreeMap<KeyId, Option<Timestamp>>;
+/// For so long a look at users and keys tells whose each key is.
+const FRESH: Duration = Duration::from_secs(10);
 
 /// A control plane that answered.
 #[derive(Debug)]
 pub struct Plane {
     name: String,
-    mark: String,
+    installation: Installation,
     adopted: Vec<String>,
+    user_template: String,
     manages_users: bool,
     client: ControlPlane,
     users: Mutex<BTreeMap<String, User>>,
     minting: Semaphore,
     origins: Mutex<Origins>,
     /// Keys of others that people put into Secrets of ours.
-    lent: Arc<Lent>,
+    lent: Arc<LentKeys>,
     /// What answered; none before anything did.
     version: Option<Version>,
-    /// The ends of all keys as they were listed last, and when.
-    ends: Mutex<Option<(Timestamp, Ends)>>,
+    /// The last look at all users and keys, and when that was.
+    looked: Mutex<Option<(Timestamp, Issued)>>,
     metrics: Arc<Metrics>,
+}
+
+/// What the control plane says of a key that a Secret speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claimed {
+    /// It is the service's own.
+    Owned,
+    /// There is no key of that id.
+    NotListed,
+    /// There is, and it is another's, or ends at another time.
+    NotOwned,
 }
 
 impl Plane {
@@ -100,8 +111,9 @@ impl Plane {
         };
         let mut plane = Self {
             name: name.to_owned(),
-            mark: context.mark.clone(),
+            installation: context.installation.clone(),
             adopted: config.adopt_users.clone(),
+            user_template: config.user_template.clone(),
             manages_users: context.policy.rotation.users == Users::Manage,
             client: client(context, endpoint)?,
             users: Mutex::default(),
@@ -109,7 +121,7 @@ impl Plane {
             origins: Mutex::default(),
             lent: Arc::default(),
             version: None,
-            ends: Mutex::default(),
+            looked: Mutex::default(),
             metrics: Arc::clone(&context.metrics),
         };
         let refused = |error| match error {
@@ -126,7 +138,7 @@ impl Plane {
     }
 
     /// Goes on with what an earlier connection knew of keys of others.
-    pub(super) fn share(&mut self, lent: &Arc<Lent>) {
+    pub(super) fn share(&mut self, lent: &Arc<LentKeys>) {
         self.lent = Arc::clone(lent);
     }
 
@@ -138,10 +150,10 @@ impl Plane {
     ///
     /// # Errors
     /// The user is not ours, or the call failed.
-    pub async fn mint(&self, intent: &Intent) -> Result<MintedKey, Trouble> {
+    pub async fn mint(&self, intent: &Intent, owner: &Owner) -> Result<MintedKey, Trouble> {
         // Its only error is that it was closed, which nobody does.
         let _turn = self.minting.acquire().await;
-        let user = self.user(&intent.asked.user).await?;
+        let user = self.user(&intent.asked.user, owner).await?;
         let new = NewPreAuthKey {
             user,
             reusable: intent.asked.reusable,
@@ -177,40 +189,30 @@ impl Plane {
         })
     }
 
-    /// Ends a key if it still is the one that ends then by itself; says whether it was.
-    ///
-    /// Ids are given again after Headscale was put back from a backup. The list that tells is shared by all that is
-    /// ended within a few seconds.
+    /// Asks whether a key is the claiming service's own, by one fresh look at users and keys. The look is shared by all that is
+    /// asked within a few seconds.
     ///
     /// # Errors
     /// A call failed.
-    pub async fn expire_exactly(
-        &self,
-        id: KeyId,
-        expires: Timestamp,
-        now: Timestamp,
-    ) -> Result<bool, Trouble> {
-        let is_there = |plane: &Self| {
-            let ends = plane.ends.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some((at, ends)) = ends.as_ref() else {
-                return false;
-            };
-            let fresh = *at <= now && now < after(*at, ENDS_FRESH);
-            let end = ends.get(&id).copied().flatten();
-            fresh && end.is_some_and(|end| same_fingerprint(end, expires))
+    pub async fn judge(&self, claim: &Claim<'_>, now: Timestamp) -> Result<Claimed, Trouble> {
+        let Owner { namespace, service } = claim.owner;
+        let adopted = identity::user(&self.user_template, namespace, service);
+        let judge = |look: &Issued| match look.keys.get(&claim.id) {
+            None => Claimed::NotListed,
+            Some(row) if owns(row, &look.users, claim, &adopted) => Claimed::Owned,
+            Some(_) => Claimed::NotOwned,
         };
-        if !is_there(self) {
-            // One that was made since is in no older list.
-            self.list_keys(now).await?;
-            if !is_there(self) {
-                return Ok(false);
+        match self.last_look(now).map(|look| judge(&look)) {
+            Some(Claimed::Owned) => Ok(Claimed::Owned),
+            // One that was created since is in no older list.
+            Some(Claimed::NotListed | Claimed::NotOwned) | None => {
+                Ok(judge(&self.issued(now).await?))
             }
         }
-        self.expire(id).await?;
-        Ok(true)
     }
 
-    /// Ends a key; one that is over or not there counts as ended.
+    /// Expires a key that was judged to be a service's own, or that this process has just created; one that is over or not
+    /// there counts as expired.
     ///
     /// # Errors
     /// The call failed.
@@ -220,32 +222,35 @@ impl Plane {
             .await?)
     }
 
-    /// All keys that the control plane holds, and the users that are ours to use.
+    /// All keys that the control plane holds, and the users that keys are made for.
     ///
     /// # Errors
     /// A call failed.
     pub async fn issued(&self, now: Timestamp) -> Result<Issued, Trouble> {
+        // The users first: a key of a user that is created in between is nobody's until the next look, which is the safe way.
         self.list_users().await?;
-        let keys = self.list_keys(now).await?;
-        self.note_origins(&keys);
-        let users = self.users();
-        let ours = users.values().filter(|user| self.may_use(user));
-        let marked = users.values().filter(|user| self.is_ours(user));
-        Ok(Issued {
-            keys: keys.into_iter().map(|key| (key.id, key)).collect(),
-            users: ours.map(|user| (user.name.clone(), user.id)).collect(),
-            online: BTreeSet::new(),
-            marked: marked.map(|user| user.id).collect(),
-        })
-    }
-
-    async fn list_keys(&self, now: Timestamp) -> Result<Vec<PreAuthKey>, Error> {
         let keys = self
             .counted("list_pre_auth_keys", self.client.list_pre_auth_keys())
             .await?;
-        let ends = keys.iter().map(|key| (key.id, key.expiration)).collect();
-        *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, ends));
-        Ok(keys)
+        self.note_origins(&keys);
+        let look = Issued {
+            keys: Arc::new(keys.into_iter().map(|key| (key.id, key)).collect()),
+            users: Arc::new(self.key_users()),
+            online: BTreeSet::new(),
+        };
+        *self.looked() = Some((now, look.clone()));
+        Ok(look)
+    }
+
+    /// The last look, if it is fresh.
+    fn last_look(&self, now: Timestamp) -> Option<Issued> {
+        let looked = self.looked();
+        let (at, look) = looked.as_ref()?;
+        (*at <= now && now < after(*at, FRESH)).then(|| look.clone())
+    }
+
+    fn looked(&self) -> MutexGuard<'_, Option<(Timestamp, Issued)>> {
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn counted<T>(

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
-use super::plane::{Lent, Plane, Trouble};
+use super::plane::{LentKeys, Plane, Trouble};
 use super::queue::{Backoff, LONGEST_RETRY};
 use super::state::State;
 use crate::clock::after;
@@ -26,7 +26,7 @@ pub(super) struct Planes(BTreeMap<String, Slot>);
 struct Slot {
     up: Option<Arc<Plane>>,
     /// Kept while it is away.
-    lent: Arc<Lent>,
+    lent: Arc<LentKeys>,
     connecting: bool,
     /// What was met last; kept until the next answer.
     trouble: Option<Trouble>,

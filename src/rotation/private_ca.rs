@@ -4,18 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sidescale_webhook::profile::ControlPlane;
 
-use super::record::Record;
+use super::demand::KeyDemand;
 
 /// The data key that a sidecar mounts where its control plane has an authority of its own.
 pub(super) const DATA_KEY: &str = "ca.crt";
 
-/// The PEM of every private authority that a key of the record needs; `None` where the public ones do.
+/// The PEM of every private authority that pods need beside their keys; `None` where the public ones do.
 #[must_use]
 pub(super) fn bundle(
-    record: &Record,
+    demand: &BTreeMap<String, KeyDemand>,
     control_planes: &BTreeMap<String, ControlPlane>,
 ) -> Option<Vec<u8>> {
-    let named: BTreeSet<&String> = record.keys.values().map(|key| &key.control_plane).collect();
+    let named: BTreeSet<&String> = demand.values().map(|key| &key.control_plane).collect();
     let mut pem = String::new();
     for authority in named
         .into_iter()
@@ -30,16 +30,30 @@ pub(super) fn bundle(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rotation::record::KeyRecord;
+    use crate::rotation::record::Asked;
     use sidescale_webhook::profile::Policy;
 
-    fn record(control_planes: &[&str]) -> Record {
-        let mut record = Record::default();
-        for (index, name) in control_planes.iter().enumerate() {
-            let key = KeyRecord::new("web", name);
-            record.keys.insert(format!("web{index}-authkey"), key);
-        }
-        record
+    fn demand(control_planes: &[&str]) -> BTreeMap<String, KeyDemand> {
+        let demand = |(index, name): (usize, &&str)| {
+            let key = KeyDemand {
+                service: "web".into(),
+                control_plane: (*name).into(),
+                asked: Asked {
+                    user: "shop.web".into(),
+                    tags: Vec::new(),
+                    reusable: true,
+                    ephemeral: true,
+                },
+                expiration: std::time::Duration::ZERO,
+                buffer: std::time::Duration::ZERO,
+                pods: 1,
+                differing: 0,
+                since: jiff::Timestamp::UNIX_EPOCH,
+                hostname: None,
+            };
+            (format!("web{index}-authkey"), key)
+        };
+        control_planes.iter().enumerate().map(demand).collect()
     }
 
     fn policy(ca_bundle: Option<&str>) -> Policy {
@@ -52,14 +66,14 @@ mod tests {
     #[test]
     fn names_each_authority_once() {
         let policy = policy(Some("-----BEGIN-----\n\n"));
-        let pem = bundle(&record(&["default", "default"]), &policy.control_planes);
+        let pem = bundle(&demand(&["default", "default"]), &policy.control_planes);
         assert_eq!(pem.as_deref(), Some(b"-----BEGIN-----\n".as_slice()));
     }
 
     #[test]
     fn is_nothing_where_the_public_authorities_do() {
         let policy = policy(None);
-        assert_eq!(bundle(&record(&["default"]), &policy.control_planes), None);
-        assert_eq!(bundle(&record(&["gone"]), &policy.control_planes), None);
+        assert_eq!(bundle(&demand(&["default"]), &policy.control_planes), None);
+        assert_eq!(bundle(&demand(&["gone"]), &policy.control_planes), None);
     }
 }

@@ -1,14 +1,18 @@
 //! What a Secret remembers of its keys: one JSON document beside them, moved by the same write. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use sidescale_webhook::identity::{self, POD_SECRET};
 
+use super::demand::SecretRef;
 use crate::clock::after;
 use crate::control_plane::KeyId;
+use crate::store::StoredSecret;
 
+mod bounds;
 mod key;
 
 pub use key::{Abandoned, Asked, Intent, Issued, KeyRecord, Origin, Previous};
@@ -22,14 +26,29 @@ pub const VERSION: u32 = 1;
 /// How long a lost intent's key is looked for: a create may still be under way when its writer is given up.
 pub const ABANDONED_FOR: Duration = Duration::from_secs(600);
 
+/// Largest document that is read, in bytes: what 2,000 keys of single pods need, and less than a Secret may hold.
+pub const LARGEST: usize = 7 * (1 << 20) / 8;
+
 /// Remembers every key of one Secret, by data key.
+///
+/// A tenant can write it, so it speaks for its own namespace alone, and `super::owner` says of which keys.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Record {
     /// Form of the document.
     pub version: u32,
+    /// Namespace of the Secret that it was written into; empty before the first write.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub namespace: String,
+    /// Name of that Secret.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub secret: String,
     /// The keys by data key.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounds::keys")]
     pub keys: BTreeMap<String, KeyRecord>,
+    /// The Secret that the document was written into, where that is another one: it was copied, and none of it counts.
+    #[serde(skip)]
+    pub copied_from: Option<SecretRef>,
 }
 
 /// Says why a record is not usable.
@@ -48,33 +67,84 @@ pub enum RecordError {
         "data key \"{DATA_KEY}\" cannot be read ({0}): put it back as it was, or delete that data key to have all keys made anew"
     )]
     Damaged(serde_json::Error),
+    /// It is larger than any that this program writes.
+    #[error(
+        "data key \"{DATA_KEY}\" has {found} bytes, more than {LARGEST}: delete that data key to have all keys made anew"
+    )]
+    TooLarge {
+        /// Its size in bytes.
+        found: usize,
+    },
 }
 
 impl Default for Record {
     fn default() -> Self {
         Self {
             version: VERSION,
+            namespace: String::new(),
+            secret: String::new(),
             keys: BTreeMap::new(),
+            copied_from: None,
         }
     }
 }
 
 impl Record {
-    /// Reads the record from a Secret's data; a Secret without one has an empty record.
+    /// Reads the record of a Secret; a Secret without one has an empty record.
     ///
     /// # Errors
-    /// It was written by a newer program or is damaged.
-    pub fn parse(document: Option<&[u8]>) -> Result<Self, RecordError> {
+    /// As for [`Self::parse`].
+    pub fn of(secret: &StoredSecret) -> Result<Self, RecordError> {
+        let name = SecretRef {
+            namespace: secret.namespace.clone(),
+            name: secret.name.clone(),
+        };
+        let document = secret.data.get(DATA_KEY);
+        Self::parse(document.map(|document| document.as_slice()), &name)
+    }
+
+    /// Reads the record from the document in `secret`. Entries whose service and control plane do not give their own data key
+    /// are dropped; of a document that was written into another Secret, everything is.
+    ///
+    /// # Errors
+    /// It was written by a newer program, is damaged, or larger than it may be.
+    pub fn parse(document: Option<&[u8]>, secret: &SecretRef) -> Result<Self, RecordError> {
         let Some(document) = document else {
             return Ok(Self::default());
         };
-        let record: Self = serde_json::from_slice(document).map_err(RecordError::Damaged)?;
+        if document.len() > LARGEST {
+            let found = document.len();
+            return Err(RecordError::TooLarge { found });
+        }
+        let mut record: Self = serde_json::from_slice(document).map_err(RecordError::Damaged)?;
         if record.version > VERSION {
             return Err(RecordError::Newer {
                 found: record.version,
             });
         }
+        let SecretRef { namespace, name } = secret;
+        let moved = |was: &String, is: &String| !was.is_empty() && was != is;
+        if moved(&record.namespace, namespace) || moved(&record.secret, name) {
+            let copied_from = SecretRef {
+                namespace: record.namespace,
+                name: record.secret,
+            };
+            return Ok(Self {
+                copied_from: Some(copied_from),
+                ..Self::default()
+            });
+        }
+        let of_pods = name == POD_SECRET;
+        record
+            .keys
+            .retain(|data_key, key| key.is_named(data_key, of_pods));
         Ok(record)
+    }
+
+    /// Writes down into which Secret the record goes.
+    pub fn belong_to(&mut self, namespace: &str, secret: &str) {
+        namespace.clone_into(&mut self.namespace);
+        secret.clone_into(&mut self.secret);
     }
 
     /// The document to write.
@@ -85,13 +155,25 @@ impl Record {
         serde_json::to_vec(self)
     }
 
-    /// Whether any key in it is this one: such a key is in force and never ended.
+    /// The keys in force, with their control planes: these are never expired.
     #[must_use]
-    pub fn names(&self, control_plane: &str, id: KeyId) -> bool {
-        let current = |key: &KeyRecord| key.current.as_ref().map(|current| current.id);
-        self.keys
-            .values()
-            .any(|key| key.control_plane == control_plane && current(key) == Some(id))
+    pub fn in_force(&self) -> BTreeSet<(&str, KeyId)> {
+        let keys = self.keys.values();
+        keys.filter_map(|key| Some((key.control_plane.as_str(), key.current.as_ref()?.id)))
+            .collect()
+    }
+}
+
+impl KeyRecord {
+    /// Whether its service and control plane give this data key, in a Secret of keys that pods share or have for themselves.
+    fn is_named(&self, data_key: &str, of_pods: bool) -> bool {
+        let (service, plane) = (&self.service, &self.control_plane);
+        identity::is_service(service)
+            && if of_pods {
+                identity::digits_of(data_key, service, plane).is_some()
+            } else {
+                identity::data_key(service, plane) == data_key
+            }
     }
 }
 
@@ -138,6 +220,13 @@ mod tests {
         }
     }
 
+    fn secret() -> SecretRef {
+        SecretRef {
+            namespace: "shop".into(),
+            name: "headscale-auth-keys".into(),
+        }
+    }
+
     fn key(id: u64) -> PreAuthKey {
         PreAuthKey {
             prefix: None,
@@ -167,9 +256,8 @@ mod tests {
         api.intend(intent("c", 3_000), at(3_000));
         record.keys.insert("api-authkey".into(), api);
         let document = record.document().unwrap();
-        assert_eq!(Record::parse(Some(&document)).unwrap(), record);
-        assert!(record.names("default", KeyId(7)));
-        assert!(!record.names("other", KeyId(7)));
+        assert_eq!(Record::parse(Some(&document), &secret()).unwrap(), record);
+        assert_eq!(record.in_force(), [("default", KeyId(7))].into());
         assert_eq!(
             record.keys["api-authkey"].abandoned,
             [Abandoned {
@@ -206,7 +294,7 @@ mod tests {
                 revoked: false,
                 id: KeyId(1),
                 expire_at: at(1_060),
-                expires: Some(intent("a", 1_000).expires),
+                expires: intent("a", 1_000).expires,
             }
         );
         assert_eq!(
@@ -215,27 +303,121 @@ mod tests {
                 revoked: false,
                 id: KeyId(2),
                 expire_at: at(1_060 + 3_600),
-                expires: Some(intent("b", 1_050).expires),
+                expires: intent("b", 1_050).expires,
             }
         );
     }
 
     #[test]
     fn what_is_not_a_record_is_refused() {
-        assert_eq!(Record::parse(None).unwrap(), Record::default());
+        assert_eq!(Record::parse(None, &secret()).unwrap(), Record::default());
         assert!(matches!(
-            Record::parse(Some(b"{\"version\":2}")),
+            Record::parse(Some(b"{\"version\":2}"), &secret()),
             Err(RecordError::Newer { found: 2 })
         ));
         for damaged in ["", "{}", "[]", "{\"version\":1,\"keys\":[]}", "nonsense"] {
             assert!(
                 matches!(
-                    Record::parse(Some(damaged.as_bytes())),
+                    Record::parse(Some(damaged.as_bytes()), &secret()),
                     Err(RecordError::Damaged(_))
                 ),
                 "{damaged}"
             );
         }
+        let large = format!("{{\"version\":1{}}}", " ".repeat(LARGEST));
+        assert!(matches!(
+            Record::parse(Some(large.as_bytes()), &secret()),
+            Err(RecordError::TooLarge { found }) if found == large.len()
+        ));
+    }
+
+    /// The data keys that are left of a document with these entries: data key, service and control plane.
+    fn kept(secret: &SecretRef, entries: &[(&str, &str, &str)]) -> Vec<String> {
+        let keys = entries.iter().map(|(data_key, service, plane)| {
+            let key = KeyRecord::new(service, plane);
+            ((*data_key).to_owned(), key)
+        });
+        let record = Record {
+            keys: keys.collect(),
+            ..Record::default()
+        };
+        let document = record.document().unwrap();
+        let record = Record::parse(Some(&document), secret).unwrap();
+        record.keys.into_keys().collect()
+    }
+
+    #[test]
+    fn an_entry_under_anothers_data_key_is_dropped() {
+        let entries = [
+            ("api-authkey", "api", "default"),
+            ("api_prod-authkey", "api", "prod"),
+            ("web-authkey", "api", "default"),
+            ("web_prod-authkey", "web", "default"),
+            ("x", "x", "default"),
+            ("-authkey", "", "default"),
+            ("UP-authkey", "UP", "default"),
+            ("api-705ab4f56393-authkey", "api", "default"),
+            ("db-705ab4f56393-authkey", "db-705ab4f56393", "default"),
+        ];
+        assert_eq!(
+            kept(&secret(), &entries),
+            ["api-authkey", "api_prod-authkey", "db-705ab4f56393-authkey"]
+        );
+        let pods = SecretRef {
+            name: POD_SECRET.into(),
+            ..secret()
+        };
+        assert_eq!(kept(&pods, &entries), ["api-705ab4f56393-authkey"]);
+    }
+
+    #[test]
+    fn of_a_copy_nothing_counts() {
+        let mut record = Record::default();
+        record
+            .keys
+            .insert("api-authkey".into(), KeyRecord::new("api", "default"));
+        record.belong_to("shop", "headscale-auth-keys");
+        let document = record.document().unwrap();
+        assert_eq!(Record::parse(Some(&document), &secret()).unwrap(), record);
+        for (namespace, name) in [("other", "headscale-auth-keys"), ("shop", "team-keys")] {
+            let (namespace, name) = (namespace.to_owned(), name.to_owned());
+            let copy = SecretRef { namespace, name };
+            let read = Record::parse(Some(&document), &copy).unwrap();
+            assert_eq!(read.copied_from, Some(secret()), "{copy}");
+            assert!(read.keys.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_decoded_is_bounded() {
+        let previous =
+            r#"{"id":1,"expireAt":"2020-01-01T00:00:00Z","expires":"2020-01-01T00:00:00Z"},"#;
+        let endless = r#"{"id":2,"expireAt":"2020-01-01T00:00:00Z"},"#;
+        let last = format!("{endless}{}", previous.repeat(bounds::MOST_PREVIOUS));
+        let document = format!(
+            r#"{{"version":1,"keys":{{"x-authkey":{{"service":"x","controlPlane":"default","previous":[{}{}]}}}}}}"#,
+            previous.repeat(4_000),
+            last.trim_end_matches(',')
+        );
+        let record = Record::parse(Some(document.as_bytes()), &secret()).unwrap();
+        let kept = &record.keys["x-authkey"].previous;
+        assert_eq!(kept.len(), bounds::MOST_PREVIOUS);
+        assert!(
+            kept.iter().all(|key| key.id == KeyId(1)),
+            "one without an end is forgotten"
+        );
+        let entry =
+            |n: usize| format!(r#""a{n}-authkey":{{"service":"a{n}","controlPlane":"default"}}"#);
+        let document = |keys: usize| {
+            let keys: Vec<_> = (0..keys).map(entry).collect();
+            format!(r#"{{"version":1,"keys":{{{}}}}}"#, keys.join(","))
+        };
+        let most = document(bounds::MOST_KEYS);
+        let read = Record::parse(Some(most.as_bytes()), &secret()).unwrap();
+        assert_eq!(read.keys.len(), bounds::MOST_KEYS);
+        let more = document(bounds::MOST_KEYS + 1);
+        let read = Record::parse(Some(more.as_bytes()), &secret());
+        assert!(matches!(read, Err(RecordError::Damaged(_))));
     }
 
     #[test]

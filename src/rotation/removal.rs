@@ -8,6 +8,7 @@ use sidescale_webhook::profile::{Policy, Users};
 use super::cleanup::{self, View};
 use super::demand::Demands;
 use super::orphans;
+use super::owner::{KeyUser, Owner};
 use super::plane::Survey;
 use super::record::{KeyRecord, Record};
 use crate::clock::after;
@@ -22,8 +23,8 @@ pub enum Removal<'a> {
         key: &'a PreAuthKey,
         /// Name of its user.
         user: &'a str,
-        /// The namespace that the user's name holds.
-        namespace: String,
+        /// The service that the user was created for.
+        owner: &'a Owner,
     },
     /// The row of a key that ended long ago.
     Row {
@@ -50,6 +51,15 @@ pub enum Removal<'a> {
     },
 }
 
+/// What the Secrets of keys remember, by their namespaces.
+#[derive(Clone, Debug, Default)]
+pub struct Records {
+    /// A record speaks of services in its own namespace alone.
+    pub read: BTreeMap<String, Vec<Record>>,
+    /// Namespaces with a record that cannot be read: it may know everything there, so nothing of theirs is removed.
+    pub unreadable: BTreeSet<String>,
+}
+
 /// Decides about one control plane. Secrets and pods were read after it; without them only orphans can be told, and
 /// only for as long as each namespace is asked again.
 #[must_use]
@@ -57,7 +67,7 @@ pub fn decide<'a>(
     now: Timestamp,
     control_plane: &str,
     survey: &'a Survey,
-    records: Option<&[Record]>,
+    records: Option<&Records>,
     demands: &Demands,
     policy: &Policy,
 ) -> Vec<Removal<'a>> {
@@ -67,36 +77,34 @@ pub fn decide<'a>(
         users,
         release,
     } = survey;
-    let Some(config) = policy.control_planes.get(control_plane) else {
+    if !policy.control_planes.contains_key(control_plane) {
         return Vec::new();
-    };
+    }
     let mut found = Vec::new();
     let age = policy.rotation.orphaned_keys_after;
-    for (user, keys) in orphans::candidates(now, keys, users, age) {
-        // A user that another template named may be of a namespace that its name does not tell.
-        let Some(namespace) = orphans::namespace_of(&config.user_template, user) else {
-            continue;
-        };
-        let is_known = |key: &PreAuthKey| {
-            let mut records = records.unwrap_or_default().iter();
-            records.any(|record| orphans::is_known(record, control_plane, key))
-        };
-        let unknown = keys.into_iter().filter(|key| !is_known(key));
-        found.extend(unknown.map(|key| Removal::Orphan {
-            key,
-            user,
-            namespace: namespace.clone(),
-        }));
+    let unreadable = |owner: &Owner| {
+        records.is_some_and(|records| records.unreadable.contains(&owner.namespace))
+    };
+    for (owner, user, key) in orphans::candidates(now, keys, users, age) {
+        let is_known = records.is_some_and(|records| {
+            let mut own = records.of(&owner.namespace);
+            own.any(|record| orphans::is_known(record, control_plane, owner, key))
+        });
+        if !is_known && !unreadable(owner) {
+            let user = user.name.as_str();
+            found.push(Removal::Orphan { key, user, owner });
+        }
     }
     let Some(records) = records.filter(|_| demands.synced) else {
         return found;
     };
+    let readable = records.users(users);
     let view = View {
         keys,
         nodes,
-        users,
-        named: &named(control_plane, records),
-        wanted: &wanted(control_plane, records, demands),
+        users: &readable,
+        named: &named(control_plane, survey, records),
+        wanted: &wanted(control_plane, &readable, records, demands),
     };
     let rows = cleanup::rows(now, &view).into_iter();
     found.extend(rows.map(|key| Removal::Row { key }));
@@ -118,14 +126,15 @@ pub fn away<'a>(
     now: Timestamp,
     control_plane: &str,
     survey: &'a Survey,
-    records: &[Record],
+    records: &Records,
     demands: &Demands,
     policy: &Policy,
 ) -> Vec<Removal<'a>> {
     if !demands.synced {
         return Vec::new();
     }
-    let wanted = wanted(control_plane, records, demands);
+    let readable = records.users(&survey.users);
+    let wanted = wanted(control_plane, &readable, records, demands);
     let owners = survey
         .keys
         .iter()
@@ -133,10 +142,12 @@ pub fn away<'a>(
     let owners: BTreeMap<KeyId, UserId> = owners.collect();
     let away = survey.nodes.iter().filter_map(|node| {
         let of_key = node.pre_auth_key.and_then(|key| owners.get(&key).copied());
-        let user = survey.users.get(&of_key.or(node.user)?)?;
+        let id = of_key.or(node.user)?;
+        let ours = readable.get(&id)?.owner.is_some();
+        let user = survey.users.get(&id)?;
         let seen = node.last_seen.filter(|_| !node.online)?;
         let long = now >= after(seen, policy.rotation.unused_users_after);
-        (user.ours && long && !wanted.contains(&user.name)).then(|| Removal::Node {
+        (ours && long && !wanted.contains(&id)).then(|| Removal::Node {
             id: node.id,
             name: &node.given_name,
             user: &user.name,
@@ -146,43 +157,85 @@ pub fn away<'a>(
     away.collect()
 }
 
-fn of_plane<'a>(name: &'a str, records: &'a [Record]) -> impl Iterator<Item = &'a KeyRecord> {
-    let keys = records.iter().flat_map(|record| record.keys.values());
-    keys.filter(move |key| key.control_plane == name)
+impl Records {
+    /// The records of one namespace.
+    fn of(&self, namespace: &str) -> impl Iterator<Item = &Record> {
+        self.read.get(namespace).into_iter().flatten()
+    }
+
+    /// The users, without those of namespaces that cannot be read.
+    fn users(&self, users: &BTreeMap<UserId, KeyUser>) -> BTreeMap<UserId, KeyUser> {
+        let is_readable = |user: &KeyUser| {
+            let owner = user.owner.as_ref();
+            owner.is_none_or(|owner| !self.unreadable.contains(&owner.namespace))
+        };
+        let readable = users.iter().filter(|(_, user)| is_readable(user));
+        readable.map(|(id, user)| (*id, user.clone())).collect()
+    }
+
+    /// The keys that records speak of, with the services that they speak of them for.
+    fn entries<'a>(&'a self, plane: &'a str) -> impl Iterator<Item = (&'a str, &'a KeyRecord)> {
+        let entries = self.read.iter().flat_map(|(namespace, records)| {
+            let keys = records.iter().flat_map(|record| record.keys.values());
+            keys.map(move |key| (namespace.as_str(), key))
+        });
+        entries.filter(move |(_, key)| key.control_plane == plane)
+    }
 }
 
-/// The ids of all keys that records name.
-fn named(name: &str, records: &[Record]) -> BTreeSet<KeyId> {
-    let ids = of_plane(name, records).flat_map(|key| {
-        let current = key.current.iter().map(|current| current.id);
-        current.chain(key.previous.iter().map(|previous| previous.id))
+/// The ids of all keys that records of their own services name.
+fn named(name: &str, survey: &Survey, records: &Records) -> BTreeSet<KeyId> {
+    let owned = survey.keys.iter().filter_map(|key| {
+        let owner = survey.users.get(&key.user?)?.owner.as_ref()?;
+        Some((key.id, (owner.namespace.as_str(), owner.service.as_str())))
     });
-    ids.collect()
+    let owned: BTreeMap<KeyId, (&str, &str)> = owned.collect();
+    let named = records.entries(name).flat_map(|(namespace, key)| {
+        let current = key.current.iter().map(|current| current.id);
+        let ids = current.chain(key.previous.iter().map(|previous| previous.id));
+        let service = (namespace, key.service.as_str());
+        ids.filter(|id| owned.get(id) == Some(&service))
+            .collect::<Vec<_>>()
+    });
+    named.collect()
 }
 
-/// The names of all users that a record or a pod names.
-fn wanted(name: &str, records: &[Record], demands: &Demands) -> BTreeSet<String> {
-    let recorded = of_plane(name, records).flat_map(|key| {
+/// The users that a record or a pod of their own namespace names.
+fn wanted(
+    name: &str,
+    users: &BTreeMap<UserId, KeyUser>,
+    records: &Records,
+    demands: &Demands,
+) -> BTreeSet<UserId> {
+    let recorded = records.entries(name).flat_map(|(namespace, key)| {
         let current = key.current.iter().map(|current| &current.asked);
         let intents = key
             .intent
             .iter()
             .chain(key.abandoned.iter().map(|abandoned| &abandoned.intent));
-        current.chain(intents.map(|intent| &intent.asked))
+        let asked = current.chain(intents.map(|intent| &intent.asked));
+        asked.map(move |asked| (namespace, asked.user.as_str()))
     });
-    let recorded = recorded.map(|asked| asked.user.clone());
-    let demands = demands.namespaces.values();
-    let asked = demands.clone().flat_map(|demand| {
+    let namespaces = demands.namespaces.iter();
+    let asked = namespaces.clone().flat_map(|(namespace, demand)| {
         let keys = demand.secrets.values().flat_map(BTreeMap::values);
-        keys.filter(|key| key.control_plane == name)
-            .map(|key| key.asked.user.clone())
+        let here = keys.filter(|key| key.control_plane == name);
+        here.map(|key| (&**namespace, key.asked.user.as_str()))
     });
-    let guests = demands.flat_map(|demand| demand.guests.keys());
-    let guests = guests.filter(|(plane, _)| plane == name);
-    recorded
-        .chain(asked)
-        .chain(guests.map(|(_, user)| user.clone()))
-        .collect()
+    let named: BTreeSet<(&str, &str)> = recorded.chain(asked).collect();
+    let guests = namespaces.flat_map(|(namespace, demand)| {
+        let here = demand.guests.keys().filter(|(plane, _)| plane == name);
+        here.map(|(_, service)| (&**namespace, service.as_str()))
+    });
+    let guests: BTreeSet<(&str, &str)> = guests.collect();
+    let wanted = users.iter().filter(|(_, user)| {
+        user.owner.as_ref().is_some_and(|owner| {
+            let namespace = owner.namespace.as_str();
+            named.contains(&(namespace, &user.name))
+                || guests.contains(&(namespace, &owner.service))
+        })
+    });
+    wanted.map(|(id, _)| *id).collect()
 }
 
 #[cfg(test)]
@@ -190,7 +243,6 @@ mod tests {
     use super::*;
     use crate::control_plane::{Node, Release};
     use crate::rotation::record::{Asked, Issued};
-    use crate::rotation::tailnet::KeyUser;
 
     const DAY: i64 = 86_400;
 
@@ -234,10 +286,20 @@ mod tests {
         }
     }
 
+    fn records(id: u64) -> Records {
+        Records {
+            read: [("shop".to_owned(), vec![record(id)])].into(),
+            unreadable: BTreeSet::new(),
+        }
+    }
+
     fn survey(release: Release) -> Survey {
         let user = |name: &str| KeyUser {
             name: name.into(),
-            ours: name != "lent.api",
+            owner: name
+                .split_once('.')
+                .filter(|(namespace, _)| *namespace != "lent")
+                .map(|(namespace, service)| Owner::new(namespace, service)),
             created: None,
         };
         let names = [
@@ -256,7 +318,7 @@ mod tests {
             key(8, 2, 200),
             // Ended long ago, and nothing else is left of the service.
             key(9, 3, 20),
-            // Not ours, and of a name that tells no namespace.
+            // Adopted, and a person's.
             key(10, 4, 200),
             key(11, 5, 200),
         ];
@@ -270,11 +332,9 @@ mod tests {
 
     fn shown(removals: Vec<Removal<'_>>) -> Vec<String> {
         let shown = removals.into_iter().map(|removal| match removal {
-            Removal::Orphan {
-                key,
-                user,
-                namespace,
-            } => format!("key {} of {user} in {namespace}", key.id.0),
+            Removal::Orphan { key, user, owner } => {
+                format!("key {} of {user} in {}", key.id.0, owner.namespace)
+            }
             Removal::Row { key } => format!("row {}", key.0),
             Removal::Node { id, user, .. } => format!("node {} of {user}", id.0),
             Removal::User { id, name } => format!("user {} {name}", id.0),
@@ -324,7 +384,7 @@ mod tests {
                 synced,
                 ..Demands::default()
             };
-            let found = away(at(100), "default", &survey, &[record(7)], &demands, &policy);
+            let found = away(at(100), "default", &survey, &records(7), &demands, &policy);
             shown(found)
         };
         assert_eq!(away(true), ["node 2 of gone.web", "node 3 of old.db"]);
@@ -338,8 +398,8 @@ mod tests {
             synced: true,
             ..Demands::default()
         };
-        let records = [record(7)];
-        let decided = |release, records: Option<&[Record]>, demands: &Demands| {
+        let records = records(7);
+        let decided = |release, records: Option<&Records>, demands: &Demands| {
             shown(decide(
                 at(100),
                 "default",
@@ -363,7 +423,7 @@ mod tests {
         assert_eq!(unsure, [orphan], "pods may be missing");
         let unread = decided(Release::V0_29, None, &synced);
         let known = "key 7 of shop.api in shop";
-        assert_eq!(unread, [orphan, known], "their namespaces are asked");
+        assert_eq!(unread, [known, orphan], "their namespaces are asked");
         let nobody = Policy {
             control_planes: BTreeMap::new(),
             ..policy.clone()
@@ -400,16 +460,70 @@ mod tests {
         key.intend(intent("shop.db", 2), at(0));
         record.keys.insert("db-authkey".into(), key);
         let mut namespace = crate::rotation::demand::NamespaceDemand::default();
-        let guest = ("default".to_owned(), "shop.guest".to_owned());
+        let guest = ("default".to_owned(), "guest".to_owned());
         namespace.guests.insert(guest, 1);
-        let elsewhere = ("other".to_owned(), "shop.elsewhere".to_owned());
+        let elsewhere = ("other".to_owned(), "elsewhere".to_owned());
         namespace.guests.insert(elsewhere, 1);
         let mut demands = Demands::default();
         demands
             .namespaces
             .insert("shop".into(), std::sync::Arc::new(namespace));
-        let wanted = wanted("default", &[record], &demands);
-        let wanted: Vec<_> = wanted.iter().map(String::as_str).collect();
-        assert_eq!(wanted, ["shop.before", "shop.db", "shop.guest"]);
+        let user = |id: u64, name: &str, namespace: &str, service: &str| {
+            let user = KeyUser {
+                name: name.into(),
+                owner: Some(Owner::new(namespace, service)),
+                created: None,
+            };
+            (UserId(id), user)
+        };
+        let users = BTreeMap::from([
+            user(1, "shop.before", "shop", "db"),
+            user(2, "shop.db", "shop", "db"),
+            user(3, "any name", "shop", "guest"),
+            user(4, "shop.elsewhere", "shop", "elsewhere"),
+            // Of the same name, and of a namespace that did not name it.
+            user(5, "shop.db", "other", "db"),
+            user(6, "shop.old", "shop", "db"),
+        ]);
+        let records = Records {
+            read: [("shop".to_owned(), vec![record])].into(),
+            unreadable: BTreeSet::new(),
+        };
+        let wanted = wanted("default", &users, &records, &demands);
+        assert_eq!(wanted, [1, 2, 3].map(UserId).into());
+    }
+
+    #[test]
+    fn a_record_speaks_of_its_own_namespace_and_a_damaged_one_stops_no_other() {
+        let policy = Policy::for_login_server("https://headscale.example.com").unwrap();
+        let demands = Demands {
+            synced: true,
+            ..Demands::default()
+        };
+        let survey = survey(Release::V0_29);
+        let decided = |records: &Records| {
+            shown(decide(
+                at(100),
+                "default",
+                &survey,
+                Some(records),
+                &demands,
+                &policy,
+            ))
+        };
+        // Another namespace says that it knows everything.
+        let forged = Records {
+            read: [("other".to_owned(), vec![record(7), record(8), record(5)])].into(),
+            unreadable: BTreeSet::new(),
+        };
+        let (own, gone) = ("key 7 of shop.api in shop", "key 8 of gone.web in gone");
+        assert_eq!(decided(&forged), [own, gone, "row 5", "user 3 old.db"]);
+        let damaged = |namespace: &str| Records {
+            read: records(7).read,
+            unreadable: [namespace.to_owned()].into(),
+        };
+        assert_eq!(decided(&damaged("gone")), ["row 5", "user 3 old.db"]);
+        assert_eq!(decided(&damaged("old")), [gone, "row 5"]);
+        assert_eq!(decided(&damaged("shop")), [gone, "user 3 old.db"]);
     }
 }

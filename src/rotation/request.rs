@@ -197,7 +197,7 @@ mod tests {
             revoked: false,
             id: KeyId(7),
             expire_at: Timestamp::MAX,
-            expires: None,
+            expires: jiff::Timestamp::UNIX_EPOCH,
         };
         record.keys.get_mut("api-authkey").unwrap().previous = vec![previous];
         let requests = Requests::parse(&annotations).unwrap();

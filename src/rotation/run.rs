@@ -17,6 +17,7 @@ use super::demand::{Demands, KeyDemand, SecretRef};
 use super::ending::Told;
 use super::housekeeping::{self, Notebook, Up};
 use super::known::{Known, LastKeys};
+use super::owner::Installation;
 use super::plane::{Plane, Trouble};
 use super::planes::Planes;
 use super::queue::{Class, Queue};
@@ -72,8 +73,8 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// What the admin port says.
     pub health: Arc<Health>,
-    /// Display name of the users that are ours: `sidescale <uid of kube-system> <release>`.
-    pub mark: String,
+    /// By which the users that it creates are known.
+    pub installation: Installation,
     /// What a command that is told to people needs behind its words, as [`crate::cluster::flags`] says it.
     pub flags: String,
     /// Names this process among all that ever wrote.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sidescale_webhook::identity::POD_SECRET;
+use sidescale_webhook::identity::{self, POD_SECRET};
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
@@ -91,6 +91,8 @@ pub(super) struct Outcome {
     pub(super) writer: Option<String>,
     /// Whether there is more to do at once.
     pub(super) again: bool,
+    /// The Secret that this one was copied from, if that was found.
+    pub(super) copied_from: Option<SecretRef>,
     /// Whether a later job has begun meanwhile, which knows better how the keys do.
     pub(super) overtaken: bool,
 }
@@ -111,6 +113,8 @@ pub(super) struct Minted {
 pub(super) struct Unended {
     pub(super) id: KeyId,
     pub(super) trouble: Trouble,
+    /// Whether the control plane said that it is the service's own: nobody is told to expire one of which it did not.
+    pub(super) owned: bool,
 }
 
 struct Job<'a> {
@@ -175,7 +179,12 @@ impl Job<'_> {
             let (first, rest): (Vec<_>, Vec<_>) = steps
                 .into_iter()
                 .partition(|step| matches!(step, Step::Intend { .. }));
-            let done = if !taken.is_empty() {
+            let copied = record.copied_from.clone();
+            let done = if let (Some(from), Ownership::Ours) = (copied, ownership) {
+                warn!(secret = %self.task.secret, %from, "Secret was copied: creating its keys anew");
+                self.outcome.copied_from = Some(from);
+                self.start_anew(secret).await.map(Some)
+            } else if !taken.is_empty() {
                 // No key is made by this: the list stays good for what is left to do.
                 self.adopt(secret, record, taken).await.map(Some)
             } else if !first.is_empty() {
@@ -184,7 +193,7 @@ impl Job<'_> {
                 // A key made now is in no list that was read before.
                 issued = Arc::default();
                 self.mint(secret, record, rest).await
-            } else if ownership == Ownership::Ours && self.lacks_authority(&secret, &record) {
+            } else if ownership == Ownership::Ours && self.lacks_authority(&secret) {
                 self.write(secret, &record).await.map(Some)
             } else if rest.is_empty() {
                 return Ok(());
@@ -250,6 +259,7 @@ impl Job<'_> {
         self.task.process.beside = self.task.beside.of_others(self.task.number);
         let values = Value::all(&secret.data, &self.task.demand);
         let view = View {
+            namespace: &self.task.secret.namespace,
             ownership,
             record,
             filled: &filled,
@@ -334,11 +344,24 @@ impl Job<'_> {
         overlap(self.of_pods(), &self.context.policy.rotation)
     }
 
-    /// Whether the configuration names an authority that the Secret does not hold.
-    fn lacks_authority(&self, secret: &StoredSecret, record: &Record) -> bool {
-        let wanted = private_ca::bundle(record, &self.context.policy.control_planes);
+    /// Whether pods need an authority that the Secret does not hold.
+    fn lacks_authority(&self, secret: &StoredSecret) -> bool {
         let held = secret.data.get(private_ca::DATA_KEY);
-        wanted.is_some_and(|wanted| held.is_none_or(|held| **held != wanted))
+        self.private_ca()
+            .is_some_and(|wanted| held.is_none_or(|held| **held != wanted))
+    }
+
+    /// The authorities of the control planes that pods need keys of.
+    fn private_ca(&self) -> Option<Vec<u8>> {
+        private_ca::bundle(&self.task.demand, &self.context.policy.control_planes)
+    }
+
+    /// Takes everything out of a Secret that was copied from elsewhere, so that its keys are created anew.
+    async fn start_anew(&mut self, mut secret: StoredSecret) -> Result<StoredSecret, StoreError> {
+        secret
+            .data
+            .retain(|data_key, _| !data_key.ends_with(identity::KEY_SUFFIX));
+        self.write(secret, &Record::default()).await
     }
 
     async fn write(
@@ -346,18 +369,20 @@ impl Job<'_> {
         mut secret: StoredSecret,
         record: &Record,
     ) -> Result<StoredSecret, StoreError> {
+        let mut record = record.clone();
+        record.belong_to(&secret.namespace, &secret.name);
         let document = record.document().map_err(StoreError::Document)?;
         secret
             .data
             .insert(DATA_KEY.to_owned(), Zeroizing::new(document));
-        if let Some(pem) = private_ca::bundle(record, &self.context.policy.control_planes) {
+        if let Some(pem) = self.private_ca() {
             let pem = Zeroizing::new(pem);
             secret.data.insert(private_ca::DATA_KEY.to_owned(), pem);
         }
         // What cannot be read stays as it is, for the person who wrote it.
         if let Ok(requests) = Requests::parse(&secret.annotations) {
             requests
-                .write(record, &mut secret.annotations)
+                .write(&record, &mut secret.annotations)
                 .map_err(StoreError::Document)?;
         }
         secret

@@ -2,11 +2,12 @@
 
 use super::demand::{Demands, SecretRef};
 use super::orphans;
+use super::owner::Claim;
 use super::ownership;
 use super::plan::Ownership;
-use super::plane::{Plane, Survey, Trouble};
-use super::record::{DATA_KEY, Record};
-use super::removal::{Removal, away, decide};
+use super::plane::{Claimed, Plane, Survey, Trouble};
+use super::record::Record;
+use super::removal::{Records, Removal, away, decide};
 use super::run::Context;
 use super::state::State;
 use crate::metrics::RotationResult;
@@ -19,8 +20,8 @@ pub(crate) struct Listed {
     pub(crate) secret: SecretRef,
     /// Whether rotation writes it at present.
     pub(crate) ours: bool,
-    /// What it remembers, whoever it belongs to by now.
-    pub(crate) record: Record,
+    /// What it remembers, whoever it belongs to by now; or why that cannot be read.
+    pub(crate) record: Result<Record, String>,
 }
 
 /// What came of a removal.
@@ -37,7 +38,7 @@ pub(crate) enum Removed {
 /// A second look at everything, for what nothing gives back: much may have happened since the first.
 pub(crate) struct SecondLook {
     survey: Survey,
-    records: Vec<Record>,
+    records: Records,
 }
 
 impl SecondLook {
@@ -52,7 +53,7 @@ impl SecondLook {
             message,
             of_plane: false,
         })?;
-        let records = listed.into_iter().map(|one| one.record).collect();
+        let records = records(listed);
         Ok(Self { survey, records })
     }
 
@@ -65,7 +66,7 @@ impl SecondLook {
         removal: &Removal<'_>,
     ) -> bool {
         let now = context.clock.now();
-        let (survey, records, policy) = (&self.survey, &*self.records, &context.policy);
+        let (survey, records, policy) = (&self.survey, &self.records, &context.policy);
         if let Removal::Node { .. } = removal {
             return away(now, control_plane, survey, records, demands, policy).contains(removal);
         }
@@ -84,17 +85,28 @@ pub(crate) async fn remove(
     removal: &Removal<'_>,
 ) -> Result<Removed, Trouble> {
     match removal {
-        Removal::Orphan { key, namespace, .. } => {
+        Removal::Orphan { key, owner, .. } => {
             // The list was for everybody; what counts is what this namespace says now.
-            let records = match of_namespace(context, namespace).await {
+            let records = match of_namespace(context, &owner.namespace).await {
                 Ok(records) => records,
                 Err(trouble) => return Ok(Removed::Unread(trouble)),
             };
             let mut records = records.iter();
-            if records.any(|record| orphans::is_known(record, control_plane, key)) {
+            if records.any(|record| orphans::is_known(record, control_plane, owner, key)) {
                 return Ok(Removed::Known);
             }
-            plane.expire(key.id).await?;
+            let Some(expires) = key.expiration else {
+                return Ok(Removed::Known);
+            };
+            let claim = Claim {
+                owner,
+                id: key.id,
+                expires,
+            };
+            match plane.judge(&claim, context.clock.now()).await? {
+                Claimed::Owned => plane.expire(key.id).await?,
+                Claimed::NotListed | Claimed::NotOwned => return Ok(Removed::Known),
+            }
             context.metrics.rotation.count(RotationResult::Expired);
         }
         Removal::Row { key } => plane.delete_key(*key).await?,
@@ -104,7 +116,7 @@ pub(crate) async fn remove(
     Ok(Removed::Yes)
 }
 
-/// All Secrets of keys in the cluster; in trouble with one of them, nothing is known.
+/// All Secrets of keys in the cluster. A record that cannot be read is trouble of its own namespace alone.
 pub(crate) async fn listed(context: &Context) -> Result<Vec<Listed>, String> {
     let mut listed = Vec::new();
     for name in context.policy.auth_key_secrets() {
@@ -112,7 +124,7 @@ pub(crate) async fn listed(context: &Context) -> Result<Vec<Listed>, String> {
         for secret in found.map_err(|error| shown(error.into()))? {
             listed.push(Listed {
                 ours: ownership(&secret).0 == Ownership::Ours,
-                record: read(&secret)?,
+                record: read(&secret),
                 secret: SecretRef {
                     namespace: secret.namespace,
                     name: secret.name,
@@ -123,8 +135,24 @@ pub(crate) async fn listed(context: &Context) -> Result<Vec<Listed>, String> {
     Ok(listed)
 }
 
+/// The same by namespace.
+pub(crate) fn records(listed: Vec<Listed>) -> Records {
+    let mut records = Records::default();
+    for Listed { secret, record, .. } in listed {
+        let namespace = secret.namespace;
+        match record {
+            Ok(record) => records.read.entry(namespace).or_default().push(record),
+            Err(_) => drop(records.unreadable.insert(namespace)),
+        }
+    }
+    records
+}
+
 /// The records of one namespace, read now.
-async fn of_namespace(context: &Context, namespace: &str) -> Result<Vec<Record>, String> {
+pub(super) async fn of_namespace(
+    context: &Context,
+    namespace: &str,
+) -> Result<Vec<Record>, String> {
     let mut records = Vec::new();
     for name in context.policy.auth_key_secrets() {
         let found = context.store.read(namespace, name).await;
@@ -137,13 +165,10 @@ async fn of_namespace(context: &Context, namespace: &str) -> Result<Vec<Record>,
 
 /// Reads a Secret's record, whoever it belongs to by now: what it names is in use.
 fn read(secret: &StoredSecret) -> Result<Record, String> {
-    let document = secret
-        .data
-        .get(DATA_KEY)
-        .map(|document| document.as_slice());
-    let trouble =
-        |error: anyhow::Error| format!("Secret {}/{}: {error:#}", secret.namespace, secret.name);
-    Record::parse(document).map_err(|error| trouble(error.into()))
+    Record::of(secret).map_err(|error| {
+        let error = anyhow::Error::new(error);
+        format!("Secret {}/{}: {error:#}", secret.namespace, secret.name)
+    })
 }
 
 fn shown(error: anyhow::Error) -> String {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use jiff::Timestamp;
 
+use super::owner::{Holder, KeyUser, Owner};
 use crate::control_plane::{KeyId, Node, NodeId, UserId};
 
 /// What is kept of a pre-auth key: whose it is, and what its nodes are.
@@ -13,17 +14,6 @@ pub struct KeyOrigin {
     pub user: UserId,
     /// Whether its nodes vanish when they go away.
     pub ephemeral: bool,
-}
-
-/// A user that keys are made for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyUser {
-    /// Its name.
-    pub name: String,
-    /// Whether it bears our mark; the others were lent to us (`adoptUsers`).
-    pub ours: bool,
-    /// When it was made.
-    pub created: Option<Timestamp>,
 }
 
 /// A node that a key of such a user made.
@@ -48,35 +38,42 @@ pub struct Joined {
 /// The nodes of one control plane.
 #[derive(Clone, Debug, Default)]
 pub struct Tailnet {
-    users: BTreeMap<String, Vec<Joined>>,
-    /// Nodes of which nobody can tell whose they are: their key's row is gone and tags took them from their user, or their
-    /// key is another's, whom pods share it with.
+    holders: BTreeMap<Holder, Nodes>,
+    /// Nodes of which nobody can tell whose they are, because their key's row is gone and tags took them from their user.
     nobodys: BTreeMap<String, Vec<Joined>>,
+    /// Nodes that joined with keys of others, by the namespaces whose Secrets hold those keys, and by name.
+    lent: BTreeMap<(String, String), Vec<Joined>>,
     given_names: HashSet<String>,
-    marked: HashSet<String>,
 }
 
+/// Nodes of one holder.
+#[derive(Clone, Debug, Default)]
+struct Nodes {
+    /// Name of the user of the last one.
+    user: String,
+    nodes: Vec<Joined>,
+}
+
+/// Keys of others that stand or stood in Secrets of ours, each with that Secret's namespace.
+pub type Lent = BTreeSet<(KeyId, String)>;
+
 impl Tailnet {
-    /// Sorts the nodes that a control plane listed by the users of ours whose keys made them; expired ones are none.
-    /// `lent` are keys of others that stand or stood in Secrets of ours.
+    /// Sorts the nodes that a control plane listed by the services whose keys made them; expired ones are none.
     #[must_use]
     pub fn new(
         now: Timestamp,
         nodes: Vec<Node>,
         keys: &BTreeMap<KeyId, KeyOrigin>,
         users: &BTreeMap<UserId, KeyUser>,
-        lent: &BTreeSet<KeyId>,
+        lent: &Lent,
     ) -> Self {
         let mut tailnet = Self::default();
-        let marked = users.values().filter(|user| user.ours);
-        tailnet.marked = marked.map(|user| user.name.clone()).collect();
         for node in nodes {
             tailnet.given_names.insert(node.given_name.clone());
             if node.expiry.is_some_and(|expiry| expiry <= now) {
                 continue;
             }
             let origin = node.pre_auth_key.and_then(|key| keys.get(&key));
-            let is_lent = node.pre_auth_key.is_some_and(|key| lent.contains(&key));
             let owner = origin.map(|origin| origin.user).or(node.user);
             let joined = Joined {
                 id: node.id,
@@ -88,53 +85,79 @@ impl Tailnet {
                 key: node.pre_auth_key.filter(|_| origin.is_some()),
             };
             if let Some(user) = owner.and_then(|owner| users.get(&owner)) {
-                tailnet
-                    .users
-                    .entry(user.name.clone())
-                    .or_default()
-                    .push(joined);
-            } else if is_lent || node.pre_auth_key.is_none() && !node.tags.is_empty() {
-                let name = joined.name.clone();
-                tailnet.nobodys.entry(name).or_default().push(joined);
+                let held = tailnet.holders.entry(user.holder()).or_default();
+                user.name.clone_into(&mut held.user);
+                held.nodes.push(joined);
+                continue;
+            }
+            let Some(key) = node.pre_auth_key else {
+                if !node.tags.is_empty() {
+                    let name = joined.name.clone();
+                    tailnet.nobodys.entry(name).or_default().push(joined);
+                }
+                continue;
+            };
+            // Whoever put the key there vouches for it in that namespace alone.
+            for (_, namespace) in lent
+                .range((key, String::new())..)
+                .take_while(|one| one.0 == key)
+            {
+                let name = (namespace.clone(), joined.name.clone());
+                tailnet.lent.entry(name).or_default().push(joined.clone());
             }
         }
         tailnet
     }
 
-    /// All users with nodes, and their nodes.
-    pub fn users(&self) -> impl Iterator<Item = (&str, &[Joined])> {
-        self.users
+    /// Services with nodes: the name of a user, and the nodes.
+    pub fn services(&self) -> impl Iterator<Item = (&Owner, &str, &[Joined])> {
+        self.holders
             .iter()
-            .map(|(user, nodes)| (user.as_str(), nodes.as_slice()))
+            .filter_map(|(holder, held)| match holder {
+                Holder::Service(owner) => Some((owner, held.user.as_str(), held.nodes.as_slice())),
+                Holder::Adopted(_) => None,
+            })
     }
 
-    /// The nodes of a user.
+    /// The nodes of a service.
     #[must_use]
-    pub fn of_user(&self, user: &str) -> &[Joined] {
-        self.users.get(user).map_or(&[], Vec::as_slice)
+    pub fn of_service(&self, owner: &Owner) -> &[Joined] {
+        self.of(&Holder::Service(owner.clone()))
     }
 
-    /// Users and host names of all nodes that are online.
+    /// The nodes of a service, and those of the adopted user of that name.
+    pub fn of_service_or_adopted(
+        &self,
+        owner: &Owner,
+        user: &str,
+    ) -> impl Iterator<Item = &Joined> {
+        let adopted = self.of(&Holder::Adopted(user.to_owned()));
+        self.of_service(owner).iter().chain(adopted)
+    }
+
+    fn of(&self, holder: &Holder) -> &[Joined] {
+        self.holders
+            .get(holder)
+            .map_or(&[], |held| held.nodes.as_slice())
+    }
+
+    /// Whose nodes are online, and the host names of those.
     #[must_use]
-    pub fn online(&self) -> BTreeSet<(String, String)> {
-        let nodes = self.users.iter();
-        let nodes = nodes.flat_map(|(user, nodes)| nodes.iter().map(move |node| (user, node)));
+    pub fn online(&self) -> BTreeSet<(Holder, String)> {
+        let nodes = self.holders.iter();
+        let nodes =
+            nodes.flat_map(|(holder, held)| held.nodes.iter().map(move |node| (holder, node)));
         let online = nodes.filter(|(_, node)| node.online);
         online
-            .map(|(user, node)| (user.clone(), node.name.clone()))
+            .map(|(holder, node)| (holder.clone(), node.name.clone()))
             .collect()
     }
 
-    /// Nodes of that host's name that might be anybody's: in doubt a pod is not called lost.
-    #[must_use]
-    pub fn nobodys(&self, name: &str) -> &[Joined] {
-        self.nobodys.get(name).map_or(&[], Vec::as_slice)
-    }
-
-    /// Whether the user bears our mark.
-    #[must_use]
-    pub fn is_ours(&self, user: &str) -> bool {
-        self.marked.contains(user)
+    /// Nodes of that host's name that might be of a pod in the namespace: in doubt a pod is not called lost.
+    pub fn nobodys(&self, namespace: &str, name: &str) -> impl Iterator<Item = &Joined> {
+        let lent = self.lent.get(&(namespace.to_owned(), name.to_owned()));
+        let nobodys = self.nobodys.get(name).into_iter();
+        nobodys.chain(lent).flatten()
     }
 
     /// Whether any node, ours or not, has this label in the tailnet's DNS.
@@ -166,14 +189,15 @@ mod tests {
     #[test]
     fn a_node_belongs_to_the_user_of_the_key_that_it_joined_with() {
         let now = Timestamp::from_second(1_000).unwrap();
-        let user = |name: &str, ours| KeyUser {
+        let user = |name: &str, owner| KeyUser {
             name: name.into(),
-            ours,
+            owner,
             created: None,
         };
+        let api = Owner::new("shop", "api");
         let users = [
-            (UserId(1), user("shop.api", true)),
-            (UserId(2), user("lent", false)),
+            (UserId(1), user("shop.api", Some(api.clone()))),
+            (UserId(2), user("adopted", None)),
         ];
         let key = |user, ephemeral| KeyOrigin {
             user: UserId(user),
@@ -207,26 +231,31 @@ mod tests {
                 ..node(9, Some(31), Some(3), &[])
             },
         ];
-        let lent = BTreeSet::from([KeyId(31), KeyId(10)]);
+        let shop = || "shop".to_owned();
+        let lent = Lent::from([(KeyId(31), shop()), (KeyId(10), shop())]);
         let tailnet = Tailnet::new(now, nodes, &keys.into(), &users.into(), &lent);
-        let seen: Vec<_> = tailnet
-            .users()
-            .map(|(user, nodes)| {
-                let nodes = nodes.iter().map(|node| (node.id.0, node.ephemeral));
-                (user, nodes.collect::<Vec<_>>())
-            })
-            .collect();
-        assert_eq!(
-            seen,
-            [
-                ("lent", vec![(3, false)]),
-                ("shop.api", vec![(1, true), (2, true), (5, false)])
-            ]
-        );
-        assert_eq!(tailnet.of_user("shop.api")[2].key, None);
-        assert_eq!(tailnet.nobodys("api")[0].id, NodeId(6));
-        assert_eq!(tailnet.nobodys("web")[0].id, NodeId(9));
-        assert!(tailnet.is_ours("shop.api") && !tailnet.is_ours("lent"));
+        let ids = |nodes: &[Joined]| {
+            let nodes = nodes.iter().map(|node| (node.id.0, node.ephemeral));
+            nodes.collect::<Vec<_>>()
+        };
+        let services: Vec<_> = tailnet.services().collect();
+        assert!(matches!(services[..], [(owner, "shop.api", _)] if *owner == api));
+        let own = tailnet.of_service(&api);
+        assert_eq!(ids(own), [(1, true), (2, true), (5, false)]);
+        assert_eq!(own[2].key, None);
+        let with_adopted = tailnet.of_service_or_adopted(&api, "adopted");
+        assert_eq!(with_adopted.last().unwrap().id, NodeId(3));
+        let web = Owner::new("shop", "web");
+        let adopted: Vec<_> = tailnet.of_service_or_adopted(&web, "adopted").collect();
+        assert_eq!(adopted.len(), 1);
+        let nobodys = |namespace: &str, name: &str| {
+            let nodes = tailnet.nobodys(namespace, name);
+            nodes.map(|node| node.id.0).collect::<Vec<_>>()
+        };
+        assert_eq!(nobodys("any", "api"), [6]);
+        assert_eq!(nobodys("shop", "web"), [9]);
+        let none: [u64; 0] = [];
+        assert_eq!(nobodys("other", "web"), none, "another namespace's word");
         assert!(tailnet.is_taken("api-4") && tailnet.is_taken("api-8") && !tailnet.is_taken("api"));
     }
 }

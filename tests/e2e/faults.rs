@@ -19,6 +19,7 @@ use sidescale::clock::Clock;
 use sidescale::commands::demo::headscale::{Embedded, Flavour};
 use sidescale::control_plane::{ControlPlane, Endpoint, KeyId, PreAuthKey};
 use sidescale::key_value::KeyValue;
+use sidescale::rotation::demand::SecretRef;
 use sidescale::rotation::record::{DATA_KEY, Issued, Record};
 
 use crate::{
@@ -351,7 +352,8 @@ impl<'a> World<'a> {
         let data_key = format!("{service}-authkey");
         let data = self.secret(secret).await?.and_then(|secret| secret.data);
         let mut data = data.unwrap_or_default();
-        let record = Record::parse(data.get(DATA_KEY).map(|document| document.0.as_slice()))?;
+        let document = data.get(DATA_KEY).map(|document| document.0.as_slice());
+        let record = Record::parse(document, &self.secret_ref(secret))?;
         let current = record
             .keys
             .get(&data_key)
@@ -363,9 +365,15 @@ impl<'a> World<'a> {
     async fn record(&self, secret: &str) -> Result<Record> {
         let data = self.secret(secret).await?.and_then(|secret| secret.data);
         let document = data.as_ref().and_then(|data| data.get(DATA_KEY));
-        Ok(Record::parse(
-            document.map(|document| document.0.as_slice()),
-        )?)
+        let document = document.map(|document| document.0.as_slice());
+        Ok(Record::parse(document, &self.secret_ref(secret))?)
+    }
+
+    fn secret_ref(&self, name: &str) -> SecretRef {
+        SecretRef {
+            namespace: self.apps.clone(),
+            name: name.to_owned(),
+        }
     }
 
     /// The keys that the control plane would accept.

@@ -39,6 +39,7 @@ mod serve;
 mod sidecars;
 mod story;
 mod support;
+mod tenant;
 mod unaided;
 mod workloads;
 
@@ -77,6 +78,7 @@ const CASES: &[&[Case]] = &[
     negative::CASES,
     manager::CASES,
     rotation::CASES,
+    tenant::CASES,
     joiner::CASES,
     commands::CASES,
     faults::CASES,

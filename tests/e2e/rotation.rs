@@ -17,6 +17,7 @@ use sidescale::health::{Health, Part};
 use sidescale::key_value::KeyValue;
 use sidescale::leader::Lease;
 use sidescale::metrics::Metrics;
+use sidescale::rotation::demand::SecretRef;
 use sidescale::rotation::in_cluster::{self, InCluster};
 use sidescale::rotation::record::{DATA_KEY, Record};
 use sidescale::watch::Namespaces;
@@ -97,7 +98,7 @@ fn makes_keys(context: &Context, program: Option<&headscale::Program>) -> Result
 }
 
 /// What other tests have left: every Headscale numbers its keys from 1, so a record of another's would seem to know ours.
-fn forget_others(kubectl: &support::kubectl::Kubectl) -> Result<()> {
+pub(crate) fn forget_others(kubectl: &support::kubectl::Kubectl) -> Result<()> {
     let named = format!("--field-selector=metadata.name={KEYS}");
     let everywhere = ["delete", "--all-namespaces", "--ignore-not-found"];
     for those in [
@@ -109,30 +110,30 @@ fn forget_others(kubectl: &support::kubectl::Kubectl) -> Result<()> {
     Ok(())
 }
 
-async fn client(kubectl: &support::kubectl::Kubectl) -> Result<kube::Client> {
+pub(crate) async fn client(kubectl: &support::kubectl::Kubectl) -> Result<kube::Client> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let file = Kubeconfig::read_from(kubectl.kubeconfig())?;
     let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
     Ok(kube::Client::try_from(config)?)
 }
 
-struct World {
-    admin: kube::Client,
-    account: kube::Client,
-    url: String,
-    api_key: KeyValue,
-    name: String,
+pub(crate) struct World {
+    pub(crate) admin: kube::Client,
+    pub(crate) account: kube::Client,
+    pub(crate) url: String,
+    pub(crate) api_key: KeyValue,
+    pub(crate) name: String,
 }
 
 /// Rotation that was started, and its watch of namespaces.
-struct Running {
+pub(crate) struct Running {
     rotation: JoinHandle<()>,
     watch: JoinHandle<()>,
     shutdown: CancellationToken,
 }
 
 impl Running {
-    async fn stop(self) -> Result<()> {
+    pub(crate) async fn stop(self) -> Result<()> {
         self.shutdown.cancel();
         self.rotation.await?;
         self.watch.abort();
@@ -142,7 +143,7 @@ impl Running {
 
 impl World {
     /// Starts rotation under the shipped account, with a policy of the test's own, and waits until it is up.
-    async fn start(&self, change: impl FnOnce(&mut Policy)) -> Result<Running> {
+    pub(crate) async fn start(&self, change: impl FnOnce(&mut Policy)) -> Result<Running> {
         let mut policy = Policy::for_login_server(&self.url)?;
         let plane = policy
             .control_planes
@@ -247,7 +248,7 @@ impl World {
     }
 
     /// Makes the first pod of a service; how long after it exists its key is in the Secret.
-    async fn first_key(&self, service: &str) -> Result<Duration> {
+    pub(crate) async fn first_key(&self, service: &str) -> Result<Duration> {
         let namespace = format!("{}-apps", self.name);
         let began = self.make_pod(&namespace, service).await?;
         let data_key = format!("{service}-authkey");
@@ -263,7 +264,7 @@ impl World {
         Ok(began.elapsed())
     }
 
-    async fn make_pod(&self, namespace: &str, service: &str) -> Result<Instant> {
+    pub(crate) async fn make_pod(&self, namespace: &str, service: &str) -> Result<Instant> {
         let receipt = json!({
             "version": "0.1.0", "decision": "inject", "profile": "default", "profileHash": "0", "service": service,
             "controlPlane": "default", "secret": KEYS, "dataKey": format!("{service}-authkey"),
@@ -284,16 +285,20 @@ impl World {
         Ok(Instant::now())
     }
 
-    async fn secret(&self, namespace: &str) -> Option<Secret> {
+    pub(crate) async fn secret(&self, namespace: &str) -> Option<Secret> {
         let secrets: Api<Secret> = Api::namespaced(self.admin.clone(), namespace);
         secrets.get_opt(KEYS).await.ok().flatten()
     }
 
-    fn control_plane(&self) -> Result<ControlPlane> {
+    pub(crate) fn control_plane(&self) -> Result<ControlPlane> {
+        self.control_plane_at(&self.url, self.api_key.clone())
+    }
+
+    pub(crate) fn control_plane_at(&self, url: &str, api_key: KeyValue) -> Result<ControlPlane> {
         Ok(ControlPlane::new(Endpoint {
             name: "bare".into(),
-            api_url: self.url.clone(),
-            api_key: self.api_key.clone(),
+            api_url: url.to_owned(),
+            api_key,
             ca_bundle: None,
             allow_insecure: true,
         })?)
@@ -324,12 +329,15 @@ impl World {
     async fn fingerprints_are_kept(&self) -> Result<()> {
         let listed = self.control_plane()?.list_pre_auth_keys().await?;
         let listed: BTreeMap<_, PreAuthKey> = listed.into_iter().map(|key| (key.id, key)).collect();
-        let secret = self
-            .secret(&format!("{}-apps", self.name))
-            .await
-            .context("no Secret")?;
+        let namespace = format!("{}-apps", self.name);
+        let secret = self.secret(&namespace).await.context("no Secret")?;
         let data = secret.data.context("no data")?;
-        let record = Record::parse(data.get(DATA_KEY).map(|document| document.0.as_slice()))?;
+        let name = SecretRef {
+            namespace,
+            name: secret.metadata.name.unwrap_or_default(),
+        };
+        let document = data.get(DATA_KEY).map(|document| document.0.as_slice());
+        let record = Record::parse(document, &name)?;
         ensure!(
             record.keys.len() == SERVICES,
             "{} records",
@@ -381,7 +389,7 @@ fn median(times: &[Duration]) -> Duration {
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
-async fn until<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> Result<T> {
+pub(crate) async fn until<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> Result<T> {
     let began = Instant::now();
     loop {
         if let Some(answer) = ask().await {

@@ -159,7 +159,7 @@ async fn installed(headscale: &Embedded) -> (Answers, String) {
     })
     .unwrap();
     let user = client
-        .create_user("shop.web", "sidescale x y")
+        .create_user("shop.web", "sidescale x y shop/web")
         .await
         .unwrap();
     let now = Timestamp::now();

@@ -13,6 +13,7 @@ use sidescale::metrics::Metrics;
 use sidescale::pods::Pods;
 use sidescale::rotation::Notebook;
 use sidescale::rotation::demand::{Demands, KeyDemand, NamespaceDemand};
+use sidescale::rotation::owner::{Installation, Owner};
 use sidescale::rotation::record::{Asked, DATA_KEY, Record};
 use sidescale::rotation::run::{self, Context};
 use sidescale::store::{DirectoryStore, Store, StoredSecret};
@@ -25,6 +26,7 @@ mod api_keys;
 mod by_hand;
 mod cleanup;
 mod gone;
+mod hostile;
 mod many;
 mod messages;
 mod news;
@@ -39,7 +41,7 @@ mod trouble;
 mod unstarted;
 
 const SECRET: &str = "headscale-auth-keys";
-const MARK: &str = "sidescale 0b1a6a5e-8f0c-4a7e-9a39-7a3f3e6c1d55 test";
+const INSTALLATION: &str = "0b1a6a5e-8f0c-4a7e-9a39-7a3f3e6c1d55 test";
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// A Headscale, a directory of keys and a clock that stands still until it is moved.
@@ -63,6 +65,15 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.0.abort();
     }
+}
+
+fn installation() -> Installation {
+    Installation::new(INSTALLATION, &[])
+}
+
+/// The display name of the user of a service of namespace `shop`.
+fn owner_tag(service: &str) -> String {
+    installation().owner_tag(&Owner::new("shop", service))
 }
 
 impl World {
@@ -129,7 +140,7 @@ impl World {
             pods: Pods::none(),
             metrics: Arc::clone(&self.metrics),
             health: Arc::clone(&self.health),
-            mark: MARK.into(),
+            installation: installation(),
             flags: String::new(),
             writer: writer.into(),
             respect: Duration::from_secs(120),
@@ -162,7 +173,7 @@ impl World {
     }
 
     /// Makes a user and a live key as another installation on the same Headscale would, and gives the key's value.
-    async fn key_of_another(&self, user: &str, mark: &str) -> String {
+    async fn key_of_another(&self, user: &str, display_name: &str) -> String {
         let control_plane = ControlPlane::new(Endpoint {
             name: "other".into(),
             api_url: self.policy.control_planes["default"].api_url.clone(),
@@ -171,7 +182,7 @@ impl World {
             allow_insecure: true,
         })
         .unwrap();
-        let user = control_plane.create_user(user, mark).await.unwrap();
+        let user = control_plane.create_user(user, display_name).await.unwrap();
         let new = NewPreAuthKey {
             user: user.id,
             reusable: true,
@@ -195,8 +206,7 @@ impl World {
 
     async fn record(&self) -> Record {
         let secret = self.secret().await;
-        let document = secret.as_ref().and_then(|secret| secret.data.get(DATA_KEY));
-        Record::parse(document.map(|document| document.as_slice())).unwrap()
+        secret.map_or_else(Record::default, |secret| Record::of(&secret).unwrap())
     }
 
     fn alive(&self) -> Vec<IssuedKey> {

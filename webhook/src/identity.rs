@@ -81,12 +81,15 @@ pub fn is_service(text: &str) -> bool {
     is_dns_subdomain(text, LONGEST_SERVICE)
 }
 
+/// What every data key of a pre-auth key ends with.
+pub const KEY_SUFFIX: &str = "-authkey";
+
 /// Names the data key of a service's pre-auth key; `_` is in no DNS name, so that two pairs never meet.
 #[must_use]
 pub fn data_key(service: &str, control_plane: &str) -> String {
     match control_plane {
-        "default" => [service, "-authkey"].concat(),
-        other => [service, "_", other, "-authkey"].concat(),
+        "default" => [service, KEY_SUFFIX].concat(),
+        other => [service, "_", other, KEY_SUFFIX].concat(),
     }
 }
 

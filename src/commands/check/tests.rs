@@ -134,7 +134,7 @@ impl World {
             users: vec![User {
                 id: UserId(1),
                 name: "shop.web".into(),
-                display_name: "sidescale x y".into(),
+                display_name: "sidescale x y shop/web".into(),
                 from_provider: false,
                 created_at: None,
             }],
@@ -184,6 +184,7 @@ impl World {
                 .keys
                 .insert(reference.data_key.clone().into_owned(), self.record);
             let document = Zeroizing::new(record.document().unwrap());
+            self.secret.name = reference.secret.clone().into_owned();
             if !reference.own_key {
                 self.secret.data.insert(DATA_KEY.into(), document);
             }
@@ -225,9 +226,16 @@ impl World {
 
     /// Its key is the pod's own and works once.
     fn per_pod(&mut self) {
-        let receipt = receipt(|receipt| receipt["secret"] = json!(POD_SECRET));
+        const DATA_KEY: &str = "web-705ab4f56393-authkey";
+        let receipt = receipt(|receipt| {
+            receipt["secret"] = json!(POD_SECRET);
+            receipt["dataKey"] = json!(DATA_KEY);
+        });
         self.annotate(RECEIPT, &receipt);
         self.secret.name = POD_SECRET.into();
+        if let Some(value) = self.secret.data.remove("web-authkey") {
+            self.secret.data.insert(DATA_KEY.into(), value);
+        }
         self.record.current.as_mut().unwrap().asked.reusable = false;
         self.held.keys[0].reusable = false;
     }

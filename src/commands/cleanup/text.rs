@@ -12,14 +12,10 @@ use crate::rotation::sweep::{Listed, Removed};
 /// What is to be done, after "would".
 pub(super) fn to_do(control_plane: &str, removal: &Removal<'_>) -> String {
     match removal {
-        Removal::Orphan {
-            key,
-            user,
-            namespace,
-        } => format!(
+        Removal::Orphan { key, user, owner } => format!(
             "end key {} of user {user} at control plane {control_plane}: it still works, and no Secret of namespace \
-             {namespace} knows it",
-            key.id.0
+             {} knows it",
+            key.id.0, owner.namespace
         ),
         Removal::Row { key } => format!(
             "remove the row of key {} at control plane {control_plane}: it ended a week ago or more, and no node names it",
@@ -94,10 +90,17 @@ pub(super) fn left(
         secret,
         ours: _,
         record,
-    } in secrets.iter().filter(|one| one.ours)
+    } in secrets.iter().filter(|one| one.ours || one.record.is_err())
     {
         let namespace = demands.namespaces.get(secret.namespace.as_str());
         let needed = namespace.and_then(|namespace| namespace.secrets.get(&secret.name));
+        let record = match record {
+            Ok(record) => record,
+            Err(trouble) => {
+                lines.push(format!("left, with everything of its namespace: {trouble}"));
+                continue;
+            }
+        };
         for (data_key, key) in &record.keys {
             let demanded = needed.is_some_and(|needed| needed.contains_key(data_key));
             let when = match unused(now, key, demanded, policy.rotation.unused_keys_after) {

@@ -28,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::rotation::Notebook;
 use crate::rotation::demand::{Demands, PodSeen, Shape, of_namespace};
+use crate::rotation::owner::Installation;
 use crate::rotation::run::{self as rotation, Context};
 use crate::store::{DirectoryStore, Store, StoredSecret};
 
@@ -210,7 +211,7 @@ impl Stage {
             pods: Pods::none(),
             metrics: Arc::clone(&self.metrics),
             health: Arc::new(Health::default()),
-            mark: "sidescale demo demo".to_owned(),
+            installation: Installation::new("demo", &[]),
             flags: String::new(),
             writer: "demo".to_owned(),
             respect: Duration::ZERO,

@@ -1,6 +1,7 @@
 //! What a control plane holds, beside what the cluster says: keys that differ, and pods without a node. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
@@ -9,10 +10,11 @@ use crate::commands::inventory::Inventory;
 use crate::control_plane::{KeyId, Node, PreAuthKey, User, UserId};
 use crate::rotation::demand::{Demands, SecretRef};
 use crate::rotation::nodes::{Finding, NodeState, Place, Truth};
+use crate::rotation::owner::{KeyUser, Owner};
 use crate::rotation::plan::Issued;
 use crate::rotation::plane::Trouble;
 use crate::rotation::record::{self, KeyRecord, Origin, same_fingerprint};
-use crate::rotation::tailnet::{KeyOrigin, KeyUser, Tailnet};
+use crate::rotation::tailnet::{KeyOrigin, Lent, Tailnet};
 use crate::rotation::{joining, lent};
 
 /// So many pods are named.
@@ -38,14 +40,25 @@ pub(crate) struct Held {
 impl Held {
     pub(super) fn issued(&self, now: Timestamp) -> Issued {
         let keys = self.keys.iter().map(|key| (key.id, key.clone()));
-        let users = self.users.iter().map(|user| (user.name.clone(), user.id));
         Issued {
-            keys: keys.collect(),
-            users: users.collect(),
-            online: self.tailnet(now, &BTreeSet::new()).online(),
-            // Whose a key is that somebody put there matters to whoever takes it over.
-            marked: BTreeSet::new(),
+            keys: Arc::new(keys.collect()),
+            users: Arc::new(self.key_users()),
+            online: self.tailnet(now, &Lent::new()).online(),
         }
+    }
+
+    /// Its users, each with the service that whichever installation created it for.
+    fn key_users(&self) -> BTreeMap<UserId, KeyUser> {
+        let users = self.users.iter().filter(|user| !user.from_provider);
+        let users = users.map(|user| {
+            let key_user = KeyUser {
+                name: user.name.clone(),
+                owner: Owner::of_any_installation(&user.display_name),
+                created: user.created_at,
+            };
+            (user.id, key_user)
+        });
+        users.collect()
     }
 
     /// The nodes that came with a key of this user.
@@ -75,8 +88,8 @@ impl Held {
         nodes.collect()
     }
 
-    /// Its nodes as rotation sees them. Whose users are ours matters for strangers alone, who take two looks.
-    fn tailnet(&self, now: Timestamp, lent: &BTreeSet<KeyId>) -> Tailnet {
+    /// Its nodes as rotation sees them.
+    fn tailnet(&self, now: Timestamp, lent: &Lent) -> Tailnet {
         let origin = |key: &PreAuthKey| {
             let origin = KeyOrigin {
                 user: key.user.unwrap_or(UserId(0)),
@@ -84,31 +97,22 @@ impl Held {
             };
             (key.id, origin)
         };
-        let users = self.users.iter().filter(|user| !user.from_provider);
-        let users = users.map(|user| {
-            let name = user.name.clone();
-            let created = user.created_at;
-            let ours = false;
-            (
-                user.id,
-                KeyUser {
-                    name,
-                    ours,
-                    created,
-                },
-            )
-        });
         Tailnet::new(
             now,
             self.nodes.clone(),
             &self.keys.iter().map(origin).collect(),
-            &users.collect(),
+            &self.key_users(),
             lent,
         )
     }
 
     /// How the key differs from what the record says, if it does.
-    pub(crate) fn difference(&self, now: Timestamp, current: &record::Issued) -> Option<String> {
+    pub(crate) fn difference(
+        &self,
+        now: Timestamp,
+        owner: &Owner,
+        current: &record::Issued,
+    ) -> Option<String> {
         let Some(key) = self.keys.iter().find(|key| key.id == current.id) else {
             return Some("is not there any more".to_owned());
         };
@@ -124,12 +128,11 @@ impl Held {
             return None;
         }
         let asked = &current.asked;
-        if let Some(owner) = key.user {
-            let name = self.users.iter().find(|user| user.id == owner);
-            let name = name.map_or("nobody", |user| user.name.as_str());
-            if name != asked.user {
-                return Some(format!("belongs to user {name:?}, want {:?}", asked.user));
-            }
+        let users = self.key_users();
+        let user = key.user.and_then(|user| users.get(&user));
+        if !user.is_some_and(|user| user.serves(owner, &asked.user)) {
+            let name = user.map_or("nobody", |user| user.name.as_str());
+            return Some(format!("belongs to user {name:?}, want {:?}", asked.user));
         }
         let mut tags = key.tags.clone();
         tags.sort();
@@ -167,7 +170,8 @@ pub(super) fn miss(
             continue;
         };
         let lent = lent(inventory.secrets.values()).into_iter();
-        let lent = lent.filter(|(of, _)| of == plane).map(|(_, id)| id);
+        let lent = lent.filter(|(of, ..)| of == plane);
+        let lent = lent.map(|(_, id, namespace)| (id, namespace));
         let tailnet = held.tailnet(now, &lent.collect());
         let look = Truth::default().look(now, plane, &demands, &tailnet, &key_of);
         for row in rows.iter_mut().filter(|row| row.control_plane == *plane) {

@@ -10,6 +10,7 @@ use super::held::PlaneView;
 use super::report::{Hints, Problem, Row};
 use crate::commands::inventory::{Inventory, Note};
 use crate::rotation::demand::{KeyDemand, SecretRef};
+use crate::rotation::owner::Owner;
 use crate::rotation::ownership;
 use crate::rotation::plan::{Ownership, Plan, Process, Step, View, plan};
 use crate::rotation::record::{DATA_KEY, KeyRecord, Record};
@@ -65,6 +66,7 @@ impl<'a> Keys<'a> {
             PlaneView::Trouble(_) => None,
         });
         let view = View {
+            namespace: &name.namespace,
             ownership: owned,
             record: &record,
             filled: &filled,
@@ -317,7 +319,10 @@ impl<'a> Keys<'a> {
         };
         let plane = &row.control_plane;
         let joined = key.is_some_and(|key| key.joined_with.is_some());
-        let wrong = held.difference(self.now, current).filter(|_| !joined);
+        let owner = Owner::new(&row.namespace, &row.service);
+        let wrong = held
+            .difference(self.now, &owner, current)
+            .filter(|_| !joined);
         row.verified = Some(wrong.is_none());
         if let Some(wrong) = wrong {
             row.problems.push(Problem {

@@ -125,7 +125,10 @@ fn a_key_is_compared_with_what_the_control_plane_holds() {
         .pods("shop", "api", 3);
     let table: [(Change, Option<&str>); 8] = [
         (|_| {}, None),
-        (|key| key.user = None, None),
+        (
+            |key| key.user = None,
+            Some("belongs to user \"nobody\", want \"shop.api\""),
+        ),
         (|key| key.id = KeyId(8), Some("is not there any more")),
         (|key| key.expiration = Some(at(DAY)), Some("has ended")),
         (|key| key.expiration = None, Some("has ended")),
@@ -244,16 +247,12 @@ fn keys_that_go_on_beside_the_current_one_are_named() {
         .key("shop", "api", 7, 60)
         .pods("shop", "api", 1)
         .with("shop", |secret| {
-            let document = secret
-                .data
-                .get(DATA_KEY)
-                .map(|document| document.as_slice());
-            let mut record = Record::parse(document).unwrap();
+            let mut record = Record::of(secret).unwrap();
             let previous = Previous {
                 revoked: false,
                 id: KeyId(5),
                 expire_at: now(),
-                expires: None,
+                expires: at(90),
             };
             record
                 .keys

@@ -242,7 +242,7 @@ fn pods_are_fleets_by_hostname_and_those_that_leave_are_guests_alone() {
         ]
     );
     assert!(demand.fleets.iter().all(|fleet| fleet.user == "shop.api"));
-    let guest = ("default".to_owned(), "shop.api".to_owned());
+    let guest = ("default".to_owned(), "api".to_owned());
     assert_eq!(demand.guests, [(guest, 5)].into());
 }
 

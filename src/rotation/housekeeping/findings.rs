@@ -13,7 +13,7 @@ use crate::pods::{Evicted, PodFound};
 use crate::rotation::fleet::Member;
 use crate::rotation::may_be_a_key;
 use crate::rotation::nodes::{Finding, NodeState, Place};
-use crate::rotation::record::{DATA_KEY, Record};
+use crate::rotation::record::Record;
 
 /// The container that is a node.
 pub(super) const CONTAINER: &str = "tailscale";
@@ -213,15 +213,11 @@ impl Keeper {
         let Ok(Some(secret)) = read.await else {
             return false;
         };
-        let document = secret
-            .data
-            .get(DATA_KEY)
-            .map(|document| document.as_slice());
         let filled = secret
             .data
             .get(&place.data_key)
             .is_some_and(|value| may_be_a_key(value));
-        let record = Record::parse(document).unwrap_or_default();
+        let record = Record::of(&secret).unwrap_or_default();
         let current = record
             .keys
             .get(&place.data_key)

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use tracing::info;
+use tracing::{debug, info};
 
 use super::Keeper;
 use crate::rotation::plane::{Plane, Trouble};
 use crate::rotation::removal::{Removal, decide};
-use crate::rotation::sweep::{Removed, SecondLook, listed, remove};
+use crate::rotation::sweep::{Removed, SecondLook, listed, records, remove};
 
 /// Bounds what one sweep ends, so that it holds up no look for long; the next one follows soon.
 const MOST_ENDED: usize = 100;
@@ -18,9 +18,15 @@ impl Keeper {
         let context = &self.context;
         let survey = plane.survey().await?;
         // After what they are held against: what is made meanwhile is known here, not there.
-        let listed = listed(context).await.ok();
-        let records = listed.map(|listed| Vec::from_iter(listed.into_iter().map(|one| one.record)));
-        let records = records.as_deref();
+        let listed = listed(context).await;
+        if let Err(trouble) = &listed {
+            debug!(
+                control_plane = name,
+                trouble, "Secrets cannot be listed, so that only orphaned keys are looked for"
+            );
+        }
+        let records = listed.ok().map(records);
+        let records = records.as_ref();
         let demands = self.demands.borrow().clone();
         let now = context.clock.now();
         let mut left = MOST_ENDED;
@@ -29,8 +35,8 @@ impl Keeper {
             if left == 0 {
                 break;
             }
-            if let Removal::Orphan { namespace, key, .. } = &removal
-                && (unread.contains(namespace) || self.kept.hold(name, key.id))
+            if let Removal::Orphan { owner, key, .. } = &removal
+                && (unread.contains(&owner.namespace) || self.kept.hold(name, key.id))
             {
                 continue;
             }
@@ -48,7 +54,8 @@ impl Keeper {
                 }
                 Removed::Known => {}
                 Removed::Unread(trouble) => {
-                    if let Removal::Orphan { namespace, .. } = removal {
+                    if let Removal::Orphan { owner, .. } = removal {
+                        let namespace = owner.namespace.clone();
                         info!(
                             control_plane = name,
                             namespace,
@@ -66,13 +73,9 @@ impl Keeper {
 
 fn told(control_plane: &str, removal: &Removal<'_>) {
     match removal {
-        Removal::Orphan {
-            key,
-            user,
-            namespace,
-        } => info!(
+        Removal::Orphan { key, user, owner } => info!(
             control_plane,
-            namespace,
+            namespace = owner.namespace,
             user,
             key_id = key.id.0,
             "Ended a key that no Secret knows"

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use sidescale_webhook::profile::Policy;
 
 use super::doors::Door;
-use super::process::{MARK, Process};
+use super::process::{Process, installation};
 use super::world::{SECRET, World};
 use crate::clock::after;
 use crate::metrics::Metrics;
@@ -339,7 +339,7 @@ impl Episode {
         let accounted = ledger.in_secrets + ledger.expired + ledger.reported + ledger.restored_away;
         assert_eq!(ledger.created, accounted);
         // What the sweep would end is exactly what no Secret knows, once the overlap of all is over.
-        let survey = world.survey(MARK);
+        let survey = world.survey(&installation());
         let (now, records) = (world.now, world.records());
         let (demands, policy) = (&self.demands, &self.policy);
         let removals = decide(now, "default", &survey, Some(&records), demands, policy);

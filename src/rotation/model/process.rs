@@ -17,11 +17,14 @@ use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::rotation::Notebook;
 use crate::rotation::demand::{Demands, SecretRef};
+use crate::rotation::owner::Installation;
 use crate::rotation::run::{Context, Done, Loop};
 use crate::rotation::state::State;
 use crate::store::Store;
 
-pub(super) const MARK: &str = "sidescale model model";
+pub(super) fn installation() -> Installation {
+    Installation::new("model", &[])
+}
 
 pub(super) struct Process {
     /// How far its clock is off.
@@ -49,7 +52,7 @@ impl Process {
             events: Events::log(clock.clone()),
             metrics: Arc::clone(metrics),
             health: Arc::<Health>::default(),
-            mark: MARK.into(),
+            installation: installation(),
             flags: String::new(),
             writer: uuid::Uuid::new_v4().simple().to_string(),
             respect: Duration::from_secs(120),

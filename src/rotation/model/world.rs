@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use zeroize::Zeroizing;
 
 use crate::clock::after;
-use crate::rotation::record::{DATA_KEY, Record};
+use crate::rotation::record::Record;
+use crate::rotation::removal::Records;
 use crate::store::StoredSecret;
 
 mod by_hand;
@@ -325,17 +325,14 @@ impl World {
     }
 
     /// What all Secrets remember.
-    pub(super) fn records(&self) -> Vec<Record> {
-        let documents = self
-            .secrets
-            .values()
-            .map(|secret| secret.data.get(DATA_KEY));
-        let record = |document: Option<&_>| {
-            Record::parse(document.map(|document: &Zeroizing<Vec<u8>>| document.as_slice()))
-        };
-        documents
-            .map(|document| record(document).unwrap())
-            .collect()
+    pub(super) fn records(&self) -> Records {
+        let mut records = Records::default();
+        for secret in self.secrets.values() {
+            let record = Record::of(secret).unwrap();
+            let namespace = records.read.entry(secret.namespace.clone());
+            namespace.or_default().push(record);
+        }
+        records
     }
 }
 

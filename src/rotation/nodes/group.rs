@@ -11,6 +11,7 @@ use super::{Finding, KeyOf, LATE_AFTER, Look, NodeState, Place, is_due};
 use crate::clock::after;
 use crate::control_plane::KeyId;
 use crate::rotation::fleet::{Fleet, Member};
+use crate::rotation::owner::Owner;
 use crate::rotation::tailnet::{Joined, Tailnet};
 
 /// The clocks of Headscale and the API server may be this far apart.
@@ -125,7 +126,7 @@ impl Memory {
     pub(super) fn look(
         &mut self,
         now: Timestamp,
-        (user, hostname): (&str, Option<&str>),
+        (owner, hostname): (&Owner, Option<&str>),
         group: &Group<'_>,
         (tailnet, key_of): (&Tailnet, &KeyOf<'_>),
         look: &mut Look,
@@ -134,10 +135,11 @@ impl Memory {
         let Some(oldest) = pods.first().map(|pod| pod.created) else {
             return;
         };
-        let own = tailnet.of_user(user).iter();
-        let strays = hostname.map_or(&[][..], |name| tailnet.nobodys(name));
+        let user = group.fleets.first().map_or("", |fleet| &fleet.user);
+        let own = tailnet.of_service_or_adopted(owner, user);
+        let strays = hostname.map(|name| tailnet.nobodys(group.namespace, name));
         let nodes = own
-            .chain(strays)
+            .chain(strays.into_iter().flatten())
             .filter(|node| hostname.is_none_or(|name| node.name == name) && may_be(node, oldest));
         let nodes = group.nodes(nodes, key_of);
         let missing = pods.len() - nodes.seated.len();

@@ -1,6 +1,5 @@
 //! Pods come and go, nodes come and go, and each look says who is what.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use sidescale_webhook::identity::POD_SECRET;
@@ -9,7 +8,8 @@ use super::*;
 use crate::control_plane::{Node, UserId};
 use crate::rotation::demand::NamespaceDemand;
 use crate::rotation::fleet::Fleet;
-use crate::rotation::tailnet::{KeyOrigin, KeyUser};
+use crate::rotation::owner::{KeyUser, Owner};
+use crate::rotation::tailnet::{KeyOrigin, Lent};
 
 /// A cluster and a tailnet, looked at every fifteen seconds.
 struct World {
@@ -89,7 +89,7 @@ impl World {
         let demand = NamespaceDemand {
             fleets: fleets.collect(),
             guests: [(
-                ("default".into(), "shop.api".into()),
+                ("default".into(), "api".into()),
                 self.pods.len() + self.leaving,
             )]
             .into(),
@@ -118,7 +118,7 @@ impl World {
         };
         let user = KeyUser {
             name: "shop.api".into(),
-            ours: self.ours,
+            owner: self.ours.then(|| Owner::new("shop", "api")),
             created: None,
         };
         let tailnet = Tailnet::new(
@@ -126,7 +126,7 @@ impl World {
             nodes.collect(),
             &(1..10).map(|id| (KeyId(id), key)).collect(),
             &[(UserId(1), user)].into(),
-            &BTreeSet::new(),
+            &Lent::new(),
         );
         let key_of = |place: &Place| {
             assert!(own_keys, "of a shared key it tells nothing");

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::view::{Issued, View};
 use crate::control_plane::{KeyPrefix, PreAuthKey};
 use crate::rotation::demand::KeyDemand;
+use crate::rotation::owner::Owner;
 use crate::rotation::record::{Asked, Issued as Adopted, KeyRecord, Origin};
 use crate::rotation::value::Flaw;
 
@@ -40,7 +41,8 @@ pub(super) fn found(
         };
     };
     let row = row(issued, prefix).filter(|row| current.is_none_or(|current| current.id != row.id));
-    match row.map(|row| (row, adopted(now, row, issued, demand))) {
+    let owner = view.owner(&demand.service);
+    match row.map(|row| (row, adopted(now, row, issued, (&owner, demand)))) {
         Some((row, Some(key))) if unfit(now, row, &demand.asked).is_none() => Found::Key(key),
         Some(_) | None => Found::AsLeft,
     }
@@ -95,9 +97,12 @@ fn adopted(
     now: Timestamp,
     row: &PreAuthKey,
     issued: &Issued,
-    demand: &KeyDemand,
+    (owner, demand): (&Owner, &KeyDemand),
 ) -> Option<Adopted> {
-    let of_ours = row.user.is_some_and(|user| issued.marked.contains(&user));
+    // Only the prefix of the value was compared, and whoever put it there may have seen no more than that: the key is expired
+    // one day only if Sidescale created its user for this very service.
+    let user = issued.user_of(row);
+    let of_ours = user.is_some_and(|user| user.owner.as_ref() == Some(owner));
     Some(Adopted {
         id: row.id,
         created: row.created_at.unwrap_or(now).min(now),

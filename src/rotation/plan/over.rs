@@ -1,5 +1,6 @@
 //! The end of what went before: keys whose overlap has passed, keys of lost intents, answers that are not as asked. Pure.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -8,8 +9,9 @@ use super::earliest;
 use super::step::{Over, Plan, Step};
 use super::view::{Issued, View};
 use crate::clock::after;
-use crate::control_plane::{PreAuthKey, UserId};
+use crate::control_plane::{KeyId, PreAuthKey, UserId};
 use crate::rotation::cleanup::Unused;
+use crate::rotation::owner::Owner;
 use crate::rotation::record::{
     ABANDONED_FOR, Abandoned, Asked, Intent, KeyRecord, same_fingerprint,
 };
@@ -21,11 +23,12 @@ const SETTLES_IN: Duration = Duration::from_secs(15);
 pub(super) fn cleanup(
     now: Timestamp,
     view: &View<'_>,
-    data_key: &str,
-    key: &KeyRecord,
+    (data_key, key): (&str, &KeyRecord),
+    in_force: &BTreeSet<(&str, KeyId)>,
     overlap: Duration,
     plan: &mut Plan,
 ) {
+    let in_force = |id| in_force.contains(&(key.control_plane.as_str(), id));
     // What a clock that was ahead has put off would else wait until the time is as late as it said.
     let put_off = key
         .previous
@@ -40,7 +43,7 @@ pub(super) fn cleanup(
     for previous in &key.previous {
         let (data_key, id) = (data_key.to_owned(), previous.id);
         let revoked = previous.revoked || view.requests.revoke(&data_key, id);
-        if view.record.names(&key.control_plane, id) {
+        if in_force(id) {
             plan.steps.push(Step::ForgetPrevious { data_key, id });
         } else if now >= previous.expire_at || revoked {
             plan.steps.push(Step::Expire {
@@ -60,6 +63,7 @@ pub(super) fn cleanup(
     }
     for abandoned in &key.abandoned {
         let over = after(abandoned.since, ABANDONED_FOR);
+        let owner = view.owner(&key.service);
         let Some(issued) = view.issued.get(&key.control_plane) else {
             earliest(&mut plan.confirm_at, after(abandoned.since, SETTLES_IN));
             continue;
@@ -67,7 +71,7 @@ pub(super) fn cleanup(
         let mut found = issued
             .keys
             .values()
-            .filter(|key| made_by(abandoned, key, issued))
+            .filter(|row| made_by(abandoned, row, issued, &owner))
             .peekable();
         if found.peek().is_none() && now >= over {
             let op = abandoned.intent.op.clone();
@@ -83,12 +87,12 @@ pub(super) fn cleanup(
             ABANDONED_FOR
         };
         earliest(&mut plan.confirm_at, after(abandoned.since, again));
-        let found = found.filter(|found| !view.record.names(&key.control_plane, found.id));
+        let found = found.filter(|found| !in_force(found.id));
         plan.steps.extend(found.map(|found| Step::Expire {
             data_key: data_key.to_owned(),
             control_plane: key.control_plane.clone(),
             id: found.id,
-            expires: Some(abandoned.intent.expires),
+            expires: abandoned.intent.expires,
             why: Over::LostIntent,
         }));
     }
@@ -111,20 +115,25 @@ pub(super) fn use_of(data_key: &str, unused: Unused, plan: &mut Plan) {
 }
 
 /// Whether the key came out of the intent, beyond doubt.
-fn made_by(abandoned: &Abandoned, key: &PreAuthKey, issued: &Issued) -> bool {
+fn made_by(abandoned: &Abandoned, row: &PreAuthKey, issued: &Issued, owner: &Owner) -> bool {
     let Intent { asked, expires, .. } = &abandoned.intent;
-    let user_fits = key
-        .user
-        .is_none_or(|user| issued.users.get(&asked.user) == Some(&user));
-    let mut tags = key.tags.clone();
-    tags.sort();
-    let ends = key
+    let ends = row
         .expiration
         .is_some_and(|at| same_fingerprint(at, *expires));
-    ends && user_fits
-        && tags == asked.tags
-        && key.reusable == asked.reusable
-        && key.ephemeral == asked.ephemeral
+    ends && issued.serves(row, owner, &asked.user) && !differs(row, asked)
+}
+
+/// Whether the key has other tags or properties than were asked for.
+pub(super) fn differs(row: &PreAuthKey, asked: &Asked) -> bool {
+    let mut tags = row.tags.clone();
+    tags.sort();
+    let Asked {
+        user: _,
+        tags: wanted,
+        reusable,
+        ephemeral,
+    } = asked;
+    (&tags, row.reusable, row.ephemeral) != (wanted, *reusable, *ephemeral)
 }
 
 /// Checks that the key is what was asked for, field by field, and says what is not.
@@ -136,11 +145,7 @@ pub fn mismatch(key: &PreAuthKey, user: UserId, intent: &Intent) -> Option<&'sta
         reusable,
         ephemeral,
     } = &intent.asked;
-    // A key with tags may be nobody's; one without has to be its user's.
-    let user_fits = match key.user {
-        Some(owner) => owner == user,
-        None => !tags.is_empty(),
-    };
+    let user_fits = key.user == Some(user);
     let mut carried = key.tags.clone();
     carried.sort();
     let expires_fits = key

@@ -7,10 +7,11 @@ use jiff::Timestamp;
 
 use super::step::{Plan, Step, Why};
 use super::view::{Issued, View};
-use super::{before, earliest, listed};
+use super::{before, confirm, earliest, listed};
 use crate::clock::after;
 use crate::control_plane::KeyId;
 use crate::rotation::demand::KeyDemand;
+use crate::rotation::owner::Holder;
 use crate::rotation::record::KeyRecord;
 
 /// A key that was renewed because its pod had not joined: the pod may have read it a moment before.
@@ -59,8 +60,8 @@ pub(super) fn need(
             plan.steps.push(Step::NoteJoined { data_key, id });
             return None;
         }
-        if listed(issued, current.id, current.expires).is_none() {
-            return Some(Why::Lost);
+        if let Some(why) = confirm(issued, view, current, demand) {
+            return Some(why);
         }
     }
     if current.asked != demand.asked {
@@ -76,9 +77,15 @@ pub(super) fn need(
     }
     if let Some(issued) = issued {
         // A pod with a volume may be the node that the pod before it was, and have no use for its key as yet.
-        let host = demand.hostname.clone();
-        let host = host.map(|host| (demand.asked.user.clone(), host));
-        if host.is_some_and(|host| issued.online.contains(&host)) {
+        let holders = [
+            Holder::Service(view.owner(&demand.service)),
+            Holder::Adopted(demand.asked.user.clone()),
+        ];
+        let is_online = |host: &String| {
+            let mut names = holders.iter().map(|holder| (holder.clone(), host.clone()));
+            names.any(|name| issued.online.contains(&name))
+        };
+        if demand.hostname.as_ref().is_some_and(is_online) {
             earliest(&mut plan.confirm_at, after(now, demand.expiration));
             return None;
         }
@@ -122,7 +129,7 @@ fn used(issued: &Issued, key: &KeyRecord) -> Option<KeyId> {
         .iter()
         .map(|current| (current.id, current.expires));
     let previous = key.previous.iter();
-    let previous = previous.filter_map(|previous| Some((previous.id, previous.expires?)));
+    let previous = previous.map(|previous| (previous.id, previous.expires));
     let is_used = |(id, expires): &(KeyId, Timestamp)| {
         listed(issued, *id, *expires).is_some_and(|listed| listed.used)
     };

@@ -20,7 +20,9 @@ pub enum Why {
     Refused(Flaw),
     /// The control plane does not have it any more, or ended it early.
     Lost,
-    /// Pods ask for other tags, another user or other properties.
+    /// The control plane says that it is another's: of a user that was not created for this service.
+    NotOwned,
+    /// Pods ask for other tags, another user or other properties than it has, by the record or the control plane.
     Changed,
     /// A person asked for another one.
     Requested,
@@ -69,8 +71,8 @@ pub enum Step {
         control_plane: String,
         /// Which.
         id: KeyId,
-        /// When it ends by itself, if that is known: a key of that id with another end is not the one.
-        expires: Option<Timestamp>,
+        /// When it ends by itself: a key of that id with another end is not the one.
+        expires: Timestamp,
         /// Why.
         why: Over,
     },
@@ -166,6 +168,7 @@ impl Why {
             Self::ValueLost => "value_lost",
             Self::Refused(_) => "value_refused",
             Self::Lost => "lost",
+            Self::NotOwned => "not_owned",
             Self::Changed => "changed",
             Self::Requested => "requested",
             Self::NotJoined => "not_joined",
@@ -187,6 +190,7 @@ pub(super) fn urgency(step: &Step) -> u8 {
                 Why::ValueLost
                 | Why::Refused(_)
                 | Why::Lost
+                | Why::NotOwned
                 | Why::Changed
                 | Why::Requested
                 | Why::NotJoined,
@@ -197,6 +201,7 @@ pub(super) fn urgency(step: &Step) -> u8 {
                 Why::ValueLost
                 | Why::Refused(_)
                 | Why::Lost
+                | Why::NotOwned
                 | Why::Changed
                 | Why::Requested
                 | Why::NotJoined,

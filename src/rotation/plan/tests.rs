@@ -57,9 +57,59 @@ fn expire_as(id: u64, expires: Timestamp, why: Over) -> Vec<Step> {
         data_key: KEY.into(),
         control_plane: "default".into(),
         id: KeyId(id),
-        expires: Some(expires),
+        expires,
         why,
     }]
+}
+
+#[test]
+fn the_list_of_keys_says_whether_the_key_in_force_is_what_pods_ask_for() {
+    let end = at(90 * DAY);
+    let row = |change: fn(&mut PreAuthKey)| {
+        let mut row = listed(7, end);
+        change(&mut row);
+        Case::new().with(|case| case.issued = Some(vec![row]))
+    };
+    for (why, change, want) in [
+        ("its own", (|_| {}) as fn(&mut PreAuthKey), None),
+        (
+            "a person's",
+            |row| row.user = Some(UserId(2)),
+            Some(Why::NotOwned),
+        ),
+        (
+            "another namespace's",
+            |row| row.user = Some(UserId(3)),
+            Some(Why::NotOwned),
+        ),
+        ("adopted for it", |row| row.user = Some(UserId(4)), None),
+        ("tags alone", |row| row.user = None, Some(Why::NotOwned)),
+        (
+            "other tags",
+            |row| row.tags = vec!["tag:admin".into()],
+            Some(Why::Changed),
+        ),
+        ("works once", |row| row.reusable = false, Some(Why::Changed)),
+        (
+            "stays behind",
+            |row| row.ephemeral = false,
+            Some(Why::Changed),
+        ),
+        (
+            "another end",
+            |row| row.expiration = Some(at(80 * DAY)),
+            Some(Why::Lost),
+        ),
+        ("another id", |row| row.id = KeyId(8), Some(Why::Lost)),
+    ] {
+        let steps = row(change).steps(0);
+        assert_eq!(steps, want.map(intend).unwrap_or_default(), "{why}");
+    }
+    // What a person put there is the person's choice.
+    let hers = row(|row| row.user = Some(UserId(2))).with(|case| {
+        case.key.current.as_mut().unwrap().origin = crate::rotation::record::Origin::Foreign;
+    });
+    assert_eq!(hers.steps(0), []);
 }
 
 #[test]

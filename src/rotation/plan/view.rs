@@ -1,12 +1,14 @@
 //! What is known of one Secret: the whole input of a plan, but for the time. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use crate::control_plane::{KeyId, PreAuthKey, UserId};
 use crate::rotation::demand::KeyDemand;
+use crate::rotation::owner::{Holder, KeyUser, Owner};
 use crate::rotation::record::Record;
 use crate::rotation::request::Requests;
 use crate::rotation::state::State;
@@ -15,6 +17,8 @@ use crate::rotation::value::Value;
 /// Holds what is known of one Secret. Everything in it was read after the Secret.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
+    /// Its namespace: it speaks of the keys of services there alone.
+    pub namespace: &'a str,
     /// Whose it is.
     pub ownership: Ownership,
     /// What it remembers.
@@ -50,17 +54,35 @@ pub enum Ownership {
     Paused,
 }
 
-/// What one control plane holds.
+/// What one control plane holds: one fresh look. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Issued {
     /// All its pre-auth keys.
-    pub keys: BTreeMap<KeyId, PreAuthKey>,
-    /// Users by name that are ours to use.
-    pub users: BTreeMap<String, UserId>,
-    /// Users and host names of the nodes that are online; asked for where pods have keys of their own.
-    pub online: BTreeSet<(String, String)>,
-    /// Those of them that we made.
-    pub marked: BTreeSet<UserId>,
+    pub keys: Arc<BTreeMap<KeyId, PreAuthKey>>,
+    /// Users that keys are made for.
+    pub users: Arc<BTreeMap<UserId, KeyUser>>,
+    /// Whose nodes are online, and their host names; asked for where pods have keys of their own.
+    pub online: BTreeSet<(Holder, String)>,
+}
+
+impl Issued {
+    /// The user of a key, if keys are made for it.
+    pub(super) fn user_of(&self, row: &PreAuthKey) -> Option<&KeyUser> {
+        self.users.get(&row.user?)
+    }
+
+    /// Whether the key is the service's own; `adopted` is the name of the user that its keys are made for.
+    pub(super) fn serves(&self, row: &PreAuthKey, owner: &Owner, adopted: &str) -> bool {
+        self.user_of(row)
+            .is_some_and(|user| user.serves(owner, adopted))
+    }
+}
+
+impl View<'_> {
+    /// The service of this Secret's namespace.
+    pub(super) fn owner(&self, service: &str) -> Owner {
+        Owner::new(self.namespace, service)
+    }
 }
 
 /// What this process is doing and has met, as far as one Secret goes.

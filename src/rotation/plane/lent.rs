@@ -1,30 +1,35 @@
 //! Keys of others that stand or stood in Secrets of ours, as far as they were read. State, no I/O.
 
-use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::control_plane::KeyId;
+use crate::rotation::tailnet::Lent;
 
 /// Keys of others that pods of ours join with; it outlives a connection.
 #[derive(Debug, Default)]
-pub(in crate::rotation) struct Lent(Mutex<Noted>);
+pub(in crate::rotation) struct LentKeys(Mutex<Noted>);
 
 #[derive(Debug, Default)]
 struct Noted {
-    keys: BTreeSet<KeyId>,
+    /// As all Secrets said when they were listed last.
+    listed: Lent,
+    /// Noted since: a list that was under way does not have them.
+    since: Lent,
     complete: bool,
 }
 
-impl Lent {
+impl LentKeys {
     /// Adds some.
-    pub(super) fn note(&self, keys: impl IntoIterator<Item = KeyId>) {
-        self.noted().keys.extend(keys);
+    pub(super) fn note(&self, keys: impl IntoIterator<Item = (KeyId, String)>) {
+        self.noted().since.extend(keys);
     }
 
     /// Notes that all Secrets were read, and these keys found in them.
-    pub(super) fn note_all(&self, keys: impl IntoIterator<Item = KeyId>) {
+    pub(super) fn note_all(&self, keys: impl IntoIterator<Item = (KeyId, String)>) {
         let mut noted = self.noted();
-        noted.keys.extend(keys);
+        noted.listed = keys.into_iter().collect();
+        let since = std::mem::take(&mut noted.since);
+        noted.listed.extend(since);
         noted.complete = true;
     }
 
@@ -34,8 +39,9 @@ impl Lent {
     }
 
     /// The keys.
-    pub(super) fn keys(&self) -> BTreeSet<KeyId> {
-        self.noted().keys.clone()
+    pub(super) fn keys(&self) -> Lent {
+        let noted = self.noted();
+        noted.listed.union(&noted.since).cloned().collect()
     }
 
     fn noted(&self) -> MutexGuard<'_, Noted> {

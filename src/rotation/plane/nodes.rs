@@ -9,7 +9,8 @@ use super::{Plane, Trouble};
 use crate::control_plane::{Error, KeyId, Node, NodeId, PreAuthKey, Release, UserId};
 use crate::rotation::lent;
 use crate::rotation::names::Step;
-use crate::rotation::tailnet::{KeyOrigin, KeyUser, Tailnet};
+use crate::rotation::owner::KeyUser;
+use crate::rotation::tailnet::{KeyOrigin, Tailnet};
 use crate::store::StoredSecret;
 
 /// Whose each key is, as it was listed last.
@@ -125,15 +126,16 @@ impl Plane {
     }
 
     /// Remembers which keys of others stand or stood in Secrets of ours: pods join with them too.
-    pub(in crate::rotation) fn note_lent(&self, keys: impl IntoIterator<Item = KeyId>) {
+    pub(in crate::rotation) fn note_lent(&self, keys: impl IntoIterator<Item = (KeyId, String)>) {
         self.lent.note(keys);
     }
 
     /// As [`Self::note_lent`], from all Secrets that there are.
     pub(in crate::rotation) fn note_all_lent(&self, secrets: &[StoredSecret]) {
         let all = lent(secrets).into_iter();
-        let here = all.filter(|(plane, _)| *plane == self.name);
-        self.lent.note_all(here.map(|(_, key)| key));
+        let here = all.filter(|(plane, _, _)| *plane == self.name);
+        self.lent
+            .note_all(here.map(|(_, key, namespace)| (key, namespace)));
     }
 
     /// Whether all keys of others in Secrets of ours are known: before, nobody can tell which nodes are pods'.
@@ -156,22 +158,8 @@ impl Plane {
 
     /// The users that keys are made for, by id.
     pub(super) fn key_users(&self) -> BTreeMap<UserId, KeyUser> {
-        let users = self.users();
-        let used = users.values().filter(|user| self.may_use(user));
-        let used = used.map(|user| {
-            let name = user.name.clone();
-            let ours = self.is_ours(user);
-            let created = user.created_at;
-            (
-                user.id,
-                KeyUser {
-                    name,
-                    ours,
-                    created,
-                },
-            )
-        });
-        used.collect()
+        self.installation
+            .key_users(self.users().values(), &self.adopted)
     }
 
     fn origins(&self) -> MutexGuard<'_, Origins> {

@@ -5,19 +5,23 @@ use std::sync::{MutexGuard, PoisonError};
 
 use super::{Plane, Trouble};
 use crate::control_plane::{Error, User, UserId};
+use crate::rotation::owner::{Owner, PREFIX};
 use crate::rotation::state::State;
+
+/// Characters of a display name that are shown.
+const SHOWN: usize = 200;
 
 impl Plane {
     /// Refuses a user that is known to be another's, or missing where people make them; asks again before it does.
     ///
     /// # Errors
     /// The user is not ours, or missing, or the call failed.
-    pub async fn check_user(&self, name: &str) -> Result<(), Trouble> {
+    pub async fn check_user(&self, name: &str, owner: &Owner) -> Result<(), Trouble> {
         let wrong = |plane: &Self| match plane.users().get(name) {
-            Some(user) if plane.may_use(user) => None,
-            Some(user) => Some(plane.not_ours(user)),
+            Some(user) if plane.may_use(user, owner) => None,
+            Some(user) => Some(plane.not_ours(user, owner)),
             None if plane.manages_users => None,
-            None => Some(plane.missing(name)),
+            None => Some(plane.missing(name, owner)),
         };
         if wrong(self).is_none() {
             return Ok(());
@@ -27,18 +31,23 @@ impl Plane {
     }
 
     /// The user to make a key for: known, or made now if that is ours to do.
-    pub(super) async fn user(&self, name: &str) -> Result<UserId, Trouble> {
+    pub(super) async fn user(&self, name: &str, owner: &Owner) -> Result<UserId, Trouble> {
         let known = self.users().get(name).cloned();
-        if let Some(user) = known.filter(|user| self.may_use(user)) {
+        if let Some(user) = known.filter(|user| self.may_use(user, owner)) {
             return Ok(user.id);
         }
         if self.manages_users && !self.users().contains_key(name) {
+            let tag = self.installation.owner_tag(owner);
             // Asked first and looked up only if it is taken: a new service waits for one call less.
             match self
-                .counted("create_user", self.client.create_user(name, &self.mark))
+                .counted("create_user", self.client.create_user(name, &tag))
                 .await
             {
                 Ok(user) => {
+                    // Everything that is known of its keys later rests on this.
+                    if user.name != name || !self.is_owned(&user, owner) {
+                        return Err(self.created_otherwise(name, &tag));
+                    }
                     let id = user.id;
                     self.users().insert(name.to_owned(), user);
                     return Ok(id);
@@ -57,9 +66,9 @@ impl Plane {
         self.list_users().await?;
         let found = self.users().get(name).cloned();
         match found {
-            Some(user) if self.may_use(&user) => Ok(user.id),
-            Some(user) => Err(self.not_ours(&user)),
-            None if !self.manages_users => Err(self.missing(name)),
+            Some(user) if self.may_use(&user, owner) => Ok(user.id),
+            Some(user) => Err(self.not_ours(&user, owner)),
+            None if !self.manages_users => Err(self.missing(name, owner)),
             None => {
                 let message = format!(
                     "control plane \"{}\": user \"{name}\" came and went: trying again",
@@ -82,27 +91,31 @@ impl Plane {
         Ok(())
     }
 
-    pub(super) fn may_use(&self, user: &User) -> bool {
-        self.is_ours(user) || !user.from_provider && self.adopted.contains(&user.name)
+    fn may_use(&self, user: &User, owner: &Owner) -> bool {
+        self.is_owned(user, owner) || !user.from_provider && self.adopted.contains(&user.name)
     }
 
-    pub(super) fn is_ours(&self, user: &User) -> bool {
-        !user.from_provider && user.display_name == self.mark
+    /// Whether Sidescale created the user for this service.
+    fn is_owned(&self, user: &User, owner: &Owner) -> bool {
+        let created_for = self.installation.owner_of(&user.display_name);
+        !user.from_provider && created_for.as_ref() == Some(owner)
     }
 
-    fn not_ours(&self, user: &User) -> Trouble {
-        let (plane, name, mark) = (&self.name, &user.name, &self.mark);
-        let another = match user.display_name.starts_with("sidescale ") {
+    fn not_ours(&self, user: &User, owner: &Owner) -> Trouble {
+        let (plane, name) = (&self.name, &user.name);
+        let tag = self.installation.owner_tag(owner);
+        let another = match user.display_name.starts_with(PREFIX) {
             true => {
-                "; where that is another cluster's, set clusterName here, which parts their users"
+                "; where that is another cluster's, set clusterName here, which parts their users; where it is a former \
+                 name of this installation, list that under formerInstallations"
             }
             false => "",
         };
+        let shown: String = user.display_name.chars().take(SHOWN).collect();
         let message = format!(
-            "user \"{name}\" of control plane \"{plane}\" was not made by this installation: its display name \
-             is \"{}\", want \"{mark}\"; rename that user, or list it under controlPlanes.{plane}.adoptUsers \
-             to have keys made for it{another}",
-            user.display_name
+            "user {name:?} of control plane \"{plane}\" was not created by this installation for service {owner}: its \
+             display name is {shown:?}, want {tag:?}; rename that user, or list it under \
+             controlPlanes.{plane}.adoptUsers to have keys made for it{another}"
         );
         Trouble {
             state: State::UserNotOurs,
@@ -111,12 +124,26 @@ impl Plane {
         }
     }
 
-    fn missing(&self, name: &str) -> Trouble {
-        let (plane, mark) = (&self.name, &self.mark);
-        // The mark is ours to give away: whoever may make users may make one for us.
+    fn created_otherwise(&self, name: &str, tag: &str) -> Trouble {
+        let message = format!(
+            "control plane \"{}\" created a user with another name or display name than was asked for, want {name:?} and \
+             {tag:?}: no key is made for it; check that nothing between Sidescale and Headscale rewrites requests, and \
+             delete that user",
+            self.name
+        );
+        Trouble {
+            state: State::Degraded,
+            message,
+            of_plane: false,
+        }
+    }
+
+    fn missing(&self, name: &str, owner: &Owner) -> Trouble {
+        let (plane, tag) = (&self.name, self.installation.owner_tag(owner));
+        // The tag is ours to give away: whoever may make users may make one for us.
         let message = format!(
             "control plane \"{plane}\" has no user \"{name}\", and rotation.users: never leaves making it to people; paste \
-             this where headscale runs, once: headscale users create {name} --display-name \"{mark}\""
+             this where headscale runs, once: headscale users create {name} --display-name \"{tag}\""
         );
         Trouble {
             state: State::UserMissing,

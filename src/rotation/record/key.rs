@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::bounds;
 use crate::clock::after;
 use crate::control_plane::{KeyId, PreAuthKey};
 
@@ -26,16 +27,28 @@ pub struct KeyRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current: Option<Issued>,
     /// Keys that went before and are still valid, until their overlap ends.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "bounds::previous",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub previous: Vec<Previous>,
     /// The key that is being made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intent: Option<Intent>,
     /// Intents whose end nobody saw: a key with that fingerprint is ours, and nobody has its value.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "bounds::last::<_, _, MOST_ABANDONED>",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub abandoned: Vec<Abandoned>,
     /// Keys of others that people put into the Secret, the latest last: pods have joined with them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "bounds::last::<_, _, MOST_LENT>",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub lent: Vec<KeyId>,
     /// Since when no pod has needed it, as far as that was seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -83,7 +96,7 @@ pub enum Origin {
     /// We did.
     #[default]
     Ours,
-    /// A person put it into the Secret; it is of a user that we made.
+    /// A person put it into the Secret; it is of the user that Sidescale created for this service.
     Hand,
     /// As that, and of another user: it is never ended by us.
     Foreign,
@@ -96,7 +109,7 @@ impl Origin {
 }
 
 /// A key that was replaced.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Previous {
     /// Its id at the control plane.
@@ -104,10 +117,9 @@ pub struct Previous {
     /// When we end it.
     pub expire_at: Timestamp,
     /// When it ends by itself; tells it from another key that got its id after a restore.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expires: Option<Timestamp>,
+    pub expires: Timestamp,
     /// Whether somebody asked for its end.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub revoked: bool,
 }
 
@@ -175,7 +187,7 @@ impl KeyRecord {
     pub fn holds(&self, id: KeyId, expires: Timestamp) -> bool {
         let current = self.current.as_ref();
         let current = current.is_some_and(|key| (key.id, key.expires) == (id, expires));
-        let previous = |key: &Previous| (key.id, key.expires) == (id, Some(expires));
+        let previous = |key: &Previous| (key.id, key.expires) == (id, expires);
         current || self.previous.iter().any(previous)
     }
 
@@ -245,7 +257,7 @@ impl KeyRecord {
                 id: old.id,
                 // Not earlier because it ends by itself: the clock that says so may be wrong.
                 expire_at: after(now, overlap),
-                expires: Some(old.expires),
+                expires: old.expires,
             });
         }
     }

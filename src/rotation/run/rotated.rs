@@ -60,6 +60,9 @@ fn what(why: Why, overlap: Duration) -> Option<String> {
         Why::ValueLost => format!("its value was no longer in the Secret; {goes_on}"),
         Why::Refused(flaw) => format!("the value that stood there {}", flaw.as_str()),
         Why::Lost => "the control plane no longer had the one before it".to_owned(),
+        Why::NotOwned => {
+            "the one before it is of a user that was not created for this service".to_owned()
+        }
         Why::Changed => format!("the pods ask for other tags or properties; {goes_on}"),
         Why::Requested => {
             format!(

@@ -15,6 +15,7 @@ use super::{Job, Minted};
 use crate::clock::after;
 use crate::control_plane::{KeyId, MintedKey};
 use crate::metrics::RotationResult;
+use crate::rotation::owner::Owner;
 use crate::rotation::plan::{Held, Ownership, Step, Why};
 use crate::rotation::plane::{Plane, Trouble};
 use crate::rotation::record::{Abandoned, Intent, KeyRecord, Record, fingerprint};
@@ -49,8 +50,8 @@ struct Made {
 impl Made {
     fn put_in_force(&mut self, key: &mut KeyRecord, now: Timestamp, overlap: Duration) {
         self.replaced = key.current.as_ref().map(|current| current.id);
-        if self.why == Why::Lost {
-            // There is nothing to end, and in a new database its number is another key's.
+        if let Why::Lost | Why::NotOwned = self.why {
+            // There is nothing of ours to expire: in a new database its number is another key's.
             key.current = None;
         }
         key.issue(&self.minted.key, &self.intent, now, overlap);
@@ -78,7 +79,8 @@ impl Job<'_> {
                 continue;
             };
             // Nothing is written for a user that we may not use.
-            if let Err(trouble) = plane.check_user(&demand.asked.user).await {
+            let owner = Owner::new(&self.task.secret.namespace, &demand.service);
+            if let Err(trouble) = plane.check_user(&demand.asked.user, &owner).await {
                 self.fail(data_key, &record, trouble);
                 continue;
             }
@@ -112,7 +114,7 @@ impl Job<'_> {
         record: Record,
         steps: Vec<Step>,
     ) -> Result<Option<StoredSecret>, StoreError> {
-        let mut answers = self.make(&record, steps);
+        let mut answers = self.make(steps);
         let mut known = Some(secret);
         while let Some(made) = self.made(&mut answers, &record).await {
             // A call that failed may have taken long: what is known of the Secret is old by then.
@@ -192,8 +194,8 @@ impl Job<'_> {
         }
     }
 
-    /// Begins to make keys, a few at a time.
-    fn make(&self, record: &Record, steps: Vec<Step>) -> Answers {
+    /// Begins to make keys, a few at a time. Where, and for whom, is what pods ask for; the record has no say in it.
+    fn make(&self, steps: Vec<Step>) -> Answers {
         let answers = Answers::new();
         for step in steps {
             let Step::Mint {
@@ -204,16 +206,17 @@ impl Job<'_> {
             else {
                 continue;
             };
-            let plane = record
-                .keys
-                .get(&data_key)
-                .and_then(|key| self.task.planes.get(&key.control_plane));
+            let Some(demand) = self.task.demand.get(&data_key) else {
+                continue;
+            };
+            let plane = self.task.planes.get(&demand.control_plane);
             let Some(plane) = plane.filter(|_| answers.len() < MINTS_AT_ONCE) else {
                 continue;
             };
             let plane = Arc::clone(plane);
+            let owner = Owner::new(&self.task.secret.namespace, &demand.service);
             answers.push(Box::pin(async move {
-                let minted = plane.mint(&intent).await;
+                let minted = plane.mint(&intent, &owner).await;
                 (minted, data_key, intent, why, plane)
             }));
         }

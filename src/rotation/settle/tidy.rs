@@ -1,15 +1,20 @@
 //! The end of keys that are over, and of what the record still says of them. I/O.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use tracing::{debug, info};
 
 use super::{Job, Unended};
+use crate::cluster::chain;
 use crate::control_plane::KeyId;
 use crate::metrics::RotationResult;
 use crate::rotation::demand::SecretRef;
+use crate::rotation::owner::{Claim, Owner};
 use crate::rotation::plan::{Over, Step};
-use crate::rotation::plane::{Plane, Trouble};
+use crate::rotation::plane::{Claimed, Plane, Trouble};
 use crate::rotation::record::{KeyRecord, Origin, Record};
+use crate::rotation::state::State;
 use crate::store::{StoreError, StoredSecret};
 
 /// Old keys are ended this many at a time, so that new pods of the namespace need not wait for long.
@@ -35,7 +40,7 @@ impl Job<'_> {
             let (key_id, expires) = (key.id.0, key.expires);
             let plane = self.task.planes.get(&demand.control_plane);
             if let (Origin::Foreign, Some(plane)) = (key.origin, plane) {
-                plane.note_lent([key.id]);
+                plane.note_lent([(key.id, self.task.secret.namespace.clone())]);
             }
             info!(secret = %self.task.secret, data_key, key_id, %expires, "Took over a key that was put there by hand");
             let known = record.keys.entry(data_key);
@@ -56,6 +61,12 @@ impl Job<'_> {
         let before = record.clone();
         let mut left = TIDIED_AT_ONCE;
         let mut stuck = false;
+        let expires = |step: &Step| matches!(step, Step::Expire { .. });
+        let elsewhere = if steps.iter().any(expires) {
+            self.elsewhere().await
+        } else {
+            Elsewhere::default()
+        };
         for step in steps {
             let Step::Expire {
                 data_key,
@@ -78,16 +89,29 @@ impl Job<'_> {
             let Some(plane) = self.task.planes.get(&control_plane).cloned() else {
                 continue;
             };
-            // Read again just before: the key in force is never ended.
+            // Read again just before: a key that is in force in any Secret of the namespace is never expired.
             let SecretRef { namespace, name } = &self.task.secret;
             let fresh = self.context.store.read(namespace, name).await?;
             if fresh.and_then(|fresh| fresh.revision) != secret.revision {
                 self.outcome.again = true;
                 return Ok(());
             }
-            if let Err(trouble) = self.end(&plane, &data_key, (id, expires), why).await {
+            let key = (&*data_key, id, expires);
+            let unended = match self.judge(&plane, &record, key).await {
+                Err(trouble) => Some((trouble, false)),
+                Ok(false) => None,
+                Ok(true) => match elsewhere.hold(&control_plane, id) {
+                    Err(trouble) => Some((trouble, true)),
+                    Ok(true) => None,
+                    Ok(false) => {
+                        let expired = self.expire(&plane, &data_key, id, why).await;
+                        expired.err().map(|trouble| (trouble, true))
+                    }
+                },
+            };
+            if let Some((trouble, owned)) = unended {
                 self.suspect(&control_plane, &trouble);
-                let unended = Unended { id, trouble };
+                let unended = Unended { id, trouble, owned };
                 self.outcome.unended.insert(data_key, unended);
                 stuck = true;
                 continue;
@@ -144,27 +168,100 @@ impl Job<'_> {
         }
     }
 
-    /// Ends a key, if it still is the one that was made.
-    async fn end(
+    /// Asks the control plane whether a key is what the record says; one that is not is forgotten.
+    async fn judge(
+        &self,
+        plane: &Plane,
+        record: &Record,
+        (data_key, id, expires): (&str, KeyId, Timestamp),
+    ) -> Result<bool, Trouble> {
+        let Some(key) = record.keys.get(data_key) else {
+            return Ok(false);
+        };
+        let secret = &self.task.secret;
+        let owner = Owner::new(&secret.namespace, &key.service);
+        let claim = Claim {
+            owner: &owner,
+            id,
+            expires,
+        };
+        let key_id = id.0;
+        Ok(match plane.judge(&claim, self.context.clock.now()).await? {
+            Claimed::Owned => true,
+            Claimed::NotListed => {
+                debug!(%secret, data_key, key_id, "Old key was over");
+                false
+            }
+            // Expired by hand, given again after a restore, or written into the record by whoever may edit the Secret.
+            Claimed::NotOwned => {
+                debug!(%secret, data_key, key_id, "Old key is another's or was over");
+                false
+            }
+        })
+    }
+
+    /// Expires a key.
+    async fn expire(
         &self,
         plane: &Plane,
         data_key: &str,
-        (id, expires): (KeyId, Option<Timestamp>),
+        id: KeyId,
         why: Over,
     ) -> Result<(), Trouble> {
-        let now = self.context.clock.now();
-        let ended = match expires {
-            Some(expires) => plane.expire_exactly(id, expires, now).await?,
-            None => plane.expire(id).await.map(|()| true)?,
-        };
+        plane.expire(id).await?;
+        self.context.metrics.rotation.count(RotationResult::Expired);
         let (secret, key_id) = (&self.task.secret, id.0);
-        if ended {
-            self.context.metrics.rotation.count(RotationResult::Expired);
-            info!(%secret, data_key, key_id, why = why.as_str(), "Ended old key");
-        } else {
-            debug!(%secret, data_key, key_id, "Old key was over");
-        }
+        info!(%secret, data_key, key_id, why = why.as_str(), "Ended old key");
         Ok(())
+    }
+
+    /// The keys in force in the other Secrets of keys of this namespace.
+    async fn elsewhere(&self) -> Elsewhere {
+        let SecretRef { namespace, name } = &self.task.secret;
+        let mut keys = BTreeSet::new();
+        let names = self.context.policy.auth_key_secrets().into_iter();
+        for other in names.filter(|other| other != name) {
+            let read = self.context.store.read(namespace, other).await;
+            let record = match read {
+                Ok(secret) => secret.as_ref().map(Record::of),
+                Err(error) => return Elsewhere(Err(chain(&error))),
+            };
+            match record {
+                Some(Ok(record)) => {
+                    let in_force = record.in_force().into_iter();
+                    keys.extend(in_force.map(|(plane, id)| (plane.to_owned(), id)));
+                }
+                Some(Err(error)) => {
+                    let error = anyhow::Error::new(error);
+                    return Elsewhere(Err(format!("Secret {namespace}/{other}: {error:#}")));
+                }
+                None => {}
+            }
+        }
+        Elsewhere(Ok(keys))
+    }
+}
+
+/// The keys in force in other Secrets of a namespace, or why these are not known.
+struct Elsewhere(Result<BTreeSet<(String, KeyId)>, String>);
+
+impl Default for Elsewhere {
+    fn default() -> Self {
+        Self(Ok(BTreeSet::new()))
+    }
+}
+
+impl Elsewhere {
+    /// Whether that key is in force there.
+    fn hold(&self, control_plane: &str, id: KeyId) -> Result<bool, Trouble> {
+        match &self.0 {
+            Ok(keys) => Ok(keys.contains(&(control_plane.to_owned(), id))),
+            Err(message) => Err(Trouble {
+                state: State::Degraded,
+                message: format!("no key of this namespace is expired: {message}"),
+                of_plane: false,
+            }),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::Value;
 use sidescale::control_plane::KeyId;
+use sidescale::rotation::demand::SecretRef;
 use sidescale::rotation::record::{DATA_KEY, Record};
 
 use crate::support::proxy::{Exchange, Server};
@@ -125,7 +126,7 @@ impl Story {
         let current = self
             .secret
             .as_ref()
-            .map(|secret| secret.record.names("default", id));
+            .map(|secret| secret.record.in_force().contains(&("default", id)));
         ensure!(
             current != Some(true),
             "key {} was ended while the Secret named it",
@@ -141,7 +142,11 @@ impl Story {
             let value = STANDARD.decode(value.as_str().context("no text")?)?;
             values.insert(key.clone(), String::from_utf8(value)?);
         }
-        let record = Record::parse(values.get(DATA_KEY).map(|text| text.as_bytes()))?;
+        let name = SecretRef {
+            namespace: text(&secret["metadata"]["namespace"])?,
+            name: text(&secret["metadata"]["name"])?,
+        };
+        let record = Record::parse(values.get(DATA_KEY).map(|text| text.as_bytes()), &name)?;
         let current = record.keys.values().filter_map(|key| key.current.as_ref());
         self.named.extend(current.map(|current| current.id));
         let orphans = &(&self.alive() - &self.named) - &self.late;
@@ -149,6 +154,10 @@ impl Story {
         self.secret = Some(Written { record, values });
         Ok(())
     }
+}
+
+fn text(value: &Value) -> Result<String> {
+    Ok(value.as_str().context("no text")?.to_owned())
 }
 
 fn id(value: &Value) -> Result<KeyId> {

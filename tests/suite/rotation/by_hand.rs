@@ -52,8 +52,8 @@ async fn a_key_of_a_user_of_ours_put_there_by_hand_ends_when_it_was_replaced() {
     let _process = world.start("a");
     world.demand(&["api"], |_| {});
     world.key("api").await;
-    // As `headscale preauthkeys create` makes one for a user with our mark.
-    let hers = world.key_of_another("shop.desk", MARK).await;
+    // As `headscale preauthkeys create` makes one for the service's user, which an administrator gave another name.
+    let hers = world.key_of_another("renamed", &owner_tag("api")).await;
     // The end of the line is no part of the key.
     put(&world, &format!("{hers}\n")).await;
     let theirs = until("the adoption", async || {

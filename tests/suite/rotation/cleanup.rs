@@ -44,7 +44,7 @@ async fn cleanup_shows_and_then_ends_what_no_secret_knows_and_nothing_else() {
     let orphan = world.key("api").await;
     drop(process);
     world.delete_namespace();
-    let release = MARK.replace("test", "staging");
+    let release = owner_tag("web").replace("test", "staging");
     let others = [
         world.key_of_another("shop.web", &release).await,
         world.key_of_another("prod.api", "somebody").await,

@@ -34,9 +34,10 @@ impl World {
         let (mut values, mut unsettled) = (Vec::new(), 0);
         for n in 0..NAMESPACES {
             let secret = self.store.read(&format!("n{n}"), SECRET).await.unwrap();
+            let record = secret
+                .as_ref()
+                .map_or_else(Record::default, |secret| Record::of(secret).unwrap());
             let data = secret.map(|secret| secret.data).unwrap_or_default();
-            let document = data.get(DATA_KEY).map(|document| document.as_slice());
-            let record = Record::parse(document).unwrap();
             let open = record.keys.values();
             unsettled += open
                 .map(|key| usize::from(key.intent.is_some()) + key.abandoned.len())

@@ -97,7 +97,7 @@ async fn a_rollout_ends_with_the_name_of_the_service() {
     let world = World::new().await;
     world
         .headscale
-        .add_user("other.api", "sidescale other test", "");
+        .add_user("other.api", "sidescale other test other/api", "");
     let _process = world.start("a");
     world.pods(&[(0, 1)]);
     let key = world.key("api").await;
@@ -131,7 +131,7 @@ async fn what_another_cluster_made_is_left_alone() {
     let key = world.key("api").await;
     // Another cluster's rotation on the same Headscale: its own mark, its own user and key.
     let other = world
-        .key_of_another("prod.api", "sidescale another-cluster test")
+        .key_of_another("prod.api", "sidescale another-cluster test prod/api")
         .await;
     // Its node was first and has the name; one of its nodes is away for good, and one has no pod here.
     let first = world.headscale.join(&other, "api").unwrap();

@@ -48,8 +48,7 @@ impl World {
 
     async fn own_record(&self) -> Record {
         let secret = self.own_secret().await;
-        let document = secret.as_ref().and_then(|secret| secret.data.get(DATA_KEY));
-        Record::parse(document.map(|document| document.as_slice())).unwrap()
+        secret.map_or_else(Record::default, |secret| Record::of(&secret).unwrap())
     }
 
     /// Waits for the key of a pod.
@@ -185,7 +184,7 @@ async fn the_next_to_lead_makes_no_second_key_and_ends_one_that_nobody_wrote_dow
     let value = world.own_key(TWO[0]).await;
     drop(process);
     // The one before died between the making of a key and its writing: it is in no Secret.
-    let orphan = world.key_of_another("shop.web", MARK).await;
+    let orphan = world.key_of_another("shop.web", &owner_tag("web")).await;
     world.clock.advance(MINUTE * 11);
     let _process = world.start("b");
     until("the end of the orphan", async || {
@@ -245,7 +244,7 @@ async fn of_pods_with_own_keys_the_very_one_is_told_of_whose_node_is_gone() {
     let fleets: Vec<_> = (0..).zip(&TWO).map(fleet).collect();
     world.demands.send_modify(|demands| {
         let shop = demands.namespaces.get_mut("shop").unwrap();
-        let guest = ("default".to_owned(), "shop.api".to_owned());
+        let guest = ("default".to_owned(), "api".to_owned());
         let shop = Arc::make_mut(shop);
         (shop.fleets, shop.guests) = (fleets, [(guest, 2)].into());
     });

@@ -115,7 +115,7 @@ async fn a_secret_deleted_by_hand_is_made_again_and_its_old_key_is_ended() {
 #[tokio::test]
 async fn a_user_that_is_there_needs_an_api_key_all_the_same() {
     let world = World::without_api_key().await;
-    world.headscale.add_user("shop.api", MARK, "");
+    world.headscale.add_user("shop.api", &owner_tag("api"), "");
     let _process = world.start("a");
     world.demand(&["api"], |_| {});
     let detail = until("instructions", async || {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sidescale::commands::demo::headscale::{Call, Fault};
 use sidescale::rotation::demand::SecretRef;
-use sidescale::rotation::record::{DATA_KEY, Record};
+use sidescale::rotation::record::Record;
 use sidescale::rotation::request::{ANNOTATION, Request, Requests};
 use sidescale::store::StoredSecret;
 
@@ -14,11 +14,7 @@ use super::{SECRET, World, until};
 /// Asks as `sidescale rotate --now` does.
 async fn ask(world: &World, services: &[&str], revoke: bool) {
     edit(world, |secret| {
-        let document = secret
-            .data
-            .get(DATA_KEY)
-            .map(|document| document.as_slice());
-        let record = Record::parse(document).unwrap();
+        let record = Record::of(secret).unwrap();
         let mut requests = Requests::parse(&secret.annotations).unwrap();
         for service in services {
             let data_key = format!("{service}-authkey");

@@ -50,11 +50,11 @@ async fn the_keys_of_a_namespace_deleted_while_nobody_looked_are_ended_at_the_ne
     drop(process);
     world.delete_namespace();
     // Another release in this cluster, and another cluster: their users' namespaces have no Secret that we could read.
-    let release = MARK.replace("test", "staging");
+    let release = owner_tag("web").replace("test", "staging");
     let others = [
         world.key_of_another("shop.web", &release).await,
         world
-            .key_of_another("prod.api", "sidescale another-cluster test")
+            .key_of_another("prod.api", "sidescale another-cluster test prod/api")
             .await,
     ];
     world.clock.advance(11 * MINUTE);
@@ -97,8 +97,7 @@ async fn a_key_that_is_young_or_that_a_secret_knows_is_no_orphan() {
     drop(process);
     // The record is back, and does not know the key any more.
     secret.data.insert(DATA_KEY.into(), whole.unwrap());
-    let mut record =
-        Record::parse(secret.data.get(DATA_KEY).map(|record| record.as_slice())).unwrap();
+    let mut record = Record::of(&secret).unwrap();
     record.keys.clear();
     secret
         .data
@@ -126,7 +125,9 @@ async fn a_user_without_a_service_goes_thirty_days_after_its_last_key() {
     let world = World::new().await;
     world.headscale.add_user("shop.lent", "somebody", "");
     // Its first key was never made: whoever was about to died.
-    world.headscale.add_user("shop.never", MARK, "");
+    world
+        .headscale
+        .add_user("shop.never", &owner_tag("never"), "");
     let process = world.start("a");
     world.demand(&["api"], |_| {});
     world.key("api").await;
@@ -155,8 +156,8 @@ async fn a_user_without_a_service_goes_thirty_days_after_its_last_key() {
 #[tokio::test]
 async fn a_user_that_a_pod_needs_by_the_time_of_its_turn_stays() {
     let world = World::new().await;
-    world.headscale.add_user("shop.old", MARK, "");
-    world.headscale.add_user("shop.api", MARK, "");
+    world.headscale.add_user("shop.old", &owner_tag("old"), "");
+    world.headscale.add_user("shop.api", &owner_tag("api"), "");
     world.clock.advance(DAY * 31);
     let slow = Fault::Slow(Duration::from_millis(800));
     world.headscale.break_calls(Some(Call::DeleteUser), slow);

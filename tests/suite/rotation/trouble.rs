@@ -8,7 +8,7 @@ use sidescale::commands::demo::headscale::{Call, Fault};
 use sidescale::store::StoredSecret;
 use sidescale_webhook::profile::Users;
 
-use super::{DAY, MARK, SECRET, World, until};
+use super::{DAY, SECRET, World, owner_tag, until};
 
 /// Lets the process do what it can, without moving the clock.
 pub(super) async fn settle() {
@@ -62,7 +62,7 @@ esac
 async fn without_an_api_key_it_says_what_to_paste_and_goes_on_when_that_was_done() {
     let world = World::without_api_key().await;
     // Whoever is there already changes nothing about it.
-    world.headscale.add_user("shop.api", super::MARK, "");
+    world.headscale.add_user("shop.api", &owner_tag("api"), "");
     let _process = world.start("a");
     world.demand(&["api"], |_| {});
     let detail = until("the detail", async || {
@@ -266,8 +266,10 @@ async fn users_that_people_make_are_waited_for_and_never_made_or_removed() {
     assert_eq!(world.mints(), 0);
     assert!(world.secret().await.is_none());
     // As the command that is told makes it; and another of ours that nothing needs.
-    world.headscale.add_user("shop.api", MARK, "");
-    world.headscale.add_user("shop.gone", MARK, "");
+    world.headscale.add_user("shop.api", &owner_tag("api"), "");
+    world
+        .headscale
+        .add_user("shop.gone", &owner_tag("gone"), "");
     until("the key", async || {
         world.clock.advance(Duration::from_secs(30));
         world.value("api").await

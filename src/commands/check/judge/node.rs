@@ -10,6 +10,7 @@ use crate::commands::status::held::{Held, PlaneView};
 use crate::commands::status::table::span;
 use crate::control_plane::{KeyId, Node};
 use crate::rotation::expanded;
+use crate::rotation::owner::Owner;
 use crate::rotation::ownership;
 use crate::rotation::record::KeyRecord;
 
@@ -79,7 +80,11 @@ fn key(
     let id = current.id.0;
     // A pod's own key may be over, and its row gone, once the pod has joined.
     let joined = record.is_some_and(|record| record.joined_with.is_some());
-    if let Some(wrong) = held.difference(facts.now, current).filter(|_| !joined) {
+    let owner = Owner::new(facts.namespace_name(), &reference.service);
+    if let Some(wrong) = held
+        .difference(facts.now, &owner, current)
+        .filter(|_| !joined)
+    {
         let text = format!("{plane:?}: key {id} {wrong}");
         return Finding::fail(PLANE, text, facts.rotate(reference));
     }

@@ -34,11 +34,7 @@ impl World {
         let name = secret_ref(namespace);
         let secret = self.0.secrets.entry(name);
         let secret = secret.or_insert_with(|| StoredSecret::absent(namespace, NAME));
-        let document = secret
-            .data
-            .get(DATA_KEY)
-            .map(|document| document.as_slice());
-        let mut record = Record::parse(document).unwrap();
+        let mut record = Record::of(secret).unwrap();
         let mut key = KeyRecord::new(service, "default");
         key.current = Some(Issued {
             origin: crate::rotation::record::Origin::Ours,
@@ -152,7 +148,7 @@ pub(super) fn held(change: impl FnOnce(&mut PreAuthKey)) -> BTreeMap<String, Pla
     let user = |id, name: &str| User {
         id: UserId(id),
         name: name.into(),
-        display_name: "sidescale x y".into(),
+        display_name: format!("sidescale x y {}", name.replace('.', "/")),
         from_provider: false,
         created_at: None,
     };

@@ -10,8 +10,8 @@ use crate::control_plane::{
     KeyId, KeyPrefix, MintedKey, NewPreAuthKey, PreAuthKey, Release, User, UserId,
 };
 use crate::key_value::KeyValue;
+use crate::rotation::owner::Installation;
 use crate::rotation::plane::Survey;
-use crate::rotation::tailnet::KeyUser;
 
 /// An overlap is counted from before the write, which may take this long.
 const WRITE: SignedDuration = SignedDuration::from_secs(30);
@@ -171,19 +171,11 @@ impl World {
     }
 
     /// What a sweep sees of Headscale.
-    pub(in crate::rotation::model) fn survey(&self, mark: &str) -> Survey {
-        let user = |user: &User| {
-            let key_user = KeyUser {
-                name: user.name.clone(),
-                ours: user.display_name == mark,
-                created: user.created_at,
-            };
-            (user.id, key_user)
-        };
+    pub(in crate::rotation::model) fn survey(&self, installation: &Installation) -> Survey {
         Survey {
             keys: self.keys(),
             nodes: Vec::new(),
-            users: self.server.users.iter().map(user).collect(),
+            users: installation.key_users(self.server.users.iter(), &[]),
             release: Release::V0_29,
         }
     }

@@ -30,7 +30,7 @@ impl World {
                 self.wrong(&format!("{data_key} has no living key in the end"));
             }
         }
-        for record in self.records() {
+        for record in self.records().read.values().flatten() {
             for (data_key, key) in &record.keys {
                 let tidy = key.intent.is_none() && key.abandoned.is_empty();
                 if !tidy || !key.previous.is_empty() {

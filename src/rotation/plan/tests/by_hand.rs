@@ -59,7 +59,7 @@ fn rows(change: fn(&mut Vec<PreAuthKey>)) -> Case {
 
 #[test]
 fn a_living_key_put_there_by_hand_wins() {
-    let table: [(&str, Case, Vec<Step>); 7] = [
+    let table: [(&str, Case, Vec<Step>); 9] = [
         (
             "ours stands there",
             case().with(|case| case.value = value(OURS)),
@@ -69,6 +69,16 @@ fn a_living_key_put_there_by_hand_wins() {
         (
             "a stranger's",
             rows(|rows| rows[1].user = Some(UserId(9))),
+            adopted(Origin::Foreign),
+        ),
+        (
+            "of another namespace's user",
+            rows(|rows| rows[1].user = Some(UserId(3))),
+            adopted(Origin::Foreign),
+        ),
+        (
+            "of an adopted user",
+            rows(|rows| rows[1].user = Some(UserId(4))),
             adopted(Origin::Foreign),
         ),
         (

@@ -1,8 +1,10 @@
 //! One Secret whose key is in force, for each test to change. Tests.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::*;
+use crate::rotation::owner::{Holder, KeyUser, Owner};
 
 pub(super) const KEY: &str = "api-authkey";
 
@@ -18,7 +20,7 @@ pub(super) struct Case {
     pub(super) held: BTreeSet<String>,
     pub(super) synced: bool,
     pub(super) issued: Option<Vec<PreAuthKey>>,
-    pub(super) online: Vec<(String, String)>,
+    pub(super) online: Vec<(Holder, String)>,
     pub(super) process: Process,
     pub(super) rotation: Rotation,
 }
@@ -66,12 +68,12 @@ impl Case {
             ..Record::default()
         };
         let issued = self.issued.as_ref().map(|keys| Issued {
-            keys: keys.iter().map(|key| (key.id, key.clone())).collect(),
-            users: BTreeMap::from([("shop.api".to_owned(), UserId(1))]),
+            keys: Arc::new(keys.iter().map(|key| (key.id, key.clone())).collect()),
+            users: Arc::new(users()),
             online: self.online.iter().cloned().collect(),
-            marked: BTreeSet::from([UserId(1)]),
         });
         let view = View {
+            namespace: "shop",
             ownership: self.ownership,
             record: &record,
             filled: &self.filled.then(|| KEY.to_owned()).into_iter().collect(),
@@ -102,6 +104,23 @@ impl Case {
     pub(super) fn steps(&self, now: i64) -> Vec<Step> {
         self.plan(at(now)).steps
     }
+}
+
+/// User 1 was created for this service, 2 is a person's, 3 was created for another namespace's, 4 is adopted.
+pub(super) fn users() -> BTreeMap<UserId, KeyUser> {
+    let user = |id, name: &str, owner: Option<(&str, &str)>| {
+        let user = KeyUser {
+            name: name.into(),
+            owner: owner.map(|(namespace, service)| Owner::new(namespace, service)),
+            created: None,
+        };
+        (UserId(id), user)
+    };
+    BTreeMap::from([
+        user(1, "any name", Some(("shop", "api"))),
+        user(3, "shop.api", Some(("other", "api"))),
+        user(4, "shop.api", None),
+    ])
 }
 
 pub(super) fn demand() -> KeyDemand {

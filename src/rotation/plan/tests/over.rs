@@ -9,7 +9,7 @@ fn a_previous_key_ends_after_its_overlap_unless_it_is_the_one_in_force() {
         revoked: false,
         id: KeyId(id),
         expire_at: at(3_600),
-        expires: Some(at(90 * DAY)),
+        expires: at(90 * DAY),
     };
     let case = Case::new().with(|case| case.key.previous = vec![previous(3)]);
     assert_eq!(case.steps(3_599), []);
@@ -84,7 +84,7 @@ fn a_key_that_a_person_revokes_does_not_wait_for_its_overlap() {
         revoked: false,
         id: KeyId(id),
         expire_at: at(3_600),
-        expires: Some(at(90 * DAY)),
+        expires: at(90 * DAY),
     };
     let case = Case::new().with(|case| {
         case.key.previous = vec![previous(3), previous(4)];
@@ -217,7 +217,7 @@ fn a_previous_key_that_was_put_off_by_a_clock_ahead_ends_sooner() {
         revoked: false,
         id: KeyId(3),
         expire_at,
-        expires: None,
+        expires: at(90 * DAY),
     };
     let put_off =
         |expire_at| Case::new().with(|case| case.key.previous = vec![previous(expire_at)]);

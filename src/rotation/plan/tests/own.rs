@@ -1,4 +1,5 @@
 use super::*;
+use crate::rotation::owner::{Holder, Owner};
 use crate::rotation::record::Previous;
 
 const HOUR: i64 = 3_600;
@@ -17,9 +18,17 @@ fn case() -> Case {
     })
 }
 
+/// A key that works once, as it is listed.
+fn row(id: u64, expires: Timestamp) -> PreAuthKey {
+    PreAuthKey {
+        reusable: false,
+        ..listed(id, expires)
+    }
+}
+
 fn used(used: bool) -> impl FnOnce(&mut Case) {
     move |case| {
-        let key = listed(7, at(HOUR));
+        let key = row(7, at(HOUR));
         case.issued = Some(vec![PreAuthKey { used, ..key }]);
     }
 }
@@ -39,7 +48,7 @@ fn note_joined(id: u64) -> Vec<Step> {
 
 #[test]
 fn the_key_of_one_pod_is_made_anew_only_until_the_pod_has_joined() {
-    let ended = |case: &mut Case| case.issued = Some(vec![listed(7, at(5))]);
+    let ended = |case: &mut Case| case.issued = Some(vec![row(7, at(5))]);
     let changed = |case: &mut Case| {
         case.demand.get_mut(KEY).unwrap().asked.tags = vec!["tag:web".into()];
     };
@@ -124,7 +133,10 @@ fn a_pod_that_is_a_node_by_its_volume_needs_no_key_while_it_is_online() {
         case.demand.get_mut(KEY).unwrap().hostname = Some("db-0".into());
     };
     let online = |host: &'static str| {
-        move |case: &mut Case| case.online.push(("shop.api".into(), host.into()))
+        move |case: &mut Case| {
+            let holder = Holder::Service(Owner::new("shop", "api"));
+            case.online.push((holder, host.into()));
+        }
     };
     let due = at(HOUR - 1_200);
     let plan = case()
@@ -155,11 +167,11 @@ fn a_key_that_was_renewed_ends_when_its_pod_has_not_joined_with_it() {
                 revoked: false,
                 id: KeyId(7),
                 expire_at: at(300),
-                expires: Some(at(HOUR - 1)),
+                expires: at(HOUR - 1),
             });
             case.issued = used.map(|used| {
-                let old = listed(7, at(HOUR - 1));
-                vec![PreAuthKey { used, ..old }, listed(8, at(HOUR))]
+                let old = row(7, at(HOUR - 1));
+                vec![PreAuthKey { used, ..old }, row(8, at(HOUR))]
             });
         })
     };
