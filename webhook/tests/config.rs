@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use sidescale_webhook::profile::{Config, OnLost, Policy, Users};
+use sidescale_webhook::profile::{Config, HostnameOwner, OnLost, Policy, Rotation, Users};
 
 const PLANE: &str = "controlPlanes: {default: {loginServer: 'https://hs.example.com'}}\n";
 
@@ -30,6 +30,71 @@ fn fills_every_gap_of_the_shortest_file() {
         concat!("sidescale:", env!("CARGO_PKG_VERSION"))
     );
     assert_eq!(policy.rotation.overlap, Duration::from_secs(3600));
+    assert_eq!(profile.max_auth_key_expiration, hours(8760));
+    assert_eq!(
+        (policy.installation, policy.former_installations),
+        (None, vec![])
+    );
+    assert!(policy.reserved_hostnames.is_empty());
+    // What a file gives and what a test without one gives are the same numbers.
+    let usual = format!("{:?}", Rotation::default());
+    assert_eq!(format!("{:?}", policy.rotation), usual);
+}
+
+fn hours(hours: u64) -> Duration {
+    Duration::from_secs(hours * 3600)
+}
+
+#[test]
+fn reads_every_number_of_rotation() {
+    let policy = read(&format!(
+        "{PLANE}rotation: {{maxServicesPerNamespace: 10, minAuthKeyExpiration: 30s, minPodAuthKeyExpiration: 40s, \
+         minAuthKeyRenewalGap: 5s, keysPerService: 1, keysPerServicePerHour: 2, podKeysPerNamespace: 3, \
+         podKeysPerNamespacePerHour: 4, maxControlPlaneRows: 5}}"
+    ))
+    .unwrap();
+    let rotation = policy.rotation;
+    let lives = [
+        rotation.min_auth_key_expiration,
+        rotation.min_pod_auth_key_expiration,
+        rotation.min_auth_key_renewal_gap,
+    ];
+    assert_eq!(lives.map(|life| life.as_secs()), [30, 40, 5]);
+    let counts = [
+        rotation.keys_per_service,
+        rotation.keys_per_service_per_hour,
+        rotation.pod_keys_per_namespace,
+        rotation.pod_keys_per_namespace_per_hour,
+        rotation.max_control_plane_rows,
+        rotation.new_keys_per_namespace,
+        rotation.new_keys_per_namespace_per_hour,
+    ];
+    assert_eq!(counts, [1, 2, 3, 4, 5, 30, 10]);
+    let own = format!("{PLANE}rotation: {{newKeysPerNamespace: 7, newKeysPerNamespacePerHour: 8}}");
+    let rotation = read(&own).unwrap().rotation;
+    let own = (
+        rotation.new_keys_per_namespace,
+        rotation.new_keys_per_namespace_per_hour,
+    );
+    assert_eq!(own, (7, 8));
+}
+
+#[test]
+fn reads_whose_users_are_ours_and_whose_a_hostname_is() {
+    let policy = read(&format!(
+        "{PLANE}installation: prod-1\nformerInstallations: [old, 1f0c2b7e-6d3a-4f11 sidescale]\nreservedHostnames: {{vault: prod/vault.v2}}"
+    ))
+    .unwrap();
+    assert_eq!(policy.installation.as_deref(), Some("prod-1"));
+    assert_eq!(
+        policy.former_installations,
+        ["old", "1f0c2b7e-6d3a-4f11 sidescale"]
+    );
+    let owner = HostnameOwner {
+        namespace: "prod".to_owned(),
+        service: "vault.v2".to_owned(),
+    };
+    assert_eq!(policy.reserved_hostnames["vault"], owner);
 }
 
 #[test]
@@ -137,7 +202,7 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             with("profile: {}"),
-            "profile is unknown: want one of clusterName, controlPlanes, profiles, rotation, webhook; did you mean profiles?",
+            "profile is unknown: want one of clusterName, installation, formerInstallations, reservedHostnames, controlPlanes, profiles, rotation, webhook; did you mean profiles?",
         ),
         (
             with("clusterName: a.b"),
@@ -149,7 +214,7 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             profile("allowedTag: []"),
-            "profiles.default.allowedTag is unknown: want one of image, allowedTags, allowedImages, allowedExtraArgs, authKeySecretName, imagePullSecrets, namespaces, podSelector, onInvalid, containerOverride, annotations; did you mean allowedTags?",
+            "profiles.default.allowedTag is unknown: want one of image, allowedTags, allowedImages, allowedExtraArgs, maxAuthKeyExpiration, authKeySecretName, imagePullSecrets, namespaces, podSelector, onInvalid, containerOverride, annotations; did you mean allowedTags?",
         ),
         (
             with("profiles: {DB: {}}"),
@@ -332,6 +397,34 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         (
             with("rotation: {users: ask}"),
             "rotation.users is \"ask\": want manage, or never",
+        ),
+        (
+            with("installation: a/b"),
+            "installation is \"a/b\": want letters, digits, dashes, dots and _, in one word or in two with a space between, at most 128 characters, such as prod-1",
+        ),
+        (
+            with("formerInstallations: [a, 'a b c']"),
+            "formerInstallations is \"a b c\": want letters, digits, dashes, dots and _, in one word or in two with a space between, at most 128 characters, such as prod-1",
+        ),
+        (
+            with("reservedHostnames: {vault.a: prod/vault}"),
+            "reservedHostnames is \"vault.a\": want a name in the tailnet of lower-case letters, digits and dashes, at most 63, such as vault",
+        ),
+        (
+            with("reservedHostnames: {vault: vault}"),
+            "reservedHostnames.vault is \"vault\": want <namespace>/<service>, such as prod/vault",
+        ),
+        (
+            profile("maxAuthKeyExpiration: 1y"),
+            "profiles.default.maxAuthKeyExpiration is \"1y\": want a duration such as 90m, 12h or 30d",
+        ),
+        (
+            with("rotation: {minAuthKeyExpiration: 10s}"),
+            "rotation.minAuthKeyExpiration is \"10s\": want at least 30s",
+        ),
+        (
+            with("rotation: {keysPerService: 0}"),
+            "rotation.keysPerService is \"0\": want at least 1; rotation.paused stops everything",
         ),
         (
             with("rotation: {maxServicesPerNamespace: 0}"),

@@ -11,11 +11,12 @@ use crate::profile::{ContainerOverride, IMAGE, OnInvalid, Overlay, Profile, Prof
 
 const TAGS: &str = "want tags such as tag:web, in lower case";
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "image",
     "allowedTags",
     "allowedImages",
     "allowedExtraArgs",
+    "maxAuthKeyExpiration",
     "authKeySecretName",
     "imagePullSecrets",
     "namespaces",
@@ -32,6 +33,7 @@ pub(super) fn profile(name: &str, config: ProfileConfig) -> Result<Profile, Conf
         allowed_tags,
         allowed_images,
         allowed_extra_args,
+        max_auth_key_expiration,
         auth_key_secret_name,
         image_pull_secrets,
         namespaces,
@@ -83,6 +85,12 @@ pub(super) fn profile(name: &str, config: ProfileConfig) -> Result<Profile, Conf
             return Err(value(path("authKeySecretName"), &name, want));
         }
         profile.auth_key_secret_name = name;
+    }
+    if let Some(text) = max_auth_key_expiration {
+        let path = path("maxAuthKeyExpiration");
+        let given = forms::duration(&text);
+        profile.max_auth_key_expiration =
+            given.ok_or_else(|| value(path, &text, forms::DURATION))?;
     }
     for (name, text) in annotations {
         annotation(&mut profile, &name, text, &path("annotations."))?;
