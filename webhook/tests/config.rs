@@ -328,7 +328,7 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             profile("annotations: {auth-key-expiration: 9d}"),
-            "profiles.default.annotations.auth-key-expiration is \"9d\": not more than the rotation buffer of 240h: set \"sidescale.io/auth-key-rotation-buffer\" to less",
+            "profiles.default.annotations.auth-key-expiration is \"9d\": too little for the rotation buffer of 240h: set \"sidescale.io/auth-key-rotation-buffer\" to at most 215h",
         ),
         (
             profile("annotations: {memory-request: 1Gi}"),

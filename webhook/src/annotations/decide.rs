@@ -200,7 +200,8 @@ fn tailscale<'a>(
         control_plane,
         plane,
     };
-    let key = key::key(subject, asked, state, names, profile, remarks)?;
+    let bounds = (profile, &policy.rotation);
+    let key = key::key(subject, asked, state, names, bounds, remarks)?;
     if let (Key::Given { secret, .. }, Some(_)) = (&key, &plane.ca_bundle) {
         remarks.push(format!(
             "annotation '{PREFIX}auth-key-secret' names Secret '{secret}', and the control plane's certificate is of a private authority: put the PEM of that into the Secret as 'ca.crt', or the pod does not start"

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use super::asked::{Asked, Key};
-use super::read;
-use super::{DenyReason, Refusal};
+use super::{DenyReason, Refusal, life, read};
 use crate::forms;
 use crate::profile::{Policy, Resources};
 
@@ -78,7 +77,8 @@ pub(super) fn apikey_manager<'a>(
             "want the name of a Secret, such as headscale-api-key",
         ));
     }
-    let life = read::life(asked, [Key::ApiKeyExpiration, Key::ApiKeyBuffer])?;
+    let keys = [Key::ApiKeyExpiration, Key::ApiKeyBuffer];
+    let life = life::life(asked, keys, life::Bounds::of_api_keys())?;
     remarks.extend(life.remark());
     remarks.extend(read_by_nobody(namespace, secret, policy));
     Ok(ApikeyManager {

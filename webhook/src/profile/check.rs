@@ -108,7 +108,17 @@ pub(super) fn policy(config: Config) -> Result<Policy, ConfigError> {
         reserved_hostnames: installation::reserved_hostnames(reserved_hostnames)?,
     };
     plane::one_key_a_secret(&policy.control_planes)?;
+    let least = policy.rotation.min_auth_key_expiration;
     for (name, profile) in &policy.profiles {
+        let most = profile.max_auth_key_expiration;
+        if most < least {
+            let want = format!(
+                "want at least rotation.minAuthKeyExpiration, which is {}",
+                forms::show(least)
+            );
+            let path = format!("profiles.{name}.maxAuthKeyExpiration");
+            return Err(value(path, &forms::show(most), &want));
+        }
         check_defaults(name, profile, &policy).map_err(|refusal| ConfigError::Default {
             message: refusal.message,
         })?;

@@ -47,20 +47,26 @@ fn names_annotation_value_and_accepted_form_of_each_mistake() {
             BadValue,
             "want a duration such as 90m, 12h or 30d",
         ),
+        (("auth-key-expiration", "59m"), BadValue, "want at least 1h"),
         (
-            ("auth-key-expiration", "29s"),
+            ("auth-key-expiration", "366d"),
             BadValue,
-            "want at least 30s",
+            "want at most 8760h, or have the operator raise profiles.default.maxAuthKeyExpiration",
         ),
         (
             ("auth-key-expiration", "24h"),
             BadValue,
-            "not more than the rotation buffer of 240h: set \"sidescale.io/auth-key-rotation-buffer\" to less",
+            "too little for the rotation buffer of 240h: set \"sidescale.io/auth-key-rotation-buffer\" to at most 23h",
         ),
         (
             ("auth-key-rotation-buffer", "100d"),
             BadValue,
-            "want less than the key's life of 2160h",
+            "want at most 2159h: a key that lives 2160h is renewed no sooner than 1h after it was made",
+        ),
+        (
+            ("auth-key-rotation-buffer", "2159h1s"),
+            BadValue,
+            "want at most 2159h: a key that lives 2160h is renewed no sooner than 1h after it was made",
         ),
         (("auth-key-delivery", "argv"), BadValue, "want env or file"),
         (
