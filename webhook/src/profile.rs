@@ -94,7 +94,7 @@ pub struct Profile {
     pub image: String,
     /// Tags that an annotation may name.
     pub allowed_tags: Vec<String>,
-    /// Images that an annotation may name; one that ends with `*` is a beginning.
+    /// Images that an annotation may name; one that ends with `*`, behind `/`, `:` or `@`, is a beginning.
     pub allowed_images: Vec<String>,
     /// Arguments of `tailscale up` that an annotation may name, without dashes.
     pub allowed_extra_args: Vec<String>,
@@ -188,6 +188,21 @@ impl Policy {
         let profiles = self.profiles.values();
         let selectors = profiles.filter_map(|profile| profile.pod_selector.as_ref());
         selectors.flat_map(Selector::keys).collect()
+    }
+
+    /// What an operator should know of a configuration that is accepted.
+    #[must_use]
+    pub fn remarks(&self) -> Vec<String> {
+        let open = |profile: &Profile| {
+            profile.pod_selector.is_some()
+                && profile.namespaces.is_none()
+                && !(profile.allowed_tags.is_empty() && profile.default_of("tags").is_none())
+        };
+        let profiles = self.profiles.iter().filter(|(_, profile)| open(profile));
+        let remarks = profiles.map(|(name, _)| format!(
+            "profiles.{name} has tags behind a podSelector and no namespaces: whoever may create a pod in an opted-in namespace sets that label, and gets the tags. List the namespaces that may have them in profiles.{name}.namespaces"
+        ));
+        remarks.collect()
     }
 
     /// Names of the Secrets that hold pre-auth keys, in whatever namespace there are pods.

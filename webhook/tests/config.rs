@@ -115,7 +115,7 @@ profiles:
   default:
     image: example.com/tailscale:v1
     allowedTags: ['tag:web']
-    allowedImages: ['registry.example.com/tailscale:*']
+    allowedImages: ['registry.example.com/tailscale:*', 'registry.example.com/team/*', 'example.com/ts@*', 'example.com/ts:v1']
     allowedExtraArgs: [--ssh, shields-up]
     authKeySecretName: keys
     annotations:
@@ -316,7 +316,27 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             profile("allowedImages: ['*']"),
-            "profiles.default.allowedImages is \"*\": want an image such as docker.io/tailscale/tailscale:v1.102.3, or the beginning of one with * at its end",
+            "profiles.default.allowedImages is \"*\": want an image such as docker.io/tailscale/tailscale:v1.102.3, or the beginning of one with * at its end, behind /, : or @, such as registry.example.com/tailscale:*",
+        ),
+        (
+            profile("allowedImages: ['registry.example.com*']"),
+            "profiles.default.allowedImages is \"registry.example.com*\": want an image such as docker.io/tailscale/tailscale:v1.102.3, or the beginning of one with * at its end, behind /, : or @, such as registry.example.com/tailscale:*",
+        ),
+        (
+            profile("allowedImages: ['registry.example.com/tailscale*']"),
+            "profiles.default.allowedImages is \"registry.example.com/tailscale*\": want an image such as docker.io/tailscale/tailscale:v1.102.3, or the beginning of one with * at its end, behind /, : or @, such as registry.example.com/tailscale:*",
+        ),
+        (
+            profile("allowedImages: ['registry.example.com/tailscale:v1*']"),
+            "profiles.default.allowedImages is \"registry.example.com/tailscale:v1*\": want an image such as docker.io/tailscale/tailscale:v1.102.3, or the beginning of one with * at its end, behind /, : or @, such as registry.example.com/tailscale:*",
+        ),
+        (
+            profile("allowedImages: ['a/*/b']"),
+            "profiles.default.allowedImages is \"a/*/b\": want an image such as docker.io/tailscale/tailscale:v1.102.3, or the beginning of one with * at its end, behind /, : or @, such as registry.example.com/tailscale:*",
+        ),
+        (
+            profile("allowedImages: ['a/**']"),
+            "profiles.default.allowedImages is \"a/**\": want an image such as docker.io/tailscale/tailscale:v1.102.3, or the beginning of one with * at its end, behind /, : or @, such as registry.example.com/tailscale:*",
         ),
         (
             profile("annotations: {inject: tailscale}"),
@@ -399,6 +419,10 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
             "rotation.users is \"ask\": want manage, or never",
         ),
         (
+            with(&format!("clusterName: hskey-auth-gcA5aTk6X1vK-{}", "s".repeat(64))),
+            "clusterName is \"hskey-<redacted>\": want lower-case letters, digits and dashes",
+        ),
+        (
             with("installation: a/b"),
             "installation is \"a/b\": want letters, digits, dashes, dots and _, in one word or in two with a space between, at most 128 characters, such as prod-1",
         ),
@@ -449,4 +473,30 @@ fn gives_two_profiles_two_hashes() {
     let other = format!("{PLANE}profiles: {{default: {{allowedTags: ['tag:web']}}}}");
     let [a, b] = [PLANE, &other].map(|text| read(text).unwrap().profiles["default"].hash.clone());
     assert_ne!(a, b);
+}
+
+#[test]
+fn tells_of_tags_that_any_pod_author_may_have_by_a_label() {
+    let remarks = |profile: &str| {
+        let text = format!("{PLANE}profiles: {{monitoring: {{{profile}}}}}");
+        read(&text).unwrap().remarks()
+    };
+    let selector = "podSelector: {matchLabels: {app: prometheus}}";
+    let said = "profiles.monitoring has tags behind a podSelector and no namespaces: whoever may create a pod in an opted-in namespace sets that label, and gets the tags. List the namespaces that may have them in profiles.monitoring.namespaces";
+    let table = [
+        (
+            format!("{selector}, annotations: {{tags: 'tag:monitoring'}}"),
+            1,
+        ),
+        (format!("{selector}, allowedTags: ['tag:monitoring']"), 1),
+        (format!("{selector}, annotations: {{wait: true}}"), 0),
+        (
+            format!("{selector}, namespaces: [monitoring], allowedTags: ['tag:monitoring']"),
+            0,
+        ),
+        ("allowedTags: ['tag:monitoring']".to_owned(), 0),
+    ];
+    for (profile, count) in table {
+        assert_eq!(remarks(&profile), vec![said; count], "{profile}");
+    }
 }

@@ -6,6 +6,7 @@ use super::asked::{Asked, Key};
 use super::{DenyReason, Refusal, life, read};
 use crate::forms;
 use crate::profile::{Policy, Resources};
+use crate::quote;
 
 const SOCKET: &str = "/var/run/headscale/headscale.sock";
 const SECRET: &str = "headscale-api-key";
@@ -99,8 +100,9 @@ fn read_by_nobody(namespace: &str, secret: &str, policy: &Policy) -> Option<Stri
     let read = namespace.is_empty()
         || planes
             .any(|plane| plane.api_key_namespace == namespace && plane.api_key_secret == secret);
+    let shown = quote::line(secret);
     (!read).then(|| format!(
-        "no control plane reads Secret '{namespace}/{secret}', where the API key is to be kept, and the chart lets nobody write it: set controlPlane.apiKeySecret of the chart (apiKeySecret in its config) to namespace '{namespace}' and name '{secret}'"
+        "no control plane reads Secret '{namespace}/{shown}', where the API key is to be kept, and the chart lets nobody write it: set controlPlane.apiKeySecret of the chart (apiKeySecret in its config) to namespace '{namespace}' and name '{shown}'"
     ))
 }
 

@@ -7,6 +7,7 @@ use super::{DenyReason, Refusal, Subject};
 use crate::forms;
 use crate::identity::{self, Hostname, Names};
 use crate::profile::{Delivery, Profile, Resources};
+use crate::quote;
 
 pub(super) const SERVICE: &str =
     "want a name of lower-case letters, digits, dashes and dots, at most 200, such as api";
@@ -46,7 +47,8 @@ pub(super) fn tags(asked: &Asked<'_>, profile: &Profile) -> Result<Vec<String>, 
                 ),
             };
             let want = format!(
-                "{tag} is not allowed; {allowed}, or have the operator add it to profiles.{}.allowedTags",
+                "{} is not allowed; {allowed}, or have the operator add it to profiles.{}.allowedTags",
+                quote::redacted(tag),
                 asked.profile()
             );
             return Err(asked.refuse(DenyReason::NotAllowed, Key::Tags, &want));
@@ -102,7 +104,10 @@ pub(super) fn image<'a>(asked: &Asked<'a>, profile: &'a Profile) -> Result<&'a s
         return Err(asked.bad(Key::Image, forms::IMAGE));
     }
     let allows = |allowed: &String| match allowed.strip_suffix('*') {
-        Some(beginning) => image.starts_with(beginning),
+        // Behind a tag's or a digest's beginning nothing makes it another image's.
+        Some(beginning) => image
+            .strip_prefix(beginning)
+            .is_some_and(|rest| beginning.ends_with('/') || !rest.contains('/')),
         None => image == allowed,
     };
     if value.place == Place::Profile

@@ -14,7 +14,7 @@ use super::{
     Config, DEFAULT, Namespaces, OWN_IMAGE, Operator, Policy, Requirement, Selector, WebhookConfig,
 };
 use crate::annotations::check_defaults;
-use crate::forms;
+use crate::{forms, quote};
 
 /// Says what is wrong with a configuration.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -256,7 +256,7 @@ fn refuse(
 fn value(path: String, value: &str, want: &str) -> ConfigError {
     ConfigError::Value {
         path,
-        value: value.to_owned(),
+        value: quote::redacted(value).into_owned(),
         want: want.to_owned(),
     }
 }

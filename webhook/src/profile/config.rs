@@ -116,7 +116,7 @@ pub struct ProfileConfig {
     pub image: Option<String>,
     /// Tags that an annotation may name.
     pub allowed_tags: Vec<String>,
-    /// Images that an annotation may name; one that ends with `*` is a beginning.
+    /// Images that an annotation may name; one that ends with `*`, behind `/`, `:` or `@`, is a beginning.
     pub allowed_images: Vec<String>,
     /// Arguments of `tailscale up` that an annotation may name, such as `--shields-up`.
     pub allowed_extra_args: Vec<String>,

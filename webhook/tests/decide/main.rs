@@ -51,7 +51,13 @@ fn policy() -> Policy {
     profile.allowed_extra_args = ["ssh", "shields-up", "operator"]
         .map(str::to_owned)
         .to_vec();
-    profile.allowed_images = vec!["registry.example.com/ts:*".to_owned()];
+    profile.allowed_images = [
+        "registry.example.com/ts:*",
+        "registry.example.com/team/*",
+        "ts@*",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     policy
 }
 

@@ -146,13 +146,17 @@ fn all(
     }
 }
 
-/// An image, or the beginning of one.
+/// An image, or the beginning of one that no longer name of a registry or a repository has too.
 fn beginning(path: String, image: String) -> Result<String, ConfigError> {
-    if forms::is_image(image.strip_suffix('*').unwrap_or(&image)) {
+    let whole = match image.strip_suffix('*') {
+        Some(beginning) => forms::is_image(beginning) && beginning.ends_with(['/', ':', '@']),
+        None => forms::is_image(&image),
+    };
+    if whole {
         return Ok(image);
     }
     let want = format!(
-        "{}, or the beginning of one with * at its end",
+        "{}, or the beginning of one with * at its end, behind /, : or @, such as registry.example.com/tailscale:*",
         forms::IMAGE
     );
     Err(value(path, &image, &want))
