@@ -45,7 +45,12 @@ pub fn run(args: ConfigArgs, out: &mut impl Write) -> anyhow::Result<()> {
             let mut wrong = Vec::new();
             for file in &files {
                 match config::load(file) {
-                    Ok(_) => writeln!(out, "{}: ok", file.display())?,
+                    Ok(policy) => {
+                        writeln!(out, "{}: ok", file.display())?;
+                        for remark in policy.remarks() {
+                            writeln!(out, "{}: warning: {remark}", file.display())?;
+                        }
+                    }
                     Err(error) => wrong.push(format!("{}: {}", file.display(), chain(&error))),
                 }
             }

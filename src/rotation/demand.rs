@@ -10,7 +10,7 @@ use sidescale_webhook::annotations::{
     Decision, Key, ManagedKey, NamespaceMetadata, Subject, decide,
 };
 use sidescale_webhook::identity::{Hostname, Owner, POD_SECRET};
-use sidescale_webhook::profile::Policy;
+use sidescale_webhook::profile::{DEFAULT, Policy};
 
 use super::fleet::{self, Fleet, Fleets, Identity, Member};
 use super::record::Asked;
@@ -303,7 +303,7 @@ fn wanted(
         return None;
     }
     let whole = shape.whole_receipt()?;
-    let receipt = whole.injected.filter(|injected| !injected.own_key)?;
+    let receipt = shape.receipt()?;
     let annotations = AsReceipted {
         shape,
         receipt: &receipt,
@@ -318,9 +318,10 @@ fn wanted(
             .as_ref()
             .map(|(kind, name)| Owner { kind, name }),
         namespace_metadata: metadata,
-        // The receipt shows that the pod had opted in, whatever the namespace's label says by now; that buys no profile.
+        // Believed, whatever the namespace's label says by now: a pod may opt in by itself.
         namespace_opted_in: true,
-        profile: whole.profile.as_deref(),
+        // Never chosen anew: that would believe the receipt about what only the namespace's label says.
+        profile: Some(whole.profile.as_deref().unwrap_or(DEFAULT)),
         request: own_digits(&receipt).unwrap_or_default(),
     };
     let sidecar = match decide(&subject, policy) {

@@ -40,7 +40,10 @@ fn never_refused(context: &Context, program: Option<&Program>) -> Result<()> {
     let folder = context.folder.inner(&test)?;
     let address = context.gateway_address();
     let headscale = Headscale::start(program, node.place(), &folder, &address)?;
-    let overlap = [("config.rotation.overlap", "5s")];
+    let overlap = [
+        ("config.rotation.overlap", "5s"),
+        ("config.rotation.minAuthKeyExpiration", "30s"),
+    ];
     let product = Product::install(node, &headscale, &test, &overlap)?;
     product.apply_example(&[
         ("auth-key-expiration", LIFE),

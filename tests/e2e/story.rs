@@ -295,7 +295,11 @@ fn rotates(context: &Context, program: Option<&headscale::Program>) -> Result<()
         node,
         &headscale,
         &test,
-        &[("config.rotation.overlap", "10s")],
+        &[
+            ("config.rotation.overlap", "10s"),
+            ("config.rotation.minAuthKeyExpiration", "30s"),
+            ("config.rotation.minAuthKeyRenewalGap", "10s"),
+        ],
     )?;
     // Due 30 s after the mint.
     product.apply_example(&[

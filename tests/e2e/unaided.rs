@@ -50,7 +50,11 @@ fn joins(context: &Context, program: Option<&Program>) -> Result<()> {
     let node = context.node_with_product()?;
     let test = label("unaided", program);
     let headscale = Beside::new(context, node, program, &test)?;
-    let overlap = [("config.rotation.overlap", "10s")];
+    let overlap = [
+        ("config.rotation.overlap", "10s"),
+        ("config.rotation.minAuthKeyExpiration", "30s"),
+        ("config.rotation.minAuthKeyRenewalGap", "10s"),
+    ];
     let began = Instant::now();
     let product = Product::install_alone(node, &headscale.url(), &test, &overlap)?;
     headscale.apply()?;

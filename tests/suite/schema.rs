@@ -118,6 +118,7 @@ fn the_schema_takes_what_the_process_takes() {
     image: example.com/tailscale:v1
     allowedImages: ['registry.example.com/tailscale:*']
     allowedExtraArgs: [--ssh]
+    maxAuthKeyExpiration: 720h
     imagePullSecrets: [registry]
     onInvalid: warn
     podSelector: {matchExpressions: [{key: app, operator: In, values: [web]}]}
@@ -126,7 +127,10 @@ fn the_schema_takes_what_the_process_takes() {
       readinessProbe: {httpGet: {path: /healthz, port: 9002}}
       securityContext: {runAsUser: 2000}
     annotations: {reusable: false, cpu-limit: 0.5, state: emptydir}
-rotation: {overlap: 30m, paused: true, maxServicesPerNamespace: 5, onLost: evict, users: never}
+rotation: {overlap: 30m, paused: true, maxServicesPerNamespace: 5, onLost: evict, users: never, minAuthKeyExpiration: 2h, keysPerService: 4}
+installation: prod-1
+formerInstallations: [old]
+reservedHostnames: {vault: prod/vault}
 webhook: {image: 'registry.example.com/sidescale:v1', inject: true}
 ";
     for text in [
@@ -153,6 +157,10 @@ fn the_schema_refuses_what_the_process_refuses() {
         "profiles: {default: {podSelector: {matchExpressions: [{key: a, operator: Is}]}}}",
         "profiles: {default: {containerOverride: {image: x}}}",
         "rotation: {maxServicesPerNamespace: many}",
+        "rotation: {keysPerServicePerHour: 0.5}",
+        "rotation: {podKeysPerNamespace: -1}",
+        "reservedHostnames: [vault]",
+        "formerInstallations: old",
         "rotation: {onLost: restart}",
         "rotation: {users: ask}",
         "webhook: {inject: sometimes}",

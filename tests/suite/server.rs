@@ -50,6 +50,9 @@ impl Server {
             },
             inject: true,
             image: String::new(),
+            installation: None,
+            former_installations: Vec::new(),
+            reserved_hostnames: [].into(),
         });
         let metrics = Arc::new(Metrics::new().unwrap());
         let router = server::router(

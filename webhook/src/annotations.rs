@@ -8,6 +8,7 @@ mod decide;
 mod headscale;
 mod key;
 mod kinds;
+mod life;
 mod network;
 mod read;
 mod reason;
@@ -28,7 +29,7 @@ pub use kinds::Kinds;
 pub use reason::{DenyReason, Refusal, SkipReason};
 pub use state::State;
 
-/// Is the shortest life of a key: a mint and its retries have to fit in, and shorter ones would have us mint without end.
+/// Is the shortest life of a key that anybody can choose: a mint and its retries have to fit in.
 pub(crate) const SHORTEST_LIFE: Duration = Duration::from_secs(30);
 
 /// Is the prefix of every annotation and label of ours.

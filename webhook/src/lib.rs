@@ -19,5 +19,6 @@ pub mod forms;
 pub mod identity;
 pub mod mutate;
 pub mod profile;
+pub mod quote;
 pub mod sidecar;
 pub mod workload;

@@ -43,6 +43,21 @@ pub struct Policy {
     pub inject: bool,
     /// Our own image, which the manager of the API key runs beside Headscale.
     pub image: String,
+    /// What marks the Headscale users that this release makes; `None`: kube-system's uid and the release's name.
+    pub installation: Option<String>,
+    /// Marks of earlier times that count as well.
+    pub former_installations: Vec<String>,
+    /// Who alone may have a name in the tailnet, by that name.
+    pub reserved_hostnames: BTreeMap<String, HostnameOwner>,
+}
+
+/// Service that a name in the tailnet is reserved for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostnameOwner {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub service: String,
 }
 
 /// Names one Headscale.
@@ -79,10 +94,12 @@ pub struct Profile {
     pub image: String,
     /// Tags that an annotation may name.
     pub allowed_tags: Vec<String>,
-    /// Images that an annotation may name; one that ends with `*` is a beginning.
+    /// Images that an annotation may name; one that ends with `*`, behind `/`, `:` or `@`, is a beginning.
     pub allowed_images: Vec<String>,
     /// Arguments of `tailscale up` that an annotation may name, without dashes.
     pub allowed_extra_args: Vec<String>,
+    /// Longest life of a pre-auth key; default 8760h.
+    pub max_auth_key_expiration: Duration,
     /// Name of the Secret with the pre-auth keys of a namespace; default `headscale-auth-keys`.
     pub auth_key_secret_name: String,
     /// Secrets that images are pulled with, added to the pod's own.
@@ -115,6 +132,7 @@ impl Default for Profile {
             allowed_tags: Vec::new(),
             allowed_images: Vec::new(),
             allowed_extra_args: Vec::new(),
+            max_auth_key_expiration: Duration::from_secs(8760 * 3600),
             auth_key_secret_name: "headscale-auth-keys".to_owned(),
             image_pull_secrets: Vec::new(),
             namespaces: None,
@@ -132,6 +150,16 @@ impl Default for Rotation {
             overlap: Duration::from_secs(3600),
             paused: false,
             max_services_per_namespace: 200,
+            min_auth_key_expiration: Duration::from_secs(3600),
+            min_pod_auth_key_expiration: Duration::from_secs(300),
+            min_auth_key_renewal_gap: Duration::from_secs(3600),
+            keys_per_service: 12,
+            keys_per_service_per_hour: 6,
+            new_keys_per_namespace: 600,
+            new_keys_per_namespace_per_hour: 200,
+            pod_keys_per_namespace: 2000,
+            pod_keys_per_namespace_per_hour: 1000,
+            max_control_plane_rows: 20_000,
             unused_keys_after: Duration::from_secs(7 * 24 * 3600),
             orphaned_keys_after: Duration::from_secs(600),
             unused_users_after: Duration::from_secs(30 * 24 * 3600),
@@ -160,6 +188,21 @@ impl Policy {
         let profiles = self.profiles.values();
         let selectors = profiles.filter_map(|profile| profile.pod_selector.as_ref());
         selectors.flat_map(Selector::keys).collect()
+    }
+
+    /// What an operator should know of a configuration that is accepted.
+    #[must_use]
+    pub fn remarks(&self) -> Vec<String> {
+        let open = |profile: &Profile| {
+            profile.pod_selector.is_some()
+                && profile.namespaces.is_none()
+                && !(profile.allowed_tags.is_empty() && profile.default_of("tags").is_none())
+        };
+        let profiles = self.profiles.iter().filter(|(_, profile)| open(profile));
+        let remarks = profiles.map(|(name, _)| format!(
+            "profiles.{name} has tags behind a podSelector and no namespaces: whoever may create a pod in an opted-in namespace sets that label, and gets the tags. List the namespaces that may have them in profiles.{name}.namespaces"
+        ));
+        remarks.collect()
     }
 
     /// Names of the Secrets that hold pre-auth keys, in whatever namespace there are pods.
@@ -246,6 +289,26 @@ pub struct Rotation {
     pub paused: bool,
     /// Most services that one namespace may have; default 200.
     pub max_services_per_namespace: usize,
+    /// Shortest life of a key that pods share; default 1h.
+    pub min_auth_key_expiration: Duration,
+    /// Shortest life of a key of a single pod; default 5m.
+    pub min_pod_auth_key_expiration: Duration,
+    /// Shortest time between a key and its renewal, or a third of its life where that is less; default 1h.
+    pub min_auth_key_renewal_gap: Duration,
+    /// Most keys that one service gets at once; default 12.
+    pub keys_per_service: u32,
+    /// How many more it gets in each hour; default 6.
+    pub keys_per_service_per_hour: u32,
+    /// Most shared keys that one namespace gets at once; default three times [`Self::max_services_per_namespace`].
+    pub new_keys_per_namespace: u32,
+    /// How many more it gets in each hour; default [`Self::max_services_per_namespace`].
+    pub new_keys_per_namespace_per_hour: u32,
+    /// Most keys of single pods that one namespace gets at once; default 2000.
+    pub pod_keys_per_namespace: u32,
+    /// How many more it gets in each hour; default 1000.
+    pub pod_keys_per_namespace_per_hour: u32,
+    /// Most rows of keys at one control plane before the namespaces with most of them are refused; default 20000.
+    pub max_control_plane_rows: u32,
     /// How long a key is kept that no pod needs; default 7d.
     pub unused_keys_after: Duration,
     /// How old a live key that no Secret knows has to be before it is ended; default 10m.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 
 pub(crate) mod apikey_manager;
@@ -13,9 +14,13 @@ pub(crate) mod shapes;
 pub(crate) mod tailscale;
 
 use crate::annotations::{Injection, Key, SkipReason, Tailscale};
+use crate::{forms, identity};
 
 // To the byte: with a slash at the end the token is mounted all the same.
 pub(crate) const TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// Bounds the words of a receipt that are no names: versions, reasons and hashes have far less.
+const LONGEST_WORD: usize = 64;
 
 /// Is the version that receipts name.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -87,12 +92,46 @@ pub struct Injected<'a> {
 }
 
 impl<'a> Receipt<'a> {
-    /// Reads the annotation's value.
+    /// Reads the annotation's value. Whoever may write a pod may forge it: what it names has the form of such names,
+    /// and can stand in an Event or in a command to paste.
     ///
     /// # Errors
     /// If it is no receipt of ours.
     pub fn parse(text: &'a str) -> Result<Self, serde_json::Error> {
-        serde_json::from_str(text)
+        let receipt: Self = serde_json::from_str(text)?;
+        if receipt.has_the_form() {
+            Ok(receipt)
+        } else {
+            Err(serde_json::Error::custom("a name without its form"))
+        }
+    }
+
+    fn has_the_form(&self) -> bool {
+        let Self {
+            version,
+            decision: _,
+            reason,
+            profile,
+            profile_hash,
+            injected,
+            api_key_secret,
+            server_keys_secret,
+            namespace_unknown: _,
+            unknown,
+        } = self;
+        let word =
+            |text: &str| text.len() <= LONGEST_WORD && text.bytes().all(|b| b.is_ascii_graphic());
+        let secret = |name: &str| forms::is_dns_subdomain(name, 253);
+        word(version)
+            && reason.as_deref().is_none_or(word)
+            && profile.as_deref().is_none_or(forms::is_dns_label)
+            && profile_hash.as_deref().is_none_or(word)
+            && injected.as_ref().is_none_or(Injected::has_the_form)
+            && api_key_secret.as_deref().is_none_or(secret)
+            && server_keys_secret.as_deref().is_none_or(secret)
+            && !unknown
+                .iter()
+                .any(|remark| remark.contains(char::is_control))
     }
 
     pub(crate) fn of_injection(
@@ -140,6 +179,20 @@ impl<'a> Receipt<'a> {
 }
 
 impl<'a> Injected<'a> {
+    fn has_the_form(&self) -> bool {
+        let Self {
+            service,
+            control_plane,
+            secret,
+            data_key,
+            own_key: _,
+        } = self;
+        identity::is_service(service)
+            && forms::is_dns_label(control_plane)
+            && forms::is_dns_subdomain(secret, 253)
+            && forms::is_data_key(data_key)
+    }
+
     fn of(sidecar: &'a Tailscale<'_>) -> Self {
         let (secret, data_key, own_key) = match &sidecar.key {
             Key::Managed(key) => (&key.secret, &key.data_key, false),

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use sidescale_webhook::profile::{Config, OnLost, Policy, Users};
+use sidescale_webhook::profile::{Config, HostnameOwner, OnLost, Policy, Rotation, Users};
 
 const PLANE: &str = "controlPlanes: {default: {loginServer: 'https://hs.example.com'}}\n";
 
@@ -30,6 +30,71 @@ fn fills_every_gap_of_the_shortest_file() {
         concat!("sidescale:", env!("CARGO_PKG_VERSION"))
     );
     assert_eq!(policy.rotation.overlap, Duration::from_secs(3600));
+    assert_eq!(profile.max_auth_key_expiration, hours(8760));
+    assert_eq!(
+        (policy.installation, policy.former_installations),
+        (None, vec![])
+    );
+    assert!(policy.reserved_hostnames.is_empty());
+    // What a file gives and what a test without one gives are the same numbers.
+    let usual = format!("{:?}", Rotation::default());
+    assert_eq!(format!("{:?}", policy.rotation), usual);
+}
+
+fn hours(hours: u64) -> Duration {
+    Duration::from_secs(hours * 3600)
+}
+
+#[test]
+fn reads_every_number_of_rotation() {
+    let policy = read(&format!(
+        "{PLANE}rotation: {{maxServicesPerNamespace: 10, minAuthKeyExpiration: 30s, minPodAuthKeyExpiration: 40s, \
+         minAuthKeyRenewalGap: 5s, keysPerService: 1, keysPerServicePerHour: 2, podKeysPerNamespace: 3, \
+         podKeysPerNamespacePerHour: 4, maxControlPlaneRows: 5}}"
+    ))
+    .unwrap();
+    let rotation = policy.rotation;
+    let lives = [
+        rotation.min_auth_key_expiration,
+        rotation.min_pod_auth_key_expiration,
+        rotation.min_auth_key_renewal_gap,
+    ];
+    assert_eq!(lives.map(|life| life.as_secs()), [30, 40, 5]);
+    let counts = [
+        rotation.keys_per_service,
+        rotation.keys_per_service_per_hour,
+        rotation.pod_keys_per_namespace,
+        rotation.pod_keys_per_namespace_per_hour,
+        rotation.max_control_plane_rows,
+        rotation.new_keys_per_namespace,
+        rotation.new_keys_per_namespace_per_hour,
+    ];
+    assert_eq!(counts, [1, 2, 3, 4, 5, 30, 10]);
+    let own = format!("{PLANE}rotation: {{newKeysPerNamespace: 7, newKeysPerNamespacePerHour: 8}}");
+    let rotation = read(&own).unwrap().rotation;
+    let own = (
+        rotation.new_keys_per_namespace,
+        rotation.new_keys_per_namespace_per_hour,
+    );
+    assert_eq!(own, (7, 8));
+}
+
+#[test]
+fn reads_whose_users_are_ours_and_whose_a_hostname_is() {
+    let policy = read(&format!(
+        "{PLANE}installation: prod-1\nformerInstallations: [old, 1f0c2b7e-6d3a-4f11 sidescale]\nreservedHostnames: {{vault: prod/vault.v2}}"
+    ))
+    .unwrap();
+    assert_eq!(policy.installation.as_deref(), Some("prod-1"));
+    assert_eq!(
+        policy.former_installations,
+        ["old", "1f0c2b7e-6d3a-4f11 sidescale"]
+    );
+    let owner = HostnameOwner {
+        namespace: "prod".to_owned(),
+        service: "vault.v2".to_owned(),
+    };
+    assert_eq!(policy.reserved_hostnames["vault"], owner);
 }
 
 #[test]
@@ -50,7 +115,7 @@ profiles:
   default:
     image: example.com/tailscale:v1
     allowedTags: ['tag:web']
-    allowedImages: ['registry.example.com/tailscale:*']
+    allowedImages: ['registry.example.com/tailscale:*', 'registry.example.com/team/*', 'example.com/ts@*', 'example.com/ts:v1']
     allowedExtraArgs: [--ssh, shields-up]
     authKeySecretName: keys
     annotations:
@@ -137,7 +202,7 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             with("profile: {}"),
-            "profile is unknown: want one of clusterName, controlPlanes, profiles, rotation, webhook; did you mean profiles?",
+            "profile is unknown: want one of clusterName, installation, formerInstallations, reservedHostnames, controlPlanes, profiles, rotation, webhook; did you mean profiles?",
         ),
         (
             with("clusterName: a.b"),
@@ -149,7 +214,7 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             profile("allowedTag: []"),
-            "profiles.default.allowedTag is unknown: want one of image, allowedTags, allowedImages, allowedExtraArgs, authKeySecretName, imagePullSecrets, namespaces, podSelector, onInvalid, containerOverride, annotations; did you mean allowedTags?",
+            "profiles.default.allowedTag is unknown: want one of image, allowedTags, allowedImages, allowedExtraArgs, maxAuthKeyExpiration, authKeySecretName, imagePullSecrets, namespaces, podSelector, onInvalid, containerOverride, annotations; did you mean allowedTags?",
         ),
         (
             with("profiles: {DB: {}}"),
@@ -251,7 +316,27 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             profile("allowedImages: ['*']"),
-            "profiles.default.allowedImages is \"*\": want an image such as docker.io/tailscale/tailscale:v1.102.3, or the beginning of one with * at its end",
+            "profiles.default.allowedImages is \"*\": want an image such as docker.io/tailscale/tailscale:v1.102.3, or the beginning of one with * at its end, behind /, : or @, such as registry.example.com/tailscale:*",
+        ),
+        (
+            profile("allowedImages: ['registry.example.com*']"),
+            "profiles.default.allowedImages is \"registry.example.com*\": want an image such as docker.io/tailscale/tailscale:v1.102.3, or the beginning of one with * at its end, behind /, : or @, such as registry.example.com/tailscale:*",
+        ),
+        (
+            profile("allowedImages: ['registry.example.com/tailscale*']"),
+            "profiles.default.allowedImages is \"registry.example.com/tailscale*\": want an image such as docker.io/tailscale/tailscale:v1.102.3, or the beginning of one with * at its end, behind /, : or @, such as registry.example.com/tailscale:*",
+        ),
+        (
+            profile("allowedImages: ['registry.example.com/tailscale:v1*']"),
+            "profiles.default.allowedImages is \"registry.example.com/tailscale:v1*\": want an image such as docker.io/tailscale/tailscale:v1.102.3, or the beginning of one with * at its end, behind /, : or @, such as registry.example.com/tailscale:*",
+        ),
+        (
+            profile("allowedImages: ['a/*/b']"),
+            "profiles.default.allowedImages is \"a/*/b\": want an image such as docker.io/tailscale/tailscale:v1.102.3, or the beginning of one with * at its end, behind /, : or @, such as registry.example.com/tailscale:*",
+        ),
+        (
+            profile("allowedImages: ['a/**']"),
+            "profiles.default.allowedImages is \"a/**\": want an image such as docker.io/tailscale/tailscale:v1.102.3, or the beginning of one with * at its end, behind /, : or @, such as registry.example.com/tailscale:*",
         ),
         (
             profile("annotations: {inject: tailscale}"),
@@ -263,7 +348,7 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             profile("annotations: {auth-key-expiration: 9d}"),
-            "profiles.default.annotations.auth-key-expiration is \"9d\": not more than the rotation buffer of 240h: set \"sidescale.io/auth-key-rotation-buffer\" to less",
+            "profiles.default.annotations.auth-key-expiration is \"9d\": too little for the rotation buffer of 240h: set \"sidescale.io/auth-key-rotation-buffer\" to at most 215h",
         ),
         (
             profile("annotations: {memory-request: 1Gi}"),
@@ -334,6 +419,38 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
             "rotation.users is \"ask\": want manage, or never",
         ),
         (
+            with(&format!("clusterName: hskey-auth-gcA5aTk6X1vK-{}", "s".repeat(64))),
+            "clusterName is \"hskey-<redacted>\": want lower-case letters, digits and dashes",
+        ),
+        (
+            with("installation: a/b"),
+            "installation is \"a/b\": want letters, digits, dashes, dots and _, in one word or in two with a space between, at most 128 characters, such as prod-1",
+        ),
+        (
+            with("formerInstallations: [a, 'a b c']"),
+            "formerInstallations is \"a b c\": want letters, digits, dashes, dots and _, in one word or in two with a space between, at most 128 characters, such as prod-1",
+        ),
+        (
+            with("reservedHostnames: {vault.a: prod/vault}"),
+            "reservedHostnames is \"vault.a\": want a name in the tailnet of lower-case letters, digits and dashes, at most 63, such as vault",
+        ),
+        (
+            with("reservedHostnames: {vault: vault}"),
+            "reservedHostnames.vault is \"vault\": want <namespace>/<service>, such as prod/vault",
+        ),
+        (
+            profile("maxAuthKeyExpiration: 1y"),
+            "profiles.default.maxAuthKeyExpiration is \"1y\": want a duration such as 90m, 12h or 30d",
+        ),
+        (
+            with("rotation: {minAuthKeyExpiration: 10s}"),
+            "rotation.minAuthKeyExpiration is \"10s\": want at least 30s",
+        ),
+        (
+            with("rotation: {keysPerService: 0}"),
+            "rotation.keysPerService is \"0\": want at least 1; rotation.paused stops everything",
+        ),
+        (
             with("rotation: {maxServicesPerNamespace: 0}"),
             "rotation.maxServicesPerNamespace is \"0\": want at least 1; rotation.paused stops everything",
         ),
@@ -356,4 +473,30 @@ fn gives_two_profiles_two_hashes() {
     let other = format!("{PLANE}profiles: {{default: {{allowedTags: ['tag:web']}}}}");
     let [a, b] = [PLANE, &other].map(|text| read(text).unwrap().profiles["default"].hash.clone());
     assert_ne!(a, b);
+}
+
+#[test]
+fn tells_of_tags_that_any_pod_author_may_have_by_a_label() {
+    let remarks = |profile: &str| {
+        let text = format!("{PLANE}profiles: {{monitoring: {{{profile}}}}}");
+        read(&text).unwrap().remarks()
+    };
+    let selector = "podSelector: {matchLabels: {app: prometheus}}";
+    let said = "profiles.monitoring has tags behind a podSelector and no namespaces: whoever may create a pod in an opted-in namespace sets that label, and gets the tags. List the namespaces that may have them in profiles.monitoring.namespaces";
+    let table = [
+        (
+            format!("{selector}, annotations: {{tags: 'tag:monitoring'}}"),
+            1,
+        ),
+        (format!("{selector}, allowedTags: ['tag:monitoring']"), 1),
+        (format!("{selector}, annotations: {{wait: true}}"), 0),
+        (
+            format!("{selector}, namespaces: [monitoring], allowedTags: ['tag:monitoring']"),
+            0,
+        ),
+        ("allowedTags: ['tag:monitoring']".to_owned(), 0),
+    ];
+    for (profile, count) in table {
+        assert_eq!(remarks(&profile), vec![said; count], "{profile}");
+    }
 }

@@ -91,13 +91,12 @@ impl Shape {
 
     /// Which key the pod refers to, as the webhook wrote it down.
     pub(super) fn receipt(&self) -> Option<Injected<'_>> {
-        let injected = self.whole_receipt()?.injected;
-        injected.filter(|injected| !injected.own_key)
+        self.injected().filter(|injected| !injected.own_key)
     }
 
     /// Secret and data key that the pod refers to, and whether they are its author's own.
     pub(super) fn reference(&self) -> Option<(String, String, bool)> {
-        let injected = self.whole_receipt()?.injected?;
+        let injected = self.injected()?;
         let Injected {
             secret,
             data_key,
@@ -105,6 +104,15 @@ impl Shape {
             ..
         } = injected;
         Some((secret.into_owned(), data_key.into_owned(), own_key))
+    }
+
+    /// What the webhook says that it injected; nothing where it left the pod alone.
+    fn injected(&self) -> Option<Injected<'_>> {
+        let receipt = self.whole_receipt()?;
+        match receipt.decision {
+            Done::Inject => receipt.injected,
+            Done::Skip => None,
+        }
     }
 
     /// Whether the webhook put something else than a Tailscale sidecar into the pod.

@@ -1,6 +1,8 @@
 use super::shape::RECEIPT;
 use super::*;
 
+mod receipts;
+
 fn policy() -> Policy {
     let mut policy = Policy::for_login_server("https://headscale.example.org").unwrap();
     let profile = policy.profiles.get_mut("default").unwrap();

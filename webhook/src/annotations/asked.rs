@@ -1,7 +1,7 @@
 //! The values by key: the pod's above the namespace's above the profile's; and what is no key at all. Pure.
 
 use super::{DenyReason, Lookup, NamespaceMetadata, PREFIX, Refusal, Subject};
-use crate::forms;
+use crate::{forms, quote};
 
 /// Says how far a key of the table is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,9 +103,6 @@ const KEYS: usize = Key::Mode as usize + 1;
 /// made of one is several times as long.
 const LONGEST_VALUE: usize = 4096;
 
-/// Is how much of a value a message shows.
-const SHOWN: usize = 100;
-
 /// Bounds how many unknown keys are remarked on one by one.
 const MOST_REMARKS: usize = 8;
 
@@ -150,10 +147,7 @@ impl Value<'_> {
     /// The value in quotes; of a long one its beginning, and how long it is.
     fn shown(&self) -> String {
         let Self { text, place: _ } = self;
-        match text.char_indices().nth(SHOWN) {
-            Some((end, _)) => format!("{:?}… of {} bytes", &text[..end], text.len()),
-            None => format!("{text:?}"),
-        }
+        quote::shown(text)
     }
 
     pub(super) fn on_pod(&self) -> bool {
@@ -364,6 +358,7 @@ fn remark(key: &str, place: &str) -> Option<String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
     let shown = name.chars().take(LONGEST_NAME);
     let shown: String = shown.map(|c| if fits(c) { c } else { '?' }).collect();
+    let shown = quote::redacted(&shown);
     let near = (name.len() <= LONGEST_NAME).then(|| forms::nearest(name, readable));
     Some(match near.flatten() {
         Some(meant) => {

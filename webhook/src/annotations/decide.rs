@@ -8,6 +8,7 @@ use super::{
 };
 use crate::identity::{self, Owner};
 use crate::profile::{DEFAULT, Policy, Profile};
+use crate::quote;
 
 const TAILSCALE: Kinds = Kinds {
     tailscale: true,
@@ -116,13 +117,15 @@ fn service<'a>(subject: &Subject<'a>, asked: &Asked<'a>) -> Result<Option<&'a st
 
 fn no_service(subject: &Subject<'_>) -> Refusal {
     let found = match subject.owner {
-        Some(Owner { kind, name }) => format!("its owner is {kind} {name:?}"),
+        Some(Owner { kind, name }) => {
+            format!("its owner is {} {}", quote::line(kind), quote::shown(name))
+        }
         None if subject.name.is_empty() => {
             "it has no owner, and no name before it is generated".to_owned()
         }
         None => format!(
-            "it has no owner, and {:?} is too long or no DNS name",
-            subject.name
+            "it has no owner, and {} is too long or no DNS name",
+            quote::shown(subject.name)
         ),
     };
     let message = format!(
@@ -200,10 +203,12 @@ fn tailscale<'a>(
         control_plane,
         plane,
     };
-    let key = key::key(subject, asked, state, names, profile, remarks)?;
+    let bounds = (profile, &policy.rotation);
+    let key = key::key(subject, asked, state, names, bounds, remarks)?;
     if let (Key::Given { secret, .. }, Some(_)) = (&key, &plane.ca_bundle) {
         remarks.push(format!(
-            "annotation '{PREFIX}auth-key-secret' names Secret '{secret}', and the control plane's certificate is of a private authority: put the PEM of that into the Secret as 'ca.crt', or the pod does not start"
+            "annotation '{PREFIX}auth-key-secret' names Secret '{}', and the control plane's certificate is of a private authority: put the PEM of that into the Secret as 'ca.crt', or the pod does not start",
+            quote::line(secret)
         ));
     }
     let (native, wait) = read::start(asked)?;

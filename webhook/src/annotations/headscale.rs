@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::asked::{Asked, Key};
-use super::read;
-use super::{DenyReason, Refusal};
+use super::{DenyReason, Refusal, life, read};
 use crate::forms;
 use crate::profile::{Policy, Resources};
+use crate::quote;
 
 const SOCKET: &str = "/var/run/headscale/headscale.sock";
 const SECRET: &str = "headscale-api-key";
@@ -78,7 +78,8 @@ pub(super) fn apikey_manager<'a>(
             "want the name of a Secret, such as headscale-api-key",
         ));
     }
-    let life = read::life(asked, [Key::ApiKeyExpiration, Key::ApiKeyBuffer])?;
+    let keys = [Key::ApiKeyExpiration, Key::ApiKeyBuffer];
+    let life = life::life(asked, keys, life::Bounds::of_api_keys())?;
     remarks.extend(life.remark());
     remarks.extend(read_by_nobody(namespace, secret, policy));
     Ok(ApikeyManager {
@@ -99,8 +100,9 @@ fn read_by_nobody(namespace: &str, secret: &str, policy: &Policy) -> Option<Stri
     let read = namespace.is_empty()
         || planes
             .any(|plane| plane.api_key_namespace == namespace && plane.api_key_secret == secret);
+    let shown = quote::line(secret);
     (!read).then(|| format!(
-        "no control plane reads Secret '{namespace}/{secret}', where the API key is to be kept, and the chart lets nobody write it: set controlPlane.apiKeySecret of the chart (apiKeySecret in its config) to namespace '{namespace}' and name '{secret}'"
+        "no control plane reads Secret '{namespace}/{shown}', where the API key is to be kept, and the chart lets nobody write it: set controlPlane.apiKeySecret of the chart (apiKeySecret in its config) to namespace '{namespace}' and name '{shown}'"
     ))
 }
 

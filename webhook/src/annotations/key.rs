@@ -4,10 +4,11 @@ use std::cmp::Ordering;
 use std::time::Duration;
 
 use super::asked::{Asked, Key as Name};
+use super::life::{self, Bounds};
 use super::{PREFIX, Refusal, State, Subject, read};
 use crate::forms;
 use crate::identity;
-use crate::profile::{ControlPlane, Profile};
+use crate::profile::{ControlPlane, Profile, Rotation};
 
 /// Is the longest life of a key that one pod uses once: it has to last until the pod has joined, and is renewed till then.
 const POD_KEY_LIFE: Duration = Duration::from_secs(3600);
@@ -76,14 +77,21 @@ pub(super) fn key(
     asked: &Asked<'_>,
     state: State<'_>,
     names: Names<'_>,
-    profile: &Profile,
+    (profile, rotation): (&Profile, &Rotation),
     remarks: &mut Vec<String>,
 ) -> Result<Key, Refusal> {
     let tags = read::tags(asked, profile)?;
     let mode = mode(asked, state)?;
+    let bounds = |least| Bounds::of_auth_keys(subject, least, asked.profile(), profile, rotation);
     let life = match mode {
-        Mode::Shared => read::life(asked, [Name::Expiration, Name::Buffer])?,
-        Mode::PerPod => read::short_life(asked, Name::Expiration, POD_KEY_LIFE)?,
+        Mode::Shared => {
+            let bounds = bounds(rotation.min_auth_key_expiration);
+            life::life(asked, [Name::Expiration, Name::Buffer], bounds)?
+        }
+        Mode::PerPod => {
+            let bounds = bounds(rotation.min_pod_auth_key_expiration);
+            life::short_life(asked, Name::Expiration, POD_KEY_LIFE, bounds)?
+        }
     };
     let reusable = reusable(asked, state, mode)?;
     let ephemeral = ephemeral(asked, state)?;

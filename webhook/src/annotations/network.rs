@@ -3,6 +3,7 @@
 use super::asked::{Asked, Key};
 use super::{DenyReason, Refusal};
 use crate::profile::Profile;
+use crate::quote;
 
 const PROXY: &str = "want a port from 1024 to 65535, such as 1055, or false";
 
@@ -75,7 +76,10 @@ pub(super) fn extra_args<'a>(asked: &Asked<'a>, profile: &Profile) -> Result<&'a
                 }
                 Some(_) => continue,
                 None => {
-                    format!("{word:?} belongs to no argument: want arguments such as --shields-up")
+                    format!(
+                        "{} belongs to no argument: want arguments such as --shields-up",
+                        quote::shown(word)
+                    )
                 }
             };
             return Err(asked.bad(Key::ExtraArgs, &want));
@@ -86,7 +90,10 @@ pub(super) fn extra_args<'a>(asked: &Asked<'a>, profile: &Profile) -> Result<&'a
             .map_or((name, false), |(name, _)| (name, true));
         takes_a_value = Some(name).filter(|_| !whole);
         if !is_argument(name) {
-            let want = format!("{word:?} is no argument: want arguments such as --shields-up");
+            let want = format!(
+                "{} is no argument: want arguments such as --shields-up",
+                quote::shown(word)
+            );
             return Err(asked.bad(Key::ExtraArgs, &want));
         }
         if let Some(instead) = of_ours(name) {

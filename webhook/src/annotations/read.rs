@@ -1,13 +1,13 @@
 //! One function per kind of value: what was asked, within what the profile allows, or a refusal. Pure.
 
 use std::borrow::Cow;
-use std::time::Duration;
 
-use super::asked::{Asked, Key, Place, Value};
-use super::{DenyReason, PREFIX, Refusal, SHORTEST_LIFE, Subject};
+use super::asked::{Asked, Key, Place};
+use super::{DenyReason, Refusal, Subject};
 use crate::forms;
 use crate::identity::{self, Hostname, Names};
 use crate::profile::{Delivery, Profile, Resources};
+use crate::quote;
 
 pub(super) const SERVICE: &str =
     "want a name of lower-case letters, digits, dashes and dots, at most 200, such as api";
@@ -16,43 +16,6 @@ const TAGS: &str = "want tags such as tag:web,tag:prod, in lower case";
 
 /// Is what a Tailscale sidecar requests and may use: CPU, then memory.
 pub(super) const TAILSCALE: [(&str, &str); 2] = [("50m", "200m"), ("128Mi", "256Mi")];
-
-const EXPIRATION: Duration = Duration::from_secs(2160 * 3600);
-const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
-const BUFFER: Duration = Duration::from_secs(240 * 3600);
-
-/// How long a key lives, how long before its end it is renewed, and what is to be said of it.
-pub(super) struct Life<'a> {
-    pub(super) expiration: Duration,
-    pub(super) buffer: Duration,
-    /// The buffer as its author wrote it, where that is not the operator.
-    asked: Option<(&'static str, &'a str)>,
-    /// The life as its author wrote it, where it is more than a year.
-    long: Option<(&'static str, &'a str)>,
-    /// What of its author's words has no effect.
-    vain: Option<String>,
-}
-
-impl Life<'_> {
-    /// A remark where the key is renewed sooner than its author can have meant.
-    pub(super) fn remark(&self) -> Option<String> {
-        if self.vain.is_some() {
-            return self.vain.clone();
-        }
-        if let Some((name, text)) = self.long {
-            return Some(format!(
-                "annotation '{PREFIX}{name}' is '{text}': a key that is stolen stays good for more than a year, 2160h is usual"
-            ));
-        }
-        let (name, text) = self.asked?;
-        let often = self.expiration.saturating_sub(self.buffer);
-        (often < self.buffer).then(|| format!(
-            "annotation '{PREFIX}{name}' is '{text}': with a life of {} the key is renewed every {}, a buffer of less than half its life is usual",
-            forms::show(self.expiration),
-            forms::show(often)
-        ))
-    }
-}
 
 /// The key's tags, each allowed by the profile.
 pub(super) fn tags(asked: &Asked<'_>, profile: &Profile) -> Result<Vec<String>, Refusal> {
@@ -84,7 +47,8 @@ pub(super) fn tags(asked: &Asked<'_>, profile: &Profile) -> Result<Vec<String>, 
                 ),
             };
             let want = format!(
-                "{tag} is not allowed; {allowed}, or have the operator add it to profiles.{}.allowedTags",
+                "{} is not allowed; {allowed}, or have the operator add it to profiles.{}.allowedTags",
+                quote::redacted(tag),
                 asked.profile()
             );
             return Err(asked.refuse(DenyReason::NotAllowed, Key::Tags, &want));
@@ -94,90 +58,6 @@ pub(super) fn tags(asked: &Asked<'_>, profile: &Profile) -> Result<Vec<String>, 
         }
     }
     Ok(tags)
-}
-
-/// The life of a key, by the keys of its length and of its buffer.
-pub(super) fn life<'a>(asked: &Asked<'a>, keys: [Key; 2]) -> Result<Life<'a>, Refusal> {
-    let [life, before] = keys;
-    let duration = |key, default| {
-        let Some(value) = asked.get(key) else {
-            return Ok(default);
-        };
-        forms::duration(value.text).ok_or_else(|| asked.bad(key, forms::DURATION))
-    };
-    let expiration = duration(life, EXPIRATION)?;
-    let buffer = duration(before, BUFFER)?;
-    if expiration < SHORTEST_LIFE {
-        return Err(asked.bad(
-            life,
-            &format!("want at least {}", forms::show(SHORTEST_LIFE)),
-        ));
-    }
-    let by_author = |key: Key| {
-        let value = asked.get(key);
-        let value = value.filter(|value| value.place != Place::Profile);
-        value.map(|value| (key.name(), value.text))
-    };
-    if buffer < expiration {
-        return Ok(Life {
-            expiration,
-            buffer,
-            asked: by_author(before),
-            long: by_author(life).filter(|_| expiration > YEAR),
-            vain: None,
-        });
-    }
-    if asked.get(before).is_some() {
-        let want = format!(
-            "want less than the key's life of {}",
-            forms::show(expiration)
-        );
-        return Err(asked.bad(before, &want));
-    }
-    let want = format!(
-        "not more than the rotation buffer of {}: set \"{PREFIX}{}\" to less",
-        forms::show(buffer),
-        before.name()
-    );
-    Err(asked.bad(life, &want))
-}
-
-/// The life of a key that one pod uses once, by the key of its length: no longer than `most`, renewed in its last third.
-pub(super) fn short_life<'a>(
-    asked: &Asked<'a>,
-    key: Key,
-    most: Duration,
-) -> Result<Life<'a>, Refusal> {
-    let value = asked.get(key);
-    let given = match value {
-        Some(value) => {
-            forms::duration(value.text).ok_or_else(|| asked.bad(key, forms::DURATION))?
-        }
-        None => most,
-    };
-    if given < SHORTEST_LIFE {
-        let want = format!("want at least {}", forms::show(SHORTEST_LIFE));
-        return Err(asked.bad(key, &want));
-    }
-    let vain = |value: &Value<'_>| {
-        format!(
-            "annotation '{PREFIX}{}' is '{}': a key of one pod lives {} at most, and is renewed until the pod has joined",
-            key.name(),
-            value.text,
-            forms::show(most)
-        )
-    };
-    let expiration = given.min(most);
-    Ok(Life {
-        expiration,
-        buffer: expiration / 3,
-        asked: None,
-        long: None,
-        vain: value
-            .filter(|value| value.on_pod() && given > most)
-            .as_ref()
-            .map(vain),
-    })
 }
 
 /// How the key reaches the sidecar, and whether the pod itself says so.
@@ -224,7 +104,10 @@ pub(super) fn image<'a>(asked: &Asked<'a>, profile: &'a Profile) -> Result<&'a s
         return Err(asked.bad(Key::Image, forms::IMAGE));
     }
     let allows = |allowed: &String| match allowed.strip_suffix('*') {
-        Some(beginning) => image.starts_with(beginning),
+        // Behind a tag's or a digest's beginning nothing makes it another image's.
+        Some(beginning) => image
+            .strip_prefix(beginning)
+            .is_some_and(|rest| beginning.ends_with('/') || !rest.contains('/')),
         None => image == allowed,
     };
     if value.place == Place::Profile

@@ -1,20 +1,20 @@
 //! The configuration as written -> Policy, or an error that names the key, its value and what is accepted. Pure.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use thiserror::Error;
 
+mod installation;
 mod plane;
 mod profile;
+mod rotation;
 
 use super::config::{NamespacesConfig, RequirementConfig, Rest, SelectorConfig};
 use super::{
-    Config, DEFAULT, Namespaces, OWN_IMAGE, OnLost, Operator, Policy, Requirement, Rotation,
-    RotationConfig, Selector, Users, WebhookConfig,
+    Config, DEFAULT, Namespaces, OWN_IMAGE, Operator, Policy, Requirement, Selector, WebhookConfig,
 };
 use crate::annotations::check_defaults;
-use crate::forms;
+use crate::{forms, quote};
 
 /// Says what is wrong with a configuration.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -64,15 +64,12 @@ pub enum ConfigError {
 // With the longest service, the two characters between and our suffix, a data key has at most 253.
 const LONGEST_NAME: usize = 40;
 
-/// Is longer than any mint takes: before, a key that no Secret knows may still be on its way there.
-const SHORTEST_ORPHAN: Duration = Duration::from_secs(300);
-
-/// Is longer than a service is usually away.
-const SHORTEST_UNUSED: Duration = Duration::from_secs(3600);
-
 pub(super) fn policy(config: Config) -> Result<Policy, ConfigError> {
     let Config {
         cluster_name,
+        installation,
+        former_installations,
+        reserved_hostnames,
         control_planes,
         profiles,
         rotation,
@@ -84,6 +81,9 @@ pub(super) fn policy(config: Config) -> Result<Policy, ConfigError> {
         "",
         &[
             "clusterName",
+            "installation",
+            "formerInstallations",
+            "reservedHostnames",
             "controlPlanes",
             "profiles",
             "rotation",
@@ -100,12 +100,25 @@ pub(super) fn policy(config: Config) -> Result<Policy, ConfigError> {
     let policy = Policy {
         control_planes: named("controlPlanes", control_planes, control_plane)?,
         profiles: named("profiles", profiles, profile::profile)?,
-        rotation: self::rotation(rotation)?,
+        rotation: rotation::rotation(rotation)?,
         inject: webhook.inject.unwrap_or(true),
         image: own_image(webhook)?,
+        installation: installation::installation(installation)?,
+        former_installations: installation::former(former_installations)?,
+        reserved_hostnames: installation::reserved_hostnames(reserved_hostnames)?,
     };
     plane::one_key_a_secret(&policy.control_planes)?;
+    let least = policy.rotation.min_auth_key_expiration;
     for (name, profile) in &policy.profiles {
+        let most = profile.max_auth_key_expiration;
+        if most < least {
+            let want = format!(
+                "want at least rotation.minAuthKeyExpiration, which is {}",
+                forms::show(least)
+            );
+            let path = format!("profiles.{name}.maxAuthKeyExpiration");
+            return Err(value(path, &forms::show(most), &want));
+        }
         check_defaults(name, profile, &policy).map_err(|refusal| ConfigError::Default {
             message: refusal.message,
         })?;
@@ -219,119 +232,6 @@ fn checked_image(path: String, image: String, such: &str) -> Result<String, Conf
     Ok(image)
 }
 
-/// A duration of rotation that may not be too short.
-fn at_least(
-    name: &str,
-    text: Option<String>,
-    least: Duration,
-    default: Duration,
-) -> Result<Duration, ConfigError> {
-    let Some(text) = text else {
-        return Ok(default);
-    };
-    let bad = |want: &str| value(format!("rotation.{name}"), &text, want);
-    let given = forms::duration(&text).ok_or_else(|| bad(forms::DURATION))?;
-    if given < least {
-        return Err(bad(&format!("want at least {}", forms::show(least))));
-    }
-    Ok(given)
-}
-
-fn rotation(config: RotationConfig) -> Result<Rotation, ConfigError> {
-    let RotationConfig {
-        overlap,
-        paused,
-        max_services_per_namespace,
-        unused_keys_after,
-        orphaned_keys_after,
-        unused_users_after,
-        on_lost,
-        users,
-        rest,
-    } = config;
-    refuse(
-        &rest,
-        "rotation.",
-        &[
-            "overlap",
-            "paused",
-            "maxServicesPerNamespace",
-            "unusedKeysAfter",
-            "orphanedKeysAfter",
-            "unusedUsersAfter",
-            "onLost",
-            "users",
-        ],
-        &[],
-    )?;
-    let mut rotation = Rotation {
-        paused,
-        ..Rotation::default()
-    };
-    if let Some(text) = overlap {
-        let duration: Option<Duration> = forms::duration(&text);
-        rotation.overlap =
-            duration.ok_or_else(|| value("rotation.overlap".to_owned(), &text, forms::DURATION))?;
-    }
-    if let Some(most) = max_services_per_namespace {
-        if most == 0 {
-            let want = "want at least 1; rotation.paused stops everything";
-            return Err(value(
-                "rotation.maxServicesPerNamespace".to_owned(),
-                "0",
-                want,
-            ));
-        }
-        rotation.max_services_per_namespace = most;
-    }
-    rotation.unused_keys_after = at_least(
-        "unusedKeysAfter",
-        unused_keys_after,
-        SHORTEST_UNUSED,
-        rotation.unused_keys_after,
-    )?;
-    rotation.orphaned_keys_after = at_least(
-        "orphanedKeysAfter",
-        orphaned_keys_after,
-        SHORTEST_ORPHAN,
-        rotation.orphaned_keys_after,
-    )?;
-    rotation.unused_users_after = at_least(
-        "unusedUsersAfter",
-        unused_users_after,
-        SHORTEST_UNUSED,
-        rotation.unused_users_after,
-    )?;
-    rotation.on_lost = one_of(
-        "onLost",
-        on_lost,
-        [("report", OnLost::Report), ("evict", OnLost::Evict)],
-    )?;
-    rotation.users = one_of(
-        "users",
-        users,
-        [("manage", Users::Manage), ("never", Users::Never)],
-    )?;
-    Ok(rotation)
-}
-
-/// One of two words of `rotation`; the first stands where nothing is said.
-fn one_of<T>(
-    key: &str,
-    text: Option<String>,
-    [(first, default), (second, other)]: [(&str, T); 2],
-) -> Result<T, ConfigError> {
-    match text.as_deref() {
-        None => Ok(default),
-        Some(text) if text == first => Ok(default),
-        Some(text) if text == second => Ok(other),
-        Some(text) => {
-            let want = format!("want {first}, or {second}");
-            Err(value(format!("rotation.{key}"), text, &want))
-        }
-    }
-}
-
 fn refuse(
     rest: &Rest,
     base: &str,
@@ -356,7 +256,7 @@ fn refuse(
 fn value(path: String, value: &str, want: &str) -> ConfigError {
     ConfigError::Value {
         path,
-        value: value.to_owned(),
+        value: quote::redacted(value).into_owned(),
         want: want.to_owned(),
     }
 }

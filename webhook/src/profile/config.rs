@@ -20,6 +20,12 @@ pub(crate) type Rest = BTreeMap<String, IgnoredAny>;
 pub struct Config {
     /// Name of this cluster, where several share one Headscale.
     pub cluster_name: Option<String>,
+    /// What marks the Headscale users that this release makes; default the uid of kube-system and the release's name.
+    pub installation: Option<String>,
+    /// Marks of earlier times that count as well, such as `<uid of kube-system> <release>`.
+    pub former_installations: Vec<String>,
+    /// Names in the tailnet that one service alone may have: hostname to `<namespace>/<service>`.
+    pub reserved_hostnames: BTreeMap<String, String>,
     /// Control planes by name.
     pub control_planes: BTreeMap<String, ControlPlaneConfig>,
     /// Profiles by name.
@@ -110,10 +116,12 @@ pub struct ProfileConfig {
     pub image: Option<String>,
     /// Tags that an annotation may name.
     pub allowed_tags: Vec<String>,
-    /// Images that an annotation may name; one that ends with `*` is a beginning.
+    /// Images that an annotation may name; one that ends with `*`, behind `/`, `:` or `@`, is a beginning.
     pub allowed_images: Vec<String>,
     /// Arguments of `tailscale up` that an annotation may name, such as `--shields-up`.
     pub allowed_extra_args: Vec<String>,
+    /// Longest life of a pre-auth key that an annotation may ask for; default `8760h`.
+    pub max_auth_key_expiration: Option<String>,
     /// Name of the Secret with the pre-auth keys of a namespace.
     pub auth_key_secret_name: Option<String>,
     /// Secrets that the sidecars' images are pulled with.
@@ -146,6 +154,26 @@ pub struct RotationConfig {
     pub paused: bool,
     /// Most services that one namespace may have.
     pub max_services_per_namespace: Option<usize>,
+    /// Shortest life of a pre-auth key that pods share; default `1h`.
+    pub min_auth_key_expiration: Option<String>,
+    /// Shortest life of a pre-auth key of a single pod; default `5m`.
+    pub min_pod_auth_key_expiration: Option<String>,
+    /// Shortest time between a pre-auth key and its renewal, a third of its life where that is less; default `1h`.
+    pub min_auth_key_renewal_gap: Option<String>,
+    /// Most keys that one service gets at once; default 12.
+    pub keys_per_service: Option<u32>,
+    /// How many more it gets in each hour; default 6.
+    pub keys_per_service_per_hour: Option<u32>,
+    /// Most shared keys that one namespace gets at once; default three times `maxServicesPerNamespace`.
+    pub new_keys_per_namespace: Option<u32>,
+    /// How many more it gets in each hour; default `maxServicesPerNamespace`.
+    pub new_keys_per_namespace_per_hour: Option<u32>,
+    /// Most keys of single pods that one namespace gets at once; default 2000.
+    pub pod_keys_per_namespace: Option<u32>,
+    /// How many more it gets in each hour; default 1000.
+    pub pod_keys_per_namespace_per_hour: Option<u32>,
+    /// Most rows of keys at one control plane before namespaces with most of them are refused; default 20000.
+    pub max_control_plane_rows: Option<u32>,
     /// How long a key is kept that no pod needs, such as `7d`.
     pub unused_keys_after: Option<String>,
     /// How old a live key that no Secret knows has to be before it is ended, such as `10m`.

@@ -11,7 +11,7 @@ use super::fields::{CONTEXT, Form, MOUNT, PROBE, VARIABLE};
 const VOLUMES: &str = crate::pod::VOLUME_PREFIX;
 
 /// Variables that are ours, or would undo what ours say.
-const VARIABLES: [&str; 26] = [
+const VARIABLES: [&str; 29] = [
     "NODE_NAME",
     "POD_NAME",
     // tailscaled takes it for its UDP port.
@@ -24,8 +24,11 @@ const VARIABLES: [&str; 26] = [
     "TS_BOOT_TIMEOUT",
     "TS_CLIENT_ID",
     "TS_CLIENT_SECRET",
+    "TS_DEBUG_ADDR_PORT",
+    "TS_DEBUG_NETSTACK_LOOPBACK_PORT",
     "TS_ENABLE_HEALTH_CHECK",
     "TS_EXTRA_ARGS",
+    "TS_HEALTHCHECK_ADDR_PORT",
     "TS_HOSTNAME",
     "TS_ID_TOKEN",
     "TS_KUBE_SECRET",

@@ -21,6 +21,8 @@ const NO_TOKEN: &str = "sidescale-no-token";
 const AUTH_KEY: &str = "sidescale-auth-key";
 const PRIVATE_CA: &str = "sidescale-private-ca";
 
+const LOCAL_ADDR_PORT: &str = "TS_LOCAL_ADDR_PORT";
+
 const STATE_DIRECTORY: &str = "/var/lib/tailscale";
 const AUTH_KEY_DIRECTORY: &str = "/etc/sidescale/auth-key";
 const PRIVATE_CA_DIRECTORY: &str = "/etc/sidescale/private-ca";
@@ -38,7 +40,7 @@ static SAME: LazyLock<Same> = LazyLock::new(Same::render);
 
 /// What every sidecar has, whatever its pod.
 struct Same {
-    env: [Rendered; 6],
+    env: [Rendered; 9],
     security_context: Rendered,
     mounts: [Rendered; 3],
     /// Behind the one of the state, which not all have.
@@ -60,6 +62,12 @@ impl Same {
                 env("TS_LOGS_DIR", "/tmp"),
                 // Nobody at Tailscale supports a node of Headscale, and nobody there should get its logs.
                 env("TS_NO_LOGS_NO_SUPPORT", "true"),
+                // Set and empty: a Service named ts-debug-addr would set it to tcp://…, and the sidecar would stop at that. See
+                // "service links" in https://kubernetes.io/docs/concepts/services-networking/service; these are all that
+                // containerboot and tailscaled of 1.102 read of such names, with TS_LOCAL_ADDR_PORT.
+                env("TS_DEBUG_ADDR_PORT", ""),
+                env("TS_DEBUG_NETSTACK_LOOPBACK_PORT", ""),
+                env("TS_HEALTHCHECK_ADDR_PORT", ""),
             ],
             security_context: Rendered::of(&security_context()),
             mounts: [
@@ -248,10 +256,12 @@ fn asked_for<'a>(sidecar: &Tailscale<'_>, fit: Fit, port_text: &'a str, env: &mu
     if fit.health_port.is_some() {
         env.push(text("TS_ENABLE_HEALTH_CHECK", "true"));
         env.push(Env {
-            name: "TS_LOCAL_ADDR_PORT",
+            name: LOCAL_ADDR_PORT,
             value: Value::Joined(Joined(["[::]:", port_text, "", "", ""])),
         });
     } else {
+        // Empty: a Service named ts-local-addr sets it else.
+        env.push(text(LOCAL_ADDR_PORT, ""));
         // A control plane that is away restarts nothing.
         env.push(text("TS_BOOT_TIMEOUT", "8760h"));
     }

@@ -127,7 +127,7 @@ fn names_each_mistake_of_a_headscale_pod() {
         ),
         (
             ("api-key-rotation-buffer", "2160h"),
-            "want less than the key's life of 2160h",
+            "want at most 2159h59m59s: a key that lives 2160h is renewed no sooner than 1s after it was made",
         ),
     ];
     for ((key, value), want) in table {

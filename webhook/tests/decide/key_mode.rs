@@ -57,7 +57,7 @@ fn a_key_of_one_pod_lives_an_hour_at_most() {
         });
     }
     for (asked, want) in [
-        ("29s", "want at least 30s"),
+        ("4m", "want at least 5m"),
         ("soon", "want a duration such as 90m, 12h or 30d"),
     ] {
         let message =

@@ -4,6 +4,7 @@
 
 mod headscale;
 mod key_mode;
+mod lives;
 mod mistakes;
 mod precedence;
 
@@ -50,7 +51,13 @@ fn policy() -> Policy {
     profile.allowed_extra_args = ["ssh", "shields-up", "operator"]
         .map(str::to_owned)
         .to_vec();
-    profile.allowed_images = vec!["registry.example.com/ts:*".to_owned()];
+    profile.allowed_images = [
+        "registry.example.com/ts:*",
+        "registry.example.com/team/*",
+        "ts@*",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     policy
 }
 
@@ -212,10 +219,10 @@ fn remarks_on_a_life_or_a_buffer_that_nobody_can_mean() {
             assert_eq!(injection.remarks, [remark(key)]);
         });
     }
-    let long = "annotation 'sidescale.io/auth-key-expiration' is '366d': a key that is stolen stays good for more than a year, 2160h is usual";
+    let long = "annotation 'sidescale.io/api-key-expiration' is '366d': a key that is stolen stays good for more than a year, 2160h is usual";
     asking(
-        "tailscale",
-        &[("auth-key-expiration", "366d")],
+        "apikey-manager",
+        &[("api-key-expiration", "366d")],
         None,
         |injection| assert_eq!(injection.remarks, [long]),
     );

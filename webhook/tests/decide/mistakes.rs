@@ -2,6 +2,101 @@
 
 use super::*;
 
+/// A pattern means images of one repository, or those below one path, and none whose name goes on.
+#[test]
+fn a_pattern_of_images_is_met_by_no_longer_name() {
+    let table = [
+        ("registry.example.com/ts:v2", true),
+        ("registry.example.com/team/ts:v2", true),
+        ("registry.example.com/team/a/b", true),
+        ("ts@sha256:0f", true),
+        ("registry.example.com/ts:5000/evil", false),
+        ("registry.example.com/ts-evil:v2", false),
+        ("registry.example.com.evil.org/ts:v2", false),
+        ("registry.example.com/team-evil/ts", false),
+        ("ts@x/evil", false),
+    ];
+    for (image, allowed) in table {
+        let pairs = [("inject", "tailscale"), ("image", image)];
+        api(&pairs, None, |decision| match decision {
+            Decision::Inject(injection) => {
+                assert!(allowed, "{image}");
+                assert_eq!(injection.tailscale.unwrap().image, image);
+            }
+            Decision::Deny(refusal) => {
+                assert!(!allowed, "{image}: {}", refusal.message);
+                assert_eq!(refusal.reason, DenyReason::NotAllowed);
+            }
+            other => panic!("{other:?}"),
+        });
+    }
+}
+
+#[test]
+fn no_message_shows_a_key_or_all_of_a_megabyte() {
+    let key = format!("hskey-auth-gcA5aTk6X1vK-{}", "s3".repeat(32));
+    let key = &*key;
+    let tables = [
+        &[("auth-key-secret", key)][..],
+        &[("service", key)],
+        &[("tags", key)],
+        &[("extra-args", key)],
+        &[("image", key), ("profile", key)],
+        &[("hostname", key)],
+        &[("exit-node", key)],
+        &[("auth-key-expiration", key)],
+    ];
+    for pairs in tables {
+        let mut pairs = pairs.to_vec();
+        pairs.push(("inject", "tailscale"));
+        api(&pairs, None, |decision| match decision {
+            Decision::Deny(refusal) => {
+                let message = refusal.message;
+                assert!(message.contains("hskey-<redacted>"), "{pairs:?}: {message}");
+                assert!(!message.contains("s3s3"), "{pairs:?}: {message}");
+            }
+            other => panic!("{pairs:?}: {other:?}"),
+        });
+    }
+    let (long, nothing) = ("\u{1b}[31mx".repeat(1 << 17), Pairs(Vec::new()));
+    for owner in [
+        Some(Owner {
+            kind: &long,
+            name: "api",
+        }),
+        Some(Owner {
+            kind: "CloneSet",
+            name: &long,
+        }),
+        None,
+    ] {
+        let (annotations, policy) = (ours(&[("inject", "tailscale")]), policy());
+        let subject = Subject {
+            namespace: "shop",
+            name: &long,
+            annotations: &annotations,
+            labels: &nothing,
+            owner,
+            namespace_metadata: None,
+            namespace_opted_in: false,
+            profile: None,
+            request: "705ab4f5-6393-11e8-b7cc-42010a800002",
+        };
+        match decide(&subject, &policy) {
+            Decision::Deny(refusal) => {
+                assert_eq!(refusal.reason, DenyReason::NoService);
+                assert!(
+                    refusal.message.len() < 1024,
+                    "{} bytes",
+                    refusal.message.len()
+                );
+                assert!(!refusal.message.contains('\u{1b}'), "{}", refusal.message);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 #[test]
 fn names_annotation_value_and_accepted_form_of_each_mistake() {
     use DenyReason::{BadValue, NotAllowed, NotSupported};
@@ -47,20 +142,26 @@ fn names_annotation_value_and_accepted_form_of_each_mistake() {
             BadValue,
             "want a duration such as 90m, 12h or 30d",
         ),
+        (("auth-key-expiration", "59m"), BadValue, "want at least 1h"),
         (
-            ("auth-key-expiration", "29s"),
+            ("auth-key-expiration", "366d"),
             BadValue,
-            "want at least 30s",
+            "want at most 8760h, or have the operator raise profiles.default.maxAuthKeyExpiration",
         ),
         (
             ("auth-key-expiration", "24h"),
             BadValue,
-            "not more than the rotation buffer of 240h: set \"sidescale.io/auth-key-rotation-buffer\" to less",
+            "too little for the rotation buffer of 240h: set \"sidescale.io/auth-key-rotation-buffer\" to at most 23h",
         ),
         (
             ("auth-key-rotation-buffer", "100d"),
             BadValue,
-            "want less than the key's life of 2160h",
+            "want at most 2159h: a key that lives 2160h is renewed no sooner than 1h after it was made",
+        ),
+        (
+            ("auth-key-rotation-buffer", "2159h1s"),
+            BadValue,
+            "want at most 2159h: a key that lives 2160h is renewed no sooner than 1h after it was made",
         ),
         (("auth-key-delivery", "argv"), BadValue, "want env or file"),
         (
@@ -130,7 +231,7 @@ fn names_annotation_value_and_accepted_form_of_each_mistake() {
         (
             ("image", "evil/tailscale"),
             NotAllowed,
-            "the profile allows registry.example.com/ts:*, or have the operator add it to profiles.default.allowedImages",
+            "the profile allows registry.example.com/ts:*, registry.example.com/team/*, ts@*, or have the operator add it to profiles.default.allowedImages",
         ),
         (("wait", "1"), BadValue, "want true or false"),
         (

@@ -11,11 +11,12 @@ use crate::profile::{ContainerOverride, IMAGE, OnInvalid, Overlay, Profile, Prof
 
 const TAGS: &str = "want tags such as tag:web, in lower case";
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "image",
     "allowedTags",
     "allowedImages",
     "allowedExtraArgs",
+    "maxAuthKeyExpiration",
     "authKeySecretName",
     "imagePullSecrets",
     "namespaces",
@@ -32,6 +33,7 @@ pub(super) fn profile(name: &str, config: ProfileConfig) -> Result<Profile, Conf
         allowed_tags,
         allowed_images,
         allowed_extra_args,
+        max_auth_key_expiration,
         auth_key_secret_name,
         image_pull_secrets,
         namespaces,
@@ -83,6 +85,12 @@ pub(super) fn profile(name: &str, config: ProfileConfig) -> Result<Profile, Conf
             return Err(value(path("authKeySecretName"), &name, want));
         }
         profile.auth_key_secret_name = name;
+    }
+    if let Some(text) = max_auth_key_expiration {
+        let path = path("maxAuthKeyExpiration");
+        let given = forms::duration(&text);
+        profile.max_auth_key_expiration =
+            given.ok_or_else(|| value(path, &text, forms::DURATION))?;
     }
     for (name, text) in annotations {
         annotation(&mut profile, &name, text, &path("annotations."))?;
@@ -138,13 +146,17 @@ fn all(
     }
 }
 
-/// An image, or the beginning of one.
+/// An image, or the beginning of one that no longer name of a registry or a repository has too.
 fn beginning(path: String, image: String) -> Result<String, ConfigError> {
-    if forms::is_image(image.strip_suffix('*').unwrap_or(&image)) {
+    let whole = match image.strip_suffix('*') {
+        Some(beginning) => forms::is_image(beginning) && beginning.ends_with(['/', ':', '@']),
+        None => forms::is_image(&image),
+    };
+    if whole {
         return Ok(image);
     }
     let want = format!(
-        "{}, or the beginning of one with * at its end",
+        "{}, or the beginning of one with * at its end, behind /, : or @, such as registry.example.com/tailscale:*",
         forms::IMAGE
     );
     Err(value(path, &image, &want))

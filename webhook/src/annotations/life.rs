@@ -1,0 +1,220 @@
+//! How long a key lives and how long before its end it is renewed, within what the operator lets it. Pure.
+
+use std::time::Duration;
+
+use super::asked::{Asked, Key, Place, Value};
+use super::{PREFIX, Refusal, SHORTEST_LIFE, Subject};
+use crate::forms;
+use crate::profile::{Profile, Rotation};
+
+const EXPIRATION: Duration = Duration::from_secs(2160 * 3600);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+const BUFFER: Duration = Duration::from_secs(240 * 3600);
+
+/// How long a key lives, how long before its end it is renewed, and what is to be said of it.
+pub(super) struct Life<'a> {
+    pub(super) expiration: Duration,
+    pub(super) buffer: Duration,
+    /// The buffer as its author wrote it, where that is not the operator.
+    asked: Option<(&'static str, &'a str)>,
+    /// The life as its author wrote it, where it is more than a year.
+    long: Option<(&'static str, &'a str)>,
+    /// What of its author's words has no effect.
+    vain: Option<String>,
+}
+
+/// What the operator lets the life of a key be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds<'p> {
+    least: Duration,
+    most: Duration,
+    /// The longest that a renewal may have to wait for, however long the life is.
+    gap: Duration,
+    /// Profile whose `maxAuthKeyExpiration` is the longest life; none of a key that no profile bounds.
+    profile: Option<&'p str>,
+    /// Whether a life outside of them is moved inside, for a pod that runs and keeps its key whatever the bounds are by now.
+    lenient: bool,
+}
+
+impl<'p> Bounds<'p> {
+    /// Those of an API key, which only its own Headscale makes.
+    pub(super) fn of_api_keys() -> Self {
+        Self {
+            least: SHORTEST_LIFE,
+            most: Duration::MAX,
+            gap: Duration::from_secs(1),
+            profile: None,
+            lenient: false,
+        }
+    }
+
+    /// Those of a pre-auth key that lives `least` or longer.
+    pub(super) fn of_auth_keys(
+        subject: &Subject<'_>,
+        least: Duration,
+        name: &'p str,
+        profile: &Profile,
+        rotation: &Rotation,
+    ) -> Self {
+        Self {
+            least,
+            most: profile.max_auth_key_expiration,
+            gap: rotation.min_auth_key_renewal_gap,
+            profile: Some(name),
+            lenient: subject.profile.is_some(),
+        }
+    }
+
+    fn of_life(self, asked: &Asked<'_>, key: Key, given: Duration) -> Result<Duration, Refusal> {
+        let Self {
+            least,
+            most,
+            gap: _,
+            profile,
+            lenient,
+        } = self;
+        if lenient {
+            return Ok(given.min(most).max(least));
+        }
+        if given < least {
+            return Err(asked.bad(key, &format!("want at least {}", forms::show(least))));
+        }
+        if given > most {
+            let most = forms::show(most);
+            let want = match profile {
+                Some(name) => format!(
+                    "want at most {most}, or have the operator raise profiles.{name}.maxAuthKeyExpiration"
+                ),
+                None => format!("want at most {most}"),
+            };
+            return Err(asked.bad(key, &want));
+        }
+        Ok(given)
+    }
+}
+
+impl Life<'_> {
+    /// A remark where the key is renewed sooner than its author can have meant.
+    pub(super) fn remark(&self) -> Option<String> {
+        if self.vain.is_some() {
+            return self.vain.clone();
+        }
+        if let Some((name, text)) = self.long {
+            return Some(format!(
+                "annotation '{PREFIX}{name}' is '{text}': a key that is stolen stays good for more than a year, 2160h is usual"
+            ));
+        }
+        let (name, text) = self.asked?;
+        let often = self.expiration.saturating_sub(self.buffer);
+        (often < self.buffer).then(|| format!(
+            "annotation '{PREFIX}{name}' is '{text}': with a life of {} the key is renewed every {}, a buffer of less than half its life is usual",
+            forms::show(self.expiration),
+            forms::show(often)
+        ))
+    }
+}
+
+/// The life of a key, by the keys of its length and of its buffer.
+pub(super) fn life<'a>(
+    asked: &Asked<'a>,
+    [life, before]: [Key; 2],
+    bounds: Bounds<'_>,
+) -> Result<Life<'a>, Refusal> {
+    let usual = EXPIRATION.clamp(bounds.least, bounds.most.max(bounds.least));
+    let expiration = match duration(asked, life)? {
+        Some(given) => bounds.of_life(asked, life, given)?,
+        None => usual,
+    };
+    let buffer = match duration(asked, before)? {
+        Some(given) => given,
+        // A shorter life than the usual one that its author did not choose brings a shorter buffer along.
+        None if asked.get(life).is_none() => BUFFER.min(expiration / 3),
+        None => BUFFER,
+    };
+    let gap = bounds.gap.min(expiration / 3);
+    let most = expiration.saturating_sub(gap);
+    let by_author = |key: Key| {
+        let value = asked.get(key);
+        let value = value.filter(|value| value.place != Place::Profile);
+        value.map(|value| (key.name(), value.text))
+    };
+    if buffer <= most && buffer < expiration {
+        return Ok(Life {
+            expiration,
+            buffer,
+            asked: by_author(before),
+            long: by_author(life).filter(|_| expiration > YEAR),
+            vain: None,
+        });
+    }
+    if bounds.lenient {
+        return Ok(Life {
+            expiration,
+            buffer: most.min(expiration / 2),
+            asked: None,
+            long: None,
+            vain: None,
+        });
+    }
+    let most = forms::show(most);
+    if asked.get(before).is_some() {
+        let want = format!(
+            "want at most {most}: a key that lives {} is renewed no sooner than {} after it was made",
+            forms::show(expiration),
+            forms::show(gap)
+        );
+        return Err(asked.bad(before, &want));
+    }
+    let want = format!(
+        "too little for the rotation buffer of {}: set \"{PREFIX}{}\" to at most {most}",
+        forms::show(buffer),
+        before.name()
+    );
+    Err(asked.bad(life, &want))
+}
+
+fn duration(asked: &Asked<'_>, key: Key) -> Result<Option<Duration>, Refusal> {
+    let Some(value) = asked.get(key) else {
+        return Ok(None);
+    };
+    let given = forms::duration(value.text);
+    given
+        .map(Some)
+        .ok_or_else(|| asked.bad(key, forms::DURATION))
+}
+
+/// The life of a key that one pod uses once, by the key of its length: no longer than `usual`, renewed in its last third.
+pub(super) fn short_life<'a>(
+    asked: &Asked<'a>,
+    key: Key,
+    usual: Duration,
+    bounds: Bounds<'_>,
+) -> Result<Life<'a>, Refusal> {
+    let most = usual.min(bounds.most).max(bounds.least);
+    let given = match duration(asked, key)? {
+        // Above it a life is cut, not refused: the same annotation may stand for keys that are shared.
+        Some(given) if given > most => given,
+        Some(given) => bounds.of_life(asked, key, given)?,
+        None => most,
+    };
+    let value = asked.get(key);
+    let vain = |value: &Value<'_>| {
+        format!(
+            "annotation '{PREFIX}{}' is '{}': a key of one pod lives {} at most, and is renewed until the pod has joined",
+            key.name(),
+            value.text,
+            forms::show(most)
+        )
+    };
+    let expiration = given.min(most);
+    Ok(Life {
+        expiration,
+        buffer: expiration / 3,
+        asked: None,
+        long: None,
+        vain: value
+            .filter(|value| value.on_pod() && given > most)
+            .as_ref()
+            .map(vain),
+    })
+}

@@ -1,0 +1,197 @@
+//! Text of others as it may stand in a denial, a log line, an Event or a terminal: short, without keys and controls. Pure.
+
+use std::borrow::Cow;
+
+/// Is how much of a value a message shows.
+const SHOWN: usize = 100;
+
+/// Is how much of a name or of an error a log line shows.
+const LINE: usize = 256;
+
+/// Is more than the longest key: a key whose end was cut off is still one.
+const LONGEST_KEY: usize = 128;
+
+/// What keys of Headscale and Tailscale begin with.
+const KEYS: [&str; 2] = ["hskey-", "tskey-"];
+
+/// Is the length of a pre-auth key of Headscale before 0.28, which is hexadecimal digits alone.
+const OLDER_KEY: usize = 48;
+
+const REDACTED: &str = "<redacted>";
+
+/// Returns the text in quotes, escaped; of a long one its beginning, and how long it is.
+#[must_use]
+pub fn shown(text: &str) -> String {
+    match cut(text, SHOWN) {
+        (start, true) => format!("{start:?}… of {} bytes", text.len()),
+        (start, false) => format!("{start:?}"),
+    }
+}
+
+/// Returns the text in one line, without quotes: of a long one its beginning.
+#[must_use]
+pub fn line(text: &str) -> String {
+    let (start, more) = cut(text, LINE);
+    let start = start.replace(is_control, "?");
+    if more { start + "…" } else { start }
+}
+
+/// Returns the text as a terminal may have it: lines, and nothing that moves or colours them.
+#[must_use]
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let escapes = |c: char| is_control(c) && c != '\n';
+    if text.contains(escapes) {
+        Cow::Owned(text.replace(escapes, "?"))
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+/// Returns the text without what looks like a key.
+#[must_use]
+pub fn redacted(text: &str) -> Cow<'_, str> {
+    let mut safe = String::new();
+    let mut rest = text;
+    while let Some((start, end, prefix)) = first_key(rest) {
+        safe.push_str(&rest[..start]);
+        safe.push_str(prefix);
+        safe.push_str(REDACTED);
+        rest = &rest[end..];
+    }
+    if rest.len() == text.len() {
+        return Cow::Borrowed(text);
+    }
+    safe.push_str(rest);
+    Cow::Owned(safe)
+}
+
+/// The first characters of the text without keys, and whether there are more.
+fn cut(text: &str, most: usize) -> (String, bool) {
+    let end = |text: &str, most| text.char_indices().nth(most).map(|(end, _)| end);
+    // A key that begins within what is shown is looked at as a whole, and nothing behind it.
+    let window = end(text, most + LONGEST_KEY).map_or(text, |end| &text[..end]);
+    let mut safe = redacted(window).into_owned();
+    match end(&safe, most) {
+        Some(end) => {
+            safe.truncate(end);
+            (safe, true)
+        }
+        None => (safe, window.len() < text.len()),
+    }
+}
+
+/// Where the first key begins and ends, and what of its beginning may be shown.
+fn first_key(text: &str) -> Option<(usize, usize, &'static str)> {
+    let named = KEYS.iter().filter_map(|prefix| {
+        let start = text.find(prefix)?;
+        let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        let length = text[start..].find(|c| !is_part(c));
+        let end = length.map_or(text.len(), |length| start + length);
+        Some((start, end, *prefix))
+    });
+    let named = named.min();
+    let older = older_key(&text[..named.map_or(text.len(), |(start, _, _)| start)]);
+    older.map(|(start, end)| (start, end, "")).or(named)
+}
+
+/// A word of 48 hexadecimal digits; a digest of an image has 64.
+fn older_key(text: &str) -> Option<(usize, usize)> {
+    let mut start = 0;
+    for run in text.split(|c: char| !c.is_ascii_alphanumeric()) {
+        if run.len() == OLDER_KEY && run.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Some((start, start + run.len()));
+        }
+        let after = start + run.len();
+        let gap = text[after..].chars().next().map_or(0, char::len_utf8);
+        start = after + gap;
+    }
+    None
+}
+
+/// Whether a terminal would obey the character, or show what follows in another order.
+fn is_control(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(kind: &str) -> String {
+        format!("{kind}-gcA5aTk6_1vK-{}", "s3".repeat(32))
+    }
+
+    #[test]
+    fn shows_no_byte_of_a_key() {
+        let (auth, api, ts) = (key("hskey-auth"), key("hskey-api"), key("tskey-auth"));
+        let older = "0123456789abcdef".repeat(3);
+        let digest = format!("registry.example.com/a@sha256:{}", "0f".repeat(32));
+        let late = format!("{}{auth}", "x".repeat(95));
+        let cut_off = format!("{}hskey-auth-{}", "x".repeat(80), "k".repeat(5000));
+        let table = [
+            (auth.clone(), "\"hskey-<redacted>\"".to_owned()),
+            (format!("my/{api}!"), "\"my/hskey-<redacted>!\"".to_owned()),
+            (
+                format!("{ts} {auth}"),
+                "\"tskey-<redacted> hskey-<redacted>\"".to_owned(),
+            ),
+            (
+                format!("{auth} {ts}"),
+                "\"hskey-<redacted> tskey-<redacted>\"".to_owned(),
+            ),
+            (older.clone(), "\"<redacted>\"".to_owned()),
+            (
+                format!("é/{older}, {auth}"),
+                "\"é/<redacted>, hskey-<redacted>\"".to_owned(),
+            ),
+            (format!("{older}0"), format!("\"{older}0\"")),
+            (digest.clone(), format!("\"{digest}\"")),
+            ("hskey-".to_owned(), "\"hskey-<redacted>\"".to_owned()),
+            (
+                late.clone(),
+                format!("\"{}hskey\"… of {} bytes", "x".repeat(95), late.len()),
+            ),
+            (
+                cut_off.clone(),
+                format!(
+                    "\"{}hskey-<redacted>\"… of {} bytes",
+                    "x".repeat(80),
+                    cut_off.len()
+                ),
+            ),
+            ("tag:web".to_owned(), "\"tag:web\"".to_owned()),
+            (
+                "\u{1b}[2J\u{202e}".to_owned(),
+                "\"\\u{1b}[2J\\u{202e}\"".to_owned(),
+            ),
+            (
+                "é".repeat(101),
+                format!("\"{}\"… of 202 bytes", "é".repeat(100)),
+            ),
+        ];
+        for (text, want) in table {
+            assert_eq!(shown(&text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_line_stays_one_and_a_terminal_obeys_nothing() {
+        let text = "a\u{1b}]0;x\u{7}\nb\u{202e}c";
+        assert_eq!(line(text), "a?]0;x??b?c");
+        assert_eq!(printable(text), "a?]0;x?\nb?c");
+        assert_eq!(line(&"x".repeat(1 << 20)).chars().count(), LINE + 1);
+        assert_eq!(line(&key("hskey-auth")), "hskey-<redacted>");
+        assert!(matches!(printable("plain\ntext"), Cow::Borrowed(_)));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_key_gets_through_whatever_stands_around_it(before in ".{0,120}", after in "[^0-9A-Za-z_-]?.{0,40}") {
+            let text = format!("{before}hskey-auth-{}{after}", "Q7".repeat(40));
+            for said in [shown(&text), line(&text)] {
+                proptest::prop_assert!(!said.contains("Q7Q7"), "{}", said);
+            }
+        }
+    }
+}
