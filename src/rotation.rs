@@ -13,6 +13,7 @@
 //! `removal`, which say once an hour, or when a person asks, what nobody needs any more.
 
 mod api_keys;
+pub mod budget;
 pub mod cleanup;
 pub mod demand;
 pub mod ending;
@@ -32,6 +33,7 @@ pub mod plane;
 mod planes;
 mod private_ca;
 pub mod queue;
+pub mod quota;
 pub mod record;
 pub mod removal;
 pub mod request;

@@ -186,11 +186,18 @@ async fn remove(
 
 /// By what the users that rotation creates are known.
 async fn installation(release: &Release) -> Result<Installation> {
+    let former = &release.policy.former_installations;
+    if let Some(name) = &release.policy.installation {
+        return Ok(Installation::new(name, former));
+    }
     let api: Api<Namespace> = Api::all(release.client.clone());
     let system = api.get_metadata("kube-system").await;
     let system = system.map_err(|error| refused(error, "get namespace kube-system"))?;
     let Some(uid) = system.metadata.uid else {
         bail!("namespace kube-system has no uid, by which the users of this cluster are told");
     };
-    Ok(Installation::new(&format!("{uid} {}", release.name), &[]))
+    Ok(Installation::new(
+        &format!("{uid} {}", release.name),
+        former,
+    ))
 }

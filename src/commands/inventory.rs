@@ -12,6 +12,8 @@ use sidescale_webhook::sidecar::Receipt;
 
 use super::release::{Release, refused};
 use crate::rotation::demand::{KeyDemand, NamespaceDemand, SecretRef};
+use crate::rotation::quota::Quota;
+use crate::rotation::record::Record;
 use crate::rotation::workload::Workload;
 use crate::store::StoredSecret;
 use crate::watch::{Namespaces, pods};
@@ -90,6 +92,21 @@ impl Inventory {
             .and_then(|namespace| namespace.held.get(&secret.name))
             .cloned()
             .unwrap_or_default()
+    }
+
+    /// What of a Secret's keys is too much for its namespace.
+    pub(crate) fn quota(&self, secret: &SecretRef, most: usize) -> Quota {
+        let here = self
+            .secrets
+            .values()
+            .filter(|other| other.namespace == secret.namespace);
+        let records: Vec<_> = here.filter_map(|other| Record::of(other).ok()).collect();
+        let keys = records.iter().flat_map(|record| record.keys.values());
+        let with_key = keys
+            .filter(|key| key.current.is_some())
+            .map(|key| key.service.as_str());
+        let demand = self.demands.get(secret.namespace.as_str());
+        Quota::of(&secret.name, demand.map(|demand| &**demand), with_key, most)
     }
 
     /// Every Secret that is there or is needed.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
+use sidescale_webhook::profile::Policy;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -82,7 +83,7 @@ async fn act(
         let Ok(acting) = acting else { return };
         let policy = Arc::clone(&policies.borrow_and_update());
         let installation = tokio::select! {
-            installation = installation(cluster) => installation,
+            installation = installation(cluster, &policy) => installation,
             () = shutdown.cancelled() => return,
         };
         info!(
@@ -153,14 +154,18 @@ async fn changed(policies: &mut Current) {
 }
 
 /// By what the users that it creates are known: no other cluster and no other release has that name.
-async fn installation(cluster: &InCluster) -> Installation {
+async fn installation(cluster: &InCluster, policy: &Policy) -> Installation {
+    let former = &policy.former_installations;
+    if let Some(name) = &policy.installation {
+        return Installation::new(name, former);
+    }
     let api: Api<Namespace> = Api::all(cluster.client.clone());
     let mut troubled = false;
     loop {
         match api.get_metadata("kube-system").await {
             Ok(namespace) => {
                 if let Some(uid) = namespace.metadata.uid {
-                    return Installation::new(&format!("{uid} {}", cluster.release), &[]);
+                    return Installation::new(&format!("{uid} {}", cluster.release), former);
                 }
             }
             Err(error) if cluster::is_away(&error) || std::mem::replace(&mut troubled, true) => {

@@ -35,6 +35,8 @@ pub(super) struct Known {
     pub(super) expiries: BTreeMap<String, Timestamp>,
     /// The keys that pods join with, also those of single pods, whose end is nobody's concern.
     made: BTreeMap<String, KeyId>,
+    /// The services with a key in force.
+    services: BTreeSet<String>,
     pub(super) snapshot: Option<Snapshot>,
     /// What the jobs on it tell each other.
     pub(super) beside: Beside,
@@ -143,6 +145,11 @@ impl Known {
             .collect()
     }
 
+    /// The services with a key in force.
+    pub(super) fn services(&self) -> impl Iterator<Item = &str> {
+        self.services.iter().map(String::as_str)
+    }
+
     /// How the keys that pods need do.
     pub(super) fn standings(&self) -> BTreeMap<String, Standing> {
         let states = self.states.iter();
@@ -168,6 +175,7 @@ impl Known {
             trouble,
             expiries,
             in_force,
+            services,
             joining,
             writer,
             away,
@@ -180,6 +188,7 @@ impl Known {
         if !away && !overtaken {
             (self.states, self.expiries) = (plan.states, expiries);
             self.made = joining;
+            self.services = services;
         }
         self.refused.clear();
         self.copied_from = copied_from;
@@ -306,7 +315,9 @@ impl Known {
                 | State::SecretNotOurs
                 | State::UserNotOurs
                 | State::UserMissing
-                | State::Unsupported => {
+                | State::Unsupported
+                | State::Throttled
+                | State::TooManyRows => {
                     // What is known of the control plane by now may be newer than the state.
                     if let Some(trouble) = of_plane(data_key).or(failing) {
                         let note = || notice(trouble.state, trouble.message.clone());

@@ -1,6 +1,5 @@
 //! What is to be done for the keys of one Secret, from what is known of it now. Pure.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -24,6 +23,9 @@ pub use over::mismatch;
 pub use step::{Over, Plan, Step, Why};
 pub use view::{Held, Issued, Ownership, Process, View};
 
+/// An unused key makes room for another service after this long: a rollout is shorter.
+const MAKES_ROOM_AFTER: Duration = Duration::from_secs(600);
+
 /// Plans the work on one Secret.
 #[must_use]
 pub fn plan(now: Timestamp, view: &View<'_>, rotation: &Rotation) -> Plan {
@@ -42,11 +44,10 @@ pub fn plan(now: Timestamp, view: &View<'_>, rotation: &Rotation) -> Plan {
             .collect();
         return plan;
     }
-    let over_quota = if view.of_pods {
-        own::over_quota(view)
-    } else {
-        over_quota(view, rotation.max_services_per_namespace)
-    };
+    let mut over_quota = view.over_quota.clone();
+    if view.of_pods {
+        over_quota.extend(own::over_quota(view));
+    }
     let overlap = overlap(view.of_pods, rotation);
     let unused_after = if view.of_pods {
         own::KEPT_FOR
@@ -79,6 +80,7 @@ pub fn plan(now: Timestamp, view: &View<'_>, rotation: &Rotation) -> Plan {
             over::use_of(data_key, unused, &mut plan);
         }
     }
+    make_room(now, view, &mut plan);
     plan.steps.sort_by_key(step::urgency);
     if view.of_pods {
         own::bound(&mut plan);
@@ -281,25 +283,28 @@ fn give_up(now: Timestamp, view: &View<'_>, data_key: &str, key: &KeyRecord, pla
     }
 }
 
-/// The demanded keys that are too many: whoever has a key keeps it, then the oldest come first.
-fn over_quota(view: &View<'_>, most: usize) -> BTreeSet<String> {
-    if view.demand.len() <= most {
-        return BTreeSet::new();
+/// Has the keys that were unused for longest make room for services that have none yet.
+fn make_room(now: Timestamp, view: &View<'_>, plan: &mut Plan) {
+    if view.excess == 0 || !view.synced || view.of_pods {
+        return;
     }
-    let mut order: Vec<_> = view.demand.iter().collect();
-    order.sort_by_key(|(data_key, demand)| {
-        let has_key = view
-            .record
-            .keys
-            .get(*data_key)
-            .is_some_and(|key| key.current.is_some());
-        (!has_key, demand.since, (*data_key).clone())
+    let unused = view.record.keys.iter().filter_map(|(data_key, key)| {
+        let needed = view.demand.contains_key(data_key) || view.held.contains(data_key);
+        let since = key
+            .unused_since
+            .filter(|_| !needed && key.current.is_some())?;
+        (now >= after(since, MAKES_ROOM_AFTER)).then_some((since, data_key))
     });
-    order
-        .into_iter()
-        .skip(most)
-        .map(|(data_key, _)| data_key.clone())
-        .collect()
+    let mut unused: Vec<_> = unused.collect();
+    unused.sort();
+    for (_, data_key) in unused.into_iter().take(view.excess) {
+        let retire = Step::Retire {
+            data_key: data_key.clone(),
+        };
+        if !plan.steps.contains(&retire) {
+            plan.steps.push(retire);
+        }
+    }
 }
 
 /// Whether this process is about to make that key.

@@ -11,6 +11,7 @@ use sidescale_webhook::profile::Users;
 use tokio::sync::Semaphore;
 use tracing::debug;
 
+use super::budget::over_rows;
 use super::owner::{Claim, Installation, Owner, owns};
 use super::plan::{Issued, mismatch};
 use super::record::Intent;
@@ -60,6 +61,9 @@ pub struct Plane {
     version: Option<Version>,
     /// The last look at all users and keys, and when that was.
     looked: Mutex<Option<(Timestamp, Issued)>>,
+    most_rows: usize,
+    /// Namespaces for which no key is created, as of the last look.
+    over_rows: Mutex<BTreeSet<String>>,
     metrics: Arc<Metrics>,
 }
 
@@ -122,6 +126,9 @@ impl Plane {
             lent: Arc::default(),
             version: None,
             looked: Mutex::default(),
+            most_rows: usize::try_from(context.policy.rotation.max_control_plane_rows)
+                .unwrap_or(usize::MAX),
+            over_rows: Mutex::default(),
             metrics: Arc::clone(&context.metrics),
         };
         let refused = |error| match error {
@@ -238,8 +245,39 @@ impl Plane {
             users: Arc::new(self.key_users()),
             online: BTreeSet::new(),
         };
+        let over_rows = over_rows(look.keys.values(), &look.users, self.most_rows);
+        *self
+            .over_rows
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = over_rows;
         *self.looked() = Some((now, look.clone()));
         Ok(look)
+    }
+
+    /// Refuses a namespace to which most of the rows belong that are too many for the control plane.
+    ///
+    /// # Errors
+    /// The control plane held too many rows at the last look.
+    pub fn check_rows(&self, namespace: &str) -> Result<(), Trouble> {
+        let over = self
+            .over_rows
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if !over.contains(namespace) {
+            return Ok(());
+        }
+        let Self {
+            name, most_rows, ..
+        } = self;
+        Err(Trouble {
+            state: State::TooManyRows,
+            message: format!(
+                "control plane \"{name}\" holds more than {most_rows} pre-auth keys, most of them of namespace \
+                 {namespace}: no more are created for it; ended ones are deleted within the hour, or raise \
+                 rotation.maxControlPlaneRows"
+            ),
+            of_plane: false,
+        })
     }
 
     /// The last look, if it is fresh.

@@ -166,6 +166,8 @@ impl Planes {
                     | State::Unsupported
                     | State::Contended
                     | State::QuotaExceeded
+                    | State::Throttled
+                    | State::TooManyRows
                     | State::Paused => wait,
                 };
                 let (state, message) = (trouble.state.as_str(), trouble.message.as_str());

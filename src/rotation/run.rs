@@ -1,7 +1,7 @@
 //! The loop of rotation: waits for pods and times, gives out jobs, and keeps what came of them. I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::api_keys::{ApiKeys, Looked};
+use super::budget::Budget;
 use super::demand::{Demands, KeyDemand, SecretRef};
 use super::ending::Told;
 use super::housekeeping::{self, Notebook, Up};
@@ -101,6 +102,8 @@ pub(super) struct Loop {
     pub(super) kept: LastKeys,
     /// For whoever looks after pods.
     standings: Standings,
+    /// How many keys each namespace may have created.
+    budget: Arc<Mutex<Budget>>,
     demands: Demands,
     pass_at: Timestamp,
     /// When the last one ended.
@@ -201,6 +204,7 @@ impl Loop {
             secrets: BTreeMap::new(),
             kept: LastKeys::default(),
             standings: Standings::default(),
+            budget: Arc::default(),
             demands: Demands::default(),
             pass_at: now,
             passed_at: Timestamp::MIN,

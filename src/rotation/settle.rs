@@ -1,7 +1,7 @@
 //! One job on one Secret: reads, plans, does the steps, until nothing is left to do now. I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -9,6 +9,7 @@ use sidescale_webhook::identity::{self, POD_SECRET};
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
+use super::budget::Budget;
 use super::demand::{KeyDemand, SecretRef};
 use super::ownership::ownership;
 use super::plan::{Issued, Ownership, Plan, Process, Step, View, Why, overlap, plan};
@@ -56,6 +57,12 @@ pub(super) struct Task {
     pub(super) process: Process,
     /// Keys whose old ones could not be ended a moment ago.
     pub(super) resting: BTreeSet<String>,
+    /// How many keys the namespace may have created.
+    pub(super) budget: Arc<Mutex<Budget>>,
+    /// Demanded keys that are too many for the namespace.
+    pub(super) over_quota: BTreeSet<String>,
+    /// How many services the namespace has more than it may.
+    pub(super) excess: usize,
     /// The Secret, read before what the control planes hold was listed.
     pub(super) snapshot: Option<Snapshot>,
 }
@@ -85,6 +92,8 @@ pub(super) struct Outcome {
     pub(super) expiries: BTreeMap<String, Timestamp>,
     /// The keys in force.
     pub(super) in_force: BTreeMap<String, KeyId>,
+    /// The services with a key in force.
+    pub(super) services: BTreeSet<String>,
     /// The keys that pods join with, or their one pod has joined with.
     pub(super) joining: BTreeMap<String, KeyId>,
     /// The field manager that wrote the Secret before this job, if that was another's.
@@ -268,6 +277,8 @@ impl Job<'_> {
             demand: &self.task.demand,
             of_pods: self.of_pods(),
             held: &self.task.held,
+            over_quota: &self.task.over_quota,
+            excess: self.task.excess,
             synced: self.task.synced,
             issued,
             process: &self.task.process,
@@ -284,6 +295,8 @@ impl Job<'_> {
         let ends = shared.map(|(data_key, end, _)| (data_key, end));
         self.outcome.expiries = ends.collect();
         self.outcome.in_force = current.map(|(data_key, _, id)| (data_key, id)).collect();
+        let with_key = record.keys.values().filter(|key| key.current.is_some());
+        self.outcome.services = with_key.map(|key| key.service.clone()).collect();
         let joining = record.keys.iter();
         let joining = joining.filter_map(|(name, key)| Some((name.clone(), key.joins_with()?)));
         self.outcome.joining = joining.collect();

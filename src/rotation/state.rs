@@ -23,13 +23,17 @@ pub enum State {
     Contended,
     /// The namespace has more services than it may.
     QuotaExceeded,
+    /// The service, or its namespace, had too many keys created within an hour: the next one has its time.
+    Throttled,
+    /// The control plane holds too many keys, most of them of this namespace: no more are created for it.
+    TooManyRows,
     /// The operator stopped rotation, everywhere or for this Secret.
     Paused,
 }
 
 impl State {
     /// Every state, for metrics that show all of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Ready,
         Self::Degraded,
         Self::NoCredentials,
@@ -40,6 +44,8 @@ impl State {
         Self::Unsupported,
         Self::Contended,
         Self::QuotaExceeded,
+        Self::Throttled,
+        Self::TooManyRows,
         Self::Paused,
     ];
 
@@ -57,6 +63,8 @@ impl State {
             Self::Unsupported => "Unsupported",
             Self::Contended => "Contended",
             Self::QuotaExceeded => "QuotaExceeded",
+            Self::Throttled => "Throttled",
+            Self::TooManyRows => "TooManyRows",
             Self::Paused => "Paused",
         }
     }

@@ -65,6 +65,7 @@ impl<'a> Keys<'a> {
             PlaneView::Held(held) => Some((plane.clone(), held.issued(now))),
             PlaneView::Trouble(_) => None,
         });
+        let quota = inventory.quota(name, policy.rotation.max_services_per_namespace);
         let view = View {
             namespace: &name.namespace,
             ownership: owned,
@@ -77,6 +78,8 @@ impl<'a> Keys<'a> {
             demand: &demand,
             of_pods: name.name == POD_SECRET,
             held: &inventory.held(name),
+            over_quota: &quota.over,
+            excess: quota.excess,
             synced: true,
             issued: &issued.collect(),
             process: &Process::default(),

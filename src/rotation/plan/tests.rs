@@ -222,7 +222,10 @@ fn nothing_is_done_where_nothing_may_be_done() {
         ),
         (
             "over the quota",
-            Case::new().with(|case| case.rotation.max_services_per_namespace = 0),
+            Case::new().with(|case| {
+                case.key.current = None;
+                case.over_quota.insert(KEY.into());
+            }),
             State::QuotaExceeded,
         ),
         (
@@ -327,29 +330,25 @@ fn an_intent_that_nobody_needs_is_given_up() {
 }
 
 #[test]
-fn who_has_a_key_keeps_it_when_the_namespace_is_full() {
-    let case = Case::new().with(|case| {
-        case.rotation.max_services_per_namespace = 2;
-        for (name, since) in [("a-authkey", 5), ("b-authkey", 4)] {
-            case.demand.insert(
-                name.into(),
-                KeyDemand {
-                    since: at(since),
-                    ..demand()
-                },
-            );
-        }
-    });
-    let plan = case.plan(at(10));
-    assert_eq!(plan.states["a-authkey"], State::QuotaExceeded);
-    assert_eq!(plan.states[KEY], State::Ready);
-    assert_eq!(
-        plan.steps,
-        [Step::Intend {
-            data_key: "b-authkey".into(),
-            why: Why::First
-        }]
-    );
+fn the_key_that_was_unused_for_longest_makes_room_for_a_service_that_has_none() {
+    let unused = |since: i64| {
+        Case::new().with(|case| {
+            case.demand.clear();
+            case.key.unused_since = Some(at(since));
+            case.excess = 1;
+        })
+    };
+    let retire = [Step::Retire {
+        data_key: KEY.into(),
+    }];
+    assert_eq!(unused(5).steps(5 + 599), [], "a rollout is shorter");
+    assert_eq!(unused(5).steps(5 + 600), retire);
+    let nobody_waits = unused(5).with(|case| case.excess = 0);
+    assert_eq!(nobody_waits.steps(5 + 600), []);
+    let referred_to = unused(5).with(|case| drop(case.held.insert(KEY.into())));
+    assert!(!referred_to.steps(5 + 600).contains(&retire[0]));
+    let used = Case::new().with(|case| case.excess = 1);
+    assert_eq!(used.steps(10_000), []);
 }
 
 #[test]

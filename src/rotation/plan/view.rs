@@ -35,6 +35,10 @@ pub struct View<'a> {
     pub of_pods: bool,
     /// Data keys that pods refer to, though they may get no key: a container that starts again would fail without.
     pub held: &'a BTreeSet<String>,
+    /// Data keys of the demand whose service would be one too many for the namespace.
+    pub over_quota: &'a BTreeSet<String>,
+    /// How many services of the namespace wait for the place of another.
+    pub excess: usize,
     /// Whether the pods were all seen, so that a key without demand is really not used.
     pub synced: bool,
     /// What the control planes hold, by name, where they were asked.

@@ -11,9 +11,11 @@ use super::pass::pass;
 use super::{Done, Loop, PASS_EVERY, secret_ref};
 use crate::clock::after;
 use crate::rotation::api_keys;
+use crate::rotation::demand::SecretRef;
 use crate::rotation::plan::{Held, Process};
 use crate::rotation::plane::Plane;
 use crate::rotation::queue::{Class, Job};
+use crate::rotation::quota::Quota;
 use crate::rotation::settle::{Task, settle};
 use crate::rotation::state::State;
 
@@ -77,6 +79,23 @@ impl Loop {
         }
     }
 
+    /// What of a Secret's keys is too much for its namespace, by all Secrets there.
+    fn quota(&self, secret: &SecretRef) -> Quota {
+        let most = self.context.policy.rotation.max_services_per_namespace;
+        let from = SecretRef {
+            namespace: secret.namespace.clone(),
+            name: String::new(),
+        };
+        let namespace = self
+            .secrets
+            .range(from..)
+            .take_while(|(other, _)| other.namespace == secret.namespace);
+        let with_key = namespace.flat_map(|(_, known)| known.services());
+        let demand = self.demands.namespaces.get(secret.namespace.as_str());
+        let demand = demand.map(|demand| &**demand);
+        Quota::of(&secret.name, demand, with_key, most)
+    }
+
     fn task(&mut self, job: Job, now: Timestamp) -> Task {
         let Job {
             secret,
@@ -86,6 +105,7 @@ impl Loop {
         let demand = self.demand(&secret);
         let namespace = self.demands.namespaces.get(secret.namespace.as_str());
         let of_pods = namespace.and_then(|demand| demand.held.get(&secret.name));
+        let quota = self.quota(&secret);
         let known = self.secrets.entry(secret.clone()).or_default();
         let mut held = known.held(now);
         for (data_key, demand) in &demand {
@@ -114,6 +134,9 @@ impl Loop {
                 held,
             },
             resting,
+            budget: Arc::clone(&self.budget),
+            over_quota: quota.over,
+            excess: quota.excess,
             snapshot,
         }
     }

@@ -1,6 +1,6 @@
 //! Intents written down, keys made of them and put in force; who comes too late ends the key it made. I/O.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -15,6 +15,7 @@ use super::{Job, Minted};
 use crate::clock::after;
 use crate::control_plane::{KeyId, MintedKey};
 use crate::metrics::RotationResult;
+use crate::rotation::budget::Budget;
 use crate::rotation::owner::Owner;
 use crate::rotation::plan::{Held, Ownership, Step, Why};
 use crate::rotation::plane::{Plane, Trouble};
@@ -81,6 +82,10 @@ impl Job<'_> {
             // Nothing is written for a user that we may not use.
             let owner = Owner::new(&self.task.secret.namespace, &demand.service);
             if let Err(trouble) = plane.check_user(&demand.asked.user, &owner).await {
+                self.fail(data_key, &record, trouble);
+                continue;
+            }
+            if let Err(trouble) = self.allow(&plane, &owner, now) {
                 self.fail(data_key, &record, trouble);
                 continue;
             }
@@ -239,7 +244,10 @@ impl Job<'_> {
                     plane,
                     replaced: None,
                 }),
-                Err(trouble) => self.fail(data_key, record, trouble),
+                Err(trouble) => {
+                    self.give_back(&data_key);
+                    self.fail(data_key, record, trouble);
+                }
             }
             next = self.close_behind(answers).await;
         }
@@ -286,6 +294,47 @@ impl Job<'_> {
                 why,
             });
         }
+    }
+
+    /// Takes what one key costs out of the namespace's share.
+    fn allow(&self, plane: &Plane, owner: &Owner, now: Timestamp) -> Result<(), Trouble> {
+        plane.check_rows(&owner.namespace)?;
+        let rotation = &self.context.policy.rotation;
+        let of_pods = self.of_pods();
+        let mut budget = self.budget();
+        let until = match budget.take(now, owner, of_pods, rotation) {
+            Ok(()) => return Ok(()),
+            Err(until) => until,
+        };
+        let rules = if of_pods {
+            "rotation.podKeysPerNamespace"
+        } else {
+            "rotation.keysPerService and rotation.newKeysPerNamespace"
+        };
+        Err(Trouble {
+            state: State::Throttled,
+            message: format!(
+                "service {owner} had as many keys created as {rules} allow; the next one may be created at {until:.0}: find \
+                 out what changes its pods or its Secret so often, or raise those numbers"
+            ),
+            of_plane: false,
+        })
+    }
+
+    /// Gives back what was taken for a key that was not created.
+    fn give_back(&self, data_key: &str) {
+        if let Some(demand) = self.task.demand.get(data_key) {
+            let owner = Owner::new(&self.task.secret.namespace, &demand.service);
+            let rotation = &self.context.policy.rotation;
+            self.budget().give_back(&owner, self.of_pods(), rotation);
+        }
+    }
+
+    fn budget(&self) -> MutexGuard<'_, Budget> {
+        self.task
+            .budget
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn fail(&mut self, data_key: String, record: &Record, trouble: Trouble) {

@@ -18,6 +18,8 @@ pub(super) struct Case {
     pub(super) demand: BTreeMap<String, KeyDemand>,
     pub(super) of_pods: bool,
     pub(super) held: BTreeSet<String>,
+    pub(super) over_quota: BTreeSet<String>,
+    pub(super) excess: usize,
     pub(super) synced: bool,
     pub(super) issued: Option<Vec<PreAuthKey>>,
     pub(super) online: Vec<(Holder, String)>,
@@ -38,6 +40,8 @@ impl Case {
             demand: BTreeMap::from([(KEY.to_owned(), demand())]),
             of_pods: false,
             held: BTreeSet::new(),
+            over_quota: BTreeSet::new(),
+            excess: 0,
             synced: true,
             issued: None,
             online: Vec::new(),
@@ -86,6 +90,8 @@ impl Case {
             demand: &self.demand,
             of_pods: self.of_pods,
             held: &self.held,
+            over_quota: &self.over_quota,
+            excess: self.excess,
             synced: self.synced,
             issued: &issued
                 .map(|issued| ("default".to_owned(), issued))
