@@ -9,6 +9,7 @@
 pub(crate) mod doors;
 mod episode;
 mod fight;
+mod hostile;
 mod process;
 mod world;
 

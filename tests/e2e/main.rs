@@ -25,6 +25,7 @@ mod diagnosis;
 mod faults;
 mod first;
 mod golden;
+mod honest;
 mod join;
 mod joiner;
 mod lanes;
@@ -79,6 +80,7 @@ const CASES: &[&[Case]] = &[
     manager::CASES,
     rotation::CASES,
     tenant::CASES,
+    honest::CASES,
     joiner::CASES,
     commands::CASES,
     faults::CASES,

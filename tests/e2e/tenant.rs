@@ -210,7 +210,7 @@ async fn attacks(world: &World, tenant: &Kubectl, closed: &str) -> Result<()> {
     running.stop().await
 }
 
-async fn record(world: &World, namespace: &str) -> Option<Record> {
+pub(crate) async fn record(world: &World, namespace: &str) -> Option<Record> {
     let secret = world.secret(namespace).await?;
     let name = SecretRef {
         namespace: namespace.to_owned(),

@@ -39,6 +39,9 @@ fn value() -> String {
     ["hskey-", "auth-abcdefghijkl-"].concat() + &"k".repeat(64)
 }
 
+/// Data key of a key that is one pod's own.
+const OWN_DATA_KEY: &str = "web-705ab4f56393-authkey";
+
 fn receipt(change: impl FnOnce(&mut Value)) -> String {
     let mut receipt = json!({
         "version": "0.1.0", "decision": "inject", "profile": "default", "profileHash": "x", "service": "web",
@@ -221,20 +224,23 @@ impl World {
 
     fn value(&mut self, value: &str) {
         let bytes = Zeroizing::new(value.as_bytes().to_vec());
-        self.secret.data.insert("web-authkey".into(), bytes);
+        let data_key = match &*self.secret.name {
+            POD_SECRET => OWN_DATA_KEY,
+            _ => "web-authkey",
+        };
+        self.secret.data.insert(data_key.into(), bytes);
     }
 
     /// Its key is the pod's own and works once.
     fn per_pod(&mut self) {
-        const DATA_KEY: &str = "web-705ab4f56393-authkey";
         let receipt = receipt(|receipt| {
             receipt["secret"] = json!(POD_SECRET);
-            receipt["dataKey"] = json!(DATA_KEY);
+            receipt["dataKey"] = json!(OWN_DATA_KEY);
         });
         self.annotate(RECEIPT, &receipt);
         self.secret.name = POD_SECRET.into();
         if let Some(value) = self.secret.data.remove("web-authkey") {
-            self.secret.data.insert(DATA_KEY.into(), value);
+            self.secret.data.insert(OWN_DATA_KEY.into(), value);
         }
         self.record.current.as_mut().unwrap().asked.reusable = false;
         self.held.keys[0].reusable = false;

@@ -16,7 +16,7 @@ mod ledger;
 mod random;
 
 use headscale::Server;
-use random::Random;
+pub(super) use random::Random;
 
 pub(super) const SECRET: &str = "headscale-auth-keys";
 
@@ -64,6 +64,8 @@ pub(super) struct World {
     pub(super) conflicts: u64,
     pub(super) rotations: u64,
     pub(super) written_by_hand: u64,
+    /// A namespace whose tenant writes into its Secret what it likes: what stands there proves nothing.
+    pub(super) hostile: Option<String>,
     server: Server,
     backup: Option<Server>,
     secrets: BTreeMap<(String, String), StoredSecret>,
@@ -89,6 +91,7 @@ impl World {
             conflicts: 0,
             rotations: 0,
             written_by_hand: 0,
+            hostile: None,
             server: Server::default(),
             backup: None,
             secrets: BTreeMap::new(),
@@ -190,7 +193,7 @@ impl World {
         Some(self.put(secret))
     }
 
-    fn put(&mut self, mut secret: StoredSecret) -> StoredSecret {
+    pub(super) fn put(&mut self, mut secret: StoredSecret) -> StoredSecret {
         self.revision += 1;
         secret.revision = Some(self.revision.to_string());
         for (_, serial) in serials(&secret) {
@@ -304,7 +307,10 @@ impl World {
 
     /// What the Secrets hold, by data key: no two of them share one.
     fn named(&self) -> BTreeMap<String, u64> {
-        self.secrets.values().flat_map(serials).collect()
+        let secrets = self.secrets.values();
+        let honest =
+            secrets.filter(|secret| self.hostile.as_deref() != Some(secret.namespace.as_str()));
+        honest.flat_map(serials).collect()
     }
 
     fn in_secrets(&self) -> BTreeSet<u64> {

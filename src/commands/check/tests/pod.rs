@@ -108,7 +108,7 @@ fn says_why_a_pod_was_left_alone() {
         ("invalid", Level::Fail, "annotation is wrong"),
         ("nameTaken", Level::Fail, "named tailscale"),
         ("windows", Level::Fail, "Windows"),
-        ("of a later version", Level::Fail, "of a later version"),
+        ("ofALaterVersion", Level::Fail, "ofALaterVersion"),
         ("disabled", Level::Warn, "asks"),
         ("handMade", Level::Warn, "by hand"),
     ] {

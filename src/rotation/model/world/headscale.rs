@@ -100,7 +100,23 @@ impl World {
             return;
         }
         key.expiration = Some(now);
+        let user = key.user;
         self.note(format!("expired: {serial} as {id:?}"));
+        if let Some(hostile) = &self.hostile {
+            let users = self.server.users.iter();
+            let name = users
+                .filter(|known| Some(known.id) == user)
+                .map(|known| known.name.as_str())
+                .next();
+            let own = name.is_some_and(|name| name.starts_with(&format!("{hostile}.")));
+            if !own {
+                self.wrong(&format!(
+                    "key {serial} of user {name:?} is expired for a tenant"
+                ));
+            }
+            // What becomes of the tenant's own keys is the tenant's doing.
+            return;
+        }
         if self.made.get(&serial).is_some_and(|made| made.hers) {
             self.wrong(&format!("key {serial} is ended and not ours"));
         }

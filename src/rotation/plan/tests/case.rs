@@ -1,6 +1,6 @@
 //! One Secret whose key is in force, for each test to change. Tests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::*;
