@@ -107,7 +107,7 @@ pub fn is_dns_label(text: &str) -> bool {
 }
 
 /// Whether `text` may be a data key of a Secret.
-pub(crate) fn is_data_key(text: &str) -> bool {
+pub fn is_data_key(text: &str) -> bool {
     (1..=253).contains(&text.len())
         && text != "."
         && !text.starts_with("..")
