@@ -1,7 +1,7 @@
 //! Core Events for people who look with `kubectl describe` or `get events`; without a cluster, log lines. I/O.
+//!
+//! Nobody waits for an Event: what is published is queued for a [`Publisher`], which is a task of its own.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,24 +9,33 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use tracing::{debug, info};
+use kube::runtime::events::{Event, EventType, Reporter};
+use sidescale_webhook::forms::is_dns_subdomain;
+use tracing::{debug, info, warn};
 
+use crate::alert_log::{Alert, AlertLog, BUDGET, Class, Verdict, WINDOW};
 use crate::clock::Clock;
+use crate::metrics::Metrics;
+use crate::quote::{printable, quoted};
 
-/// The same thing is said of one object at most this often.
-const QUIET_FOR: Duration = Duration::from_secs(600);
+mod queue;
 
-/// Bounds how much is remembered, and so how many Events one spell of trouble can make.
-const MOST: usize = 256;
-
-/// Of what nobody has to act on: the rest is kept for trouble.
-const MOST_NORMAL: usize = 128;
+pub use queue::Publisher;
+use queue::Queue;
 
 /// An Event's note may have 1024 bytes.
 const LONGEST_NOTE: usize = 1000;
 
-const DEADLINE: Duration = Duration::from_secs(5);
+/// Reasons that no budget holds back and that are published first: keys that end, and control planes.
+const URGENT: [&str; 7] = [
+    "KeyOverdue",
+    "KeyExpiring",
+    "KeyExpired",
+    "NoCredentials",
+    "InvalidCredentials",
+    "Unsupported",
+    "Degraded",
+];
 
 /// What a notice is about, in a namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -70,15 +79,21 @@ pub struct Notice {
     pub note: String,
 }
 
-/// Namespace, object and reason of a notice, and a hash of the note where another note is other news.
-type Said = (String, About, &'static str, Option<u64>);
+/// What is the matter with which object: what is said of one topic is a repetition.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Topic {
+    namespace: String,
+    object: String,
+    reason: &'static str,
+}
 
-/// Publishes notices; clones share one limiter.
+/// Publishes notices, and decides what is said at all; clones share one queue and one [`AlertLog`].
 #[derive(Clone)]
 pub struct Events {
-    cluster: Option<(Client, Reporter)>,
+    queue: Option<Queue>,
+    metrics: Option<Arc<Metrics>>,
     clock: Clock,
-    said: Arc<Mutex<HashMap<Said, Timestamp>>>,
+    log: Arc<Mutex<AlertLog>>,
 }
 
 impl std::fmt::Debug for Events {
@@ -88,34 +103,137 @@ impl std::fmt::Debug for Events {
 }
 
 impl Events {
-    /// Publishes to the cluster, as `instance`.
+    /// Publishes to the cluster, as `instance`, for as long as the [`Publisher`] runs.
     #[must_use]
-    pub fn kubernetes(client: Client, instance: String, clock: Clock) -> Self {
+    pub fn kubernetes(
+        client: Client,
+        instance: String,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> (Self, Publisher) {
         let reporter = Reporter {
             controller: "sidescale".to_owned(),
             instance: Some(instance),
         };
-        Self {
-            cluster: Some((client, reporter)),
+        let (queue, publisher) = Queue::new(client, reporter, Arc::clone(&metrics));
+        let events = Self {
+            queue: Some(queue),
+            metrics: Some(metrics),
             ..Self::log(clock)
-        }
+        };
+        (events, publisher)
     }
 
     /// Writes to the log alone.
     #[must_use]
     pub fn log(clock: Clock) -> Self {
         Self {
-            cluster: None,
+            queue: None,
+            metrics: None,
             clock,
-            said: Arc::default(),
+            log: Arc::default(),
         }
     }
 
-    /// Publishes a notice, unless the same was said of the object a short while ago. Trouble is only logged.
-    pub async fn publish(&self, notice: &Notice) {
-        if !self.allow(notice) {
-            return;
+    /// Publishes a notice, unless the same was said of the object within ten minutes, or its namespace has had as many as
+    /// it may have. Says whether it is news. Waits for nothing; trouble is only logged.
+    pub fn publish(&self, notice: &Notice) -> bool {
+        self.publish_every(WINDOW, notice)
+    }
+
+    /// Publishes a notice, unless the same was said of the object within `every`. Says whether it is news.
+    pub fn publish_every(&self, every: Duration, notice: &Notice) -> bool {
+        let topic = Topic::of(notice);
+        let class = if notice.warning {
+            Class::Problem
+        } else {
+            Class::News
+        };
+        let news = self.admit(every, class, &topic);
+        if news {
+            self.send(&topic, notice);
         }
+        news
+    }
+
+    /// Whether to say now that something is the matter: not within `every` of the last time, and only as long as its
+    /// namespace has room. Who is told yes goes on to [`Events::send`].
+    #[must_use]
+    pub fn claim(&self, every: Duration, topic: &Topic) -> bool {
+        self.admit(every, Class::Problem, topic)
+    }
+
+    /// Publishes a notice whose topic was claimed.
+    pub fn send(&self, topic: &Topic, notice: &Notice) {
+        // What has no room is said at the next occasion.
+        if !self.push(notice) {
+            self.lock()
+                .forget(&topic.namespace, &topic.object, topic.reason);
+        }
+    }
+
+    /// Notes that something is the matter no more.
+    pub fn over(&self, topic: &Topic) {
+        self.lock()
+            .over(&topic.namespace, &topic.object, topic.reason);
+    }
+
+    /// When the same may be said again; none if it may be said at any time.
+    #[must_use]
+    pub fn again(&self, topic: &Topic) -> Option<Timestamp> {
+        self.lock()
+            .again(&topic.namespace, &topic.object, topic.reason)
+    }
+
+    /// Whether to write a line to the log about it: not within `every` of the last one, and only as long as its namespace
+    /// has room for one more.
+    #[must_use]
+    pub fn may_log(&self, every: Duration, topic: &Topic) -> bool {
+        self.admit(every, Class::Line, topic)
+    }
+
+    fn admit(&self, every: Duration, class: Class, topic: &Topic) -> bool {
+        let Topic {
+            namespace,
+            object,
+            reason,
+        } = topic;
+        let urgent = class != Class::Line && URGENT.contains(reason);
+        let alert = Alert {
+            namespace,
+            object,
+            reason,
+            class: if urgent { Class::Urgent } else { class },
+            every,
+        };
+        let first = match self.lock().admit(self.clock.now(), &alert) {
+            Verdict::Report => return true,
+            Verdict::Repeat => return false,
+            Verdict::OverBudget { first } => first,
+        };
+        if let Some(metrics) = &self.metrics {
+            metrics.events.over_budget(class != Class::Line);
+        }
+        if first {
+            let object = quoted(object);
+            warn!(
+                namespace,
+                object,
+                reason,
+                budget = BUDGET,
+                "Alerts about a namespace are dropped, because it had as many as it may have within ten minutes; this is \
+                 the first"
+            );
+        }
+        false
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, AlertLog> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says whether the notice is on its way.
+    fn push(&self, notice: &Notice) -> bool {
         let Notice {
             namespace,
             about,
@@ -123,13 +241,17 @@ impl Events {
             reason,
             note,
         } = notice;
-        let object = about.name();
-        let Some((client, reporter)) = &self.cluster else {
+        let (object, note) = (about.name(), cut(&printable(note)));
+        // The name of an owner is whatever the author of a pod says.
+        if !is_dns_subdomain(object, 253) {
+            let object = quoted(object);
+            debug!(namespace, object, reason, "No object has that name");
+            return true;
+        }
+        let Some(queue) = &self.queue else {
             info!(namespace, object, reason, note, "Event");
-            return;
+            return true;
         };
-        // One that is kept would count a second note as the first said once more. What is the same does not come here.
-        let recorder = Recorder::new(client.clone(), reporter.clone());
         let type_ = if *warning {
             EventType::Warning
         } else {
@@ -138,40 +260,54 @@ impl Events {
         let event = Event {
             type_,
             reason: (*reason).to_owned(),
-            note: Some(cut(note)),
+            note: Some(note),
             action: about.action().to_owned(),
             secondary: None,
         };
         let about = about.reference(namespace);
-        match tokio::time::timeout(DEADLINE, recorder.publish(&event, &about)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => debug!(namespace, object, reason, %error, "Event was not published"),
-            Err(_) => debug!(namespace, object, reason, "Event was not published in time"),
+        queue.push(Box::new((event, about)), URGENT.contains(reason))
+    }
+}
+
+impl Topic {
+    /// Something that is the matter with a part of an object, or with all of it.
+    #[must_use]
+    pub fn new(namespace: &str, about: &About, part: &str, reason: &'static str) -> Self {
+        let object = match about {
+            About::ConfigMap(name) => format!("ConfigMap/{name}/{part}"),
+            About::Secret(name) => format!("Secret/{name}/{part}"),
+            About::Pod { name, uid } => format!("Pod/{name}/{uid:x}/{part}"),
+            About::Workload { kind, name, .. } => format!("{kind}/{name}/{part}"),
+        };
+        Self {
+            namespace: namespace.to_owned(),
+            object,
+            reason,
         }
     }
 
-    fn allow(&self, notice: &Notice) -> bool {
-        let now = self.clock.now();
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        said.retain(|_, at| now.duration_since(*at).unsigned_abs() < QUIET_FOR);
-        let about = (
-            notice.namespace.clone(),
-            notice.about.clone(),
-            notice.reason,
-            notice.about.told_apart_by(&notice.note),
-        );
-        let most = if notice.warning { MOST } else { MOST_NORMAL };
-        if said.len() >= most {
-            return false;
+    /// Something that is the matter with what is no object of the cluster.
+    #[must_use]
+    pub fn other(object: &str, reason: &'static str) -> Self {
+        Self {
+            namespace: String::new(),
+            object: object.to_owned(),
+            reason,
         }
-        match said.entry(about) {
-            Entry::Vacant(entry) => {
-                entry.insert(now);
-                true
+    }
+
+    /// What a notice says: each mistake in a ConfigMap is another, and of all else two notes differ in numbers alone.
+    #[must_use]
+    pub fn of(notice: &Notice) -> Self {
+        let part = match &notice.about {
+            About::ConfigMap(_) => {
+                let mut hasher = DefaultHasher::new();
+                notice.note.hash(&mut hasher);
+                format!("{:x}", hasher.finish())
             }
-            // What is suppressed is not said: its time stays, or what comes every few minutes would never be said again.
-            Entry::Occupied(_) => false,
-        }
+            About::Secret(_) | About::Pod { .. } | About::Workload { .. } => String::new(),
+        };
+        Self::new(&notice.namespace, &notice.about, &part, notice.reason)
     }
 }
 
@@ -197,18 +333,6 @@ impl About {
             | Self::Secret(name)
             | Self::Pod { name, uid: _ }
             | Self::Workload { name, .. } => name,
-        }
-    }
-
-    /// What tells two notes of one reason apart: of a ConfigMap each mistake is another, elsewhere numbers alone differ.
-    fn told_apart_by(&self, note: &str) -> Option<u64> {
-        match self {
-            Self::ConfigMap(_) => {
-                let mut hasher = DefaultHasher::new();
-                note.hash(&mut hasher);
-                Some(hasher.finish())
-            }
-            Self::Secret(_) | Self::Pod { .. } | Self::Workload { .. } => None,
         }
     }
 
@@ -252,98 +376,4 @@ fn cut(note: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn says_the_same_once_in_ten_minutes() {
-        let clock = Clock::scaled(Timestamp::UNIX_EPOCH, 0.0);
-        let events = Events::log(clock.clone());
-        let notice = Notice {
-            namespace: "shop".into(),
-            about: About::secret("headscale-auth-keys"),
-            warning: true,
-            reason: "SecretNotOurs",
-            note: String::new(),
-        };
-        assert!(events.allow(&notice));
-        assert!(!events.allow(&notice));
-        assert!(events.allow(&Notice {
-            reason: "UserNotOurs",
-            ..notice.clone()
-        }));
-        clock.advance(QUIET_FOR);
-        assert!(events.allow(&notice));
-    }
-
-    #[test]
-    fn what_is_said_every_few_minutes_is_said_again() {
-        let clock = Clock::scaled(Timestamp::UNIX_EPOCH, 0.0);
-        let events = Events::log(clock.clone());
-        let said: Vec<bool> = (0..7)
-            .map(|_| {
-                let said = events.allow(&refused("a"));
-                clock.advance(QUIET_FOR / 3);
-                said
-            })
-            .collect();
-        assert_eq!(said, [true, false, false, true, false, false, true]);
-    }
-
-    #[test]
-    fn a_second_mistake_in_the_configuration_is_news_and_another_count_is_none() {
-        let events = Events::log(Clock::scaled(Timestamp::UNIX_EPOCH, 0.0));
-        assert!(events.allow(&refused("a")));
-        assert!(events.allow(&refused("b")));
-        assert!(!events.allow(&refused("a")));
-        let of_secret = |note| Notice {
-            about: About::secret("headscale-auth-keys"),
-            ..refused(note)
-        };
-        assert!(events.allow(&of_secret("1 pod")));
-        assert!(!events.allow(&of_secret("2 pods")));
-    }
-
-    fn refused(note: &str) -> Notice {
-        Notice {
-            namespace: "sidescale".into(),
-            about: About::ConfigMap("sidescale-config".into()),
-            warning: true,
-            reason: "ConfigurationRefused",
-            note: note.to_owned(),
-        }
-    }
-
-    #[test]
-    fn good_news_leaves_room_for_trouble() {
-        let events = Events::log(Clock::scaled(Timestamp::UNIX_EPOCH, 0.0));
-        let notice = |n: usize, warning| Notice {
-            namespace: "shop".into(),
-            about: About::Secret(n.to_string()),
-            warning,
-            reason: "KeyRotated",
-            note: String::new(),
-        };
-        let said = (0..1_000).filter(|n| events.allow(&notice(*n, false)));
-        assert_eq!(said.count(), MOST_NORMAL);
-        assert!(events.allow(&notice(1_000, true)));
-    }
-
-    #[test]
-    fn a_pod_is_named_with_its_uid_and_a_secret_without() {
-        let uid = uuid::Uuid::parse_str("6f1c2f0e-7a38-4a8e-9a53-2d9d0a8f3c11").unwrap();
-        let pod = About::pod("api-0", uid.as_u128()).reference("shop");
-        assert_eq!(
-            (pod.kind.as_deref(), pod.uid),
-            (Some("Pod"), Some(uid.to_string()))
-        );
-        let secret = About::secret("keys").reference("shop");
-        assert_eq!((secret.kind.as_deref(), secret.uid), (Some("Secret"), None));
-    }
-
-    #[test]
-    fn cuts_a_long_note_between_characters() {
-        assert_eq!(cut(&"ä".repeat(600)).len(), 1000);
-        assert_eq!(cut("short"), "short");
-    }
-}
+mod tests;

@@ -5,6 +5,7 @@
 //! ```
 
 pub mod admin;
+pub mod alert_log;
 pub mod api_key;
 pub mod app;
 pub mod args;
@@ -19,6 +20,7 @@ pub mod key_value;
 pub mod leader;
 pub mod metrics;
 pub mod pods;
+pub mod quote;
 pub mod rotation;
 pub mod server;
 pub mod store;

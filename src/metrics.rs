@@ -6,9 +6,11 @@ use prometheus::{
 };
 
 mod config;
+mod events;
 mod rotation;
 
 pub use config::ConfigMetrics;
+pub use events::{Dropped, EventMetrics};
 pub use rotation::{RotationMetrics, RotationResult};
 
 /// Names how a TLS handshake ended.
@@ -66,6 +68,8 @@ pub struct Metrics {
     pub ca_bundle_writes: IntCounterVec,
     /// What is counted of the configuration file.
     pub config: ConfigMetrics,
+    /// What is counted of Events.
+    pub events: EventMetrics,
     /// What rotation counts.
     pub rotation: RotationMetrics,
     rejections: IntCounterVec,
@@ -140,6 +144,7 @@ impl Metrics {
                 &["result"],
             )?,
             config: ConfigMetrics::new(&registry)?,
+            events: EventMetrics::new(&registry)?,
             rejections: counters(
                 &registry,
                 "sidescale_requests_rejected_total",

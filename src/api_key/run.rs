@@ -3,12 +3,14 @@
 use jiff::Timestamp;
 use tracing::{info, warn};
 
+use super::form::Stated;
 use super::keeper::{Action, Change, Done, Keeper, Rest, Write};
 use super::need::Why;
 use super::value::Listed;
 use crate::clock::Clock;
 use crate::control_plane::{self, ApiKeyId, ControlPlane, Endpoint};
 use crate::key_value::KeyValue;
+use crate::quote::quoted;
 use crate::store::{Store, StoreError, StoredSecret};
 
 /// Bounds one go: each round reads both sides, so that this many mean a fight for the Secret.
@@ -147,12 +149,19 @@ impl Place<'_> {
     fn tell(&self, change: &Change) {
         let (namespace, secret) = (self.namespace, self.name);
         match change {
-            Change::Intend(_, Why::Unstated(stated)) => warn!(
-                namespace,
-                secret,
-                ?stated,
-                "The annotation that says when the API key ends cannot be read: making a new key"
-            ),
+            Change::Intend(_, Why::Unstated(stated)) => {
+                let stated = match stated {
+                    Stated::Absent => "nothing".to_owned(),
+                    Stated::Unreadable(text) => quoted(text),
+                    Stated::At(at) => at.to_string(),
+                };
+                warn!(
+                    namespace,
+                    secret,
+                    stated,
+                    "The annotation that says when the API key ends cannot be read: making a new key"
+                );
+            }
             Change::Intend(_, why) => {
                 info!(namespace, secret, why = why.as_str(), "Making an API key");
             }

@@ -103,20 +103,29 @@ pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result
     } = args;
     let (follower, policy) = Follower::open(config).context("--config")?;
     let (client, namespace) = cluster(namespace).await?;
+    let (clock, metrics) = (Clock::wall(), Arc::new(Metrics::new()?));
+    let identity = pod_name.unwrap_or_else(machine);
+    let (events, publisher) = Events::kubernetes(
+        client.clone(),
+        identity.clone(),
+        clock.clone(),
+        Arc::clone(&metrics),
+    );
     let common = Common {
         client,
         policy,
         namespaces: Arc::default(),
-        metrics: Arc::new(Metrics::new()?),
+        metrics,
         health: Arc::default(),
-        clock: Clock::wall(),
+        clock,
+        events,
     };
     let webhook = bind(server.listen).await.context("--listen")?;
     let admin = bind(admin.admin_listen).await.context("--admin-listen")?;
     let lease = Lease {
         namespace: namespace.clone(),
         name: lease_name,
-        identity: pod_name.unwrap_or_else(machine),
+        identity,
     };
 
     let mut parts = Parts::new(shutdown.clone());
@@ -130,17 +139,23 @@ pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result
         ended,
     );
     parts.spawn("admin", async move { Ok(admin.await?) });
+    let stop = shutdown.clone();
+    parts.spawn("events", async move {
+        publisher.run(stop).await;
+        Ok(())
+    });
     common.spawn_configuration(
         &mut parts,
         follower,
         (namespace.clone(), config_map_name),
-        lease.identity.clone(),
         &shutdown,
     );
     let key = common.spawn_certificates(&mut parts, &tls, &namespace, &shutdown);
     common.spawn_namespaces(&mut parts, &shutdown);
     common.spawn_rotation(&mut parts, lease, release_name, &shutdown);
     common.spawn_server(&mut parts, &server, webhook, key, shutdown, drained)?;
+    // The publisher of Events ends with the last part that has some.
+    drop(common);
     info!(version = env!("CARGO_PKG_VERSION"), namespace, "Started");
     parts.join().await
 }
@@ -153,6 +168,7 @@ struct Common {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     clock: Clock,
+    events: Events,
 }
 
 impl Common {
@@ -161,13 +177,12 @@ impl Common {
         parts: &mut Parts,
         follower: Follower,
         config_map: (String, String),
-        identity: String,
         shutdown: &CancellationToken,
     ) {
         let told = Told {
             metrics: Arc::clone(&self.metrics),
             health: Arc::clone(&self.health),
-            events: Events::kubernetes(self.client.clone(), identity, self.clock.clone()),
+            events: self.events.clone(),
             config_map,
         };
         let stop = shutdown.clone();
@@ -234,6 +249,7 @@ impl Common {
             metrics,
             health,
             clock,
+            events,
         } = self;
         let cluster = InCluster {
             client: client.clone(),
@@ -244,6 +260,7 @@ impl Common {
             metrics: Arc::clone(metrics),
             health: Arc::clone(health),
             clock: clock.clone(),
+            events: events.clone(),
         };
         let stop = shutdown.clone();
         parts.spawn("rotation", async move {

@@ -84,10 +84,10 @@ impl Follower {
             match text.as_deref().map(parse) {
                 Ok(Ok(policy)) => {
                     self.current.send_replace(Arc::new(policy));
-                    told.taken(&self.path).await;
+                    told.taken(&self.path);
                 }
-                Ok(Err(error)) => told.refused(&chain(&error)).await,
-                Err(error) => told.refused(error).await,
+                Ok(Err(error)) => told.refused(&chain(&error)),
+                Err(error) => told.refused(error),
             }
             self.seen = text;
         }
@@ -103,7 +103,7 @@ impl Told {
         }
     }
 
-    async fn taken(&self, path: &std::path::Path) {
+    fn taken(&self, path: &std::path::Path) {
         self.count("taken");
         self.in_force(true);
         info!(path = %path.display(), "Took a new configuration");
@@ -111,11 +111,10 @@ impl Told {
             false,
             "ConfigurationTaken",
             "what it says is in force".to_owned(),
-        )
-        .await;
+        );
     }
 
-    async fn refused(&self, error: &str) {
+    fn refused(&self, error: &str) {
         self.count("refused");
         self.in_force(false);
         warn!(
@@ -126,7 +125,7 @@ impl Told {
             "{error}; the configuration before it stays in force until this is mended, and a process that starts now does not start"
         );
         self.health.trouble(Part::Configuration, note.as_str());
-        self.tell(true, "ConfigurationRefused", note).await;
+        self.tell(true, "ConfigurationRefused", note);
     }
 
     fn count(&self, result: &str) {
@@ -137,7 +136,7 @@ impl Told {
             .inc();
     }
 
-    async fn tell(&self, warning: bool, reason: &'static str, note: String) {
+    fn tell(&self, warning: bool, reason: &'static str, note: String) {
         let (namespace, name) = self.config_map.clone();
         let notice = Notice {
             namespace,
@@ -146,6 +145,6 @@ impl Told {
             reason,
             note,
         };
-        self.events.publish(&notice).await;
+        self.events.publish(&notice);
     }
 }

@@ -32,6 +32,18 @@ pub enum Lack {
     },
 }
 
+impl Lack {
+    /// The name of the Secret.
+    #[must_use]
+    pub fn secret(&self) -> &str {
+        match self {
+            Self::Secret { secret } | Self::Key { secret, .. } | Self::Volume { secret, .. } => {
+                secret
+            }
+        }
+    }
+}
+
 /// The status of a pod's container of that name, sidecars included.
 #[must_use]
 pub fn status<'a>(pod: &'a Pod, container: &str) -> Option<&'a ContainerStatus> {

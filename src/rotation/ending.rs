@@ -1,6 +1,5 @@
 //! Keys that should have been renewed and were not: when that is told, and in which words. Pure.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -17,7 +16,7 @@ const GRACE: Duration = Duration::from_secs(3_600);
 const SOON: Duration = Duration::from_secs(7 * 86_400);
 
 /// The same is told again after this long, as long as it lasts.
-const TELL_EVERY: Duration = Duration::from_secs(3_600);
+pub(super) const TELL_EVERY: Duration = Duration::from_secs(3_600);
 
 /// How far a key is past the time at which it should have been renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,10 +37,6 @@ pub struct Life {
     /// When it ends.
     pub expires: Timestamp,
 }
-
-/// What was told of the keys that end, by Secret.
-#[derive(Debug, Default)]
-pub(super) struct Told(BTreeMap<SecretRef, (Ending, Timestamp)>);
 
 /// What is to be told of one Secret.
 #[derive(Debug)]
@@ -107,40 +102,14 @@ impl Life {
     }
 }
 
-impl Told {
-    /// What to tell of a Secret now, if it was not told a short while ago.
-    pub(super) fn notice(
-        &mut self,
-        now: Timestamp,
-        secret: &SecretRef,
-        worst: Option<&Worst<'_>>,
-        flags: &str,
-    ) -> Option<Notice> {
-        let Some(worst) = worst else {
-            self.0.remove(secret);
-            return None;
-        };
-        let known = self.0.get(secret);
-        let same = known.is_some_and(|(ending, at)| {
-            *ending == worst.ending && now < after(*at, TELL_EVERY) && now >= *at
-        });
-        if same {
-            return None;
-        }
-        self.0.insert(secret.clone(), (worst.ending, now));
-        Some(Notice {
-            namespace: secret.namespace.clone(),
-            about: About::secret(&secret.name),
-            warning: true,
-            reason: worst.ending.as_str(),
-            note: note(secret, worst, flags),
-        })
-    }
-
-    /// When something is to be told again.
-    pub(super) fn again(&self) -> Option<Timestamp> {
-        let told = self.0.values();
-        told.map(|(_, at)| after(*at, TELL_EVERY)).min()
+/// What to tell of the key of a Secret that is worst off.
+pub(super) fn notice(secret: &SecretRef, worst: &Worst<'_>, flags: &str) -> Notice {
+    Notice {
+        namespace: secret.namespace.clone(),
+        about: About::secret(&secret.name),
+        warning: true,
+        reason: worst.ending.as_str(),
+        note: note(secret, worst, flags),
     }
 }
 
@@ -288,20 +257,19 @@ mod tests {
     }
 
     #[test]
-    fn the_worst_key_of_a_secret_is_told_with_what_to_do_once_an_hour_and_when_it_gets_worse() {
+    fn the_worst_key_of_a_secret_is_told_with_what_to_do() {
         let secret = SecretRef {
             namespace: "shop".into(),
             name: "headscale-auth-keys".into(),
         };
         let demand = demand(10 * DAY);
         let keys = [("a", 95), ("b", 90), ("c", 91), ("d", 300)];
-        let mut told = Told::default();
-        let mut tell = |now: Timestamp| {
+        let tell = |now: Timestamp| {
             let lives = keys
                 .iter()
                 .map(|(key, day)| (*key, &demand, at(day * DAY), State::Degraded));
-            let worst = worst(now, lives);
-            told.notice(now, &secret, worst.as_ref(), " --release-name prod")
+            let worst = worst(now, lives)?;
+            Some(notice(&secret, &worst, " --release-name prod"))
         };
         assert_eq!(tell(at(79 * DAY)), None);
         let overdue = tell(at(82 * DAY)).unwrap();
@@ -315,31 +283,9 @@ mod tests {
         ] {
             assert!(overdue.note.contains(part), "{part}: {}", overdue.note);
         }
-        assert_eq!(tell(at(82 * DAY + 3_599)), None);
-        assert!(tell(at(82 * DAY + 3_600)).is_some());
         assert_eq!(tell(at(84 * DAY)).unwrap().reason, "KeyExpiring");
-        assert_eq!(tell(at(84 * DAY + 60)), None);
         let expired = tell(at(90 * DAY)).unwrap();
         assert_eq!(expired.reason, "KeyExpired");
         assert!(expired.note.starts_with("key b ended"), "{}", expired.note);
-    }
-
-    #[test]
-    fn a_key_that_was_renewed_is_forgotten() {
-        let secret = SecretRef {
-            namespace: "shop".into(),
-            name: "keys".into(),
-        };
-        let demand = demand(10 * DAY);
-        let mut told = Told::default();
-        let lives = [("a", &demand, at(90 * DAY), State::Ready)];
-        let old = worst(at(85 * DAY), lives.into_iter());
-        assert!(
-            told.notice(at(85 * DAY), &secret, old.as_ref(), "")
-                .is_some()
-        );
-        assert!(told.again().is_some());
-        assert_eq!(told.notice(at(85 * DAY), &secret, None, ""), None);
-        assert_eq!(told.again(), None);
     }
 }

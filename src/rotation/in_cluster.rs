@@ -51,6 +51,8 @@ pub struct InCluster {
     pub health: Arc<Health>,
     /// The time.
     pub clock: Clock,
+    /// Where people look; what was said stays known from one term to the next.
+    pub events: Events,
 }
 
 /// Rotates until `shutdown`, whenever this replica leads.
@@ -96,11 +98,7 @@ async fn act(
             store: Store::Kubernetes(SecretStore::new(cluster.client.clone())),
             policy: Arc::clone(&policy),
             clock: cluster.clock.clone(),
-            events: Events::kubernetes(
-                cluster.client.clone(),
-                cluster.lease.identity.clone(),
-                cluster.clock.clone(),
-            ),
+            events: cluster.events.clone(),
             notebook: Notebook::Lease {
                 client: cluster.client.clone(),
                 namespace: cluster.lease.namespace.clone(),

@@ -17,9 +17,11 @@ use super::settle::{Beside, Outcome, Snapshot, Unended};
 use super::standing::Standing;
 use super::state::State;
 use super::value::Flaw;
+use crate::alert_log::WINDOW;
 use crate::clock::after;
 use crate::control_plane::KeyId;
-use crate::events::{About, Notice};
+use crate::events::{About, Events, Notice, Topic};
+use crate::quote::{self, quoted};
 
 mod fight;
 
@@ -104,6 +106,17 @@ impl Failing {
             said: false,
         }
     }
+
+    /// Whether to say of a key that it fails: not again as long as it fails in the same way, and not of all that a
+    /// namespace can have.
+    fn is_news(&self, events: &Events, secret: &SecretRef, data_key: &str, met: &Trouble) -> bool {
+        if self.said && self.trouble.state == met.state {
+            return false;
+        }
+        let about = About::secret(&secret.name);
+        let topic = Topic::new(&secret.namespace, &about, data_key, met.state.as_str());
+        events.may_log(WINDOW, &topic)
+    }
 }
 
 impl Known {
@@ -164,7 +177,13 @@ impl Known {
     }
 
     /// Takes in what came of a job; says what follows.
-    pub(super) fn absorb(&mut self, secret: &SecretRef, outcome: Outcome, now: Timestamp) -> Next {
+    pub(super) fn absorb(
+        &mut self,
+        secret: &SecretRef,
+        outcome: Outcome,
+        now: Timestamp,
+        events: &Events,
+    ) -> Next {
         let Outcome {
             plan,
             failed,
@@ -233,7 +252,7 @@ impl Known {
             let (state, message) = (trouble.state.as_str(), trouble.message.as_str());
             // What may be the whole control plane's is said of that, unless it was asked since and did well.
             let other = trouble.of_plane && failing.backoff.failures == 1;
-            if !other && (!failing.said || failing.trouble.state != trouble.state) {
+            if !other && failing.is_news(events, secret, &data_key, &trouble) {
                 warn!(%secret, data_key, state, trouble = message, "Key was not made");
                 failing.said = true;
             } else {
@@ -243,7 +262,7 @@ impl Known {
         }
         // A job that was kept from its work, or from all of it, says nothing of old keys.
         if trouble.is_none() && !overtaken {
-            let again = self.absorb_unended(secret, unended, &resting, now);
+            let again = self.absorb_unended(secret, (unended, &resting), now, events);
             retry = retry.into_iter().chain(again).min();
         }
         let again = self.absorb_trouble(secret, trouble, away, now);
@@ -271,9 +290,9 @@ impl Known {
         }
         let mut notices: BTreeMap<State, Notice> = BTreeMap::new();
         let refused = self.refused.iter().map(|(data_key, flaw)| {
-            let flaw = flaw.as_str();
+            let (data_key, flaw) = (quoted(data_key), flaw.as_str());
             let note = format!(
-                "the value that somebody wrote to data key \"{data_key}\" of Secret {secret} {flaw}: another key was made \
+                "the value that somebody wrote to data key {data_key} of Secret {secret} {flaw}: another key was made \
                  in its place. To use a key of your own, write the whole value of a living, reusable pre-auth key of that \
                  control plane there"
             );
@@ -285,9 +304,9 @@ impl Known {
         let unended = self.unended.iter();
         let unended = unended.filter(|(_, (_, failing))| failing.said);
         let unended = unended.map(|(data_key, (id, failing))| {
-            let (id, trouble) = (id.0, &failing.trouble.message);
+            let (id, data_key, trouble) = (id.0, quoted(data_key), &failing.trouble.message);
             let note = format!(
-                "key {id}, an old one of data key \"{data_key}\" of Secret {secret}, was not ended, and whoever has it may \
+                "key {id}, an old one of data key {data_key} of Secret {secret}, was not ended, and whoever has it may \
                  still join with it: {trouble}. It is tried again, every five minutes in the end; by hand: headscale \
                  preauthkeys expire --id {id}"
             );
@@ -296,8 +315,9 @@ impl Known {
                 ..notice(State::Degraded, note)
             }
         });
-        for (data_key, state) in &self.states {
-            let failing = self.failing.get(data_key).map(|failing| &failing.trouble);
+        for (key, state) in &self.states {
+            let failing = self.failing.get(key).map(|failing| &failing.trouble);
+            let data_key = quote::name(key);
             let note = match state {
                 State::Ready | State::Paused => continue,
                 State::QuotaExceeded if secret.name == POD_SECRET => format!(
@@ -308,7 +328,7 @@ impl Known {
                     "key {data_key} of Secret {secret} is one too many: the namespace has as many services as \
                      rotation.maxServicesPerNamespace allows; remove some, or raise that number"
                 ),
-                State::Contended => self.contended(secret, data_key),
+                State::Contended => self.contended(secret, key),
                 State::Degraded
                 | State::NoCredentials
                 | State::InvalidCredentials
@@ -319,7 +339,7 @@ impl Known {
                 | State::Throttled
                 | State::TooManyRows => {
                     // What is known of the control plane by now may be newer than the state.
-                    if let Some(trouble) = of_plane(data_key).or(failing) {
+                    if let Some(trouble) = of_plane(key).or(failing) {
                         let note = || notice(trouble.state, trouble.message.clone());
                         notices.entry(trouble.state).or_insert_with(note);
                     }
@@ -348,9 +368,9 @@ impl Known {
     fn absorb_unended(
         &mut self,
         secret: &SecretRef,
-        unended: BTreeMap<String, Unended>,
-        resting: &BTreeSet<String>,
+        (unended, resting): (BTreeMap<String, Unended>, &BTreeSet<String>),
         now: Timestamp,
+        events: &Events,
     ) -> Option<Timestamp> {
         self.unended.retain(|data_key, (id, failing)| {
             let stays = unended.contains_key(data_key) || resting.contains(data_key);
@@ -372,7 +392,7 @@ impl Known {
             let other = trouble.of_plane && failing.backoff.failures == 1;
             // The record alone says that this key is the service's: nobody is told to expire what it names.
             let other = other || !owned;
-            if !other && (!failing.said || failing.trouble.state != trouble.state) {
+            if !other && failing.is_news(events, secret, &data_key, &trouble) {
                 warn!(%secret, data_key, key_id, state, trouble = message, "Old key was not ended");
                 failing.said = true;
             } else {
@@ -421,8 +441,12 @@ impl Known {
     fn contended(&self, secret: &SecretRef, data_key: &str) -> String {
         let SecretRef { namespace, name } = secret;
         let by = self.fights.get(data_key).and_then(Fight::by);
+        let data_key = quote::name(data_key);
         let (who, find) = match by {
-            Some(manager) => (format!("field manager \"{manager}\""), "see what it wrote"),
+            Some(manager) => (
+                format!("field manager {}", quoted(manager)),
+                "see what it wrote",
+            ),
             None => ("another writer".to_owned(), "find it"),
         };
         format!(

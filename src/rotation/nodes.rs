@@ -24,9 +24,6 @@ pub(super) const LATE_AFTER: Duration = Duration::from_secs(120);
 /// More nodes than pods are a matter of a rollout for this long.
 const UNINVITED_AFTER: Duration = Duration::from_secs(120);
 
-/// The same is told again after this long, as long as it lasts.
-const TELL_EVERY: Duration = Duration::from_secs(3_600);
-
 /// How a pod does in the tailnet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NodeState {
@@ -73,8 +70,6 @@ pub struct Finding {
     pub nodes: Vec<NodeId>,
     /// Whether a pod of the fleet is still expected to join.
     pub expecting: bool,
-    /// Whether people are to be told now.
-    pub tell: bool,
 }
 
 /// Where the pods of a finding are, and where their key is.
@@ -110,13 +105,8 @@ pub struct Truth {
     /// How far what is known reaches: the youngest pod of which all that are older have been seen.
     as_of: Option<Timestamp>,
     groups: BTreeMap<(Owner, Option<String>), Memory>,
-    uninvited: BTreeMap<Owner, Extra>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Extra {
-    since: Timestamp,
-    told: Option<Timestamp>,
+    /// Since when a service has had more nodes than pods.
+    uninvited: BTreeMap<Owner, Timestamp>,
 }
 
 impl NodeState {
@@ -239,25 +229,25 @@ impl Truth {
                     demand.guests.get(&guest).copied()
                 })
                 .unwrap_or_default();
-            let extra = known.remove(owner);
-            if let Some(extra) = uninvited(now, user, nodes, expected, place, extra, &mut look) {
-                self.uninvited.insert(owner.clone(), extra);
+            let since = known.remove(owner);
+            if let Some(since) = uninvited(now, user, nodes, expected, place, since, &mut look) {
+                self.uninvited.insert(owner.clone(), since);
             }
         }
         look
     }
 }
 
-/// Counts the online nodes of a user of ours that are more than its pods.
+/// Counts the online nodes of a user of ours that are more than its pods; says since when there have been some.
 fn uninvited(
     now: Timestamp,
     user: &str,
     nodes: &[Joined],
     pods: usize,
     place: Option<Place>,
-    extra: Option<Extra>,
+    since: Option<Timestamp>,
     look: &mut Look,
-) -> Option<Extra> {
+) -> Option<Timestamp> {
     let online = nodes
         .iter()
         .filter(|node| node.online && node.key.is_some());
@@ -266,18 +256,11 @@ fn uninvited(
     if count == 0 {
         return None;
     }
-    let mut extra = extra.unwrap_or(Extra {
-        since: now,
-        told: None,
-    });
-    if now < after(extra.since, UNINVITED_AFTER) {
-        return Some(extra);
+    let since = since.unwrap_or(now);
+    if now < after(since, UNINVITED_AFTER) {
+        return Some(since);
     }
     online.sort();
-    let tell = is_due(now, extra.told);
-    if tell {
-        extra.told = Some(now);
-    }
     look.counts.uninvited += count;
     look.findings.push(Finding {
         state: NodeState::Uninvited,
@@ -288,13 +271,8 @@ fn uninvited(
         pods: Vec::new(),
         nodes: online,
         expecting: false,
-        tell,
     });
-    Some(extra)
-}
-
-fn is_due(now: Timestamp, told: Option<Timestamp>) -> bool {
-    told.is_none_or(|told| now >= after(told, TELL_EVERY))
+    Some(since)
 }
 
 #[cfg(test)]

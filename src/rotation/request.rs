@@ -5,11 +5,15 @@
 //! key that it names has ended.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::demand::SecretRef;
 use super::record::{KeyRecord, Record};
 use crate::control_plane::KeyId;
+use crate::events::{About, Notice};
+use crate::quote::quoted;
 
 /// Is the annotation that holds the requests.
 pub const ANNOTATION: &str = "sidescale.io/rotate-requested";
@@ -33,13 +37,29 @@ pub struct Requests(BTreeMap<String, Request>);
 /// Says that the annotation cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "annotation \"{ANNOTATION}\" is {value:?}: want what \"sidescale rotate --now\" writes, such as \
+    "annotation \"{ANNOTATION}\" is {value}: want what \"sidescale rotate --now\" writes, such as \
      {{\"api-authkey\":{{\"replaces\":7,\"revoke\":false}}}}; remove it, and ask again with that command"
 )]
 pub struct Unreadable {
+    /// As it is shown: in quotes, and of a long one the beginning.
     value: String,
-    #[source]
-    source: serde_json::Error,
+}
+
+impl Unreadable {
+    /// Is how often it is told, as long as it stands there.
+    pub const TELL_EVERY: Duration = Duration::from_secs(3_600);
+
+    /// Returns what the Secret's owner is told.
+    #[must_use]
+    pub fn notice(&self, secret: &SecretRef) -> Notice {
+        Notice {
+            namespace: secret.namespace.clone(),
+            about: About::secret(&secret.name),
+            warning: true,
+            reason: "RequestUnreadable",
+            note: self.to_string(),
+        }
+    }
 }
 
 impl Requests {
@@ -51,9 +71,9 @@ impl Requests {
         let Some(value) = annotations.get(ANNOTATION) else {
             return Ok(Self::default());
         };
-        serde_json::from_str(value).map_err(|source| Unreadable {
-            value: value.clone(),
-            source,
+        // What the parser has to say of it repeats parts of the value, of any length.
+        serde_json::from_str(value).map_err(|_| Unreadable {
+            value: quoted(value),
         })
     }
 
@@ -224,6 +244,25 @@ mod tests {
                 error.contains(&format!("{value:?}")) && error.contains("rotate --now"),
                 "{error}"
             );
+        }
+    }
+
+    #[test]
+    fn of_a_long_request_the_beginning_is_told() {
+        let key = "hskey-auth-0123456789ab-cdef";
+        for value in [
+            "x".repeat(256 * 1024),
+            format!("{{\"{key}{}\":7}}", "y".repeat(1_000)),
+        ] {
+            let error = Requests::parse(&asking(&value)).unwrap_err();
+            let secret = SecretRef {
+                namespace: "shop".into(),
+                name: "keys".into(),
+            };
+            let note = error.notice(&secret).note;
+            assert!(note.len() < 500 && !note.contains("cdef"), "{note}");
+            let length = format!("… of {} bytes", value.len());
+            assert!(note.contains(&length), "{note}");
         }
     }
 }

@@ -15,7 +15,6 @@ use tracing::{error, warn};
 use super::api_keys::{ApiKeys, Looked};
 use super::budget::Budget;
 use super::demand::{Demands, KeyDemand, SecretRef};
-use super::ending::Told;
 use super::housekeeping::{self, Notebook, Up};
 use super::known::{Known, LastKeys};
 use super::owner::Installation;
@@ -89,7 +88,6 @@ pub(super) enum Done {
     Connected(String, Box<Result<Plane, Trouble>>),
     Passed(Box<Pass>),
     Looked(Box<Looked>),
-    Told,
 }
 
 pub(super) struct Loop {
@@ -112,7 +110,6 @@ pub(super) struct Loop {
     shown: Timestamp,
     passing: bool,
     pass_troubled: bool,
-    told: Told,
     /// When there will be something to say of keys that were not renewed.
     endings_at: Option<Timestamp>,
     /// Given out, and not begun yet.
@@ -170,7 +167,7 @@ async fn rotate(
                 rotation.take(fresh);
             }
             Some(done) = jobs.join_next() => match done {
-                Ok(done) => rotation.absorb(done).await,
+                Ok(done) => rotation.absorb(done),
                 Err(error) => error!(%error, "A job of rotation panicked"),
             },
             Some(name) = suspected.recv() => rotation.planes.suspect(&name, clock.now()),
@@ -211,7 +208,6 @@ impl Loop {
             shown: now,
             passing: false,
             pass_troubled: false,
-            told: Told::default(),
             endings_at: None,
             jobs: Vec::new(),
         }

@@ -17,7 +17,7 @@ use super::plane::{Plane, Trouble};
 use super::private_ca;
 use super::queue::Class;
 use super::record::{DATA_KEY, KeyRecord, Record};
-use super::request::Requests;
+use super::request::{Requests, Unreadable};
 use super::run::Context;
 use super::state::State;
 use super::value::{Value, may_be_a_key};
@@ -245,8 +245,14 @@ impl Job<'_> {
     /// What a person asks of the Secret; what cannot be read asks for nothing.
     fn requests(&self, secret: &StoredSecret) -> Requests {
         Requests::parse(&secret.annotations).unwrap_or_else(|error| {
-            let trouble = format!("{:#}", anyhow::Error::new(error));
-            warn!(secret = %self.task.secret, trouble, "Request cannot be read");
+            let notice = error.notice(&self.task.secret);
+            let news = self
+                .context
+                .events
+                .publish_every(Unreadable::TELL_EVERY, &notice);
+            if news {
+                warn!(secret = %self.task.secret, trouble = notice.note, "Request cannot be read");
+            }
             Requests::default()
         })
     }

@@ -13,6 +13,7 @@ use serde_json::json;
 use sidescale::clock::Clock;
 use sidescale::config;
 use sidescale::control_plane::{ControlPlane, Endpoint, NewPreAuthKey, PreAuthKey};
+use sidescale::events::Events;
 use sidescale::health::{Health, Part};
 use sidescale::key_value::KeyValue;
 use sidescale::leader::Lease;
@@ -153,6 +154,14 @@ impl World {
         change(&mut policy);
         let health = Arc::<Health>::default();
         let namespaces = Arc::<Namespaces>::default();
+        let (metrics, shutdown) = (Arc::new(Metrics::new()?), CancellationToken::new());
+        let (events, publisher) = Events::kubernetes(
+            self.account.clone(),
+            "test".into(),
+            Clock::wall(),
+            Arc::clone(&metrics),
+        );
+        tokio::spawn(publisher.run(shutdown.clone()));
         let cluster = InCluster {
             client: self.account.clone(),
             lease: Lease {
@@ -163,11 +172,11 @@ impl World {
             release: self.name.clone(),
             policy: config::fixed(Arc::new(policy)),
             namespaces: Arc::clone(&namespaces),
-            metrics: Arc::new(Metrics::new()?),
+            metrics,
             health: Arc::clone(&health),
             clock: Clock::wall(),
+            events,
         };
-        let shutdown = CancellationToken::new();
         let rotation = tokio::spawn(in_cluster::run(cluster, shutdown.clone()));
         let watch = tokio::spawn({
             let client = self.account.clone();

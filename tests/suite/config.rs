@@ -17,6 +17,7 @@ use sidescale::health::{Health, Part};
 use sidescale::metrics::Metrics;
 use tempfile::TempDir;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio_util::sync::CancellationToken;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -186,11 +187,12 @@ async fn each_mistake_is_an_event_of_its_own() {
     let client = kube::Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap();
     let clock = Clock::scaled(Timestamp::UNIX_EPOCH, 0.0);
 
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let (told, publisher) = Events::kubernetes(client, "a".into(), clock, metrics);
+    tokio::spawn(publisher.run(CancellationToken::new()));
+
     let mut mounted = Mounted::new(&with_tag("tag:one"));
-    let _process = Process::with(
-        mounted.file(),
-        Events::kubernetes(client, "a".into(), clock),
-    );
+    let _process = Process::with(mounted.file(), told);
     for tag in ["first mistake", "second mistake"] {
         mounted.swap(&with_tag(tag));
         let event = tokio::time::timeout(LIMIT, events.recv()).await;

@@ -26,6 +26,7 @@ mod api_keys;
 mod by_hand;
 mod cleanup;
 mod gone;
+mod hanging;
 mod hostile;
 mod many;
 mod messages;
@@ -36,6 +37,7 @@ mod passes;
 mod poisoned;
 mod promises;
 mod request;
+mod slow_events;
 mod sweep;
 mod trouble;
 mod unstarted;
@@ -145,6 +147,14 @@ impl World {
             writer: writer.into(),
             respect: Duration::from_secs(120),
         }
+    }
+
+    /// Events that go to this API server, from a task of their own.
+    fn events(&self, client: kube::Client) -> Events {
+        let (clock, metrics) = (self.clock.clone(), Arc::clone(&self.metrics));
+        let (events, publisher) = Events::kubernetes(client, "a".into(), clock, metrics);
+        tokio::spawn(publisher.run(CancellationToken::new()));
+        events
     }
 
     fn start(&self, writer: &str) -> Process {

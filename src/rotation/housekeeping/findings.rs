@@ -1,6 +1,10 @@
 //! What is not as it should be: told to people, with the command that mends it, and evicted if they want that. I/O.
 
+use std::sync::PoisonError;
+use std::time::Duration;
+
 use jiff::Timestamp;
+use sidescale_webhook::forms::is_dns_label;
 use sidescale_webhook::identity::POD_SECRET;
 use sidescale_webhook::profile::OnLost;
 use tracing::{debug, info, warn};
@@ -8,8 +12,9 @@ use tracing::{debug, info, warn};
 use super::Keeper;
 use super::unstarted::{Reference, Source, notice};
 use crate::clock::after;
-use crate::events::{About, Notice};
+use crate::events::{About, Notice, Topic};
 use crate::pods::{Evicted, PodFound};
+use crate::quote::name;
 use crate::rotation::fleet::Member;
 use crate::rotation::may_be_a_key;
 use crate::rotation::nodes::{Finding, NodeState, Place};
@@ -19,113 +24,143 @@ use crate::rotation::record::Record;
 pub(super) const CONTAINER: &str = "tailscale";
 
 /// Evictions are at least this far apart.
-const EVICT_GAP: std::time::Duration = std::time::Duration::from_secs(10);
+const EVICT_GAP: Duration = Duration::from_secs(10);
+
+/// The same is told again after this long, as long as it lasts.
+const TELL_EVERY: Duration = Duration::from_secs(3_600);
 
 /// So many pods of one finding are read and told of.
 const MOST_TOLD: usize = 5;
 
 impl Keeper {
-    /// Tells of a finding, and evicts a lost pod if its time has come.
-    pub(super) async fn found(&mut self, control_plane: &str, finding: &Finding) {
-        if finding.tell {
-            self.tell(control_plane, finding).await;
-        }
+    /// Tells of a finding, and evicts a lost pod if its time has come. Says what is the matter, told before or not.
+    pub(super) async fn found(&self, control_plane: &str, finding: &Finding) -> Vec<Topic> {
+        let open = self.tell(control_plane, finding).await;
         let evict = self.context.policy.rotation.on_lost == OnLost::Evict;
         let sure = finding.state == NodeState::Lost && finding.is_certain() && !finding.expecting;
-        let now = self.context.clock.now();
         let paused = self.context.policy.rotation.paused;
         if let (Some(place), Some(pod)) = (&finding.place, finding.pods.first())
             && evict
             && sure
             && !paused
-            && now >= self.evict_from
         {
-            self.evict(place, pod, now).await;
+            let now = self.context.clock.now();
+            if let Some(before) = self.take_turn(now)
+                && !self.evict(place, pod, now).await
+            {
+                self.give_back_turn(now, before);
+            }
+        }
+        open
+    }
+
+    /// Takes the next eviction for oneself, if its time has come; gives the time that was set.
+    fn take_turn(&self, now: Timestamp) -> Option<Timestamp> {
+        let mut from = self
+            .evict_from
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        (now >= *from).then(|| std::mem::replace(&mut *from, after(now, EVICT_GAP)))
+    }
+
+    fn give_back_turn(&self, now: Timestamp, before: Timestamp) {
+        let mut from = self
+            .evict_from
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if *from == after(now, EVICT_GAP) {
+            *from = before;
         }
     }
 
-    async fn tell(&self, control_plane: &str, finding: &Finding) {
-        let Finding {
-            state,
-            user,
-            place,
-            count,
-            of,
-            ..
-        } = finding;
-        let state_name = state.as_str();
-        let Some(place) = place else {
-            let nodes = ids(finding);
-            warn!(
-                control_plane,
-                user,
-                state = state_name,
-                count,
-                nodes,
-                "Nodes are online with keys of a user of ours that has no pod"
-            );
-            return;
+    async fn tell(&self, control_plane: &str, finding: &Finding) -> Vec<Topic> {
+        let Some(place) = &finding.place else {
+            self.tell_of_no_place(control_plane, finding);
+            return Vec::new();
         };
-        let (namespace, service) = (&place.namespace, &place.service);
-        if *state == NodeState::Uninvited {
+        let topics = topics(finding, place);
+        let claimed: Vec<bool> = topics
+            .iter()
+            .map(|topic| self.context.events.claim(TELL_EVERY, topic))
+            .collect();
+        if !claimed.contains(&true) {
+            return topics;
+        }
+        if finding.state == NodeState::Uninvited {
             let note = uninvited(control_plane, finding, place, &self.context.flags);
-            warn!(
-                control_plane,
-                namespace,
-                service,
-                state = state_name,
-                count,
-                of,
-                note,
-                "Nodes"
-            );
-            self.publish(place, About::secret(&place.secret), *state, note)
-                .await;
-            return;
+            log(control_plane, finding, place, Some(&note));
+            self.send(place, About::secret(&place.secret), finding.state, note);
+            return topics;
         }
-        let (there, lacking) = self.read(finding, place).await;
+        let is_certain = finding.is_certain();
+        let pods = finding.pods.iter().take(MOST_TOLD).enumerate();
+        // Where it is certain, each pod was claimed for itself.
+        let pods = pods.filter(|(index, _)| !is_certain || claimed.get(*index) == Some(&true));
+        let pods = pods.map(|(_, pod)| pod);
+        let (there, lacking) = self.read(finding, place, pods).await;
         if there.is_empty() && lacking.is_empty() {
-            return;
+            return topics;
         }
-        warn!(
-            control_plane,
-            namespace,
-            service,
-            state = state_name,
-            count,
-            of,
-            "Pods"
-        );
+        log(control_plane, finding, place, None);
         for notice in &lacking {
-            self.context.events.publish(notice).await;
+            self.context.events.publish(notice);
         }
-        if there.is_empty() {
-            return;
-        }
-        if finding.is_certain() {
+        if is_certain {
             for (pod, container) in there {
-                let note = match state {
+                let note = match finding.state {
                     NodeState::Lost => lost(place, pod),
                     NodeState::Late | NodeState::Joined | NodeState::Uninvited => {
                         late(place, pod, &container, self.context.clock.now())
                     }
                 };
                 let about = About::pod(&pod.name, pod.uid);
-                self.publish(place, about, *state, note).await;
+                self.send(place, about, finding.state, note);
             }
-        } else {
+        } else if !there.is_empty() {
             let pods: Vec<_> = there.into_iter().map(|(pod, _)| pod).collect();
             let note = one_of(finding, place, &pods);
-            self.publish(place, About::secret(&place.secret), *state, note)
-                .await;
+            self.send(place, About::secret(&place.secret), finding.state, note);
         }
+        topics
     }
 
-    /// Reads the first pods of a finding: those that are there, and what to tell of late ones that lack a Secret.
+    /// Nodes of a user of ours that has no pod are nobody's to look at but the operator's.
+    fn tell_of_no_place(&self, control_plane: &str, finding: &Finding) {
+        let (user, state) = (&finding.user, finding.state.as_str());
+        let topic = Topic::other(&format!("user {user} of {control_plane}"), state);
+        if !self.context.events.may_log(TELL_EVERY, &topic) {
+            return;
+        }
+        let (count, nodes) = (finding.count, ids(finding));
+        warn!(
+            control_plane,
+            user,
+            state,
+            count,
+            nodes,
+            "Nodes are online with keys of a user of ours that has no pod"
+        );
+    }
+
+    /// Sends what was claimed.
+    fn send(&self, place: &Place, about: About, state: NodeState, note: String) {
+        let topic = topic(place, &about, state);
+        let notice = Notice {
+            namespace: place.namespace.clone(),
+            about,
+            warning: true,
+            reason: state.as_str(),
+            note,
+        };
+        self.context.events.send(&topic, &notice);
+    }
+
+    /// Reads pods of a finding: those that are there, and what to tell of late ones that lack a Secret.
     async fn read<'a>(
         &self,
-        finding: &'a Finding,
+        finding: &Finding,
         place: &Place,
+        pods: impl Iterator<Item = &'a Member>,
     ) -> (Vec<(&'a Member, String)>, Vec<Notice>) {
         let Place {
             namespace,
@@ -134,9 +169,9 @@ impl Keeper {
             data_key,
         } = place;
         let (mut there, mut lacking) = (Vec::new(), Vec::new());
-        for pod in finding.pods.iter().take(MOST_TOLD) {
-            let pods = &self.context.pods;
-            match pods.read(namespace, &pod.name, pod.uid, CONTAINER).await {
+        for pod in pods {
+            let api = &self.context.pods;
+            match api.read(namespace, &pod.name, pod.uid, CONTAINER).await {
                 PodFound::Gone => {}
                 PodFound::There {
                     lack: Some(lack), ..
@@ -154,19 +189,8 @@ impl Keeper {
         (there, lacking)
     }
 
-    async fn publish(&self, place: &Place, about: About, state: NodeState, note: String) {
-        let notice = Notice {
-            namespace: place.namespace.clone(),
-            about,
-            warning: true,
-            reason: state.as_str(),
-            note,
-        };
-        self.context.events.publish(&notice).await;
-    }
-
-    /// Evicts a pod whose controller makes another, if that one will find a key.
-    async fn evict(&mut self, place: &Place, pod: &Member, now: Timestamp) {
+    /// Evicts a pod whose controller makes another, if that one will find a key; says whether that was tried.
+    async fn evict(&self, place: &Place, pod: &Member, now: Timestamp) -> bool {
         let (namespace, name) = (&place.namespace, &pod.name);
         let pods = &self.context.pods;
         match pods.read(namespace, name, pod.uid, CONTAINER).await {
@@ -176,31 +200,42 @@ impl Keeper {
             PodFound::There {
                 controlled: false, ..
             }
-            | PodFound::Gone => return,
+            | PodFound::Gone => return false,
             PodFound::Unknown(trouble) => {
                 debug!(namespace, %name, trouble, "Lost pod cannot be read");
-                return;
+                return false;
             }
         }
         if !self.has_key(place, now).await {
             debug!(namespace, %name, "Lost pod stays: there is no valid key for the next one");
-            return;
+            return false;
         }
-        self.evict_from = after(now, EVICT_GAP);
         let evicted = pods.evict(namespace, name, pod.uid).await;
         match evicted {
             Evicted::Yes => info!(namespace, %name, "Evicted a pod that lost its node"),
             Evicted::NotNow => debug!(namespace, %name, "A disruption budget keeps a lost pod"),
             Evicted::No(trouble) => {
+                let about = About::pod(name, pod.uid);
+                let topic = Topic::new(namespace, &about, "evict", NodeState::Lost.as_str());
+                if !self.context.events.claim(TELL_EVERY, &topic) {
+                    return true;
+                }
                 let note = format!(
                     "pod {namespace}/{name} lost its node and was not evicted: {trouble}; the account needs create \
                      on pods/eviction, which the chart gives with rotation.onLost: evict"
                 );
                 warn!(namespace, %name, trouble, "Lost pod was not evicted");
-                let about = About::pod(name, pod.uid);
-                self.publish(place, about, NodeState::Lost, note).await;
+                let notice = Notice {
+                    namespace: namespace.clone(),
+                    about,
+                    warning: true,
+                    reason: NodeState::Lost.as_str(),
+                    note,
+                };
+                self.context.events.send(&topic, &notice);
             }
         }
+        true
     }
 
     /// Whether the Secret holds a key that is good for a while.
@@ -223,6 +258,40 @@ impl Keeper {
             .get(&place.data_key)
             .and_then(|key| key.current.as_ref());
         filled && current.is_some_and(|current| now < current.expires)
+    }
+}
+
+/// What a finding is told as: of each of its first pods where it is certain which those are, else of their Secret.
+fn topics(finding: &Finding, place: &Place) -> Vec<Topic> {
+    let state = finding.state;
+    if state == NodeState::Uninvited || !finding.is_certain() {
+        let about = About::secret(&place.secret);
+        return vec![topic(place, &about, state)];
+    }
+    let pods = finding.pods.iter().take(MOST_TOLD);
+    let abouts = pods.map(|pod| About::pod(&pod.name, pod.uid));
+    abouts.map(|about| topic(place, &about, state)).collect()
+}
+
+fn topic(place: &Place, about: &About, state: NodeState) -> Topic {
+    let part = match about {
+        // One Secret holds the keys of many services.
+        About::Secret(_) => place.data_key.as_str(),
+        About::ConfigMap(_) | About::Pod { .. } | About::Workload { .. } => "",
+    };
+    Topic::new(&place.namespace, about, part, state.as_str())
+}
+
+fn log(control_plane: &str, finding: &Finding, place: &Place, note: Option<&str>) {
+    let (namespace, service) = (&place.namespace, &place.service);
+    let (state, count, of) = (finding.state.as_str(), finding.count, finding.of);
+    if let Some(note) = note {
+        warn!(
+            control_plane,
+            namespace, service, state, count, of, note, "Nodes"
+        );
+    } else {
+        warn!(control_plane, namespace, service, state, count, of, "Pods");
     }
 }
 
@@ -290,12 +359,14 @@ fn uninvited(control_plane: &str, finding: &Finding, place: &Place, flags: &str)
         secret,
         data_key: _,
     } = place;
-    let (count, of, user) = (finding.count, finding.of, &finding.user);
+    let (count, of, user) = (finding.count, finding.of, name(&finding.user));
     let nodes = ids(finding);
     let end = if secret == POD_SECRET {
         "Each of its keys works once, so that a pod has none left".to_owned()
-    } else {
+    } else if is_dns_label(service) {
         format!("End that key: sidescale rotate --now --revoke {namespace}/{service}{flags}")
+    } else {
+        "End that key: sidescale rotate --now --revoke".to_owned()
     };
     format!(
         "{of} nodes of user {user} of control plane {control_plane} are online, {count} more than service {service} has \
@@ -310,77 +381,4 @@ fn ids(finding: &Finding) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-    use crate::args::{Args, Command};
-    use crate::cluster;
-    use crate::control_plane::NodeId;
-
-    #[test]
-    fn a_stranger_is_told_with_the_command_that_ends_its_key() {
-        let place = Place {
-            namespace: "shop".into(),
-            service: "api".into(),
-            secret: "headscale-auth-keys".into(),
-            data_key: "api-authkey".into(),
-        };
-        let finding = Finding {
-            state: NodeState::Uninvited,
-            user: "shop.api".into(),
-            place: Some(place.clone()),
-            count: 1,
-            of: 3,
-            pods: Vec::new(),
-            nodes: vec![NodeId(4), NodeId(7), NodeId(9)],
-            expecting: false,
-            tell: true,
-        };
-        for (namespace, release) in [("sidescale", "sidescale"), ("tailnet", "prod")] {
-            let flags = cluster::flags(namespace, release);
-            let note = uninvited("default", &finding, &place, &flags);
-            assert!(
-                note.contains("9, 7, 4") && note.contains("--identifier ID"),
-                "{note}"
-            );
-            let (_, rest) = note.split_once("End that key: ").unwrap();
-            let (command, _) = rest.split_once(';').unwrap();
-            let Command::Rotate(args) = Args::try_parse_from(command.split(' ')).unwrap().command
-            else {
-                panic!("{command}");
-            };
-            assert_eq!(args.targets, ["shop/api".parse().unwrap()]);
-            assert!(args.revoke && args.now);
-            assert_eq!(args.release.namespace, namespace);
-            assert_eq!(args.release.access.release_name, release);
-        }
-    }
-
-    #[test]
-    fn a_pod_whose_key_worked_once_is_mended_by_another_pod() {
-        let pod = Member {
-            created: Timestamp::UNIX_EPOCH,
-            uid: 1,
-            name: "api-x".into(),
-        };
-        for (secret, command) in [
-            (
-                "headscale-auth-keys",
-                "kubectl exec -n shop api-x -c tailscale -- killall containerboot",
-            ),
-            (POD_SECRET, "kubectl delete pod -n shop api-x"),
-        ] {
-            let place = Place {
-                namespace: "shop".into(),
-                service: "api".into(),
-                secret: secret.into(),
-                data_key: "api-0123456789ab-authkey".into(),
-            };
-            let now = Timestamp::UNIX_EPOCH;
-            for note in [lost(&place, &pod), late(&place, &pod, "running", now)] {
-                assert!(note.ends_with(command), "{note}");
-            }
-        }
-    }
-}
+mod tests;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sidescale_webhook::forms::{is_data_key, is_dns_subdomain};
 use tracing::{debug, warn};
 
 use super::findings::CONTAINER;
@@ -12,6 +13,7 @@ use crate::clock::after;
 use crate::events::{About, Notice};
 use crate::pods::PodFound;
 use crate::pods::start::Lack;
+use crate::quote::{name, quoted};
 use crate::rotation::demand::Demands;
 use crate::rotation::fleet::Member;
 use crate::rotation::nodes::LATE_AFTER;
@@ -24,8 +26,11 @@ const FIRST_READ: Duration = Duration::from_secs(20);
 /// One that has not started is read again when it is twice as old, at least and at most after this long.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(100), Duration::from_secs(3_600));
 
-/// Bounds the reads that follow one look.
+/// Bounds the reads at one time.
 const MOST_READ: usize = 16;
+
+/// So many data keys are named.
+const MOST_KEYS: usize = 4;
 
 /// Who makes the key that a pod refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,16 +67,25 @@ impl<'a> Reference<'a> {
             source,
         }
     }
+
+    /// Whether Secret and data key may stand in a command: they come from the pod's annotations, which are its author's.
+    fn is_sound(&self) -> bool {
+        is_dns_subdomain(self.secret, 253) && is_data_key(self.data_key)
+    }
 }
 
 /// When pods are read next, by their uid; never again once their container has started.
 #[derive(Debug, Default)]
-pub(super) struct Reads(BTreeMap<u128, Option<Timestamp>>);
+pub(super) struct Reads {
+    next: BTreeMap<u128, Option<Timestamp>>,
+    /// The namespace whose turn it was last.
+    last: String,
+}
 
 impl Reads {
     /// Whether a pod's time has come.
     fn is_due(&self, now: Timestamp, pod: &Member, first: Duration) -> bool {
-        let next = self.0.get(&pod.uid).copied();
+        let next = self.next.get(&pod.uid).copied();
         let next = next.unwrap_or_else(|| Some(after(pod.created, first)));
         next.is_some_and(|next| now >= next)
     }
@@ -80,36 +94,36 @@ impl Reads {
         let age = now.duration_since(pod.created).unsigned_abs();
         let (least, most) = AGAIN;
         let next = after(now, age.clamp(least, most));
-        self.0.insert(pod.uid, Some(next));
+        self.next.insert(pod.uid, Some(next));
     }
 
     fn never_again(&mut self, pod: &Member) {
-        self.0.insert(pod.uid, None);
+        self.next.insert(pod.uid, None);
     }
 
     fn keep_only(&mut self, pods: &BTreeSet<u128>) {
-        self.0.retain(|uid, _| pods.contains(uid));
+        self.next.retain(|uid, _| pods.contains(uid));
     }
 }
 
 impl Keeper {
     /// Reads pods whose key rotation does not make, or cannot: nothing else tells why they do not start.
-    pub(super) async fn look_at_unstarted(&mut self, up: &Up) {
+    pub(super) async fn look_at_unstarted(&self, reads: &mut Reads, up: &Up) {
         let demands = self.demands.borrow().clone();
         if !demands.synced {
             return;
         }
         let (mut there, mut due) = (BTreeSet::new(), Vec::new());
+        let now = self.context.clock.now();
         for (reference, first) in self.candidates(&demands, up) {
             let pod = reference.pod;
             there.insert(pod.uid);
-            let now = self.context.clock.now();
-            if due.len() < MOST_READ && self.reads.is_due(now, pod, first) {
+            if reads.is_due(now, pod, first) {
                 due.push(reference);
             }
         }
-        self.reads.keep_only(&there);
-        for reference in due {
+        reads.keep_only(&there);
+        for reference in in_turn(&due, &reads.last) {
             let Reference {
                 namespace,
                 pod,
@@ -117,33 +131,34 @@ impl Keeper {
                 data_key,
                 source: _,
             } = reference;
+            reads.last.clear();
+            reads.last.push_str(namespace);
             let pods = &self.context.pods;
             let found = pods.read(namespace, &pod.name, pod.uid, CONTAINER).await;
             let now = self.context.clock.now();
             match found {
                 PodFound::Gone | PodFound::There { started: true, .. } => {
-                    self.reads.never_again(pod);
+                    reads.never_again(pod);
                 }
-                PodFound::There { lack: None, .. } => self.reads.again(now, pod),
+                PodFound::There { lack: None, .. } => reads.again(now, pod),
                 PodFound::There {
                     lack: Some(lack), ..
                 } => {
-                    self.reads.again(now, pod);
-                    let lack_name = reason(&lack);
-                    let pod_name = &*pod.name;
-                    warn!(
-                        namespace,
-                        pod = pod_name,
-                        secret,
-                        data_key,
-                        lack = lack_name,
-                        "Container cannot start"
-                    );
+                    reads.again(now, pod);
                     let notice = notice(&reference, &lack);
-                    self.context.events.publish(&notice).await;
+                    if self.context.events.publish(&notice) {
+                        warn!(
+                            namespace,
+                            pod = &*pod.name,
+                            secret = &*name(secret),
+                            data_key = &*name(data_key),
+                            lack = notice.reason,
+                            "Container cannot start"
+                        );
+                    }
                 }
                 PodFound::Unknown(trouble) => {
-                    self.reads.again(now, pod);
+                    reads.again(now, pod);
                     debug!(namespace, pod = &*pod.name, trouble, "Pod cannot be read");
                     // The others would not be answered either.
                     return;
@@ -185,6 +200,28 @@ impl Keeper {
     }
 }
 
+/// Takes as many as are read at once, one of each namespace in turn, from the namespace after `last` on: however many pods
+/// one has, the others' turn comes.
+fn in_turn<'a>(due: &[Reference<'a>], last: &str) -> Vec<Reference<'a>> {
+    // They come by namespace.
+    let mut namespaces: Vec<_> = due
+        .chunk_by(|one, other| one.namespace == other.namespace)
+        .collect();
+    let first = namespaces.partition_point(|of_one| {
+        let namespace = of_one.first().map(|reference| reference.namespace);
+        namespace <= Some(last)
+    });
+    namespaces.rotate_left(first);
+    let longest = namespaces.iter().map(|of_one| of_one.len()).max();
+    let rounds = 0..longest.unwrap_or_default();
+    let all = rounds.flat_map(|round| {
+        namespaces
+            .iter()
+            .filter_map(move |of_one| of_one.get(round))
+    });
+    all.take(MOST_READ).copied().collect()
+}
+
 /// What a pod's owner is told of a container that cannot start.
 pub(super) fn notice(reference: &Reference<'_>, lack: &Lack) -> Notice {
     let pod = reference.pod;
@@ -209,23 +246,30 @@ fn reason(lack: &Lack) -> &'static str {
 fn note(reference: &Reference<'_>, lack: &Lack) -> String {
     let Reference { namespace, pod, .. } = reference;
     let pod = &pod.name;
+    let secret = name(lack.secret());
     // The kubelet says for certain which Secret it is; a reference of somebody else's is told as that.
-    let (what, secret) = match lack {
-        Lack::Secret { secret } => (format!("there is no Secret {namespace}/{secret}"), secret),
-        Lack::Key { secret, key } => (
-            format!("Secret {namespace}/{secret} has no data key {key}"),
-            secret,
-        ),
-        Lack::Volume { secret, keys } => (
+    let what = match lack {
+        Lack::Secret { .. } => format!("there is no Secret {namespace}/{secret}"),
+        Lack::Key { key, .. } => {
+            format!("Secret {namespace}/{secret} has no data key {}", name(key))
+        }
+        Lack::Volume { keys, .. } => {
+            let keys: Vec<_> = keys.iter().take(MOST_KEYS).map(|key| name(key)).collect();
             format!(
                 "its volumes are not ready, and one of them is data key {} of Secret {namespace}/{secret} \
                  (kubectl describe pod -n {namespace} {pod} says whether it is that one)",
                 keys.join(" or ")
-            ),
-            secret,
-        ),
+            )
+        }
     };
-    let next = if secret == reference.secret {
+    let next = if !reference.is_sound() {
+        let (secret, data_key) = (quoted(reference.secret), quoted(reference.data_key));
+        format!(
+            "annotation sidescale.io/status of the pod names Secret {secret} and data key {data_key}, and nothing has \
+             such a name: somebody else has written it. The pod that follows this one gets a right one: kubectl delete \
+             pod -n {namespace} {pod}"
+        )
+    } else if lack.secret() == reference.secret {
         next(reference, lack)
     } else {
         format!(
@@ -289,134 +333,4 @@ fn beside(lack: &Lack) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::control_plane::KeyId;
-    use crate::rotation::state::State;
-
-    fn pod() -> Member {
-        Member {
-            created: Timestamp::UNIX_EPOCH,
-            uid: 7,
-            name: "web-0".into(),
-        }
-    }
-
-    fn told(source: Source, lack: &Lack) -> String {
-        let pod = pod();
-        let reference = Reference::new("shop", &pod, ("keys", "web-authkey"), source);
-        notice(&reference, lack).note
-    }
-
-    fn mounts(keys: &[&str]) -> Lack {
-        Lack::Volume {
-            secret: "keys".into(),
-            keys: keys.iter().map(|key| (*key).to_owned()).collect(),
-        }
-    }
-
-    #[test]
-    fn names_the_authority_where_it_may_be_what_is_missing() {
-        let (authority, both) = (mounts(&["ca.crt"]), mounts(&["web-authkey", "ca.crt"]));
-        for (lack, named) in [
-            (&authority, "data key ca.crt of Secret shop/keys"),
-            (&both, "data key web-authkey or ca.crt of Secret shop/keys"),
-        ] {
-            let note = told(Source::Author, lack);
-            assert!(note.contains(named), "{note}");
-            assert!(
-                note.contains("private authority under ca.crt: put it there"),
-                "{note}"
-            );
-            let note = told(Source::Rotation(None), lack);
-            assert!(note.contains(named), "{note}");
-        }
-        let note = told(Source::Author, &mounts(&["web-authkey"]));
-        assert!(!note.contains("ca.crt"), "{note}");
-    }
-
-    #[test]
-    fn names_container_secret_and_data_key_and_what_to_do() {
-        let secret = Lack::Secret {
-            secret: "keys".into(),
-        };
-        let key = Lack::Key {
-            secret: "keys".into(),
-            key: "web-authkey".into(),
-        };
-        let volume = mounts(&["web-authkey"]);
-        let made = |key, state| {
-            let key = Some(KeyId(7)).filter(|_| key);
-            Source::Rotation(Some(Standing { state, key }))
-        };
-        let table = [
-            (
-                Source::Author,
-                &secret,
-                "kubectl create secret generic -n shop keys --from-file=web-authkey=FILE",
-            ),
-            (Source::Author, &key, "kubectl describe secret -n shop keys"),
-            (
-                Source::Author,
-                &volume,
-                "kubectl describe pod -n shop web-0",
-            ),
-            (
-                made(false, State::NoCredentials),
-                &key,
-                "its state is NoCredentials: kubectl events -n shop --for secret/keys",
-            ),
-            (
-                made(false, State::QuotaExceeded),
-                &secret,
-                "its state is QuotaExceeded",
-            ),
-            (made(true, State::Ready), &key, "its state is Ready"),
-            (
-                Source::Rotation(None),
-                &key,
-                "kubectl delete pod -n shop web-0",
-            ),
-        ];
-        for (source, lack, command) in table {
-            let note = told(source, lack);
-            for part in [
-                "container tailscale",
-                "Secret shop/keys",
-                "web-authkey",
-                command,
-            ] {
-                assert!(note.contains(part), "{part}: {note}");
-            }
-            assert!(note.len() < 900, "an Event takes a kilobyte: {note}");
-        }
-        let other = Lack::Secret { secret: "x".into() };
-        let note = told(Source::Author, &other);
-        assert!(
-            note.contains("Secret shop/x;") && note.contains("comes from, keys"),
-            "{note}"
-        );
-    }
-
-    #[test]
-    fn a_pod_is_read_once_before_it_is_late_and_ever_more_rarely_after() {
-        let at = |second| Timestamp::from_second(second).unwrap();
-        let pod = pod();
-        let mut reads = Reads::default();
-        let mut times = Vec::new();
-        for second in 0..7_200 {
-            if reads.is_due(at(second), &pod, FIRST_READ) {
-                times.push(second);
-                reads.again(at(second), &pod);
-            }
-        }
-        assert_eq!(times, [20, 120, 240, 480, 960, 1_920, 3_840]);
-        reads.never_again(&pod);
-        assert!(!reads.is_due(at(1_000_000), &pod, FIRST_READ));
-        reads.keep_only(&BTreeSet::new());
-        assert!(
-            reads.is_due(at(1_000_000), &pod, FIRST_READ),
-            "forgotten with its pod"
-        );
-    }
-}
+mod tests;

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use sidescale_webhook::identity::POD_SECRET;
 
 use super::note::Note;
-use super::{Finding, KeyOf, LATE_AFTER, Look, NodeState, Place, is_due};
+use super::{Finding, KeyOf, LATE_AFTER, Look, NodeState, Place};
 use crate::clock::after;
 use crate::control_plane::KeyId;
 use crate::rotation::fleet::{Fleet, Member};
@@ -29,15 +29,6 @@ pub(super) struct Memory {
     /// Those that never had one, as far as is known, and when they were made.
     pub(super) waiting: Vec<(u128, Timestamp)>,
     missing_for: u32,
-    told: BTreeMap<NodeState, Told>,
-}
-
-/// What people were told of one state.
-#[derive(Clone, Debug, Default)]
-struct Told {
-    at: Timestamp,
-    /// The pods that were named for certain.
-    pods: BTreeSet<u128>,
 }
 
 /// The pods of a group, the oldest first, and how many of which have no node.
@@ -164,21 +155,13 @@ impl Memory {
             (NodeState::Lost, of_suspects, suspects),
         ];
         let found = found.into_iter().filter(|(_, count, _)| *count > 0);
-        let told = std::mem::take(&mut self.told);
         for (state, count, suspects) in found {
             match state {
                 NodeState::Late => look.counts.late += count,
                 NodeState::Lost => look.counts.lost += count,
                 NodeState::Joined | NodeState::Uninvited => {}
             }
-            let before = told.get(&state);
-            let tell = is_due(now, before.map(|told| told.at));
-            let last = self.told.entry(state).or_default();
-            last.at = match before {
-                Some(before) if !tell => before.at,
-                Some(_) | None => now,
-            };
-            let finding = |place, count, of, pods, tell| Finding {
+            let finding = |place, count, of, pods| Finding {
                 state,
                 user: user.to_owned(),
                 place,
@@ -187,12 +170,11 @@ impl Memory {
                 pods,
                 nodes: Vec::new(),
                 expecting: !waiting.is_empty(),
-                tell,
             };
             if count < suspects.len() {
                 let place = group.place();
                 look.findings
-                    .push(finding(place, count, pods.len(), suspects, tell));
+                    .push(finding(place, count, pods.len(), suspects));
                 continue;
             }
             // It is certain which they are, and so what key each has.
@@ -202,14 +184,10 @@ impl Memory {
                 if pods.is_empty() {
                     continue;
                 }
-                // One more pod is news, whatever was said of others.
-                let named = |pod: &Member| before.is_some_and(|told| told.pods.contains(&pod.uid));
-                let tell = tell || !pods.iter().all(named);
                 let place = Some(group.place_of(fleet));
                 look.findings
-                    .push(finding(place, pods.len(), fleet.pods.len(), pods, tell));
+                    .push(finding(place, pods.len(), fleet.pods.len(), pods));
             }
-            last.pods.extend(suspects.iter().map(|pod| pod.uid));
         }
     }
 

@@ -164,12 +164,7 @@ fn a_pod_is_late_after_two_minutes_and_joined_when_its_node_is_there() {
     let [late] = &look.findings[..] else {
         panic!("{look:?}")
     };
-    assert_eq!(
-        (late.state, uids(late), late.tell),
-        (NodeState::Late, vec![7], true)
-    );
-    let again = world.look();
-    assert!(!again.findings[0].tell, "told once an hour");
+    assert_eq!((late.state, uids(late)), (NodeState::Late, vec![7]));
     world.nodes.push((1, "api", world.now, true));
     assert_eq!(world.counts(), (1, 0, 0, 0));
 }
@@ -189,7 +184,7 @@ fn a_node_that_was_there_and_is_gone_at_two_looks_is_lost() {
     assert_eq!(look.counts.lost, 1);
     let lost = &look.findings[0];
     assert_eq!((lost.state, uids(lost)), (NodeState::Lost, vec![0]));
-    assert!(lost.is_certain() && lost.tell && !lost.expecting);
+    assert!(lost.is_certain() && !lost.expecting);
     assert_eq!(lost.place.as_ref().unwrap().namespace, "shop");
     assert_eq!(world.counts(), (0, 0, 1, 0), "it stays so");
     world.nodes.push((9, "api", world.now, true));
@@ -298,12 +293,11 @@ fn where_each_pod_has_a_key_of_its_own_it_is_certain_whose_node_is_missing() {
     };
     assert_eq!((uids(lost), lost.count, lost.of), (vec![1], 1, 1));
     assert_eq!(lost.place.as_ref().unwrap().data_key, "1");
-    // Another one is told of at once, the first not again.
     world.nodes.remove(1);
     world.look();
     let look = world.look();
-    let told: Vec<_> = look.findings.iter().map(|of| (uids(of), of.tell)).collect();
-    assert_eq!(told, [(vec![1], false), (vec![2], true)]);
+    let found: Vec<_> = look.findings.iter().map(uids).collect();
+    assert_eq!(found, [[1], [2]]);
     world.nodes.push((3, "api", START + 5, true));
     // Its pod is replaced, and the next one does not join: the others' nodes are not taken for its own.
     world.pods[1] = (Some("api"), world.now, 3);
@@ -336,7 +330,7 @@ fn more_nodes_than_pods_for_two_minutes_were_not_invited() {
         panic!("{look:?}")
     };
     assert_eq!(found.state, NodeState::Uninvited);
-    assert_eq!((found.count, found.of, found.tell), (1, 2, true));
+    assert_eq!((found.count, found.of), (1, 2));
     assert_eq!(found.nodes, [NodeId(1), NodeId(2)]);
     world.leaving = 1;
     assert_eq!(

@@ -55,7 +55,7 @@ pub(super) async fn api_key(
             note: trouble.message.clone(),
         };
         if exists {
-            context.events.publish(&notice).await;
+            context.events.publish(&notice);
         }
         return Err(trouble);
     };

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use futures::future::join_all;
 use jiff::Timestamp;
 
-use super::{Done, Loop};
+use super::Loop;
 use crate::clock::after;
+use crate::events::Topic;
 use crate::rotation::demand::{KeyDemand, SecretRef};
-use crate::rotation::ending::{Life, worst};
+use crate::rotation::ending::{Life, TELL_EVERY, notice, worst};
 use crate::rotation::known::Known;
 use crate::rotation::state::State;
 
@@ -32,32 +32,27 @@ impl Loop {
         self.endings_at = self.endings_at.into_iter().chain(next).min();
     }
 
-    /// Gives out the telling, if its time has come.
+    /// Tells of them, if the time has come.
     pub(super) fn tell_endings(&mut self, now: Timestamp) {
         if self.endings_at.is_none_or(|at| now < at) {
             return;
         }
-        let (mut notices, mut next) = (Vec::new(), None);
-        let mut told = std::mem::take(&mut self.told);
+        let (events, flags) = (&self.context.events, &self.context.flags);
+        let mut next = None;
         for (secret, known) in &self.secrets {
-            let lives = self.lives(secret, known);
-            let worst = worst(now, lives);
-            let flags = &self.context.flags;
-            notices.extend(told.notice(now, secret, worst.as_ref(), flags));
+            let worst = worst(now, self.lives(secret, known));
+            let again = worst.map(|worst| {
+                let notice = notice(secret, &worst, flags);
+                events.publish_every(TELL_EVERY, &notice);
+                let again = events.again(&Topic::of(&notice));
+                // What had no room is tried again.
+                again.unwrap_or_else(|| after(now, PATIENCE))
+            });
             let lives = self.lives(secret, known);
             let times = lives.filter_map(|(_, demand, end, _)| Life::new(end, demand).next(now));
-            next = next.into_iter().chain(times).min();
+            next = next.into_iter().chain(again).chain(times).min();
         }
-        self.endings_at = next.into_iter().chain(told.again()).min();
-        self.told = told;
-        if notices.is_empty() {
-            return;
-        }
-        let events = self.context.events.clone();
-        self.jobs.push(Box::pin(async move {
-            join_all(notices.iter().map(|notice| events.publish(notice))).await;
-            Done::Told
-        }));
+        self.endings_at = next;
     }
 
     /// The keys of a Secret that pods need, when they end and how they do.

@@ -18,12 +18,13 @@ use crate::rotation::settle::Outcome;
 const PASS_RETRY: Duration = Duration::from_secs(60);
 
 impl Loop {
-    pub(in crate::rotation) async fn absorb(&mut self, done: Done) {
+    /// Takes in what came of a job. It waits for nothing, and neither does the loop.
+    pub(in crate::rotation) fn absorb(&mut self, done: Done) {
         let now = self.context.clock.now();
         match done {
             Done::Settled(secret, number, outcome) => {
                 self.queue.done(&secret, number);
-                self.settled(secret, *outcome, now).await;
+                self.settled(secret, *outcome, now);
             }
             Done::Connected(name, connected) => {
                 if self.planes.connected(&name, *connected, now) {
@@ -39,7 +40,6 @@ impl Loop {
                 }
                 self.api_keys.looked(*looked, now);
             }
-            Done::Told => {}
             Done::Passed(passed) => {
                 self.passing = false;
                 self.passed_at = now;
@@ -50,7 +50,7 @@ impl Loop {
         }
     }
 
-    async fn settled(&mut self, secret: SecretRef, outcome: Outcome, now: Timestamp) {
+    fn settled(&mut self, secret: SecretRef, outcome: Outcome, now: Timestamp) {
         for (name, trouble) in &outcome.suspects {
             debug!(
                 control_plane = name,
@@ -78,7 +78,7 @@ impl Loop {
         let rotated = namespace
             .map(|namespace| rotated::notices(&secret, &outcome, &namespace.users, overlap));
         let known = self.secrets.entry(secret.clone()).or_default();
-        let Next { retry, confirm } = known.absorb(&secret, outcome, now);
+        let Next { retry, confirm } = known.absorb(&secret, outcome, now, &self.context.events);
         if let Some(at) = retry {
             self.queue.want(&secret, Class::Renewal, at);
         }
@@ -94,7 +94,7 @@ impl Loop {
         };
         let told = known.notices(&secret, of_plane);
         for notice in told.iter().chain(rotated.iter().flatten()) {
-            self.context.events.publish(notice).await;
+            self.context.events.publish(notice);
         }
         self.watch_endings(&secret, now);
     }

@@ -70,7 +70,7 @@ impl World {
     /// A process that sees the pods of this API server.
     fn start_beside(&self, client: &kube::Client) -> Process {
         let context = Context {
-            events: Events::kubernetes(client.clone(), "a".into(), self.clock.clone()),
+            events: self.events(client.clone()),
             pods: Pods::kubernetes(client.clone()),
             ..self.context("a")
         };

@@ -1,0 +1,244 @@
+//! What was reported of which object, so that nothing is repeated and no namespace uses up the room of another. Pure.
+//!
+//! Each namespace has a budget of its own for Events, and one for lines of the log. Alerts about keys that end and about
+//! control planes are outside of it: they are few, and everything else is less urgent.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::clock::after;
+
+/// Number of Events, each of another object or for another reason, that a namespace gets within [`WINDOW`]. An owner who
+/// has that many to read looks at the state of the namespace and not at Events.
+pub const BUDGET: usize = 32;
+
+/// Part of the budget that news take of which nobody has to act: the rest is for problems.
+const NEWS: usize = 16;
+
+/// Time within which a namespace has its budget.
+pub const WINDOW: Duration = Duration::from_secs(600);
+
+/// A clock may go back by so much without anything being reported again.
+const SKEW: SignedDuration = SignedDuration::from_secs(60);
+
+/// Namespaces that are remembered. With [`MOST_OF_ONE`] entries of some 60 bytes each that is 16 MB at the very most, and
+/// some kilobytes in a cluster at peace.
+const MOST_NAMESPACES: usize = 1_024;
+
+/// Alerts of one namespace that are remembered: more than its budget has within the longest period, an hour.
+const MOST_OF_ONE: usize = 256;
+
+/// The budget that an alert draws from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// An Event about something that nobody has to act on.
+    News,
+    /// An Event about something that somebody has to act on.
+    Problem,
+    /// A line of the log.
+    Line,
+    /// None: a key that ends, or a control plane.
+    Urgent,
+}
+
+/// Something that may be reported.
+#[derive(Clone, Copy, Debug)]
+pub struct Alert<'a> {
+    /// Namespace of the object.
+    pub namespace: &'a str,
+    /// Kind and name of the object, and whatever tells two alerts about it apart.
+    pub object: &'a str,
+    /// One word, from an enum's `as_str`.
+    pub reason: &'a str,
+    /// The budget that it draws from.
+    pub class: Class,
+    /// It is reported again after this long, at the soonest.
+    pub every: Duration,
+}
+
+/// Whether to report an alert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is new, or was reported long ago.
+    Report,
+    /// It was reported a short while ago.
+    Repeat,
+    /// The budget of its namespace is used up.
+    OverBudget {
+        /// Whether this is the first alert of the namespace that is dropped within [`WINDOW`].
+        first: bool,
+    },
+}
+
+/// Remembers what was reported.
+#[derive(Debug, Default)]
+pub struct AlertLog {
+    namespaces: HashMap<String, Reported>,
+    swept: Timestamp,
+    /// Keys are hashed with a secret of this process: nobody can have two of them meet.
+    hasher: RandomState,
+}
+
+/// What was reported of one namespace.
+#[derive(Debug, Default)]
+struct Reported {
+    alerts: HashMap<u64, Last>,
+    latest: Timestamp,
+    /// When the first alert of a spell was dropped.
+    over_budget: Option<Timestamp>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    at: Timestamp,
+    every: Duration,
+    class: Class,
+}
+
+impl AlertLog {
+    /// Decides whether to report an alert, and takes it for reported if so.
+    pub fn admit(&mut self, now: Timestamp, alert: &Alert<'_>) -> Verdict {
+        self.sweep(now);
+        let key = self.key(alert.class == Class::Line, alert.object, alert.reason);
+        if !self.namespaces.contains_key(alert.namespace) {
+            self.make_room();
+        }
+        let reported = self
+            .namespaces
+            .entry(alert.namespace.to_owned())
+            .or_default();
+        reported.alerts.retain(|_, last| last.counts(now));
+        if let Some(last) = reported.alerts.get(&key)
+            && is_within(now, last.at, last.every)
+        {
+            return Verdict::Repeat;
+        }
+        if reported.is_over_budget(now, alert.class) {
+            let known = reported
+                .over_budget
+                .filter(|at| is_within(now, *at, WINDOW));
+            reported.over_budget = known.or(Some(now));
+            return Verdict::OverBudget {
+                first: known.is_none(),
+            };
+        }
+        reported.make_room();
+        reported.latest = now;
+        let last = Last {
+            at: now,
+            every: alert.every,
+            class: alert.class,
+        };
+        reported.alerts.insert(key, last);
+        Verdict::Report
+    }
+
+    /// When an alert that was reported may be reported again; none if it may be at any time.
+    #[must_use]
+    pub fn again(&self, namespace: &str, object: &str, reason: &str) -> Option<Timestamp> {
+        let reported = self.namespaces.get(namespace)?;
+        let last = reported.alerts.get(&self.key(false, object, reason))?;
+        Some(after(last.at, last.every))
+    }
+
+    /// Notes that what an alert is about is over: if it comes back, that is news after [`WINDOW`] at the latest.
+    pub fn over(&mut self, namespace: &str, object: &str, reason: &str) {
+        let key = self.key(false, object, reason);
+        let reported = self.namespaces.get_mut(namespace);
+        if let Some(last) = reported.and_then(|reported| reported.alerts.get_mut(&key)) {
+            last.every = last.every.min(WINDOW);
+        }
+    }
+
+    /// Takes an alert for not reported: it did not get out.
+    pub fn forget(&mut self, namespace: &str, object: &str, reason: &str) {
+        let key = self.key(false, object, reason);
+        if let Entry::Occupied(mut reported) = self.namespaces.entry(namespace.to_owned()) {
+            reported.get_mut().alerts.remove(&key);
+            if reported.get().is_idle() {
+                reported.remove();
+            }
+        }
+    }
+
+    /// An Event and a line of the log say the same each for itself.
+    fn key(&self, is_line: bool, object: &str, reason: &str) -> u64 {
+        self.hasher.hash_one((is_line, object, reason))
+    }
+
+    /// Forgets what is over, of all namespaces.
+    fn sweep(&mut self, now: Timestamp) {
+        if is_within(now, self.swept, WINDOW) {
+            return;
+        }
+        self.swept = now;
+        for reported in self.namespaces.values_mut() {
+            reported.alerts.retain(|_, last| last.counts(now));
+            let over_budget = reported.over_budget.take();
+            reported.over_budget = over_budget.filter(|at| is_within(now, *at, WINDOW));
+        }
+        self.namespaces.retain(|_, reported| !reported.is_idle());
+    }
+
+    /// Forgets the namespace that was silent for longest, if there are as many as are remembered.
+    fn make_room(&mut self) {
+        if self.namespaces.len() < MOST_NAMESPACES {
+            return;
+        }
+        let oldest = self.namespaces.iter();
+        let oldest = oldest.min_by_key(|(_, reported)| reported.latest);
+        if let Some(oldest) = oldest.map(|(namespace, _)| namespace.clone()) {
+            self.namespaces.remove(&oldest);
+        }
+    }
+}
+
+impl Reported {
+    fn is_over_budget(&self, now: Timestamp, class: Class) -> bool {
+        let recent = self.alerts.values();
+        let recent = recent.filter(|last| is_within(now, last.at, WINDOW));
+        let count =
+            |of: &dyn Fn(Class) -> bool| recent.clone().filter(|last| of(last.class)).count();
+        let is_event = |class| matches!(class, Class::News | Class::Problem);
+        match class {
+            Class::News => count(&is_event) >= NEWS,
+            Class::Problem => count(&is_event) >= BUDGET,
+            Class::Line => count(&|class| class == Class::Line) >= BUDGET,
+            Class::Urgent => false,
+        }
+    }
+
+    /// Forgets the oldest alert, if there are as many as are remembered.
+    fn make_room(&mut self) {
+        if self.alerts.len() < MOST_OF_ONE {
+            return;
+        }
+        let oldest = self.alerts.iter().min_by_key(|(_, last)| last.at);
+        if let Some(oldest) = oldest.map(|(key, _)| *key) {
+            self.alerts.remove(&oldest);
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.alerts.is_empty() && self.over_budget.is_none()
+    }
+}
+
+impl Last {
+    /// Whether it still counts, as a repetition or towards the budget.
+    fn counts(&self, now: Timestamp) -> bool {
+        is_within(now, self.at, self.every.max(WINDOW))
+    }
+}
+
+/// Whether `at` is in the last `span`. A time that is yet to come was noted by a clock that was set back since.
+fn is_within(now: Timestamp, at: Timestamp, span: Duration) -> bool {
+    now < after(at, span) && at.duration_since(now) <= SKEW
+}
+
+#[cfg(test)]
+mod tests;

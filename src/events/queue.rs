@@ -1,0 +1,186 @@
+//! Events on their way to the API server: a bounded queue, and the task that empties it. I/O.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Client;
+use kube::runtime::events::{Event, Recorder, Reporter};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::cluster;
+use crate::metrics::{Dropped, Metrics};
+
+/// One call may take this long.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// What waits when the process ends has so long to get out.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Alerts about keys that end and control planes that may wait: one for each of two Secrets in a thousand namespaces,
+/// which is what a control plane that goes away brings about at once. At 2 KB each that is 4 MB.
+const MOST_URGENT: usize = 2_048;
+
+/// Events of all other kinds that may wait: the whole budgets of sixteen namespaces, which an API server that answers
+/// within 10 ms takes in five seconds.
+const MOST_OTHERS: usize = 512;
+
+/// An Event, and what it is about.
+pub(super) type Item = Box<(Event, ObjectReference)>;
+
+/// The end of the queue that takes; clones are one queue.
+#[derive(Clone, Debug)]
+pub(super) struct Queue {
+    urgent: mpsc::Sender<Item>,
+    others: mpsc::Sender<Item>,
+    outage: Arc<Outage>,
+}
+
+/// Events that had no room since the queue was empty last.
+#[derive(Debug)]
+struct Outage {
+    dropped: AtomicUsize,
+    metrics: Arc<Metrics>,
+}
+
+/// Sends to the API server what waits in the queue, alerts about keys that end and control planes first.
+pub struct Publisher {
+    client: Client,
+    reporter: Reporter,
+    urgent: mpsc::Receiver<Item>,
+    others: mpsc::Receiver<Item>,
+    outage: Arc<Outage>,
+}
+
+impl std::fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Publisher")
+    }
+}
+
+impl Queue {
+    pub(super) fn new(
+        client: Client,
+        reporter: Reporter,
+        metrics: Arc<Metrics>,
+    ) -> (Self, Publisher) {
+        let (urgent, urgent_out) = mpsc::channel(MOST_URGENT);
+        let (others, others_out) = mpsc::channel(MOST_OTHERS);
+        let outage = Arc::new(Outage {
+            dropped: AtomicUsize::new(0),
+            metrics,
+        });
+        let publisher = Publisher {
+            client,
+            reporter,
+            urgent: urgent_out,
+            others: others_out,
+            outage: Arc::clone(&outage),
+        };
+        let queue = Self {
+            urgent,
+            others,
+            outage,
+        };
+        (queue, publisher)
+    }
+
+    /// Has an Event published; says whether there was room for it.
+    pub(super) fn push(&self, item: Item, urgent: bool) -> bool {
+        let queue = if urgent { &self.urgent } else { &self.others };
+        match queue.try_send(item) {
+            Ok(()) => true,
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                self.outage.full(queue.max_capacity());
+                false
+            }
+            // The process ends.
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                self.outage.metrics.events.dropped(Dropped::Stopped, 1);
+                false
+            }
+        }
+    }
+}
+
+impl Outage {
+    fn full(&self, waiting: usize) {
+        self.metrics.events.dropped(Dropped::QueueFull, 1);
+        if self.dropped.fetch_add(1, Ordering::Relaxed) == 0 {
+            warn!(
+                waiting,
+                "Events are dropped, because the API server takes them too slowly: metrics and log go on"
+            );
+        }
+    }
+
+    fn over(&self) {
+        let dropped = self.dropped.swap(0, Ordering::Relaxed);
+        if dropped > 0 {
+            info!(dropped, "Events are published again");
+        }
+    }
+}
+
+impl Publisher {
+    /// Publishes until nobody has Events any more, or for a moment after `shutdown`.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let outage = Arc::clone(&self.outage);
+        {
+            let work = self.work();
+            tokio::pin!(work);
+            tokio::select! {
+                () = &mut work => return,
+                () = shutdown.cancelled() => {}
+            }
+            if tokio::time::timeout(GRACE, &mut work).await.is_ok() {
+                return;
+            }
+        }
+        let waiting = self.urgent.len() + self.others.len();
+        if waiting > 0 {
+            outage.metrics.events.dropped(Dropped::Stopped, waiting);
+            debug!(waiting, "The process ends before all Events were published");
+        }
+    }
+
+    async fn work(&mut self) {
+        while let Some(item) = self.next().await {
+            self.publish(&item.0, &item.1).await;
+        }
+    }
+
+    /// Takes what waits, alerts about keys that end and control planes first; none if nobody has Events any more.
+    async fn next(&mut self) -> Option<Item> {
+        if self.urgent.is_empty() && self.others.is_empty() {
+            self.outage.over();
+        }
+        tokio::select! {
+            biased;
+            Some(item) = self.urgent.recv() => Some(item),
+            Some(item) = self.others.recv() => Some(item),
+            else => None,
+        }
+    }
+
+    async fn publish(&self, event: &Event, about: &ObjectReference) {
+        // One that is kept would count a second note as the first said once more. What is the same does not come here.
+        let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
+        let published = tokio::time::timeout(DEADLINE, recorder.publish(event, about)).await;
+        let error = match published {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => cluster::chain(&error),
+            Err(_) => format!("no answer within {} s", DEADLINE.as_secs()),
+        };
+        self.outage.metrics.events.dropped(Dropped::Failed, 1);
+        let (namespace, object) = (about.namespace.as_deref(), about.name.as_deref());
+        let reason = &*event.reason;
+        debug!(namespace, object, reason, error, "Event was not published");
+    }
+}
+
+#[cfg(test)]
+mod tests;

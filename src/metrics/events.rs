@@ -1,0 +1,65 @@
+//! What is counted of Events and of what was not said. State, no I/O.
+
+use prometheus::{IntCounterVec, Registry};
+
+/// Names why an Event did not come to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dropped {
+    /// Too many waited already.
+    QueueFull,
+    /// The API server refused it, or did not answer in time.
+    Failed,
+    /// The process ended first.
+    Stopped,
+}
+
+impl Dropped {
+    /// The metric's label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::Failed => "failed",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// Holds the metrics of Events.
+#[derive(Debug)]
+pub struct EventMetrics {
+    dropped: IntCounterVec,
+    over_budget: IntCounterVec,
+}
+
+impl EventMetrics {
+    pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            dropped: super::counters(
+                registry,
+                "sidescale_events_dropped_total",
+                "Events that the API server did not get, by what was in the way",
+                &["reason"],
+            )?,
+            over_budget: super::counters(
+                registry,
+                "sidescale_alerts_over_budget_total",
+                "Events and log lines that were not made, because their namespace had as many as it may have",
+                &["kind"],
+            )?,
+        })
+    }
+
+    /// Counts Events that did not come to be.
+    pub fn dropped(&self, why: Dropped, count: usize) {
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        let counter = self.dropped.with_label_values(&[why.as_str()]);
+        counter.inc_by(count);
+    }
+
+    /// Counts an Event (or else a log line) that its namespace's budget had no room for.
+    pub fn over_budget(&self, is_event: bool) {
+        let kind = if is_event { "event" } else { "line" };
+        self.over_budget.with_label_values(&[kind]).inc();
+    }
+}

@@ -1,0 +1,208 @@
+//! One look at one control plane: nodes, their names, and once an hour what nobody needs. I/O.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tracing::{debug, info, warn};
+
+use super::{Keeper, LOOK_EVERY};
+use crate::clock::after;
+use crate::cluster::chain;
+use crate::control_plane::Error;
+use crate::events::Topic;
+use crate::rotation::demand::Demands;
+use crate::rotation::names::{Names, Step};
+use crate::rotation::nodes::{Counts, Look, Note, Place, Truth};
+use crate::rotation::plane::{Plane, Trouble};
+use crate::rotation::run::Context;
+use crate::rotation::tailnet::Tailnet;
+
+/// A look that took long is followed by a rest that is so many times longer.
+const REST: u32 = 10;
+
+/// What nobody needs any more is looked for this often.
+const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
+
+/// A sweep that did not get to its end is followed by another one.
+const SWEEP_AGAIN: Duration = Duration::from_secs(60);
+
+/// Bounds the calls that follow one look.
+const MOST_STEPS: usize = 32;
+
+/// What earlier looks at one control plane have shown.
+pub(super) struct OnePlane {
+    truth: Truth,
+    names: Names,
+    pub(super) counts: Counts,
+    /// What was the matter at the last look.
+    open: BTreeSet<Topic>,
+    sweep_at: Timestamp,
+    troubled: bool,
+}
+
+impl OnePlane {
+    /// Goes on from what an earlier process has noted.
+    pub(super) fn after(noted: Option<Note>, now: Timestamp) -> Self {
+        Self {
+            truth: Truth::after(noted),
+            names: Names::default(),
+            counts: Counts::default(),
+            open: BTreeSet::new(),
+            sweep_at: now,
+            troubled: false,
+        }
+    }
+
+    /// What the next process should know.
+    pub(super) fn note(&self) -> Option<Note> {
+        self.truth.note()
+    }
+}
+
+impl Keeper {
+    /// Looks at one control plane, and sweeps it if that is due; says when to look again.
+    pub(super) async fn look(&self, name: &str, plane: &Plane, state: &mut OnePlane) -> Timestamp {
+        let now = self.context.clock.now();
+        let began = Instant::now();
+        let lent_is_known = knows_lent(&self.context, plane).await;
+        // What pods there are is read after the nodes: before, each new pod would seem to have none.
+        let tailnet = plane.tailnet(now).await;
+        let demands = self.demands.borrow().clone();
+        match tailnet {
+            Ok(tailnet) if demands.synced && lent_is_known => {
+                state.troubled = false;
+                self.looked(name, plane, state, &demands, &tailnet).await;
+            }
+            Ok(_) => {}
+            Err(trouble) => self.failed(name, state, &trouble),
+        }
+        self.sweep_if_due(name, plane, state).await;
+        let rest = LOOK_EVERY.max(began.elapsed() * REST);
+        after(self.context.clock.now(), rest)
+    }
+
+    async fn sweep_if_due(&self, name: &str, plane: &Plane, state: &mut OnePlane) {
+        let now = self.context.clock.now();
+        if now < state.sweep_at || self.context.policy.rotation.paused {
+            return;
+        }
+        let swept = self.sweep(name, plane).await;
+        if let Err(trouble) = &swept {
+            let trouble = trouble.message.as_str();
+            debug!(
+                control_plane = name,
+                trouble, "Sweep did not get to its end"
+            );
+        }
+        let rest = match swept {
+            Ok(false) => SWEEP_EVERY,
+            Ok(true) | Err(_) => SWEEP_AGAIN,
+        };
+        state.sweep_at = after(now, rest);
+    }
+
+    async fn looked(
+        &self,
+        name: &str,
+        plane: &Plane,
+        state: &mut OnePlane,
+        demands: &Demands,
+        tailnet: &Tailnet,
+    ) {
+        let now = self.context.clock.now();
+        let standings = &self.standings;
+        let key_of = |place: &Place| {
+            let standing = standings.of(&place.namespace, &place.secret, &place.data_key)?;
+            standing.key
+        };
+        let Look { counts, findings } = state.truth.look(now, name, demands, tailnet, &key_of);
+        state.counts = counts;
+        if !self.context.policy.rotation.paused {
+            let steps = state.names.steps(now, name, demands, tailnet);
+            for step in steps.into_iter().take(MOST_STEPS) {
+                match plane.name_step(&step).await {
+                    Ok(()) => told(name, &step),
+                    Err(error) => {
+                        refused(name, &step, &error);
+                        state.names.refused(&step, now);
+                    }
+                }
+            }
+        }
+        let mut open = BTreeSet::new();
+        for finding in findings {
+            open.extend(self.found(name, &finding).await);
+        }
+        for over in state.open.difference(&open) {
+            self.context.events.over(over);
+        }
+        state.open = open;
+    }
+
+    fn failed(&self, name: &str, state: &mut OnePlane, trouble: &Trouble) {
+        if !std::mem::replace(&mut state.troubled, true) {
+            let trouble = trouble.message.as_str();
+            info!(control_plane = name, trouble, "Nodes cannot be listed");
+        }
+        // A full queue has it asked soon anyway.
+        if trouble.of_plane {
+            let _ = self.suspects.try_send(name.to_owned());
+        }
+    }
+}
+
+/// Whether the keys of others are known that stand in Secrets of ours; reads them if they are not.
+async fn knows_lent(context: &Context, plane: &Plane) -> bool {
+    if plane.knows_lent() {
+        return true;
+    }
+    let mut secrets = Vec::new();
+    for name in context.policy.auth_key_secrets() {
+        match context.store.list(name).await {
+            Ok(found) => secrets.extend(found),
+            Err(error) => {
+                let trouble = chain(&error);
+                debug!(trouble, "Nodes are not judged before all Secrets were read");
+                return false;
+            }
+        }
+    }
+    plane.note_all_lent(&secrets);
+    true
+}
+
+fn told(control_plane: &str, step: &Step) {
+    match step {
+        Step::Delete { node, name } => {
+            info!(
+                control_plane,
+                node_id = node.0,
+                name,
+                "Removed the node of a pod that is gone"
+            );
+        }
+        Step::Rename { node, from, to } => {
+            info!(
+                control_plane,
+                node_id = node.0,
+                from,
+                to,
+                "Gave a node its name again"
+            );
+        }
+        Step::TellTaken { node, from, to } => {
+            warn!(
+                control_plane,
+                node_id = node.0,
+                name = from,
+                taken = to,
+                "A node has another name than it asked for, because a node of somebody else has that"
+            );
+        }
+    }
+}
+
+fn refused(control_plane: &str, step: &Step, error: &Error) {
+    debug!(control_plane, ?step, %error, "Node was not changed, trying again in a minute");
+}
