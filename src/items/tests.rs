@@ -30,7 +30,11 @@ fn split(text: &str, size: usize, offset: usize, longest: usize) -> (Vec<String>
 
 #[test]
 fn finds_the_same_objects_however_the_bytes_are_cut() {
-    let want = [r#"{"a":"}]\"\\","b":[{},[1,"{"]]}"#, "{}", r#"{"c":"ä\u007b"}"#];
+    let want = [
+        r#"{"a":"}]\"\\","b":[{},[1,"{"]]}"#,
+        "{}",
+        r#"{"c":"ä\u007b"}"#,
+    ];
     for size in 1..LIST.len() {
         for offset in (0..size).step_by(7) {
             let (found, frame) = split(LIST, size, offset, 1000);
@@ -103,7 +107,11 @@ fn lines_are_whole_or_not_given() {
             });
         }
         found.retain(|line| !line.is_empty());
-        assert_eq!(found, ["{\"a\":1}", "{\"b\":\"\\n\"}", "too long: 26", "{\"c\":3}"], "{size}");
+        assert_eq!(
+            found,
+            ["{\"a\":1}", "{\"b\":\"\\n\"}", "too long: 26", "{\"c\":3}"],
+            "{size}"
+        );
     }
 }
 

@@ -302,7 +302,8 @@ impl Known {
                 | State::SecretNotOurs
                 | State::UserNotOurs
                 | State::UserMissing
-                | State::Unsupported => {
+                | State::Unsupported
+                | State::TooManyRows => {
                     // What is known of the control plane by now may be newer than the state.
                     if let Some(trouble) = of_plane(data_key).or(failing) {
                         let note = || notice(trouble.state, trouble.message.clone());

@@ -166,6 +166,7 @@ impl Planes {
                     | State::Unsupported
                     | State::Contended
                     | State::QuotaExceeded
+                    | State::TooManyRows
                     | State::Paused => wait,
                 };
                 let (state, message) = (trouble.state.as_str(), trouble.message.as_str());

@@ -23,13 +23,15 @@ pub enum State {
     Contended,
     /// The namespace has more services than it may.
     QuotaExceeded,
+    /// The control plane lists more keys, nodes or users than rotation works with: none is made until some are deleted.
+    TooManyRows,
     /// The operator stopped rotation, everywhere or for this Secret.
     Paused,
 }
 
 impl State {
     /// Every state, for metrics that show all of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Ready,
         Self::Degraded,
         Self::NoCredentials,
@@ -40,6 +42,7 @@ impl State {
         Self::Unsupported,
         Self::Contended,
         Self::QuotaExceeded,
+        Self::TooManyRows,
         Self::Paused,
     ];
 
@@ -57,6 +60,7 @@ impl State {
             Self::Unsupported => "Unsupported",
             Self::Contended => "Contended",
             Self::QuotaExceeded => "QuotaExceeded",
+            Self::TooManyRows => "TooManyRows",
             Self::Paused => "Paused",
         }
     }
