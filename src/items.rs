@@ -139,6 +139,12 @@ impl Items {
         self.length
     }
 
+    /// Whether more came beside the objects than is kept: then what comes is no list.
+    #[must_use]
+    pub fn is_no_list(&self) -> bool {
+        self.frame.len() >= FRAME_LIMIT
+    }
+
     /// What stands around the objects, with an empty array in their place; no JSON if what came is none or is cut.
     #[must_use]
     pub fn frame(self) -> Zeroizing<Vec<u8>> {

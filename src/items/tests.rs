@@ -86,6 +86,7 @@ fn what_stands_beside_the_objects_is_bounded() {
     let mut items = Items::new("items", 1000);
     let page = vec![b'x'; 1 << 20];
     let Ok(()) = items.push(&page, |_| Ok::<_, Infallible>(()));
+    assert!(items.is_no_list());
     assert_eq!(items.frame().len(), FRAME_LIMIT);
     let deep = "[".repeat(1 << 20);
     assert!(split(&deep, 1000, 0, 1000).1.len() <= FRAME_LIMIT);

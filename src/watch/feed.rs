@@ -277,7 +277,7 @@ where
                 let Some(kept) = self.kept(Item::Whole(object)) else {
                     return Ok(());
                 };
-                if version.is_some() {
+                if version.is_some() && !kept.version.is_empty() {
                     *version = Some(kept.version.to_string());
                 }
                 events.push(match (kind, &version) {
@@ -369,3 +369,6 @@ where
         self.streams = false;
     }
 }
+
+#[cfg(test)]
+mod tests;

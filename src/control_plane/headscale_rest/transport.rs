@@ -116,6 +116,10 @@ impl HeadscaleRest {
         let at = at.clone();
         match problem {
             Problem::TooManyRows => Error::TooManyRows { at },
+            Problem::TooLarge => Error::TooLarge {
+                at,
+                limit: REFUSAL_LIMIT,
+            },
             Problem::Other(answered) => Error::NotHeadscale {
                 at,
                 status: status.as_u16(),

@@ -43,6 +43,8 @@ pub(crate) enum Problem {
     Other(String),
     /// It has more rows than are kept.
     TooManyRows,
+    /// More came than a list has beside its rows.
+    TooLarge,
 }
 
 /// A list that is coming.
@@ -83,7 +85,11 @@ impl<T: Row> Rows<T> {
             }
             rows.push(row);
             Ok(())
-        })
+        })?;
+        match items.is_no_list() {
+            true => Err(Problem::TooLarge),
+            false => Ok(()),
+        }
     }
 
     /// How many bytes came.
