@@ -11,6 +11,10 @@ use tower::timeout::TimeoutLayer;
 use tower::util::MapResultLayer;
 use tracing::{info, warn};
 
+mod body;
+
+pub(crate) use body::{Body, is_end};
+
 /// An API server ends a request by itself after 60 s (`--request-timeout`), and answers a watch at once.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(65);
 

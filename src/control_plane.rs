@@ -13,6 +13,7 @@ mod headscale_grpc;
 mod headscale_rest;
 mod objects;
 mod refusals;
+mod text;
 mod version;
 mod wire;
 
@@ -185,14 +186,21 @@ impl ControlPlane {
     ///
     /// # Errors
     ///
-    /// [`Error::NotHeadscale`] if the answer is not the key that was asked for, else what the call met.
+    /// [`Error::NotHeadscale`] if the answer is not the key that was asked for, [`Error::MalformedKey`] if its value is none
+    /// that a node may be given, which is ended again; else what the call met.
     pub async fn create_pre_auth_key(&self, new: &NewPreAuthKey) -> Result<MintedKey, Error> {
-        match self {
+        let made = match self {
             Self::Rest(rest) => rest.create_pre_auth_key(new).await,
             Self::Grpc(grpc) => grpc.create_pre_auth_key(new).await,
             #[cfg(test)]
             Self::Model(door) => door.create_pre_auth_key(new).await,
+        }?;
+        if checks::is_pre_auth_key(&made.value) {
+            return Ok(made);
         }
+        // Everything else of the answer is as it was asked for: it is this key that is ended.
+        let ended = self.expire_pre_auth_key(made.key.id).await.is_ok();
+        Err(self.malformed("pre-auth key", "hskey-auth-", ended))
     }
 
     /// Expires a pre-auth key; one that is not there counts as expired.
@@ -245,13 +253,33 @@ impl ControlPlane {
     ///
     /// # Errors
     ///
-    /// [`Error::NotHeadscale`] if the answer is no API key, else what the call met.
+    /// [`Error::NotHeadscale`] if the answer is no API key, [`Error::MalformedKey`] if it is longer than any, which is ended
+    /// again; else what the call met.
     pub async fn create_api_key(&self, expiration: Timestamp) -> Result<MintedApiKey, Error> {
-        match self {
+        let made = match self {
             Self::Rest(rest) => rest.create_api_key(expiration).await,
             Self::Grpc(grpc) => grpc.create_api_key(expiration).await,
             #[cfg(test)]
             Self::Model(_) => crate::rotation::model::doors::none(),
+        }?;
+        if made.value.expose().len() <= checks::LONGEST_KEY {
+            return Ok(made);
+        }
+        let listed = self.list_api_keys().await.unwrap_or_default();
+        let row = listed.iter().find(|row| row.prefix == made.prefix);
+        let ended = match row {
+            Some(row) => self.expire_api_key(row.id).await.is_ok(),
+            None => false,
+        };
+        Err(self.malformed("API key", "hskey-api-", ended))
+    }
+
+    fn malformed(&self, what: &'static str, begins: &'static str, ended: bool) -> Error {
+        Error::MalformedKey {
+            control_plane: self.name().to_owned(),
+            what,
+            begins,
+            ended,
         }
     }
 

@@ -16,6 +16,7 @@ pub mod config;
 pub mod control_plane;
 pub mod events;
 pub mod health;
+pub mod items;
 pub mod key_value;
 pub mod leader;
 pub mod metrics;

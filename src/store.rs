@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use zeroize::Zeroizing;
 
 mod dir;
+mod form;
 mod secret;
 
 pub use dir::DirectoryStore;
@@ -37,6 +38,8 @@ pub struct StoredSecret {
     pub writer: Option<String>,
     /// What a write leaves as it was read.
     pub kept: Kept,
+    /// Whether it has more parts than are read: then its data is empty here, and it cannot be written.
+    pub oversized: bool,
 }
 
 /// What a Secret has beside its labels, annotations and data.
@@ -76,7 +79,16 @@ impl StoredSecret {
             revision: None,
             writer: None,
             kept: Kept::default(),
+            oversized: false,
         }
+    }
+
+    /// Reads one as the API server gives it, and of its managedFields who wrote last.
+    ///
+    /// # Errors
+    /// The bytes are no Secret. The error quotes nothing of them.
+    pub fn parse(bytes: &[u8]) -> serde_json::Result<Self> {
+        form::parse(bytes)
     }
 }
 
@@ -91,6 +103,7 @@ impl fmt::Debug for StoredSecret {
             revision,
             writer: _,
             kept: _,
+            oversized: _,
         } = self;
         write!(
             f,
@@ -146,6 +159,18 @@ pub enum StoreError {
         /// Its name.
         name: String,
     },
+    /// It has more parts than are read, and a write would take off the rest.
+    #[error(
+        "Secret {namespace}/{name} has more than {} data keys, or more than {} labels and annotations: it is not written; remove what does not belong there",
+        form::MOST_DATA_KEYS,
+        form::MOST_LABELS
+    )]
+    TooLarge {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
     /// A file or directory could not be read or written.
     #[error("{path}")]
     File {
@@ -196,7 +221,7 @@ impl Store {
         }
     }
 
-    /// Reads the Secrets of that name in all namespaces.
+    /// Reads the Secrets of that name in all namespaces, all held at once: [`Self::fold`] holds one.
     ///
     /// # Errors
     /// The store could not be asked or refused.
@@ -209,11 +234,36 @@ impl Store {
         }
     }
 
+    /// Gives the Secrets of that name in all namespaces one by one, never more of them at once than one.
+    ///
+    /// # Errors
+    /// The store could not be asked or refused: what was given until then is not all, so that absence says nothing.
+    pub async fn fold(&self, name: &str, each: impl FnMut(StoredSecret)) -> Result<(), StoreError> {
+        match self {
+            Self::Kubernetes(store) => store.fold(name, each).await,
+            Self::Directory(store) => {
+                store.list(name).await?.into_iter().for_each(each);
+                Ok(())
+            }
+            #[cfg(test)]
+            Self::Model(door) => {
+                door.list(name).await?.into_iter().for_each(each);
+                Ok(())
+            }
+        }
+    }
+
     /// Writes by compare-and-swap: makes the Secret if it has no revision, else replaces just that revision.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] if another writer came first; else the store could not be asked or refused.
     pub async fn write(&self, secret: &StoredSecret) -> Result<StoredSecret, StoreError> {
+        if secret.oversized {
+            return Err(StoreError::TooLarge {
+                namespace: secret.namespace.clone(),
+                name: secret.name.clone(),
+            });
+        }
         match self {
             Self::Directory(store) => store.write(secret).await,
             Self::Kubernetes(store) => store.write(secret).await,

@@ -1,5 +1,7 @@
 //! Watches of the cluster, kept as plain indexes. I/O.
 
+mod feed;
+pub mod metadata;
 mod namespaces;
 pub mod pods;
 mod secrets;

@@ -19,6 +19,7 @@ use crate::api_key::form::DATA_KEY;
 use crate::api_key::keeper::{CHECK_EVERY, Keeper};
 use crate::api_key::run::{Place, Settled, Trouble, settle};
 use crate::clock::{Clock, after};
+use crate::cluster;
 use crate::control_plane::{ControlPlane, Endpoint};
 use crate::key_value::KeyValue;
 use crate::store::{SecretStore, Store};
@@ -332,7 +333,7 @@ async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
             "no Kubernetes cluster found: run in a pod with a service account, or name a kubeconfig file with --kubeconfig",
         )?,
     };
-    Client::try_from(config).context("use the cluster's configuration")
+    cluster::client(config).context("use the cluster's configuration")
 }
 
 /// Trouble is tried again after 1 s, then more and more seldom, up to five minutes.

@@ -10,6 +10,7 @@ use kube::config::KubeConfigOptions;
 use kube::{Api, Client};
 use sidescale_webhook::profile::{DEFAULT, Policy};
 
+use crate::cluster;
 use crate::config;
 use crate::store::{SecretStore, Store};
 
@@ -175,7 +176,7 @@ pub(super) async fn connect(context: Option<&str>) -> Result<Client> {
                 .with_context(|| format!("--context {name}"))?
         }
     };
-    Client::try_from(config).context("use the cluster's configuration")
+    cluster::client(config).context("use the cluster's configuration")
 }
 
 async fn from_config_map(client: &Client, namespace: &str, release: &str) -> Result<Policy> {

@@ -221,14 +221,15 @@ impl Common {
     }
 
     fn spawn_namespaces(&self, parts: &mut Parts, shutdown: &CancellationToken) {
-        let (namespaces, client, stop) = (
+        let (namespaces, client, policy, stop) = (
             Arc::clone(&self.namespaces),
             self.client.clone(),
+            self.policy.clone(),
             shutdown.clone(),
         );
         parts.spawn("namespaces", async move {
             tokio::select! {
-                () = namespaces.run(client) => {}
+                () = namespaces.run(client, policy) => {}
                 () = stop.cancelled() => {}
             }
             Ok(())

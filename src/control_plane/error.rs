@@ -146,6 +146,29 @@ pub enum Error {
         /// The limit.
         limit: usize,
     },
+    /// A list has more rows than are kept.
+    #[error(
+        "{at} lists more than 200000 rows, or more than 24 MiB of them: nothing of it is used, and no key is made or ended; delete expired pre-auth keys, unused users and nodes there"
+    )]
+    TooManyRows {
+        /// The call.
+        at: At,
+    },
+    /// A new key has a value that is none.
+    #[error(
+        "control plane {control_plane:?}: the new {what} has not the form of one (\"{begins}…\", at most 128 characters): it is not used, and {}; check that apiUrl leads to Headscale itself",
+        match ended { true => "was expired again", false => "could not be expired: expire it there" }
+    )]
+    MalformedKey {
+        /// The control plane's name in the configuration.
+        control_plane: String,
+        /// What kind of key.
+        what: &'static str,
+        /// What such keys begin with.
+        begins: &'static str,
+        /// Whether it was ended.
+        ended: bool,
+    },
     /// The object is not there.
     #[error("{at} answered 404: {message:?}")]
     NotFound {
@@ -212,6 +235,8 @@ impl Error {
             Self::NotHeadscale { .. } => "not_headscale",
             Self::Away { .. } => "away",
             Self::TooLarge { .. } => "too_large",
+            Self::TooManyRows { .. } => "too_many_rows",
+            Self::MalformedKey { .. } => "malformed_key",
             Self::NotFound { .. } => "not_found",
             Self::Conflict { .. } => "conflict",
             Self::Refused { .. } => "refused",

@@ -10,6 +10,7 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 
+use super::text::shown;
 use super::{At, Error, Release, Version};
 
 mod api_keys;
@@ -225,7 +226,7 @@ fn http_status(code: Code) -> u16 {
 }
 
 fn quote(text: &str) -> String {
-    text.chars().take(QUOTE_LIMIT).collect()
+    shown(text, QUOTE_LIMIT)
 }
 
 #[cfg(test)]

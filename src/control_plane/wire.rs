@@ -1,14 +1,22 @@
 //! REST v1 of Headscale as bytes: what we send, and what an answer must hold, field by field. Pure.
 
+use std::fmt;
+
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
 
 use super::objects::listed_prefix;
+use super::text::Text;
 use super::{
     ApiKey, ApiKeyId, KeyId, KeyPrefix, MintedApiKey, MintedKey, NewPreAuthKey, Node, NodeId,
     PreAuthKey, User, UserId, checks,
 };
 use crate::key_value::KeyValue;
+
+mod rows;
+
+pub(super) use rows::{Problem, Row, Rows};
 
 /// Asks for a user. Only fields that every version knows: 0.30 refuses others.
 #[derive(Serialize)]
@@ -65,43 +73,61 @@ pub(super) struct CreateApiKey {
     pub(super) expiration: Timestamp,
 }
 
+/// Is more than any name of a node or user.
+pub(super) const LONGEST_NAME: usize = 256;
+
+/// Is more than any mark of ours.
+pub(super) const LONGEST_DISPLAY_NAME: usize = 1024;
+
+/// Is more than any tag that a pod may ask for: what is cut is another tag still.
+const LONGEST_TAG: usize = 4097;
+
+/// Is more than all tags that a pod may ask for.
+const MOST_TAGS: usize = 1024;
+
 #[derive(Deserialize)]
 struct UserBody {
-    id: Option<String>,
-    name: Option<String>,
+    id: Option<Text<LONGEST_NAME>>,
+    name: Option<Text<LONGEST_NAME>>,
     #[serde(rename = "displayName")]
-    display_name: Option<String>,
-    provider: Option<String>,
+    display_name: Option<Text<LONGEST_DISPLAY_NAME>>,
+    provider: Option<Text<LONGEST_NAME>>,
     #[serde(rename = "providerId")]
-    provider_id: Option<String>,
+    provider_id: Option<Text<LONGEST_NAME>>,
     #[serde(rename = "createdAt")]
     created_at: Option<Timestamp>,
+}
+
+/// An object of which only the id counts.
+#[derive(Deserialize)]
+struct IdBody {
+    id: Option<Text<LONGEST_NAME>>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct PreAuthKeyBody {
-    user: Option<UserBody>,
-    id: Option<String>,
+    user: Option<IdBody>,
+    id: Option<Text<LONGEST_NAME>>,
     key: Option<String>,
     reusable: Option<bool>,
     ephemeral: Option<bool>,
     used: Option<bool>,
     expiration: Option<Timestamp>,
     created_at: Option<Timestamp>,
-    acl_tags: Option<Vec<String>>,
+    acl_tags: Option<Tags>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct NodeBody {
-    id: Option<String>,
-    name: Option<String>,
-    given_name: Option<String>,
-    user: Option<UserBody>,
+    id: Option<Text<LONGEST_NAME>>,
+    name: Option<Text<LONGEST_NAME>>,
+    given_name: Option<Text<LONGEST_NAME>>,
+    user: Option<IdBody>,
     online: Option<bool>,
-    pre_auth_key: Option<PreAuthKeyBody>,
-    tags: Option<Vec<String>>,
+    pre_auth_key: Option<IdBody>,
+    tags: Option<Tags>,
     created_at: Option<Timestamp>,
     last_seen: Option<Timestamp>,
     expiry: Option<Timestamp>,
@@ -110,8 +136,8 @@ struct NodeBody {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ApiKeyBody {
-    id: Option<String>,
-    prefix: Option<String>,
+    id: Option<Text<LONGEST_NAME>>,
+    prefix: Option<Text<LONGEST_NAME>>,
     expiration: Option<Timestamp>,
     created_at: Option<Timestamp>,
     last_seen: Option<Timestamp>,
@@ -133,11 +159,6 @@ struct OneUser {
 }
 
 #[derive(Deserialize)]
-struct Users {
-    users: Option<Vec<UserBody>>,
-}
-
-#[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct OnePreAuthKey {
     pre_auth_key: Option<PreAuthKeyBody>,
@@ -145,20 +166,8 @@ struct OnePreAuthKey {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct PreAuthKeys {
-    pre_auth_keys: Option<Vec<PreAuthKeyBody>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct OneApiKey {
     api_key: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ApiKeys {
-    api_keys: Option<Vec<ApiKeyBody>>,
 }
 
 #[derive(Deserialize)]
@@ -170,11 +179,6 @@ struct ConnectivityBody {
 #[derive(Deserialize)]
 struct OneNode {
     node: Option<NodeBody>,
-}
-
-#[derive(Deserialize)]
-struct Nodes {
-    nodes: Option<Vec<NodeBody>>,
 }
 
 /// Reads the answer of `GET /version`.
@@ -202,42 +206,10 @@ pub(super) fn created_user(body: &[u8], name: &str) -> Result<User, String> {
     checks::created_user(user, name)
 }
 
-/// Reads a list of users.
-pub(super) fn users(body: &[u8]) -> Result<Vec<User>, String> {
-    required(json::<Users>(body)?.users, "users")?
-        .into_iter()
-        .map(one_user)
-        .collect()
-}
-
-/// Reads a list of pre-auth keys.
-pub(super) fn pre_auth_keys(body: &[u8]) -> Result<Vec<PreAuthKey>, String> {
-    let keys = required(json::<PreAuthKeys>(body)?.pre_auth_keys, "preAuthKeys")?;
-    keys.into_iter()
-        .map(|key| one_key(key).map(|(key, _)| key))
-        .collect()
-}
-
-/// Reads a list of nodes.
-pub(super) fn nodes(body: &[u8]) -> Result<Vec<Node>, String> {
-    required(json::<Nodes>(body)?.nodes, "nodes")?
-        .into_iter()
-        .map(one_node)
-        .collect()
-}
-
 /// Reads the answer to a change of a node and holds it against what was asked.
 pub(super) fn changed_node(body: &[u8], id: NodeId, name: Option<&str>) -> Result<Node, String> {
     let node = one_node(required(json::<OneNode>(body)?.node, "node")?)?;
     checks::changed_node(node, id, name)
-}
-
-/// Reads a list of API keys.
-pub(super) fn api_keys(body: &[u8]) -> Result<Vec<ApiKey>, String> {
-    required(json::<ApiKeys>(body)?.api_keys, "apiKeys")?
-        .into_iter()
-        .map(one_api_key)
-        .collect()
 }
 
 /// Reads the answer of an API key's creation, which is its value alone.
@@ -248,7 +220,9 @@ pub(super) fn minted_api_key(body: &[u8]) -> Result<MintedApiKey, String> {
 
 /// Reads an answer that says nothing but that it was done.
 pub(super) fn nothing(body: &[u8]) -> Result<(), String> {
-    json::<serde_json::Map<String, serde_json::Value>>(body).map(|_| ())
+    #[derive(Deserialize)]
+    struct Any {}
+    json::<Any>(body).map(|Any {}| ())
 }
 
 /// Reads the answer of a key's creation and holds it against what was asked.
@@ -295,6 +269,11 @@ pub(super) fn message(body: &[u8]) -> Option<String> {
 
 /// Names what an undecodable body is, without quoting it: it may hold a key.
 fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+    json_of(body, body.len())
+}
+
+/// The same of a body of which `length` bytes came, and not all are there any more.
+fn json_of<T: DeserializeOwned>(body: &[u8], length: usize) -> Result<T, String> {
     serde_json::from_slice(body).map_err(|error| {
         let start = body.trim_ascii_start();
         if start.is_empty() {
@@ -302,7 +281,7 @@ fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
         } else if start.starts_with(b"<") {
             "a web page".to_owned()
         } else if error.is_eof() {
-            format!("JSON that ends early, after {} bytes", body.len())
+            format!("JSON that ends early, after {length} bytes")
         } else if error.is_data() {
             // serde_json's own text may quote the value, and the value may be the key.
             format!(
@@ -310,7 +289,7 @@ fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
                 error.column()
             )
         } else {
-            format!("{} bytes that are not JSON", body.len())
+            format!("{length} bytes that are not JSON")
         }
     })
 }
@@ -319,8 +298,8 @@ fn required<T>(field: Option<T>, name: &str) -> Result<T, String> {
     field.ok_or_else(|| format!("JSON without {name:?}"))
 }
 
-fn id(field: Option<String>, name: &str) -> Result<u64, String> {
-    let text = required(field, name)?;
+fn id(field: Option<Text<LONGEST_NAME>>, name: &str) -> Result<u64, String> {
+    let Text(text) = required(field, name)?;
     match text.parse() {
         Ok(0) | Err(_) => Err(format!("a {name:?} that is no positive number")),
         Ok(id) => Ok(id),
@@ -339,12 +318,12 @@ fn one_user(body: UserBody) -> Result<User, String> {
     Ok(User {
         created_at,
         id: UserId(id(user_id, "user.id")?),
-        name: required(name, "user.name")?,
-        display_name: display_name.unwrap_or_default(),
+        name: required(name, "user.name")?.0,
+        display_name: display_name.map(|Text(text)| text).unwrap_or_default(),
         from_provider: [provider, provider_id]
             .into_iter()
             .flatten()
-            .any(|text| !text.is_empty()),
+            .any(|Text(text)| !text.is_empty()),
     })
 }
 
@@ -365,13 +344,16 @@ fn one_key(body: PreAuthKeyBody) -> Result<(PreAuthKey, Option<KeyValue>), Strin
     let key = PreAuthKey {
         prefix,
         id: KeyId(id(key_id, "preAuthKey.id")?),
-        user: user.map(one_user).transpose()?.map(|user| user.id),
+        user: user
+            .map(|user| id(user.id, "user.id"))
+            .transpose()?
+            .map(UserId),
         reusable: required(reusable, "preAuthKey.reusable")?,
         ephemeral: required(ephemeral, "preAuthKey.ephemeral")?,
         used: required(used, "preAuthKey.used")?,
         expiration,
         created_at,
-        tags: acl_tags.unwrap_or_default(),
+        tags: acl_tags.unwrap_or_default().0,
     };
     Ok((key, value))
 }
@@ -391,15 +373,18 @@ fn one_node(body: NodeBody) -> Result<Node, String> {
     } = body;
     Ok(Node {
         id: NodeId(id(node_id, "node.id")?),
-        name: required(name, "node.name")?,
-        given_name: given_name.unwrap_or_default(),
-        user: user.map(one_user).transpose()?.map(|user| user.id),
+        name: required(name, "node.name")?.0,
+        given_name: given_name.map(|Text(text)| text).unwrap_or_default(),
+        user: user
+            .map(|user| id(user.id, "user.id"))
+            .transpose()?
+            .map(UserId),
         online: required(online, "node.online")?,
         pre_auth_key: pre_auth_key
             .map(|key| id(key.id, "node.preAuthKey.id"))
             .transpose()?
             .map(KeyId),
-        tags: tags.unwrap_or_default(),
+        tags: tags.unwrap_or_default().0,
         created_at,
         last_seen,
         expiry: expiry.filter(|&end| end > Timestamp::UNIX_EPOCH),
@@ -414,7 +399,7 @@ fn one_api_key(body: ApiKeyBody) -> Result<ApiKey, String> {
         created_at,
         last_seen,
     } = body;
-    let shown = required(prefix, "apiKey.prefix")?;
+    let Text(shown) = required(prefix, "apiKey.prefix")?;
     // A row of another form is somebody else's, and no reason to refuse the whole list.
     let prefix = listed_prefix(&shown).unwrap_or(&shown).to_owned();
     Ok(ApiKey {
@@ -424,6 +409,38 @@ fn one_api_key(body: ApiKeyBody) -> Result<ApiKey, String> {
         created_at,
         last_seen,
     })
+}
+
+/// Tags, no more of them than count.
+#[derive(Default)]
+struct Tags(Vec<String>);
+
+impl<'de> Deserialize<'de> for Tags {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Each;
+
+        impl<'de> Visitor<'de> for Each {
+            type Value = Tags;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Tags, A::Error> {
+                let mut tags = Vec::new();
+                while tags.len() < MOST_TAGS {
+                    let Some(Text(tag)) = array.next_element::<Text<LONGEST_TAG>>()? else {
+                        return Ok(Tags(tags));
+                    };
+                    tags.push(tag);
+                }
+                while array.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Tags(tags))
+            }
+        }
+
+        deserializer.deserialize_seq(Each)
+    }
 }
 
 #[cfg(test)]

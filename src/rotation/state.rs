@@ -25,7 +25,7 @@ pub enum State {
     QuotaExceeded,
     /// The service, or its namespace, had too many keys created within an hour: the next one has its time.
     Throttled,
-    /// The control plane holds too many keys, most of them of this namespace: no more are created for it.
+    /// The control plane holds more rows than rotation works with, most of them of this namespace: no more keys are created for it.
     TooManyRows,
     /// The operator stopped rotation, everywhere or for this Secret.
     Paused,

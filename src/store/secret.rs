@@ -3,16 +3,24 @@
 use std::future::Future;
 use std::time::Duration;
 
-use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Api, ListParams, ObjectMeta, PostParams};
-use kube::{Client, Error};
-use zeroize::Zeroizing;
+use kube::api::{GetParams, ListParams, PostParams};
+use kube::core::Request;
+use kube::{Client, Error, Resource};
 
-use super::{FIELD_MANAGER, Kept, StoreError, StoredSecret};
+use super::{FIELD_MANAGER, StoreError, StoredSecret, form};
+use crate::cluster::Body;
+use crate::items::{Item, Items};
+use crate::watch::metadata::{Frame, Paging};
 
 /// Bounds one call: the client retries 429 and 503 by itself for much longer than a pass may take.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Is the longest Secret that is read: the API server takes 1 MiB of data, and a quarter of that of annotations.
+const LONGEST: usize = 4 << 20;
+
+/// Secrets of a page. The server holds it whole; here it is a stream.
+const PAGE: u32 = 50;
 
 /// Keeps keys in Secrets.
 #[derive(Clone)]
@@ -51,54 +59,108 @@ impl SecretStore {
             namespace,
             name,
         };
-        let found = call.bounded(self.api(namespace).get_opt(name)).await?;
-        Ok(found.map(stored))
+        let request = at(Some(namespace)).get(name, &GetParams::default());
+        let found = call.bounded(async {
+            match self.one(request).await {
+                Err(Error::Api(status)) if status.code == 404 => Ok(None),
+                other => other.map(Some),
+            }
+        });
+        found.await
     }
 
     pub(super) async fn list(&self, name: &str) -> Result<Vec<StoredSecret>, StoreError> {
-        let call = Call {
-            verb: "list",
-            namespace: "*",
-            name,
-        };
+        let mut found = Vec::new();
+        self.fold(name, |secret| found.push(secret)).await?;
+        Ok(found)
+    }
+
+    pub(super) async fn fold(
+        &self,
+        name: &str,
+        mut each: impl FnMut(StoredSecret),
+    ) -> Result<(), StoreError> {
         // The right to list is bound to the name, so the selector has to name it.
-        let params = ListParams::default().fields(&format!("metadata.name={name}"));
-        let all: Api<Secret> = Api::all(self.client.clone());
-        let found = call.bounded(async { all.list(&params).await }).await?;
-        Ok(found.items.into_iter().map(stored).collect())
+        let mut params = ListParams::default()
+            .fields(&format!("metadata.name={name}"))
+            .limit(PAGE);
+        loop {
+            let call = Call {
+                verb: "list",
+                namespace: "*",
+                name,
+            };
+            let page = call.bounded(self.page(&params, &mut each)).await?;
+            match page.next.filter(|next| !next.is_empty()) {
+                Some(next) => params.continue_token = Some(next),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Reads a page as a stream. A Secret that is not readable is an error of the whole: who is missing would be taken for
+    /// absent, and its keys for nobody's.
+    async fn page(
+        &self,
+        params: &ListParams,
+        mut each: impl FnMut(StoredSecret),
+    ) -> Result<Paging, Error> {
+        let request = at(None).list(params).map_err(Error::BuildRequest)?;
+        let mut body = Body::of(&self.client, request).await?;
+        let mut items = Items::new("items", LONGEST);
+        while let Some(chunk) = body.chunk(DEADLINE).await.map_err(Error::ReadEvents)? {
+            items
+                .push(chunk, |item| {
+                    let bytes = match item {
+                        Item::Whole(bytes) => bytes,
+                        Item::TooLong(_) => return Err(form::unreadable()),
+                    };
+                    each(form::parse(bytes)?);
+                    Ok(())
+                })
+                .map_err(Error::SerdeError)?;
+            body.done();
+        }
+        let frame: Frame = serde_json::from_slice(&items.frame())
+            .map_err(|_| Error::SerdeError(form::unreadable()))?;
+        Ok(frame.metadata)
     }
 
     pub(super) async fn write(&self, secret: &StoredSecret) -> Result<StoredSecret, StoreError> {
-        let api = self.api(&secret.namespace);
         let params = PostParams {
             field_manager: Some(FIELD_MANAGER.to_owned()),
             ..PostParams::default()
         };
-        let body = kubernetes(secret);
+        let body = form::body(secret).map_err(StoreError::Document)?;
         let (namespace, name) = (secret.namespace.as_str(), secret.name.as_str());
-        let written = if secret.revision.is_none() {
-            Call {
-                verb: "create",
-                namespace,
-                name,
-            }
-            .bounded(api.create(&params, &body))
-            .await?
+        let (verb, request) = if secret.revision.is_none() {
+            ("create", at(Some(namespace)).create(&params, body))
         } else {
-            Call {
-                verb: "update",
-                namespace,
-                name,
-            }
-            .bounded(api.replace(name, &params, &body))
-            .await?
+            ("update", at(Some(namespace)).replace(name, &params, body))
         };
-        Ok(stored(written))
+        let call = Call {
+            verb,
+            namespace,
+            name,
+        };
+        call.bounded(self.one(request)).await
     }
 
-    fn api(&self, namespace: &str) -> Api<Secret> {
-        Api::namespaced(self.client.clone(), namespace)
+    /// Makes a call whose answer is one Secret.
+    async fn one(
+        &self,
+        request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+    ) -> Result<StoredSecret, Error> {
+        let request = request.map_err(Error::BuildRequest)?;
+        let mut body = Body::of(&self.client, request).await?;
+        let bytes = body.whole(LONGEST, DEADLINE).await;
+        form::parse(&bytes.map_err(Error::ReadEvents)?).map_err(Error::SerdeError)
     }
+}
+
+/// Requests about Secrets of a namespace, or of all.
+fn at(namespace: Option<&str>) -> Request {
+    Request::new(Secret::url_path(&(), namespace))
 }
 
 impl Call<'_> {
@@ -138,121 +200,6 @@ impl Call<'_> {
                 name,
                 source: Box::new(source),
             }),
-        }
-    }
-}
-
-fn stored(secret: Secret) -> StoredSecret {
-    let Secret {
-        metadata,
-        data,
-        immutable,
-        type_,
-        ..
-    } = secret;
-    let writer = other_writer(&metadata);
-    StoredSecret {
-        namespace: metadata.namespace.unwrap_or_default(),
-        name: metadata.name.unwrap_or_default(),
-        labels: metadata.labels.unwrap_or_default(),
-        annotations: metadata.annotations.unwrap_or_default(),
-        data: data
-            .unwrap_or_default()
-            .into_iter()
-            .map(|(key, value)| (key, Zeroizing::new(value.0)))
-            .collect(),
-        revision: metadata.resource_version,
-        writer,
-        kept: Kept {
-            kind: type_.unwrap_or_else(|| Kept::default().kind),
-            immutable: immutable.unwrap_or_default(),
-            owners: metadata.owner_references.unwrap_or_default(),
-            finalizers: metadata.finalizers.unwrap_or_default(),
-        },
-    }
-}
-
-/// Who wrote last, if not we: the server notes seconds, so that of two in one second it is the other.
-fn other_writer(metadata: &ObjectMeta) -> Option<String> {
-    let managers = metadata.managed_fields.as_deref()?;
-    let last = managers
-        .iter()
-        .filter_map(|entry| entry.time.as_ref())
-        .max();
-    let mut latest = managers.iter().filter(|entry| entry.time.as_ref() == last);
-    latest.find_map(|entry| {
-        entry
-            .manager
-            .clone()
-            .filter(|manager| manager != FIELD_MANAGER)
-    })
-}
-
-fn kubernetes(secret: &StoredSecret) -> Secret {
-    let StoredSecret {
-        namespace,
-        name,
-        labels,
-        annotations,
-        data,
-        revision,
-        writer: _,
-        kept:
-            Kept {
-                kind,
-                immutable,
-                owners,
-                finalizers,
-            },
-    } = secret;
-    Secret {
-        metadata: ObjectMeta {
-            namespace: Some(namespace.clone()),
-            name: Some(name.clone()),
-            labels: Some(labels.clone()),
-            annotations: (!annotations.is_empty()).then(|| annotations.clone()),
-            resource_version: revision.clone(),
-            // A PUT without them would take them off.
-            owner_references: (!owners.is_empty()).then(|| owners.clone()),
-            finalizers: (!finalizers.is_empty()).then(|| finalizers.clone()),
-            ..ObjectMeta::default()
-        },
-        data: Some(
-            data.iter()
-                .map(|(key, value)| (key.clone(), ByteString(value.to_vec())))
-                .collect(),
-        ),
-        type_: Some(kind.clone()),
-        immutable: immutable.then_some(true),
-        ..Secret::default()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn says_who_wrote_last_if_that_was_another() {
-        for (managers, want) in [
-            (vec![], None),
-            (vec![("sidescale", 1)], None),
-            (vec![("argocd", 1), ("sidescale", 2)], None),
-            (vec![("argocd", 2), ("sidescale", 1)], Some("argocd")),
-            (vec![("sidescale", 1), ("argocd", 1)], Some("argocd")),
-        ] {
-            let managers: Vec<_> = managers
-                .iter()
-                .map(|(manager, second)| {
-                    let time = format!("2026-01-01T00:00:{second:02}Z");
-                    json!({"manager": manager, "operation": "Update", "time": time})
-                })
-                .collect();
-            let secret = json!({"metadata": {"name": "keys", "managedFields": managers}});
-            let read = stored(serde_json::from_value(secret).unwrap());
-            assert_eq!(read.writer.as_deref(), want, "{managers:?}");
         }
     }
 }

@@ -1,22 +1,23 @@
 //! What the namespaces say under our prefix, by a metadata-only watch. I/O.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::pin::pin;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{ObjectMeta, PartialObjectMeta};
-use kube::runtime::watcher::{Config, Event};
+use kube::Client;
+use kube::api::ObjectMeta;
+use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client};
 use sidescale_webhook::annotations::{NamespaceMetadata, PREFIX};
+use sidescale_webhook::profile::Policy;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
+use super::feed::{Feed, Subject};
+use super::metadata::{INJECT, Metadata};
 use crate::cluster;
-
-const INJECT: &str = "sidescale.io/inject";
+use crate::config::Current;
 
 /// Holds every namespace seen; shared by the webhook, which reads it at each review.
 #[derive(Debug)]
@@ -80,37 +81,59 @@ impl Namespaces {
             .send_if_modified(|changes| changes.is_none() && changes.replace(0).is_none());
     }
 
-    /// Watches until it is dropped; trouble is logged once and tried again.
-    pub async fn run(&self, client: Client) {
-        let api: Api<PartialObjectMeta<Namespace>> = Api::all(client);
-        let mut events =
-            pin!(watcher::watcher(api, Config::default().page_size(500)).default_backoff());
-        let mut fresh = HashMap::new();
-        let mut troubled = false;
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(event) => {
-                    // The beginning of a list says nothing yet.
-                    let works = !matches!(event, Event::Init | Event::InitApply(_));
-                    if works && std::mem::take(&mut troubled) {
-                        info!("Watch of namespaces works again");
-                    }
-                    self.take(event, &mut fresh);
+    /// Watches until it is dropped; trouble is logged once and tried again. Another policy may look at other labels.
+    pub async fn run(&self, client: Client, mut policies: Current) {
+        loop {
+            let policy = Arc::clone(&policies.borrow_and_update());
+            let selecting = policy.namespace_labels();
+            let others = async {
+                let other = |new: &Arc<Policy>| new.namespace_labels() != selecting;
+                if policies.wait_for(other).await.is_err() {
+                    std::future::pending::<()>().await;
                 }
-                Err(error) => report(&error, "namespaces", &mut troubled),
+            };
+            tokio::select! {
+                () = self.watch(client.clone(), &selecting) => return,
+                () = others => {}
             }
         }
     }
 
-    fn take(
-        &self,
-        event: Event<PartialObjectMeta<Namespace>>,
-        fresh: &mut HashMap<Box<str>, Arc<NamespaceMetadata>>,
-    ) {
+    async fn watch(&self, client: Client, selecting: &BTreeSet<&str>) {
+        let subject = Subject {
+            what: "namespaces",
+            path: "/api/v1/namespaces",
+            labels: None,
+            fields: None,
+        };
+        let read = |bytes: &[u8]| Metadata::of_namespace(bytes, selecting);
+        let mut events = pin!(Feed::new(client, subject, read).events().default_backoff());
+        let mut fresh = HashMap::new();
+        let mut troubled = false;
+        while let Some(batch) = events.next().await {
+            let batch = match batch {
+                Ok(batch) => batch,
+                Err(error) => {
+                    report(&error, "namespaces", &mut troubled);
+                    continue;
+                }
+            };
+            for event in batch {
+                // The beginning of a list says nothing yet.
+                let works = !matches!(event, Event::Init | Event::InitApply(_));
+                if works && std::mem::take(&mut troubled) {
+                    info!("Watch of namespaces works again");
+                }
+                self.take(event, &mut fresh);
+            }
+        }
+    }
+
+    fn take(&self, event: Event<Metadata>, fresh: &mut HashMap<Box<str>, Arc<NamespaceMetadata>>) {
         match event {
             Event::Init => fresh.clear(),
-            Event::InitApply(PartialObjectMeta { metadata, .. }) => {
-                let (name, metadata) = kept(metadata);
+            Event::InitApply(namespace) => {
+                let (name, metadata) = seen(namespace);
                 fresh.insert(name, Arc::new(metadata));
             }
             Event::InitDone => {
@@ -118,13 +141,12 @@ impl Namespaces {
                 self.set_synced();
                 self.changed();
             }
-            Event::Apply(PartialObjectMeta { metadata, .. }) => {
-                let (name, metadata) = kept(metadata);
+            Event::Apply(namespace) => {
+                let (name, metadata) = seen(namespace);
                 self.insert(&name, metadata);
             }
-            Event::Delete(PartialObjectMeta { metadata, .. }) => {
-                self.write()
-                    .remove(metadata.name.unwrap_or_default().as_str());
+            Event::Delete(namespace) => {
+                self.write().remove(&namespace.name);
                 self.changed();
             }
         }
@@ -142,6 +164,18 @@ impl Namespaces {
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<Box<str>, Arc<NamespaceMetadata>>> {
         self.seen.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a watch has kept.
+fn seen(namespace: Metadata) -> (Box<str>, NamespaceMetadata) {
+    let owned = |(key, value): (Box<str>, Box<str>)| (String::from(key), String::from(value));
+    let labels: BTreeMap<_, _> = namespace.labels.into_iter().map(owned).collect();
+    let metadata = NamespaceMetadata {
+        inject: labels.get(INJECT).cloned(),
+        labels,
+        annotations: namespace.annotations.into_iter().map(owned).collect(),
+    };
+    (namespace.name, metadata)
 }
 
 /// Keeps all labels, and of the annotations what stands under our prefix.

@@ -6,17 +6,18 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::{ObjectMeta, PartialObjectMeta};
+use kube::Client;
+use kube::api::ObjectMeta;
 use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{Config, Event, watcher};
-use kube::{Api, Client};
+use kube::runtime::watcher::Event;
 use sidescale_webhook::identity::Owner;
 use sidescale_webhook::profile::Policy;
 use tokio::sync::watch;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Namespaces;
+use super::feed::{Feed, Subject};
+use super::metadata::Metadata;
 use super::namespaces::report;
 use crate::rotation::demand::{Demands, NamespaceDemand, PodSeen, Shape, of_namespace};
 
@@ -26,10 +27,20 @@ pub(crate) const LABEL: &str = "sidescale.io/sidecar";
 /// A metadata watch cannot see a phase, but can leave out the pods that are over: they then come as deleted.
 pub(crate) const RUNNING: &str = "status.phase!=Succeeded,status.phase!=Failed";
 
-/// Bounds how many events are folded into one look at their namespaces.
-const BATCH: usize = 256;
+/// Bounds what is kept of the pods of one namespace beside their names: a thousand workloads of a usual size, or six pods
+/// with all annotations as long as they may be. Pods beyond it get no key.
+const MOST_OF_NAMESPACE: usize = 1 << 20;
 
-type Namespace = HashMap<Arc<str>, Entry>;
+/// The pods of a namespace.
+#[derive(Debug, Default)]
+struct Namespace {
+    pods: HashMap<Arc<str>, Entry>,
+    shapes: HashSet<Arc<Shape>>,
+    /// What the shapes take.
+    bytes: usize,
+    /// Whether pods were left out, and it was said.
+    full: bool,
+}
 
 /// What is kept of a pod beside its name; all else is shared. Its small types hold it under the limit that a test sets.
 #[derive(Debug)]
@@ -47,7 +58,8 @@ struct Index<'p> {
     /// The labels that choose a profile.
     selecting: BTreeSet<&'p str>,
     namespaces: HashMap<Arc<str>, Namespace>,
-    shapes: HashSet<Arc<Shape>>,
+    /// Stands for whatever a pod is that was left out: nothing in it asks for a key.
+    left_out: Arc<Shape>,
 }
 
 /// Watches until it is dropped, and tells what keys the pods need.
@@ -57,23 +69,26 @@ pub async fn run(
     policy: &Policy,
     demands: &watch::Sender<Demands>,
 ) {
-    let api: Api<PartialObjectMeta<Pod>> = Api::all(client);
-    let config = Config::default()
-        .labels(LABEL)
-        .fields(RUNNING)
-        .page_size(500);
     let mut changes = namespaces.changes();
     // A namespace that is switched off has to be known before its pods are.
     if changes.wait_for(Option::is_some).await.is_err() {
         return;
     }
-    let mut events = pin!(watcher(api, config).default_backoff().ready_chunks(BATCH));
+    let subject = Subject {
+        what: "pods",
+        path: "/api/v1/pods",
+        labels: Some(LABEL),
+        fields: Some(RUNNING.to_owned()),
+    };
+    let selecting = policy.pod_labels();
+    let read = |bytes: &[u8]| Metadata::of_pod(bytes, &selecting);
+    let mut batches = pin!(Feed::new(client, subject, read).events().default_backoff());
     let mut index = Index::of(policy);
     let mut fresh = Index::of(policy);
     let mut troubled = false;
     loop {
-        let events = tokio::select! {
-            events = events.next() => events,
+        let batch = tokio::select! {
+            batch = batches.next() => batch,
             changed = changes.changed() => {
                 if changed.is_err() {
                     return;
@@ -83,27 +98,33 @@ pub async fn run(
                 continue;
             }
         };
-        let Some(events) = events else { return };
+        let batch = match batch {
+            Some(Ok(batch)) => batch,
+            Some(Err(error)) => {
+                report(&error, "pods", &mut troubled);
+                continue;
+            }
+            None => return,
+        };
         let mut touched = BTreeSet::new();
         let (mut relisted, mut works) = (false, false);
-        for event in events {
+        for event in batch {
             match event {
-                Ok(Event::Init) => fresh = Index::of(policy),
-                Ok(Event::InitApply(pod)) => touched.extend(fresh.insert(pod.metadata)),
-                Ok(Event::InitDone) => {
+                Event::Init => fresh = Index::of(policy),
+                Event::InitApply(pod) => touched.extend(fresh.insert(pod)),
+                Event::InitDone => {
                     touched.extend(index.namespaces.into_keys());
                     index = std::mem::replace(&mut fresh, Index::of(policy));
                     (relisted, works) = (true, true);
                 }
-                Ok(Event::Apply(pod)) => {
+                Event::Apply(pod) => {
                     works = true;
-                    touched.extend(index.insert(pod.metadata));
+                    touched.extend(index.insert(pod));
                 }
-                Ok(Event::Delete(pod)) => {
+                Event::Delete(pod) => {
                     works = true;
-                    touched.extend(index.remove(&pod.metadata));
+                    touched.extend(index.remove(&pod));
                 }
-                Err(error) => report(&error, "pods", &mut troubled),
             }
         }
         if relisted {
@@ -125,7 +146,7 @@ pub(crate) fn fold(
 ) -> BTreeMap<Arc<str>, Arc<NamespaceDemand>> {
     let mut index = Index::of(policy);
     for pod in pods {
-        index.insert(pod);
+        index.insert(Metadata::of_read_pod(&pod));
     }
     let names = index.namespaces.keys();
     names
@@ -176,86 +197,71 @@ impl<'p> Index<'p> {
         }
     }
 
-    fn insert(&mut self, mut metadata: ObjectMeta) -> Option<Arc<str>> {
-        // By far the largest part, and of no use here.
-        metadata.managed_fields = None;
-        let (name, namespace) = (metadata.name.take()?, metadata.namespace.take()?);
-        let owner = metadata
-            .owner_references
-            .iter()
-            .flatten()
-            .find(|owner| owner.controller == Some(true));
+    fn insert(&mut self, pod: Metadata) -> Option<Arc<str>> {
+        let Metadata {
+            name,
+            namespace,
+            version: _,
+            uid,
+            created,
+            leaving,
+            owner,
+            labels,
+            annotations,
+            last_write: _,
+        } = pod;
+        if name.is_empty() || namespace.is_empty() {
+            return None;
+        }
         let shape = Shape::new(
             &name,
-            metadata
-                .annotations
-                .iter()
-                .flatten()
-                .map(|(key, value)| (key.as_str(), value.as_str())),
-            metadata
-                .labels
-                .iter()
-                .flatten()
-                .map(|(key, value)| (key.as_str(), value.as_str())),
-            owner.map(|owner| Owner {
+            annotations.iter().map(|(key, value)| (&**key, &**value)),
+            labels.iter().map(|(key, value)| (&**key, &**value)),
+            owner.as_ref().map(|owner| Owner {
                 kind: &owner.kind,
                 name: &owner.name,
             }),
             &self.selecting,
         )
-        .with_owner_uid(owner.and_then(|owner| parsed(&owner.uid)));
-        let shape = self.shared(shape);
-        let uid = metadata.uid.as_deref().and_then(parsed);
-        let uid = uid.map(uuid::Uuid::from_u128);
-        let entry = Entry {
-            created: metadata
-                .creation_timestamp
-                .map_or(0, |time| time.0.as_second()),
-            uid: uid.map_or((0, 0), |uid| uid.as_u64_pair()),
-            leaving: metadata.deletion_timestamp.is_some(),
-            shape,
-        };
-        let namespace = match self.namespaces.get_key_value(namespace.as_str()) {
+        .with_owner_uid(owner.as_ref().and_then(|owner| owner.uid));
+        let known = match self.namespaces.get_key_value(&*namespace) {
             Some((known, _)) => Arc::clone(known),
             None => Arc::from(namespace),
         };
-        let pods = self.namespaces.entry(Arc::clone(&namespace)).or_default();
-        if let Some(replaced) = pods.insert(name.into(), entry) {
-            self.forget(&replaced);
+        let namespace = self.namespaces.entry(Arc::clone(&known)).or_default();
+        if let Some(replaced) = namespace.pods.remove(&*name) {
+            namespace.forget(&replaced);
         }
-        Some(namespace)
-    }
-
-    fn remove(&mut self, metadata: &ObjectMeta) -> Option<Arc<str>> {
-        let (name, namespace) = (metadata.name.as_deref()?, metadata.namespace.as_deref()?);
-        let (known, pods) = self
-            .namespaces
-            .get_key_value(namespace)
-            .map(|(known, _)| Arc::clone(known))
-            .and_then(|known| self.namespaces.get_mut(&known).map(|pods| (known, pods)))?;
-        let removed = pods.remove(name)?;
-        if pods.is_empty() {
-            self.namespaces.remove(&known);
-        }
-        self.forget(&removed);
+        let shape = namespace.shared(shape).unwrap_or_else(|| {
+            if !std::mem::replace(&mut namespace.full, true) {
+                warn!(
+                    namespace = &*known,
+                    limit = MOST_OF_NAMESPACE,
+                    "Pods of this namespace have too many different annotations: those beyond the limit get no key"
+                );
+            }
+            Arc::clone(&self.left_out)
+        });
+        let entry = Entry {
+            created,
+            uid: uuid::Uuid::from_u128(uid.unwrap_or_default()).as_u64_pair(),
+            leaving,
+            shape,
+        };
+        namespace.pods.insert(name.into(), entry);
         Some(known)
     }
 
-    /// Lets go of the shape of an entry that is in the index no more, if it was the last of it.
-    fn forget(&mut self, entry: &Entry) {
-        // The set's own and this one: no pod has it any more.
-        if Arc::strong_count(&entry.shape) == 2 {
-            self.shapes.remove(&entry.shape);
+    fn remove(&mut self, pod: &Metadata) -> Option<Arc<str>> {
+        let known = self.namespaces.get_key_value(&*pod.namespace);
+        let known = known.map(|(known, _)| Arc::clone(known))?;
+        let namespace = self.namespaces.get_mut(&known)?;
+        let removed = namespace.pods.remove(&*pod.name)?;
+        namespace.forget(&removed);
+        if namespace.pods.is_empty() {
+            self.namespaces.remove(&known);
         }
-    }
-
-    fn shared(&mut self, shape: Shape) -> Arc<Shape> {
-        if let Some(known) = self.shapes.get(&shape) {
-            return Arc::clone(known);
-        }
-        let shape = Arc::new(shape);
-        self.shapes.insert(Arc::clone(&shape));
-        shape
+        Some(known)
     }
 
     fn demand(
@@ -264,7 +270,7 @@ impl<'p> Index<'p> {
         namespaces: &Namespaces,
         policy: &Policy,
     ) -> Option<NamespaceDemand> {
-        let pods = self.namespaces.get(name)?.iter();
+        let pods = self.namespaces.get(name)?.pods.iter();
         let pods = pods.map(|(name, pod)| PodSeen {
             created: Timestamp::from_second(pod.created).unwrap_or(Timestamp::UNIX_EPOCH),
             uid: u128::from(pod.uid.0) << 64 | u128::from(pod.uid.1),
@@ -281,9 +287,30 @@ impl<'p> Index<'p> {
     }
 }
 
-fn parsed(uid: &str) -> Option<u128> {
-    let uid = uuid::Uuid::parse_str(uid).ok()?;
-    Some(uid.as_u128())
+impl Namespace {
+    /// The one of all equal shapes that is kept; none where there is no room for another.
+    fn shared(&mut self, shape: Shape) -> Option<Arc<Shape>> {
+        if let Some(known) = self.shapes.get(&shape) {
+            return Some(Arc::clone(known));
+        }
+        let bytes = self.bytes + shape.size();
+        if bytes > MOST_OF_NAMESPACE {
+            return None;
+        }
+        self.bytes = bytes;
+        let shape = Arc::new(shape);
+        self.shapes.insert(Arc::clone(&shape));
+        Some(shape)
+    }
+
+    /// Lets go of the shape of an entry that is in the index no more, if it was the last of it.
+    fn forget(&mut self, entry: &Entry) {
+        // The set's own and this one: no pod has it any more.
+        if Arc::strong_count(&entry.shape) == 2 && self.shapes.remove(&entry.shape) {
+            self.bytes -= entry.shape.size();
+            self.full = false;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -316,22 +343,30 @@ mod tests {
         }
     }
 
+    fn seen(pod: &ObjectMeta) -> Metadata {
+        let object = serde_json::json!({"metadata": pod}).to_string();
+        Metadata::of_pod(object.as_bytes(), &BTreeSet::new()).unwrap()
+    }
+
+    fn shapes(index: &Index<'_>) -> usize {
+        index.namespaces["shop"].shapes.len()
+    }
+
     #[test]
     fn pods_of_one_owner_share_all_but_their_name() {
         let mut index = Index::default();
         for n in 0..100 {
-            index.insert(pod(&format!("api-6d4cf56db6-{n:05}")));
+            index.insert(seen(&pod(&format!("api-6d4cf56db6-{n:05}"))));
         }
-        assert_eq!(index.shapes.len(), 1);
+        assert_eq!(shapes(&index), 1);
         let name = "api-6d4cf56db6-00000".len();
         // Twice the entry: a hash map is at worst half empty. The name is shared with the fleet, and counted.
         let counts = 2 * size_of::<usize>();
         let indexed = 2 * (size_of::<Entry>() + size_of::<Arc<str>>()) + counts + name;
         assert!(indexed + size_of::<Member>() <= 200);
         for n in 0..100 {
-            index.remove(&pod(&format!("api-6d4cf56db6-{n:05}")));
+            index.remove(&seen(&pod(&format!("api-6d4cf56db6-{n:05}"))));
         }
-        assert!(index.shapes.is_empty());
         assert!(index.namespaces.is_empty());
     }
 
@@ -342,24 +377,27 @@ mod tests {
             let mut changed = pod("api-0");
             let annotations = changed.annotations.as_mut().unwrap();
             annotations.insert("sidescale.io/tags".into(), format!("tag:t{n}"));
-            index.insert(changed);
+            index.insert(seen(&changed));
         }
-        assert_eq!(index.shapes.len(), 1);
-        index.insert(pod("api-1"));
-        assert_eq!(index.shapes.len(), 2);
-        for name in ["api-0", "api-1"] {
-            index.remove(&pod(name));
-        }
-        assert!(index.shapes.is_empty());
+        assert_eq!(shapes(&index), 1);
+        index.insert(seen(&pod("api-1")));
+        assert_eq!(shapes(&index), 2);
+        index.remove(&seen(&pod("api-0")));
+        assert_eq!(shapes(&index), 1);
+        let namespace = &index.namespaces["shop"];
+        let kept: usize = namespace.shapes.iter().map(|shape| shape.size()).sum();
+        assert_eq!(namespace.bytes, kept);
+        index.remove(&seen(&pod("api-1")));
+        assert!(index.namespaces.is_empty());
     }
 
     #[test]
     fn keeps_no_more_of_a_pod_than_decides() {
         let kept = |pod| {
             let mut index = Index::default();
-            index.insert(pod);
-            let shape = index.shapes.into_iter().next().unwrap();
-            format!("{shape:?}").len()
+            index.insert(seen(&pod));
+            let shapes = &index.namespaces["shop"].shapes;
+            format!("{shapes:?}").len()
         };
         let with = |key: &str, value: String| {
             let mut pod = pod("api-0");
@@ -382,9 +420,49 @@ mod tests {
     #[test]
     fn a_pod_that_is_removed_twice_or_was_never_there_does_no_harm() {
         let mut index = Index::default();
-        assert_eq!(index.remove(&pod("a")), None);
-        index.insert(pod("a"));
-        assert!(index.remove(&pod("a")).is_some());
-        assert_eq!(index.remove(&pod("a")), None);
+        let pod = seen(&pod("a"));
+        assert_eq!(index.remove(&pod), None);
+        index.insert(pod.clone());
+        assert!(index.remove(&pod).is_some());
+        assert_eq!(index.remove(&pod), None);
+    }
+
+    #[test]
+    fn pods_that_differ_too_much_are_left_out_and_come_back() {
+        let fat = |n: usize| {
+            let mut pod = pod(&format!("fat-{n}"));
+            let annotations = pod.annotations.as_mut().unwrap();
+            for key in ["tags", "hostname", "service", "extra-args", "wait"] {
+                annotations.insert(
+                    format!("sidescale.io/{key}"),
+                    format!("{n}-{}", "x".repeat(4000)),
+                );
+            }
+            seen(&pod)
+        };
+        let mut index = Index::default();
+        for n in 0..1000 {
+            index.insert(fat(n));
+        }
+        let namespace = &index.namespaces["shop"];
+        assert!(namespace.full && namespace.bytes <= MOST_OF_NAMESPACE);
+        assert!((40..60).contains(&shapes(&index)), "{}", shapes(&index));
+        let policy = Policy::for_login_server("https://hs.example.com").unwrap();
+        let demand = index.demand("shop", &Namespaces::default(), &policy);
+        assert_eq!(
+            demand.map(|demand| demand.refused),
+            Some(1000),
+            "none is forgotten"
+        );
+        // Another namespace has its own room, and so has this one when they are gone.
+        let mut other = seen(&pod("api-0"));
+        other.namespace = "prod".into();
+        index.insert(other);
+        assert_eq!(index.namespaces["prod"].shapes.len(), 1);
+        for n in 0..1000 {
+            index.remove(&fat(n));
+        }
+        index.insert(seen(&pod("api-0")));
+        assert_eq!(shapes(&index), 1);
     }
 }

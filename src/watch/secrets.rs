@@ -5,26 +5,25 @@ use std::pin::pin;
 
 use futures::StreamExt;
 use futures::stream::{SelectAll, select_all};
-use k8s_openapi::api::core::v1::Secret;
-use kube::api::{ObjectMeta, PartialObjectMeta};
+use kube::Client;
 use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{Config, Event, watcher};
-use kube::{Api, Client};
+use kube::runtime::watcher::Event;
 use sidescale_webhook::profile::Policy;
 use tokio::sync::watch;
 use tracing::info;
 
+use super::feed::{Feed, Subject};
+use super::metadata::Metadata;
 use super::namespaces::report;
 use crate::rotation::demand::{Demands, SecretRef};
-use crate::store::FIELD_MANAGER;
 
 /// The resourceVersion of every Secret seen.
 #[derive(Debug, Default)]
 struct Index {
-    seen: HashMap<SecretRef, String>,
+    seen: HashMap<SecretRef, Box<str>>,
     listed: bool,
     /// A list that is under way.
-    fresh: HashMap<SecretRef, String>,
+    fresh: HashMap<SecretRef, Box<str>>,
     touched: BTreeSet<SecretRef>,
 }
 
@@ -33,11 +32,20 @@ pub(crate) async fn run(client: Client, policy: &Policy, demands: &watch::Sender
     let names = policy.auth_key_secrets();
     // One watch a name: the right to watch is bound to the name, so the selector has to name it.
     let watches: SelectAll<_> = select_all(names.into_iter().map(|name| {
-        let api: Api<PartialObjectMeta<Secret>> = Api::all(client.clone());
-        let config = Config::default().fields(&format!("metadata.name={name}"));
+        let subject = Subject {
+            what: "key Secrets",
+            path: "/api/v1/secrets",
+            labels: None,
+            fields: Some(format!("metadata.name={name}")),
+        };
         let mut index = Index::default();
-        let events = watcher(api, config).default_backoff();
-        Box::pin(events.map(move |event| event.map(|event| index.take(event))))
+        let events = Feed::new(client.clone(), subject, Metadata::of_secret).events();
+        Box::pin(events.default_backoff().map(move |batch| {
+            let batch = batch?.into_iter();
+            Ok(batch
+                .flat_map(|event| index.take(event))
+                .collect::<BTreeSet<_>>())
+        }))
     }));
     let mut watches = pin!(watches);
     let mut troubled = false;
@@ -62,15 +70,15 @@ pub(crate) async fn run(client: Client, policy: &Policy, demands: &watch::Sender
 
 impl Index {
     /// Takes in an event, and gives the Secrets that somebody else has changed.
-    fn take(&mut self, event: Event<PartialObjectMeta<Secret>>) -> BTreeSet<SecretRef> {
+    fn take(&mut self, event: Event<Metadata>) -> BTreeSet<SecretRef> {
         match event {
             Event::Init => {
                 self.fresh.clear();
                 self.touched.clear();
             }
             Event::InitApply(secret) => {
-                let ours = written_by_us(&secret.metadata);
-                let (name, version) = kept(secret.metadata);
+                let ours = secret.last_write.is_ours();
+                let (name, version) = kept(secret);
                 // The first list is no news: all Secrets are read at the start anyway.
                 if self.listed && !ours && self.seen.get(&name) != Some(&version) {
                     self.touched.insert(name.clone());
@@ -88,13 +96,13 @@ impl Index {
                 return touched;
             }
             Event::Apply(secret) => {
-                let ours = written_by_us(&secret.metadata);
-                let (name, version) = kept(secret.metadata);
+                let ours = secret.last_write.is_ours();
+                let (name, version) = kept(secret);
                 self.seen.insert(name.clone(), version);
                 return (!ours).then_some(name).into_iter().collect();
             }
             Event::Delete(secret) => {
-                let (name, _) = kept(secret.metadata);
+                let (name, _) = kept(secret);
                 self.seen.remove(&name);
                 return BTreeSet::from([name]);
             }
@@ -103,26 +111,12 @@ impl Index {
     }
 }
 
-/// Whether the last write was ours, beyond doubt: the server notes seconds, so that two in one second look alike.
-fn written_by_us(metadata: &ObjectMeta) -> bool {
-    let managers = metadata.managed_fields.as_deref().unwrap_or_default();
-    let last = managers
-        .iter()
-        .filter_map(|entry| entry.time.as_ref())
-        .max();
-    let mut latest = managers
-        .iter()
-        .filter(|entry| entry.time.as_ref() == last)
-        .peekable();
-    latest.peek().is_some() && latest.all(|entry| entry.manager.as_deref() == Some(FIELD_MANAGER))
-}
-
-fn kept(metadata: ObjectMeta) -> (SecretRef, String) {
+fn kept(secret: Metadata) -> (SecretRef, Box<str>) {
     let name = SecretRef {
-        namespace: metadata.namespace.unwrap_or_default(),
-        name: metadata.name.unwrap_or_default(),
+        namespace: secret.namespace.into(),
+        name: secret.name.into(),
     };
-    (name, metadata.resource_version.unwrap_or_default())
+    (name, secret.version)
 }
 
 #[cfg(test)]
@@ -131,23 +125,19 @@ mod tests {
 
     use super::*;
 
-    fn secret(
-        namespace: &str,
-        version: &str,
-        managers: &[(&str, u8)],
-    ) -> PartialObjectMeta<Secret> {
+    fn secret(namespace: &str, version: &str, managers: &[(&str, u8)]) -> Metadata {
         let managers: Vec<_> = managers
             .iter()
             .map(|(manager, second)| {
                 json!({"manager": manager, "operation": "Update", "time": format!("2026-01-01T00:00:{second:02}Z")})
             })
             .collect();
-        serde_json::from_value(json!({
+        let secret = json!({
             "metadata": {
                 "namespace": namespace, "name": "keys", "resourceVersion": version, "managedFields": managers,
             },
-        }))
-        .unwrap()
+        });
+        Metadata::of_secret(secret.to_string().as_bytes()).unwrap()
     }
 
     fn names(touched: BTreeSet<SecretRef>) -> Vec<String> {
@@ -179,7 +169,7 @@ mod tests {
     #[test]
     fn a_second_list_tells_of_what_was_missed() {
         let mut index = Index::default();
-        let mut list = |secrets: Vec<PartialObjectMeta<Secret>>| {
+        let mut list = |secrets: Vec<Metadata>| {
             index.take(Event::Init);
             for secret in secrets {
                 assert!(index.take(Event::InitApply(secret)).is_empty());

@@ -152,6 +152,7 @@ impl World {
             .context("no control plane")?;
         plane.api_key_namespace = format!("{}-headscale", self.name);
         change(&mut policy);
+        let policy = config::fixed(Arc::new(policy));
         let health = Arc::<Health>::default();
         let namespaces = Arc::<Namespaces>::default();
         let (metrics, shutdown) = (Arc::new(Metrics::new()?), CancellationToken::new());
@@ -170,7 +171,7 @@ impl World {
                 identity: "test".into(),
             },
             release: self.name.clone(),
-            policy: config::fixed(Arc::new(policy)),
+            policy: policy.clone(),
             namespaces: Arc::clone(&namespaces),
             metrics,
             health: Arc::clone(&health),
@@ -180,7 +181,7 @@ impl World {
         let rotation = tokio::spawn(in_cluster::run(cluster, shutdown.clone()));
         let watch = tokio::spawn({
             let client = self.account.clone();
-            async move { namespaces.run(client).await }
+            async move { namespaces.run(client, policy).await }
         });
         until("rotation is up", async || {
             let reports: BTreeMap<Part, _> = health.reports().into_iter().collect();

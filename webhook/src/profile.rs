@@ -205,6 +205,18 @@ impl Policy {
         remarks.collect()
     }
 
+    /// The labels of a namespace that may open a profile or a control plane to it.
+    #[must_use]
+    pub fn namespace_labels(&self) -> BTreeSet<&str> {
+        let profiles = self.profiles.values().map(|profile| &profile.namespaces);
+        let planes = self.control_planes.values().map(|plane| &plane.namespaces);
+        let selectors = profiles.chain(planes).filter_map(|open| match open {
+            Some(Namespaces::Labels(selector)) => Some(selector),
+            Some(Namespaces::Names(_)) | None => None,
+        });
+        selectors.flat_map(Selector::keys).collect()
+    }
+
     /// Names of the Secrets that hold pre-auth keys, in whatever namespace there are pods.
     #[must_use]
     pub fn auth_key_secrets(&self) -> BTreeSet<&str> {

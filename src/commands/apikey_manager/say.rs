@@ -83,7 +83,8 @@ pub(super) fn trouble(trouble: Trouble) -> String {
             StoreError::Conflict { .. }
             | StoreError::File { .. }
             | StoreError::Document(_)
-            | StoreError::Name { .. },
+            | StoreError::Name { .. }
+            | StoreError::TooLarge { .. },
         )
         | Trouble::Headscale { .. }
         | Trouble::GivenUp(_)

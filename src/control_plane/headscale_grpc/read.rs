@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use sidescale_proto::{Time, v1};
 
 use crate::control_plane::objects::listed_prefix;
+use crate::control_plane::text::shown;
+use crate::control_plane::wire::{LONGEST_DISPLAY_NAME, LONGEST_NAME};
 use crate::control_plane::{
     ApiKey, ApiKeyId, KeyId, KeyPrefix, Node, NodeId, PreAuthKey, User, UserId,
 };
@@ -26,8 +28,8 @@ pub(super) fn user(user: v1::User) -> Result<User, String> {
     } = user;
     Ok(User {
         id: UserId(id(user_id, "user.id")?),
-        name,
-        display_name,
+        name: shown(&name, LONGEST_NAME),
+        display_name: shown(&display_name, LONGEST_DISPLAY_NAME),
         created_at: time(created_at)?,
         from_provider: !provider.is_empty() || !provider_id.is_empty(),
     })
@@ -65,7 +67,7 @@ pub(super) fn pre_auth_key(key: v1::PreAuthKey) -> Result<(PreAuthKey, Option<Ke
 pub(super) fn api_key(key: v1::ApiKey) -> Result<ApiKey, String> {
     let v1::ApiKey {
         id: key_id,
-        prefix: shown,
+        prefix,
         expiration,
         created_at,
         last_seen,
@@ -73,7 +75,7 @@ pub(super) fn api_key(key: v1::ApiKey) -> Result<ApiKey, String> {
     Ok(ApiKey {
         id: ApiKeyId(id(key_id, "api_key.id")?),
         // As by REST: a row of another form is somebody else's.
-        prefix: listed_prefix(&shown).unwrap_or(&shown).to_owned(),
+        prefix: listed_prefix(&prefix).map_or_else(|| shown(&prefix, LONGEST_NAME), str::to_owned),
         expiration: time(expiration)?,
         created_at: time(created_at)?,
         last_seen: time(last_seen)?,
@@ -95,8 +97,8 @@ pub(super) fn node(node: v1::Node) -> Result<Node, String> {
     } = node;
     Ok(Node {
         id: NodeId(id(node_id, "node.id")?),
-        name,
-        given_name,
+        name: shown(&name, LONGEST_NAME),
+        given_name: shown(&given_name, LONGEST_NAME),
         user: owner.map(user).transpose()?.map(|user| user.id),
         online,
         pre_auth_key: pre_auth_key

@@ -2,15 +2,13 @@
 
 use jiff::Timestamp;
 
-use super::transport::Auth;
 use super::{Error, HeadscaleRest, wire};
 use crate::control_plane::objects::is_plain;
 use crate::control_plane::{ApiKey, ApiKeyId, MintedApiKey};
 
 impl HeadscaleRest {
     pub(in crate::control_plane) async fn list_api_keys(&self) -> Result<Vec<ApiKey>, Error> {
-        let answer = self.get("/api/v1/apikey", Auth::Bearer).await?;
-        self.parse(answer, "a list of API keys", wire::api_keys)
+        self.list("/api/v1/apikey").await
     }
 
     pub(in crate::control_plane) async fn create_api_key(

@@ -1,13 +1,11 @@
 //! Nodes of Headscale by REST. I/O.
 
-use super::transport::Auth;
 use super::{Error, HeadscaleRest, wire};
 use crate::control_plane::{Node, NodeId};
 
 impl HeadscaleRest {
     pub(in crate::control_plane) async fn list_nodes(&self) -> Result<Vec<Node>, Error> {
-        let answer = self.get("/api/v1/node", Auth::Bearer).await?;
-        self.parse(answer, "a list of nodes", wire::nodes)
+        self.list("/api/v1/node").await
     }
 
     pub(in crate::control_plane) async fn delete_node(&self, id: NodeId) -> Result<(), Error> {

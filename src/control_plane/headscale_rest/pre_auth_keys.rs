@@ -1,6 +1,5 @@
 //! Pre-auth keys of Headscale by REST. I/O.
 
-use super::transport::Auth;
 use super::{Error, HeadscaleRest, wire};
 use crate::control_plane::{KeyId, MintedKey, NewPreAuthKey, PreAuthKey};
 
@@ -8,8 +7,7 @@ impl HeadscaleRest {
     pub(in crate::control_plane) async fn list_pre_auth_keys(
         &self,
     ) -> Result<Vec<PreAuthKey>, Error> {
-        let answer = self.get("/api/v1/preauthkey", Auth::Bearer).await?;
-        self.parse(answer, "a list of pre-auth keys", wire::pre_auth_keys)
+        self.list("/api/v1/preauthkey").await
     }
 
     pub(in crate::control_plane) async fn create_pre_auth_key(

@@ -4,10 +4,18 @@ use reqwest::{Method, Response, StatusCode, header};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use super::wire::{Problem, Row, Rows};
 use super::{At, Error, HeadscaleRest, wire};
+use crate::control_plane::text::shown;
 
-/// Longest answer that is read: ten thousand nodes at about 1.5 KB each.
-const BODY_LIMIT: usize = 16 << 20;
+/// Longest list that is read, of which a few fields a row are kept: half a million keys at about 410 bytes each.
+const LIST_LIMIT: usize = 256 << 20;
+
+/// Longest other answer that is read: one object.
+const BODY_LIMIT: usize = 1 << 20;
+
+/// What is read of a refusal; of a page that is no refusal of Headscale only its length would count.
+const REFUSAL_LIMIT: usize = 64 << 10;
 
 /// Longest piece of a server's own words in a message of ours.
 const QUOTE_LIMIT: usize = 200;
@@ -62,6 +70,87 @@ impl HeadscaleRest {
         auth: Auth,
     ) -> Result<Answer, Error> {
         let at = self.at(verb(&method), path);
+        let whole = async {
+            let response = self.send(&at, method, path, body, auth).await?;
+            self.receive(at.clone(), response).await
+        };
+        self.in_time(&at, whole).await
+    }
+
+    /// Reads a list as a stream.
+    pub(super) async fn list<T: Row>(&self, path: &str) -> Result<Vec<T>, Error> {
+        let at = self.at("GET", path);
+        let whole = async {
+            let none = None::<&()>;
+            let sent = self.send(&at, Method::GET, path, none, Auth::Bearer).await;
+            let mut response = sent?;
+            let status = response.status();
+            if !status.is_success() {
+                let answer = self.receive(at.clone(), response).await?;
+                return self.parse(answer, T::EXPECTED, |_| Err("no list".to_owned()));
+            }
+            let trouble = |problem| self.no_list(&at, status, T::EXPECTED, problem);
+            let mut rows = Rows::<T>::new();
+            loop {
+                match response.chunk().await {
+                    Ok(Some(chunk)) if rows.length() + chunk.len() > LIST_LIMIT => {
+                        let (at, limit) = (at.clone(), LIST_LIMIT);
+                        return Err(Error::TooLarge { at, limit });
+                    }
+                    Ok(Some(chunk)) => rows.push(&chunk).map_err(trouble)?,
+                    Ok(None) => return rows.finish().map_err(trouble),
+                    Err(_) => return Err(broken(at.clone(), status, rows.length())),
+                }
+            }
+        };
+        self.in_time(&at, whole).await
+    }
+
+    fn no_list(
+        &self,
+        at: &At,
+        status: StatusCode,
+        expected: &'static str,
+        problem: Problem,
+    ) -> Error {
+        let at = at.clone();
+        match problem {
+            Problem::TooManyRows => Error::TooManyRows { at },
+            Problem::TooLarge => Error::TooLarge {
+                at,
+                limit: REFUSAL_LIMIT,
+            },
+            Problem::Other(answered) => Error::NotHeadscale {
+                at,
+                status: status.as_u16(),
+                answered: self.quote(&answered),
+                expected,
+            },
+        }
+    }
+
+    async fn in_time<T>(
+        &self,
+        at: &At,
+        whole: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        match tokio::time::timeout(self.deadline, whole).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Error::TimedOut {
+                at: at.clone(),
+                after: self.deadline,
+            }),
+        }
+    }
+
+    async fn send(
+        &self,
+        at: &At,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+        auth: Auth,
+    ) -> Result<Response, Error> {
         let url = format!("{}{path}", self.base);
         let mut request = self
             .client
@@ -73,20 +162,8 @@ impl HeadscaleRest {
         if let Some(body) = body {
             request = request.json(body);
         }
-        let whole = async {
-            let response = request
-                .send()
-                .await
-                .map_err(|error| failed(at.clone(), &error))?;
-            self.receive(at.clone(), response).await
-        };
-        match tokio::time::timeout(self.deadline, whole).await {
-            Ok(answer) => answer,
-            Err(_) => Err(Error::TimedOut {
-                at,
-                after: self.deadline,
-            }),
-        }
+        let sent = request.send().await;
+        sent.map_err(|error| failed(at.clone(), &error))
     }
 
     /// Reads an answer, never more of it than the limit.
@@ -111,36 +188,32 @@ impl HeadscaleRest {
             none if none.is_empty() => "no content type".to_owned(),
             some => some,
         };
+        let limit = match status.is_success() {
+            true => BODY_LIMIT,
+            false => REFUSAL_LIMIT,
+        };
         let mut body = Zeroizing::new(Vec::new());
         loop {
             match response.chunk().await {
-                Ok(Some(chunk)) if body.len() + chunk.len() > BODY_LIMIT => {
-                    return Err(Error::TooLarge {
-                        at,
-                        limit: BODY_LIMIT,
-                    });
+                Ok(Some(chunk)) if body.len() + chunk.len() > limit => {
+                    if status.is_success() {
+                        return Err(Error::TooLarge { at, limit });
+                    }
+                    let room = limit - body.len();
+                    body.extend_from_slice(&chunk[..room]);
+                    break;
                 }
                 Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-                Ok(None) => {
-                    return Ok(Answer {
-                        at,
-                        status,
-                        content_type,
-                        body,
-                    });
-                }
-                Err(_) => {
-                    let answered = format!("a body that breaks off after {} bytes", body.len());
-                    let (status, expected) = (status.as_u16(), "a whole answer");
-                    return Err(Error::NotHeadscale {
-                        at,
-                        status,
-                        answered,
-                        expected,
-                    });
-                }
+                Ok(None) => break,
+                Err(_) => return Err(broken(at, status, body.len())),
             }
         }
+        Ok(Answer {
+            at,
+            status,
+            content_type,
+            body,
+        })
     }
 
     /// What an answer says, if it is the one that was expected.
@@ -209,10 +282,20 @@ impl HeadscaleRest {
     /// A piece of a server's own words for a message: short, and without our key should it be echoed.
     fn quote(&self, text: &str) -> String {
         let text = match &self.api_key {
-            Some(api_key) => text.replace(api_key.expose(), "<redacted>"),
-            None => text.to_owned(),
+            Some(api_key) => &text.replace(api_key.expose(), "<redacted>"),
+            None => text,
         };
-        text.chars().take(QUOTE_LIMIT).collect()
+        shown(text, QUOTE_LIMIT)
+    }
+}
+
+/// Says that an answer broke off.
+fn broken(at: At, status: StatusCode, bytes: usize) -> Error {
+    Error::NotHeadscale {
+        at,
+        status: status.as_u16(),
+        answered: format!("a body that breaks off after {bytes} bytes"),
+        expected: "a whole answer",
     }
 }
 

@@ -1,13 +1,11 @@
 //! Users of Headscale by REST. I/O.
 
-use super::transport::Auth;
 use super::{Error, HeadscaleRest, wire};
 use crate::control_plane::{User, UserId};
 
 impl HeadscaleRest {
     pub(in crate::control_plane) async fn list_users(&self) -> Result<Vec<User>, Error> {
-        let answer = self.get("/api/v1/user", Auth::Bearer).await?;
-        self.parse(answer, "a list of users", wire::users)
+        self.list("/api/v1/user").await
     }
 
     pub(in crate::control_plane) async fn create_user(

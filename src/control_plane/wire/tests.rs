@@ -1,9 +1,24 @@
 //! What an answer must hold. Pure.
 
-use super::{minted, nodes, pre_auth_keys, users};
-use crate::control_plane::{NewPreAuthKey, UserId};
+use super::minted;
+use super::rows::{Problem, Row, Rows};
+use crate::control_plane::{NewPreAuthKey, Node, PreAuthKey, User, UserId};
 
 const VALUE: &str = "hskey-auth-abcdefghijkl-secret";
+
+/// Reads a list in chunks of all sizes, which must not matter.
+fn list<T: Row + PartialEq + std::fmt::Debug>(body: &[u8]) -> Result<Vec<T>, Problem> {
+    let read = |size: usize| {
+        let mut rows = Rows::new();
+        body.chunks(size).try_for_each(|chunk| rows.push(chunk))?;
+        rows.finish()
+    };
+    let whole = read(body.len().max(1));
+    for size in 1..body.len().min(300) {
+        assert_eq!(read(size), whole, "chunks of {size}");
+    }
+    whole
+}
 
 fn asked() -> NewPreAuthKey {
     NewPreAuthKey {
@@ -109,29 +124,76 @@ fn names_what_came_instead_of_json() {
         ),
         ("OK", "2 bytes that are not JSON"),
         ("{}", r#"JSON without "users""#),
+        (r#"{"users": {}}"#, r#"JSON with "users" of another type"#),
         (
-            r#"{"users": {}}"#,
-            "JSON with a field of another type, at byte 10",
+            r#"{"users": [{"id":1}]}"#,
+            "JSON with a field of another type, at byte 7",
         ),
+        (r#"{"users": [{"id":"1"}]}"#, r#"JSON without "user.name""#),
     ] {
-        assert_eq!(users(body.as_bytes()).unwrap_err(), want, "{body}");
+        let problem = list::<User>(body.as_bytes()).unwrap_err();
+        assert_eq!(problem, Problem::Other(want.to_owned()), "{body}");
     }
 }
 
 #[test]
 fn reads_lists_with_fields_it_does_not_know() {
-    let list = users(
+    let users = list::<User>(
         br#"{"users":[{"id":"1","name":"a","createdAt":"2026-01-01T00:00:00Z","displayName":"d","providerId":"","provider":"","later":1},
             {"id":"2","name":"b","provider":"oidc"}]}"#,
     )
     .unwrap();
-    assert!(!list[0].from_provider && list[1].from_provider);
-    assert_eq!(pre_auth_keys(br#"{"preAuthKeys":[]}"#).unwrap(), []);
-    let list = nodes(
+    assert!(!users[0].from_provider && users[1].from_provider);
+    assert_eq!(list::<PreAuthKey>(br#"{"preAuthKeys":[]}"#).unwrap(), []);
+    let nodes = list::<Node>(
         br#"{"nodes":[{"id":"4","name":"web-1","givenName":"web","online":true,"preAuthKey":{"id":"9"},"tags":["tag:web"]},
             {"id":"5","name":"x","givenName":"x","online":false,"preAuthKey":null,"tags":[]}]}"#,
     )
     .unwrap();
-    assert_eq!(list[0].pre_auth_key.map(|id| id.0), Some(9));
-    assert_eq!(list[1].pre_auth_key, None);
+    assert_eq!(nodes[0].pre_auth_key.map(|id| id.0), Some(9));
+    assert_eq!(nodes[1].pre_auth_key, None);
+}
+
+#[test]
+fn keeps_no_more_of_a_row_than_can_matter() {
+    let long = "\u{1b}".repeat(10_000);
+    let tags = vec![long.as_str(); 2000];
+    let row = serde_json::json!({"nodes": [{"id": "4", "name": long, "givenName": long, "online": true,
+        "tags": &tags[..20], "availableRoutes": tags[..5]}, {"id": "5", "name": "b", "online": true, "tags": vec!["t"; 2000]}]});
+    let mut rows = Rows::<Node>::new();
+    rows.push(row.to_string().as_bytes()).unwrap();
+    let nodes = rows.finish().unwrap();
+    // A control character is six bytes as an escape.
+    assert!(nodes[0].name.len() <= 6 * 256 && nodes[0].name.starts_with("\\u{1b}"));
+    assert!(nodes[0].tags.iter().all(|tag| tag.len() <= 6 * 4097));
+    assert_eq!(nodes[1].tags.len(), 1024);
+}
+
+#[test]
+fn a_node_that_is_too_long_costs_itself_only_and_a_key_the_list() {
+    let long = "x".repeat(5 << 20);
+    let body = format!(
+        r#"{{"nodes":[{{"id":"1","name":"a","online":true,"routes":"{long}"}},{{"id":"2","name":"b","online":true}}]}}"#
+    );
+    let mut rows = Rows::<Node>::new();
+    rows.push(body.as_bytes()).unwrap();
+    let ids: Vec<_> = rows
+        .finish()
+        .unwrap()
+        .iter()
+        .map(|node| node.id.0)
+        .collect();
+    assert_eq!(ids, [2]);
+    let mut rows = Rows::<User>::new();
+    let problem = rows.push(body.replace("nodes", "users").as_bytes());
+    assert!(matches!(problem, Err(Problem::Other(_))));
+}
+
+#[test]
+fn too_many_rows_are_a_problem_of_their_own() {
+    let mut rows = Rows::<Node>::new();
+    rows.push(br#"{"nodes":["#).unwrap();
+    let chunk = br#"{"id":"1","name":"","online":true},"#.repeat(1000);
+    let mut pushed = (0..480).map(|_| rows.push(&chunk));
+    assert_eq!(pushed.find_map(Result::err), Some(Problem::TooManyRows));
 }

@@ -80,6 +80,20 @@ impl Shape {
         self
     }
 
+    /// How much memory it takes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let of_pair = |(key, value): &(Box<str>, Box<str>)| {
+            size_of::<(Box<str>, Box<str>)>() + key.len() + value.len()
+        };
+        let pairs = self
+            .annotations
+            .iter()
+            .chain(&self.labels)
+            .chain(&self.owner);
+        size_of::<Self>() + pairs.map(of_pair).sum::<usize>() + self.name.len()
+    }
+
     /// What runs the pods of this shape, if that can be told.
     pub(super) fn workload(&self) -> Option<Workload> {
         let Some((kind, name)) = &self.owner else {

@@ -19,6 +19,7 @@ impl From<Error> for Trouble {
         let (state, of_plane) = match &error {
             Error::Unauthorized { .. } => (State::InvalidCredentials, true),
             Error::Unsupported { .. } => (State::Unsupported, true),
+            Error::TooManyRows { .. } => (State::TooManyRows, true),
             Error::InvalidEndpoint { .. }
             | Error::Unreachable { .. }
             | Error::Untrusted { .. }
@@ -26,6 +27,7 @@ impl From<Error> for Trouble {
             | Error::Redirected { .. }
             | Error::NotHeadscale { .. }
             | Error::Away { .. }
+            | Error::MalformedKey { .. }
             | Error::TooLarge { .. } => (State::Degraded, true),
             Error::Refused { status: 403, .. } => (State::InvalidCredentials, false),
             Error::NotFound { .. }

@@ -1,0 +1,179 @@
+//! A list of Headscale as it comes: one row at a time, of which a few fields are kept. Pure.
+
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
+
+use super::{ApiKeyBody, NodeBody, PreAuthKeyBody, UserBody, json, json_of};
+use super::{one_api_key, one_key, one_node, one_user};
+use crate::control_plane::{ApiKey, Node, PreAuthKey, User};
+use crate::items::{Item, Items};
+
+/// Bounds the rows of a list, ten times what rotation goes on making keys with.
+const MOST_ROWS: usize = 200_000;
+
+/// Bounds the memory of a list's rows: about 150,000 keys, or as many nodes.
+const MOST_BYTES: usize = 24 << 20;
+
+/// Is the longest row that is read: a node may announce any number of routes.
+const LONGEST_ROW: usize = 4 << 20;
+
+/// A row of a list.
+pub(crate) trait Row: Sized {
+    /// The field that holds the list.
+    const LIST: &'static str;
+
+    /// What it is, in the plural, for messages.
+    const EXPECTED: &'static str;
+
+    /// Whether a list stays one without a row that is too long: of nodes, for their owners say how long theirs are.
+    const LEFT_OUT: bool;
+
+    /// Reads one.
+    fn read(row: &[u8]) -> Result<Self, String>;
+
+    /// How much memory it takes beside itself.
+    fn heap(&self) -> usize;
+}
+
+/// Why there is no list.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Problem {
+    /// What came is none: what it is instead.
+    Other(String),
+    /// It has more rows than are kept.
+    TooManyRows,
+    /// More came than a list has beside its rows.
+    TooLarge,
+}
+
+/// A list that is coming.
+pub(crate) struct Rows<T> {
+    items: Items,
+    rows: Vec<T>,
+    heap: usize,
+}
+
+impl<T: Row> Rows<T> {
+    /// Begins with none.
+    pub(crate) fn new() -> Self {
+        Self {
+            items: Items::new(T::LIST, LONGEST_ROW),
+            rows: Vec::new(),
+            heap: 0,
+        }
+    }
+
+    /// Takes the next bytes.
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), Problem> {
+        let Self { items, rows, heap } = self;
+        items.push(bytes, |item| {
+            let row = match item {
+                Item::Whole(bytes) => T::read(bytes).map_err(Problem::Other)?,
+                Item::TooLong(_) if T::LEFT_OUT => return Ok(()),
+                Item::TooLong(length) => {
+                    return Err(Problem::Other(format!("a row of {length} bytes")));
+                }
+            };
+            *heap += row.heap();
+            if rows.len() >= MOST_ROWS || *heap + (rows.len() + 1) * size_of::<T>() > MOST_BYTES {
+                return Err(Problem::TooManyRows);
+            }
+            // Doubling would take as much again as all rows.
+            if rows.len() == rows.capacity() {
+                rows.reserve_exact(rows.len() / 4 + 16);
+            }
+            rows.push(row);
+            Ok(())
+        })?;
+        match items.is_no_list() {
+            true => Err(Problem::TooLarge),
+            false => Ok(()),
+        }
+    }
+
+    /// How many bytes came.
+    pub(crate) fn length(&self) -> usize {
+        self.items.length()
+    }
+
+    /// The rows, if all came.
+    pub(crate) fn finish(self) -> Result<Vec<T>, Problem> {
+        let length = self.items.length();
+        frame(&self.items.frame(), T::LIST, length)
+            .map(|()| self.rows)
+            .map_err(Problem::Other)
+    }
+}
+
+/// Looks at what stood around the rows: an object with an empty array in their place.
+fn frame(frame: &[u8], list: &str, length: usize) -> Result<(), String> {
+    let fields: BTreeMap<String, Box<RawValue>> = json_of(frame, length)?;
+    match fields.get(list).map(|value| value.get()) {
+        None | Some("null") => Err(format!("JSON without {list:?}")),
+        Some("[]") => Ok(()),
+        Some(_) => Err(format!("JSON with {list:?} of another type")),
+    }
+}
+
+impl Row for User {
+    const LIST: &'static str = "users";
+    const EXPECTED: &'static str = "a list of users";
+    const LEFT_OUT: bool = false;
+
+    fn read(row: &[u8]) -> Result<Self, String> {
+        one_user(json::<UserBody>(row)?)
+    }
+
+    fn heap(&self) -> usize {
+        self.name.capacity() + self.display_name.capacity()
+    }
+}
+
+impl Row for PreAuthKey {
+    const LIST: &'static str = "preAuthKeys";
+    const EXPECTED: &'static str = "a list of pre-auth keys";
+    const LEFT_OUT: bool = false;
+
+    fn read(row: &[u8]) -> Result<Self, String> {
+        one_key(json::<PreAuthKeyBody>(row)?).map(|(key, _)| key)
+    }
+
+    fn heap(&self) -> usize {
+        // A prefix has twelve characters.
+        heap_of(&self.tags) + 12
+    }
+}
+
+impl Row for Node {
+    const LIST: &'static str = "nodes";
+    const EXPECTED: &'static str = "a list of nodes";
+    const LEFT_OUT: bool = true;
+
+    fn read(row: &[u8]) -> Result<Self, String> {
+        one_node(json::<NodeBody>(row)?)
+    }
+
+    fn heap(&self) -> usize {
+        heap_of(&self.tags) + self.name.capacity() + self.given_name.capacity()
+    }
+}
+
+impl Row for ApiKey {
+    const LIST: &'static str = "apiKeys";
+    const EXPECTED: &'static str = "a list of API keys";
+    const LEFT_OUT: bool = false;
+
+    fn read(row: &[u8]) -> Result<Self, String> {
+        one_api_key(json::<ApiKeyBody>(row)?)
+    }
+
+    fn heap(&self) -> usize {
+        self.prefix.capacity()
+    }
+}
+
+fn heap_of(tags: &Vec<String>) -> usize {
+    let texts: usize = tags.iter().map(String::capacity).sum();
+    texts + tags.capacity() * size_of::<String>()
+}

@@ -1,0 +1,303 @@
+//! JSON objects one at a time out of bytes as they come: those of an array, or the lines of a watch. Pure.
+//!
+//! ```text
+//! {"metadata":{…},"items":[{…},{…}]}  →  {…}  {…}  and, at the end, the frame {"metadata":{…},"items":[]}
+//! ```
+//!
+//! Nothing is decoded here: whoever gets an object decodes it, so that one that is damaged costs itself only.
+
+use zeroize::Zeroizing;
+
+/// Bounds what stands beside the objects: metadata of a list, or a page that is no list at all.
+const FRAME_LIMIT: usize = 64 << 10;
+
+/// The buffer grows by this or by a quarter, whichever is more: doubling it would cost as much as all that is made of an object.
+const GROWTH: usize = 16 << 10;
+
+/// Is what a buffer may keep between two objects.
+const KEPT: usize = 64 << 10;
+
+/// An object, or that there was one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Item<'a> {
+    /// Its bytes.
+    Whole(&'a [u8]),
+    /// It has more bytes than are kept of one: how many.
+    TooLong(usize),
+}
+
+/// Finds the objects in an array that is a field of the outermost object.
+#[derive(Debug)]
+pub struct Items {
+    name: &'static str,
+    frame: Zeroizing<Vec<u8>>,
+    /// How many bytes came in all.
+    length: usize,
+    place: Place,
+    /// Open brackets: of the frame, or of the object that is being read.
+    depth: usize,
+    text: Text,
+    /// Where the last string of the frame begins, and where it ended.
+    last: (usize, usize),
+    /// Whether the value of the field is next.
+    named: bool,
+    piece: Piece,
+}
+
+/// Finds the lines, one object each.
+#[derive(Debug)]
+pub struct Lines {
+    piece: Piece,
+}
+
+/// Whether the next byte is in the array.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Around,
+    Between,
+    Within,
+}
+
+/// Whether the next byte is of a string.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Text {
+    Outside,
+    Inside,
+    Escaped,
+}
+
+/// What of an object came in chunks before.
+#[derive(Debug)]
+struct Piece {
+    kept: Zeroizing<Vec<u8>>,
+    length: usize,
+    longest: usize,
+}
+
+impl Items {
+    /// Looks for the array of this name, and keeps at most `longest` bytes of one object.
+    #[must_use]
+    pub fn new(name: &'static str, longest: usize) -> Self {
+        Self {
+            name,
+            frame: Zeroizing::default(),
+            length: 0,
+            place: Place::Around,
+            depth: 0,
+            text: Text::Outside,
+            last: (0, 0),
+            named: false,
+            piece: Piece::new(longest),
+        }
+    }
+
+    /// Takes the next bytes, and gives each object that ends in them.
+    ///
+    /// # Errors
+    /// What `each` says; nothing more is given then.
+    pub fn push<E>(
+        &mut self,
+        bytes: &[u8],
+        mut each: impl FnMut(Item<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.length += bytes.len();
+        let mut at = 0;
+        let mut begin = 0;
+        while let Some(&byte) = bytes.get(at) {
+            if self.place != Place::Within {
+                if self.around(byte) {
+                    begin = at;
+                }
+                at += 1;
+            } else if self.text == Text::Outside {
+                at += 1;
+                match byte {
+                    b'"' => self.text = Text::Inside,
+                    b'{' | b'[' => self.depth += 1,
+                    b'}' | b']' => self.depth -= 1,
+                    _ => {}
+                }
+                if self.depth == 0 {
+                    self.place = Place::Between;
+                    let given = self.piece.end(&bytes[begin..at], &mut each);
+                    begin = at;
+                    given?;
+                }
+            } else {
+                at += self.text.skip(&bytes[at..]);
+            }
+        }
+        if self.place == Place::Within {
+            self.piece.keep(&bytes[begin..]);
+        }
+        Ok(())
+    }
+
+    /// How many bytes came in all.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Whether more came beside the objects than is kept: then what comes is no list.
+    #[must_use]
+    pub fn is_no_list(&self) -> bool {
+        self.frame.len() >= FRAME_LIMIT
+    }
+
+    /// What stands around the objects, with an empty array in their place; no JSON if what came is none or is cut.
+    #[must_use]
+    pub fn frame(self) -> Zeroizing<Vec<u8>> {
+        self.frame
+    }
+
+    /// Takes a byte outside of any object, and says whether one begins with it.
+    fn around(&mut self, byte: u8) -> bool {
+        if self.place == Place::Between && self.text == Text::Outside {
+            match byte {
+                b'{' => {
+                    (self.place, self.depth) = (Place::Within, 1);
+                    return true;
+                }
+                b',' | b' ' | b'\t' | b'\r' | b'\n' => return false,
+                b']' => (self.place, self.depth) = (Place::Around, 1),
+                b'"' => self.text = Text::Inside,
+                // What is no object stays in the frame, and spoils it.
+                _ => {}
+            }
+        } else if self.text == Text::Outside {
+            match byte {
+                b'"' => {
+                    self.text = Text::Inside;
+                    self.last.0 = self.frame.len() + 1;
+                }
+                b':' => {
+                    let last = self.frame.get(self.last.0..self.last.1);
+                    self.named = self.depth == 1 && last == Some(self.name.as_bytes());
+                }
+                b'[' if self.named => {
+                    self.named = false;
+                    self.place = Place::Between;
+                }
+                b'{' | b'[' => self.depth += 1,
+                b'}' | b']' => self.depth = self.depth.saturating_sub(1),
+                _ => {}
+            }
+            self.named &= matches!(byte, b':' | b' ' | b'\t' | b'\r' | b'\n');
+        } else {
+            self.text.skip(&[byte]);
+            if self.text == Text::Outside {
+                self.last.1 = self.frame.len();
+            }
+        }
+        if self.frame.len() < FRAME_LIMIT {
+            self.frame.push(byte);
+        }
+        false
+    }
+}
+
+impl Lines {
+    /// Keeps at most `longest` bytes of one line.
+    #[must_use]
+    pub fn new(longest: usize) -> Self {
+        Self {
+            piece: Piece::new(longest),
+        }
+    }
+
+    /// Takes the next bytes, and gives each line that ends in them; one that is cut is given never.
+    ///
+    /// # Errors
+    /// What `each` says; nothing more is given then.
+    pub fn push<E>(
+        &mut self,
+        mut bytes: &[u8],
+        mut each: impl FnMut(Item<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        while let Some(end) = bytes.iter().position(|&byte| byte == b'\n') {
+            let line = &bytes[..end];
+            bytes = &bytes[end + 1..];
+            if !line.trim_ascii().is_empty() || self.piece.length > 0 {
+                self.piece.end(line, &mut each)?;
+            }
+        }
+        self.piece.keep(bytes);
+        Ok(())
+    }
+}
+
+impl Text {
+    /// Goes on within a string, to its end or to the next byte that matters; says how many bytes that are.
+    fn skip(&mut self, bytes: &[u8]) -> usize {
+        if *self == Self::Escaped {
+            *self = Self::Inside;
+            return 1;
+        }
+        let marks = |&byte: &u8| matches!(byte, b'"' | b'\\');
+        let Some(at) = bytes.iter().position(marks) else {
+            return bytes.len();
+        };
+        *self = match bytes[at] {
+            b'"' => Self::Outside,
+            _ => Self::Escaped,
+        };
+        at + 1
+    }
+}
+
+impl Piece {
+    fn new(longest: usize) -> Self {
+        Self {
+            kept: Zeroizing::default(),
+            length: 0,
+            longest,
+        }
+    }
+
+    /// Keeps what goes on in the next chunk.
+    fn keep(&mut self, bytes: &[u8]) {
+        self.length += bytes.len();
+        if self.length > self.longest {
+            self.kept = Zeroizing::default();
+            return;
+        }
+        let free = self.kept.capacity() - self.kept.len();
+        if free < bytes.len() {
+            let more = bytes.len().max(GROWTH).max(self.kept.capacity() / 4);
+            self.kept.reserve_exact(more);
+        }
+        self.kept.extend_from_slice(bytes);
+    }
+
+    /// Gives the object of which this is the last.
+    fn end<E>(
+        &mut self,
+        bytes: &[u8],
+        each: &mut impl FnMut(Item<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let length = self.length + bytes.len();
+        if length > self.longest {
+            self.clear();
+            return each(Item::TooLong(length));
+        }
+        if self.length == 0 {
+            return each(Item::Whole(bytes));
+        }
+        self.keep(bytes);
+        let given = each(Item::Whole(&self.kept));
+        self.clear();
+        given
+    }
+
+    fn clear(&mut self) {
+        self.length = 0;
+        if self.kept.capacity() > KEPT {
+            self.kept = Zeroizing::default();
+        }
+        self.kept.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,322 @@
+//! A Secret as the API server gives and takes it, made of the bytes once and without what nobody looks at. Pure.
+
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::display::Base64Display;
+use base64::engine::general_purpose::STANDARD;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use serde::de::Error as _;
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
+use zeroize::Zeroizing;
+
+use super::{Kept, MANAGED_BY, StoredSecret};
+use crate::watch::metadata::{LastWrite, each_pair};
+
+/// Twice the keys that a namespace may have: a megabyte of empty ones would take seven of memory.
+pub(super) const MOST_DATA_KEYS: usize = 4000;
+
+/// Labels and annotations together.
+pub(super) const MOST_LABELS: usize = 1000;
+
+/// Bounds owners and finalizers.
+const LONGEST_LIST: usize = 64 << 10;
+
+/// What of it is ours.
+const PREFIX: &str = "sidescale.io/";
+
+#[derive(Deserialize)]
+struct Read<'a> {
+    #[serde(borrow)]
+    metadata: ReadMetadata<'a>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    immutable: Option<bool>,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ReadMetadata<'a> {
+    namespace: Option<String>,
+    name: Option<String>,
+    resource_version: Option<String>,
+    #[serde(borrow)]
+    labels: Option<&'a RawValue>,
+    #[serde(borrow)]
+    annotations: Option<&'a RawValue>,
+    #[serde(borrow)]
+    owner_references: Option<&'a RawValue>,
+    #[serde(borrow)]
+    finalizers: Option<&'a RawValue>,
+    #[serde(borrow)]
+    managed_fields: Option<&'a RawValue>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Written<'a> {
+    api_version: &'static str,
+    kind: &'static str,
+    metadata: WrittenMetadata<'a>,
+    #[serde(rename = "type")]
+    of_type: &'a str,
+    data: BTreeMap<&'a str, Encoded<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    immutable: Option<bool>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WrittenMetadata<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    labels: &'a BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: &'a BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resource_version: Option<&'a str>,
+    // A PUT without them would take them off.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    owner_references: &'a [OwnerReference],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    finalizers: &'a [String],
+}
+
+/// Bytes as base64, encoded where they are written.
+struct Encoded<'a>(&'a [u8]);
+
+impl Serialize for Encoded<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&Base64Display::new(self.0, &STANDARD))
+    }
+}
+
+/// Says that something is no Secret, and quotes nothing of it.
+pub(super) fn unreadable() -> serde_json::Error {
+    serde_json::Error::custom("an answer that is no readable Secret")
+}
+
+/// Reads a Secret; one with more parts than are read has the marks that are ours, and no data.
+pub(super) fn parse(bytes: &[u8]) -> serde_json::Result<StoredSecret> {
+    read(bytes).map_err(|_| unreadable())
+}
+
+fn read(bytes: &[u8]) -> serde_json::Result<StoredSecret> {
+    let Read {
+        metadata,
+        data,
+        immutable,
+        kind,
+    } = serde_json::from_slice(bytes)?;
+    let mut oversized = false;
+    let mut room = MOST_LABELS;
+    let labels = texts(metadata.labels, &mut room, &mut oversized)?;
+    let annotations = texts(metadata.annotations, &mut room, &mut oversized)?;
+    let mut values = BTreeMap::new();
+    let mut broken = false;
+    each_pair(
+        data,
+        |_| true,
+        |key, value| {
+            if values.len() >= MOST_DATA_KEYS {
+                oversized = true;
+            } else if let Ok(value) = STANDARD.decode(value) {
+                values.insert(key.to_owned(), Zeroizing::new(value));
+            } else {
+                broken = true;
+            }
+        },
+    )?;
+    if broken {
+        return Err(unreadable());
+    }
+    let owners = bounded(metadata.owner_references, &mut oversized)?;
+    let finalizers = bounded(metadata.finalizers, &mut oversized)?;
+    if oversized {
+        values = BTreeMap::new();
+    }
+    let last = LastWrite::read(metadata.managed_fields)?;
+    Ok(StoredSecret {
+        namespace: metadata.namespace.unwrap_or_default(),
+        name: metadata.name.unwrap_or_default(),
+        labels,
+        annotations,
+        data: values,
+        revision: metadata.resource_version,
+        writer: last.by_other().map(str::to_owned),
+        kept: Kept {
+            kind: kind.unwrap_or_else(|| Kept::default().kind),
+            immutable: immutable.unwrap_or_default(),
+            owners,
+            finalizers,
+        },
+        oversized,
+    })
+}
+
+/// The bytes that a write sends.
+pub(super) fn body(secret: &StoredSecret) -> serde_json::Result<Vec<u8>> {
+    let StoredSecret {
+        namespace,
+        name,
+        labels,
+        annotations,
+        data,
+        revision,
+        writer: _,
+        kept:
+            Kept {
+                kind,
+                immutable,
+                owners,
+                finalizers,
+            },
+        oversized: _,
+    } = secret;
+    serde_json::to_vec(&Written {
+        api_version: "v1",
+        kind: "Secret",
+        metadata: WrittenMetadata {
+            namespace,
+            name,
+            labels,
+            annotations,
+            resource_version: revision.as_deref(),
+            owner_references: owners,
+            finalizers,
+        },
+        of_type: kind,
+        data: data
+            .iter()
+            .map(|(key, value)| (key.as_str(), Encoded(value)))
+            .collect(),
+        immutable: immutable.then_some(true),
+    })
+}
+
+fn texts(
+    object: Option<&RawValue>,
+    room: &mut usize,
+    oversized: &mut bool,
+) -> serde_json::Result<BTreeMap<String, String>> {
+    let mut found = BTreeMap::new();
+    each_pair(
+        object,
+        |_| true,
+        |key, value| {
+            // Whose it is can always be told.
+            let marks = key == MANAGED_BY.0 || key.starts_with(PREFIX);
+            match room.checked_sub(1) {
+                Some(less) => *room = less,
+                None => *oversized = true,
+            }
+            if !*oversized || (marks && found.len() <= MOST_LABELS) {
+                found.insert(key.to_owned(), value.to_owned());
+            }
+        },
+    )?;
+    Ok(found)
+}
+
+fn bounded<'a, T: Deserialize<'a>>(
+    list: Option<&'a RawValue>,
+    oversized: &mut bool,
+) -> serde_json::Result<Vec<T>> {
+    match list {
+        Some(list) if list.get().len() > LONGEST_LIST => *oversized = true,
+        Some(list) => return serde_json::from_str(list.get()),
+        None => {}
+    }
+    Ok(Vec::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Secret;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_secret_comes_back_as_it_was_sent() {
+        let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u"});
+        let read = json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "immutable": true,
+            "metadata": {"namespace": "shop", "name": "keys", "resourceVersion": "7", "labels": {"a": "b"},
+                "annotations": {"c": "d\n"}, "ownerReferences": [owner], "finalizers": ["x/y"],
+                "managedFields": [{"manager": "argocd", "time": "2026-01-01T00:00:00Z", "fieldsV1": {"f:data": {}}}]},
+            "data": {"key": "AAECAw==", "empty": ""}});
+        let parsed = parse(read.to_string().as_bytes()).unwrap();
+        assert_eq!(*parsed.data["key"], [0, 1, 2, 3]);
+        assert_eq!(
+            (parsed.writer.as_deref(), parsed.oversized),
+            (Some("argocd"), false)
+        );
+        let mut want = read;
+        want["metadata"]
+            .as_object_mut()
+            .unwrap()
+            .remove("managedFields");
+        let sent: serde_json::Value = serde_json::from_slice(&body(&parsed).unwrap()).unwrap();
+        assert_eq!(sent, want);
+        let known: Secret = serde_json::from_value(sent).unwrap();
+        assert_eq!(known.data.unwrap()["key"].0, [0, 1, 2, 3]);
+        let bare = StoredSecret::absent("shop", "keys");
+        let sent: serde_json::Value = serde_json::from_slice(&body(&bare).unwrap()).unwrap();
+        assert_eq!(sent["metadata"].as_object().unwrap().len(), 3, "{sent}");
+    }
+
+    #[test]
+    fn one_with_too_many_parts_shows_whose_it_is_and_no_data() {
+        let many = |count: usize, value: &str| {
+            let many = (0..count).map(|n| (format!("k{n}"), json!(value)));
+            many.collect::<serde_json::Map<_, _>>()
+        };
+        let ours = json!({MANAGED_BY.0: MANAGED_BY.1});
+        for (what, labels, annotations, data, want) in [
+            (
+                "usual",
+                ours.clone(),
+                json!({}),
+                many(MOST_DATA_KEYS, "AA=="),
+                false,
+            ),
+            (
+                "data",
+                ours.clone(),
+                json!({}),
+                many(MOST_DATA_KEYS + 1, ""),
+                true,
+            ),
+            (
+                "annotations",
+                ours,
+                json!(many(MOST_LABELS, "")),
+                many(1, ""),
+                true,
+            ),
+        ] {
+            let secret = json!({"metadata": {"name": "keys", "labels": labels, "annotations": annotations}, "data": data});
+            let parsed = parse(secret.to_string().as_bytes()).unwrap();
+            assert_eq!(parsed.oversized, want, "{what}");
+            assert_eq!(parsed.data.is_empty(), want, "{what}");
+            assert_eq!(parsed.labels[MANAGED_BY.0], MANAGED_BY.1, "{what}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_secret_is_refused_and_not_quoted() {
+        for bytes in [
+            "",
+            "{}",
+            r#"{"metadata":{},"data":{"a":"hskey"}}"#,
+            r#"{"metadata":{},"immutable":"hskey"}"#,
+            r#"{"metadata":{},"data":["hskey"]}"#,
+        ] {
+            let error = parse(bytes.as_bytes()).unwrap_err().to_string();
+            assert!(!error.contains("hskey"), "{error}");
+        }
+    }
+}

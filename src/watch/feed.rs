@@ -1,0 +1,374 @@
+//! A watch that reads one object at a time: a watch list where the server has them, else pages, each read as a stream. I/O.
+//!
+//! The client's own watcher reads a page whole, and decodes all of it, managedFields included, before anybody can drop any.
+
+use std::time::Duration;
+
+use futures::{Stream, stream};
+use kube::api::{ListParams, WatchParams};
+use kube::core::{Request, Status};
+use kube::runtime::watcher::{Error, Event};
+use kube::{Client, Error as ClientError};
+use tracing::{debug, warn};
+
+use super::metadata::{Bookmark, Frame, Line, Metadata};
+use crate::cluster::{self, Body};
+use crate::items::{Item, Items, Lines};
+
+/// Is the longest object that is read: etcd takes 1.5 MiB, and JSON escapes make up to three of them.
+const LONGEST: usize = 4 << 20;
+
+/// Objects of a page. The server holds it whole; here it is a stream.
+const PAGE: u32 = 50;
+
+/// Is how long a list may be quiet.
+const LIST_QUIET: Duration = Duration::from_secs(65);
+
+/// Is how long a watch list may be quiet before its end: a server that waits for something there is asked for pages.
+const INITIAL_QUIET: Duration = Duration::from_secs(30);
+
+/// A watch is ended by the server after 290 s, as we ask.
+const WATCH_QUIET: Duration = Duration::from_secs(295);
+
+/// What is watched.
+pub(super) struct Subject {
+    /// In the plural, for the log.
+    pub(super) what: &'static str,
+    /// Path of the resource, in all namespaces.
+    pub(super) path: &'static str,
+    /// Label selector.
+    pub(super) labels: Option<&'static str>,
+    /// Field selector.
+    pub(super) fields: Option<String>,
+}
+
+/// Watches one kind of objects; `read` makes of one what is kept of it.
+pub(super) struct Feed<R> {
+    client: Client,
+    subject: Subject,
+    read: R,
+    state: State,
+    /// Whether the server has watch lists, as far as we know.
+    streams: bool,
+    /// What went wrong after the events that came before it.
+    failed: Option<Error>,
+    warned: bool,
+}
+
+enum State {
+    /// Nothing is known.
+    Begin,
+    /// The next page is to be asked for.
+    Pages { next: Option<String> },
+    /// A page is being read.
+    Page { body: Body, items: Items },
+    /// All was seen up to this version.
+    Resume { version: String },
+    /// Events come; of a watch list those of its beginning, which is no whole yet.
+    Watching {
+        body: Body,
+        lines: Lines,
+        version: Option<String>,
+    },
+}
+
+impl<R> Feed<R>
+where
+    R: Fn(&[u8]) -> serde_json::Result<Metadata>,
+{
+    /// Watches with this client's account; asks for nothing yet.
+    pub(super) fn new(client: Client, subject: Subject, read: R) -> Self {
+        Self {
+            client,
+            subject,
+            read,
+            state: State::Begin,
+            streams: true,
+            failed: None,
+            warned: false,
+        }
+    }
+
+    /// The events, in the batches in which they came. An error is followed by another try: the caller waits between.
+    pub(super) fn events(self) -> impl Stream<Item = Result<Vec<Event<Metadata>>, Error>> {
+        stream::unfold(self, async |mut feed| {
+            let events = feed.step().await;
+            Some((events, feed))
+        })
+    }
+
+    async fn step(&mut self) -> Result<Vec<Event<Metadata>>, Error> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        match std::mem::replace(&mut self.state, State::Begin) {
+            State::Begin => self.begin().await,
+            State::Pages { next } => self.ask_for_page(next).await,
+            State::Page { body, items } => self.read_page(body, items).await,
+            State::Resume { version } => self.resume(version).await,
+            State::Watching {
+                body,
+                lines,
+                version,
+            } => self.read_events(body, lines, version).await,
+        }
+    }
+
+    async fn begin(&mut self) -> Result<Vec<Event<Metadata>>, Error> {
+        if !self.streams {
+            self.state = State::Pages { next: None };
+            return Ok(vec![Event::Init]);
+        }
+        match self.watch(true, "").await {
+            Ok(body) => {
+                self.watching(body, None);
+                Ok(vec![Event::Init])
+            }
+            // So a server answers that has no watch lists, or is told to have none.
+            Err(ClientError::Api(status)) if matches!(status.code, 400 | 422) => {
+                self.no_streams(&status.message);
+                Ok(Vec::new())
+            }
+            Err(error) => Err(Error::WatchStartFailed(error)),
+        }
+    }
+
+    async fn ask_for_page(&mut self, next: Option<String>) -> Result<Vec<Event<Metadata>>, Error> {
+        let params = ListParams {
+            label_selector: self.subject.labels.map(str::to_owned),
+            field_selector: self.subject.fields.clone(),
+            limit: Some(PAGE),
+            continue_token: next,
+            ..ListParams::default()
+        };
+        let request = Request::new(self.subject.path).list_metadata(&params);
+        let request =
+            request.map_err(|error| Error::InitialListFailed(ClientError::BuildRequest(error)))?;
+        let body = Body::of(&self.client, request).await;
+        let body = body.map_err(Error::InitialListFailed)?;
+        let items = Items::new("items", LONGEST);
+        self.state = State::Page { body, items };
+        Ok(Vec::new())
+    }
+
+    async fn read_page(
+        &mut self,
+        mut body: Body,
+        mut items: Items,
+    ) -> Result<Vec<Event<Metadata>>, Error> {
+        let chunk = body.chunk(LIST_QUIET).await;
+        let chunk =
+            chunk.map_err(|error| Error::InitialListFailed(ClientError::ReadEvents(error)))?;
+        let mut events = Vec::new();
+        if let Some(chunk) = chunk {
+            let Ok(()) = items.push(chunk, |item| {
+                events.extend(self.kept(item).map(Event::InitApply));
+                Ok::<_, std::convert::Infallible>(())
+            });
+            body.done();
+            self.state = State::Page { body, items };
+            return Ok(events);
+        }
+        let frame: Frame = serde_json::from_slice(&items.frame())
+            .map_err(|error| Error::InitialListFailed(ClientError::SerdeError(error)))?;
+        let (next, version) = (frame.metadata.next, frame.metadata.resource_version);
+        let some = |text: &String| !text.is_empty();
+        if let Some(next) = next.filter(some) {
+            self.state = State::Pages { next: Some(next) };
+            return Ok(events);
+        }
+        let version = version.filter(some).ok_or(Error::NoResourceVersion)?;
+        self.state = State::Resume { version };
+        Ok(vec![Event::InitDone])
+    }
+
+    async fn resume(&mut self, version: String) -> Result<Vec<Event<Metadata>>, Error> {
+        match self.watch(false, &version).await {
+            Ok(body) => {
+                self.watching(body, Some(version));
+                Ok(Vec::new())
+            }
+            Err(error) => {
+                if !matches!(&error, ClientError::Api(status) if status.code == 410) {
+                    self.state = State::Resume { version };
+                }
+                Err(Error::WatchStartFailed(error))
+            }
+        }
+    }
+
+    async fn read_events(
+        &mut self,
+        mut body: Body,
+        mut lines: Lines,
+        mut version: Option<String>,
+    ) -> Result<Vec<Event<Metadata>>, Error> {
+        let quiet = match &version {
+            Some(_) => WATCH_QUIET,
+            None => INITIAL_QUIET,
+        };
+        let chunk = match body.chunk(quiet).await {
+            Ok(Some(chunk)) => chunk,
+            // The server ended it, or there is nothing behind it any more.
+            Ok(None) => return self.ended(version, None),
+            Err(error) if cluster::is_end(&error) => return self.ended(version, None),
+            Err(error) => return self.ended(version, Some(error)),
+        };
+        let mut events = Vec::new();
+        let whole = lines.push(chunk, |line| self.event(line, &mut version, &mut events));
+        body.done();
+        match whole {
+            Ok(()) => {
+                self.state = State::Watching {
+                    body,
+                    lines,
+                    version,
+                };
+            }
+            // What was seen may be a version that the server has forgotten.
+            Err(status) => {
+                if status.code != 410
+                    && let Some(version) = version
+                {
+                    self.state = State::Resume { version };
+                }
+                self.failed = Some(Error::WatchError(status));
+            }
+        }
+        Ok(events)
+    }
+
+    /// Takes a line; an error of the server ends the watch.
+    fn event(
+        &mut self,
+        line: Item<'_>,
+        version: &mut Option<String>,
+        events: &mut Vec<Event<Metadata>>,
+    ) -> Result<(), Box<Status>> {
+        let Item::Whole(bytes) = line else {
+            self.kept(line);
+            return Ok(());
+        };
+        let Ok(Line { kind, object }) = serde_json::from_slice::<Line<'_>>(bytes) else {
+            self.skipped("an event that is not readable", bytes.len());
+            return Ok(());
+        };
+        let object = object.get().as_bytes();
+        match &*kind {
+            "BOOKMARK" => {
+                let Ok(Bookmark { metadata }) = serde_json::from_slice(object) else {
+                    self.skipped("a bookmark that is not readable", bytes.len());
+                    return Ok(());
+                };
+                let ends = metadata.annotations.initial_events_end.is_some();
+                if ends && version.is_none() {
+                    events.push(Event::InitDone);
+                }
+                if ends || version.is_some() {
+                    *version = Some(metadata.resource_version);
+                }
+            }
+            "ERROR" => {
+                return Err(serde_json::from_slice::<Status>(object)
+                    .unwrap_or_else(|_| Status::failure("an error that is not readable", ""))
+                    .boxed());
+            }
+            kind => {
+                let Some(kept) = self.kept(Item::Whole(object)) else {
+                    return Ok(());
+                };
+                if version.is_some() && !kept.version.is_empty() {
+                    *version = Some(kept.version.to_string());
+                }
+                events.push(match (kind, &version) {
+                    ("DELETED", _) => Event::Delete(kept),
+                    (_, None) => Event::InitApply(kept),
+                    (_, Some(_)) => Event::Apply(kept),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// What is kept of an object; none if it is too long or not readable, which costs that object only.
+    fn kept(&mut self, item: Item<'_>) -> Option<Metadata> {
+        match item {
+            Item::Whole(bytes) => {
+                let read = (self.read)(bytes);
+                if read.is_err() {
+                    self.skipped("an object that is not readable", bytes.len());
+                }
+                read.ok()
+            }
+            Item::TooLong(length) => {
+                self.skipped("an object that is too long", length);
+                None
+            }
+        }
+    }
+
+    /// Logs the first object that is left out as a warning, the others quietly. Nothing of it is quoted.
+    fn skipped(&mut self, why: &'static str, bytes: usize) {
+        let what = self.subject.what;
+        if std::mem::replace(&mut self.warned, true) {
+            debug!(what, why, bytes, "Object of a watch left out");
+        } else {
+            warn!(
+                what,
+                why,
+                bytes,
+                "Object of a watch left out: what is said of it elsewhere stays as it was"
+            );
+        }
+    }
+
+    async fn watch(&mut self, initial: bool, version: &str) -> Result<Body, ClientError> {
+        let params = WatchParams {
+            label_selector: self.subject.labels.map(str::to_owned),
+            field_selector: self.subject.fields.clone(),
+            send_initial_events: initial,
+            ..WatchParams::default()
+        };
+        let request = Request::new(self.subject.path).watch_metadata(&params, version);
+        let request = request.map_err(ClientError::BuildRequest)?;
+        Body::of(&self.client, request).await
+    }
+
+    fn watching(&mut self, body: Body, version: Option<String>) {
+        let lines = Lines::new(LONGEST);
+        self.state = State::Watching {
+            body,
+            lines,
+            version,
+        };
+    }
+
+    /// Goes on where a watch ended; one that ended before all was seen is no way to begin on this server.
+    fn ended(
+        &mut self,
+        version: Option<String>,
+        error: Option<std::io::Error>,
+    ) -> Result<Vec<Event<Metadata>>, Error> {
+        match (version, error.is_some()) {
+            (Some(version), _) => self.state = State::Resume { version },
+            (None, true) => {}
+            (None, false) => self.no_streams("it ended, or was quiet for too long"),
+        }
+        match error {
+            Some(error) => Err(Error::WatchFailed(ClientError::ReadEvents(error))),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn no_streams(&mut self, why: &str) {
+        let what = self.subject.what;
+        debug!(
+            what,
+            why, "No watch list from this API server: pages are read"
+        );
+        self.streams = false;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,483 @@
+//! What is kept of an object's metadata, read out of its bytes without making the rest of it. Pure.
+//!
+//! An author may give a pod 60,000 annotations or a megabyte of labels, and the server adds as much of managedFields: none
+//! of that is made anything of. What a value may have at most is for who keeps it to say.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fmt;
+
+use jiff::Timestamp;
+use kube::api::ObjectMeta;
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+use sidescale_webhook::annotations::{PREFIX, deciding};
+
+use crate::store::FIELD_MANAGER;
+
+/// Labels that tell which version of a workload a pod is of.
+const HASHES: [&str; 2] = ["pod-template-hash", "rollouts-pod-template-hash"];
+
+/// The label by which a namespace opts in, and the annotation by which a pod does.
+pub(super) const INJECT: &str = "sidescale.io/inject";
+
+/// Is more than any name that Kubernetes gives; an owner's may have a megabyte.
+const LONGEST_NAME: usize = 320;
+
+/// Bounds the annotations under our prefix that have no effect: a namespace's are remarked on, the first of them by name.
+const MOST_UNKNOWN: usize = 16;
+
+/// Bounds the labels of a namespace that are kept whatever policy looks at, so that another policy finds them.
+const MOST_LABELS: usize = 64;
+
+type Pairs = Vec<(Box<str>, Box<str>)>;
+
+/// What is kept of an object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metadata {
+    /// Its name.
+    pub name: Box<str>,
+    /// Its namespace; empty for what is in none.
+    pub namespace: Box<str>,
+    /// Its resourceVersion.
+    pub version: Box<str>,
+    /// Its uid, if it is one.
+    pub uid: Option<u128>,
+    /// When it was made, in seconds, which is all that the API server gives.
+    pub created: i64,
+    /// Whether it is being deleted.
+    pub leaving: bool,
+    /// What controls it.
+    pub owner: Option<Controller>,
+    /// The labels that decide.
+    pub labels: Pairs,
+    /// The annotations that decide.
+    pub annotations: Pairs,
+    /// Who wrote it last.
+    pub last_write: LastWrite,
+}
+
+/// Controls a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Controller {
+    /// Its kind.
+    pub kind: Box<str>,
+    /// Its name.
+    pub name: Box<str>,
+    /// Its uid, if it is one.
+    pub uid: Option<u128>,
+}
+
+/// Who wrote an object last. The server notes seconds, so that there may be several.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LastWrite {
+    at: Option<Timestamp>,
+    ours: bool,
+    other: bool,
+    /// The first other manager of that second.
+    named: Option<Box<str>>,
+}
+
+/// An event of a watch, by the bytes of its object.
+#[derive(Deserialize)]
+pub(super) struct Line<'a> {
+    #[serde(borrow, rename = "type")]
+    pub(super) kind: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) object: &'a RawValue,
+}
+
+/// The object of a bookmark.
+#[derive(Deserialize)]
+pub(super) struct Bookmark {
+    pub(super) metadata: Mark,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Mark {
+    pub(super) resource_version: String,
+    #[serde(default)]
+    pub(super) annotations: Marks,
+}
+
+#[derive(Default, Deserialize)]
+pub(super) struct Marks {
+    #[serde(default, rename = "k8s.io/initial-events-end")]
+    pub(super) initial_events_end: Option<IgnoredAny>,
+}
+
+/// What stands around the objects of a list.
+#[derive(Deserialize)]
+pub(crate) struct Frame {
+    #[serde(default)]
+    pub(crate) metadata: Paging,
+    // An empty array, or what came was no list of objects.
+    #[serde(default, rename = "items")]
+    _items: Option<[(); 0]>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Paging {
+    #[serde(default)]
+    pub(crate) resource_version: Option<String>,
+    #[serde(default, rename = "continue")]
+    pub(crate) next: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Object<'a> {
+    #[serde(borrow)]
+    metadata: Fields<'a>,
+}
+
+/// The fields that are ours, those that may be long as they stand.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Fields<'a> {
+    #[serde(borrow, default)]
+    name: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    namespace: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    resource_version: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    uid: Option<Cow<'a, str>>,
+    creation_timestamp: Option<Timestamp>,
+    deletion_timestamp: Option<IgnoredAny>,
+    #[serde(borrow)]
+    labels: Option<&'a RawValue>,
+    #[serde(borrow)]
+    annotations: Option<&'a RawValue>,
+    #[serde(borrow)]
+    owner_references: Option<&'a RawValue>,
+    #[serde(borrow)]
+    managed_fields: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Owner<'a> {
+    #[serde(borrow)]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow, default)]
+    uid: Option<Cow<'a, str>>,
+    #[serde(default)]
+    controller: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct Writer<'a> {
+    #[serde(borrow, default)]
+    manager: Option<Cow<'a, str>>,
+    #[serde(default)]
+    time: Option<Timestamp>,
+}
+
+impl Metadata {
+    /// Reads what decides about an injected pod; of its labels also those of `selecting`, which may choose a profile.
+    ///
+    /// # Errors
+    /// The bytes are no object of Kubernetes.
+    pub fn of_pod(bytes: &[u8], selecting: &BTreeSet<&str>) -> serde_json::Result<Self> {
+        let fields = serde_json::from_slice::<Object<'_>>(bytes)?.metadata;
+        let mut labels = Pairs::new();
+        each_pair(
+            fields.labels,
+            |key| HASHES.contains(&key) || selecting.contains(key),
+            |key, value| put(&mut labels, key, value),
+        )?;
+        let mut annotations = Pairs::new();
+        each_pair(
+            fields.annotations,
+            |key| deciding(key, "").is_some(),
+            |key, value| {
+                if let Some(value) = deciding(key, value) {
+                    put(&mut annotations, key, value);
+                }
+            },
+        )?;
+        let mut owner = None;
+        each_element(fields.owner_references, |one: Owner<'_>| {
+            if one.controller == Some(true) && owner.is_none() {
+                owner = Some(Controller::of(&one.kind, &one.name, one.uid.as_deref()));
+            }
+        })?;
+        Ok(Self {
+            owner,
+            labels,
+            annotations,
+            ..Self::named(&fields)
+        })
+    }
+
+    /// Reads which version of a Secret this is, and who wrote it.
+    ///
+    /// # Errors
+    /// The bytes are no object of Kubernetes.
+    pub fn of_secret(bytes: &[u8]) -> serde_json::Result<Self> {
+        let fields = serde_json::from_slice::<Object<'_>>(bytes)?.metadata;
+        Ok(Self {
+            last_write: LastWrite::read(fields.managed_fields)?,
+            ..Self::named(&fields)
+        })
+    }
+
+    /// Reads what decides about a namespace's pods; of more labels than namespaces have, those of `selecting`.
+    ///
+    /// # Errors
+    /// The bytes are no object of Kubernetes.
+    pub fn of_namespace(bytes: &[u8], selecting: &BTreeSet<&str>) -> serde_json::Result<Self> {
+        let fields = serde_json::from_slice::<Object<'_>>(bytes)?.metadata;
+        let labels = RefCell::new(Pairs::new());
+        each_pair(
+            fields.labels,
+            |key| labels.borrow().len() < MOST_LABELS || key == INJECT || selecting.contains(key),
+            |key, value| put(&mut labels.borrow_mut(), key, value),
+        )?;
+        let labels = labels.into_inner();
+        let mut annotations = Pairs::new();
+        let mut unknown = 0;
+        each_pair(
+            fields.annotations,
+            |key| key.starts_with(PREFIX),
+            |key, value| match deciding(key, value) {
+                Some(value) => put(&mut annotations, key, value),
+                None if unknown < MOST_UNKNOWN => {
+                    unknown += 1;
+                    put(&mut annotations, cut(key), "");
+                }
+                None => {}
+            },
+        )?;
+        Ok(Self {
+            labels,
+            annotations,
+            ..Self::named(&fields)
+        })
+    }
+
+    /// What is kept of a pod that was read whole, as a command does that looks and ends.
+    pub(super) fn of_read_pod(metadata: &ObjectMeta) -> Self {
+        let owners = metadata.owner_references.iter().flatten();
+        let owner = owners
+            .filter(|owner| owner.controller == Some(true))
+            .map(|owner| Controller::of(&owner.kind, &owner.name, Some(&owner.uid)))
+            .next();
+        Self {
+            name: metadata.name.as_deref().unwrap_or_default().into(),
+            namespace: metadata.namespace.as_deref().unwrap_or_default().into(),
+            version: Box::default(),
+            uid: metadata.uid.as_deref().and_then(parsed),
+            created: metadata
+                .creation_timestamp
+                .as_ref()
+                .map_or(0, |time| time.0.as_second()),
+            leaving: metadata.deletion_timestamp.is_some(),
+            owner,
+            labels: boxed(metadata.labels.iter().flatten()),
+            annotations: boxed(metadata.annotations.iter().flatten()),
+            last_write: LastWrite::default(),
+        }
+    }
+
+    fn named(fields: &Fields<'_>) -> Self {
+        let text = |field: &Option<Cow<'_, str>>| cut(field.as_deref().unwrap_or_default()).into();
+        Self {
+            name: text(&fields.name),
+            namespace: text(&fields.namespace),
+            version: text(&fields.resource_version),
+            uid: fields.uid.as_deref().and_then(parsed),
+            created: fields.creation_timestamp.map_or(0, Timestamp::as_second),
+            leaving: fields.deletion_timestamp.is_some(),
+            ..Self::default()
+        }
+    }
+}
+
+impl Controller {
+    fn of(kind: &str, name: &str, uid: Option<&str>) -> Self {
+        Self {
+            kind: cut(kind).into(),
+            name: cut(name).into(),
+            uid: uid.and_then(parsed),
+        }
+    }
+}
+
+impl LastWrite {
+    /// Whether it was ours, beyond doubt.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.ours && !self.other
+    }
+
+    /// Who else it was, if that is known: of two in one second the other.
+    #[must_use]
+    pub fn by_other(&self) -> Option<&str> {
+        self.named.as_deref()
+    }
+
+    /// Reads it from managedFields, one entry at a time; what fields an entry names is passed over.
+    pub(crate) fn read(managed_fields: Option<&RawValue>) -> serde_json::Result<Self> {
+        let mut last = Self::default();
+        each_element(managed_fields, |writer: Writer<'_>| {
+            last.add(writer.manager.as_deref(), writer.time);
+        })?;
+        Ok(last)
+    }
+
+    fn add(&mut self, manager: Option<&str>, at: Option<Timestamp>) {
+        if at < self.at {
+            return;
+        }
+        if at > self.at {
+            *self = Self {
+                at,
+                ..Self::default()
+            };
+        }
+        match manager {
+            Some(FIELD_MANAGER) => self.ours = true,
+            Some(name) => {
+                self.other = true;
+                self.named.get_or_insert_with(|| cut(name).into());
+            }
+            None => self.other = true,
+        }
+    }
+}
+
+/// Gives the pairs of an object of strings whose keys are wanted. No key that is not is copied, and no value is unescaped
+/// before its turn.
+pub(crate) fn each_pair(
+    object: Option<&RawValue>,
+    wanted: impl Fn(&str) -> bool,
+    take: impl FnMut(&str, &str),
+) -> serde_json::Result<()> {
+    struct Seed<W, T>(W, T);
+    struct Key<'a>(Cow<'a, str>);
+    struct Value<'k, T>(&'k str, &'k mut T);
+
+    impl<'de> Deserialize<'de> for Key<'de> {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Any;
+            impl<'de> Visitor<'de> for Any {
+                type Value = Key<'de>;
+
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("a string")
+                }
+
+                fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Key<'de>, E> {
+                    Ok(Key(Cow::Borrowed(text)))
+                }
+
+                fn visit_str<E: Error>(self, text: &str) -> Result<Key<'de>, E> {
+                    Ok(Key(Cow::Owned(text.to_owned())))
+                }
+            }
+            deserializer.deserialize_str(Any)
+        }
+    }
+
+    impl<'de, T: FnMut(&str, &str)> DeserializeSeed<'de> for Value<'_, T> {
+        type Value = ();
+
+        fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+            deserializer.deserialize_str(self)
+        }
+    }
+
+    impl<'de, T: FnMut(&str, &str)> Visitor<'de> for Value<'_, T> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a string")
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
+            (self.1)(self.0, text);
+            Ok(())
+        }
+    }
+
+    impl<'de, W: Fn(&str) -> bool, T: FnMut(&str, &str)> Visitor<'de> for Seed<W, T> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+            while let Some(Key(key)) = map.next_key::<Key<'de>>()? {
+                if (self.0)(&key) {
+                    map.next_value_seed(Value(&key, &mut self.1))?;
+                } else {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+            Ok(())
+        }
+    }
+
+    let Some(object) = object else { return Ok(()) };
+    serde_json::Deserializer::from_str(object.get()).deserialize_map(Seed(wanted, take))
+}
+
+/// Gives the elements of an array, one at a time.
+fn each_element<'a, T: Deserialize<'a>>(
+    array: Option<&'a RawValue>,
+    take: impl FnMut(T),
+) -> serde_json::Result<()> {
+    struct Seed<F, T>(F, std::marker::PhantomData<T>);
+
+    impl<'de, F: FnMut(T), T: Deserialize<'de>> Visitor<'de> for Seed<F, T> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an array")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(mut self, mut array: A) -> Result<(), A::Error> {
+            while let Some(element) = array.next_element()? {
+                (self.0)(element);
+            }
+            Ok(())
+        }
+    }
+
+    let Some(array) = array else { return Ok(()) };
+    let seed = Seed(take, std::marker::PhantomData);
+    serde_json::Deserializer::from_str(array.get()).deserialize_seq(seed)
+}
+
+/// Keeps a pair; of two with one key the last counts.
+fn put(pairs: &mut Pairs, key: &str, value: &str) {
+    match pairs.iter_mut().find(|(known, _)| **known == *key) {
+        Some((_, known)) => *known = value.into(),
+        None => pairs.push((key.into(), value.into())),
+    }
+}
+
+fn boxed<'a>(pairs: impl Iterator<Item = (&'a String, &'a String)>) -> Pairs {
+    pairs
+        .map(|(key, value)| (key.as_str().into(), value.as_str().into()))
+        .collect()
+}
+
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(LONGEST_NAME)]
+}
+
+fn parsed(uid: &str) -> Option<u128> {
+    let uid = uuid::Uuid::parse_str(uid).ok()?;
+    Some(uid.as_u128())
+}
+
+#[cfg(test)]
+mod tests;
