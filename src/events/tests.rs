@@ -110,6 +110,8 @@ fn keys_that_end_and_control_planes_are_told_whatever_else_there_is() {
             | State::UserMissing
             | State::Contended
             | State::QuotaExceeded
+            | State::Throttled
+            | State::TooManyRows
             | State::Paused => false,
         };
         let urgent = URGENT.contains(&state.as_str());

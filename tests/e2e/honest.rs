@@ -71,7 +71,7 @@ fn run(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
             apps: apps.clone(),
             world,
         };
-        people.live(&headscale).await
+        people.act(&headscale).await
     });
     let arguments = ["delete", "pods", "--all", "--namespace", &apps];
     api.kubectl().run(&arguments)?;
@@ -100,7 +100,7 @@ fn named_otherwise(policy: &mut Policy) {
 }
 
 impl People {
-    async fn live(&self, headscale: &Headscale) -> Result<()> {
+    async fn act(&self, headscale: &Headscale) -> Result<()> {
         let running = self.world.start(usual).await?;
         self.world.first_key("web").await?;
         let first = self.at_rest("web", None).await?;
@@ -184,8 +184,7 @@ impl People {
             ..Namespace::default()
         };
         until("the namespace is there again", async || {
-            let created = namespaces.create(&PostParams::default(), &again);
-            created.await.ok()
+            namespaces.create(&PostParams::default(), &again).await.ok()
         })
         .await?;
         let secrets: Api<Secret> = Api::namespaced(self.world.admin.clone(), &self.apps);
