@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use sidescale::config;
 use sidescale::metrics::Metrics;
 use sidescale::server;
-use sidescale_webhook::annotations::NamespaceMetadata;
+use sidescale_webhook::annotations::{Caller, NamespaceMetadata};
 use sidescale_webhook::mutate::{OptIn, Verdict, mutate};
 use sidescale_webhook::profile::Policy;
 
@@ -38,7 +38,14 @@ pub(crate) fn ours(body: &[u8]) -> Result<Vec<u8>> {
     let policy = POLICY
         .as_ref()
         .context("the bench's configuration is not accepted")?;
-    Ok(mutate(body, OptIn::Pod, &|_| Some(Arc::clone(&NAMESPACE)), policy)?.reply)
+    Ok(mutate(
+        body,
+        OptIn::Pod,
+        Caller::Unverified,
+        &|_| Some(Arc::clone(&NAMESPACE)),
+        policy,
+    )?
+    .reply)
 }
 
 /// Reads JSON to its end and keeps nothing.
@@ -51,7 +58,13 @@ pub(crate) fn check(body: &[u8]) -> Result<()> {
     let policy = POLICY
         .as_ref()
         .context("the bench's configuration is not accepted")?;
-    let outcome = mutate(body, OptIn::Pod, &|_| Some(Arc::clone(&NAMESPACE)), policy)?;
+    let outcome = mutate(
+        body,
+        OptIn::Pod,
+        Caller::Unverified,
+        &|_| Some(Arc::clone(&NAMESPACE)),
+        policy,
+    )?;
     ensure!(
         outcome.verdict == Verdict::Inject,
         "not injected: {:?} {:?}",

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sidescale_webhook::annotations::{
-    Decision, Key, ManagedKey, NamespaceMetadata, Subject, decide,
+    Caller, Decision, Key, ManagedKey, NamespaceMetadata, Subject, decide,
 };
 use sidescale_webhook::identity::{Hostname, Owner, POD_SECRET};
 use sidescale_webhook::profile::{DEFAULT, Policy};
@@ -322,6 +322,7 @@ fn wanted(
         namespace_opted_in: true,
         // Never chosen anew: that would believe the receipt about what only the namespace's label says.
         profile: Some(whole.profile.as_deref().unwrap_or(DEFAULT)),
+        caller: Caller::Verified,
         request: own_digits(&receipt).unwrap_or_default(),
     };
     let sidecar = match decide(&subject, policy) {

@@ -10,9 +10,10 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use sidescale_webhook::annotations::NamespaceMetadata;
+use sidescale_webhook::annotations::{Caller, NamespaceMetadata};
 use sidescale_webhook::mutate::{OptIn, Outcome, Undecodable, Verdict, mutate};
 use sidescale_webhook::profile::Policy;
+use sidescale_webhook::quote;
 use sidescale_webhook::workload::{Advice, validate};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
@@ -26,6 +27,9 @@ use crate::metrics::Metrics;
 const REQUEST: Duration = Duration::from_secs(10);
 
 /// Tells whoever posts something else what belongs here.
+/// Anybody in the pod network reaches the port, and nobody has to prove who he is.
+const CALLER: Caller = Caller::Unverified;
+
 const WANTED: &str = "post what an API server sends to a webhook: \
     {\"apiVersion\":\"admission.k8s.io/v1\",\"kind\":\"AdmissionReview\",\"request\":{\"uid\":\"...\",\"object\":{...}}}";
 
@@ -87,7 +91,7 @@ impl Reviews {
         };
         let start = Instant::now();
         let policy = self.policy();
-        match mutate(&bytes, opt_in, &*self.namespaces, &policy) {
+        match mutate(&bytes, opt_in, CALLER, &*self.namespaces, &policy) {
             Ok(outcome) => {
                 self.metrics
                     .review_seconds
@@ -105,7 +109,7 @@ impl Reviews {
             Ok(read) => read,
             Err(rejection) => return self.rejected(rejection),
         };
-        match validate(&bytes, &*self.namespaces, &self.policy()) {
+        match validate(&bytes, CALLER, &*self.namespaces, &self.policy()) {
             Ok(advice) => {
                 let Advice {
                     reply,
@@ -147,7 +151,7 @@ impl Reviews {
 
     fn undecodable(&self, error: &Undecodable) -> Response {
         self.metrics.rejected("undecodable");
-        let text = format!("{}; {WANTED}", describe(error));
+        let text = format!("{}; {WANTED}", quote::line(&describe(error)));
         warn!(error = text, "Request is no AdmissionReview");
         (StatusCode::BAD_REQUEST, text).into_response()
     }
@@ -164,9 +168,11 @@ impl Reviews {
             service,
             profile,
             message,
+            withheld,
             unknown,
             warnings: _,
         } = outcome;
+        let message = withheld.as_ref().or(message.as_ref());
         let sidecar = kinds.as_str();
         self.metrics
             .reviews

@@ -54,8 +54,19 @@ pub struct Subject<'a> {
     pub namespace_opted_in: bool,
     /// Profile that the receipt names, where a pod is looked at again; it takes the place of choosing one.
     pub profile: Option<&'a str>,
+    /// Who reads what is said of it.
+    pub caller: Caller,
     /// Uid of the request that makes the pod, or the digits of it that the name of the pod's own key holds.
     pub request: &'a str,
+}
+
+/// Says who is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// The API server, by its client certificate; or nobody but ourselves.
+    Verified,
+    /// Anybody in the pod network: no text tells what depends on the namespace that the request names.
+    Unverified,
 }
 
 /// Finds a value by its key in a borrowed map.

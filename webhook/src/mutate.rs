@@ -6,14 +6,17 @@ use thiserror::Error;
 
 mod fit;
 mod incoming;
+mod told;
 
 use incoming::Incoming;
+use told::Told;
 
 pub(crate) use fit::{Fit, PullSecrets};
 
-use crate::annotations::{DenyReason, Kinds, NamespaceMetadata, SkipReason};
+use crate::annotations::{Caller, DenyReason, Kinds, NamespaceMetadata, SkipReason};
 use crate::pod::Pod;
 use crate::profile::Policy;
+use crate::quote;
 use crate::review::{API_VERSION, AnyReview, KIND, PodReview, Reply, Response, Review, read};
 use crate::text::Text;
 
@@ -58,6 +61,8 @@ pub struct Outcome {
     pub profile: Option<String>,
     /// What the author of a denied pod is told.
     pub message: Option<String>,
+    /// The reason of a denial, for the log alone, where its author is told less.
+    pub withheld: Option<String>,
     /// One remark for each key under our prefix that nothing knows, with the nearest that something does.
     pub unknown: Vec<String>,
     /// What the pod's creator is warned of, those remarks first.
@@ -109,13 +114,15 @@ impl Verdict {
 
 /// Answers one review.
 ///
-/// `namespaces` gives what the index holds of a namespace: `None` where it has not seen it yet.
+/// `namespaces` gives what the index holds of a namespace: `None` where it has not seen it yet. What only its annotations
+/// say, and which profiles and control planes it alone may name, is told to a verified caller only.
 ///
 /// # Errors
 /// If the body is no AdmissionReview with a uid; everything else gets an answer.
 pub fn mutate(
     body: &[u8],
     opt_in: OptIn,
+    caller: Caller,
     namespaces: &dyn Fn(&str) -> Option<Arc<NamespaceMetadata>>,
     policy: &Policy,
 ) -> Result<Outcome, Undecodable> {
@@ -146,7 +153,31 @@ pub fn mutate(
         spec,
         namespace_metadata: known.as_deref(),
         opt_in,
+        caller,
+        told: None,
     };
+    let outcome = pod.answer(policy).map_err(Undecodable::Form)?;
+    let Some(metadata) = pod.namespace_metadata.filter(|metadata| {
+        let says = outcome.message.is_some() || !outcome.warnings.is_empty();
+        caller == Caller::Unverified && says && !metadata.annotations.is_empty()
+    }) else {
+        return Ok(outcome);
+    };
+    // What is said of the same pod in a namespace without annotations depends on none.
+    let bare = NamespaceMetadata {
+        annotations: [].into(),
+        ..metadata.clone()
+    };
+    let mut pod = Incoming {
+        namespace_metadata: Some(&bare),
+        ..pod
+    };
+    let told = Told::of(pod.answer(policy).map_err(Undecodable::Form)?);
+    if told.covers(&outcome) {
+        return Ok(outcome);
+    }
+    pod.namespace_metadata = Some(metadata);
+    pod.told = Some(told);
     pod.answer(policy).map_err(Undecodable::Form)
 }
 
@@ -175,8 +206,8 @@ pub(crate) fn check<O>(review: &Review<'_, O>) -> Result<(), Undecodable> {
     } = review;
     if &**api_version != API_VERSION || &**kind != KIND {
         return Err(Undecodable::Kind {
-            api_version: api_version.to_string(),
-            kind: kind.to_string(),
+            api_version: quote::line(api_version),
+            kind: quote::line(kind),
         });
     }
     if request.uid.is_empty() {
@@ -196,11 +227,12 @@ fn untouched(uid: &str, namespace: Option<Text<'_>>, reason: SkipReason) -> Outc
         verdict: Verdict::Skip(reason),
         kinds: Kinds::default(),
         patch_bytes: 0,
-        namespace: namespace.unwrap_or_default().0.into_owned(),
+        namespace: quote::line(&namespace.unwrap_or_default()),
         pod: String::new(),
         service: None,
         profile: None,
         message: None,
+        withheld: None,
         unknown: Vec::new(),
         warnings: Vec::new(),
     }

@@ -32,8 +32,15 @@ pub fn shown(text: &str) -> String {
 #[must_use]
 pub fn line(text: &str) -> String {
     let (start, more) = cut(text, LINE);
-    let start = start.replace(is_control, "?");
-    if more { start + "…" } else { start }
+    let mut said = if start.contains(is_control) {
+        start.replace(is_control, "?")
+    } else {
+        start.into_owned()
+    };
+    if more {
+        said.push('…');
+    }
+    said
 }
 
 /// Returns the text as a terminal may have it: lines, and nothing that moves or colours them.
@@ -66,18 +73,22 @@ pub fn redacted(text: &str) -> Cow<'_, str> {
 }
 
 /// The first characters of the text without keys, and whether there are more.
-fn cut(text: &str, most: usize) -> (String, bool) {
+fn cut(text: &str, most: usize) -> (Cow<'_, str>, bool) {
     let end = |text: &str, most| text.char_indices().nth(most).map(|(end, _)| end);
     // A key that begins within what is shown is looked at as a whole, and nothing behind it.
     let window = end(text, most + LONGEST_KEY).map_or(text, |end| &text[..end]);
-    let mut safe = redacted(window).into_owned();
-    match end(&safe, most) {
-        Some(end) => {
+    let safe = redacted(window);
+    let Some(end) = end(&safe, most) else {
+        return (safe, window.len() < text.len());
+    };
+    let start = match safe {
+        Cow::Borrowed(safe) => Cow::Borrowed(&safe[..end]),
+        Cow::Owned(mut safe) => {
             safe.truncate(end);
-            (safe, true)
+            Cow::Owned(safe)
         }
-        None => (safe, window.len() < text.len()),
-    }
+    };
+    (start, true)
 }
 
 /// Where the first key begins and ends, and what of its beginning may be shown.

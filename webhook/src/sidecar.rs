@@ -119,8 +119,8 @@ impl<'a> Receipt<'a> {
             namespace_unknown: _,
             unknown,
         } = self;
-        let word =
-            |text: &str| text.len() <= LONGEST_WORD && text.bytes().all(|b| b.is_ascii_graphic());
+        let fits = |b: u8| b == b' ' || b.is_ascii_graphic();
+        let word = |text: &str| text.len() <= LONGEST_WORD && text.bytes().all(fits);
         let secret = |name: &str| forms::is_dns_subdomain(name, 253);
         word(version)
             && reason.as_deref().is_none_or(word)

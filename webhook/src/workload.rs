@@ -6,9 +6,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use crate::annotations::{NamespaceMetadata, SkipReason};
+use crate::annotations::{Caller, NamespaceMetadata, SkipReason};
 use crate::mutate::{OptIn, Outcome, Undecodable, Verdict, check, mutate, reply};
 use crate::profile::Policy;
+use crate::quote;
 use crate::review::{Response, Review, read};
 use crate::text::Text;
 
@@ -81,12 +82,13 @@ struct Template {
     spec: Option<Map<String, Value>>,
 }
 
-/// Answers the review of a workload: allowed, with the verdict on its pods as warnings.
+/// Answers the review of a workload: allowed, with the verdict on its pods as warnings, as far as the caller may know.
 ///
 /// # Errors
 /// If the body is no AdmissionReview with a uid; everything else gets an answer.
 pub fn validate(
     body: &[u8],
+    caller: Caller,
     namespaces: &dyn Fn(&str) -> Option<Arc<NamespaceMetadata>>,
     policy: &Policy,
 ) -> Result<Advice, Undecodable> {
@@ -101,10 +103,11 @@ pub fn validate(
         .unwrap_or_default();
     let (name, shown) = (
         &*workload.metadata.name,
-        format!("{} {}", &*workload.kind, &*workload.metadata.name),
+        quote::line(&format!("{} {}", &*workload.kind, &*workload.metadata.name)),
     );
     let pod = Kind::of(&workload.kind).and_then(|kind| kind.pod(name, workload.spec));
-    let outcome = pod.and_then(|pod| outcome(&request.uid, &namespace, &pod, known, policy).ok());
+    let outcome =
+        pod.and_then(|pod| outcome(&request.uid, &namespace, &pod, caller, known, policy).ok());
     let warnings: Vec<String> = outcome
         .iter()
         .flat_map(said)
@@ -118,7 +121,7 @@ pub fn validate(
     Ok(Advice {
         reply: reply(response, None),
         verdict: outcome.map(|outcome| outcome.verdict),
-        namespace: namespace.0.into_owned(),
+        namespace: quote::line(&namespace),
         workload: shown,
         warnings,
     })
@@ -202,6 +205,7 @@ fn outcome(
     uid: &str,
     namespace: &str,
     pod: &Value,
+    caller: Caller,
     known: Option<Arc<NamespaceMetadata>>,
     policy: &Policy,
 ) -> Result<Outcome, Undecodable> {
@@ -219,7 +223,8 @@ fn outcome(
         },
     });
     let body = review.to_string();
-    let mut outcome = mutate(body.as_bytes(), opt_in, &|_| known.clone(), policy)?;
+    let namespaces = |_: &str| known.clone();
+    let mut outcome = mutate(body.as_bytes(), opt_in, caller, &namespaces, policy)?;
     if let (Verdict::Skip(SkipReason::Disabled), Some(off @ ("disabled" | "false"))) =
         (outcome.verdict, label)
     {

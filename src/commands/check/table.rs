@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use sidescale_webhook::quote::printable;
+
 use super::facts::{Finding, Level};
 
 /// A line for each finding, below it what to do next, and a line that counts.
@@ -35,7 +37,7 @@ pub(super) fn render(pod: &str, findings: &[Finding]) -> String {
             "\n{looks} looks: {failed} failed, {warned} to be looked at"
         ),
     };
-    text
+    printable(&text).into_owned()
 }
 
 impl Level {

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use jiff::{SignedDuration, Timestamp};
 use sidescale_webhook::identity::POD_SECRET;
+use sidescale_webhook::quote;
 
 use super::report::{Report, Row};
 
@@ -33,7 +34,10 @@ pub(super) fn render(now: Timestamp, report: &Report) -> String {
         text.push_str("No keys: no pod asks for one yet, and no Secret holds any.\n");
         return text;
     }
-    let rows: Vec<[String; 13]> = report.keys.iter().map(|key| cells(now, key)).collect();
+    // Names of Secrets' contents and of nodes are other people's.
+    let plain = |cells: [String; 13]| cells.map(|cell| quote::line(&cell));
+    let rows = report.keys.iter().map(|key| plain(cells(now, key)));
+    let rows: Vec<[String; 13]> = rows.collect();
     let widths: [usize; 13] = std::array::from_fn(|column| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.chain([HEAD[column].len()]).max().unwrap_or_default()
@@ -63,7 +67,7 @@ pub(super) fn render(now: Timestamp, report: &Report) -> String {
             let _ = writeln!(text, ", something wrong with {some}");
         }
     }
-    text
+    quote::printable(&text).into_owned()
 }
 
 /// A length of time as people say it: the largest unit of which there are two.

@@ -128,11 +128,24 @@ pub(super) enum Place {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Defaults(Vec<(usize, String)>);
 
+/// What a message says that a profile allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Allowed {
+    /// Nothing at all.
+    Nothing,
+    /// These, with commas.
+    These(String),
+    /// It is not for this caller to know.
+    Withheld,
+}
+
 /// What pod, namespace and profile ask for.
 #[derive(Debug)]
 pub(super) struct Asked<'a> {
     namespace: &'a str,
     profile: &'a str,
+    /// Whether no message lists what the profile allows.
+    discreet: bool,
     values: [Option<Value<'a>>; KEYS],
     not_built: Option<(&'static str, Value<'a>)>,
 }
@@ -176,6 +189,7 @@ impl<'a> Asked<'a> {
         let mut asked = Self {
             namespace: subject.namespace,
             profile: "",
+            discreet: false,
             values: [None; KEYS],
             not_built: None,
         };
@@ -203,6 +217,21 @@ impl<'a> Asked<'a> {
                 let place = Place::Profile;
                 *slot = Some(Value { text, place });
             }
+        }
+    }
+
+    /// Keeps what the profile allows out of messages.
+    pub(super) fn withhold(&mut self) {
+        self.discreet = true;
+    }
+
+    /// What the profile allows, as a message may list it: none where there is nothing, or nothing may be listed.
+    pub(super) fn allowed<'l>(&self, list: impl Iterator<Item = &'l str>) -> Allowed {
+        let list: Vec<&str> = list.collect();
+        match list[..] {
+            _ if self.discreet => Allowed::Withheld,
+            [] => Allowed::Nothing,
+            _ => Allowed::These(list.join(", ")),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Which profile and which control plane a pod gets, and whether its namespace may name them. Pure.
 
 use super::asked::{Asked, Key};
-use super::{DenyReason, Refusal, Subject};
+use super::{Caller, DenyReason, Refusal, Subject};
 use crate::profile::{ControlPlane, DEFAULT, Namespaces, Policy, Profile};
 
 /// The profile: the one that is named, or the one that is for such pods, or the default.
@@ -28,7 +28,8 @@ pub(super) fn profile<'a>(
         .map(|(name, profile)| (name.as_str(), profile))
         .ok_or_else(|| {
             let all = policy.profiles.iter();
-            let names = all.filter(|(name, profile)| open(name, profile));
+            let listed = |profile: &Profile| may_list(subject, profile.namespaces.as_ref());
+            let names = all.filter(|(name, profile)| open(name, profile) && listed(profile));
             let names = names.map(|(name, _)| name.as_str());
             not_one_of(subject, asked, Key::Profile, "profiles", names.collect())
         })
@@ -45,9 +46,15 @@ fn selected<'a>(
             if !is_for(subject, profile) {
                 continue;
             }
-            if let Some((first, _)) = found {
+            if let Some((first, other)) = found {
+                let listed = |profile: &Profile| may_list(subject, profile.namespaces.as_ref());
+                let which = if listed(other) && listed(profile) {
+                    format!("profiles {first:?} and {name:?}")
+                } else {
+                    "two profiles".to_owned()
+                };
                 let message = format!(
-                    "profiles {first:?} and {name:?} are both for this pod by their podSelector: set annotation \"sidescale.io/profile\" to one of them, or have the operator tell them apart"
+                    "{which} are both for this pod by their podSelector: set annotation \"sidescale.io/profile\" to one of them, or have the operator tell them apart"
                 );
                 return Err(Refusal {
                     reason: DenyReason::NotAllowed,
@@ -106,7 +113,8 @@ pub(super) fn control_plane<'a>(
                 return not_open("control plane", name, subject);
             }
             let all = policy.control_planes.iter();
-            let names = all.filter(|(name, plane)| open(name, plane));
+            let listed = |plane: &ControlPlane| may_list(subject, plane.namespaces.as_ref());
+            let names = all.filter(|(name, plane)| open(name, plane) && listed(plane));
             let names = names.map(|(name, _)| name.as_str());
             not_one_of(
                 subject,
@@ -128,6 +136,14 @@ fn may_name(subject: &Subject<'_>, name: &str, namespaces: Option<&Namespaces>) 
     }
 }
 
+/// Whether whoever reads a message may know of it: what names no namespaces depends on none.
+pub(super) fn may_list(subject: &Subject<'_>, namespaces: Option<&Namespaces>) -> bool {
+    match subject.caller {
+        Caller::Verified => true,
+        Caller::Unverified => namespaces.is_none(),
+    }
+}
+
 fn not_one_of(
     subject: &Subject<'_>,
     asked: &Asked<'_>,
@@ -140,10 +156,14 @@ fn not_one_of(
         _ => names.join(", "),
     };
     let namespace = subject.namespace;
-    let want = if namespace.is_empty() {
-        format!("want one of the configured {what}: {names}")
-    } else {
-        format!("want one of the {what} that are open to namespace {namespace:?}: {names}")
+    let want = match subject.caller {
+        _ if namespace.is_empty() => format!("want one of the configured {what}: {names}"),
+        Caller::Verified => {
+            format!("want one of the {what} that are open to namespace {namespace:?}: {names}")
+        }
+        Caller::Unverified => format!(
+            "want one of the {what} that are open to all: {names}; or one that the operator opened to namespace {namespace:?}"
+        ),
     };
     asked.refuse(DenyReason::NotAllowed, key, &want)
 }

@@ -3,8 +3,8 @@
 use super::asked::{Asked, Key as Name};
 use super::key::Names;
 use super::{
-    Decision, DenyReason, Injection, Key, Kinds, NamespaceMetadata, PREFIX, Refusal, SkipReason,
-    Subject, Tailscale, choose, headscale, key, kinds, network, read, state,
+    Caller, Decision, DenyReason, Injection, Key, Kinds, NamespaceMetadata, PREFIX, Refusal,
+    SkipReason, Subject, Tailscale, choose, headscale, key, kinds, network, read, state,
 };
 use crate::identity::{self, Owner};
 use crate::profile::{DEFAULT, Policy, Profile};
@@ -41,6 +41,9 @@ pub fn decide<'a>(subject: &Subject<'a>, policy: &'a Policy) -> Decision<'a> {
         Err(refusal) => return refused(refusal, policy, DEFAULT),
     };
     asked.fill(profile_name, &profile.defaults);
+    if !choose::may_list(subject, profile.namespaces.as_ref()) {
+        asked.withhold();
+    }
     let service = match service(subject, &asked) {
         _ if !kinds.tailscale => None,
         Ok(None) if on_pod => return refused(no_service(subject), policy, profile_name),
@@ -89,6 +92,7 @@ pub(crate) fn check_defaults(
         namespace_metadata: None,
         namespace_opted_in: true,
         profile: None,
+        caller: Caller::Verified,
         request: "",
     };
     let mut asked = Asked::of(&subject);

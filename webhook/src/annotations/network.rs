@@ -1,6 +1,6 @@
 //! What the node is to do in the tailnet beyond being there: names, routes, arguments, a proxy for the app. Pure.
 
-use super::asked::{Asked, Key};
+use super::asked::{Allowed, Asked, Key};
 use super::{DenyReason, Refusal};
 use crate::profile::Profile;
 use crate::quote;
@@ -103,10 +103,12 @@ pub(super) fn extra_args<'a>(asked: &Asked<'a>, profile: &Profile) -> Result<&'a
         let allowed = &profile.allowed_extra_args;
         if !allowed.iter().any(|allowed| allowed == name) {
             let allowed: Vec<String> = allowed.iter().map(|name| format!("--{name}")).collect();
-            let allowed = match &allowed[..] {
-                [] => "none: remove the annotation".to_owned(),
-                allowed => allowed.join(", "),
+            let allowed = match asked.allowed(allowed.iter().map(String::as_str)) {
+                Allowed::Nothing => "none: remove the annotation".to_owned(),
+                Allowed::These(list) => list,
+                Allowed::Withheld => "others".to_owned(),
             };
+            let name = quote::redacted(name);
             let want = format!(
                 "--{name} is not allowed; the profile allows {allowed}, or have the operator add it to profiles.{}.allowedExtraArgs",
                 asked.profile()

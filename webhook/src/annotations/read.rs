@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::asked::{Asked, Key, Place};
+use super::asked::{Allowed, Asked, Key, Place};
 use super::{DenyReason, Refusal, Subject};
 use crate::forms;
 use crate::identity::{self, Hostname, Names};
@@ -38,13 +38,12 @@ pub(super) fn tags(asked: &Asked<'_>, profile: &Profile) -> Result<Vec<String>, 
         let allowed = profile.allowed_tags.iter().map(String::as_str);
         let allowed = || allowed.clone().chain(by_profile());
         if !allowed().any(|allowed| allowed == tag) {
-            let allowed: Vec<&str> = allowed().collect();
-            let allowed = match allowed[..] {
-                [] => "the profile allows none: remove the annotation".to_owned(),
-                _ => format!(
-                    "the profile allows {}: ask for one of these",
-                    allowed.join(", ")
-                ),
+            let allowed = match asked.allowed(allowed()) {
+                Allowed::Nothing => "the profile allows none: remove the annotation".to_owned(),
+                Allowed::These(list) => {
+                    format!("the profile allows {list}: ask for one of these")
+                }
+                Allowed::Withheld => "the profile allows others".to_owned(),
             };
             let want = format!(
                 "{} is not allowed; {allowed}, or have the operator add it to profiles.{}.allowedTags",
@@ -116,9 +115,11 @@ pub(super) fn image<'a>(asked: &Asked<'a>, profile: &'a Profile) -> Result<&'a s
     {
         return Ok(image);
     }
-    let allowed = match &profile.allowed_images[..] {
-        [] => "none but its own: remove the annotation".to_owned(),
-        allowed => allowed.join(", "),
+    let images = profile.allowed_images.iter().map(String::as_str);
+    let allowed = match asked.allowed(images) {
+        Allowed::Nothing => "none but its own: remove the annotation".to_owned(),
+        Allowed::These(list) => list,
+        Allowed::Withheld => "others".to_owned(),
     };
     let want = format!(
         "the profile allows {allowed}, or have the operator add it to profiles.{}.allowedImages",

@@ -1,14 +1,16 @@
 //! A pod that is being created, and the answer to it. Pure.
 
 use super::fit::{Fit, Obstacle, fit, prune};
+use super::told::Told;
 use super::{OptIn, Outcome, Verdict, reply};
 use crate::annotations::{
-    self, Decision, Injection, Kinds, Lookup, NamespaceMetadata, Refusal, SkipReason, Subject,
-    decide,
+    self, Caller, Decision, Injection, Kinds, Lookup, NamespaceMetadata, Refusal, SkipReason,
+    Subject, decide,
 };
 use crate::patch::{self, write};
 use crate::pod::{AllLabels, Annotations, Containers, Details, Labels, Metadata, Spec};
 use crate::profile::Policy;
+use crate::quote;
 use crate::review::{AuditAnnotations, Response, Review, Status, read};
 use crate::sidecar::Receipt;
 
@@ -22,6 +24,9 @@ pub(super) struct Incoming<'a> {
     pub(super) spec: Spec<'a>,
     pub(super) namespace_metadata: Option<&'a NamespaceMetadata>,
     pub(super) opt_in: OptIn,
+    pub(super) caller: Caller,
+    /// Bounds what is told; without it everything is.
+    pub(super) told: Option<Told>,
 }
 
 impl Incoming<'_> {
@@ -60,6 +65,7 @@ impl Incoming<'_> {
             namespace_metadata: self.namespace_metadata,
             namespace_opted_in: self.opt_in == OptIn::Namespace,
             profile: None,
+            caller: self.caller,
             request: self.uid,
         };
         let unknown = annotations::unknown(annotations, self.namespace_metadata);
@@ -89,7 +95,9 @@ impl Incoming<'_> {
             .and_then(|()| fit(&mut injection, &self.spec, details.as_ref()));
         Ok(match fit {
             Ok(fit) => self.inject(&injection, &fit, unknown),
-            Err(Obstacle::Skip(reason)) => self.skip(reason, unknown, &injection.remarks),
+            Err(Obstacle::Skip(reason)) => {
+                self.skip(reason, unknown, &self.told(&injection.remarks))
+            }
             Err(Obstacle::Deny(refusal)) if policy.tolerates(injection.profile) => {
                 self.warn(refusal, unknown)
             }
@@ -133,9 +141,10 @@ impl Incoming<'_> {
             namespace,
             ..
         } = self;
-        let receipt = Receipt::of_injection(injection, self.namespace_metadata.is_none(), &unknown);
+        let told = self.told(&unknown);
+        let receipt = Receipt::of_injection(injection, self.namespace_unknown(), &told);
         let patch = patch::injection(metadata, spec, injection, fit, &receipt, namespace);
-        let warnings = [&unknown[..], &injection.remarks, &fit.remarks].concat();
+        let warnings = self.told(&[&unknown[..], &injection.remarks, &fit.remarks].concat());
         let response = Response {
             allowed: true,
             warnings: &warnings,
@@ -165,9 +174,10 @@ impl Incoming<'_> {
             return self.quiet(reason);
         }
         let mut text = Vec::new();
+        let told = self.told(&unknown);
         write(
             &mut text,
-            &Receipt::of_skip(reason, self.namespace_metadata.is_none(), &unknown),
+            &Receipt::of_skip(reason, self.namespace_unknown(), &told),
         );
         let text = String::from_utf8_lossy(&text);
         if annotations.and_then(Annotations::status) == Some(&*text) {
@@ -178,7 +188,7 @@ impl Incoming<'_> {
         } else {
             Vec::new()
         };
-        let warnings = [&unknown[..], remarks].concat();
+        let warnings = [&told[..], remarks].concat();
         let response = Response {
             allowed: true,
             warnings: &warnings,
@@ -195,17 +205,21 @@ impl Incoming<'_> {
 
     /// Leaves alone a pod whose author has to mend something.
     fn warn(&self, refusal: Refusal, unknown: Vec<String>) -> Outcome {
+        let (message, withheld) = self.message(refusal.message);
         // Helm escapes double quotes in what it shows.
-        let remark = format!("no sidecar: {}", refusal.message.replace('"', "'"));
+        let remark = format!("no sidecar: {}", message.replace('"', "'"));
         let outcome = self.skip(SkipReason::Invalid, unknown, &[remark]);
         Outcome {
-            message: Some(refusal.message),
+            message: Some(message),
+            withheld,
             ..outcome
         }
     }
 
     fn deny(&self, refusal: Refusal, unknown: Vec<String>) -> Outcome {
         let Refusal { reason, message } = refusal;
+        let (message, withheld) = self.message(message);
+        let told = self.told(&unknown);
         let verdict = Verdict::Deny(reason);
         let status = Status {
             code: 403,
@@ -214,16 +228,43 @@ impl Incoming<'_> {
         };
         let response = Response {
             status: Some(status),
-            warnings: &unknown,
+            warnings: &told,
             ..self.audited(verdict, None)
         };
         let reply = reply(response, None);
         Outcome {
             reply,
             message: Some(message),
-            warnings: unknown.clone(),
+            withheld,
+            warnings: told,
             unknown,
             ..self.outcome(verdict)
+        }
+    }
+
+    /// What the caller is told of a mistake, and what only the log is.
+    fn message(&self, message: String) -> (String, Option<String>) {
+        let Some(told) = &self.told else {
+            return (message, None);
+        };
+        let said = told.message(&message, self.namespace);
+        let withheld = (said != message).then_some(message);
+        (said, withheld)
+    }
+
+    /// Those of the texts that the caller is told.
+    fn told(&self, texts: &[String]) -> Vec<String> {
+        match &self.told {
+            Some(told) => told.texts(texts),
+            None => texts.to_vec(),
+        }
+    }
+
+    /// Whether the receipt says that the namespace was not known.
+    fn namespace_unknown(&self) -> bool {
+        match self.caller {
+            Caller::Verified => self.namespace_metadata.is_none(),
+            Caller::Unverified => false,
         }
     }
 
@@ -266,11 +307,12 @@ impl Incoming<'_> {
             verdict,
             kinds: Kinds::default(),
             patch_bytes: 0,
-            namespace: self.namespace.to_owned(),
-            pod: pod.to_owned(),
+            namespace: quote::line(self.namespace),
+            pod: quote::line(pod),
             service: None,
             profile: None,
             message: None,
+            withheld: None,
             unknown: Vec::new(),
             warnings: Vec::new(),
         }

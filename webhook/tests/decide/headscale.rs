@@ -59,6 +59,7 @@ fn remarks_on_a_secret_that_no_control_plane_reads() {
             namespace_metadata: None,
             namespace_opted_in: false,
             profile: None,
+            caller: Caller::Verified,
             request: "",
         };
         match decide(&subject, policy) {

@@ -162,6 +162,7 @@ profiles: {default: {annotations: {key-mode: per-pod}}}";
             namespace_metadata: None,
             namespace_opted_in: false,
             profile: None,
+            caller: Caller::Verified,
             request: "705ab4f5-6393-11e8-b7cc-42010a800002",
         };
         match decide(&subject, &policy) {

@@ -36,6 +36,7 @@ fn life(asks: &Asks<'_>, policy: &Policy, again: bool) -> Result<(Duration, Dura
         namespace_metadata: None,
         namespace_opted_in: false,
         profile: again.then_some("default"),
+        caller: Caller::Verified,
         request: "705ab4f5-6393-11e8-b7cc-42010a800002",
     };
     match decide(&subject, policy) {

@@ -11,8 +11,8 @@ mod precedence;
 use std::time::Duration;
 
 use sidescale_webhook::annotations::{
-    ApikeyManager, Decision, DenyReason, Injection, Key, Lookup, ManagedKey, NamespaceMetadata,
-    Refusal, ServerKeys, SkipReason, State, Subject, Tailscale, decide,
+    ApikeyManager, Caller, Decision, DenyReason, Injection, Key, Lookup, ManagedKey,
+    NamespaceMetadata, Refusal, ServerKeys, SkipReason, State, Subject, Tailscale, decide,
 };
 use sidescale_webhook::identity::Owner;
 use sidescale_webhook::profile::{Delivery, Policy};
@@ -79,6 +79,7 @@ fn api(
         namespace_metadata: namespace,
         namespace_opted_in: false,
         profile: None,
+        caller: Caller::Verified,
         request: "705ab4f5-6393-11e8-b7cc-42010a800002",
     };
     check(decide(&subject, &policy));
@@ -290,6 +291,7 @@ fn keeps_state_only_where_a_pod_keeps_its_name() {
             namespace_metadata: None,
             namespace_opted_in: false,
             profile: None,
+            caller: Caller::Verified,
             request: "705ab4f5-6393-11e8-b7cc-42010a800002",
         };
         match decide(&subject, &policy) {

@@ -80,6 +80,7 @@ fn no_message_shows_a_key_or_all_of_a_megabyte() {
             namespace_metadata: None,
             namespace_opted_in: false,
             profile: None,
+            caller: Caller::Verified,
             request: "705ab4f5-6393-11e8-b7cc-42010a800002",
         };
         match decide(&subject, &policy) {

@@ -53,6 +53,7 @@ fn follows_the_namespace_where_the_pod_says_nothing() {
         namespace_metadata: None,
         namespace_opted_in: true,
         profile: None,
+        caller: Caller::Verified,
         request: "705ab4f5-6393-11e8-b7cc-42010a800002",
     };
     assert!(matches!(decide(&subject, &policy), Decision::Inject(_)));
@@ -136,6 +137,7 @@ profiles: {{default: {{allowedTags: ['tag:pod', 'tag:namespace'], annotations: {
             namespace_metadata: Some(&metadata),
             namespace_opted_in: false,
             profile: None,
+            caller: Caller::Verified,
             request: "705ab4f5-6393-11e8-b7cc-42010a800002",
         };
         let (hostname, tag, wait, limit) = match (pod, namespace, profile) {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use serde_json::{Map, Value, json};
-use sidescale_webhook::annotations::NamespaceMetadata;
+use sidescale_webhook::annotations::{Caller, NamespaceMetadata};
 use sidescale_webhook::mutate::{OptIn, Outcome, Verdict, mutate};
 use sidescale_webhook::profile::{Config, Policy};
 use sidescale_webhook::workload::validate;
@@ -41,11 +41,17 @@ pub(crate) fn review(bytes: &[u8]) {
     let wrapped = [before, bytes, b"}}"].concat();
     for body in [bytes, &wrapped] {
         for opt_in in [OptIn::Namespace, OptIn::Pod] {
-            if let Ok(outcome) = mutate(body, opt_in, &|_| Some(Arc::default()), &POLICY) {
+            if let Ok(outcome) = mutate(
+                body,
+                opt_in,
+                Caller::Unverified,
+                &|_| Some(Arc::default()),
+                &POLICY,
+            ) {
                 answers(&outcome);
             }
         }
-        if let Ok(advice) = validate(body, &|_| None, &POLICY) {
+        if let Ok(advice) = validate(body, Caller::Unverified, &|_| None, &POLICY) {
             let reply: Value = serde_json::from_slice(&advice.reply).unwrap();
             assert_eq!(reply["response"]["allowed"], true);
             assert!(reply["response"]["patch"].is_null());

@@ -1,6 +1,7 @@
 //! Bodies that no API server sends: each gets an answer or a reason, never a panic.
 
 use serde_json::{Value, json};
+use sidescale_webhook::annotations::Caller;
 use sidescale_webhook::mutate::{OptIn, mutate};
 use sidescale_webhook::profile::Policy;
 
@@ -11,7 +12,7 @@ fn policy() -> Policy {
 }
 
 fn error(body: &[u8]) -> String {
-    let error = mutate(body, OptIn::Pod, &|_| None, &policy()).unwrap_err();
+    let error = mutate(body, OptIn::Pod, Caller::Unverified, &|_| None, &policy()).unwrap_err();
     match std::error::Error::source(&error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
@@ -112,7 +113,7 @@ proptest::proptest! {
     #[test]
     fn never_panics_on_any_object(object in nested()) {
         let body = review(&object).to_string();
-        let _ = mutate(body.as_bytes(), OptIn::Namespace, &|_| None, &policy());
+        let _ = mutate(body.as_bytes(), OptIn::Namespace, Caller::Unverified, &|_| None, &policy());
     }
 
     #[test]

@@ -8,6 +8,7 @@
     clippy::unwrap_used
 )]
 
+mod caller;
 mod corpus;
 mod golden;
 mod hostile;

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Map, Value, json};
-use sidescale_webhook::annotations::{NamespaceMetadata, SkipReason};
+use sidescale_webhook::annotations::{Caller, NamespaceMetadata, SkipReason};
 use sidescale_webhook::mutate::{OptIn, Outcome, Verdict, mutate};
 use sidescale_webhook::profile::Policy;
 
@@ -27,9 +27,14 @@ pub(crate) struct Answer {
 
 impl Setting {
     pub(crate) fn send(&self, review: &Value) -> Answer {
+        self.send_by(Caller::Unverified, review)
+    }
+
+    pub(crate) fn send_by(&self, caller: Caller, review: &Value) -> Answer {
         let namespace = self.namespace.clone().map(Arc::new);
+        let namespaces = |_: &str| namespace.clone();
         let body = serde_json::to_vec(review).unwrap();
-        let outcome = mutate(&body, self.opt_in, &|_| namespace.clone(), &self.policy).unwrap();
+        let outcome = mutate(&body, self.opt_in, caller, &namespaces, &self.policy).unwrap();
         let reply: Value = serde_json::from_slice(&outcome.reply).unwrap();
         assert_eq!(
             (&reply["apiVersion"], &reply["kind"]),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use sidescale_webhook::annotations::NamespaceMetadata;
+use sidescale_webhook::annotations::{Caller, NamespaceMetadata};
 use sidescale_webhook::mutate::{OptIn, Verdict};
 use sidescale_webhook::profile::Policy;
 use sidescale_webhook::workload::{Advice, validate};
@@ -33,7 +33,13 @@ fn workload(kind: &str, annotations: &Value, spec: &Value) -> Value {
 fn send(object: &Value, namespace: Option<NamespaceMetadata>, policy: &Policy) -> Advice {
     let namespace = namespace.map(Arc::new);
     let body = review(object).to_string();
-    let advice = validate(body.as_bytes(), &|_| namespace.clone(), policy).unwrap();
+    let advice = validate(
+        body.as_bytes(),
+        Caller::Unverified,
+        &|_| namespace.clone(),
+        policy,
+    )
+    .unwrap();
     let reply: Value = serde_json::from_slice(&advice.reply).unwrap();
     assert_eq!(reply["apiVersion"], "admission.k8s.io/v1");
     let response = &reply["response"];
@@ -145,7 +151,7 @@ fn allows_whatever_else_comes() {
             "{object}"
         );
     }
-    let error = validate(b"{}", &|_| None, &policy()).unwrap_err();
+    let error = validate(b"{}", Caller::Unverified, &|_| None, &policy()).unwrap_err();
     assert!(error.to_string().contains("AdmissionReview"), "{error}");
 }
 
