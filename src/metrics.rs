@@ -6,9 +6,11 @@ use prometheus::{
 };
 
 mod config;
+mod connections;
 mod rotation;
 
 pub use config::ConfigMetrics;
+pub use connections::ConnectionMetrics;
 pub use rotation::{RotationMetrics, RotationResult};
 
 /// Names how a TLS handshake ended.
@@ -52,8 +54,8 @@ pub struct Metrics {
     pub review_seconds: Histogram,
     /// Size of the patches sent.
     pub patch_bytes: Histogram,
-    /// Connections that ended to make room for others.
-    pub connections_evicted: IntCounterVec,
+    /// What is counted of connections.
+    pub connections: ConnectionMetrics,
     /// When the serving certificate ends.
     pub leaf_not_after: Gauge,
     /// When the webhook's authority ends.
@@ -70,8 +72,6 @@ pub struct Metrics {
     pub rotation: RotationMetrics,
     rejections: IntCounterVec,
     handshakes: IntCounterVec,
-    connections: IntGaugeVec,
-    client_certificates: IntCounterVec,
 }
 
 impl Metrics {
@@ -110,12 +110,7 @@ impl Metrics {
                 "Size of the patches sent, before base64",
                 vec![512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 65536.0],
             )?,
-            connections_evicted: counters(
-                &registry,
-                "sidescale_connections_evicted_total",
-                "Connections not in use that ended to make room for others, by what they were doing",
-                &["port", "phase"],
-            )?,
+            connections: ConnectionMetrics::new(&registry)?,
             leaf_not_after: gauge(
                 &registry,
                 "sidescale_serving_certificate_not_after_seconds",
@@ -155,18 +150,6 @@ impl Metrics {
                 "TLS handshakes of the webhook",
                 &["result"],
             )?,
-            connections: int_gauges(
-                &registry,
-                "sidescale_connections",
-                "Open connections",
-                &["port"],
-            )?,
-            client_certificates: counters(
-                &registry,
-                "sidescale_client_certificates_total",
-                "TLS handshakes of the webhook by the certificate that the caller showed, where --client-ca names an authority",
-                &["result"],
-            )?,
             rotation: RotationMetrics::new(&registry)?,
             registry,
         };
@@ -176,18 +159,6 @@ impl Metrics {
     /// Counts handshakes that ended as `result`.
     pub fn handshakes(&self, result: Handshake) -> prometheus::IntCounter {
         self.handshakes.with_label_values(&[result.as_str()])
-    }
-
-    /// Open connections of a port.
-    pub fn connections(&self, port: &'static str) -> IntGauge {
-        self.connections.with_label_values(&[port])
-    }
-
-    /// Counts what a caller showed of itself; none where nobody is asked.
-    pub fn client_certificate(&self, result: Option<&'static str>) {
-        if let Some(result) = result {
-            self.client_certificates.with_label_values(&[result]).inc();
-        }
     }
 
     /// Counts a request that got no review as its answer.

@@ -148,7 +148,7 @@ impl Port {
             limits: Limits { drain, connections },
             metrics,
         } = self;
-        let evictions = metrics.connections_evicted.clone();
+        let evictions = metrics.connections.evicted.clone();
         let places = Places::new(connections, name, evictions);
         let shared = Arc::new(Shared {
             transport,
@@ -197,7 +197,7 @@ async fn accept(
                 let place = places.take(peer, shared.transport.first()).await;
                 let shared = Arc::clone(shared);
                 open.spawn(async move {
-                    let gauge = shared.metrics.connections(name);
+                    let gauge = shared.metrics.connections.open(name);
                     gauge.inc();
                     connection::serve(tcp, Arc::clone(&place.activity), shared).await;
                     gauge.dec();

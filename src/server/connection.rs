@@ -137,7 +137,10 @@ pub(super) async fn serve(tcp: TcpStream, activity: Arc<Activity>, shared: Arc<S
             };
             shared.metrics.handshakes(Handshake::Ok).inc();
             let shown = tls.shown(stream.get_ref().1, UnixTime::now());
-            shared.metrics.client_certificate(shown.as_str());
+            shared
+                .metrics
+                .connections
+                .client_certificate(shown.as_str());
             let caller = match shown {
                 Shown::Verified => CallerCertificate::Verified,
                 Shown::NotAsked | Shown::Nothing | Shown::Refused => CallerCertificate::Unverified,

@@ -131,88 +131,91 @@ mod tests {
         texts.enumerate().map(parse).collect()
     }
 
+    /// What is open, and which of them goes.
+    const TABLE: &[(&str, &str, Option<u64>)] = &[
+        ("nothing is open", "", None),
+        ("one alone", "1 idle 5", Some(0)),
+        (
+            "a request is in flight",
+            "1 answering 9000, 1 receiving 999",
+            None,
+        ),
+        (
+            "requests in flight do not count for their address",
+            "1 answering 9, 1 answering 9, 1 idle 9, 2 idle 1, 2 idle 2",
+            Some(4),
+        ),
+        (
+            "the address that has most",
+            "1 idle 90000, 2 idle 1, 2 idle 1, 2 idle 2",
+            Some(3),
+        ),
+        (
+            "half-open ones count like idle ones",
+            "1 idle 9, 2 handshake 5, 2 fresh 5",
+            Some(1),
+        ),
+        (
+            "half-open for long before idle",
+            "1 idle 90000, 1 handshake 1000",
+            Some(1),
+        ),
+        (
+            "no head for long before idle",
+            "1 idle 90000, 1 fresh 1000",
+            Some(1),
+        ),
+        (
+            "a stalled body before idle",
+            "1 idle 90000, 1 receiving 1000",
+            Some(1),
+        ),
+        (
+            "idle before a handshake that goes on",
+            "1 handshake 999, 1 idle 1",
+            Some(1),
+        ),
+        (
+            "idle before one that was just opened",
+            "1 fresh 999, 1 idle 1",
+            Some(1),
+        ),
+        (
+            "a handshake that goes on if there is no other",
+            "1 handshake 3, 1 fresh 2",
+            Some(0),
+        ),
+        (
+            "the oldest of the same",
+            "1 idle 5, 1 idle 7, 1 idle 6",
+            Some(1),
+        ),
+        (
+            "two addresses with as many: the oldest",
+            "1 idle 5, 2 idle 7",
+            Some(1),
+        ),
+        (
+            "no verified one while there is another",
+            "1 idle 9 verified, 1 idle 9 verified, 2 handshake 1",
+            Some(2),
+        ),
+        (
+            "verified ones if there are no others",
+            "1 idle 8 verified, 2 idle 9 verified",
+            Some(1),
+        ),
+        (
+            "a verified one before a request in flight",
+            "1 idle 1 verified, 2 answering 9",
+            Some(0),
+        ),
+    ];
+
     #[test]
     fn ends_the_idlest_of_the_address_that_has_most() {
-        for (what, text, want) in [
-            ("nothing is open", "", None),
-            ("one alone", "1 idle 5", Some(0)),
-            (
-                "a request is in flight",
-                "1 answering 9000, 1 receiving 999",
-                None,
-            ),
-            (
-                "requests in flight do not count for their address",
-                "1 answering 9, 1 answering 9, 1 idle 9, 2 idle 1, 2 idle 2",
-                Some(4),
-            ),
-            (
-                "the address that has most",
-                "1 idle 90000, 2 idle 1, 2 idle 1, 2 idle 2",
-                Some(3),
-            ),
-            (
-                "half-open ones count like idle ones",
-                "1 idle 9, 2 handshake 5, 2 fresh 5",
-                Some(1),
-            ),
-            (
-                "half-open for long before idle",
-                "1 idle 90000, 1 handshake 1000",
-                Some(1),
-            ),
-            (
-                "no head for long before idle",
-                "1 idle 90000, 1 fresh 1000",
-                Some(1),
-            ),
-            (
-                "a stalled body before idle",
-                "1 idle 90000, 1 receiving 1000",
-                Some(1),
-            ),
-            (
-                "idle before a handshake that goes on",
-                "1 handshake 999, 1 idle 1",
-                Some(1),
-            ),
-            (
-                "idle before one that was just opened",
-                "1 fresh 999, 1 idle 1",
-                Some(1),
-            ),
-            (
-                "a handshake that goes on if there is no other",
-                "1 handshake 3, 1 fresh 2",
-                Some(0),
-            ),
-            (
-                "the oldest of the same",
-                "1 idle 5, 1 idle 7, 1 idle 6",
-                Some(1),
-            ),
-            (
-                "two addresses with as many: the oldest",
-                "1 idle 5, 2 idle 7",
-                Some(1),
-            ),
-            (
-                "no verified one while there is another",
-                "1 idle 9 verified, 1 idle 9 verified, 2 handshake 1",
-                Some(2),
-            ),
-            (
-                "verified ones if there are no others",
-                "1 idle 8 verified, 2 idle 9 verified",
-                Some(1),
-            ),
-            (
-                "a verified one before a request in flight",
-                "1 idle 1 verified, 2 answering 9",
-                Some(0),
-            ),
-        ] {
-            assert_eq!(evict(&connections(text)), want, "{what}: {text}");
+        for (what, text, want) in TABLE {
+            assert_eq!(evict(&connections(text)), *want, "{what}: {text}");
         }
     }
 
