@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -13,6 +14,13 @@ use tokio::net::TcpListener;
 
 use crate::health::Health;
 use crate::metrics::Metrics;
+use crate::server::{self, Limits};
+
+/// Bounds the port: probes and a scraper need a handful of connections, and nothing is lost by ending one.
+const LIMITS: Limits = Limits {
+    drain: Duration::ZERO,
+    connections: 64,
+};
 
 /// Flags of the admin port.
 #[derive(Clone, Debug, clap::Args)]
@@ -34,24 +42,22 @@ struct Admin {
 }
 
 /// Serves the admin port until `shutdown`.
-///
-/// # Errors
-///
-/// If the listener fails.
 pub async fn run(
     listener: TcpListener,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
     shutdown: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
+) {
     let router = Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(show_metrics))
-        .with_state(Admin { health, metrics });
-    axum::serve(listener, router)
-        .with_graceful_shutdown(shutdown)
-        .await
+        .with_state(Admin {
+            health,
+            metrics: Arc::clone(&metrics),
+        });
+    let router = server::limited(router);
+    server::run_admin(listener, router, LIMITS, metrics, shutdown).await;
 }
 
 /// Says whether we are ready, then a line per part.

@@ -11,3 +11,4 @@ pub mod release;
 pub mod rotate;
 pub mod serve;
 pub mod status;
+mod terminal;

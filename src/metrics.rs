@@ -6,10 +6,12 @@ use prometheus::{
 };
 
 mod config;
+mod connections;
 mod events;
 mod rotation;
 
 pub use config::ConfigMetrics;
+pub use connections::ConnectionMetrics;
 pub use events::{Dropped, EventMetrics};
 pub use rotation::{RotationMetrics, RotationResult};
 
@@ -54,8 +56,8 @@ pub struct Metrics {
     pub review_seconds: Histogram,
     /// Size of the patches sent.
     pub patch_bytes: Histogram,
-    /// Open connections of the webhook.
-    pub connections: IntGauge,
+    /// What is counted of connections.
+    pub connections: ConnectionMetrics,
     /// When the serving certificate ends.
     pub leaf_not_after: Gauge,
     /// When the webhook's authority ends.
@@ -112,11 +114,7 @@ impl Metrics {
                 "Size of the patches sent, before base64",
                 vec![512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 65536.0],
             )?,
-            connections: int_gauge(
-                &registry,
-                "sidescale_connections",
-                "Open connections of the webhook",
-            )?,
+            connections: ConnectionMetrics::new(&registry)?,
             leaf_not_after: gauge(
                 &registry,
                 "sidescale_serving_certificate_not_after_seconds",

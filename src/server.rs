@@ -1,27 +1,32 @@
-//! The HTTPS side: accepts, limits and drains connections; the routes hand bytes to the webhook. I/O.
+//! The HTTP side: accepts, limits and drains connections; the webhook's routes hand bytes to the webhook. I/O.
 
+mod activity;
 mod body;
 mod connection;
+mod evict;
 mod io;
+mod lines;
 mod routes;
 mod tls;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rustls::ServerConfig;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 pub use body::MAX_BODY;
+pub use connection::CallerCertificate;
 pub use routes::{NamespaceLookup, limited, router};
-pub use tls::{ServingKey, server_config};
+pub use tls::{ClientAuthority, ClientAuthorityError, ServerTls, ServingKey};
+
+use activity::Places;
+use connection::{Deadlines, Shared, Transport};
 
 use crate::metrics::Metrics;
 
@@ -29,6 +34,24 @@ use crate::metrics::Metrics;
 const FINISH: Duration = Duration::from_secs(20);
 /// Is the pause after an accept that failed, which is nearly always for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Is how long a connection may be idle: longer than the 90 s that the API server keeps one, because a request that
+/// meets our close is lost and not retried.
+const IDLE: Duration = Duration::from_secs(130);
+
+const WEBHOOK: Deadlines = Deadlines {
+    handshake: Duration::from_secs(3),
+    head: Duration::from_secs(10),
+    idle: IDLE,
+    write: Duration::from_secs(30),
+};
+
+/// Probes and scrapes come from nearby and are small.
+const ADMIN: Deadlines = Deadlines {
+    handshake: Duration::ZERO,
+    head: Duration::from_secs(5),
+    idle: IDLE,
+    write: Duration::from_secs(5),
+};
 
 /// Flags of the HTTPS side.
 #[derive(Clone, Debug, clap::Args)]
@@ -44,9 +67,12 @@ pub struct ServerArgs {
     /// How long new connections are still taken after SIGTERM
     #[arg(long, env = "SIDESCALE_DRAIN", default_value = "10s", value_name = "DURATION", value_parser = crate::args::duration)]
     pub drain: Duration,
-    /// Most connections at once; more wait
+    /// Most connections at once; for one more, an idle or half-open one of the address that has most ends
     #[arg(long, env = "SIDESCALE_MAX_CONNECTIONS", default_value_t = 1024, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]
     pub max_connections: u16,
+    /// Authority (PEM) of the API server's client certificate; callers without one get shorter answers
+    #[arg(long, env = "SIDESCALE_CLIENT_CA", value_name = "FILE")]
+    pub client_ca: Option<PathBuf>,
 }
 
 /// Bounds one server.
@@ -58,75 +84,129 @@ pub struct Limits {
     pub connections: u16,
 }
 
-/// Serves `router` on `listener` until `shutdown`, then drains.
+/// Serves the webhook's `router` on `listener` until `shutdown`, then drains.
 ///
 /// Endpoints reach the callers some seconds after our SIGTERM, so the listener stays open for `limits.drain`, while
 /// each answer closes its connection. Then idle connections end, busy ones after their answers.
 pub async fn run(
     listener: TcpListener,
-    tls: Arc<ServerConfig>,
+    tls: Arc<ServerTls>,
     router: axum::Router,
     limits: Limits,
     metrics: Arc<Metrics>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let shared = Arc::new(connection::Shared {
-        acceptor: TlsAcceptor::from(tls),
-        router,
+    let port = Port {
+        name: "webhook",
+        transport: Transport::Tls(tls),
+        deadlines: WEBHOOK,
+        limits,
         metrics,
-        closing: AtomicBool::new(false),
-        finish: CancellationToken::new(),
-    });
-    let connections = TaskTracker::new();
-    let slots = Arc::new(Semaphore::new(usize::from(limits.connections)));
-    tokio::select! {
-        never = accept(&listener, &shared, &connections, &slots) => match never {},
-        () = shutdown => {}
-    }
-    info!(seconds = limits.drain.as_secs_f64(), "Draining");
-    shared.closing.store(true, Ordering::Relaxed);
-    tokio::select! {
-        never = accept(&listener, &shared, &connections, &slots) => match never {},
-        () = tokio::time::sleep(limits.drain) => {}
-    }
-    drop(listener);
-    shared.finish.cancel();
-    connections.close();
-    if tokio::time::timeout(FINISH, connections.wait())
-        .await
-        .is_err()
-    {
-        warn!(
-            connections = connections.len(),
-            "Connections were still busy at the end of the drain"
-        );
+    };
+    port.run(listener, router, shutdown).await;
+}
+
+/// Serves the admin port's `router` as [`run`] does, without TLS and with shorter deadlines.
+pub async fn run_admin(
+    listener: TcpListener,
+    router: axum::Router,
+    limits: Limits,
+    metrics: Arc<Metrics>,
+    shutdown: impl Future<Output = ()>,
+) {
+    let port = Port {
+        name: "admin",
+        transport: Transport::Plain,
+        deadlines: ADMIN,
+        limits,
+        metrics,
+    };
+    port.run(listener, router, shutdown).await;
+}
+
+/// What one port is made of.
+struct Port {
+    /// The metrics' label.
+    name: &'static str,
+    transport: Transport,
+    deadlines: Deadlines,
+    limits: Limits,
+    metrics: Arc<Metrics>,
+}
+
+impl Port {
+    async fn run(
+        self,
+        listener: TcpListener,
+        router: axum::Router,
+        shutdown: impl Future<Output = ()>,
+    ) {
+        let Self {
+            name,
+            transport,
+            deadlines,
+            limits: Limits { drain, connections },
+            metrics,
+        } = self;
+        let evictions = metrics.connections.evicted.clone();
+        let places = Places::new(connections, name, evictions);
+        let shared = Arc::new(Shared {
+            transport,
+            deadlines,
+            router,
+            metrics,
+            closing: AtomicBool::new(false),
+            finish: CancellationToken::new(),
+        });
+        let open = TaskTracker::new();
+        let draining = async {
+            shutdown.await;
+            info!(port = name, seconds = drain.as_secs_f64(), "Draining");
+            shared.closing.store(true, Ordering::Relaxed);
+            tokio::time::sleep(drain).await;
+        };
+        tokio::select! {
+            never = accept(&listener, &shared, &open, &places, name) => match never {},
+            () = draining => {}
+        }
+        drop(listener);
+        shared.finish.cancel();
+        open.close();
+        if tokio::time::timeout(FINISH, open.wait()).await.is_err() {
+            warn!(
+                port = name,
+                connections = open.len(),
+                "Connections were still busy at the end of the drain"
+            );
+        }
     }
 }
 
-/// Accepts for ever. At the cap it waits, so that callers queue in the kernel for as long as they care to.
+/// Accepts for ever. Where all places are taken, whoever comes next takes that of a connection that is not in use.
 async fn accept(
     listener: &TcpListener,
-    shared: &Arc<connection::Shared>,
-    connections: &TaskTracker,
-    slots: &Arc<Semaphore>,
+    shared: &Arc<Shared>,
+    open: &TaskTracker,
+    places: &Arc<Places>,
+    name: &'static str,
 ) -> std::convert::Infallible {
     loop {
-        // The semaphore is never closed.
-        let Ok(slot) = Arc::clone(slots).acquire_owned().await else {
-            continue;
-        };
         match listener.accept().await {
-            Ok((tcp, _peer)) => {
+            Ok((tcp, peer)) => {
+                let peer = peer.ip().to_canonical();
+                let place = places.take(peer, shared.transport.first()).await;
                 let shared = Arc::clone(shared);
-                connections.spawn(async move {
-                    shared.metrics.connections.inc();
-                    connection::serve(tcp, Arc::clone(&shared)).await;
-                    shared.metrics.connections.dec();
-                    drop(slot);
+                open.spawn(async move {
+                    let gauge = shared.metrics.connections.open(name);
+                    gauge.inc();
+                    connection::serve(tcp, Arc::clone(&place.activity), shared).await;
+                    gauge.dec();
+                    drop(place);
                 });
             }
             Err(error) => {
-                warn!(%error, "Could not accept a connection");
+                warn!(port = name, %error, "Could not accept a connection");
+                places.evict();
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use sidescale::metrics::Metrics;
-use sidescale::server::{self, Limits, ServingKey};
+use sidescale::server::{self, Limits, ServerTls, ServingKey};
 use tokio::sync::oneshot;
 
 use crate::handlers;
@@ -92,7 +92,7 @@ async fn serve(
     mut clock: tokio::sync::mpsc::UnboundedReceiver<oneshot::Sender<Duration>>,
     ready: mpsc::Sender<(SocketAddr, SocketAddr)>,
 ) -> Result<()> {
-    let tls = server::server_config(key)?;
+    let tls = ServerTls::new(key, None)?;
     let metrics = Arc::new(Metrics::new()?);
     let mut addresses = Vec::new();
     for router in [

@@ -1,14 +1,15 @@
 //! `sidescale serve`: the webhook, the rotation of keys and the admin port, wired together.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
 use kube::Client;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{debug, info};
 
 use crate::admin::{self, AdminArgs};
 use crate::clock::Clock;
@@ -19,7 +20,7 @@ use crate::health::{Health, Part};
 use crate::leader::Lease;
 use crate::metrics::Metrics;
 use crate::rotation::in_cluster::{self, InCluster};
-use crate::server::{self, Limits, ServerArgs, ServingKey};
+use crate::server::{self, ClientAuthority, Limits, ServerArgs, ServerTls, ServingKey};
 use crate::telemetry::LogArgs;
 use crate::tls::{Tls, TlsArgs};
 use crate::watch::Namespaces;
@@ -101,6 +102,7 @@ pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result
         admin,
         log: _,
     } = args;
+    raise_open_files();
     let (follower, policy) = Follower::open(config).context("--config")?;
     let (client, namespace) = cluster(namespace).await?;
     let (clock, metrics) = (Clock::wall(), Arc::new(Metrics::new()?));
@@ -138,7 +140,10 @@ pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result
         Arc::clone(&common.metrics),
         ended,
     );
-    parts.spawn("admin", async move { Ok(admin.await?) });
+    parts.spawn("admin", async move {
+        admin.await;
+        Ok(())
+    });
     let stop = shutdown.clone();
     parts.spawn("events", async move {
         publisher.run(stop).await;
@@ -283,6 +288,7 @@ impl Common {
             listen: _,
             drain,
             max_connections,
+            client_ca,
         } = args;
         let limits = Limits {
             drain: *drain,
@@ -291,7 +297,8 @@ impl Common {
         let namespaces = Arc::clone(&self.namespaces);
         let lookup = Arc::new(move |name: &str| namespaces.get(name));
         let router = server::router(self.policy.clone(), lookup, Arc::clone(&self.metrics));
-        let tls = server::server_config(key)?;
+        let clients = client_ca.as_deref().map(client_authority).transpose()?;
+        let tls = ServerTls::new(key, clients)?;
         let (health, metrics) = (Arc::clone(&self.health), Arc::clone(&self.metrics));
         health.ok(Part::Serving, "accepting");
         parts.spawn("server", async move {
@@ -304,6 +311,29 @@ impl Common {
             Ok(())
         });
         Ok(())
+    }
+}
+
+/// Reads the authority of the API server's client certificate.
+fn client_authority(path: &Path) -> anyhow::Result<ClientAuthority> {
+    let read = || -> anyhow::Result<ClientAuthority> {
+        Ok(ClientAuthority::from_pem(&std::fs::read(path)?)?)
+    };
+    read().with_context(|| {
+        format!(
+            "--client-ca {}: the authority of the certificate that the API server shows to webhooks, or no flag at all",
+            path.display()
+        )
+    })
+}
+
+/// Lets this process open as many files as it may: many systems start one with 1024, and connections are files.
+fn raise_open_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Where it may not, connections that are not in use end sooner.
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        debug!(%error, "Could not raise the limit of open files");
     }
 }
 

@@ -72,13 +72,13 @@ impl RotationMetrics {
             expiry: gauges(
                 registry,
                 "sidescale_key_expiry_timestamp_seconds",
-                "When a key ends, in Unix time; the 500 soonest to end",
+                "When a key ends, in Unix time, to the minute; the 500 soonest to end, at most 50 a namespace",
                 &["namespace", "secret", "key"],
             )?,
             due: gauges(
                 registry,
                 "sidescale_key_due_timestamp_seconds",
-                "When a key that pods need is to be renewed, in Unix time; of the keys whose end is shown",
+                "When a key that pods need is to be renewed, in Unix time, to the minute; of the keys whose end is shown",
                 &["namespace", "secret", "key"],
             )?,
             leader: int_gauge(

@@ -1,41 +1,76 @@
 //! Serves one accepted connection: handshake, then requests until it ends or the drain ends it. I/O.
 
 use std::convert::Infallible;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::http::{HeaderValue, Request, Response, Version, header};
-use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
+use axum::body::{Body, HttpBody};
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, Request, Response, header};
+use bytes::Bytes;
+use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::AlertDescription;
+use rustls::pki_types::UnixTime;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::debug;
 
-use super::io::{Deadlined, Progress, ReadLimit};
+use super::activity::Activity;
+use super::evict::Phase;
+use super::io::Deadlined;
+use super::tls::{ServerTls, Shown};
 use crate::metrics::{Handshake, Metrics};
 
-/// Is the API server's own limit for a handshake.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Is how long an HTTP/1 head may take from its first byte.
-const HEAD: Duration = Duration::from_secs(10);
-/// Is how long a connection may be idle: longer than the 90 s that the API server keeps one, because a request that
-/// meets our close is lost and not retried.
-const IDLE: Duration = Duration::from_secs(130);
-/// Is how long a peer may leave its answer unread.
-const STALLED_WRITE: Duration = Duration::from_secs(30);
-/// Bounds the streams of one HTTP/2 connection.
-const STREAMS: u32 = 256;
+/// Is the most that a connection holds of a head, and of a body at a time: an API server's head has some hundred bytes,
+/// and all connections together must not fill the memory.
+const BUFFER: usize = 32 << 10;
 
-/// Holds what all connections of one server share.
+/// Is how long an evicted connection may take for the answer it was making; a request has 10 s.
+const LAST_ANSWER: Duration = Duration::from_secs(12);
+
+/// Bounds each step of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadlines {
+    /// How long the TLS handshake may take.
+    pub(super) handshake: Duration,
+    /// How long a head may take from its first byte.
+    pub(super) head: Duration,
+    /// How long a connection may be idle.
+    pub(super) idle: Duration,
+    /// How long a peer may leave its answer unread.
+    pub(super) write: Duration,
+}
+
+/// What stands between a port's socket and HTTP.
+pub(super) enum Transport {
+    /// TLS.
+    Tls(Arc<ServerTls>),
+    /// Nothing.
+    Plain,
+}
+
+impl Transport {
+    /// What a connection does first.
+    pub(super) fn first(&self) -> Phase {
+        match self {
+            Self::Tls(_) => Phase::Handshake,
+            Self::Plain => Phase::Fresh,
+        }
+    }
+}
+
+/// Holds what all connections of one port share.
 pub(super) struct Shared {
-    pub(super) acceptor: TlsAcceptor,
+    pub(super) transport: Transport,
+    pub(super) deadlines: Deadlines,
     pub(super) router: axum::Router,
     pub(super) metrics: Arc<Metrics>,
     /// Whether answers close their connections, so that callers go elsewhere.
@@ -44,49 +79,118 @@ pub(super) struct Shared {
     pub(super) finish: CancellationToken,
 }
 
+/// Says whether a caller has shown a certificate of the API server, of an authority that `--client-ca` names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CallerCertificate {
+    /// It has.
+    Verified,
+    /// It has not, or no authority is named: anybody who reaches the port.
+    #[default]
+    Unverified,
+}
+
+impl CallerCertificate {
+    /// Its word in the log.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Verified => "verified",
+            Self::Unverified => "unverified",
+        }
+    }
+}
+
+/// A request that says nothing about its caller is nobody's.
+impl<S: Sync> FromRequestParts<S> for CallerCertificate {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Infallible> {
+        Ok(parts.extensions.get().copied().unwrap_or_default())
+    }
+}
+
 /// Serves `tcp` until it ends.
-pub(super) async fn serve(tcp: TcpStream, shared: Arc<Shared>) {
+pub(super) async fn serve(tcp: TcpStream, activity: Arc<Activity>, shared: Arc<Shared>) {
     // Answers are small and complete: waiting for more would only add latency. A failure here shows at the first read.
     let _ = tcp.set_nodelay(true);
-    let handshake = tokio::time::timeout(HANDSHAKE, shared.acceptor.accept(tcp));
-    let stream = match handshake.await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            let result = classify(&error);
-            shared.metrics.handshakes(result).inc();
-            debug!(result = result.as_str(), %error, "TLS handshake failed");
-            return;
+    let caller = CallerCertificate::Unverified;
+    match &shared.transport {
+        Transport::Plain => serve_http(tcp, caller, activity, Arc::clone(&shared)).await,
+        Transport::Tls(tls) => {
+            let handshake = tls.acceptor.accept(tcp);
+            let handshake = tokio::time::timeout(shared.deadlines.handshake, handshake);
+            let done = tokio::select! {
+                done = handshake => done,
+                () = activity.evicted() => return,
+            };
+            let stream = match done {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => {
+                    let result = classify(&error);
+                    shared.metrics.handshakes(result).inc();
+                    debug!(result = result.as_str(), %error, "TLS handshake failed");
+                    return;
+                }
+                Err(_) => {
+                    shared.metrics.handshakes(Handshake::TimedOut).inc();
+                    return;
+                }
+            };
+            shared.metrics.handshakes(Handshake::Ok).inc();
+            let shown = tls.shown(stream.get_ref().1, UnixTime::now());
+            shared
+                .metrics
+                .connections
+                .client_certificate(shown.as_str());
+            let caller = match shown {
+                Shown::Verified => CallerCertificate::Verified,
+                Shown::NotAsked | Shown::Nothing | Shown::Refused => CallerCertificate::Unverified,
+            };
+            activity.opened(caller == CallerCertificate::Verified);
+            serve_http(stream, caller, activity, Arc::clone(&shared)).await;
         }
-        Err(_) => {
-            shared.metrics.handshakes(Handshake::TimedOut).inc();
-            return;
-        }
-    };
-    shared.metrics.handshakes(Handshake::Ok).inc();
-    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    let progress = Arc::<Progress>::default();
-    let limit = if http2 {
-        ReadLimit::Idle(IDLE)
-    } else {
-        ReadLimit::Head(HEAD)
-    };
-    let io = TokioIo::new(Deadlined::new(
-        stream,
-        Arc::clone(&progress),
-        limit,
-        STALLED_WRITE,
-    ));
+    }
+}
 
-    let builder = builder(http2);
+async fn serve_http(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    caller: CallerCertificate,
+    activity: Arc<Activity>,
+    shared: Arc<Shared>,
+) {
+    let Deadlines {
+        handshake: _,
+        head,
+        idle,
+        write,
+    } = shared.deadlines;
+    let io = TokioIo::new(Deadlined::new(stream, Arc::clone(&activity), head, write));
     let service = {
-        let shared = Arc::clone(&shared);
+        let (activity, shared) = (Arc::clone(&activity), Arc::clone(&shared));
         hyper::service::service_fn(move |request| {
-            answer(request, Arc::clone(&shared), progress.begin())
+            answer(request, caller, Arc::clone(&activity), Arc::clone(&shared))
         })
     };
-    let mut connection = pin!(builder.serve_connection(io, service));
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(idle)
+            .max_buf_size(BUFFER)
+            .serve_connection(io, service)
+    );
     let result = tokio::select! {
         result = connection.as_mut() => result,
+        () = activity.evicted() => {
+            // Here no request can begin in between: its bytes are read by this task. One that came since is answered.
+            if !activity.is_busy() || activity.is_stalled() {
+                return;
+            }
+            connection.as_mut().graceful_shutdown();
+            // Its answer may not be read.
+            let Ok(result) = tokio::time::timeout(LAST_ANSWER, connection).await else {
+                return;
+            };
+            result
+        }
         () = shared.finish.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -97,42 +201,70 @@ pub(super) async fn serve(tcp: TcpStream, shared: Arc<Shared>) {
     }
 }
 
-fn builder(http2: bool) -> Builder<TokioExecutor> {
-    let builder = Builder::new(TokioExecutor::new());
-    let mut builder = if http2 {
-        builder.http2_only()
-    } else {
-        builder.http1_only()
-    };
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(IDLE);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS);
-    builder
-}
-
 async fn answer(
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
+    caller: CallerCertificate,
+    activity: Arc<Activity>,
     shared: Arc<Shared>,
-    in_flight: super::io::InFlight,
 ) -> Result<Response<Body>, Infallible> {
-    let version = request.version();
-    let mut response = shared
-        .router
-        .clone()
-        .oneshot(request.map(Body::new))
-        .await?;
-    if shared.closing.load(Ordering::Relaxed) && version < Version::HTTP_2 {
+    let in_flight = activity.begin();
+    if caller != CallerCertificate::default() {
+        request.extensions_mut().insert(caller);
+    }
+    let request = request.map(|body| Body::new(Watched::new(body, activity)));
+    let mut response = shared.router.clone().oneshot(request).await?;
+    if shared.closing.load(Ordering::Relaxed) {
         response
             .headers_mut()
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     drop(in_flight);
     Ok(response)
+}
+
+/// Wraps a request's body to note when all of it has come.
+struct Watched {
+    body: Incoming,
+    activity: Arc<Activity>,
+}
+
+impl Watched {
+    fn new(body: Incoming, activity: Arc<Activity>) -> Self {
+        let this = Self { body, activity };
+        this.note();
+        this
+    }
+
+    fn note(&self) {
+        if self.body.is_end_stream() {
+            self.activity.received();
+        }
+    }
+}
+
+impl HttpBody for Watched {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if matches!(polled, Poll::Ready(None)) {
+            self.activity.received();
+        }
+        self.note();
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 fn classify(error: &std::io::Error) -> Handshake {

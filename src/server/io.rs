@@ -1,4 +1,4 @@
-//! Ends connections that trickle a request's head, sit idle on HTTP/2, or never read their answer. I/O wrapper.
+//! Ends connections that trickle a request's head or never read their answer. I/O wrapper.
 //!
 //! hyper has one timer for both an idle connection and a slow head. The API server keeps connections idle for 90 s, so
 //! that timer has to be long; this wrapper starts a short one at a request's first byte.
@@ -6,60 +6,20 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Says which requests of one connection have reached the router; shared by its socket and its service.
-#[derive(Debug, Default)]
-pub(super) struct Progress {
-    begun: AtomicUsize,
-    ended: AtomicUsize,
-}
-
-impl Progress {
-    /// Marks a request whose head is complete; dropping the guard marks its answer.
-    pub(super) fn begin(self: &Arc<Self>) -> InFlight {
-        self.begun.fetch_add(1, Ordering::Relaxed);
-        InFlight(Arc::clone(self))
-    }
-
-    fn begun(&self) -> usize {
-        self.begun.load(Ordering::Relaxed)
-    }
-
-    fn busy(&self) -> bool {
-        self.begun() != self.ended.load(Ordering::Relaxed)
-    }
-}
-
-/// Is held while a request is being answered.
-#[derive(Debug)]
-pub(super) struct InFlight(Arc<Progress>);
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.ended.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// Says what a read is waited for.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum ReadLimit {
-    /// HTTP/1: a head has to be complete this long after its first byte.
-    Head(Duration),
-    /// HTTP/2: some byte has to come within this time while no request is being answered.
-    Idle(Duration),
-}
+use super::activity::Activity;
 
 /// Wraps a connection with the two limits.
 pub(super) struct Deadlined<IO> {
     io: IO,
-    progress: Arc<Progress>,
-    read_limit: ReadLimit,
+    activity: Arc<Activity>,
+    /// How long a head may take from its first byte.
+    head_limit: Duration,
     write_limit: Duration,
     requests_seen: usize,
     read: Timer,
@@ -94,14 +54,14 @@ impl<IO> Deadlined<IO> {
     /// Wraps `io`.
     pub(super) fn new(
         io: IO,
-        progress: Arc<Progress>,
-        read_limit: ReadLimit,
+        activity: Arc<Activity>,
+        head_limit: Duration,
         write_limit: Duration,
     ) -> Self {
         Self {
             io,
-            progress,
-            read_limit,
+            activity,
+            head_limit,
             write_limit,
             requests_seen: 0,
             read: Timer::default(),
@@ -111,23 +71,13 @@ impl<IO> Deadlined<IO> {
 
     /// Is called when the peer has sent nothing more.
     fn poll_read_limit(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        let begun = self.progress.begun();
+        let begun = self.activity.begun();
         if begun != self.requests_seen {
             self.requests_seen = begun;
             self.read.since = None;
         }
-        let limit = match self.read_limit {
-            ReadLimit::Head(limit) => limit,
-            ReadLimit::Idle(limit) => {
-                if self.progress.busy() {
-                    self.read.since = None;
-                }
-                self.read.since.get_or_insert_with(Instant::now);
-                limit
-            }
-        };
-        ready!(self.read.poll(cx, limit));
-        if self.progress.busy() {
+        ready!(self.read.poll(cx, self.head_limit));
+        if self.activity.is_busy() {
             return Poll::Pending;
         }
         Poll::Ready(io::Error::new(
@@ -155,16 +105,11 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Deadlined<IO> {
         let before = buf.filled().len();
         if let Poll::Ready(result) = Pin::new(&mut self.io).poll_read(cx, buf) {
             if buf.filled().len() > before {
-                match self.read_limit {
-                    ReadLimit::Head(_) => {
-                        let begun = self.progress.begun();
-                        let new_head = begun != self.requests_seen || self.read.since.is_none();
-                        if !self.progress.busy() && new_head {
-                            self.requests_seen = begun;
-                            self.read.since = Some(Instant::now());
-                        }
-                    }
-                    ReadLimit::Idle(_) => self.read.since = None,
+                let begun = self.activity.begun();
+                let new_head = begun != self.requests_seen || self.read.since.is_none();
+                if !self.activity.is_busy() && new_head {
+                    self.requests_seen = begun;
+                    self.read.since = Some(Instant::now());
                 }
             }
             return Poll::Ready(result);
@@ -224,16 +169,22 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Deadlined<IO> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::evict::Phase;
+    use std::net::Ipv4Addr;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     // Real time: a paused clock would need another build of tokio and of all that stands on it.
     const HEAD: Duration = Duration::from_millis(60);
     const WRITE: Duration = Duration::from_millis(60);
 
+    fn activity() -> Arc<Activity> {
+        Arc::new(Activity::new(Ipv4Addr::LOCALHOST.into(), Phase::Fresh))
+    }
+
     #[tokio::test]
     async fn ends_a_head_that_trickles() {
         let (mut peer, ours) = duplex(64);
-        let mut io = Deadlined::new(ours, Arc::default(), ReadLimit::Head(HEAD), WRITE);
+        let mut io = Deadlined::new(ours, activity(), HEAD, WRITE);
         let start = Instant::now();
         let trickle = async {
             while peer.write_all(b"x").await.is_ok() {
@@ -257,12 +208,12 @@ mod tests {
     #[tokio::test]
     async fn leaves_an_idle_connection_alone() {
         let (mut peer, ours) = duplex(64);
-        let progress = Arc::<Progress>::default();
-        let mut io = Deadlined::new(ours, Arc::clone(&progress), ReadLimit::Head(HEAD), WRITE);
+        let activity = activity();
+        let mut io = Deadlined::new(ours, Arc::clone(&activity), HEAD, WRITE);
         for _ in 0..2 {
             peer.write_all(b"x").await.unwrap();
             io.read_u8().await.unwrap();
-            drop(progress.begin());
+            drop(activity.begin());
             let idle = tokio::time::timeout(HEAD * 3, io.read_u8()).await;
             assert!(idle.is_err(), "an idle connection ended: {idle:?}");
         }
@@ -271,33 +222,19 @@ mod tests {
     #[tokio::test]
     async fn gives_a_body_more_time_than_a_head() {
         let (mut peer, ours) = duplex(64);
-        let progress = Arc::<Progress>::default();
-        let mut io = Deadlined::new(ours, Arc::clone(&progress), ReadLimit::Head(HEAD), WRITE);
+        let activity = activity();
+        let mut io = Deadlined::new(ours, Arc::clone(&activity), HEAD, WRITE);
         peer.write_all(b"x").await.unwrap();
         io.read_u8().await.unwrap();
-        let request = progress.begin();
+        let request = activity.begin();
         assert!(tokio::time::timeout(HEAD * 3, io.read_u8()).await.is_err());
         drop(request);
     }
 
     #[tokio::test]
-    async fn ends_an_idle_http2_connection() {
-        let (_peer, ours) = duplex(64);
-        let progress = Arc::<Progress>::default();
-        let idle = HEAD;
-        let mut io = Deadlined::new(ours, Arc::clone(&progress), ReadLimit::Idle(idle), WRITE);
-        let start = Instant::now();
-        assert_eq!(
-            io.read_u8().await.unwrap_err().kind(),
-            io::ErrorKind::TimedOut
-        );
-        assert!(start.elapsed() >= idle);
-    }
-
-    #[tokio::test]
     async fn ends_a_peer_that_does_not_read() {
         let (_peer, ours) = duplex(4);
-        let mut io = Deadlined::new(ours, Arc::default(), ReadLimit::Head(HEAD), WRITE);
+        let mut io = Deadlined::new(ours, activity(), HEAD, WRITE);
         let start = Instant::now();
         assert_eq!(
             io.write_all(b"longer than four").await.unwrap_err().kind(),

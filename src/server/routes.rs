@@ -20,6 +20,8 @@ use tower_http::timeout::TimeoutLayer;
 use tracing::{debug, error, info, warn};
 
 use super::body::{self, Budget, Rejection};
+use super::connection::CallerCertificate;
+use super::lines::{Kind, LONGEST_ERROR, LONGEST_NAME, Lines, beginning};
 use crate::config::Current;
 use crate::metrics::Metrics;
 
@@ -42,6 +44,7 @@ struct Reviews {
     namespaces: Arc<NamespaceLookup>,
     metrics: Arc<Metrics>,
     budget: Budget,
+    lines: Arc<Lines>,
 }
 
 /// Makes the webhook's routes with all their limits.
@@ -51,6 +54,7 @@ pub fn router(policy: Current, namespaces: Arc<NamespaceLookup>, metrics: Arc<Me
         namespaces,
         metrics,
         budget: Budget::default(),
+        lines: Arc::default(),
     };
     limited(
         Router::new()
@@ -71,20 +75,28 @@ pub fn limited(router: Router) -> Router {
         ))
 }
 
-async fn namespace(State(reviews): State<Reviews>, body: Body) -> Response {
-    reviews.answer(body, OptIn::Namespace).await
+async fn namespace(
+    State(reviews): State<Reviews>,
+    caller: CallerCertificate,
+    body: Body,
+) -> Response {
+    reviews.answer(body, caller, OptIn::Namespace).await
 }
 
-async fn pod(State(reviews): State<Reviews>, body: Body) -> Response {
-    reviews.answer(body, OptIn::Pod).await
+async fn pod(State(reviews): State<Reviews>, caller: CallerCertificate, body: Body) -> Response {
+    reviews.answer(body, caller, OptIn::Pod).await
 }
 
-async fn workload(State(reviews): State<Reviews>, body: Body) -> Response {
-    reviews.advise(body).await
+async fn workload(
+    State(reviews): State<Reviews>,
+    caller: CallerCertificate,
+    body: Body,
+) -> Response {
+    reviews.advise(body, caller).await
 }
 
 impl Reviews {
-    async fn answer(&self, body: Body, opt_in: OptIn) -> Response {
+    async fn answer(&self, body: Body, caller: CallerCertificate, opt_in: OptIn) -> Response {
         let (bytes, _permit) = match body::read(body, &self.budget).await {
             Ok(read) => read,
             Err(rejection) => return self.rejected(rejection),
@@ -96,7 +108,7 @@ impl Reviews {
                 self.metrics
                     .review_seconds
                     .observe(start.elapsed().as_secs_f64());
-                self.note(&outcome);
+                self.note(&outcome, caller);
                 json(outcome.reply)
             }
             Err(error) => self.undecodable(&error),
@@ -104,7 +116,7 @@ impl Reviews {
     }
 
     /// Warns the author of a workload; it is never refused.
-    async fn advise(&self, body: Body) -> Response {
+    async fn advise(&self, body: Body, caller: CallerCertificate) -> Response {
         let (bytes, _permit) = match body::read(body, &self.budget).await {
             Ok(read) => read,
             Err(rejection) => return self.rejected(rejection),
@@ -131,6 +143,7 @@ impl Reviews {
                     verdict,
                     reason,
                     warnings = warnings.len(),
+                    caller = caller.as_str(),
                     "Looked at workload"
                 );
                 json(reply)
@@ -152,12 +165,23 @@ impl Reviews {
     fn undecodable(&self, error: &Undecodable) -> Response {
         self.metrics.rejected("undecodable");
         let text = format!("{}; {WANTED}", quote::line(&describe(error)));
-        warn!(error = text, "Request is no AdmissionReview");
+        if let Some(omitted) = self.lines.admit(Kind::Undecodable, Instant::now()) {
+            let error = beginning(&text, LONGEST_ERROR);
+            warn!(error, omitted, "Request is no AdmissionReview");
+        }
         (StatusCode::BAD_REQUEST, text).into_response()
     }
 
+    /// Whether a line of `kind` may be written now, and how many were left out before it. An API server is believed.
+    fn admit(&self, kind: Kind, caller: CallerCertificate) -> Option<u64> {
+        match caller {
+            CallerCertificate::Verified => Some(0),
+            CallerCertificate::Unverified => self.lines.admit(kind, Instant::now()),
+        }
+    }
+
     /// Counts the outcome, and writes a line if something happened to the pod.
-    fn note(&self, outcome: &Outcome) {
+    fn note(&self, outcome: &Outcome, caller: CallerCertificate) {
         let Outcome {
             reply: _,
             verdict,
@@ -185,20 +209,43 @@ impl Reviews {
             )]
             self.metrics.patch_bytes.observe(*patch_bytes as f64);
         }
+        let namespace = beginning(namespace, LONGEST_NAME);
+        let pod = beginning(pod, LONGEST_NAME);
+        let whose = caller.as_str();
         for remark in unknown {
-            info!(namespace, pod, remark, "Annotation is not known");
+            if let Some(omitted) = self.admit(Kind::Remark, caller) {
+                info!(namespace, pod, remark, omitted, "Annotation is not known");
+            }
         }
         match verdict {
             Verdict::Inject => {
-                info!(namespace, pod, sidecar, service, profile, "Injected pod");
+                if let Some(omitted) = self.admit(Kind::Injected, caller) {
+                    info!(
+                        namespace,
+                        pod,
+                        sidecar,
+                        service,
+                        profile,
+                        caller = whose,
+                        omitted,
+                        "Injected pod"
+                    );
+                }
             }
-            Verdict::Deny(reason) => info!(
-                namespace,
-                pod,
-                reason = reason.as_str(),
-                message,
-                "Denied pod"
-            ),
+            Verdict::Deny(reason) => {
+                if let Some(omitted) = self.admit(Kind::Denied, caller) {
+                    let reason = reason.as_str();
+                    info!(
+                        namespace,
+                        pod,
+                        reason,
+                        message,
+                        caller = whose,
+                        omitted,
+                        "Denied pod"
+                    );
+                }
+            }
             Verdict::Skip(reason) => {
                 debug!(namespace, pod, reason = reason.as_str(), "Left pod alone")
             }

@@ -1,11 +1,17 @@
-//! The server's TLS: which key it shows and what it speaks. Pure state, no I/O.
+//! The server's TLS: which key it shows, what it speaks and whom it knows. Pure state, no I/O.
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use rustls::ServerConfig;
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerConnection, WebPkiClientVerifier,
+};
 use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig};
+use tokio_rustls::TlsAcceptor;
 
 /// Holds the key that new connections see; swapped without touching those that are open.
 #[derive(Debug, Default)]
@@ -31,21 +37,184 @@ impl ResolvesServerCert for ServingKey {
     }
 }
 
-/// Makes the TLS configuration around `key`.
-///
-/// # Errors
-///
-/// If the crypto provider lacks TLS 1.2 or 1.3.
-pub fn server_config(key: Arc<ServingKey>) -> Result<Arc<ServerConfig>, rustls::Error> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_cert_resolver(key);
-    // The API server forces http/1.1 on Services; a webhook by URL may speak h2.
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    // The API server never resumes a session.
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
-    Ok(Arc::new(config))
+/// Authority of the client certificates that the cluster's API servers show.
+#[derive(Clone, Debug)]
+pub struct ClientAuthority(Arc<dyn ClientCertVerifier>);
+
+/// Says why a file names no authority of clients.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientAuthorityError {
+    /// It holds no certificate, or one that cannot be read.
+    #[error("want one or more certificates in PEM form, from -----BEGIN CERTIFICATE----- on")]
+    Pem,
+    /// A certificate cannot be trusted as an authority.
+    #[error("certificate {number} of the file is no authority that can be trusted")]
+    Untrusted {
+        /// Its place, from one.
+        number: usize,
+        /// What rustls says.
+        #[source]
+        source: rustls::Error,
+    },
+    /// The verifier cannot be made.
+    #[error("make a verifier of client certificates")]
+    Verifier(#[from] rustls::server::VerifierBuilderError),
+}
+
+impl ClientAuthority {
+    /// Reads one or more authorities.
+    ///
+    /// # Errors
+    ///
+    /// If `pem` holds none, or one that cannot be trusted.
+    pub fn from_pem(pem: &[u8]) -> Result<Self, ClientAuthorityError> {
+        let mut roots = RootCertStore::empty();
+        for (number, certificate) in CertificateDer::pem_slice_iter(pem).enumerate() {
+            let certificate = certificate.map_err(|_| ClientAuthorityError::Pem)?;
+            roots
+                .add(certificate)
+                .map_err(|source| ClientAuthorityError::Untrusted {
+                    number: number + 1,
+                    source,
+                })?;
+        }
+        if roots.is_empty() {
+            return Err(ClientAuthorityError::Pem);
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+            .allow_unauthenticated()
+            .build()?;
+        Ok(Self(verifier))
+    }
+
+    fn is_of(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> bool {
+        let Some((certificate, intermediates)) = chain.split_first() else {
+            return false;
+        };
+        let verified = self.0.verify_client_cert(certificate, intermediates, now);
+        verified.is_ok()
+    }
+}
+
+/// Takes any certificate whose key the caller has. Who issued it is looked at after the handshake: an API server
+/// whose certificate has ended, or comes of a new authority, gets shorter answers, where a handshake that fails
+/// would mean pods without sidecars.
+#[derive(Debug)]
+struct Offered(ClientAuthority);
+
+impl ClientCertVerifier for Offered {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[rustls::DistinguishedName] {
+        self.0.0.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        _certificate: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        self.0
+            .0
+            .verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        self.0
+            .0
+            .verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.0.supported_verify_schemes()
+    }
+}
+
+/// TLS of one port.
+pub struct ServerTls {
+    pub(super) acceptor: TlsAcceptor,
+    clients: Option<ClientAuthority>,
+}
+
+/// Says what a caller has shown of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// Nobody is asked for a certificate.
+    NotAsked,
+    /// No certificate.
+    Nothing,
+    /// One that an API server shows.
+    Verified,
+    /// One that is over, or of another authority.
+    Refused,
+}
+
+impl Shown {
+    /// The metric's label; none where nobody is asked.
+    pub(super) fn as_str(self) -> Option<&'static str> {
+        match self {
+            Self::NotAsked => None,
+            Self::Nothing => Some("none"),
+            Self::Verified => Some("verified"),
+            Self::Refused => Some("refused"),
+        }
+    }
+}
+
+impl ServerTls {
+    /// Makes the TLS of a port that shows `key` and, with `clients`, asks callers for a certificate without insisting.
+    ///
+    /// # Errors
+    ///
+    /// If the crypto provider lacks TLS 1.2 or 1.3.
+    pub fn new(
+        key: Arc<ServingKey>,
+        clients: Option<ClientAuthority>,
+    ) -> Result<Arc<Self>, rustls::Error> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder =
+            ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        let builder = match &clients {
+            Some(clients) => builder.with_client_cert_verifier(Arc::new(Offered(clients.clone()))),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(key);
+        // API servers force http/1.1 on webhooks that are Services, so that requests spread over the replicas.
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        // The API server never resumes a session.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(Arc::new(Self {
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+            clients,
+        }))
+    }
+
+    /// Says what the caller of `connection` has shown, now that its handshake is complete.
+    pub(super) fn shown(&self, connection: &ServerConnection, now: UnixTime) -> Shown {
+        match (&self.clients, connection.peer_certificates()) {
+            (None, _) => Shown::NotAsked,
+            (Some(_), None) => Shown::Nothing,
+            (Some(clients), Some(chain)) if clients.is_of(chain, now) => Shown::Verified,
+            (Some(_), Some(_)) => Shown::Refused,
+        }
+    }
 }

@@ -192,12 +192,78 @@ fn renders_for_prometheus(helm: &Helm, values: &str) -> Result<()> {
     Ok(())
 }
 
+/// Who may reach each port, and whose certificate is asked for: nobody's until a value says so.
+fn renders_the_network(helm: &Helm, values: &str) -> Result<()> {
+    let render = |set: &str| -> Result<Vec<Value>> {
+        let set = format!("networkPolicy.enabled=true,{set}");
+        helm.run(&["lint", "--strict", CHART, "--values", values, "--set", &set])?;
+        let rendered = ["template", "one", CHART, "--values", values, "--set", &set];
+        Ok(serde_saphyr::from_multiple(&helm.run(&rendered)?)?)
+    };
+    let of = |objects: &[Value], kind: &str| {
+        let object = objects.iter().find(|object| object["kind"] == kind);
+        object.cloned().with_context(|| format!("no {kind}"))
+    };
+    let open = render("replicas=3")?;
+    let rules = of(&open, "NetworkPolicy")?["spec"]["ingress"].clone();
+    let ports = |rule: usize| rules[rule]["ports"][0]["port"].clone();
+    ensure!(ports(0) == "webhook" && ports(1) == "admin", "{rules}");
+    ensure!(!rules.to_string().contains("from"), "{rules}");
+    ensure!(
+        !of(&open, "Deployment")?.to_string().contains("client"),
+        "asks"
+    );
+
+    let peers = "networkPolicy.webhook.from[0].ipBlock.cidr=10.0.0.0/28,\
+                 networkPolicy.admin.from[0].namespaceSelector.matchLabels.team=watch";
+    let rules = of(&render(peers)?, "NetworkPolicy")?["spec"]["ingress"].clone();
+    let block = json!([{"ipBlock": {"cidr": "10.0.0.0/28"}}]);
+    let team = json!([{"namespaceSelector": {"matchLabels": {"team": "watch"}}}]);
+    ensure!(
+        rules[0]["from"] == block && rules[1]["from"] == team,
+        "{rules}"
+    );
+
+    for (set, source) in [
+        (
+            "webhook.clientCA.configMap=callers",
+            json!({"configMap": {"name": "callers"}}),
+        ),
+        (
+            "webhook.clientCA.secret=callers,webhook.clientCA.key=tls.crt",
+            json!({"secret": {"secretName": "callers"}}),
+        ),
+    ] {
+        let pod = of(&render(set)?, "Deployment")?["spec"]["template"]["spec"].clone();
+        let container = &pod["containers"][0];
+        let flag = json!("--client-ca=/etc/sidescale-clients/ca.crt");
+        let mut args = container["args"].as_array().into_iter().flatten();
+        ensure!(args.any(|arg| *arg == flag), "{container}");
+        let mount = &container["volumeMounts"][1];
+        ensure!(mount["mountPath"] == "/etc/sidescale-clients", "{mount}");
+        let volume = &pod["volumes"][1];
+        ensure!(volume["name"] == mount["name"], "{volume}");
+        let (kind, want) = source
+            .as_object()
+            .and_then(|one| one.iter().next())
+            .context("one")?;
+        let (name, value) = want
+            .as_object()
+            .and_then(|one| one.iter().next())
+            .context("one")?;
+        ensure!(volume[kind][name] == *value, "{volume}");
+        ensure!(volume[kind]["items"][0]["path"] == "ca.crt", "{volume}");
+    }
+    Ok(())
+}
+
 fn lints_and_renders(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
     let api = context.api()?;
     let helm = helm(context, &api)?;
     let values = format!("{CHART}/ci/values.yaml");
     helm.run(&["lint", "--strict", CHART, "--values", &values])?;
     renders_for_prometheus(&helm, &values)?;
+    renders_the_network(&helm, &values)?;
     let rendered = helm.run(&["template", "one", CHART, "--values", &values])?;
     let objects: Vec<Value> = serde_saphyr::from_multiple(&rendered)?;
     let webhook = objects
@@ -246,6 +312,18 @@ fn wrong_values_are_explained(context: &Context, _: Option<&headscale::Program>)
         (
             "webhook.failurePolicy=ignore",
             "at '/webhook/failurePolicy'",
+        ),
+        (
+            "networkPolicy.webhook.from[0].ipBlock.cidr=10.0.0.1",
+            "at '/networkPolicy/webhook/from/0/ipBlock/cidr'",
+        ),
+        (
+            "networkPolicy.admin.from[0].namespace=monitoring",
+            "additional properties 'namespace' not allowed",
+        ),
+        (
+            "controlPlane.loginServer=https://h.example.com,webhook.clientCA.configMap=a,webhook.clientCA.secret=b",
+            "webhook.clientCA names a ConfigMap and a Secret",
         ),
     ] {
         let Err(error) = helm.run(&["template", "one", CHART, "--set", set]) else {

@@ -156,6 +156,23 @@ fn the_entries_share_all_but_selector_and_path() {
     }
 }
 
+/// Sources of one port must not open the other: a scraper has no business with the webhook.
+#[test]
+fn the_network_policy_has_a_rule_with_its_own_sources_for_each_port() {
+    let policy = template("networkpolicy.yaml");
+    let (_, ingress) = policy.split_once("  ingress:\n").unwrap();
+    let rules: Vec<&str> = ingress.split("    - ports:\n").skip(1).collect();
+    assert_eq!(rules.len(), 2, "{ingress}");
+    for (rule, port) in rules.into_iter().zip(["webhook", "admin"]) {
+        let own = [
+            format!("        - port: {port}\n"),
+            format!("      {{{{- with .Values.networkPolicy.{port}.from }}}}\n      from:"),
+        ];
+        assert!(own.iter().all(|text| rule.contains(text)), "{port}: {rule}");
+        assert_eq!(rule.matches("- port:").count(), 1, "{port}: {rule}");
+    }
+}
+
 /// A workload that could not be applied for want of us would be worse than one whose author is not warned.
 #[test]
 fn the_entry_for_workloads_is_ignored_where_it_does_not_answer() {

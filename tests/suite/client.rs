@@ -1,13 +1,15 @@
 //! An HTTP/1.1 client over TLS that shows each byte: the server tests send what no library would.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::ServerName;
+use rustls::ClientConfig;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use sidescale_certs::Authority;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -25,24 +27,57 @@ pub(crate) struct Answer {
     pub(crate) body: String,
 }
 
+/// What the server asks a client for; `identity` answers it.
+pub(crate) type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+/// Makes a client's side of TLS.
+pub(crate) fn config(authority: &Authority, identity: Option<Identity>) -> ClientConfig {
+    config_of(authority, identity, rustls::DEFAULT_VERSIONS)
+}
+
+/// Makes one that speaks these versions alone.
+pub(crate) fn config_of(
+    authority: &Authority,
+    identity: Option<Identity>,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> ClientConfig {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(authority.certificate().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_root_certificates(roots);
+    match identity {
+        Some((chain, key)) => config.with_client_auth_cert(chain, key).unwrap(),
+        None => config.with_no_client_auth(),
+    }
+}
+
+/// Dials from an address of this machine.
+pub(crate) async fn dial(address: SocketAddr, from: Ipv4Addr) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((from, 0).into())?;
+    socket.connect(address).await
+}
+
 impl Connection {
     pub(crate) async fn open(address: SocketAddr, authority: &Authority) -> Self {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(authority.certificate().clone()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
+        let config = Arc::new(config(authority, None));
+        Self::with(address, Ipv4Addr::LOCALHOST, config)
+            .await
             .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let tcp = TcpStream::connect(address).await.unwrap();
+    }
+
+    /// Dials from `from`, and shakes hands as `config` says.
+    pub(crate) async fn with(
+        address: SocketAddr,
+        from: Ipv4Addr,
+        config: Arc<ClientConfig>,
+    ) -> io::Result<Self> {
+        let tcp = dial(address, from).await?;
         let name = ServerName::try_from(NAME).unwrap();
-        Self(
-            TlsConnector::from(Arc::new(config))
-                .connect(name, tcp)
-                .await
-                .unwrap(),
-        )
+        Ok(Self(TlsConnector::from(config).connect(name, tcp).await?))
     }
 
     pub(crate) async fn post(&mut self, path: &str, body: &[u8]) -> Answer {

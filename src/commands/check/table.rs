@@ -5,10 +5,11 @@ use std::fmt::Write;
 use sidescale_webhook::quote::printable;
 
 use super::facts::{Finding, Level};
+use crate::commands::terminal::printable;
 
 /// A line for each finding, below it what to do next, and a line that counts.
 pub(super) fn render(pod: &str, findings: &[Finding]) -> String {
-    let mut text = format!("pod {pod}\n");
+    let mut text = format!("pod {}\n", printable(pod));
     let width = findings.iter().map(|finding| finding.check.len());
     let width = width.max().unwrap_or_default();
     for finding in findings {
@@ -18,8 +19,10 @@ pub(super) fn render(pod: &str, findings: &[Finding]) -> String {
             text: said,
             next,
         } = finding;
+        let said = printable(said);
         let _ = writeln!(text, "{:4}  {check:width$}  {said}", result.as_str());
         if let Some(next) = next {
+            let next = printable(next);
             let _ = writeln!(text, "      {:width$}  next: {next}", "");
         }
     }

@@ -329,6 +329,22 @@ all 8 looks are well
     assert_eq!(table, want);
 }
 
+/// Names of nodes come from Headscale, and a receipt from whoever made the pod.
+#[test]
+fn nothing_of_a_finding_steers_the_terminal() {
+    let evil = "web\x1b[2K\nok    node           all is well\u{202e}";
+    let findings = [
+        Finding::ok("node", evil.to_owned()),
+        Finding::fail("key", evil.to_owned(), format!("kubectl delete pod {evil}")),
+    ];
+    let table = table::render(&format!("shop/{evil}"), &findings);
+    // The pod, a line and another with what to do next, none, and the sum.
+    assert_eq!(table.lines().count(), 6, "{table}");
+    let steers = |char: char| char != '\n' && (char.is_control() || char == '\u{202e}');
+    assert!(!table.contains(steers), "{table:?}");
+    assert_eq!(table.matches(r"\u{1b}[2K\u{a}ok").count(), 4, "{table}");
+}
+
 #[test]
 fn takes_a_pod_as_kubectl_names_it_and_nothing_else() {
     for pod in ["pod/web-1", "pods/web-1", "po/web-1", "web-1"] {

@@ -14,7 +14,7 @@ use super::review::{HOST, Reviewed, Reviewer};
 use super::show::Show;
 use super::stage::{Stage, at, failed, listen};
 use super::{Failed, Step};
-use crate::server::{self, Limits, ServingKey};
+use crate::server::{self, Limits, ServerTls, ServingKey};
 
 impl Stage {
     /// The webhook as `serve` runs it, asked as an API server asks.
@@ -26,7 +26,7 @@ impl Stage {
         let leaf = Leaf::issue(&authority, HOST, now).map_err(at(step))?;
         let serving = Arc::<ServingKey>::default();
         serving.set(leaf.key());
-        let tls = server::server_config(serving).map_err(at(step))?;
+        let tls = ServerTls::new(serving, None).map_err(at(step))?;
         let policy = Arc::clone(self.policy(step)?);
         let mut known: BTreeMap<String, Arc<NamespaceMetadata>> = self
             .manifests

@@ -7,6 +7,7 @@ use sidescale_webhook::identity::POD_SECRET;
 use sidescale_webhook::quote;
 
 use super::report::{Report, Row};
+use crate::commands::terminal::printable;
 
 const HEAD: [&str; 13] = [
     "NAMESPACE",
@@ -53,9 +54,10 @@ pub(super) fn render(now: Timestamp, report: &Report) -> String {
         .collect();
     for key in &troubled {
         for problem in &key.problems {
-            let _ = write!(text, "\n{}: {}\n", name(key), problem.text);
+            let (key, problem_text) = (name(key), printable(&problem.text));
+            let _ = write!(text, "\n{}: {problem_text}\n", printable(&key));
             if let Some(fix) = &problem.fix {
-                let _ = writeln!(text, "  fix: {fix}");
+                let _ = writeln!(text, "  fix: {}", printable(fix));
             }
         }
     }
@@ -101,11 +103,11 @@ fn cells(now: Timestamp, key: &Row) -> [String; 13] {
         if text.is_empty() {
             NOTHING.to_owned()
         } else {
-            text.to_owned()
+            printable(text).into_owned()
         }
     };
     [
-        key.namespace.clone(),
+        text(&key.namespace),
         text(&key.service),
         text(&key.control_plane),
         text(key.user.as_deref().unwrap_or_default()),
@@ -114,7 +116,7 @@ fn cells(now: Timestamp, key: &Row) -> [String; 13] {
         key.expires
             .map_or_else(|| NOTHING.to_owned(), |at| when(now, at)),
         next,
-        key.state.clone(),
+        text(&key.state),
         text(&Vec::from_iter(key.owners.iter().map(String::as_str)).join(",")),
         key.pods.to_string(),
         text(&nodes.unwrap_or_default()),

@@ -5,7 +5,7 @@ use sidescale_webhook::profile::Policy;
 use zeroize::Zeroizing;
 
 use super::held::PlaneView;
-use super::report::Report;
+use super::report::{Problem, Report};
 use super::table;
 use crate::control_plane::{KeyId, PreAuthKey, UserId};
 use crate::rotation::plane::Trouble;
@@ -299,4 +299,29 @@ fn says_times_as_people_do() {
     for (seconds, want) in table {
         assert_eq!(table::span(SignedDuration::from_secs(seconds)), want);
     }
+}
+
+/// Users and states come from Headscale and from records that a tenant may write.
+#[test]
+fn nothing_of_a_row_steers_the_terminal() {
+    let world = World::default().key("shop", "api", 7, 60);
+    let mut report = world.report(&policy(), &BTreeMap::new());
+    let evil = || "\x1b]0;all is well\x07\nshop".to_owned();
+    let row = &mut report.keys[0];
+    (row.namespace, row.service, row.control_plane) = (evil(), evil(), evil());
+    (row.user, row.state, row.owners) = (Some(evil()), evil(), [evil()].into());
+    row.problems = vec![Problem {
+        text: evil(),
+        fix: Some(evil()),
+    }];
+    let table = table::render(now(), &report);
+    assert!(
+        !table.contains(|char: char| char != '\n' && char.is_control()),
+        "{table:?}"
+    );
+    assert_eq!(table.matches(r"\u{1b}]0;").count(), 10, "{table}");
+    assert!(
+        !table.lines().any(|line| line.starts_with("shop")),
+        "{table}"
+    );
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
+
 use super::Loop;
 use crate::health::Part;
 use crate::rotation::demand::{KeyDemand, SecretRef};
@@ -10,6 +12,8 @@ use crate::rotation::state::State;
 
 /// Gauges hold this many keys.
 const MOST_EXPIRIES: usize = 500;
+/// Gauges hold this many keys of one namespace, so that no namespace fills them alone.
+const MOST_OF_NAMESPACE: usize = 50;
 
 impl Loop {
     /// Takes back what was shown: whoever rotates next shows it, and what stayed here would grow old.
@@ -51,19 +55,14 @@ impl Loop {
                 .with_label_values(&[state.as_str()])
                 .set(*count);
         }
-        expiries.sort();
         metrics.expiry.reset();
         metrics.due.reset();
-        for (at, secret, data_key) in expiries.into_iter().take(MOST_EXPIRIES) {
+        for (at, secret, data_key) in soonest(expiries) {
             let labels = [secret.namespace.as_str(), &secret.name, data_key];
-            metrics
-                .expiry
-                .with_label_values(&labels)
-                .set(at.as_duration().as_secs_f64());
+            metrics.expiry.with_label_values(&labels).set(minute(at));
             if let Some(demand) = self.needed(secret, data_key) {
                 let due = Life::new(at, demand).due;
-                let due = due.as_duration().as_secs_f64();
-                metrics.due.with_label_values(&labels).set(due);
+                metrics.due.with_label_values(&labels).set(minute(due));
             }
         }
         for (name, state) in self.planes.states() {
@@ -103,5 +102,76 @@ impl Loop {
                 .join("; ");
             self.context.health.trouble(Part::Rotation, detail);
         }
+    }
+}
+
+/// Returns the keys that end soonest, at most 500, and at most 50 of one namespace.
+fn soonest<'a>(
+    mut expiries: Vec<(Timestamp, &'a SecretRef, &'a String)>,
+) -> impl Iterator<Item = (Timestamp, &'a SecretRef, &'a String)> {
+    expiries.sort();
+    let mut shown: BTreeMap<&str, usize> = BTreeMap::new();
+    let of_few = expiries.into_iter().filter(move |(_, secret, _)| {
+        let count = shown.entry(&secret.namespace).or_default();
+        *count += 1;
+        *count <= MOST_OF_NAMESPACE
+    });
+    of_few.take(MOST_EXPIRIES)
+}
+
+/// Returns Unix time, rounded down to the minute. Whoever reads the admin port must not learn the exact end: some
+/// decisions take it as a sign that a record is about a certain key.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "Unix time is far below 2^52 seconds"
+)]
+fn minute(at: Timestamp) -> f64 {
+    let seconds = at.as_second();
+    (seconds - seconds.rem_euclid(60)) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_down_to_the_minute() {
+        for (at, want) in [
+            ("2026-11-21T12:00:00Z", 1_795_262_400.0),
+            ("2026-11-21T12:00:59.999999Z", 1_795_262_400.0),
+            ("2026-11-21T12:01:00.000001Z", 1_795_262_460.0),
+        ] {
+            assert_eq!(
+                minute(at.parse().unwrap()).to_bits(),
+                f64::to_bits(want),
+                "{at}"
+            );
+        }
+    }
+
+    #[test]
+    fn one_namespace_does_not_fill_the_gauges() {
+        let data_key = String::from("web-authkey");
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let secret = |namespace: String| SecretRef {
+            namespace,
+            name: "headscale-auth-keys".to_owned(),
+        };
+        let loud: Vec<_> = (0..600).map(|_| secret("loud".to_owned())).collect();
+        let quiet: Vec<_> = (0..600).map(|n| secret(format!("quiet-{n}"))).collect();
+        // All keys of the loud one end before the others'.
+        let keys = (0..).map(at).zip(loud.iter().chain(&quiet));
+        let keys = keys.map(|(at, secret)| (at, secret, &data_key)).collect();
+        let shown: Vec<_> = soonest(keys).collect();
+        let loud = shown
+            .iter()
+            .filter(|(_, secret, _)| secret.namespace == "loud");
+        assert_eq!((shown.len(), loud.count()), (500, 50));
+        assert_eq!(
+            shown[50].0,
+            at(600),
+            "the quiet ones that end soonest are shown"
+        );
+        assert_eq!(shown[499].0, at(1_049));
     }
 }

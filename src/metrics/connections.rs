@@ -1,0 +1,49 @@
+//! What is counted of the connections of both ports. State, no I/O.
+
+use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Registry};
+
+/// Holds the metrics of connections.
+#[derive(Debug)]
+pub struct ConnectionMetrics {
+    /// Connections that ended to make room for others.
+    pub evicted: IntCounterVec,
+    open: IntGaugeVec,
+    client_certificates: IntCounterVec,
+}
+
+impl ConnectionMetrics {
+    pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            evicted: super::counters(
+                registry,
+                "sidescale_connections_evicted_total",
+                "Connections not in use that ended to make room for others, by what they were doing",
+                &["port", "phase"],
+            )?,
+            open: super::int_gauges(
+                registry,
+                "sidescale_connections",
+                "Open connections",
+                &["port"],
+            )?,
+            client_certificates: super::counters(
+                registry,
+                "sidescale_client_certificates_total",
+                "TLS handshakes of the webhook by the certificate that the caller showed, where --client-ca names an authority",
+                &["result"],
+            )?,
+        })
+    }
+
+    /// Open connections of a port.
+    pub fn open(&self, port: &'static str) -> IntGauge {
+        self.open.with_label_values(&[port])
+    }
+
+    /// Counts what a caller showed of itself; none where nobody is asked.
+    pub fn client_certificate(&self, result: Option<&'static str>) {
+        if let Some(result) = result {
+            self.client_certificates.with_label_values(&[result]).inc();
+        }
+    }
+}

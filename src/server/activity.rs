@@ -1,0 +1,216 @@
+//! What each connection of a port is doing, and the places that they take. State, no I/O.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use prometheus::IntCounterVec;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use super::evict::{Connection, Phase, evict};
+
+/// Is the pause before the next look where every connection has a request in flight.
+const NEXT_LOOK: Duration = Duration::from_millis(20);
+/// Is how long a connection that was evicted is waited for before another is, where the machine is busy.
+const LEAVES_WITHIN: Duration = Duration::from_millis(100);
+
+/// Holds what one connection is doing; shared by its socket, its service and the places.
+#[derive(Debug)]
+pub(super) struct Activity {
+    peer: IpAddr,
+    state: Mutex<State>,
+    evicted: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    since: Instant,
+    begun: usize,
+    verified: bool,
+    evicted: Option<Instant>,
+}
+
+/// Is held while a request is being answered.
+#[derive(Debug)]
+pub(super) struct InFlight(Arc<Activity>);
+
+impl Activity {
+    /// Starts in `phase`.
+    pub(super) fn new(peer: IpAddr, phase: Phase) -> Self {
+        Self {
+            peer,
+            state: Mutex::new(State {
+                phase,
+                since: Instant::now(),
+                begun: 0,
+                verified: false,
+                evicted: None,
+            }),
+            evicted: Notify::new(),
+        }
+    }
+
+    /// Notes that the connection can take requests.
+    pub(super) fn opened(&self, verified: bool) {
+        self.enter(Phase::Fresh);
+        self.lock().verified = verified;
+    }
+
+    /// Notes a request whose head is complete; dropping the guard notes its answer.
+    pub(super) fn begin(self: &Arc<Self>) -> InFlight {
+        self.enter(Phase::Receiving);
+        self.lock().begun += 1;
+        InFlight(Arc::clone(self))
+    }
+
+    /// Notes that the whole request has come.
+    pub(super) fn received(&self) {
+        if self.lock().phase == Phase::Receiving {
+            self.enter(Phase::Answering);
+        }
+    }
+
+    /// Counts the requests whose heads have come.
+    pub(super) fn begun(&self) -> usize {
+        self.lock().begun
+    }
+
+    /// Whether a request is in flight.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.lock().phase.ends_at_once()
+    }
+
+    /// Whether a body has been on its way for so long that the connection counts as half-open.
+    pub(super) fn is_stalled(&self) -> bool {
+        let state = self.lock();
+        state.phase == Phase::Receiving && state.since.elapsed() >= super::evict::HALF_OPEN
+    }
+
+    /// Waits until its place is wanted for another.
+    pub(super) async fn evicted(&self) {
+        self.evicted.notified().await;
+    }
+
+    fn enter(&self, phase: Phase) {
+        let mut state = self.lock();
+        (state.phase, state.since) = (phase, Instant::now());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.enter(Phase::Idle);
+    }
+}
+
+/// Holds the places of one port, and who has them.
+#[derive(Debug)]
+pub(super) struct Places {
+    free: Arc<Semaphore>,
+    taken: Mutex<Taken>,
+    port: &'static str,
+    evictions: IntCounterVec,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    next: u64,
+    by: BTreeMap<u64, Arc<Activity>>,
+}
+
+/// Is held for as long as a connection is open.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) activity: Arc<Activity>,
+    id: u64,
+    places: Arc<Places>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Places {
+    /// Makes `count` of them; `port` is the label of what is evicted.
+    pub(super) fn new(count: u16, port: &'static str, evictions: IntCounterVec) -> Arc<Self> {
+        Arc::new(Self {
+            free: Arc::new(Semaphore::new(usize::from(count))),
+            taken: Mutex::default(),
+            port,
+            evictions,
+        })
+    }
+
+    /// Takes a place for a connection from `peer`. Where there is none, another connection ends; only where each has a
+    /// request in flight, which is a matter of milliseconds, is one waited for.
+    pub(super) async fn take(self: &Arc<Self>, peer: IpAddr, phase: Phase) -> Place {
+        let permit = loop {
+            if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
+                break permit;
+            }
+            self.evict();
+            // An evicted connection gives its place back when its task runs next, or after the answer it is making.
+            let given_back = Arc::clone(&self.free).acquire_owned();
+            if let Ok(Ok(permit)) = tokio::time::timeout(NEXT_LOOK, given_back).await {
+                break permit;
+            }
+        };
+        let activity = Arc::new(Activity::new(peer, phase));
+        let mut taken = self.lock();
+        let id = taken.next;
+        taken.next += 1;
+        taken.by.insert(id, Arc::clone(&activity));
+        Place {
+            activity,
+            id,
+            places: Arc::clone(self),
+            _permit: permit,
+        }
+    }
+
+    /// Ends the connection that is missed least, if one may end and none is about to.
+    pub(super) fn evict(&self) {
+        let taken = self.lock();
+        let now = Instant::now();
+        let mut open = Vec::with_capacity(taken.by.len());
+        for (id, activity) in &taken.by {
+            let state = activity.lock();
+            match state.evicted {
+                Some(at) if state.phase.ends_at_once() && now < at + LEAVES_WITHIN => return,
+                Some(_) => {}
+                None => open.push(Connection {
+                    id: *id,
+                    peer: activity.peer,
+                    verified: state.verified,
+                    phase: state.phase,
+                    age: now.saturating_duration_since(state.since),
+                }),
+            }
+        }
+        let Some(activity) = evict(&open).and_then(|id| taken.by.get(&id)) else {
+            return;
+        };
+        let phase = {
+            let mut state = activity.lock();
+            state.evicted = Some(now);
+            state.phase
+        };
+        activity.evicted.notify_one();
+        self.evictions
+            .with_label_values(&[self.port, phase.as_str()])
+            .inc();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.lock().by.remove(&self.id);
+    }
+}

@@ -1,0 +1,114 @@
+//! How often a log line is written that anybody who reaches the port may cause. Pure.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Is the time in which each kind may be written once more.
+const EVERY: Duration = Duration::from_secs(1);
+/// Is how many lines about pods may come at once, so that a rollout is seen whole.
+const ROLLOUT: u32 = 50;
+/// Is the longest name that Kubernetes takes; a caller that is none of its API servers may send more.
+pub(super) const LONGEST_NAME: usize = 253;
+/// Is how much is written of what was wrong with a request: it may quote what was sent.
+pub(super) const LONGEST_ERROR: usize = 512;
+
+/// Names a kind of line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A request is no review.
+    Undecodable,
+    /// A pod was injected.
+    Injected,
+    /// A pod was denied.
+    Denied,
+    /// An annotation is not known.
+    Remark,
+}
+
+impl Kind {
+    /// How many lines may come at once.
+    fn burst(self) -> u32 {
+        match self {
+            Self::Undecodable => 1,
+            Self::Injected | Self::Denied | Self::Remark => ROLLOUT,
+        }
+    }
+}
+
+/// Counts the lines of each kind.
+#[derive(Debug, Default)]
+pub(super) struct Lines(Mutex<[Count; 4]>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    /// When all lines so far would have been written at one a second.
+    even: Option<Instant>,
+    omitted: u64,
+}
+
+impl Lines {
+    /// Whether a line of `kind` may be written now; then, how many were left out since the last.
+    pub(super) fn admit(&self, kind: Kind, now: Instant) -> Option<u64> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = &mut counts[kind as usize];
+        let even = count.even.map_or(now, |even| even.max(now));
+        if even - now > EVERY * (kind.burst() - 1) {
+            count.omitted += 1;
+            return None;
+        }
+        count.even = Some(even + EVERY);
+        Some(std::mem::take(&mut count.omitted))
+    }
+}
+
+/// Returns at most `most` bytes of `text`.
+pub(super) fn beginning(text: &str, most: usize) -> &str {
+    &text[..text.floor_char_boundary(most)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_one_a_second_and_counts_the_rest() {
+        let start = Instant::now();
+        let lines = Lines::default();
+        for (millis, kind, want) in [
+            (0, Kind::Undecodable, Some(0)),
+            (1, Kind::Undecodable, None),
+            (999, Kind::Undecodable, None),
+            // Another kind has a count of its own.
+            (999, Kind::Denied, Some(0)),
+            (1_000, Kind::Undecodable, Some(2)),
+            (1_001, Kind::Undecodable, None),
+            (60_000, Kind::Undecodable, Some(1)),
+            // Silence saves nothing up.
+            (60_001, Kind::Undecodable, None),
+        ] {
+            let now = start + Duration::from_millis(millis);
+            assert_eq!(lines.admit(kind, now), want, "{kind:?} at {millis} ms");
+        }
+    }
+
+    #[test]
+    fn shows_a_rollout_whole() {
+        let start = Instant::now();
+        let lines = Lines::default();
+        for kind in [Kind::Injected, Kind::Denied, Kind::Remark] {
+            let at_once = (0..1_000).filter(|_| lines.admit(kind, start).is_some());
+            assert_eq!(at_once.count(), 50, "{kind:?}");
+            let next = start + EVERY;
+            assert_eq!(lines.admit(kind, next), Some(950), "{kind:?}");
+            assert_eq!(lines.admit(kind, next), None, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn cuts_what_no_name_is_as_long_as() {
+        let name = |text: &str| beginning(text, LONGEST_NAME).to_owned();
+        assert_eq!(name("web"), "web");
+        assert_eq!(name(&"a".repeat(1 << 20)).len(), 253);
+        assert_eq!(name(&"ä".repeat(200)).len(), 252);
+    }
+}
