@@ -6,16 +6,20 @@ use thiserror::Error;
 
 mod fit;
 mod incoming;
-
-use incoming::Incoming;
+mod source;
 
 pub(crate) use fit::{Fit, PullSecrets};
+pub(crate) use incoming::Incoming;
+pub(crate) use source::{Source, Template};
 
 use crate::annotations::{DenyReason, Kinds, NamespaceMetadata, SkipReason};
 use crate::pod::Pod;
 use crate::profile::Policy;
 use crate::review::{API_VERSION, AnyReview, KIND, PodReview, Reply, Response, Review, read};
-use crate::text::Text;
+use crate::text::Name;
+
+/// Is the longest uid that is echoed; an API server's has 36 bytes.
+const LONGEST_UID: usize = 256;
 
 /// Says which entry of the webhook configuration a review came through, which its path shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +87,9 @@ pub enum Undecodable {
     /// Nothing to echo.
     #[error("request.uid is empty: an answer without it would be refused")]
     NoUid,
+    /// Too long to echo.
+    #[error("request.uid has {0} bytes, and an answer echoes it: want at most {LONGEST_UID} bytes")]
+    LongUid(usize),
 }
 
 impl Verdict {
@@ -139,7 +146,7 @@ pub fn mutate(
     let namespace = request.namespace.unwrap_or_default();
     let known = namespaces(&namespace);
     let pod = Incoming {
-        body,
+        source: Source::Review(body),
         uid,
         namespace: &namespace,
         metadata,
@@ -179,14 +186,14 @@ pub(crate) fn check<O>(review: &Review<'_, O>) -> Result<(), Undecodable> {
             kind: kind.to_string(),
         });
     }
-    if request.uid.is_empty() {
-        Err(Undecodable::NoUid)
-    } else {
-        Ok(())
+    match request.uid.len() {
+        0 => Err(Undecodable::NoUid),
+        length if length > LONGEST_UID => Err(Undecodable::LongUid(length)),
+        _ => Ok(()),
     }
 }
 
-fn untouched(uid: &str, namespace: Option<Text<'_>>, reason: SkipReason) -> Outcome {
+fn untouched(uid: &str, namespace: Option<Name<'_>>, reason: SkipReason) -> Outcome {
     let response = Response {
         allowed: true,
         ..Response::to(uid)
@@ -196,7 +203,7 @@ fn untouched(uid: &str, namespace: Option<Text<'_>>, reason: SkipReason) -> Outc
         verdict: Verdict::Skip(reason),
         kinds: Kinds::default(),
         patch_bytes: 0,
-        namespace: namespace.unwrap_or_default().0.into_owned(),
+        namespace: namespace.unwrap_or_default().into_owned(),
         pod: String::new(),
         service: None,
         profile: None,
