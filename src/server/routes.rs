@@ -14,11 +14,12 @@ use sidescale_webhook::annotations::NamespaceMetadata;
 use sidescale_webhook::mutate::{OptIn, Outcome, Undecodable, Verdict, mutate};
 use sidescale_webhook::profile::Policy;
 use sidescale_webhook::workload::{Advice, validate};
+use tokio::task::JoinError;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 use tracing::{debug, error, info, warn};
 
-use super::body::{self, Budget, Rejection};
+use super::body::{self, Budget, Read, Rejection};
 use crate::config::Current;
 use crate::metrics::Metrics;
 
@@ -81,13 +82,54 @@ async fn workload(State(reviews): State<Reviews>, body: Body) -> Response {
 
 impl Reviews {
     async fn answer(&self, body: Body, opt_in: OptIn) -> Response {
-        let (bytes, _permit) = match body::read(body, &self.budget).await {
+        self.with(body, move |reviews, bytes| reviews.mutated(bytes, opt_in))
+            .await
+    }
+
+    /// Warns the author of a workload; it is never refused.
+    async fn advise(&self, body: Body) -> Response {
+        self.with(body, Self::advised).await
+    }
+
+    /// Reads the body and has it answered, a large one beside the small ones.
+    async fn with(
+        &self,
+        body: Body,
+        answer: impl FnOnce(&Self, &[u8]) -> Response + Send + 'static,
+    ) -> Response {
+        let read = match body::read(body, &self.budget).await {
             Ok(read) => read,
             Err(rejection) => return self.rejected(rejection),
         };
+        let Read {
+            bytes,
+            large,
+            permit,
+        } = read;
+        if !large {
+            let response = answer(self, &bytes);
+            drop((bytes, permit));
+            return response;
+        }
+        let turn = self.budget.turn().await;
+        let reviews = self.clone();
+        let answered = tokio::task::spawn_blocking(move || {
+            let response = answer(&reviews, &bytes);
+            drop((bytes, permit, turn));
+            response
+        });
+        match answered.await.map_err(JoinError::try_into_panic) {
+            Ok(response) => response,
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            // The process ends.
+            Err(Err(_)) => self.rejected(Rejection::Busy),
+        }
+    }
+
+    fn mutated(&self, bytes: &[u8], opt_in: OptIn) -> Response {
         let start = Instant::now();
         let policy = self.policy();
-        match mutate(&bytes, opt_in, &*self.namespaces, &policy) {
+        match mutate(bytes, opt_in, &*self.namespaces, &policy) {
             Ok(outcome) => {
                 self.metrics
                     .review_seconds
@@ -99,13 +141,8 @@ impl Reviews {
         }
     }
 
-    /// Warns the author of a workload; it is never refused.
-    async fn advise(&self, body: Body) -> Response {
-        let (bytes, _permit) = match body::read(body, &self.budget).await {
-            Ok(read) => read,
-            Err(rejection) => return self.rejected(rejection),
-        };
-        match validate(&bytes, &*self.namespaces, &self.policy()) {
+    fn advised(&self, bytes: &[u8]) -> Response {
+        match validate(bytes, &*self.namespaces, &self.policy()) {
             Ok(advice) => {
                 let Advice {
                     reply,
