@@ -6,9 +6,10 @@ use std::time::Duration;
 use axum::body::{Body, HttpBody};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 
 /// Is the largest review that is read: the API server takes objects of 3 MiB, and a review may hold two.
 pub const MAX_BODY: usize = 8 << 20;
@@ -17,10 +18,31 @@ pub const MAX_BODY: usize = 8 << 20;
 const DISCARD_TIME: Duration = Duration::from_secs(3);
 
 const KIB: usize = 1 << 10;
-/// Is the most room that is made for bytes that are declared and did not come yet: most reviews fit in.
-const AHEAD: usize = 64 * KIB;
-/// Bounds the memory of all bodies at once.
-const BUDGET_KIB: usize = 8 * MAX_BODY / KIB;
+/// Is the largest body that draws from the reserve of small ones: nearly every review fits in.
+const SMALL: usize = 64 * KIB;
+
+/// Is how many bytes are live at most while a body is answered, itself included: so many times its own, and some.
+/// `tests/memory` holds the webhook to it.
+const MULTIPLE: usize = 4;
+const MORE: usize = 256 * KIB;
+
+/// Bounds what large bodies and their answers take together.
+///
+/// The chart's limit is 256 MiB. A leader takes up to 128 MiB at its start, and 24 MiB are the small bodies'. Of the 104
+/// that are left, large bodies get 64: two of 8 MiB at once (8 x 4 MiB + 256 KiB each) would take 64.5, so that one is
+/// being answered while others are still arriving, or a dozen of 1 MiB. The last 40 MiB are for what an allocator does
+/// not give back, and for connections.
+const LARGE_KIB: usize = 64 * KIB;
+/// Bounds the bytes of small bodies together. What is made of them is bounded by the number of threads: they are
+/// answered without a pause, each within 4 x 64 + 256 KiB.
+const SMALL_KIB: usize = 24 * KIB;
+/// Bounds how many large bodies are answered at once: small ones are not to wait for a processor.
+const TURNS: usize = 2;
+
+/// Is how long a large body may take from where it becomes one, and between two pieces of it: it holds what others wait
+/// for. An API server waits five seconds for an answer, and sends 8 MiB in a fraction of one.
+const LARGE_TIME: Duration = Duration::from_secs(4);
+const LARGE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Says why a body was not read.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +55,10 @@ pub(super) enum Rejection {
     Busy,
     #[error("the request's body ended early: send as many bytes as its Content-Length says")]
     Broken,
+    #[error(
+        "the request's body came too slowly: send one above {SMALL} bytes within {} s, without a pause of {} s", LARGE_TIME.as_secs(), LARGE_PAUSE.as_secs()
+    )]
+    Slow,
 }
 
 impl Rejection {
@@ -42,6 +68,7 @@ impl Rejection {
             Self::TooLarge => "too_large",
             Self::Busy => "busy",
             Self::Broken => "broken_body",
+            Self::Slow => "slow_body",
         }
     }
 }
@@ -59,87 +86,153 @@ impl IntoResponse for Rejection {
             )
                 .into_response(),
             Self::Broken => (StatusCode::BAD_REQUEST, text).into_response(),
+            Self::Slow => (StatusCode::REQUEST_TIMEOUT, text).into_response(),
         }
     }
 }
 
-/// Bounds the memory that bodies take together; a permit is held until the answer is made.
+/// Bounds the memory of bodies and of what is made of them; a permit is held until the answer is made.
 ///
 /// Only bytes that came count: a length that is merely declared costs its sender nothing. One connection may hold it all:
 /// an API server sends every review over one, and whoever means harm opens as many as it likes.
 #[derive(Clone, Debug)]
-pub(super) struct Budget(Arc<Semaphore>);
+pub(super) struct Budget {
+    small: Arc<Semaphore>,
+    large: Arc<Semaphore>,
+    turns: Arc<Semaphore>,
+}
+
+/// A body, and what of the budget is held for it.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) bytes: Bytes,
+    /// Whether it is answered beside the small ones.
+    pub(super) large: bool,
+    pub(super) permit: OwnedSemaphorePermit,
+}
 
 impl Default for Budget {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(BUDGET_KIB)))
+        Self::of(SMALL_KIB, LARGE_KIB)
     }
 }
 
 impl Budget {
-    /// Takes nothing yet.
-    fn nothing(&self) -> Result<OwnedSemaphorePermit, Rejection> {
-        self.take(0)
+    fn of(small_kib: usize, large_kib: usize) -> Self {
+        Self {
+            small: Arc::new(Semaphore::new(small_kib)),
+            large: Arc::new(Semaphore::new(large_kib)),
+            turns: Arc::new(Semaphore::new(TURNS)),
+        }
     }
 
-    /// Takes what is still missing for a body of which `bytes` are there.
-    fn grow(&self, permit: &mut OwnedSemaphorePermit, bytes: usize) -> Result<(), Rejection> {
-        let missing = bytes.div_ceil(KIB).saturating_sub(permit.num_permits());
-        permit.merge(self.take(missing)?);
-        Ok(())
-    }
-
-    fn take(&self, kib: usize) -> Result<OwnedSemaphorePermit, Rejection> {
-        let kib = u32::try_from(kib).map_err(|_| Rejection::TooLarge)?;
-        Arc::clone(&self.0)
-            .try_acquire_many_owned(kib)
-            .map_err(|_| Rejection::Busy)
+    /// Waits until this large body may be answered.
+    pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        // It is never closed.
+        Arc::clone(&self.turns).acquire_owned().await.ok()
     }
 }
 
+/// Takes what is still missing for so many bytes.
+fn grow(
+    from: &Arc<Semaphore>,
+    permit: &mut OwnedSemaphorePermit,
+    bytes: usize,
+) -> Result<(), Rejection> {
+    let missing = bytes.div_ceil(KIB).saturating_sub(permit.num_permits());
+    permit.merge(take(from, missing)?);
+    Ok(())
+}
+
+fn take(from: &Arc<Semaphore>, kib: usize) -> Result<OwnedSemaphorePermit, Rejection> {
+    let kib = u32::try_from(kib).map_err(|_| Rejection::TooLarge)?;
+    Arc::clone(from)
+        .try_acquire_many_owned(kib)
+        .map_err(|_| Rejection::Busy)
+}
+
 /// Reads the whole body, at most [`MAX_BODY`] bytes.
-pub(super) async fn read(
-    mut body: Body,
-    budget: &Budget,
-) -> Result<(Bytes, OwnedSemaphorePermit), Rejection> {
-    let hint = body.size_hint();
-    let expected = usize::try_from(hint.upper().unwrap_or(AHEAD as u64)).unwrap_or(usize::MAX);
-    if expected > MAX_BODY {
+pub(super) async fn read(mut body: Body, budget: &Budget) -> Result<Read, Rejection> {
+    let hint = body.size_hint().upper();
+    let declared = usize::try_from(hint.unwrap_or(0)).unwrap_or(usize::MAX);
+    if declared > MAX_BODY {
         discard(body).await;
         return Err(Rejection::TooLarge);
     }
-    let mut permit = budget.nothing()?;
+    let expected = if hint.is_some() { declared } else { MAX_BODY };
+    let mut permit = take(&budget.small, 0)?;
+    let mut deadline: Option<Instant> = None;
     let mut first = Bytes::new();
-    let mut rest = BytesMut::new();
+    let mut rest = Vec::new();
     let mut length = 0;
-    while let Some(frame) = body.frame().await {
+    while let Some(frame) = next(&mut body, deadline).await? {
         let Ok(data) = frame.map_err(|_| Rejection::Broken)?.into_data() else {
             continue;
         };
         length += data.len();
         if length > MAX_BODY {
+            drop((permit, first, rest));
             discard(body).await;
             return Err(Rejection::TooLarge);
         }
-        budget.grow(&mut permit, length)?;
+        if length > SMALL && deadline.is_none() {
+            permit = take(&budget.large, 0)?;
+            deadline = Some(Instant::now() + LARGE_TIME);
+        }
+        let from = if deadline.is_some() {
+            &budget.large
+        } else {
+            &budget.small
+        };
+        if let Err(rejection) = grow(from, &mut permit, length) {
+            drop((permit, first, rest));
+            discard(body).await;
+            return Err(rejection);
+        }
         if first.is_empty() {
             first = data;
             continue;
         }
+        make_room(&mut rest, length, expected);
         if rest.is_empty() {
-            rest.reserve(expected.min(AHEAD).max(length));
             rest.extend_from_slice(&first);
         }
         rest.extend_from_slice(&data);
     }
-    Ok((
-        if rest.is_empty() {
-            first
-        } else {
-            rest.freeze()
-        },
+    let large = deadline.is_some();
+    if large {
+        grow(&budget.large, &mut permit, MULTIPLE * length + MORE)?;
+    }
+    rest.shrink_to_fit();
+    let bytes = if rest.is_empty() { first } else { rest.into() };
+    Ok(Read {
+        bytes,
+        large,
         permit,
-    ))
+    })
+}
+
+/// The next piece; a large body's has to come in time.
+async fn next(
+    body: &mut Body,
+    deadline: Option<Instant>,
+) -> Result<Option<Result<hyper::body::Frame<Bytes>, axum::Error>>, Rejection> {
+    let Some(deadline) = deadline else {
+        return Ok(body.frame().await);
+    };
+    let pause = Instant::now() + LARGE_PAUSE;
+    timeout_at(deadline.min(pause), body.frame())
+        .await
+        .map_err(|_| Rejection::Slow)
+}
+
+/// Makes room for `length` bytes, and a quarter more up to what is expected: doubled, a body would take its size twice.
+fn make_room(rest: &mut Vec<u8>, length: usize, expected: usize) {
+    if rest.capacity() < length {
+        let ahead = (length / 4).max(SMALL);
+        let room = (length + ahead).min(expected).max(length);
+        rest.reserve_exact(room - rest.len());
+    }
 }
 
 /// Reads and drops what still comes: a socket closed under unread bytes is reset, and the sender never sees the answer.
@@ -174,19 +267,81 @@ mod tests {
 
     #[tokio::test]
     async fn only_what_came_counts() {
-        let budget = Budget(Arc::new(Semaphore::new(16)));
+        let budget = Budget::of(16, 0);
         let stalled =
             tokio::time::timeout(Duration::from_millis(50), read(body(10, true), &budget));
         tokio::pin!(stalled);
         assert!(futures::poll!(stalled.as_mut()).is_pending());
-        assert_eq!(budget.0.available_permits(), 6);
-        let (bytes, permit) = read(body(6, false), &budget).await.unwrap();
-        assert_eq!((bytes.len(), budget.0.available_permits()), (6 * KIB, 0));
-        drop(permit);
+        assert_eq!(budget.small.available_permits(), 6);
+        let read_all = read(body(6, false), &budget).await.unwrap();
+        assert_eq!(
+            (read_all.bytes.len(), budget.small.available_permits()),
+            (6 * KIB, 0)
+        );
+        drop(read_all);
         let refused = read(body(7, false), &budget).await;
         assert!(matches!(refused, Err(Rejection::Busy)), "{refused:?}");
         // Whoever is turned away leaves nothing behind, and so does whoever came too late.
-        assert_eq!(budget.0.available_permits(), 6);
+        assert_eq!(budget.small.available_permits(), 6);
         assert!(stalled.await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_large_body_draws_its_multiple_and_leaves_the_small_ones_their_reserve() {
+        let large_kib = 100 * MULTIPLE + MORE / KIB;
+        let budget = Budget::of(SMALL / KIB, large_kib);
+        let first = read(body(100, false), &budget).await.unwrap();
+        assert!(first.large);
+        assert_eq!(first.bytes.len(), 100 * KIB);
+        let left = |budget: &Budget| {
+            (
+                budget.small.available_permits(),
+                budget.large.available_permits(),
+            )
+        };
+        assert_eq!(left(&budget), (64, 0));
+        let refused = read(body(65, false), &budget).await;
+        assert!(matches!(refused, Err(Rejection::Busy)), "{refused:?}");
+        let small = read(body(64, false), &budget).await.unwrap();
+        assert!(!small.large);
+        drop((first, small));
+        assert_eq!(left(&budget), (64, large_kib));
+        // One that could not even be answered alone is refused when it is there, and lets go of all it held.
+        let refused = read(body(101, false), &budget).await;
+        assert!(matches!(refused, Err(Rejection::Busy)), "{refused:?}");
+        assert_eq!(left(&budget), (64, large_kib));
+    }
+
+    #[tokio::test]
+    async fn a_large_body_that_stops_lets_go_of_what_it_holds() {
+        let budget = Budget::default();
+        let start = Instant::now();
+        let refused = read(body(MAX_BODY / KIB - 1, true), &budget).await;
+        assert!(matches!(refused, Err(Rejection::Slow)), "{refused:?}");
+        assert!((LARGE_PAUSE..LARGE_TIME).contains(&start.elapsed()));
+        assert_eq!(budget.large.available_permits(), LARGE_KIB);
+        // One that trickles ends as well.
+        let frames = stream::unfold((), async |()| {
+            tokio::time::sleep(LARGE_PAUSE / 2).await;
+            Some((Ok::<_, std::io::Error>(Bytes::from_static(&[b' '])), ()))
+        });
+        let whole = stream::iter([Ok(Bytes::from(vec![b' '; SMALL + 1]))]);
+        let refused = read(Body::from_stream(whole.chain(frames)), &budget).await;
+        assert!(matches!(refused, Err(Rejection::Slow)), "{refused:?}");
+    }
+
+    #[test]
+    fn room_grows_by_a_quarter_and_never_beyond_what_is_declared() {
+        let mut rest = Vec::new();
+        let mut rooms = Vec::new();
+        for length in (1..=MAX_BODY / SMALL).map(|n| n * SMALL) {
+            make_room(&mut rest, length, MAX_BODY);
+            rest.resize(length, b' ');
+            assert!(rest.capacity() <= length + (length / 4).max(SMALL));
+            rooms.push(rest.capacity());
+        }
+        assert_eq!(rooms.last(), Some(&MAX_BODY));
+        rooms.dedup();
+        assert!(rooms.len() < 24, "{rooms:?}");
     }
 }

@@ -17,6 +17,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::AlertDescription;
 use rustls::pki_types::UnixTime;
+use sidescale_webhook::annotations::Caller;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -87,6 +88,15 @@ pub enum CallerCertificate {
     /// It has not, or no authority is named: anybody who reaches the port.
     #[default]
     Unverified,
+}
+
+impl From<CallerCertificate> for Caller {
+    fn from(certificate: CallerCertificate) -> Self {
+        match certificate {
+            CallerCertificate::Verified => Self::Verified,
+            CallerCertificate::Unverified => Self::Unverified,
+        }
+    }
 }
 
 impl CallerCertificate {

@@ -10,16 +10,17 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use sidescale_webhook::annotations::{Caller, NamespaceMetadata};
+use sidescale_webhook::annotations::NamespaceMetadata;
 use sidescale_webhook::mutate::{OptIn, Outcome, Undecodable, Verdict, mutate};
 use sidescale_webhook::profile::Policy;
 use sidescale_webhook::quote;
 use sidescale_webhook::workload::{Advice, validate};
+use tokio::task::JoinError;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 use tracing::{debug, error, info, warn};
 
-use super::body::{self, Budget, Rejection};
+use super::body::{self, Budget, Read, Rejection};
 use super::connection::CallerCertificate;
 use super::lines::{Kind, LONGEST_ERROR, LONGEST_NAME, Lines, beginning};
 use crate::config::Current;
@@ -29,9 +30,6 @@ use crate::metrics::Metrics;
 const REQUEST: Duration = Duration::from_secs(10);
 
 /// Tells whoever posts something else what belongs here.
-/// Anybody in the pod network reaches the port, and nobody has to prove who he is.
-const CALLER: Caller = Caller::Unverified;
-
 const WANTED: &str = "post what an API server sends to a webhook: \
     {\"apiVersion\":\"admission.k8s.io/v1\",\"kind\":\"AdmissionReview\",\"request\":{\"uid\":\"...\",\"object\":{...}}}";
 
@@ -97,13 +95,57 @@ async fn workload(
 
 impl Reviews {
     async fn answer(&self, body: Body, caller: CallerCertificate, opt_in: OptIn) -> Response {
-        let (bytes, _permit) = match body::read(body, &self.budget).await {
+        self.with(body, move |reviews, bytes| {
+            reviews.mutated(bytes, caller, opt_in)
+        })
+        .await
+    }
+
+    /// Warns the author of a workload; it is never refused.
+    async fn advise(&self, body: Body, caller: CallerCertificate) -> Response {
+        self.with(body, move |reviews, bytes| reviews.advised(bytes, caller))
+            .await
+    }
+
+    /// Reads the body and has it answered, a large one beside the small ones.
+    async fn with(
+        &self,
+        body: Body,
+        answer: impl FnOnce(&Self, &[u8]) -> Response + Send + 'static,
+    ) -> Response {
+        let read = match body::read(body, &self.budget).await {
             Ok(read) => read,
             Err(rejection) => return self.rejected(rejection),
         };
+        let Read {
+            bytes,
+            large,
+            permit,
+        } = read;
+        if !large {
+            let response = answer(self, &bytes);
+            drop((bytes, permit));
+            return response;
+        }
+        let turn = self.budget.turn().await;
+        let reviews = self.clone();
+        let answered = tokio::task::spawn_blocking(move || {
+            let response = answer(&reviews, &bytes);
+            drop((bytes, permit, turn));
+            response
+        });
+        match answered.await.map_err(JoinError::try_into_panic) {
+            Ok(response) => response,
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            // The process ends.
+            Err(Err(_)) => self.rejected(Rejection::Busy),
+        }
+    }
+
+    fn mutated(&self, bytes: &[u8], caller: CallerCertificate, opt_in: OptIn) -> Response {
         let start = Instant::now();
         let policy = self.policy();
-        match mutate(&bytes, opt_in, CALLER, &*self.namespaces, &policy) {
+        match mutate(bytes, opt_in, caller.into(), &*self.namespaces, &policy) {
             Ok(outcome) => {
                 self.metrics
                     .review_seconds
@@ -115,13 +157,8 @@ impl Reviews {
         }
     }
 
-    /// Warns the author of a workload; it is never refused.
-    async fn advise(&self, body: Body, caller: CallerCertificate) -> Response {
-        let (bytes, _permit) = match body::read(body, &self.budget).await {
-            Ok(read) => read,
-            Err(rejection) => return self.rejected(rejection),
-        };
-        match validate(&bytes, CALLER, &*self.namespaces, &self.policy()) {
+    fn advised(&self, bytes: &[u8], caller: CallerCertificate) -> Response {
+        match validate(bytes, caller.into(), &*self.namespaces, &self.policy()) {
             Ok(advice) => {
                 let Advice {
                     reply,

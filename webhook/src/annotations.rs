@@ -17,7 +17,7 @@ mod state;
 use crate::identity::{Hostname, Owner};
 use crate::profile::{Delivery, Overlay, Resources};
 
-pub(crate) use asked::{Defaults, KNOWN, Support};
+pub(crate) use asked::{Defaults, KNOWN, Support, is_known};
 pub(crate) use decide::check_defaults;
 pub(crate) use network::{is_argument, of_ours};
 

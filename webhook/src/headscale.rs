@@ -5,6 +5,9 @@ use crate::pod::{Container, Details};
 
 const NAME: &str = "headscale";
 
+/// Bounds how many containers a message names.
+const MOST_NAMES: usize = 16;
+
 /// The container that is Headscale.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Headscale<'a> {
@@ -51,11 +54,12 @@ impl<'a> Headscale<'a> {
 }
 
 fn not_there(containers: &[Container<'_>], asked: Option<&str>) -> Refusal {
-    let names: Vec<&str> = containers
-        .iter()
-        .map(|container| &*container.name)
-        .collect();
-    let names = names.join(", ");
+    let shown = containers.iter().take(MOST_NAMES);
+    let names: Vec<&str> = shown.map(|container| &*container.name).collect();
+    let mut names = names.join(", ");
+    if containers.len() > MOST_NAMES {
+        names.push_str(", ...");
+    }
     let message = match asked {
         Some(asked) => format!(
             "annotation \"{PREFIX}headscale-container\" is {asked:?}: want one of the pod's containers: {names}"

@@ -5,9 +5,10 @@
 //!                          ▲
 //!        rotation, from a pod's metadata
 //!
-//! body of a workload ─ workload ─► a pod's body ─ as above ─► warnings
+//! body of a workload ─ workload ─► a pod's metadata and spec ─ as above ─► warnings
 //! ```
 
+mod bounded;
 mod headscale;
 mod patch;
 mod pod;

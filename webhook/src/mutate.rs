@@ -6,19 +6,22 @@ use thiserror::Error;
 
 mod fit;
 mod incoming;
+mod source;
 mod told;
 
-use incoming::Incoming;
-use told::Told;
-
 pub(crate) use fit::{Fit, PullSecrets};
+pub(crate) use incoming::Incoming;
+pub(crate) use source::{Source, Template};
 
 use crate::annotations::{Caller, DenyReason, Kinds, NamespaceMetadata, SkipReason};
 use crate::pod::Pod;
 use crate::profile::Policy;
 use crate::quote;
 use crate::review::{API_VERSION, AnyReview, KIND, PodReview, Reply, Response, Review, read};
-use crate::text::Text;
+use crate::text::Name;
+
+/// Is the longest uid that is echoed; an API server's has 36 bytes.
+const LONGEST_UID: usize = 256;
 
 /// Says which entry of the webhook configuration a review came through, which its path shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +91,9 @@ pub enum Undecodable {
     /// Nothing to echo.
     #[error("request.uid is empty: an answer without it would be refused")]
     NoUid,
+    /// Too long to echo.
+    #[error("request.uid has {0} bytes, and an answer echoes it: want at most {LONGEST_UID} bytes")]
+    LongUid(usize),
 }
 
 impl Verdict {
@@ -146,7 +152,7 @@ pub fn mutate(
     let namespace = request.namespace.unwrap_or_default();
     let known = namespaces(&namespace);
     let pod = Incoming {
-        body,
+        source: Source::Review(body),
         uid,
         namespace: &namespace,
         metadata,
@@ -156,28 +162,6 @@ pub fn mutate(
         caller,
         told: None,
     };
-    let outcome = pod.answer(policy).map_err(Undecodable::Form)?;
-    let Some(metadata) = pod.namespace_metadata.filter(|metadata| {
-        let says = outcome.message.is_some() || !outcome.warnings.is_empty();
-        caller == Caller::Unverified && says && !metadata.annotations.is_empty()
-    }) else {
-        return Ok(outcome);
-    };
-    // What is said of the same pod in a namespace without annotations depends on none.
-    let bare = NamespaceMetadata {
-        annotations: [].into(),
-        ..metadata.clone()
-    };
-    let mut pod = Incoming {
-        namespace_metadata: Some(&bare),
-        ..pod
-    };
-    let told = Told::of(pod.answer(policy).map_err(Undecodable::Form)?);
-    if told.covers(&outcome) {
-        return Ok(outcome);
-    }
-    pod.namespace_metadata = Some(metadata);
-    pod.told = Some(told);
     pod.answer(policy).map_err(Undecodable::Form)
 }
 
@@ -210,14 +194,14 @@ pub(crate) fn check<O>(review: &Review<'_, O>) -> Result<(), Undecodable> {
             kind: quote::line(kind),
         });
     }
-    if request.uid.is_empty() {
-        Err(Undecodable::NoUid)
-    } else {
-        Ok(())
+    match request.uid.len() {
+        0 => Err(Undecodable::NoUid),
+        length if length > LONGEST_UID => Err(Undecodable::LongUid(length)),
+        _ => Ok(()),
     }
 }
 
-fn untouched(uid: &str, namespace: Option<Text<'_>>, reason: SkipReason) -> Outcome {
+fn untouched(uid: &str, namespace: Option<Name<'_>>, reason: SkipReason) -> Outcome {
     let response = Response {
         allowed: true,
         ..Response::to(uid)

@@ -5,7 +5,6 @@ use serde::Serialize;
 use crate::annotations::Injection;
 use crate::mutate::{Fit, PullSecrets};
 use crate::pod::{Containers, Metadata, Spec};
-use crate::sidecar::proxy_env::Missing;
 use crate::sidecar::shapes::{Mount, Volume};
 use crate::sidecar::{Receipt, apikey_manager, tailscale};
 
@@ -173,12 +172,11 @@ pub(crate) fn injection(
     patch.mounts(fit);
     for missing in &fit.proxy_env {
         let path = format!("/spec/containers/{}/env", missing.place);
-        let Missing { container, env, .. } = missing;
-        match container.env {
-            Some(_) => env
-                .iter()
-                .for_each(|env| patch.add(&format!("{path}/-"), env)),
-            None => patch.add(&path, env),
+        match missing.container.env {
+            Some(_) => missing
+                .env()
+                .for_each(|env| patch.add(&format!("{path}/-"), &env)),
+            None => patch.add(&path, &missing.env().collect::<Vec<_>>()),
         }
     }
     if let (Some(manager), Some(fit)) = (&injection.apikey_manager, &fit.apikey_manager) {

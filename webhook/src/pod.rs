@@ -1,20 +1,25 @@
 //! The lean view of a pod: borrowed from the body, with counts and answers in place of what is only asked once. Pure.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
 mod containers;
 mod details;
+mod labels;
 
 pub(crate) use containers::Containers;
-pub(crate) use details::{AllLabels, Container, Details, Keeps, Volume};
+pub(crate) use details::{Container, Details, Env, Keeps, Mount, each_claim};
+pub(crate) use labels::{AllLabels, Labelled, Unread};
 
-use crate::annotations::{Lookup, PREFIX};
+use crate::annotations::{Lookup, PREFIX, is_known};
+use crate::bounded::Bounded;
 use crate::identity::Owner;
-use crate::text::Text;
+use crate::text::{Name, Text};
 
 /// Is the Tailscale sidecar.
 pub(crate) const CONTAINER: &str = "tailscale";
@@ -32,6 +37,11 @@ pub(crate) const SAFE_TO_EVICT: &str =
 /// Begins the name of every volume that we add.
 pub(crate) const VOLUME_PREFIX: &str = "sidescale-";
 
+/// Is the most containers of a pod that is injected, init containers among them.
+pub(crate) const MOST_CONTAINERS: usize = 512;
+/// Is the most unknown annotations under our prefix that are kept of a pod: more than are remarked on one by one.
+const MOST_UNKNOWN: usize = 16;
+
 /// Holds what decides an injection; `null` and absent are one.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -46,9 +56,9 @@ pub(crate) struct Pod<'a> {
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Metadata<'a> {
     #[serde(borrow)]
-    pub(crate) name: Option<Text<'a>>,
+    pub(crate) name: Option<Name<'a>>,
     #[serde(borrow)]
-    pub(crate) generate_name: Option<Text<'a>>,
+    pub(crate) generate_name: Option<Name<'a>>,
     #[serde(borrow)]
     pub(crate) labels: Option<Labels<'a>>,
     #[serde(borrow)]
@@ -83,7 +93,7 @@ pub(crate) struct Os<'a> {
 /// The labels that a service is read from, and ours.
 #[derive(Debug, Default)]
 pub(crate) struct Labels<'a> {
-    template_hash: Option<Text<'a>>,
+    pub(crate) template_hash: Option<Text<'a>>,
     rollouts_hash: Option<Text<'a>>,
     pub(crate) sidecar: Option<Text<'a>>,
 }
@@ -91,7 +101,10 @@ pub(crate) struct Labels<'a> {
 /// The annotations under our prefix, whether the kubelet made the pod from a file, and what the autoscaler is told.
 #[derive(Debug, Default)]
 pub(crate) struct Annotations<'a> {
-    ours: Vec<(Text<'a>, Text<'a>)>,
+    ours: Vec<(Name<'a>, Text<'a>)>,
+    /// How many of these are unknown, and how many more are only counted.
+    unknown: usize,
+    more: usize,
     pub(crate) mirror: bool,
     pub(crate) safe_to_evict: Option<Text<'a>>,
 }
@@ -104,9 +117,9 @@ pub(crate) struct Controller<'a>(Option<OwnerReference<'a>>);
 #[serde(default)]
 struct OwnerReference<'a> {
     #[serde(borrow)]
-    kind: Option<Text<'a>>,
+    kind: Option<Name<'a>>,
     #[serde(borrow)]
-    name: Option<Text<'a>>,
+    name: Option<Name<'a>>,
     controller: Option<bool>,
 }
 
@@ -125,7 +138,26 @@ pub(crate) struct Volumes {
 #[serde(default)]
 struct VolumeName<'a> {
     #[serde(borrow)]
-    name: Option<Text<'a>>,
+    name: Option<Name<'a>>,
+}
+
+impl<'a> Controller<'a> {
+    /// An owner that is to be.
+    pub(crate) fn of(kind: &'static str, name: String) -> Self {
+        Self(Some(OwnerReference {
+            kind: Some(Cow::Borrowed(kind).into()),
+            name: Some(Cow::<'a, str>::Owned(name).into()),
+            controller: Some(true),
+        }))
+    }
+}
+
+impl Volumes {
+    /// Adds one.
+    pub(crate) fn add(&mut self, name: &str) {
+        self.ours |= name.starts_with(VOLUME_PREFIX);
+        self.server_keys |= name == SERVER_KEYS;
+    }
 }
 
 impl Metadata<'_> {
@@ -155,7 +187,38 @@ impl Annotations<'_> {
     }
 }
 
+impl<'de> Annotations<'de> {
+    /// Keeps what is known, the last of a key that comes twice; of the rest a few keys.
+    fn of_ours<M: MapAccess<'de>>(
+        &mut self,
+        key: &Text<'de>,
+        map: &mut M,
+    ) -> Result<Kept, M::Error> {
+        if !is_known(key) {
+            if self.unknown < MOST_UNKNOWN {
+                self.unknown += 1;
+                self.ours.push((key.0.clone().into(), Text::default()));
+            } else {
+                self.more += 1;
+            }
+            return Ok(Kept::No);
+        }
+        let value = map.next_value::<Option<Text<'de>>>()?.unwrap_or_default();
+        match self.ours.iter_mut().find(|(known, _)| **known == **key) {
+            Some((_, kept)) => *kept = value,
+            None => self.ours.push((key.0.clone().into(), value)),
+        }
+        Ok(Kept::Yes)
+    }
+}
+
 impl Spec<'_> {
+    /// How many containers the pod has, init containers among them.
+    pub(crate) fn containers(&self) -> usize {
+        let lists = [&self.init_containers, &self.containers];
+        lists.into_iter().flatten().map(|list| list.count).sum()
+    }
+
     /// Whether the pod runs on Windows nodes.
     pub(crate) fn is_windows(&self) -> bool {
         let os = self.os.as_ref().and_then(|os| os.name.as_deref());
@@ -176,7 +239,9 @@ impl Lookup for Annotations<'_> {
     }
 
     fn ours(&self) -> Box<dyn Iterator<Item = (&str, &str)> + '_> {
-        Box::new(self.ours.iter().map(|(key, value)| (&**key, &**value)))
+        let kept = self.ours.iter().map(|(key, value)| (&**key, &**value));
+        // Those that are only counted have no name left, and were none that is known.
+        Box::new(kept.chain(std::iter::repeat_n((PREFIX, ""), self.more)))
     }
 }
 
@@ -240,9 +305,7 @@ impl<'de> Entries<'de> for Labels<'de> {
 impl<'de> Entries<'de> for Annotations<'de> {
     fn entry<M: MapAccess<'de>>(&mut self, key: &Text<'de>, map: &mut M) -> Result<Kept, M::Error> {
         if key.starts_with(PREFIX) {
-            let value = map.next_value::<Option<Text<'de>>>()?.unwrap_or_default();
-            self.ours.push((key.clone(), value));
-            return Ok(Kept::Yes);
+            return self.of_ours(key, map);
         }
         if &**key == SAFE_TO_EVICT {
             self.safe_to_evict = map.next_value()?;
@@ -290,6 +353,19 @@ where
     deserializer.deserialize_seq(ItemVisitor(take, PhantomData))
 }
 
+/// Reads a list that was put by, item by item; where it is no such list, as far as it is one.
+///
+/// What an API server sends has every list in its form.
+pub(crate) fn each_of<'a, T>(list: Option<&'a RawValue>, take: impl FnMut(T))
+where
+    T: Deserialize<'a>,
+{
+    if let Some(list) = list {
+        let mut json = serde_json::Deserializer::from_str(list.get());
+        let _ = each_item(Bounded(&mut json), take);
+    }
+}
+
 struct ItemVisitor<F, T>(F, PhantomData<T>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Controller<'a> {
@@ -308,9 +384,7 @@ impl<'de> Deserialize<'de> for Volumes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut volumes = Volumes::default();
         each_item(deserializer, |volume: VolumeName<'de>| {
-            let name = volume.name.unwrap_or_default();
-            volumes.ours |= name.starts_with(VOLUME_PREFIX);
-            volumes.server_keys |= &*name == SERVER_KEYS;
+            volumes.add(&volume.name.unwrap_or_default());
         })?;
         Ok(volumes)
     }

@@ -4,9 +4,10 @@ use base64_simd::STANDARD;
 use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
+use crate::bounded::parse;
 use crate::patch::write;
 use crate::pod::Pod;
-use crate::text::Text;
+use crate::text::{Name, Text};
 
 /// Is the only version that we speak.
 pub(crate) const API_VERSION: &str = "admission.k8s.io/v1";
@@ -22,9 +23,9 @@ pub(crate) const KIND: &str = "AdmissionReview";
 )]
 pub(crate) struct Review<'a, O> {
     #[serde(default, borrow)]
-    pub(crate) api_version: Text<'a>,
+    pub(crate) api_version: Name<'a>,
     #[serde(default, borrow)]
-    pub(crate) kind: Text<'a>,
+    pub(crate) kind: Name<'a>,
     pub(crate) request: Request<'a, O>,
 }
 
@@ -44,7 +45,7 @@ pub(crate) struct Request<'a, O> {
     #[serde(default, borrow)]
     operation: Option<Text<'a>>,
     #[serde(default, borrow)]
-    pub(crate) namespace: Option<Text<'a>>,
+    pub(crate) namespace: Option<Name<'a>>,
     #[serde(default = "none")]
     pub(crate) object: Option<O>,
 }
@@ -70,7 +71,7 @@ pub(crate) type AnyReview<'a> = Review<'a, IgnoredAny>;
 pub(crate) fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> serde_json::Result<T> {
     // As a whole, which is quicker than each string by itself.
     let text = std::str::from_utf8(body).map_err(serde_json::Error::custom)?;
-    serde_json::from_str(text)
+    parse(text)
 }
 
 fn none<O>() -> Option<O> {

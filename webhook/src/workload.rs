@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
 
 use crate::annotations::{Caller, NamespaceMetadata, SkipReason};
-use crate::mutate::{OptIn, Outcome, Undecodable, Verdict, check, mutate, reply};
+use crate::bounded::parse;
+use crate::mutate::{
+    Incoming, OptIn, Outcome, Source, Template, Undecodable, Verdict, check, reply,
+};
 use crate::profile::Policy;
 use crate::quote;
 use crate::review::{Response, Review, read};
-use crate::text::Text;
+use crate::text::Name;
 
 /// Holds the answer to the review of a workload, and what a log line and the metrics need of it.
 #[derive(Clone, Debug)]
@@ -42,44 +44,53 @@ enum Kind {
 #[serde(default)]
 struct Workload<'a> {
     #[serde(borrow)]
-    kind: Text<'a>,
+    kind: Name<'a>,
     #[serde(borrow)]
     metadata: Named<'a>,
-    spec: Spec,
+    #[serde(borrow)]
+    spec: Spec<'a>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Named<'a> {
     #[serde(borrow)]
-    name: Text<'a>,
+    name: Name<'a>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Spec {
-    template: Option<Template>,
-    job_template: Option<JobTemplate>,
-    volume_claim_templates: Option<Vec<Template>>,
+struct Spec<'a> {
+    #[serde(borrow)]
+    template: Option<Parts<'a>>,
+    #[serde(borrow)]
+    job_template: Option<JobTemplate<'a>>,
+    #[serde(borrow)]
+    volume_claim_templates: Option<&'a RawValue>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct JobTemplate {
-    spec: JobSpec,
+struct JobTemplate<'a> {
+    #[serde(borrow)]
+    spec: JobSpec<'a>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct JobSpec {
-    template: Option<Template>,
+struct JobSpec<'a> {
+    #[serde(borrow)]
+    template: Option<Parts<'a>>,
 }
 
+/// A template, of which nothing is read yet: most workloads ask for nothing.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Template {
-    metadata: Option<Map<String, Value>>,
-    spec: Option<Map<String, Value>>,
+struct Parts<'a> {
+    #[serde(borrow)]
+    metadata: Option<&'a RawValue>,
+    #[serde(borrow)]
+    spec: Option<&'a RawValue>,
 }
 
 /// Answers the review of a workload: allowed, with the verdict on its pods as warnings, as far as the caller may know.
@@ -99,15 +110,17 @@ pub fn validate(
     let known = namespaces(&namespace);
     let object = request.object.map(RawValue::get);
     let workload: Workload<'_> = object
-        .and_then(|object| serde_json::from_str(object).ok())
+        .and_then(|object| parse(object).ok())
         .unwrap_or_default();
     let (name, shown) = (
         &*workload.metadata.name,
         quote::line(&format!("{} {}", &*workload.kind, &*workload.metadata.name)),
     );
-    let pod = Kind::of(&workload.kind).and_then(|kind| kind.pod(name, workload.spec));
-    let outcome =
-        pod.and_then(|pod| outcome(&request.uid, &namespace, &pod, caller, known, policy).ok());
+    let template = Kind::of(&workload.kind).and_then(|kind| kind.template(name, workload.spec));
+    let outcome = template.and_then(|template| {
+        let about = (&*request.uid, &*namespace);
+        outcome(about, &template, caller, known.as_deref(), policy).ok()
+    });
     let warnings: Vec<String> = outcome
         .iter()
         .flat_map(said)
@@ -139,92 +152,65 @@ impl Kind {
         })
     }
 
-    /// A pod as the controller would make it; none where there is no template.
-    fn pod(self, name: &str, spec: Spec) -> Option<Value> {
+    /// What the controller would make pods from; none where there is no template.
+    fn template<'a>(self, name: &str, spec: Spec<'a>) -> Option<Template<'a>> {
         let Spec {
             template,
             job_template,
             volume_claim_templates,
         } = spec;
-        let template = match self {
+        let Parts { metadata, spec } = match self {
             Self::CronJob => job_template?.spec.template?,
             Self::Deployment | Self::StatefulSet | Self::DaemonSet | Self::Job => template?,
         };
-        let mut metadata = template.metadata.unwrap_or_default();
-        let mut spec = template.spec.unwrap_or_default();
         // The hash and the time of a run stand for those that the controllers will write.
-        let (owner, owner_name) = match self {
+        let owner = match self {
             Self::Deployment => ("ReplicaSet", format!("{name}-0")),
             Self::StatefulSet => ("StatefulSet", name.to_owned()),
             Self::DaemonSet => ("DaemonSet", name.to_owned()),
             Self::Job => ("Job", name.to_owned()),
             Self::CronJob => ("Job", format!("{name}-00000000")),
         };
-        metadata.insert(
-            "ownerReferences".to_owned(),
-            json!([{"kind": owner, "name": owner_name, "controller": true}]),
-        );
-        if let Self::Deployment = self {
-            let labels = metadata.entry("labels").or_insert_with(|| json!({}));
-            if let Some(labels) = labels.as_object_mut() {
-                labels.insert("pod-template-hash".to_owned(), json!("0"));
-            }
-        }
-        if let Self::StatefulSet = self {
-            metadata.insert("name".to_owned(), json!(format!("{name}-0")));
-            claims(&mut spec, volume_claim_templates.unwrap_or_default());
-        } else {
-            metadata.remove("name");
-            let generated = format!("{owner_name}-");
-            metadata.insert("generateName".to_owned(), json!(generated));
-        }
-        // Written before any webhook is asked.
-        spec.entry("serviceAccountName")
-            .or_insert_with(|| json!("default"));
-        Some(json!({"metadata": metadata, "spec": spec}))
+        let (claims, name) = match self {
+            Self::StatefulSet => (volume_claim_templates, Some(format!("{name}-0"))),
+            Self::Deployment | Self::DaemonSet | Self::Job | Self::CronJob => (None, None),
+        };
+        Some(Template {
+            metadata,
+            spec,
+            claims,
+            owner,
+            name,
+            hashed: matches!(self, Self::Deployment),
+        })
     }
 }
 
-/// Each claim is a volume of the pods.
-fn claims(spec: &mut Map<String, Value>, templates: Vec<Template>) {
-    let volumes = spec.entry("volumes").or_insert_with(|| json!([]));
-    let Some(volumes) = volumes.as_array_mut() else {
-        return;
-    };
-    for claim in templates {
-        let metadata = claim.metadata.unwrap_or_default();
-        if let Some(name) = metadata.get("name") {
-            volumes.retain(|volume| volume.get("name") != Some(name));
-            volumes.push(json!({"name": name, "persistentVolumeClaim": {"claimName": name}}));
-        }
-    }
-}
-
-/// What the webhook would answer to the creation of this pod.
+/// What the webhook would answer to the creation of a pod from this template.
 fn outcome(
-    uid: &str,
-    namespace: &str,
-    pod: &Value,
+    (uid, namespace): (&str, &str),
+    template: &Template<'_>,
     caller: Caller,
-    known: Option<Arc<NamespaceMetadata>>,
+    known: Option<&NamespaceMetadata>,
     policy: &Policy,
-) -> Result<Outcome, Undecodable> {
-    let label = known.as_ref().and_then(|known| known.inject.as_deref());
+) -> serde_json::Result<Outcome> {
+    let label = known.and_then(|known| known.inject.as_deref());
     let opt_in = match label {
         Some("tailscale" | "true") => OptIn::Namespace,
         _ => OptIn::Pod,
     };
-    let review = json!({
-        "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
-        "request": {
-            "uid": uid, "namespace": namespace, "operation": "CREATE",
-            "resource": {"group": "", "version": "v1", "resource": "pods"},
-            "object": pod,
-        },
-    });
-    let body = review.to_string();
-    let namespaces = |_: &str| known.clone();
-    let mut outcome = mutate(body.as_bytes(), opt_in, caller, &namespaces, policy)?;
+    let pod = Incoming {
+        source: Source::Template(template),
+        uid,
+        namespace,
+        metadata: template.metadata()?,
+        spec: template.spec()?,
+        namespace_metadata: known,
+        opt_in,
+        caller,
+        told: None,
+    };
+    let mut outcome = pod.answer(policy)?;
     if let (Verdict::Skip(SkipReason::Disabled), Some(off @ ("disabled" | "false"))) =
         (outcome.verdict, label)
     {

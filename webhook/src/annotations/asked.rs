@@ -367,7 +367,8 @@ pub fn unknown(pod: &dyn Lookup, namespace: Option<&NamespaceMetadata>) -> Vec<S
     remarks
 }
 
-fn is_known(key: &str) -> bool {
+/// Whether a key under our prefix is in the table.
+pub(crate) fn is_known(key: &str) -> bool {
     let name = key.strip_prefix(PREFIX);
     name.is_some_and(|name| KNOWN.iter().any(|(known, _)| *known == name))
 }

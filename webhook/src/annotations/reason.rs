@@ -22,6 +22,8 @@ pub enum DenyReason {
     NoService,
     /// Known, and not built yet.
     NotSupported,
+    /// The pod has more of something than is looked at, and than any real pod has.
+    TooLarge,
 }
 
 /// Why a pod is left alone.
@@ -63,6 +65,7 @@ impl DenyReason {
             Self::NotAllowed => "notAllowed",
             Self::NoService => "noService",
             Self::NotSupported => "notSupported",
+            Self::TooLarge => "tooLarge",
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::annotations::{
     DenyReason, Injection, Key, PREFIX, Refusal, SkipReason, State, Tailscale,
 };
-use crate::pod::{self, Containers, Details, Keeps, Spec, Volume};
+use crate::pod::{self, Containers, Details, Keeps, MOST_CONTAINERS, Spec};
 use crate::profile::Delivery;
 use crate::sidecar::mode::Mode;
 use crate::sidecar::shapes::Needs;
@@ -12,6 +12,9 @@ use crate::sidecar::{apikey_manager, proxy_env, server_keys, tailscale};
 const HAND_MADE_MANAGER: &str = "no apikey-manager: a container of the pod is one already; remove it, or this kind from annotation 'sidescale.io/inject'";
 const HAND_MADE_TAILSCALE: &str = "no Tailscale sidecar: a container of the pod is named tailscale, ts-sidecar or tailscale-sidecar; remove it, or this kind from annotation 'sidescale.io/inject'";
 const HAND_MADE_KEYS: &str = "no server keys: the pod mounts every one of these files already; remove the mounts, or this kind from annotation 'sidescale.io/inject'";
+
+/// Bounds how many volumes a message names.
+const MOST_NAMES: usize = 16;
 
 /// What only the pod's spec decides.
 #[derive(Default)]
@@ -45,6 +48,21 @@ impl From<Refusal> for Obstacle {
     fn from(refusal: Refusal) -> Self {
         Self::Deny(refusal)
     }
+}
+
+/// Refuses a pod with more containers than any real one has, before more of them is read.
+pub(super) fn refuse_what_is_too_large(spec: &Spec<'_>) -> Result<(), Refusal> {
+    let containers = spec.containers();
+    if containers <= MOST_CONTAINERS {
+        return Ok(());
+    }
+    let message = format!(
+        "the pod has {containers} containers: want at most {MOST_CONTAINERS}, init containers among them"
+    );
+    Err(Refusal {
+        reason: DenyReason::TooLarge,
+        message,
+    })
 }
 
 /// Takes out of the injection what this pod cannot have, with a remark each; if nothing is left, says why.
@@ -132,9 +150,9 @@ pub(super) fn fit<'a>(
             check_proxy(sidecar, details)?;
             check_overlay(injection.profile, sidecar, details)?;
             let port = sidecar.proxy.filter(|_| sidecar.proxy_env);
-            fit.proxy_env = port.map_or_else(Vec::new, |port| {
-                proxy_env::missing(details, port, &mut fit.remarks)
-            });
+            if let Some(port) = port {
+                fit.proxy_env = proxy_env::missing(details, port, &mut fit.remarks)?;
+            }
         }
     }
     if let (Some(manager), Some(details)) = (&injection.apikey_manager, details) {
@@ -159,15 +177,12 @@ pub(super) fn fit<'a>(
 }
 
 fn pull_secrets<'a>(injection: &Injection<'a>, details: Option<&Details<'_>>) -> PullSecrets<'a> {
-    let theirs = details.and_then(|details| details.spec.image_pull_secrets.as_deref());
-    let has = |name: &str| {
-        let mut theirs = theirs.unwrap_or_default().iter();
-        theirs.any(|secret| &*secret.name == name)
+    let Some(details) = details else {
+        return PullSecrets::default();
     };
-    let names = injection.pull_secrets.iter().map(String::as_str);
     PullSecrets {
-        present: theirs.is_some(),
-        missing: names.filter(|name| !has(name)).collect(),
+        present: details.spec.image_pull_secrets.is_some(),
+        missing: details.spec.lacks_pull_secrets(injection.pull_secrets),
     }
 }
 
@@ -216,9 +231,7 @@ fn check_state(
         return Ok(());
     };
     let stays = matches!(&sidecar.key, Key::Managed(key) if !key.ephemeral);
-    let volumes = details.spec.volumes.as_deref().unwrap_or_default();
-    let named = volumes.iter().find(|known| &*known.name == volume);
-    let wrong = match named.map(Volume::keeps) {
+    let wrong = match details.spec.keeps(volume) {
         None => Some("the pod has no such volume".to_owned()),
         Some(Keeps::Nothing(kind)) => Some(format!("nobody can write to a volume of kind {kind}")),
         Some(Keeps::ForThePod(kind)) if stays => Some(format!(
@@ -227,12 +240,12 @@ fn check_state(
         Some(Keeps::ForThePod(_) | Keeps::ForThoseAfter) => None,
     };
     if let Some(wrong) = wrong {
-        let others = volumes.iter().filter(|known| match known.keeps() {
+        let others = details.spec.volumes_that(MOST_NAMES, |keeps| match keeps {
             Keeps::Nothing(_) => false,
             Keeps::ForThePod(_) => !stays,
             Keeps::ForThoseAfter => true,
         });
-        let names: Vec<&str> = others.map(|known| &*known.name).collect();
+        let names: Vec<&str> = others.iter().map(|name| &**name).collect();
         let want = match names[..] {
             [] if stays => "volume:<name> of a persistentVolumeClaim".to_owned(),
             [] => "emptydir, or volume:<name> of one that can be written to".to_owned(),
@@ -261,10 +274,7 @@ fn check_proxy(sidecar: &Tailscale<'_>, details: &Details<'_>) -> Result<(), Ref
         return Ok(());
     };
     let spec = &details.spec;
-    let has = |container: &&pod::Container<'_>| {
-        let mut ports = container.ports.iter().flatten();
-        ports.any(|used| used.container_port == Some(port))
-    };
+    let has = |container: &&pod::Container<'_>| container.has_port(port);
     // A native sidecar of ours starts before every other init container.
     let init = spec.init_containers.iter().flatten();
     let mut init = init.filter(|_| sidecar.native);
@@ -291,11 +301,8 @@ fn check_overlay(
     sidecar: &Tailscale<'_>,
     details: &Details<'_>,
 ) -> Result<(), Refusal> {
-    let volumes = details.spec.volumes.as_deref().unwrap_or_default();
-    let missing = sidecar.overlay.mounts().find(|(volume, _)| {
-        let mut volumes = volumes.iter();
-        volumes.all(|known| &*known.name != *volume)
-    });
+    let mut mounts = sidecar.overlay.mounts();
+    let missing = mounts.find(|(volume, _)| details.spec.keeps(volume).is_none());
     let Some((volume, path)) = missing else {
         return Ok(());
     };

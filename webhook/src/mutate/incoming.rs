@@ -1,40 +1,70 @@
 //! A pod that is being created, and the answer to it. Pure.
 
-use super::fit::{Fit, Obstacle, fit, prune};
+use super::fit::{Fit, Obstacle, fit, prune, refuse_what_is_too_large};
+use super::source::Source;
 use super::told::Told;
 use super::{OptIn, Outcome, Verdict, reply};
 use crate::annotations::{
-    self, Caller, Decision, Injection, Kinds, Lookup, NamespaceMetadata, Refusal, SkipReason,
-    Subject, decide,
+    self, Caller, Decision, DenyReason, Injection, Kinds, Lookup, NamespaceMetadata, Refusal,
+    SkipReason, Subject, decide,
 };
 use crate::patch::{self, write};
-use crate::pod::{AllLabels, Annotations, Containers, Details, Labels, Metadata, Spec};
+use crate::pod::{Annotations, Containers, Labels, Metadata, SAFE_TO_EVICT, Spec};
 use crate::profile::Policy;
 use crate::quote;
-use crate::review::{AuditAnnotations, Response, Review, Status, read};
+use crate::review::{AuditAnnotations, Response, Status};
 use crate::sidecar::Receipt;
 
-/// A pod that is being created.
-pub(super) struct Incoming<'a> {
-    /// The whole review, for a second look.
-    pub(super) body: &'a [u8],
-    pub(super) uid: &'a str,
-    pub(super) namespace: &'a str,
-    pub(super) metadata: Metadata<'a>,
-    pub(super) spec: Spec<'a>,
-    pub(super) namespace_metadata: Option<&'a NamespaceMetadata>,
-    pub(super) opt_in: OptIn,
-    pub(super) caller: Caller,
+/// Is the longest list of volumes for the autoscaler that is added to: the patch repeats it.
+const LONGEST_LIST: usize = 16 << 10;
+
+/// A pod that is being created, or that a workload's controller will create.
+pub(crate) struct Incoming<'a> {
+    /// Where more of it can be read.
+    pub(crate) source: Source<'a>,
+    pub(crate) uid: &'a str,
+    pub(crate) namespace: &'a str,
+    pub(crate) metadata: Metadata<'a>,
+    pub(crate) spec: Spec<'a>,
+    pub(crate) namespace_metadata: Option<&'a NamespaceMetadata>,
+    pub(crate) opt_in: OptIn,
+    pub(crate) caller: Caller,
     /// Bounds what is told; without it everything is.
-    pub(super) told: Option<Told>,
+    pub(crate) told: Option<Told>,
 }
 
 impl Incoming<'_> {
-    /// Decides, and answers.
+    /// Decides, and answers with what the caller may know.
     ///
     /// # Errors
     /// If a second look at the pod finds a field of the wrong kind.
-    pub(super) fn answer(&self, policy: &Policy) -> serde_json::Result<Outcome> {
+    pub(crate) fn answer(self, policy: &Policy) -> serde_json::Result<Outcome> {
+        let outcome = self.decided(policy)?;
+        let says = outcome.message.is_some() || !outcome.warnings.is_empty();
+        let Some(metadata) = self.namespace_metadata.filter(|metadata| {
+            self.caller == Caller::Unverified && says && !metadata.annotations.is_empty()
+        }) else {
+            return Ok(outcome);
+        };
+        // What is said of the same pod in a namespace without annotations depends on none.
+        let bare = NamespaceMetadata {
+            annotations: [].into(),
+            ..metadata.clone()
+        };
+        let mut pod = Incoming {
+            namespace_metadata: Some(&bare),
+            ..self
+        };
+        let told = Told::of(pod.decided(policy)?);
+        if told.covers(&outcome) {
+            return Ok(outcome);
+        }
+        pod.namespace_metadata = Some(metadata);
+        pod.told = Some(told);
+        pod.decided(policy)
+    }
+
+    fn decided(&self, policy: &Policy) -> serde_json::Result<Outcome> {
         let annotations = self.metadata.annotations.as_ref();
         if annotations.is_some_and(|annotations| annotations.mirror) {
             return Ok(self.quiet(SkipReason::MirrorPod));
@@ -44,14 +74,13 @@ impl Incoming<'_> {
         }
         let (no_annotations, no_labels) = (Annotations::default(), Labels::default());
         let annotations = annotations.unwrap_or(&no_annotations);
-        // A selector may ask for any label, which is rare: so only then they are all looked at.
-        let all: Option<Review<'_, AllLabels<'_>>> =
-            if policy.has_pod_selectors() && self.opt_in == OptIn::Namespace {
-                Some(read(self.body)?)
-            } else {
-                None
-            };
-        let all = all.and_then(|review| review.request.object);
+        // A selector may ask for any label, which is rare: so only then there is a second look.
+        let all = if policy.has_pod_selectors() && self.opt_in == OptIn::Namespace {
+            let wanted: Vec<&str> = policy.pod_labels().into_iter().collect();
+            Some(self.source.labels(&wanted)?)
+        } else {
+            None
+        };
         let labels: &dyn Lookup = match &all {
             Some(all) => all,
             None => self.metadata.labels.as_ref().unwrap_or(&no_labels),
@@ -83,14 +112,18 @@ impl Incoming<'_> {
             Decision::Warn(refusal) => return Ok(self.warn(refusal, unknown)),
             Decision::Inject(injection) => injection,
         };
+        let too_large =
+            refuse_what_is_too_large(&self.spec).and_then(|()| refuse_a_long_list(annotations));
+        if let Err(refusal) = too_large {
+            return Ok(self.refuse(refusal, policy, injection.profile, unknown));
+        }
         // Such a pod gets its key as a file, whose mode is the pod's group's.
         let shares = self.spec.share_process_namespace == Some(true);
-        let review: Option<Review<'_, Details<'_>>> = if injection.needs_details() || shares {
-            Some(read(self.body)?)
+        let details = if injection.needs_details() || shares {
+            self.source.details()?
         } else {
             None
         };
-        let details = review.and_then(|review| review.request.object);
         let fit = prune(&mut injection, &self.spec, details.as_ref())
             .and_then(|()| fit(&mut injection, &self.spec, details.as_ref()));
         Ok(match fit {
@@ -98,11 +131,25 @@ impl Incoming<'_> {
             Err(Obstacle::Skip(reason)) => {
                 self.skip(reason, unknown, &self.told(&injection.remarks))
             }
-            Err(Obstacle::Deny(refusal)) if policy.tolerates(injection.profile) => {
-                self.warn(refusal, unknown)
+            Err(Obstacle::Deny(refusal)) => {
+                self.refuse(refusal, policy, injection.profile, unknown)
             }
-            Err(Obstacle::Deny(refusal)) => self.deny(refusal, unknown),
         })
+    }
+
+    /// Denies the pod, or lets it pass with a warning where the profile says so.
+    fn refuse(
+        &self,
+        refusal: Refusal,
+        policy: &Policy,
+        profile: &str,
+        unknown: Vec<String>,
+    ) -> Outcome {
+        if policy.tolerates(profile) {
+            self.warn(refusal, unknown)
+        } else {
+            self.deny(refusal, unknown)
+        }
     }
 
     /// Whether this is our own output, come back.
@@ -317,4 +364,20 @@ impl Incoming<'_> {
             warnings: Vec::new(),
         }
     }
+}
+
+/// Refuses a list of volumes that is longer than any that makes sense.
+fn refuse_a_long_list(annotations: &Annotations<'_>) -> Result<(), Refusal> {
+    let list = annotations.safe_to_evict.as_deref().unwrap_or_default();
+    if list.len() <= LONGEST_LIST {
+        return Ok(());
+    }
+    let message = format!(
+        "annotation \"{SAFE_TO_EVICT}\" has {} bytes: want at most {LONGEST_LIST}, the names of the pod's volumes",
+        list.len()
+    );
+    Err(Refusal {
+        reason: DenyReason::TooLarge,
+        message,
+    })
 }

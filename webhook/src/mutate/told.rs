@@ -5,7 +5,7 @@ use crate::quote;
 
 /// Texts of an answer to the same pod in a namespace without annotations.
 #[derive(Debug)]
-pub(super) struct Told {
+pub(crate) struct Told {
     message: Option<String>,
     texts: Vec<String>,
 }

@@ -7,7 +7,7 @@ use serde::de::{Deserializer, Error, Visitor};
 
 use super::{CONTAINER, MANAGER, each_item};
 use crate::forms;
-use crate::text::Text;
+use crate::text::Name;
 
 /// Is the first port that the sidecar's health check may take, tailscale's own default.
 pub(crate) const FIRST_PORT: u16 = 9002;
@@ -23,6 +23,8 @@ pub(crate) struct Containers {
     pub(crate) tailscale: bool,
     /// Whether one is named as the manager of the API key is.
     pub(crate) manager: bool,
+    /// How many there are.
+    pub(crate) count: usize,
     /// Whether each has requests that are its limits.
     pub(crate) guaranteed: bool,
     /// Bit n: something listens, or is probed, at `FIRST_PORT` + n.
@@ -33,7 +35,7 @@ pub(crate) struct Containers {
 #[serde(default, rename_all = "camelCase")]
 struct Container<'a> {
     #[serde(borrow)]
-    name: Option<Text<'a>>,
+    name: Option<Name<'a>>,
     ports: Option<Ports>,
     liveness_probe: Option<Probe>,
     readiness_probe: Option<Probe>,
@@ -135,6 +137,7 @@ impl<'de> Deserialize<'de> for Containers {
         let mut all = Self {
             tailscale: false,
             manager: false,
+            count: 0,
             guaranteed: true,
             taken: 0,
         };
@@ -148,6 +151,7 @@ impl<'de> Deserialize<'de> for Containers {
                 resources,
             } = container;
             let name = name.as_deref().unwrap_or_default();
+            all.count += 1;
             all.tailscale |= HAND_MADE.contains(&name);
             all.manager |= name == MANAGER;
             all.guaranteed &= resources.is_some_and(|needs| needs.guaranteed());

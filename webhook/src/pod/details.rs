@@ -1,40 +1,14 @@
-//! The fuller view of a pod: read only where something is done to its containers, which is rare. Pure.
-
-use std::collections::BTreeMap;
+//! The fuller view of a pod: read only where something is done to its containers, which is rare. Lists in it are put by
+//! as they are written, and read where they are asked for: nothing of them is kept. Pure.
 
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{Deserializer, IgnoredAny};
+use serde_json::value::RawValue;
 
-use crate::annotations::Lookup;
-use crate::text::Text;
+use super::{MANAGER, each_item, each_of};
+use crate::text::{Name, Text};
 
-/// Holds every label of a pod.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct AllLabels<'a> {
-    #[serde(borrow)]
-    metadata: Labelled<'a>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Labelled<'a> {
-    #[serde(borrow)]
-    labels: Option<BTreeMap<Text<'a>, Text<'a>>>,
-}
-
-impl Lookup for AllLabels<'_> {
-    fn value(&self, key: &str) -> Option<&str> {
-        let labels = self.metadata.labels.as_ref()?;
-        labels.get(key).map(|value| &**value)
-    }
-
-    fn ours(&self) -> Box<dyn Iterator<Item = (&str, &str)> + '_> {
-        Box::new(std::iter::empty())
-    }
-}
-
-/// Holds what is to be known of a pod whose own containers are touched.
+/// Holds what is to be known of a pod whose own containers are touched; it has at most [`super::MOST_CONTAINERS`].
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Details<'a> {
@@ -53,47 +27,73 @@ pub(crate) struct Spec<'a> {
     #[serde(borrow)]
     pub(crate) containers: Vec<Container<'a>>,
     #[serde(borrow)]
-    pub(crate) image_pull_secrets: Option<Vec<Named<'a>>>,
+    pub(crate) image_pull_secrets: Option<&'a RawValue>,
     #[serde(borrow)]
-    pub(crate) volumes: Option<Vec<Volume<'a>>>,
+    volumes: Option<&'a RawValue>,
+    /// Claims of a StatefulSet, each of which is a volume of its pods.
+    #[serde(skip)]
+    pub(crate) claims: Option<&'a RawValue>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Container<'a> {
     #[serde(borrow)]
-    pub(crate) name: Text<'a>,
-    #[serde(borrow)]
-    pub(crate) image: Option<Text<'a>>,
-    #[serde(borrow)]
-    pub(crate) command: Option<Vec<Text<'a>>>,
-    #[serde(borrow)]
-    pub(crate) args: Option<Vec<Text<'a>>>,
-    #[serde(borrow)]
-    restart_policy: Option<Text<'a>>,
+    pub(crate) name: Name<'a>,
+    image: Option<Image>,
+    command: Option<Words>,
+    args: Option<Words>,
+    restart_policy: Option<RestartPolicy>,
     pub(crate) security_context: Option<SecurityContext>,
+    pub(crate) env: Option<Env>,
+    env_from: Option<Sources>,
     #[serde(borrow)]
-    pub(crate) env: Option<Vec<Named<'a>>>,
-    env_from: Option<Vec<IgnoredAny>>,
-    pub(crate) ports: Option<Vec<ContainerPort>>,
+    ports: Option<&'a RawValue>,
     #[serde(borrow)]
-    pub(crate) volume_mounts: Option<Vec<VolumeMount<'a>>>,
+    pub(crate) volume_mounts: Option<&'a RawValue>,
 }
 
-/// Something with a name: a variable, a Secret.
-#[derive(Debug, Default, Deserialize)]
+/// Whether an image is the manager's.
+#[derive(Debug)]
+struct Image(bool);
+
+/// Whether one of the words is the manager's subcommand.
+#[derive(Debug)]
+struct Words(bool);
+
+/// Whether it is started again whatever becomes of it.
+#[derive(Debug)]
+struct RestartPolicy(bool);
+
+/// Whether there is any.
+#[derive(Debug)]
+struct Sources(bool);
+
+/// Which of the proxy's variables a container has.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Env([bool; Self::PROXY.len()]);
+
+#[derive(Default, Deserialize)]
 #[serde(default)]
-pub(crate) struct Named<'a> {
+struct Named<'a> {
     #[serde(borrow)]
-    pub(crate) name: Text<'a>,
+    name: Name<'a>,
+}
+
+/// A claim of a StatefulSet.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Claim<'a> {
+    #[serde(borrow)]
+    metadata: Option<Named<'a>>,
 }
 
 /// A volume, as far as what it is says what becomes of a file in it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub(crate) struct Volume<'a> {
+struct Volume<'a> {
     #[serde(borrow)]
-    pub(crate) name: Text<'a>,
+    name: Name<'a>,
     config_map: Option<IgnoredAny>,
     #[serde(rename = "downwardAPI")]
     downward_api: Option<IgnoredAny>,
@@ -115,10 +115,10 @@ pub(crate) enum Keeps {
     ForThoseAfter,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub(crate) struct ContainerPort {
-    pub(crate) container_port: Option<u16>,
+struct ContainerPort {
+    container_port: Option<u64>,
 }
 
 /// Who a pod or a container runs as.
@@ -134,11 +134,11 @@ pub(crate) struct SecurityContext {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub(crate) struct VolumeMount<'a> {
+pub(crate) struct Mount<'a> {
     #[serde(borrow)]
     pub(crate) name: Text<'a>,
     #[serde(borrow)]
-    pub(crate) mount_path: Text<'a>,
+    mount_path: Text<'a>,
     #[serde(borrow)]
     pub(crate) sub_path: Option<Text<'a>>,
     #[serde(borrow)]
@@ -149,24 +149,114 @@ impl<'a> Spec<'a> {
     /// The containers that run beside the app's: native sidecars. Other init containers are over by then.
     pub(crate) fn native_sidecars(&self) -> impl Iterator<Item = &Container<'a>> {
         let init = self.init_containers.iter().flatten();
-        init.filter(|container| container.restart_policy.as_deref() == Some("Always"))
+        init.filter(|container| matches!(container.restart_policy, Some(RestartPolicy(true))))
     }
+
+    /// How long a file stays in the volume of this name; none if there is no such volume.
+    pub(crate) fn keeps(&self, name: &str) -> Option<Keeps> {
+        if self.is_claim(name) {
+            return Some(Keeps::ForThoseAfter);
+        }
+        let mut found = None;
+        each_of(self.volumes, |volume: Volume<'a>| {
+            if found.is_none() && &*volume.name == name {
+                found = Some(volume.keeps());
+            }
+        });
+        found
+    }
+
+    /// Names of the volumes that keep a file for as long as `fits` says, the first few of them.
+    pub(crate) fn volumes_that(&self, most: usize, fits: impl Fn(Keeps) -> bool) -> Vec<Name<'a>> {
+        let mut names: Vec<Name<'a>> = Vec::new();
+        each_of(self.volumes, |volume: Volume<'a>| {
+            let fits = !volume.name.is_empty() && fits(volume.keeps());
+            if fits && names.len() < most {
+                names.push(volume.name);
+            }
+        });
+        names.retain(|name| !self.is_claim(name));
+        self.each_claim(|name| {
+            if names.len() < most && fits(Keeps::ForThoseAfter) {
+                names.push(name);
+            }
+        });
+        names
+    }
+
+    fn is_claim(&self, name: &str) -> bool {
+        let mut is = false;
+        self.each_claim(|claim| is |= &*claim == name);
+        is
+    }
+
+    fn each_claim(&self, take: impl FnMut(Name<'a>)) {
+        each_claim(self.claims, take);
+    }
+
+    /// Those of these Secrets that the pod does not pull images with.
+    pub(crate) fn lacks_pull_secrets<'n>(&self, names: &'n [String]) -> Vec<&'n str> {
+        let mut missing: Vec<&str> = names.iter().map(String::as_str).collect();
+        if !missing.is_empty() {
+            each_of(self.image_pull_secrets, |secret: Named<'a>| {
+                missing.retain(|name| **name != *secret.name);
+            });
+        }
+        missing
+    }
+}
+
+/// Reads the names of claims.
+pub(crate) fn each_claim<'a>(claims: Option<&'a RawValue>, mut take: impl FnMut(Name<'a>)) {
+    each_of(claims, |claim: Claim<'a>| {
+        let name = claim.metadata.unwrap_or_default().name;
+        if !name.is_empty() {
+            take(name);
+        }
+    });
 }
 
 impl<'a> Container<'a> {
     /// Whether a ConfigMap or Secret, whose names are not known here, may set any variable of it.
     pub(crate) fn has_env_from(&self) -> bool {
-        self.env_from.as_ref().is_some_and(|from| !from.is_empty())
+        matches!(self.env_from, Some(Sources(true)))
     }
 
-    pub(crate) fn mounts(&self) -> &[VolumeMount<'a>] {
-        self.volume_mounts.as_deref().unwrap_or_default()
+    /// Whether its image or its command is the manager's.
+    pub(crate) fn manages(&self) -> bool {
+        matches!(self.image, Some(Image(true)))
+            || matches!(self.command, Some(Words(true)))
+            || matches!(self.args, Some(Words(true)))
+    }
+
+    /// Whether it has this port.
+    pub(crate) fn has_port(&self, port: u16) -> bool {
+        let mut has = false;
+        each_of(self.ports, |used: ContainerPort| {
+            has |= used.container_port == Some(u64::from(port));
+        });
+        has
+    }
+
+    /// Reads its mounts one by one.
+    pub(crate) fn each_mount(&self, take: impl FnMut(Mount<'a>)) {
+        each_of(self.volume_mounts, take);
+    }
+}
+
+impl Env {
+    /// Variables of a proxy.
+    pub(crate) const PROXY: [&'static str; 4] =
+        ["ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
+
+    /// Whether each of them is there, in capitals or not.
+    pub(crate) fn has(self) -> [bool; Self::PROXY.len()] {
+        self.0
     }
 }
 
 impl Volume<'_> {
-    /// How long a file stays in it.
-    pub(crate) fn keeps(&self) -> Keeps {
+    fn keeps(&self) -> Keeps {
         let kinds = [
             (&self.config_map, Keeps::Nothing("configMap")),
             (&self.downward_api, Keeps::Nothing("downwardAPI")),
@@ -181,12 +271,57 @@ impl Volume<'_> {
     }
 }
 
-impl VolumeMount<'_> {
+impl Mount<'_> {
     /// Where it is, without a slash at the end.
     pub(crate) fn path(&self) -> &str {
         match self.mount_path.trim_end_matches('/') {
             "" => "/",
             path => path,
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for Image {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let image = Text::deserialize(deserializer)?;
+        let last = image.rsplit('/').next().unwrap_or_default();
+        Ok(Self(last.starts_with(MANAGER)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Words {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut manages = false;
+        each_item(deserializer, |word: Text<'de>| {
+            manages |= word.rsplit('/').next() == Some(MANAGER);
+        })?;
+        Ok(Self(manages))
+    }
+}
+
+impl<'de> Deserialize<'de> for RestartPolicy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let policy = Text::deserialize(deserializer)?;
+        Ok(Self(&*policy == "Always"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Sources {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut any = false;
+        each_item(deserializer, |_: IgnoredAny| any = true)?;
+        Ok(Self(any))
+    }
+}
+
+impl<'de> Deserialize<'de> for Env {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut env = Self::default();
+        each_item(deserializer, |set: Named<'de>| {
+            for (has, name) in env.0.iter_mut().zip(Self::PROXY) {
+                *has |= set.name.eq_ignore_ascii_case(name);
+            }
+        })?;
+        Ok(env)
     }
 }

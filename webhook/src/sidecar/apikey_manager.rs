@@ -16,6 +16,9 @@ use crate::pod::{self, Details, MANAGER};
 const SOCKET: &str = "sidescale-headscale-socket";
 const TOKEN: &str = "sidescale-token";
 
+/// Is the longest path that Linux takes.
+const LONGEST: usize = 4096;
+
 static SOCKET_DIRECTORY: LazyLock<EmptyDirectory> =
     LazyLock::new(|| EmptyDirectory::new(SOCKET, "1Mi"));
 static TOKEN_SOURCES: LazyLock<Rendered> = LazyLock::new(token);
@@ -37,11 +40,7 @@ pub(crate) struct Fit<'a> {
 #[derive(Debug)]
 enum Socket<'a> {
     /// Headscale mounts this volume there, or above it.
-    Existing {
-        volume: &'a str,
-        path: &'a str,
-        sub_path: Option<&'a str>,
-    },
+    Existing(pod::Mount<'a>),
     /// Both get an empty volume there.
     New { directory: &'a str },
 }
@@ -51,19 +50,8 @@ pub(crate) fn is_made_by_hand(details: &Details<'_>) -> bool {
     let spec = &details.spec;
     let mut init = spec.init_containers.iter().flatten();
     let mut running = spec.containers.iter().chain(spec.native_sidecars());
-    let does = |container: &pod::Container<'_>| {
-        let words = [&container.command, &container.args];
-        let image = container.image.as_deref().unwrap_or_default();
-        let image = image.rsplit('/').next().unwrap_or_default();
-        image.starts_with(MANAGER)
-            || words
-                .into_iter()
-                .flatten()
-                .flatten()
-                .any(|word| word.rsplit('/').next() == Some(MANAGER))
-    };
     init.any(|container| &*container.name == MANAGER)
-        || running.any(|container| &*container.name == MANAGER || does(container))
+        || running.any(|container| &*container.name == MANAGER || container.manages())
 }
 
 /// Finds Headscale, and what of it the manager has to share.
@@ -78,12 +66,13 @@ pub(crate) fn fit<'a>(
         .rsplit_once('/')
         .map_or("", |(directory, _)| directory);
     // The innermost mount is the one that the socket will be in.
-    let around = headscale
-        .container
-        .mounts()
-        .iter()
-        .filter(|mount| is_in(directory, mount.path()))
-        .max_by_key(|mount| mount.path().len());
+    let mut around: Option<pod::Mount<'a>> = None;
+    headscale.container.each_mount(|mount| {
+        let length = around.as_ref().map_or(0, |around| around.path().len());
+        if is_in(directory, mount.path()) && mount.path().len() >= length {
+            around = Some(mount);
+        }
+    });
     let socket = match around {
         None => Socket::New { directory },
         Some(mount) if mount.sub_path_expr.is_some() => {
@@ -97,11 +86,18 @@ pub(crate) fn fit<'a>(
                 message,
             });
         }
-        Some(mount) => Socket::Existing {
-            volume: &mount.name,
-            path: mount.path(),
-            sub_path: mount.sub_path.as_deref(),
-        },
+        Some(mount) if is_too_long(&mount) => {
+            let message = format!(
+                "container {:?} mounts {:?} by a name or subPath of more than {LONGEST} bytes, which the manager of the API key cannot share: mount an emptyDir at {directory:?}, or set annotation \"{PREFIX}socket-path\" to another directory",
+                &*headscale.container.name,
+                mount.path()
+            );
+            return Err(Refusal {
+                reason: DenyReason::NoHeadscale,
+                message,
+            });
+        }
+        Some(mount) => Socket::Existing(mount),
     };
     Ok(Fit {
         token: lacks_token(details, &headscale),
@@ -109,6 +105,12 @@ pub(crate) fn fit<'a>(
         socket,
         needs,
     })
+}
+
+/// Whether a mount is longer than Linux takes a path to be: we would write it a second time.
+fn is_too_long(mount: &pod::Mount<'_>) -> bool {
+    let sub_path = mount.sub_path.as_deref().unwrap_or_default();
+    mount.name.len().max(sub_path.len()) > LONGEST
 }
 
 /// Whether `directory` is `mount` or below it.
@@ -123,11 +125,10 @@ fn is_in(directory: &str, mount: &str) -> bool {
 /// The API server mounts it before webhooks are asked, so that where it named an account and mounted nothing, it is off.
 fn lacks_token(details: &Details<'_>, headscale: &Headscale<'_>) -> bool {
     let spec = &details.spec;
-    let mounted = headscale
+    let mut mounted = false;
+    headscale
         .container
-        .mounts()
-        .iter()
-        .any(|mount| mount.path() == TOKEN_DIRECTORY);
+        .each_mount(|mount| mounted |= mount.path() == TOKEN_DIRECTORY);
     match spec.automount_service_account_token {
         Some(automount) => !automount,
         None => spec.service_account_name.is_some() && !mounted,
@@ -147,7 +148,7 @@ impl<'a> Fit<'a> {
     /// The mount that Headscale's container needs, and that container's place in the pod.
     pub(crate) fn mount_of_headscale(&self) -> Option<(&Headscale<'a>, Mount<'a>)> {
         match self.socket {
-            Socket::Existing { .. } => None,
+            Socket::Existing(_) => None,
             Socket::New { directory } => {
                 Some((&self.headscale, Mount::writable(SOCKET, directory)))
             }
@@ -172,15 +173,11 @@ pub(crate) fn container<'a>(
     namespace: &str,
 ) -> Container<'a> {
     let mut mounts = Vec::with_capacity(2);
-    mounts.push(match fit.socket {
-        Socket::Existing {
-            volume,
-            path,
-            sub_path,
-        } => Mount {
-            sub_path,
+    mounts.push(match &fit.socket {
+        Socket::Existing(mount) => Mount {
+            sub_path: mount.sub_path.as_deref(),
             // Connecting to a socket writes to no file.
-            ..Mount::readable(volume, path)
+            ..Mount::readable(&mount.name, mount.path())
         },
         Socket::New { directory } => Mount::readable(SOCKET, directory),
     });

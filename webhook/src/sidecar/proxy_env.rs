@@ -1,18 +1,24 @@
 //! What the app's containers are told of the proxy, where they say nothing of their own. Pure.
 
 use super::shapes::{Env, Proxy, Value};
-use crate::annotations::PREFIX;
-use crate::pod::{Container, Details};
+use crate::annotations::{DenyReason, PREFIX, Refusal};
+use crate::pod::{self, Container, Details};
 
 /// Keeps the cluster's own names and the private ranges, which its addresses come from, away from the proxy.
 const DIRECT: &str = "localhost,127.0.0.1,::1,.svc,.cluster.local,$(KUBERNETES_SERVICE_HOST),10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7";
+
+/// Is the most containers that are told: each makes the patch longer by 500 bytes, however short it is itself.
+const MOST_CONTAINERS: usize = 128;
+/// Bounds how many containers are remarked on one by one.
+const MOST_REMARKS: usize = 8;
 
 /// The variables that one of the app's containers lacks.
 pub(crate) struct Missing<'a> {
     /// Its place among the pod's containers.
     pub(crate) place: usize,
     pub(crate) container: &'a Container<'a>,
-    pub(crate) env: Vec<Env<'static>>,
+    has: pod::Env,
+    port: u16,
 }
 
 /// Finds what each container lacks; one that names a proxy, in capitals or not, keeps it.
@@ -22,45 +28,60 @@ pub(crate) fn missing<'a>(
     details: &'a Details<'_>,
     port: u16,
     remarks: &mut Vec<String>,
-) -> Vec<Missing<'a>> {
-    let containers = details.spec.containers.iter().enumerate();
-    let missing = containers.map(|(place, container)| Missing {
+) -> Result<Vec<Missing<'a>>, Refusal> {
+    let containers = &details.spec.containers;
+    if containers.len() > MOST_CONTAINERS {
+        let message = format!(
+            "annotation \"{PREFIX}proxy-env\" is \"true\": the pod has {} containers, want at most {MOST_CONTAINERS}: remove the annotation, and set the variables in the containers that need them",
+            containers.len()
+        );
+        return Err(Refusal {
+            reason: DenyReason::TooLarge,
+            message,
+        });
+    }
+    let missing = containers.iter().enumerate();
+    let missing = missing.map(|(place, container)| Missing {
         place,
         container,
-        env: lacking(container, port),
+        has: container.env.unwrap_or_default(),
+        port,
     });
-    let missing = missing.filter(|missing| !missing.env.is_empty());
+    let missing = missing.filter(|missing| missing.env().next().is_some());
     let (unknown, missing): (Vec<_>, Vec<_>) =
         missing.partition(|missing| missing.container.has_env_from());
-    remarks.extend(unknown.iter().map(Missing::remark));
-    missing
+    remarks.extend(unknown.iter().take(MOST_REMARKS).map(Missing::remark));
+    let more = unknown.len().saturating_sub(MOST_REMARKS);
+    if more > 0 {
+        remarks.push(format!(
+            "annotation '{PREFIX}proxy-env' leaves {more} more containers alone for the same reason"
+        ));
+    }
+    Ok(missing)
 }
 
 impl Missing<'_> {
+    /// The variables.
+    pub(crate) fn env(&self) -> impl Iterator<Item = Env<'static>> {
+        let has = pod::Env::PROXY.into_iter().zip(self.has.has());
+        let lacking = has.filter(|(_, has)| !has);
+        lacking.map(|(name, _)| {
+            let value = match name {
+                // The proxy resolves names, so that the tailnet's are found.
+                "ALL_PROXY" => Value::Proxy(Proxy("socks5h://", self.port)),
+                "NO_PROXY" => Value::Text(DIRECT),
+                _ => Value::Proxy(Proxy("http://", self.port)),
+            };
+            Env { name, value }
+        })
+    }
+
     fn remark(&self) -> String {
-        let names: Vec<_> = self.env.iter().map(|env| env.name).collect();
+        let names: Vec<_> = self.env().map(|env| env.name).collect();
         format!(
             "annotation '{PREFIX}proxy-env' leaves container '{}' alone, whose envFrom may name a proxy: where it names none, set {} in its env",
             &*self.container.name,
             names.join(", ")
         )
     }
-}
-
-fn lacking(container: &Container<'_>, port: u16) -> Vec<Env<'static>> {
-    let http = || Value::Proxy(Proxy("http://", port));
-    [
-        // The proxy resolves names, so that the tailnet's are found.
-        ("ALL_PROXY", Value::Proxy(Proxy("socks5h://", port))),
-        ("HTTP_PROXY", http()),
-        ("HTTPS_PROXY", http()),
-        ("NO_PROXY", Value::Text(DIRECT)),
-    ]
-    .into_iter()
-    .filter(|(name, _)| {
-        let mut env = container.env.iter().flatten();
-        !env.any(|set| set.name.eq_ignore_ascii_case(name))
-    })
-    .map(|(name, value)| Env { name, value })
-    .collect()
 }

@@ -1,5 +1,7 @@
 //! Headscale's own keys: one volume, and one read-only mount for each file, so that its directory stays writable. Pure.
 
+use std::collections::BTreeSet;
+
 use super::mode::Mode;
 use super::shapes::{Item, Mount, Volume};
 use crate::annotations::{Refusal, ServerKeys};
@@ -23,15 +25,19 @@ struct File<'a> {
 /// Finds Headscale, and the files that it does not mount already.
 pub(crate) fn fit<'a>(keys: &ServerKeys<'a>, details: &'a Details<'_>) -> Result<Fit<'a>, Refusal> {
     let headscale = Headscale::find(details, keys.container)?;
-    let mounts = headscale.container.mounts();
-    let files = keys
-        .files
-        .iter()
+    let wanted: BTreeSet<&'a str> = keys.files.iter().copied().collect();
+    let mut mounted: BTreeSet<&'a str> = BTreeSet::new();
+    headscale.container.each_mount(|mount| {
+        let below = mount.path().strip_prefix(keys.path);
+        let name = below.and_then(|below| below.strip_prefix('/'));
+        mounted.extend(name.and_then(|name| wanted.get(name)));
+    });
+    let missing = keys.files.iter().filter(|name| !mounted.contains(*name));
+    let files = missing
         .map(|name| File {
             name,
             path: format!("{}/{name}", keys.path),
         })
-        .filter(|file| !mounts.iter().any(|mount| mount.path() == file.path))
         .collect();
     let User { uid, fs_group, .. } = headscale.user;
     Ok(Fit {

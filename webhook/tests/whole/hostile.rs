@@ -51,6 +51,14 @@ fn says_what_is_wrong_with_a_body_that_it_cannot_answer() {
             no_uid.to_string().into_bytes(),
             "request.uid is empty: an answer without it would be refused".to_owned(),
         ),
+        (
+            br#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"#
+                .iter()
+                .copied()
+                .chain(format!("\"{}\"}}}}", "u".repeat(257)).into_bytes())
+                .collect(),
+            "request.uid has 257 bytes, and an answer echoes it: want at most 256 bytes".to_owned(),
+        ),
     ];
     for (body, want) in table {
         assert_eq!(error(&body), want, "{}", String::from_utf8_lossy(&body));
@@ -71,6 +79,48 @@ fn answers_a_review_of_something_that_is_no_pod() {
         setting.send(&other).outcome.verdict.reason(),
         "notAPodCreate"
     );
+}
+
+#[test]
+fn refuses_a_pod_with_more_than_any_real_one_has() {
+    let proxy = json!({"sidescale.io/inject": "tailscale", "sidescale.io/proxy": "1055", "sidescale.io/proxy-env": "true"});
+    let mut list = proxy.clone();
+    let key = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
+    list[key] = json!("v".repeat(16_385));
+    let table = [
+        (&proxy, 128, None),
+        (
+            &proxy,
+            129,
+            Some(
+                "annotation \"sidescale.io/proxy-env\" is \"true\": the pod has 129 containers, want at most 128: remove the annotation, and set the variables in the containers that need them",
+            ),
+        ),
+        (
+            &proxy,
+            513,
+            Some("the pod has 513 containers: want at most 512, init containers among them"),
+        ),
+        (
+            &list,
+            1,
+            Some(
+                "annotation \"cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes\" has 16385 bytes: want at most 16384, the names of the pod's volumes",
+            ),
+        ),
+    ];
+    for (annotations, count, want) in table {
+        let containers = vec![json!({}); count];
+        let pod = json!({
+            "metadata": {"name": "web", "annotations": annotations},
+            "spec": {"containers": containers},
+        });
+        let body = review(&pod).to_string();
+        let outcome = mutate(body.as_bytes(), OptIn::Pod, &|_| None, &policy()).unwrap();
+        assert_eq!(outcome.message.as_deref(), want, "{count}");
+        let reason = want.map_or("requested", |_| "tooLarge");
+        assert_eq!(outcome.verdict.reason(), reason, "{count}");
+    }
 }
 
 fn nested() -> impl proptest::strategy::Strategy<Value = Value> {
