@@ -14,6 +14,7 @@ pub mod commands;
 pub mod config;
 pub mod control_plane;
 pub mod events;
+pub mod fences;
 pub mod health;
 pub mod key_value;
 pub mod leader;

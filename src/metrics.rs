@@ -66,6 +66,8 @@ pub struct Metrics {
     pub ca_bundle_writes: IntCounterVec,
     /// What is counted of the configuration file.
     pub config: ConfigMetrics,
+    /// 1 while a policy does not refuse what our own account must not do.
+    pub fence_open: IntGaugeVec,
     /// What rotation counts.
     pub rotation: RotationMetrics,
     rejections: IntCounterVec,
@@ -140,6 +142,12 @@ impl Metrics {
                 &["result"],
             )?,
             config: ConfigMetrics::new(&registry)?,
+            fence_open: int_gauges(
+                &registry,
+                "sidescale_fence_open",
+                "1 while a policy does not refuse what our own account must not do",
+                &["fence"],
+            )?,
             rejections: counters(
                 &registry,
                 "sidescale_requests_rejected_total",
