@@ -16,6 +16,7 @@ pub mod control_plane;
 pub mod events;
 pub mod fences;
 pub mod health;
+pub mod installations;
 pub mod key_value;
 pub mod leader;
 pub mod metrics;

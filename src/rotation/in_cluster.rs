@@ -18,6 +18,7 @@ use crate::cluster;
 use crate::config::Current;
 use crate::events::Events;
 use crate::health::{Health, Part};
+use crate::installations::Installations;
 use crate::leader::{self, Leadership, Lease};
 use crate::metrics::Metrics;
 use crate::pods::Pods;
@@ -71,6 +72,11 @@ async fn act(
     // One name for the whole life of the process: its own unfinished work is known by it.
     let writer = uuid::Uuid::new_v4().simple().to_string();
     let mut policies = cluster.policy.clone();
+    let installations = Installations::new(
+        cluster.client.clone(),
+        &cluster.lease.namespace,
+        &cluster.release,
+    );
     loop {
         cluster.health.ok(Part::Rotation, "another replica rotates");
         cluster.metrics.rotation.leader.set(0);
@@ -79,6 +85,11 @@ async fn act(
             () = shutdown.cancelled() => return,
         };
         let Ok(acting) = acting else { return };
+        tokio::select! {
+            () = installations.until_first(&cluster.health) => {}
+            _ = leading.wait_for(|leading| *leading == Leadership::Others) => continue,
+            () = shutdown.cancelled() => return,
+        }
         let mark = tokio::select! {
             mark = mark(cluster) => mark,
             () = shutdown.cancelled() => return,
@@ -125,6 +136,9 @@ async fn act(
             () = pods => {}
             () = secrets => {}
             () = &mut rotation => continue,
+            () = installations.superseded() => {
+                info!("Rotation ends, because another release of the cluster came first");
+            }
             () = changed(&mut policies) => {
                 info!("Rotation goes on by the new configuration");
             }
