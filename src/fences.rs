@@ -271,6 +271,10 @@ mod tests {
         for (answer, want) in table {
             assert_eq!(judge(POLICY, &answer), want, "{answer:?}");
         }
+    }
+
+    #[test]
+    fn a_disruption_budget_is_asked_only_after_the_fence() {
         let budget = Answer::Refused {
             code: 429,
             reason: "TooManyRequests".into(),

@@ -142,12 +142,7 @@ impl Metrics {
                 &["result"],
             )?,
             config: ConfigMetrics::new(&registry)?,
-            fence_open: int_gauges(
-                &registry,
-                "sidescale_fence_open",
-                "1 while a policy does not refuse what our own account must not do",
-                &["fence"],
-            )?,
+            fence_open: fence_open(&registry)?,
             rejections: counters(
                 &registry,
                 "sidescale_requests_rejected_total",
@@ -186,6 +181,15 @@ impl Metrics {
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
     }
+}
+
+fn fence_open(registry: &Registry) -> Result<IntGaugeVec, prometheus::Error> {
+    int_gauges(
+        registry,
+        "sidescale_fence_open",
+        "1 while a policy does not refuse what our own account must not do",
+        &["fence"],
+    )
 }
 
 fn counters(

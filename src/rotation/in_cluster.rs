@@ -72,11 +72,7 @@ async fn act(
     // One name for the whole life of the process: its own unfinished work is known by it.
     let writer = uuid::Uuid::new_v4().simple().to_string();
     let mut policies = cluster.policy.clone();
-    let installations = Installations::new(
-        cluster.client.clone(),
-        &cluster.lease.namespace,
-        &cluster.release,
-    );
+    let installations = cluster.installations();
     loop {
         cluster.health.ok(Part::Rotation, "another replica rotates");
         cluster.metrics.rotation.leader.set(0);
@@ -85,15 +81,11 @@ async fn act(
             () = shutdown.cancelled() => return,
         };
         let Ok(acting) = acting else { return };
-        tokio::select! {
-            () = installations.until_first(&cluster.health) => {}
-            _ = leading.wait_for(|leading| *leading == Leadership::Others) => continue,
-            () = shutdown.cancelled() => return,
-        }
         let mark = tokio::select! {
-            mark = mark(cluster) => mark,
+            mark = begin(cluster, &installations, &mut leading) => mark,
             () = shutdown.cancelled() => return,
         };
+        let Some(mark) = mark else { continue };
         info!(lease = cluster.lease.name, mark, "Rotating keys");
         cluster.metrics.rotation.leader.set(1);
         let policy = Arc::clone(&policies.borrow_and_update());
@@ -152,6 +144,26 @@ async fn act(
         stop.cancel();
         rotation.await;
     }
+}
+
+impl InCluster {
+    fn installations(&self) -> Installations {
+        let Lease { namespace, .. } = &self.lease;
+        Installations::new(self.client.clone(), namespace, &self.release)
+    }
+}
+
+/// Waits until no other release came first, and returns the mark; none if another replica acts meanwhile.
+async fn begin(
+    cluster: &InCluster,
+    installations: &Installations,
+    leading: &mut watch::Receiver<Leadership>,
+) -> Option<String> {
+    tokio::select! {
+        () = installations.until_first(&cluster.health) => {}
+        _ = leading.wait_for(|leading| *leading == Leadership::Others) => return None,
+    }
+    Some(mark(cluster).await)
 }
 
 /// Is ready when there is another policy; never where none can come.
