@@ -37,6 +37,7 @@ mod rotation;
 mod security;
 mod serve;
 mod sidecars;
+mod stolen_token;
 mod story;
 mod support;
 mod unaided;
@@ -66,6 +67,7 @@ const CASES: &[&[Case]] = &[
     conformance::CASES,
     join::CASES,
     chart::CASES,
+    stolen_token::CASES,
     serve::CASES,
     calls::CASES,
     golden::CASES,
