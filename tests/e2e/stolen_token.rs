@@ -95,8 +95,8 @@ fn every_write_verb_has_a_test(context: &Context, _: Option<&headscale::Program>
     ensure!(
         rendered == listed,
         "rendered and without a row in tests/support/write_verbs.rs: {:?}; in the table and not rendered: {:?}",
-        rendered.difference(&listed),
-        listed.difference(&rendered)
+        rendered.difference(&listed).collect::<Vec<_>>(),
+        listed.difference(&rendered).collect::<Vec<_>>()
     );
     for write in write_verbs::WRITES {
         let mut cases = crate::CASES.iter().copied().flatten();

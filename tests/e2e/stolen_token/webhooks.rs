@@ -68,13 +68,12 @@ pub(super) fn only_the_ca_bundle(context: &Context, _: Option<&headscale::Progra
                 ONLY,
             )?;
         }
-        let huge = base64_of(&pem.repeat(200));
         let removed = json!({"op": "remove", "path": "/webhooks/0/clientConfig/caBundle"});
-        let grown = change("replace", "/webhooks/0/clientConfig/caBundle", &json!(huge));
-        for (edit, said) in [(removed, ONLY), (grown, BUNDLE)] {
-            let edited = patch(&account, kind, &name, &edit, false);
-            refused("the caBundle", edited, said)?;
-        }
+        let edited = patch(&account, kind, &name, &removed, false);
+        refused("no caBundle", edited, ONLY)?;
+        let huge = base64_of(&pem.repeat(200));
+        let edited = apply(&account, kind, &name, entries, &huge);
+        refused("a huge caBundle", edited, BUNDLE)?;
         refused(
             "a configuration of ours",
             account.run(&["delete", kind, &name]),
@@ -131,7 +130,9 @@ fn edits(bundle: &Value) -> Vec<Value> {
     let metadata = metadata
         .into_iter()
         .map(|(field, value)| change("add", &format!("/metadata/{field}"), &value));
-    fields.chain(metadata).collect()
+    let label = "/metadata/labels/app.kubernetes.io~1part-of";
+    let removed = json!({"op": "remove", "path": label});
+    fields.chain(metadata).chain([removed]).collect()
 }
 
 fn change(op: &str, path: &str, value: &Value) -> Value {
