@@ -18,6 +18,8 @@ pub enum Part {
     Rotation,
     /// Whether the configuration file, as it stands, is in force.
     Configuration,
+    /// Whether the policies hold that limit our own account.
+    Fences,
 }
 
 impl Part {
@@ -31,13 +33,14 @@ impl Part {
             Self::Namespaces => "namespaces",
             Self::Rotation => "rotation",
             Self::Configuration => "configuration",
+            Self::Fences => "fences",
         }
     }
 
     fn is_required(self) -> bool {
         match self {
             Self::Serving | Self::Certificate | Self::CaBundle => true,
-            Self::Namespaces | Self::Rotation | Self::Configuration => false,
+            Self::Namespaces | Self::Rotation | Self::Configuration | Self::Fences => false,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1 as coordination;
 use kube::{Api, Client};
-use kube_lease_manager::{LeaseManager, LeaseManagerBuilder, LeaseManagerError};
+use kube_lease_manager::{LeaseCreateMode, LeaseManager, LeaseManagerBuilder, LeaseManagerError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -140,6 +140,8 @@ async fn build(client: Client, lease: &Lease) -> Result<LeaseManager, LeaseManag
         .with_duration(HELD_SECONDS)
         .with_grace(GRACE_SECONDS)
         .with_field_manager(format!("sidescale-{}", lease.identity))
+        // The chart creates it: there is no right to create one.
+        .with_create_mode(LeaseCreateMode::UseExistent)
         .build()
         .await
 }
@@ -163,7 +165,7 @@ fn act_anyway(
             namespace,
             lease = name,
             error,
-            "Lease cannot be used: rotating all the same, as every replica may"
+            "Lease cannot be used: rotating all the same, as every replica may; helm upgrade creates one that is missing"
         );
     }
     leading.send_replace(Leadership::Anyway);

@@ -72,6 +72,8 @@ pub struct Metrics {
     pub config: ConfigMetrics,
     /// What is counted of Events.
     pub events: EventMetrics,
+    /// 1 while a policy does not refuse what our own account must not do.
+    pub fence_open: IntGaugeVec,
     /// What rotation counts.
     pub rotation: RotationMetrics,
     rejections: IntCounterVec,
@@ -143,6 +145,7 @@ impl Metrics {
             )?,
             config: ConfigMetrics::new(&registry)?,
             events: EventMetrics::new(&registry)?,
+            fence_open: fence_open(&registry)?,
             rejections: counters(
                 &registry,
                 "sidescale_requests_rejected_total",
@@ -181,6 +184,15 @@ impl Metrics {
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
     }
+}
+
+fn fence_open(registry: &Registry) -> Result<IntGaugeVec, prometheus::Error> {
+    int_gauges(
+        registry,
+        "sidescale_fence_open",
+        "1 while a policy does not refuse what our own account must not do",
+        &["fence"],
+    )
 }
 
 fn counters(

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
-use kube::api::{Api, DeleteParams, EvictParams, Preconditions};
+use k8s_openapi::api::policy::v1::Eviction;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, ObjectMeta, Preconditions};
+use kube::api::{Api, PostParams};
+use kube::core::Status;
 use kube::{Client, Error};
 use uuid::Uuid;
 
@@ -88,17 +91,9 @@ impl Pods {
             return Evicted::No("no cluster".to_owned());
         };
         let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-        let params = EvictParams {
-            delete_options: Some(DeleteParams {
-                preconditions: Some(Preconditions {
-                    uid: Some(Uuid::from_u128(uid).to_string()),
-                    resource_version: None,
-                }),
-                ..DeleteParams::default()
-            }),
-            ..EvictParams::default()
-        };
-        match tokio::time::timeout(DEADLINE, pods.evict(name, &params)).await {
+        let eviction = eviction(namespace, name, uid);
+        let call = post_eviction(&pods, &eviction, false);
+        match tokio::time::timeout(DEADLINE, call).await {
             Err(_) => Evicted::No(format!("no answer within {} s", DEADLINE.as_secs())),
             Ok(Ok(_)) => Evicted::Yes,
             // 409: another pod has the name by now.
@@ -106,6 +101,42 @@ impl Pods {
             Ok(Err(Error::Api(status))) if status.code == 429 => Evicted::NotNow,
             Ok(Err(error)) => Evicted::No(error.to_string()),
         }
+    }
+}
+
+/// Sends an eviction; with `dry_run` it is only tried.
+///
+/// # Errors
+/// If it is refused, or nobody answers.
+pub(crate) async fn post_eviction(
+    pods: &Api<Pod>,
+    eviction: &Eviction,
+    dry_run: bool,
+) -> Result<(), Error> {
+    let params = PostParams {
+        dry_run,
+        ..PostParams::default()
+    };
+    let name = eviction.metadata.name.as_deref().unwrap_or_default();
+    let posted = pods.create_subresource::<_, Status>("eviction", name, &params, eviction);
+    posted.await.map(drop)
+}
+
+/// The eviction of one pod and of no other with its name. kube's own writes `delete_options`, a field that API servers ignore.
+fn eviction(namespace: &str, name: &str, uid: u128) -> Eviction {
+    Eviction {
+        delete_options: Some(DeleteOptions {
+            preconditions: Some(Preconditions {
+                uid: Some(Uuid::from_u128(uid).to_string()),
+                resource_version: None,
+            }),
+            ..DeleteOptions::default()
+        }),
+        metadata: ObjectMeta {
+            namespace: Some(namespace.to_owned()),
+            name: Some(name.to_owned()),
+            ..ObjectMeta::default()
+        },
     }
 }
 
@@ -172,6 +203,14 @@ mod tests {
     use super::*;
 
     const UID: &str = "6f1c2f0e-7a38-4a8e-9a53-2d9d0a8f3c11";
+
+    #[test]
+    fn an_eviction_names_the_pod_by_its_uid() {
+        let uid = Uuid::parse_str(UID).unwrap().as_u128();
+        let body = serde_json::to_value(eviction("shop", "api-0", uid)).unwrap();
+        assert_eq!(body["deleteOptions"]["preconditions"]["uid"], UID);
+        assert_eq!(body["kind"], "Eviction");
+    }
 
     fn seen(change: impl FnOnce(&mut serde_json::Value)) -> PodFound {
         let mut pod = json!({

@@ -140,7 +140,8 @@ impl Inventory {
     }
 }
 
-fn note(namespace: &str, event: Event) -> Option<(SecretRef, Note)> {
+/// A warning of ours about an object of that name, as an Event tells it.
+pub(super) fn note(namespace: &str, event: Event) -> Option<(SecretRef, Note)> {
     let series = event.series.and_then(|series| series.last_observed_time);
     let at = series
         .map(|time| time.0)

@@ -8,6 +8,7 @@ use anyhow::Context;
 use kube::Client;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
@@ -16,6 +17,7 @@ use crate::clock::Clock;
 use crate::cluster;
 use crate::config::{Current, Follower, POLL, Told};
 use crate::events::Events;
+use crate::fences::{self, Fences};
 use crate::health::{Health, Part};
 use crate::leader::Lease;
 use crate::metrics::Metrics;
@@ -149,15 +151,22 @@ pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result
         publisher.run(stop).await;
         Ok(())
     });
+    let settled = common.spawn_fences(
+        &mut parts,
+        &lease,
+        &tls.webhook_config_name,
+        &config_map_name,
+        &shutdown,
+    );
     common.spawn_configuration(
         &mut parts,
         follower,
         (namespace.clone(), config_map_name),
         &shutdown,
     );
-    let key = common.spawn_certificates(&mut parts, &tls, &namespace, &shutdown);
+    let key = common.spawn_certificates(&mut parts, &tls, &namespace, settled.clone(), &shutdown);
     common.spawn_namespaces(&mut parts, &shutdown);
-    common.spawn_rotation(&mut parts, lease, release_name, &shutdown);
+    common.spawn_rotation(&mut parts, lease, release_name, settled, &shutdown);
     common.spawn_server(&mut parts, &server, webhook, key, shutdown, drained)?;
     // The publisher of Events ends with the last part that has some.
     drop(common);
@@ -177,6 +186,39 @@ struct Common {
 }
 
 impl Common {
+    /// What is sent back turns true when work may begin that needs the rights.
+    fn spawn_fences(
+        &self,
+        parts: &mut Parts,
+        lease: &Lease,
+        installation: &str,
+        config_map: &str,
+        shutdown: &CancellationToken,
+    ) -> watch::Receiver<bool> {
+        let (sender, settled) = watch::channel(false);
+        let (client, clock) = (self.client.clone(), self.clock.clone());
+        let fences = Fences {
+            events: Events::kubernetes(client.clone(), lease.identity.clone(), clock.clone()),
+            client,
+            namespace: lease.namespace.clone(),
+            pod: lease.identity.clone(),
+            installation: installation.to_owned(),
+            policy: self.policy.clone(),
+            metrics: Arc::clone(&self.metrics),
+            health: Arc::clone(&self.health),
+            config_map: config_map.to_owned(),
+            clock,
+        };
+        let stop = shutdown.clone();
+        parts.spawn("fences", async move {
+            tokio::select! {
+                never = fences.run(sender) => match never {},
+                () = stop.cancelled() => Ok(()),
+            }
+        });
+        settled
+    }
+
     fn spawn_configuration(
         &self,
         parts: &mut Parts,
@@ -204,6 +246,7 @@ impl Common {
         parts: &mut Parts,
         args: &TlsArgs,
         namespace: &str,
+        settled: watch::Receiver<bool>,
         shutdown: &CancellationToken,
     ) -> Arc<ServingKey> {
         let key = Arc::<ServingKey>::default();
@@ -219,6 +262,7 @@ impl Common {
         );
         let stop = shutdown.clone().cancelled_owned();
         parts.spawn("certificates", async move {
+            fences::settled(settled).await;
             tls.run(stop).await;
             Ok(())
         });
@@ -246,6 +290,7 @@ impl Common {
         parts: &mut Parts,
         lease: Lease,
         release: String,
+        settled: watch::Receiver<bool>,
         shutdown: &CancellationToken,
     ) {
         let Self {
@@ -270,6 +315,7 @@ impl Common {
         };
         let stop = shutdown.clone();
         parts.spawn("rotation", async move {
+            fences::settled(settled).await;
             in_cluster::run(cluster, stop).await;
             Ok(())
         });

@@ -20,6 +20,7 @@ use crate::cluster;
 use crate::config::Current;
 use crate::events::Events;
 use crate::health::{Health, Part};
+use crate::installations::Installations;
 use crate::leader::{self, Leadership, Lease};
 use crate::metrics::Metrics;
 use crate::pods::Pods;
@@ -75,6 +76,7 @@ async fn act(
     // One name for the whole life of the process: its own unfinished work is known by it.
     let writer = uuid::Uuid::new_v4().simple().to_string();
     let mut policies = cluster.policy.clone();
+    let installations = cluster.installations();
     loop {
         cluster.health.ok(Part::Rotation, "another replica rotates");
         cluster.metrics.rotation.leader.set(0);
@@ -85,8 +87,11 @@ async fn act(
         let Ok(acting) = acting else { return };
         let policy = Arc::clone(&policies.borrow_and_update());
         let installation = tokio::select! {
-            installation = installation(cluster, &policy) => installation,
+            installation = begin(cluster, &policy, &installations, &mut leading) => installation,
             () = shutdown.cancelled() => return,
+        };
+        let Some(installation) = installation else {
+            continue;
         };
         info!(
             lease = cluster.lease.name,
@@ -129,6 +134,9 @@ async fn act(
             () = pods => {}
             () = secrets => {}
             () = &mut rotation => continue,
+            () = installations.superseded() => {
+                info!("Rotation ends, because another release of the cluster came first");
+            }
             () = changed(&mut policies) => {
                 info!("Rotation goes on by the new configuration");
             }
@@ -142,6 +150,27 @@ async fn act(
         stop.cancel();
         rotation.await;
     }
+}
+
+impl InCluster {
+    fn installations(&self) -> Installations {
+        let Lease { namespace, .. } = &self.lease;
+        Installations::new(self.client.clone(), namespace, &self.release)
+    }
+}
+
+/// Waits until no other release came first, and returns what its users are known by; none if another replica acts meanwhile.
+async fn begin(
+    cluster: &InCluster,
+    policy: &Policy,
+    installations: &Installations,
+    leading: &mut watch::Receiver<Leadership>,
+) -> Option<Installation> {
+    tokio::select! {
+        () = installations.until_first(&cluster.health) => {}
+        _ = leading.wait_for(|leading| *leading == Leadership::Others) => return None,
+    }
+    Some(installation(cluster, policy).await)
 }
 
 /// Is ready when there is another policy; never where none can come.

@@ -19,6 +19,7 @@ use crate::{
     },
 };
 
+mod own_pods;
 mod rights;
 
 pub(crate) const CASES: &[Case] = &[
@@ -52,15 +53,21 @@ pub(crate) const CASES: &[Case] = &[
         each: false,
         run: rights::policy,
     },
+    Case {
+        name: "chart::only_our_own_pods_do_without_the_webhook",
+        needs: &[Level::Api],
+        each: false,
+        run: own_pods::do_without,
+    },
 ];
 
-const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/sidescale");
+pub(crate) const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/sidescale");
 const LIMIT: Duration = Duration::from_secs(30);
-const LOGIN_SERVER: &str = "controlPlane.loginServer=https://headscale.example.com";
+pub(crate) const LOGIN_SERVER: &str = "controlPlane.loginServer=https://headscale.example.com";
 
 /// One installation in a namespace of its own; uninstalled on drop, so that a failed test leaves no webhook behind.
 pub(crate) struct Release {
-    helm: Helm,
+    pub(crate) helm: Helm,
     pub(crate) name: String,
     installed: bool,
 }
@@ -119,7 +126,7 @@ impl Release {
         Ok(Kubectl::new(Place::Host, program, path))
     }
 
-    fn uninstall(&mut self) -> Result<String> {
+    pub(crate) fn uninstall(&mut self) -> Result<String> {
         self.installed = false;
         self.helm
             .run(&["uninstall", &self.name, "--namespace", &self.name])
@@ -134,7 +141,7 @@ impl Drop for Release {
     }
 }
 
-fn helm(context: &Context, api: &ControlPlane) -> Result<Helm> {
+pub(crate) fn helm(context: &Context, api: &ControlPlane) -> Result<Helm> {
     let program = Programs::prepare()?.helm();
     let kubeconfig = api.kubectl().kubeconfig().to_owned();
     Ok(Helm::new(
@@ -325,12 +332,34 @@ fn wrong_values_are_explained(context: &Context, _: Option<&headscale::Program>)
             "controlPlane.loginServer=https://h.example.com,webhook.clientCA.configMap=a,webhook.clientCA.secret=b",
             "webhook.clientCA names a ConfigMap and a Secret",
         ),
+        (
+            "controlPlane.apiKeySecret.namespace=kube-system",
+            "at '/controlPlane/apiKeySecret/namespace'",
+        ),
+        (
+            "headscale.namespace=kube-system",
+            "at '/headscale/namespace'",
+        ),
+        (
+            "headscale.serviceAccount=default",
+            "at '/headscale/serviceAccount'",
+        ),
+        (
+            "controlPlane.loginServer=https://a.example.com,config.controlPlanes.eu.loginServer=https://b.example.com,config.controlPlanes.eu.apiKeySecret.namespace=kube-system",
+            "is in namespace kube-system, which is the cluster's own",
+        ),
     ] {
         let Err(error) = helm.run(&["template", "one", CHART, "--set", set]) else {
             anyhow::bail!("{set} was accepted");
         };
         ensure!(format!("{error:#}").contains(said), "{set}: {error:#}");
     }
+    let chart = ["template", "one", CHART, "--set", LOGIN_SERVER];
+    let Err(error) = helm.run(&[&chart[..], &["--namespace", "kube-system"]].concat()) else {
+        anyhow::bail!("it was installed into kube-system");
+    };
+    let said = "namespace kube-system is the cluster's own: install Sidescale into";
+    ensure!(format!("{error:#}").contains(said), "{error:#}");
     Ok(())
 }
 
@@ -368,6 +397,12 @@ fn upgrade_and_uninstall(context: &Context, _: Option<&headscale::Program>) -> R
         )
     })?;
 
+    // As a replica does it that leads, and has something to note.
+    let held = json!({"metadata": {"annotations": {"sidescale.io/nodes": "{}"}}, "spec": {"holderIdentity": "a"}});
+    let lease = ["lease", name.as_str(), "--namespace=life"];
+    let patch = ["--type=merge", "--patch", &held.to_string()];
+    account.run(&[&["patch"], &lease[..], &patch].concat())?;
+
     let upgrade = [
         "upgrade",
         "life",
@@ -386,8 +421,15 @@ fn upgrade_and_uninstall(context: &Context, _: Option<&headscale::Program>) -> R
         );
     }
 
+    let lease = admin.json(&[&["get"], &lease[..]].concat())?;
+    ensure!(
+        lease["spec"]["holderIdentity"] == "a"
+            && lease["metadata"]["annotations"]["sidescale.io/nodes"] == "{}",
+        "the upgrade took the Lease away: {lease}"
+    );
+
     release.uninstall()?;
-    let left = admin.run(&["get", "mutatingwebhookconfigurations,validatingwebhookconfigurations,clusterroles,clusterrolebindings,validatingadmissionpolicies", "--output=name"])?;
+    let left = admin.run(&["get", "mutatingwebhookconfigurations,validatingwebhookconfigurations,clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings", "--output=name"])?;
     ensure!(!left.contains(&name), "left behind: {left}");
     admin
         .run(&["get", "namespace", "life-headscale"])
@@ -403,7 +445,7 @@ fn upgrade_and_uninstall(context: &Context, _: Option<&headscale::Program>) -> R
     Ok(())
 }
 
-fn create(
+pub(crate) fn create(
     kubectl: &Kubectl,
     namespace: &str,
     name: &str,
@@ -425,7 +467,7 @@ fn create(
     kubectl.feed(&["create", "--filename=-"], &secret.to_string())
 }
 
-fn base64_of(text: &str) -> String {
+pub(crate) fn base64_of(text: &str) -> String {
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD.encode(text)
 }

@@ -181,6 +181,7 @@ impl<'a> World<'a> {
         let config = format!("config={}", json!({"profiles": profiles}));
         let release = Release::install_with(context, &api, name, &["--set-json", &config])?;
         let account = release.account(&api)?;
+        any_lease(&api, &release)?;
         let apps = format!("{name}-apps");
         api.namespace(&apps, &json!({}))?;
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -214,6 +215,10 @@ impl<'a> World<'a> {
         } = *run;
         let folder = self.folder.join(name);
         std::fs::create_dir_all(&folder)?;
+        self.api.kubectl().apply(&json!({
+            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+            "metadata": {"namespace": self.release.name, "name": lease},
+        }))?;
         let through = |port: u16| format!("http://127.0.0.1:{port}");
         let mut kubeconfig_path = self.account.kubeconfig().to_owned();
         if let Some(port) = kubernetes {
@@ -407,6 +412,22 @@ impl Drop for World<'_> {
         let all = ["delete", "pods,secrets", "--all", "--namespace", &self.apps];
         let _ = self.api.kubectl().run(&all);
     }
+}
+
+/// Lets the account hold any Lease of its namespace: processes here have each their own.
+fn any_lease(api: &api::ControlPlane, release: &Release) -> Result<()> {
+    let (kubectl, name) = (api.kubectl(), release.fullname());
+    let get = ["get", "role", &name, "--namespace", &release.name];
+    let mut role = kubectl.json(&get)?;
+    let rules = role["rules"].as_array_mut().context("no rules")?;
+    let leases = rules
+        .iter_mut()
+        .filter(|rule| rule["resources"] == json!(["leases"]));
+    for rule in leases {
+        rule["resourceNames"] = json!([]);
+    }
+    kubectl.feed(&["replace", "--filename", "-"], &role.to_string())?;
+    Ok(())
 }
 
 fn give(api: &api::ControlPlane, release: &str, api_key: &str) -> Result<()> {

@@ -38,6 +38,7 @@ mod rotation;
 mod security;
 mod serve;
 mod sidecars;
+mod stolen_token;
 mod story;
 mod support;
 mod tenant;
@@ -68,6 +69,7 @@ const CASES: &[&[Case]] = &[
     conformance::CASES,
     join::CASES,
     chart::CASES,
+    stolen_token::CASES,
     serve::CASES,
     calls::CASES,
     golden::CASES,

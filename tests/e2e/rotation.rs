@@ -167,7 +167,7 @@ impl World {
             client: self.account.clone(),
             lease: Lease {
                 namespace: self.name.clone(),
-                name: "sidescale".into(),
+                name: format!("{}-sidescale", self.name),
                 identity: "test".into(),
             },
             release: self.name.clone(),

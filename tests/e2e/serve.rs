@@ -126,7 +126,7 @@ impl Replica {
         Ok(this)
     }
 
-    fn get(&self, path: &str) -> Result<String> {
+    pub(crate) fn get(&self, path: &str) -> Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.admin))?;
         stream.set_read_timeout(Some(LIMIT))?;
         write!(
@@ -136,6 +136,11 @@ impl Replica {
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok(answer)
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        self.process.log()
     }
 
     /// The sum of a metric's samples that hold all these pieces.

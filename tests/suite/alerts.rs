@@ -32,6 +32,7 @@ fn text<'a>(alert: &'a Value, field: &str) -> &'a str {
 fn page() -> String {
     let metrics = Metrics::new().unwrap();
     metrics.handshakes(Handshake::Distrusted).inc();
+    metrics.fence_open.with_label_values(&["secrets"]).set(1);
     let rotation = &metrics.rotation;
     let key = ["shop", "headscale-auth-keys", "web-authkey"];
     rotation.expiry.with_label_values(&key).set(1.0);

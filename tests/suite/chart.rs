@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use clap::CommandFactory;
 use serde_json::Value;
 
+#[path = "../support/write_verbs.rs"]
+mod write_verbs;
+
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
@@ -188,6 +191,143 @@ fn the_entry_for_workloads_is_ignored_where_it_does_not_answer() {
         assert!(webhook.lines().any(|other| other == line), "{line}");
     }
     assert!(template("clusterrole.yaml").contains("validatingwebhookconfigurations"));
+}
+
+/// The same as helm renders it is tried with a real helm, `stolen_token::every_write_verb_has_a_test`.
+#[test]
+fn every_write_of_a_role_is_listed_with_the_test_of_its_limit() {
+    let mut found = BTreeSet::new();
+    for (name, text) in templates() {
+        if !text.contains("\nkind: Role\n") && !text.contains("\nkind: ClusterRole\n") {
+            continue;
+        }
+        let roles: Vec<Value> = serde_saphyr::from_multiple(&without_directives(&text))
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let writes: Vec<String> = roles.iter().flat_map(write_verbs::writes).collect();
+        assert!(!writes.is_empty(), "{name}");
+        found.extend(writes);
+    }
+    let listed = BTreeSet::from_iter(write_verbs::listed());
+    assert_eq!(
+        found, listed,
+        "the roles and tests/support/write_verbs.rs differ"
+    );
+    for write in write_verbs::WRITES {
+        let (group, _) = write.test.split_once("::").unwrap();
+        let tests = read(format!("tests/e2e/{group}.rs"));
+        let quoted = format!("\"{}\"", write.test);
+        assert!(tests.contains(&quoted), "no test {}", write.test);
+    }
+}
+
+/// A template without its conditions and loops, and with a word in place of each value: a list of names has one.
+fn without_directives(text: &str) -> String {
+    let kept = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("{{"));
+    let mut plain = String::new();
+    for line in kept {
+        let mut rest = line;
+        while let Some((before, after)) = rest.split_once("{{") {
+            let (_, after) = after.split_once("}}").unwrap();
+            plain.push_str(before);
+            let is_list = before.trim_end().ends_with("resourceNames:");
+            plain.push_str(if is_list { "[x]" } else { "x" });
+            rest = after;
+        }
+        plain.push_str(rest);
+        plain.push('\n');
+    }
+    plain
+}
+
+/// By label alone everybody could leave themselves out.
+#[test]
+fn our_own_pods_are_left_out_by_label_and_namespace_together() {
+    let condition = "{{- include \"sidescale.notOurOwn\" . | nindent 10 }}";
+    for (name, entries) in [("webhook.yaml", 2), ("validating-webhook.yaml", 1)] {
+        let text = template(name);
+        assert!(!text.contains("objectSelector"), "{name}");
+        assert_eq!(text.matches(condition).count(), entries, "{name}");
+    }
+    let helpers = template("_helpers.tpl");
+    let (_, condition) = helpers
+        .split_once("define \"sidescale.notOurOwn\"")
+        .unwrap();
+    let (condition, _) = condition.split_once("end -").unwrap();
+    for part in [
+        "request.namespace == '{{ .Release.Namespace }}'",
+        "labels['app.kubernetes.io/name'] == ",
+        "labels['app.kubernetes.io/instance'] == ",
+    ] {
+        assert!(condition.contains(part), "{part}");
+    }
+}
+
+/// A policy that is not bound refuses nothing, and one that warns neither.
+#[test]
+fn every_policy_is_bound_and_denies() {
+    let mut policies = 0;
+    for (name, text) in templates() {
+        let Some(policy) = name.strip_suffix("-policy.yaml") else {
+            continue;
+        };
+        // Another kind of policy.
+        if !text.contains("\nkind: ValidatingAdmissionPolicy\n") {
+            continue;
+        }
+        policies += 1;
+        assert!(text.contains("\n  failurePolicy: Fail\n"), "{name}");
+        let binding = template(&format!("{policy}-policybinding.yaml"));
+        assert!(
+            binding.contains("\n  validationActions: [Deny]\n"),
+            "{policy}"
+        );
+        let named = |text: &str, field: &str| -> Option<String> {
+            let line = text
+                .lines()
+                .find(|line| line.trim_start().starts_with(field))?;
+            Some(line.split_once(": ")?.1.to_owned())
+        };
+        assert_eq!(
+            named(&text, "name:"),
+            named(&binding, "policyName:"),
+            "{policy}"
+        );
+        let when = |text: &str| {
+            text.lines()
+                .find(|line| line.starts_with("{{- if"))
+                .map(str::to_owned)
+        };
+        assert_eq!(
+            when(&text),
+            when(&binding),
+            "{policy}: one comes without the other"
+        );
+    }
+    assert_eq!(policies, 4);
+    // The right and its fence come together.
+    let right = template("clusterrole.yaml");
+    let (_, right) = right.split_once("{{- if ").unwrap();
+    let fence = template("evictions-policy.yaml");
+    assert_eq!(
+        right.lines().next(),
+        fence
+            .strip_prefix("{{- if ")
+            .and_then(|fence| fence.lines().next())
+    );
+}
+
+#[test]
+fn every_fence_has_its_policy() {
+    for fence in sidescale::fences::Fence::ALL {
+        let name = format!(
+            "  name: {{{{ include \"sidescale.fullname\" . }}}}-{}",
+            fence.as_str()
+        );
+        let policy = template(&format!("{}-policy.yaml", fence.as_str()));
+        assert!(policy.lines().any(|line| line == name), "{name}");
+    }
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod config;
 mod conformance;
 mod control_plane;
 mod demo;
+mod fences;
 mod pages;
 mod rotation;
 mod schema;

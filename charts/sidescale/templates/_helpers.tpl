@@ -29,6 +29,47 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
+{{/* The account as the API server names it: what the policies hold for. */}}
+{{- define "sidescale.username" -}}
+system:serviceaccount:{{ .Release.Namespace }}:{{ include "sidescale.fullname" . }}
+{{- end -}}
+
+{{/* Whether pods that lost their node are evicted; empty if not. The right and its policy come together. */}}
+{{- define "sidescale.evicts" -}}
+{{- if eq (dig "rotation" "onLost" "report" .Values.config) "evict" -}}true{{- end -}}
+{{- end -}}
+
+{{/* The cluster's own namespaces. JSON. */}}
+{{- define "sidescale.systemNamespaces" -}}
+{{- list "kube-system" "kube-node-lease" "kube-public" | toJson -}}
+{{- end -}}
+
+{{/* Refuses the cluster's own namespaces: rights on Secrets there are rights on the cluster. */}}
+{{- define "sidescale.checkNamespaces" -}}
+{{- $system := include "sidescale.systemNamespaces" . | fromJsonArray -}}
+{{- if has .Release.Namespace $system -}}
+{{- fail (printf "namespace %s is the cluster's own: install Sidescale into a namespace of its own, for example --namespace sidescale --create-namespace" .Release.Namespace) -}}
+{{- end -}}
+{{- range $namespace, $names := include "sidescale.apiKeySecrets" . | fromJson -}}
+{{- if has $namespace $system -}}
+{{- fail (printf "the API-key Secret %s is in namespace %s, which is the cluster's own: name another namespace in controlPlane.apiKeySecret.namespace, or in config.controlPlanes.<name>.apiKeySecret.namespace" (join ", " $names) $namespace) -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.headscale.serviceAccount (has (include "sidescale.headscaleNamespace" .) $system) -}}
+{{- fail (printf "headscale.namespace is %s, which is the cluster's own: name the namespace that Headscale runs in" (include "sidescale.headscaleNamespace" .)) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* CEL: the object is none of ours. By namespace and labels together: everybody may write labels, but not in this namespace. */}}
+{{- define "sidescale.notOurOwn" -}}
+!(request.namespace == '{{ .Release.Namespace }}'
+&& has(object.metadata.labels)
+&& 'app.kubernetes.io/name' in object.metadata.labels
+&& object.metadata.labels['app.kubernetes.io/name'] == '{{ include "sidescale.name" . }}'
+&& 'app.kubernetes.io/instance' in object.metadata.labels
+&& object.metadata.labels['app.kubernetes.io/instance'] == '{{ .Release.Name }}')
+{{- end -}}
+
 {{- define "sidescale.caSecretName" -}}
 {{ include "sidescale.fullname" . }}-webhook-ca
 {{- end -}}

@@ -59,6 +59,8 @@ pub(super) struct Facts {
     pub(super) notes: Vec<Note>,
     /// What the control plane holds.
     pub(super) plane: Looked<PlaneView>,
+    /// Policies around Sidescale's own account that its process found not in force; the newest first.
+    pub(super) fences: Vec<Note>,
     /// The names that the control plane gives.
     pub(super) names: Looked<Names>,
     /// The cluster's domain, where it may be read.

@@ -3,6 +3,7 @@
 use super::facts::{Facts, Finding, Looked};
 
 mod container;
+mod fences;
 mod injection;
 mod key;
 mod names;
@@ -11,6 +12,7 @@ mod node;
 /// Judges everything, in the order in which a pod comes to be a node: what fails first is what to mend first.
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     let mut findings = injection::judge(facts);
+    findings.extend(fences::judge(facts));
     let Some(reference) = facts.reference() else {
         return findings;
     };

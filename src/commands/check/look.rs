@@ -5,8 +5,8 @@ use std::fmt::Display;
 
 use anyhow::{Result, bail};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Namespace, Pod};
-use kube::api::{Api, LogParams};
+use k8s_openapi::api::core::v1::{Event, Namespace, Pod};
+use kube::api::{Api, ListParams, LogParams};
 use kube::{Client, Error};
 use sidescale_webhook::annotations::NamespaceMetadata;
 use sidescale_webhook::sidecar::Injected;
@@ -15,11 +15,12 @@ use super::facts::{CONTAINER, Facts, Looked, is_tailscales};
 use super::headscale;
 use super::words::{Refused, refused};
 use crate::cluster;
-use crate::commands::inventory::{Inventory, injected};
+use crate::commands::inventory::{Inventory, Note, injected, note};
 use crate::commands::progress::Progress;
 use crate::commands::release::{self, Release, ReleaseArgs};
 use crate::commands::status::held::PlaneView;
 use crate::commands::status::verify;
+use crate::fences::FENCE_OPEN;
 use crate::pods::start;
 use crate::rotation::demand::SecretRef;
 use crate::store::{SecretStore, Store, StoreError};
@@ -62,6 +63,7 @@ pub(super) async fn look(
         },
         secret: Looked::NotAsked,
         notes: Vec::new(),
+        fences: open_fences(client, &args.namespace).await,
         plane: Looked::NotAsked,
         names: Looked::NotAsked,
         cluster_domain: None,
@@ -112,6 +114,22 @@ pub(super) async fn look(
     facts.injected = looked(siblings.map_err(|error| format!("{error:#}")));
     (facts.plane, facts.log) = (plane, log);
     Ok(facts)
+}
+
+/// What the process has reported of its own fences; who may not read Events there goes without.
+async fn open_fences(client: &Client, namespace: &str) -> Vec<Note> {
+    let api: Api<Event> = Api::namespaced(client.clone(), namespace);
+    let selector = format!("involvedObject.kind=ConfigMap,reason={FENCE_OPEN}");
+    let Ok(events) = api.list(&ListParams::default().fields(&selector)).await else {
+        return Vec::new();
+    };
+    let notes = events
+        .items
+        .into_iter()
+        .filter_map(|event| note(namespace, event));
+    let mut notes: Vec<Note> = notes.map(|(_, note)| note).collect();
+    notes.sort_by_key(|note| std::cmp::Reverse(note.at));
+    notes
 }
 
 fn looked<T>(read: Result<T, impl Display>) -> Looked<T> {

@@ -162,6 +162,7 @@ impl World {
             policy: Looked::Saw(Policy::for_login_server("https://headscale.example.com").unwrap()),
             secret: Looked::NotAsked,
             notes: Vec::new(),
+            fences: Vec::new(),
             plane: Looked::NotAsked,
             names: Looked::Saw(Names::Set(dns())),
             cluster_domain: None,

@@ -334,9 +334,10 @@ impl Life {
     }
 }
 
-/// The Lease is renewed all the time, whatever else is done.
+/// The Lease is renewed, fences are tried and other releases looked for all the time, whatever else is done.
 fn all_but_leases(exchange: &Exchange) -> bool {
-    !exchange.path.contains("/leases")
+    let always = ["/leases", "dryRun=", "/mutatingwebhookconfigurations?"];
+    !always.iter().any(|part| exchange.path.contains(part))
 }
 
 /// What changes users, keys and their Secrets.

@@ -218,3 +218,28 @@ fn says_how_the_container_does() {
         ),
     ]);
 }
+
+#[test]
+fn an_open_fence_fails_while_it_is_reported() {
+    let note = |text: &str, seconds: i64| Note {
+        reason: "FenceOpen".into(),
+        text: text.into(),
+        at: at(70 * DAY - seconds),
+    };
+    let of_fences = |finding: &Finding| finding.check == "fences";
+    assert!(!World::well().judged().iter().any(of_fences));
+    let mut world = World::well();
+    world.facts.fences = vec![
+        note("secrets", 10),
+        // The same from another replica.
+        note("secrets", 300),
+        note("webhooks", 899),
+        note("evictions", 900),
+    ];
+    let findings = world.judged();
+    let open = findings.iter().filter(|finding| of_fences(finding));
+    let open: Vec<_> = open
+        .map(|finding| (finding.result, finding.text.as_str()))
+        .collect();
+    assert_eq!(open, [(Level::Fail, "secrets"), (Level::Fail, "webhooks")]);
+}

@@ -1,0 +1,333 @@
+//! The fences around our own account: whether each policy refuses what it must, by what the API server answers to a dry run. Pure.
+//!
+//! RBAC cannot limit the names of Secrets that an account creates, nor the fields that it changes, so the chart installs a
+//! ValidatingAdmissionPolicy beside each such right. Helm's install order has no place for policies, and anybody who may may delete
+//! one: so the process tries for itself, by requests that change nothing even if they are admitted.
+
+use std::time::Duration;
+
+mod run;
+
+pub use run::{Fences, settled};
+
+/// The reason of the Event that reports one.
+pub const FENCE_OPEN: &str = "FenceOpen";
+
+/// While a fence is open, it is tried again this often in [`FIRST`], and nothing is reported.
+const SOON: Duration = Duration::from_secs(1);
+
+/// A policy takes a second or two to come into force at an installation: what is open after this long is reported.
+const FIRST: Duration = Duration::from_secs(60);
+
+/// A fence that is open is tried again this often after that.
+const WHILE_OPEN: Duration = Duration::from_secs(10);
+
+/// One that could not be tried is tried again this often.
+const WHILE_UNKNOWN: Duration = Duration::from_secs(300);
+
+/// Fences that hold are tried this often.
+const WHILE_CLOSED: Duration = Duration::from_secs(3_600);
+
+/// A right of our account, and the policy that limits it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fence {
+    /// Create and update Secrets: those on the list, Opaque, with our label.
+    Secrets,
+    /// Patch our webhook configurations: `clientConfig.caBundle` alone.
+    Webhooks,
+    /// Evict pods: none of the cluster's own namespaces and of ours.
+    Evictions,
+}
+
+impl Fence {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Secrets, Self::Webhooks, Self::Evictions];
+
+    /// The metric's label, and the end of the policy's name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Secrets => "secrets",
+            Self::Webhooks => "webhooks",
+            Self::Evictions => "evictions",
+        }
+    }
+
+    /// The name of its policy, and of that policy's binding, in an installation whose objects have that name.
+    #[must_use]
+    pub fn policy(self, installation: &str) -> String {
+        format!("{installation}-{}", self.as_str())
+    }
+
+    /// What a stolen token of ours may do while it is open.
+    fn danger(self) -> &'static str {
+        match self {
+            Self::Secrets => {
+                "create a Secret of any name and type, also a token of another account"
+            }
+            Self::Webhooks => {
+                "have every object of the cluster sent to any URL, and change every pod"
+            }
+            Self::Evictions => "evict pods of the cluster's own namespaces",
+        }
+    }
+}
+
+/// What the API server answered to a request that a fence must refuse.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// It was admitted.
+    Admitted,
+    /// It was refused.
+    Refused {
+        /// The HTTP status.
+        code: u16,
+        /// The reason in one word.
+        reason: String,
+        /// Why, in words.
+        message: String,
+        /// Whether a disruption budget is the cause.
+        budget: bool,
+    },
+    /// There was no answer, and why.
+    None(String),
+}
+
+/// Whether a fence holds.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Verdict {
+    /// Its policy refused, or there is not even the right.
+    Closed,
+    /// Something else was in the way, so that nothing is known of the policy; the words say what.
+    Unknown(String),
+    /// The request was admitted: the policy, or its binding, is not in force.
+    Open,
+}
+
+/// Judges an answer to what `policy` must refuse.
+pub(crate) fn judge(policy: &str, answer: &Answer) -> Verdict {
+    let (code, reason, message, budget) = match answer {
+        Answer::Admitted => return Verdict::Open,
+        Answer::None(why) => return Verdict::Unknown(why.clone()),
+        Answer::Refused {
+            code,
+            reason,
+            message,
+            budget,
+        } => (*code, reason.as_str(), message.as_str(), *budget),
+    };
+    let by_policy = message.contains(&format!("ValidatingAdmissionPolicy '{policy}' "));
+    // `secrets is forbidden: User "..." cannot create resource "secrets" in API group ""`: RBAC's own words.
+    let by_rbac = code == 403
+        && message.contains(" is forbidden: User \"")
+        && message.contains(" cannot ")
+        && message.contains(" resource \"");
+    if by_policy || by_rbac {
+        return Verdict::Closed;
+    }
+    // Both are asked after admission: the object would have been written, or the pod evicted.
+    if reason == "AlreadyExists" || code == 429 && budget {
+        return Verdict::Open;
+    }
+    Verdict::Unknown(format!("refused with {code} {reason}: {}", cut(message)))
+}
+
+/// The worst of several verdicts on one fence.
+pub(crate) fn worst(verdicts: impl IntoIterator<Item = Verdict>) -> Verdict {
+    verdicts.into_iter().max().unwrap_or(Verdict::Closed)
+}
+
+/// What follows a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Next {
+    /// Whether work that needs the rights may begin.
+    pub(crate) settled: bool,
+    /// Whether what is open is reported.
+    pub(crate) report: bool,
+    /// When the fences are tried again.
+    pub(crate) after: Duration,
+}
+
+/// Decides what follows a round that ended so long after the start.
+pub(crate) fn next(since_start: Duration, worst: &Verdict) -> Next {
+    let first = since_start < FIRST;
+    let (settled, report, after) = match worst {
+        Verdict::Open if first => (false, false, SOON),
+        Verdict::Open => (true, true, WHILE_OPEN),
+        Verdict::Unknown(_) => (true, true, WHILE_UNKNOWN),
+        Verdict::Closed => (true, true, WHILE_CLOSED),
+    };
+    Next {
+        settled,
+        report,
+        after,
+    }
+}
+
+/// What is open and what to do, for an Event and the log.
+pub(crate) fn notice(fence: Fence, installation: &str) -> String {
+    let policy = fence.policy(installation);
+    format!(
+        "ValidatingAdmissionPolicy {policy} does not refuse what it must: a stolen token of Sidescale could {}. Run helm upgrade \
+         with the release's values, then kubectl get validatingadmissionpolicies,validatingadmissionpolicybindings {policy}",
+        fence.danger()
+    )
+}
+
+fn cut(message: &str) -> String {
+    const SHOWN: usize = 200;
+    message.chars().take(SHOWN).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: &str = "sidescale-secrets";
+
+    fn refused(code: u16, reason: &str, message: &str) -> Answer {
+        Answer::Refused {
+            code,
+            reason: reason.into(),
+            message: message.into(),
+            budget: false,
+        }
+    }
+
+    #[test]
+    fn only_its_own_policy_or_a_missing_right_closes_a_fence() {
+        let by_policy = "secrets \"x\" is forbidden: ValidatingAdmissionPolicy 'sidescale-secrets' with binding \
+                         'sidescale-secrets' denied request: Secret sidescale/x is not on the list";
+        let by_rbac = "secrets is forbidden: User \"system:serviceaccount:sidescale:sidescale\" cannot create resource \
+                       \"secrets\" in API group \"\" in the namespace \"sidescale\"";
+        let by_another = by_policy.replace("sidescale-secrets", "no-secrets-today");
+        let quota = "secrets \"x\" is forbidden: exceeded quota: few, requested: count/secrets=1, used: 1, limited: 1";
+        let unknown = |code: u16, reason: &str, message: &str| {
+            Verdict::Unknown(format!("refused with {code} {reason}: {message}"))
+        };
+        let table = [
+            (Answer::Admitted, Verdict::Open),
+            (refused(403, "Forbidden", by_policy), Verdict::Closed),
+            (refused(422, "Invalid", by_policy), Verdict::Closed),
+            (refused(403, "Forbidden", by_rbac), Verdict::Closed),
+            (
+                refused(403, "Forbidden", &by_another),
+                unknown(403, "Forbidden", &by_another),
+            ),
+            (
+                refused(403, "Forbidden", quota),
+                unknown(403, "Forbidden", quota),
+            ),
+            // A policy whose name only begins so is another one.
+            (
+                refused(
+                    403,
+                    "Forbidden",
+                    "ValidatingAdmissionPolicy 'sidescale-secrets-2' denied",
+                ),
+                unknown(
+                    403,
+                    "Forbidden",
+                    "ValidatingAdmissionPolicy 'sidescale-secrets-2' denied",
+                ),
+            ),
+            (
+                refused(401, "Unauthorized", "Unauthorized"),
+                unknown(401, "Unauthorized", "Unauthorized"),
+            ),
+            (
+                refused(404, "NotFound", "pods \"x\" not found"),
+                unknown(404, "NotFound", "pods \"x\" not found"),
+            ),
+            (
+                refused(409, "AlreadyExists", "secrets \"x\" already exists"),
+                Verdict::Open,
+            ),
+            (
+                refused(
+                    409,
+                    "Conflict",
+                    "the object has been modified; please apply your changes",
+                ),
+                unknown(
+                    409,
+                    "Conflict",
+                    "the object has been modified; please apply your changes",
+                ),
+            ),
+            (
+                refused(429, "TooManyRequests", "too many requests"),
+                unknown(429, "TooManyRequests", "too many requests"),
+            ),
+            (
+                refused(500, "InternalError", "etcd"),
+                unknown(500, "InternalError", "etcd"),
+            ),
+            (
+                Answer::None("no answer within 10 s".into()),
+                Verdict::Unknown("no answer within 10 s".into()),
+            ),
+        ];
+        for (answer, want) in table {
+            assert_eq!(judge(POLICY, &answer), want, "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn a_disruption_budget_is_asked_only_after_the_fence() {
+        let budget = Answer::Refused {
+            code: 429,
+            reason: "TooManyRequests".into(),
+            message: "Cannot evict pod as it would violate the pod's disruption budget.".into(),
+            budget: true,
+        };
+        assert_eq!(judge(POLICY, &budget), Verdict::Open);
+    }
+
+    #[test]
+    fn the_worst_answer_counts() {
+        let unknown = || Verdict::Unknown("no answer".into());
+        assert_eq!(worst([]), Verdict::Closed);
+        assert_eq!(worst([Verdict::Closed, unknown()]), unknown());
+        assert_eq!(
+            worst([Verdict::Open, unknown(), Verdict::Closed]),
+            Verdict::Open
+        );
+    }
+
+    #[test]
+    fn an_open_fence_is_tried_each_second_for_a_minute_and_then_reported() {
+        let unknown = Verdict::Unknown(String::new());
+        let table = [
+            (0, Verdict::Open, (false, false, SOON)),
+            (59, Verdict::Open, (false, false, SOON)),
+            (60, Verdict::Open, (true, true, WHILE_OPEN)),
+            (9_000, Verdict::Open, (true, true, WHILE_OPEN)),
+            (0, unknown.clone(), (true, true, WHILE_UNKNOWN)),
+            (9_000, unknown, (true, true, WHILE_UNKNOWN)),
+            (0, Verdict::Closed, (true, true, WHILE_CLOSED)),
+            (9_000, Verdict::Closed, (true, true, WHILE_CLOSED)),
+        ];
+        for (seconds, worst, (settled, report, after)) in table {
+            let want = Next {
+                settled,
+                report,
+                after,
+            };
+            assert_eq!(
+                next(Duration::from_secs(seconds), &worst),
+                want,
+                "{seconds} {worst:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_notice_names_the_policy_and_fits_an_event() {
+        for fence in Fence::ALL {
+            let text = notice(fence, &"a".repeat(40));
+            assert!(text.contains(&fence.policy(&"a".repeat(40))), "{text}");
+            assert!(text.len() < 1000, "{}", text.len());
+        }
+    }
+}

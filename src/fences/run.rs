@@ -1,0 +1,295 @@
+//! Tries the fences at the start and every hour, and reports one that is open. I/O.
+
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use jiff::Timestamp;
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
+};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::policy::v1::Eviction;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::{Client, Error};
+use serde_json::{Value, json};
+use sidescale_webhook::profile::OnLost;
+use tokio::sync::watch;
+use tracing::{error, info};
+
+use super::{Answer, FENCE_OPEN, Fence, Next, Verdict, judge, next, notice, worst};
+use crate::clock::{Clock, after};
+use crate::cluster::{self, chain};
+use crate::config::Current;
+use crate::events::{About, Events, Notice};
+use crate::health::{Health, Part};
+use crate::metrics::Metrics;
+use crate::pods::post_eviction;
+use crate::store::FIELD_MANAGER;
+
+/// Bounds one request.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Work that needs the rights waits this long at most for the policies to come into force.
+const SETTLE: Duration = Duration::from_secs(10);
+
+/// The name of a Secret that is on no list.
+const NOT_LISTED: &str = "sidescale-fence-probe";
+
+/// The name of one that is, anywhere.
+const LISTED: &str = "headscale-auth-keys";
+
+/// Tries the fences for as long as the process runs.
+pub struct Fences {
+    /// The cluster, and our account there.
+    pub client: Client,
+    /// Our namespace.
+    pub namespace: String,
+    /// Our own pod.
+    pub pod: String,
+    /// The name of our webhook configurations, which the policies' names begin with.
+    pub installation: String,
+    /// The operator's configuration.
+    pub policy: Current,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What the admin port says.
+    pub health: Arc<Health>,
+    /// Where people look.
+    pub events: Events,
+    /// The ConfigMap that Events are about, in our namespace.
+    pub config_map: String,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// Waits until the fences were seen to hold, or cannot be tried, but not for long: a fence that is open is reported, and keys are
+/// renewed all the same.
+pub async fn settled(mut settled: watch::Receiver<bool>) {
+    let _ = tokio::time::timeout(SETTLE, settled.wait_for(|settled| *settled)).await;
+}
+
+impl Fences {
+    /// Tries them again and again; tells once that work which needs the rights may begin.
+    pub async fn run(self, settled: watch::Sender<bool>) -> Infallible {
+        let start = self.clock.now();
+        let mut open = Vec::new();
+        loop {
+            let verdicts = self.round().await;
+            let since_start = since(start, self.clock.now());
+            let all = worst(verdicts.iter().map(|(_, verdict)| verdict.clone()));
+            let Next {
+                settled: is_settled,
+                report,
+                after: pause,
+            } = next(since_start, &all);
+            if is_settled {
+                settled.send_replace(true);
+            }
+            if report {
+                self.report(&verdicts, &mut open).await;
+            }
+            self.clock.sleep_until(after(self.clock.now(), pause)).await;
+        }
+    }
+
+    /// Tries each fence that there is a right for.
+    async fn round(&self) -> Vec<(Fence, Verdict)> {
+        let evicts = self.policy.borrow().rotation.on_lost == OnLost::Evict;
+        let fences = Fence::ALL
+            .into_iter()
+            .filter(|fence| evicts || *fence != Fence::Evictions);
+        let tried = fences.map(async |fence| {
+            let policy = fence.policy(&self.installation);
+            let answers = match fence {
+                Fence::Secrets => self.try_secrets().await,
+                Fence::Webhooks => self.try_webhooks().await,
+                Fence::Evictions => vec![self.try_eviction().await],
+            };
+            let verdicts = answers.iter().map(|answer| judge(&policy, answer));
+            (fence, worst(verdicts))
+        });
+        join_all(tried).await
+    }
+
+    /// A Secret of another name, and one that is a token of an account.
+    async fn try_secrets(&self) -> Vec<Answer> {
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
+        let params = PostParams {
+            dry_run: true,
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+        };
+        let tried = [
+            (NOT_LISTED, "Opaque"),
+            (LISTED, "kubernetes.io/service-account-token"),
+        ]
+        .map(async |(name, type_)| {
+            let secret = probe_secret(&self.namespace, name, type_);
+            answered(api.create(&params, &secret)).await
+        });
+        join_all(tried).await
+    }
+
+    /// Something other than the caBundle, of both kinds.
+    async fn try_webhooks(&self) -> Vec<Answer> {
+        let client = &self.client;
+        let params = PatchParams {
+            dry_run: true,
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let mutating: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
+        let validating: Api<ValidatingWebhookConfiguration> = Api::all(client.clone());
+        let name = self.installation.as_str();
+        let [pods, workloads] =
+            ["pods", "workloads"].map(|name| Patch::Strategic(probe_entry(name)));
+        let (mutating, validating) = tokio::join!(
+            answered(mutating.patch(name, &params, &pods)),
+            answered(validating.patch(name, &params, &workloads)),
+        );
+        vec![mutating, validating]
+    }
+
+    /// Our own pod: the policy is asked only about one that is there.
+    async fn try_eviction(&self) -> Answer {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        let eviction = Eviction {
+            delete_options: None,
+            metadata: ObjectMeta {
+                namespace: Some(self.namespace.clone()),
+                name: Some(self.pod.clone()),
+                ..ObjectMeta::default()
+            },
+        };
+        answered(post_eviction(&api, &eviction, true)).await
+    }
+
+    async fn report(&self, verdicts: &[(Fence, Verdict)], open: &mut Vec<Fence>) {
+        for (fence, verdict) in verdicts {
+            let is_open = *verdict == Verdict::Open;
+            let gauge = self.metrics.fence_open.with_label_values(&[fence.as_str()]);
+            match verdict {
+                Verdict::Closed | Verdict::Open => gauge.set(i64::from(is_open)),
+                // What was seen last stands.
+                Verdict::Unknown(_) => continue,
+            }
+            let was_open = open.contains(fence);
+            if is_open {
+                self.report_open(*fence, was_open).await;
+            }
+            if is_open && !was_open {
+                open.push(*fence);
+            } else if was_open && !is_open {
+                open.retain(|other| other != fence);
+                let policy = fence.policy(&self.installation);
+                info!(policy, "Fence holds again");
+            }
+        }
+        // One that the configuration has no right for any more is none.
+        open.retain(|fence| verdicts.iter().any(|(tried, _)| tried == fence));
+        for fence in Fence::ALL {
+            if !verdicts.iter().any(|(tried, _)| *tried == fence) {
+                let gauge = self.metrics.fence_open.with_label_values(&[fence.as_str()]);
+                gauge.set(0);
+            }
+        }
+        let detail = detail(verdicts, &self.installation);
+        if open.is_empty() {
+            self.health.ok(Part::Fences, detail);
+        } else {
+            self.health.trouble(Part::Fences, detail);
+        }
+    }
+
+    async fn report_open(&self, fence: Fence, was_open: bool) {
+        let note = notice(fence, &self.installation);
+        if !was_open {
+            let policy = fence.policy(&self.installation);
+            error!(policy, note, "Fence around our own account is open");
+        }
+        let notice = Notice {
+            namespace: self.namespace.clone(),
+            about: About::ConfigMap(self.config_map.clone()),
+            warning: true,
+            reason: FENCE_OPEN,
+            note,
+        };
+        self.events.publish(&notice).await;
+    }
+}
+
+/// A line for the admin port: each fence and how it is.
+fn detail(verdicts: &[(Fence, Verdict)], installation: &str) -> String {
+    let mut text = String::new();
+    for (fence, verdict) in verdicts {
+        if !text.is_empty() {
+            text.push_str("; ");
+        }
+        // Writing to a String cannot fail.
+        let _ = match verdict {
+            Verdict::Closed => write!(text, "{} holds", fence.as_str()),
+            Verdict::Unknown(why) => {
+                write!(text, "{} could not be tried: {why}", fence.as_str())
+            }
+            Verdict::Open => write!(
+                text,
+                "{} is open: {}",
+                fence.as_str(),
+                notice(*fence, installation)
+            ),
+        };
+    }
+    text
+}
+
+/// A Secret that the policy must refuse, and that is valid otherwise. It holds nothing.
+fn probe_secret(namespace: &str, name: &str, type_: &str) -> Secret {
+    let pair = |key: &str, value: &str| Some([(key.to_owned(), value.to_owned())].into());
+    Secret {
+        metadata: ObjectMeta {
+            namespace: Some(namespace.to_owned()),
+            name: Some(name.to_owned()),
+            labels: pair("app.kubernetes.io/managed-by", "sidescale"),
+            annotations: pair("kubernetes.io/service-account.name", "default"),
+            ..ObjectMeta::default()
+        },
+        type_: Some(type_.to_owned()),
+        ..Secret::default()
+    }
+}
+
+/// Another timeout for an entry: longer than the chart's longest.
+fn probe_entry(name: &str) -> Value {
+    json!({"webhooks": [{"name": format!("{name}.sidescale.io"), "timeoutSeconds": 30}]})
+}
+
+async fn answered<T>(call: impl Future<Output = Result<T, Error>>) -> Answer {
+    match tokio::time::timeout(DEADLINE, call).await {
+        Err(_) => Answer::None(format!("no answer within {} s", DEADLINE.as_secs())),
+        Ok(Ok(_)) => Answer::Admitted,
+        Ok(Err(Error::Api(status))) => {
+            let status = *status;
+            let causes = status.details.iter().flat_map(|details| &details.causes);
+            let budget = causes
+                .into_iter()
+                .any(|cause| cause.reason == "DisruptionBudget");
+            Answer::Refused {
+                code: status.code,
+                reason: status.reason,
+                message: status.message,
+                budget,
+            }
+        }
+        Ok(Err(error)) if cluster::is_away(&error) => {
+            Answer::None("the API server does not answer".to_owned())
+        }
+        Ok(Err(error)) => Answer::None(chain(&error)),
+    }
+}
+
+fn since(start: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(start)).unwrap_or_default()
+}

@@ -1,0 +1,197 @@
+//! Which release of a cluster rotates: two of them would put their own keys into the same Secrets. I/O around a pure decision.
+//!
+//! Each release has a MutatingWebhookConfiguration that names it. Nobody but an administrator can make one, and its time of creation
+//! is the API server's: the release whose configuration is oldest rotates, and any other keeps its hands off until that is gone.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use kube::api::{Api, ListParams, ObjectMeta};
+use kube::{Client, Error};
+use tracing::{debug, info, warn};
+
+use crate::cluster::{self, chain};
+use crate::health::{Health, Part};
+
+/// The annotation that names a configuration's release: `<namespace>/<release>`.
+const ANNOTATION: &str = "sidescale.io/release";
+
+/// What every object of the chart has.
+const SELECTOR: &str = "app.kubernetes.io/part-of=sidescale";
+
+/// Other releases are looked for this often.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+/// An API server that does not answer is asked again after this long.
+const RETRY: Duration = Duration::from_secs(2);
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// One release of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Seen {
+    created: Timestamp,
+    /// `<namespace>/<release>`.
+    release: String,
+}
+
+/// Looks for other releases in the cluster.
+#[derive(Clone)]
+pub struct Installations {
+    api: Api<MutatingWebhookConfiguration>,
+    /// `<namespace>/<release>`.
+    own: String,
+}
+
+impl Installations {
+    /// Looks as a release in its namespace.
+    #[must_use]
+    pub fn new(client: Client, namespace: &str, release: &str) -> Self {
+        Self {
+            api: Api::all(client),
+            own: format!("{namespace}/{release}"),
+        }
+    }
+
+    /// Waits until no other release came first; says once which one did.
+    pub async fn until_first(&self, health: &Health) {
+        let mut refused = None;
+        loop {
+            let other = match self.first().await {
+                Ok(None) => break,
+                Ok(Some(other)) => other,
+                Err(error) => {
+                    if self.is_blind(&error) {
+                        break;
+                    }
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                }
+            };
+            if refused.as_ref() != Some(&other) {
+                warn!(
+                    first = other,
+                    own = self.own,
+                    "Another release of Sidescale rotates keys in this cluster: this one creates, renews and expires none before \
+                     the other is uninstalled"
+                );
+                let detail = format!(
+                    "release {other} came first and rotates the keys of this cluster: this one, {}, does not; uninstall one of \
+                     them",
+                    self.own
+                );
+                health.trouble(Part::Rotation, detail);
+            }
+            refused = Some(other);
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        if let Some(first) = refused {
+            info!(first, own = self.own, "The other release is gone");
+        }
+    }
+
+    /// Is ready when another release is found to have come first.
+    pub async fn superseded(&self) {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            match self.first().await {
+                Ok(Some(_)) => return,
+                Ok(None) => {}
+                Err(error) => debug!(error = chain(&error), "Other releases were not looked for"),
+            }
+        }
+    }
+
+    async fn first(&self) -> Result<Option<String>, Error> {
+        let params = ListParams::default().labels(SELECTOR);
+        let listed = tokio::time::timeout(DEADLINE, self.api.list_metadata(&params)).await;
+        let Ok(listed) = listed else {
+            return Err(Error::Service("no answer in time".into()));
+        };
+        let seen = listed?.items.into_iter().map(|one| one.metadata);
+        let seen: Vec<_> = seen.filter_map(|metadata| read(&metadata)).collect();
+        Ok(first(&seen, &self.own).map(str::to_owned))
+    }
+
+    /// Whether the API server does not let us look, so that waiting is of no use.
+    fn is_blind(&self, error: &Error) -> bool {
+        let blind = matches!(error, Error::Api(status) if status.code == 403);
+        if blind {
+            warn!(
+                error = chain(error),
+                own = self.own,
+                "Other releases of Sidescale cannot be looked for: rotating as if there were none"
+            );
+        } else if !cluster::is_away(error) {
+            debug!(error = chain(error), "Other releases were not looked for");
+        }
+        blind
+    }
+}
+
+fn read(metadata: &ObjectMeta) -> Option<Seen> {
+    let release = metadata.annotations.as_ref()?.get(ANNOTATION)?.clone();
+    let created = metadata.creation_timestamp.as_ref()?.0;
+    Some(Seen { created, release })
+}
+
+/// The release that came before `own`, if one did. One whose own configuration is not there came last.
+fn first<'a>(seen: &'a [Seen], own: &str) -> Option<&'a str> {
+    // Of two in one second the name decides, so that both say the same.
+    let oldest = seen.iter().min()?;
+    (oldest.release != own).then_some(oldest.release.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn seen(second: i64, release: &str) -> Seen {
+        Seen {
+            created: Timestamp::from_second(second).unwrap(),
+            release: release.into(),
+        }
+    }
+
+    #[test]
+    fn the_oldest_release_rotates_and_every_other_names_it() {
+        let (one, two) = (seen(10, "z/one"), seen(11, "a/two"));
+        let table = [
+            (vec![], "a/two", None),
+            (vec![two.clone()], "a/two", None),
+            (vec![two.clone(), one.clone()], "z/one", None),
+            (vec![two.clone(), one.clone()], "a/two", Some("z/one")),
+            // Made in one second.
+            (vec![seen(10, "z/one"), seen(10, "a/two")], "a/two", None),
+            (
+                vec![seen(10, "z/one"), seen(10, "a/two")],
+                "z/one",
+                Some("a/two"),
+            ),
+            // Its own configuration was deleted, or is not there yet.
+            (vec![one], "a/two", Some("z/one")),
+        ];
+        for (seen, own, want) in table {
+            assert_eq!(first(&seen, own), want, "{seen:?} {own}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_that_names_no_release_is_none_of_ours() {
+        let metadata = |annotations: serde_json::Value| -> ObjectMeta {
+            serde_json::from_value(json!({
+                "name": "x", "creationTimestamp": "2026-01-01T00:00:00Z", "annotations": annotations,
+            }))
+            .unwrap()
+        };
+        assert_eq!(read(&metadata(json!({}))), None);
+        let read = read(&metadata(json!({ANNOTATION: "tailnet/prod"})));
+        assert_eq!(
+            read.map(|seen| seen.release).as_deref(),
+            Some("tailnet/prod")
+        );
+    }
+}

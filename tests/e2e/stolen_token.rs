@@ -1,0 +1,179 @@
+//! What somebody can do who has stolen our token: the rights of the release's account, tried with its token on a real API server.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::Case;
+use crate::chart::{CHART, LOGIN_SERVER, Release, helm};
+use crate::support::context::Context;
+use crate::support::headscale;
+use crate::support::kubectl::Kubectl;
+use crate::support::levels::Level;
+
+mod evictions;
+mod probes;
+mod secrets;
+mod webhooks;
+#[path = "../support/write_verbs.rs"]
+mod write_verbs;
+
+pub(crate) const CASES: &[Case] = &[
+    Case {
+        name: "stolen_token::every_write_verb_has_a_test",
+        needs: &[Level::Api],
+        each: false,
+        run: every_write_verb_has_a_test,
+    },
+    Case {
+        name: "stolen_token::it_changes_only_the_ca_bundle",
+        needs: &[Level::Api],
+        each: false,
+        run: webhooks::only_the_ca_bundle,
+    },
+    Case {
+        name: "stolen_token::it_writes_only_secrets_on_the_list",
+        needs: &[Level::Api],
+        each: false,
+        run: secrets::only_the_list,
+    },
+    Case {
+        name: "stolen_token::it_evicts_nothing_of_the_clusters_own",
+        needs: &[Level::Api],
+        each: false,
+        run: evictions::nothing_of_the_clusters_own,
+    },
+    Case {
+        name: "stolen_token::it_may_write_events_and_one_lease",
+        needs: &[Level::Api],
+        each: false,
+        run: events_and_one_lease,
+    },
+    Case {
+        name: "stolen_token::a_fence_that_is_open_is_reported",
+        needs: &[Level::Api],
+        each: false,
+        run: probes::open_is_reported,
+    },
+    Case {
+        name: "stolen_token::a_second_release_does_not_rotate",
+        needs: &[Level::Api],
+        each: false,
+        run: probes::second_release_does_not_rotate,
+    },
+];
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Fails unless the API server refused, in these words.
+fn refused(what: &str, result: Result<String>, said: &str) -> Result<()> {
+    let Err(error) = result else {
+        anyhow::bail!("{what}: not refused; want {said:?}")
+    };
+    let error = format!("{error:#}");
+    ensure!(error.contains(said), "{what}: want {said:?}: {error}");
+    Ok(())
+}
+
+/// A right that a role of the chart gets and that nobody looked at fails here.
+fn every_write_verb_has_a_test(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
+    let api = context.api()?;
+    let helm = helm(context, &api)?;
+    let mut rendered = BTreeSet::new();
+    for more in ["replicas=1", "config.rotation.onLost=evict"] {
+        let set = format!("{LOGIN_SERVER},{more}");
+        let text = helm.run(&["template", "one", CHART, "--set", &set])?;
+        let objects: Vec<Value> = serde_saphyr::from_multiple(&text)?;
+        let roles = objects
+            .iter()
+            .filter(|object| object["kind"].as_str().is_some_and(is_role));
+        rendered.extend(roles.flat_map(write_verbs::writes));
+    }
+    let listed: BTreeSet<String> = write_verbs::listed().into_iter().collect();
+    ensure!(
+        rendered == listed,
+        "rendered and without a row in tests/support/write_verbs.rs: {:?}; in the table and not rendered: {:?}",
+        rendered.difference(&listed).collect::<Vec<_>>(),
+        listed.difference(&rendered).collect::<Vec<_>>()
+    );
+    for write in write_verbs::WRITES {
+        let mut cases = crate::CASES.iter().copied().flatten();
+        ensure!(
+            cases.any(|case| case.name == write.test),
+            "no test {}",
+            write.test
+        );
+    }
+    Ok(())
+}
+
+fn is_role(kind: &str) -> bool {
+    ["Role", "ClusterRole"].contains(&kind)
+}
+
+fn events_and_one_lease(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
+    let api = context.api()?;
+    let release = Release::install(context, &api, "stolen-lease")?;
+    let (admin, account) = (api.kubectl(), release.account(&api)?);
+    let (own, name) = (release.name.as_str(), release.fullname());
+    // Any Event of any object: said in SECURITY.md.
+    let about =
+        json!({"apiVersion": "v1", "kind": "Namespace", "name": "default", "namespace": "default"});
+    for (version, regarding, reporter) in [
+        ("v1", "involvedObject", "reportingComponent"),
+        ("events.k8s.io/v1", "regarding", "reportingController"),
+    ] {
+        let event = json!({
+            "apiVersion": version, "kind": "Event", "type": "Warning", "reason": "Tried", "action": "Try",
+            "metadata": {"namespace": "default", "generateName": "stolen-"}, regarding: about,
+            "eventTime": "2026-01-01T00:00:00.000000Z", reporter: "sidescale", "reportingInstance": "x",
+        });
+        account.feed(&["create", "--filename=-"], &event.to_string())?;
+    }
+
+    // The Lease is there from the installation on, and is the only one.
+    let hold = json!({"spec": {"holderIdentity": "thief"}}).to_string();
+    let patch = |kubectl: &Kubectl, namespace: &str, lease: &str| {
+        let what = ["patch", "lease", lease, "--namespace", namespace];
+        kubectl.run(&[&what[..], &["--type=merge", "--patch", &hold]].concat())
+    };
+    patch(&account, own, &name)?;
+    let lease = |namespace: &str, name: &str| {
+        json!({
+            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+            "metadata": {"namespace": namespace, "name": name},
+        })
+        .to_string()
+    };
+    for namespace in [own, "kube-system"] {
+        admin.feed(
+            &["apply", "--filename=-"],
+            &lease(namespace, "stolen-other"),
+        )?;
+        refused(
+            "another Lease",
+            patch(&account, namespace, "stolen-other"),
+            "is forbidden",
+        )?;
+        refused(
+            "a new Lease",
+            account.feed(&["create", "--filename=-"], &lease(namespace, "stolen-new")),
+            "cannot create resource \"leases\"",
+        )?;
+        admin.run(&["delete", "lease", "stolen-other", "--namespace", namespace])?;
+    }
+    refused(
+        "our own Lease",
+        account.run(&["delete", "lease", &name, "--namespace", own]),
+        "cannot delete resource \"leases\"",
+    )?;
+    let held = admin.json(&["get", "lease", &name, "--namespace", own])?;
+    let holder = held["spec"]["holderIdentity"].as_str();
+    ensure!(
+        holder.context("no holder")? == "thief",
+        "the honest patch did nothing"
+    );
+    Ok(())
+}
