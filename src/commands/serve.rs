@@ -198,7 +198,7 @@ impl Common {
         let (sender, settled) = watch::channel(false);
         let (client, clock) = (self.client.clone(), self.clock.clone());
         let fences = Fences {
-            events: Events::kubernetes(client.clone(), lease.identity.clone(), clock.clone()),
+            events: self.events.clone(),
             client,
             namespace: lease.namespace.clone(),
             pod: lease.identity.clone(),

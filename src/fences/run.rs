@@ -217,7 +217,7 @@ impl Fences {
             reason: FENCE_OPEN,
             note,
         };
-        self.events.publish(&notice).await;
+        self.events.publish(&notice);
     }
 }
 

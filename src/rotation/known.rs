@@ -350,15 +350,9 @@ impl Known {
                 .entry(*state)
                 .or_insert_with(|| notice(*state, note));
         }
-        let copied = self.copied_from.iter().map(|from| {
-            let note = format!(
-                "Secret {secret} was copied from Secret {from}, whose keys are for the services there: its keys are \
-                 created anew; leave Secrets of keys out of backups and of tools that copy Secrets"
-            );
-            Notice {
-                reason: "SecretCopied",
-                ..notice(State::Ready, note)
-            }
+        let copied = self.copied_from.iter().map(|from| Notice {
+            reason: "SecretCopied",
+            ..notice(State::Ready, copied(secret, from))
         });
         let first = copied.chain(refused).chain(unended);
         first.chain(notices.into_values()).collect()
@@ -456,3 +450,12 @@ impl Known {
         )
     }
 }
+/// What is said of a Secret that was copied. The name it was copied from stands in a record that anybody may have written.
+fn copied(secret: &SecretRef, from: &SecretRef) -> String {
+    let from = quoted(&from.to_string());
+    format!(
+        "Secret {secret} was copied from Secret {from}, whose keys are for the services there: its keys are created anew; \
+         leave Secrets of keys out of backups and of tools that copy Secrets"
+    )
+}
+

@@ -257,6 +257,25 @@ impl Job<'_> {
         })
     }
 
+    /// Notes the keys in force for whoever shows or counts them.
+    fn note_in_force(&mut self, record: &Record) {
+        let current = |(data_key, key): (&String, &KeyRecord)| {
+            let current = key.current.as_ref()?;
+            Some((data_key.clone(), current.expires, current.id))
+        };
+        let current = record.keys.iter().filter_map(current);
+        // A pod's own key may end once its pod has joined.
+        let shared = current.clone().filter(|_| !self.of_pods());
+        let ends = shared.map(|(data_key, end, _)| (data_key, end));
+        self.outcome.expiries = ends.collect();
+        self.outcome.in_force = current.map(|(data_key, _, id)| (data_key, id)).collect();
+        let with_key = record.keys.values().filter(|key| key.current.is_some());
+        self.outcome.services = with_key.map(|key| key.service.clone()).collect();
+        let joining = record.keys.iter();
+        let joining = joining.filter_map(|(name, key)| Some((name.clone(), key.joins_with()?)));
+        self.outcome.joining = joining.collect();
+    }
+
     /// Plans, and keeps the steps that this kind of job may do.
     fn plan(
         &mut self,
@@ -291,21 +310,7 @@ impl Job<'_> {
         };
         let now = self.context.clock.now();
         let mut plan = plan(now, &view, &self.context.policy.rotation);
-        let current = |(data_key, key): (&String, &KeyRecord)| {
-            let current = key.current.as_ref()?;
-            Some((data_key.clone(), current.expires, current.id))
-        };
-        let current = record.keys.iter().filter_map(current);
-        // A pod's own key may end once its pod has joined.
-        let shared = current.clone().filter(|_| !self.of_pods());
-        let ends = shared.map(|(data_key, end, _)| (data_key, end));
-        self.outcome.expiries = ends.collect();
-        self.outcome.in_force = current.map(|(data_key, _, id)| (data_key, id)).collect();
-        let with_key = record.keys.values().filter(|key| key.current.is_some());
-        self.outcome.services = with_key.map(|key| key.service.clone()).collect();
-        let joining = record.keys.iter();
-        let joining = joining.filter_map(|(name, key)| Some((name.clone(), key.joins_with()?)));
-        self.outcome.joining = joining.collect();
+        self.note_in_force(record);
         let (class, renewing) = (self.task.class, &mut self.renewing);
         let mut put_off = false;
         let mut steps = std::mem::take(&mut plan.steps);

@@ -20,6 +20,7 @@ use sidescale::metrics::Metrics;
 use sidescale_webhook::profile::{OnLost, Policy};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// So many seconds go by in one.
 const FASTER: f64 = 10.0;
@@ -93,8 +94,15 @@ impl World {
         let mut policy = Policy::for_login_server("https://headscale.example.com").unwrap();
         policy.rotation.on_lost = OnLost::Evict;
         let (metrics, health) = (Arc::new(Metrics::new().unwrap()), Arc::<Health>::default());
+        let (events, publisher) = Events::kubernetes(
+            client.clone(),
+            "sidescale-0".into(),
+            clock.clone(),
+            Arc::clone(&metrics),
+        );
+        tokio::spawn(publisher.run(CancellationToken::new()));
         let fences = Fences {
-            events: Events::kubernetes(client.clone(), "sidescale-0".into(), clock.clone()),
+            events,
             client,
             namespace: "tailnet".into(),
             pod: "sidescale-0".into(),

@@ -43,17 +43,6 @@ pub fn line(text: &str) -> String {
     said
 }
 
-/// Returns the text as a terminal may have it: lines, and nothing that moves or colours them.
-#[must_use]
-pub fn printable(text: &str) -> Cow<'_, str> {
-    let escapes = |c: char| is_control(c) && c != '\n';
-    if text.contains(escapes) {
-        Cow::Owned(text.replace(escapes, "?"))
-    } else {
-        Cow::Borrowed(text)
-    }
-}
-
 /// Returns the text without what looks like a key.
 #[must_use]
 pub fn redacted(text: &str) -> Cow<'_, str> {
@@ -190,10 +179,8 @@ mod tests {
     fn a_line_stays_one_and_a_terminal_obeys_nothing() {
         let text = "a\u{1b}]0;x\u{7}\nb\u{202e}c";
         assert_eq!(line(text), "a?]0;x??b?c");
-        assert_eq!(printable(text), "a?]0;x?\nb?c");
         assert_eq!(line(&"x".repeat(1 << 20)).chars().count(), LINE + 1);
         assert_eq!(line(&key("hskey-auth")), "hskey-<redacted>");
-        assert!(matches!(printable("plain\ntext"), Cow::Borrowed(_)));
     }
 
     proptest::proptest! {

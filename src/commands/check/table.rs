@@ -2,8 +2,6 @@
 
 use std::fmt::Write;
 
-use sidescale_webhook::quote::printable;
-
 use super::facts::{Finding, Level};
 use crate::commands::terminal::printable;
 
@@ -40,7 +38,7 @@ pub(super) fn render(pod: &str, findings: &[Finding]) -> String {
             "\n{looks} looks: {failed} failed, {warned} to be looked at"
         ),
     };
-    printable(&text).into_owned()
+    text
 }
 
 impl Level {

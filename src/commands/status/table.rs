@@ -69,7 +69,7 @@ pub(super) fn render(now: Timestamp, report: &Report) -> String {
             let _ = writeln!(text, ", something wrong with {some}");
         }
     }
-    quote::printable(&text).into_owned()
+    text
 }
 
 /// A length of time as people say it: the largest unit of which there are two.

@@ -345,7 +345,7 @@ fn the_key_that_was_unused_for_longest_makes_room_for_a_service_that_has_none() 
     assert_eq!(unused(5).steps(5 + 600), retire);
     let nobody_waits = unused(5).with(|case| case.excess = 0);
     assert_eq!(nobody_waits.steps(5 + 600), []);
-    let referred_to = unused(5).with(|case| drop(case.held.insert(KEY.into())));
+    let referred_to = unused(5).with(|case| case.held = [KEY.to_owned()].into());
     assert!(!referred_to.steps(5 + 600).contains(&retire[0]));
     let used = Case::new().with(|case| case.excess = 1);
     assert_eq!(used.steps(10_000), []);

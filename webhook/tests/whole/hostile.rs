@@ -116,7 +116,14 @@ fn refuses_a_pod_with_more_than_any_real_one_has() {
             "spec": {"containers": containers},
         });
         let body = review(&pod).to_string();
-        let outcome = mutate(body.as_bytes(), OptIn::Pod, &|_| None, &policy()).unwrap();
+        let outcome = mutate(
+            body.as_bytes(),
+            OptIn::Pod,
+            Caller::Unverified,
+            &|_| None,
+            &policy(),
+        )
+        .unwrap();
         assert_eq!(outcome.message.as_deref(), want, "{count}");
         let reason = want.map_or("requested", |_| "tooLarge");
         assert_eq!(outcome.verdict.reason(), reason, "{count}");
