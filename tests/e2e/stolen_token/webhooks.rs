@@ -130,7 +130,6 @@ fn edits(bundle: &Value) -> Vec<Value> {
     let metadata = metadata
         .into_iter()
         .map(|(field, value)| change("add", &format!("/metadata/{field}"), &value));
-    let label = "/metadata/labels/app.kubernetes.io~1part-of";
     // One label, and all of them.
     let removed = [
         "/metadata/labels/app.kubernetes.io~1part-of",
