@@ -46,7 +46,7 @@ pub(super) fn open_is_reported(context: &Context, _: Option<&headscale::Program>
 
     admin.run(&["delete", "validatingadmissionpolicybinding", &policy])?;
     let probe = json!({
-        "apiVersion": "v1", "kind": "Secret", "metadata": {"namespace": own, "name": "other"},
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"namespace": own, "name": "another"},
     });
     let create = ["create", "--dry-run=server", "--filename=-"];
     wait::until("the policy is out of force", LIMIT, || {

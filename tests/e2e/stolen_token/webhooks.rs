@@ -130,9 +130,13 @@ fn edits(bundle: &Value) -> Vec<Value> {
     let metadata = metadata
         .into_iter()
         .map(|(field, value)| change("add", &format!("/metadata/{field}"), &value));
-    let label = "/metadata/labels/app.kubernetes.io~1part-of";
-    let removed = json!({"op": "remove", "path": label});
-    fields.chain(metadata).chain([removed]).collect()
+    // One label, and all of them.
+    let removed = [
+        "/metadata/labels/app.kubernetes.io~1part-of",
+        "/metadata/labels",
+    ];
+    let removed = removed.map(|path| json!({"op": "remove", "path": path}));
+    fields.chain(metadata).chain(removed).collect()
 }
 
 fn change(op: &str, path: &str, value: &Value) -> Value {
