@@ -458,4 +458,3 @@ fn copied(secret: &SecretRef, from: &SecretRef) -> String {
          leave Secrets of keys out of backups and of tools that copy Secrets"
     )
 }
-

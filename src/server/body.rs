@@ -323,7 +323,7 @@ mod tests {
         // One that trickles ends as well.
         let frames = stream::unfold((), async |()| {
             tokio::time::sleep(LARGE_PAUSE / 2).await;
-            Some((Ok::<_, std::io::Error>(Bytes::from_static(&[b' '])), ()))
+            Some((Ok::<_, std::io::Error>(Bytes::from_static(b" ")), ()))
         });
         let whole = stream::iter([Ok(Bytes::from(vec![b' '; SMALL + 1]))]);
         let refused = read(Body::from_stream(whole.chain(frames)), &budget).await;

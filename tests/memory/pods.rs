@@ -80,6 +80,7 @@ pub(crate) fn all() -> Vec<Pod> {
     all
 }
 
+#[expect(clippy::too_many_lines, reason = "a table of bodies")]
 fn lists() -> Vec<Pod> {
     let containers = |name, annotations, times| {
         spec(name, annotations, r#""containers":["#, "{},", times, "{}]")
@@ -220,6 +221,7 @@ fn lists() -> Vec<Pod> {
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "a table of bodies")]
 fn strings() -> Vec<Pod> {
     let thousand = |unit: &str| unit.repeat(1000);
     let (plain, escapes, control, long, delete) = (
