@@ -30,6 +30,13 @@ const EACH: Duration = Duration::from_secs(1);
 /// Each key is in the Secret for 20 s.
 const LIFE: &str = "40s";
 const BUFFER: &str = "20s";
+/// A quick clock, and as many keys as it takes.
+const VALUES: [(&str, &str); 3] = [
+    ("config.rotation.overlap", "5s"),
+    ("config.rotation.minAuthKeyExpiration", "30s"),
+    ("config.rotation.keysPerService", "100"),
+];
+
 /// Between a key's replacement and its natural end.
 const LEFT: Duration = Duration::from_secs(20);
 
@@ -40,11 +47,7 @@ fn never_refused(context: &Context, program: Option<&Program>) -> Result<()> {
     let folder = context.folder.inner(&test)?;
     let address = context.gateway_address();
     let headscale = Headscale::start(program, node.place(), &folder, &address)?;
-    let overlap = [
-        ("config.rotation.overlap", "5s"),
-        ("config.rotation.minAuthKeyExpiration", "30s"),
-    ];
-    let product = Product::install(node, &headscale, &test, &overlap)?;
+    let product = Product::install(node, &headscale, &test, &VALUES)?;
     product.apply_example(&[
         ("auth-key-expiration", LIFE),
         ("auth-key-rotation-buffer", BUFFER),
