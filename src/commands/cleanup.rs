@@ -119,6 +119,7 @@ pub async fn clean(
     // After what it is held against: what is made meanwhile is known here, not there.
     tell("Reading Secrets and pods");
     let secrets = listed(context).await.map_err(|trouble| anyhow!(trouble))?;
+    failed += secrets.iter().filter(|one| one.record.is_err()).count();
     let records = records(secrets.clone());
     let needed = demands().await?;
     for (name, plane, survey) in &planes {

@@ -17,6 +17,7 @@ use sidescale::rotation::owner::{Installation, Owner};
 use sidescale::rotation::record::{Asked, DATA_KEY, Record};
 use sidescale::rotation::run::{self, Context};
 use sidescale::store::{DirectoryStore, Store, StoredSecret};
+use sidescale_webhook::identity::data_key;
 use sidescale_webhook::profile::Policy;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -170,7 +171,8 @@ impl World {
         let keys = services.iter().map(|service| {
             let mut demand = key_demand(service);
             change(&mut demand);
-            (format!("{service}-authkey"), demand)
+            let data_key = data_key(service, &demand.control_plane);
+            (data_key, demand)
         });
         let secrets = [(SECRET.to_owned(), keys.collect())].into();
         let demand = NamespaceDemand {

@@ -41,7 +41,7 @@ impl World {
             hostname: Some("api".into()),
             pods,
         };
-        let guest = ("default".to_owned(), "shop.api".to_owned());
+        let guest = ("default".to_owned(), "api".to_owned());
         let key = ("api-authkey".to_owned(), key_demand("api"));
         let demand = NamespaceDemand {
             secrets: [(SECRET.to_owned(), [key].into())].into(),

@@ -23,10 +23,10 @@ async fn a_control_plane_that_connects_during_a_pass_is_looked_at_after_it() {
     world.policy.control_planes.insert("other".into(), plane);
     world.demand(&["api"], |demand| demand.control_plane = "other".into());
     let process = world.start("a");
-    until("a key", async || world.value("api").await).await;
+    until("a key", async || world.value("api_other").await).await;
     let id = until("its record", async || {
         let record = world.record().await;
-        Some(record.keys.get("api-authkey")?.current.as_ref()?.id)
+        Some(record.keys.get("api_other-authkey")?.current.as_ref()?.id)
     })
     .await;
     drop(process);
@@ -45,7 +45,7 @@ async fn a_control_plane_that_connects_during_a_pass_is_looked_at_after_it() {
             world.clock.advance(Duration::from_secs(1));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
-        let value = world.value("api").await?;
+        let value = world.value("api_other").await?;
         other.accepts(&value).then_some(())
     })
     .await;
