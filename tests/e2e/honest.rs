@@ -87,8 +87,12 @@ struct People {
     apps: String,
 }
 
+/// Name of this installation for a while.
+const ANOTHER: &str = "another name";
+
 fn usual(policy: &mut Policy) {
     policy.rotation.overlap = OVERLAP;
+    policy.former_installations = vec![ANOTHER.to_owned()];
 }
 
 /// As after a change of the template.
@@ -137,7 +141,7 @@ impl People {
             .world
             .start(|policy| {
                 named_otherwise(policy);
-                policy.installation = Some("another name".to_owned());
+                policy.installation = Some(ANOTHER.to_owned());
                 policy.former_installations = vec![former];
             })
             .await?;
@@ -284,12 +288,21 @@ impl People {
 
     /// Waits until the service has one living key, and that is the one in force; another than `not`.
     async fn at_rest(&self, service: &str, not: Option<KeyId>) -> Result<KeyId> {
-        until("one key is alive, the one in force", async || {
+        let found = until("one key is alive, the one in force", async || {
             let current = self.current(service).await?;
             let live = self.live(service).await.ok()?;
             (live == [current] && Some(current) != not).then_some(current)
-        })
-        .await
+        });
+        let found = found.await;
+        match found {
+            Ok(current) => Ok(current),
+            Err(error) => {
+                let (current, live) = (self.current(service).await, self.live(service).await);
+                Err(error.context(format!(
+                    "{service}: {live:?} live, {current:?} in force, not {not:?}"
+                )))
+            }
+        }
     }
 
     async fn current(&self, service: &str) -> Option<KeyId> {

@@ -17,7 +17,7 @@ use sidescale_webhook::profile::Namespaces;
 
 use crate::Case;
 use crate::chart::Release;
-use crate::rotation::{World, client, forget_others, until};
+use crate::rotation::{World, client, forget_others, until, until_within};
 use crate::support::api::{free_ports, kubeconfig};
 use crate::support::context::Context;
 use crate::support::headscale::{self, Headscale};
@@ -49,7 +49,17 @@ fn run(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
     };
     let headscale = Headscale::start(program, Place::Host, &folder, &format!("127.0.0.1:{open}"))?;
     let closed = start(closed, &format!("{name}-closed"))?;
-    let release = Release::install(context, &api, &name)?;
+    // The chart gives the right to read the API key of the control plane that is closed to the tenant.
+    let plane = "config.controlPlanes.closed";
+    let values = [
+        format!("{plane}.loginServer={}", closed.url()),
+        format!("{plane}.allowInsecure=true"),
+        format!("{plane}.apiKeySecret.namespace={name}-headscale"),
+        format!("{plane}.apiKeySecret.name=closed-api-key"),
+    ];
+    let values = values.iter().flat_map(|value| ["--set", value.as_str()]);
+    let values: Vec<_> = values.collect();
+    let release = Release::install_with(context, &api, &name, &values)?;
     let webhook = release.fullname();
     api.kubectl().run(&[
         "delete",
@@ -321,7 +331,8 @@ async fn put_by_hand(world: &World, tenant: &Kubectl, evil: &str, value: &str) -
         "--patch",
         &forged,
     ])?;
-    let adopted = until("it is taken over", async || {
+    // Whether a value that somebody wrote is a key, the next pass says: once a minute at most.
+    let adopted = until_within(Duration::from_secs(90), "it is taken over", async || {
         current(world, evil).await.ok().filter(|id| *id != own)
     })
     .await?;
