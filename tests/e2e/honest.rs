@@ -206,7 +206,7 @@ impl People {
         })
         .await?;
         let running = self.world.start(usual).await?;
-        self.rotated("db").await?;
+        self.rotated("again").await?;
         ensure!(
             self.current("web").await == Some(before),
             "the control plane confirms it"
@@ -247,16 +247,24 @@ impl People {
         let pods: Api<Pod> = Api::namespaced(self.world.admin.clone(), &self.apps);
         let now = DeleteParams::default().grace_period(0);
         pods.delete("web", &now).await?;
-        let running = self
-            .world
-            .start(|policy| {
-                usual(policy);
-                policy.rotation.unused_keys_after = Duration::from_secs(1);
-                if let Some(plane) = policy.control_planes.get_mut("default") {
-                    plane.namespaces = Some(Namespaces::Names(vec!["nobody".to_owned()]));
-                }
-            })
-            .await?;
+        let closed = |policy: &mut Policy| {
+            usual(policy);
+            policy.rotation.unused_keys_after = Duration::from_secs(1);
+            // What the restored Secret does not know is an orphan, and ten minutes is what a test has not.
+            policy.rotation.orphaned_keys_after = Duration::ZERO;
+            if let Some(plane) = policy.control_planes.get_mut("default") {
+                plane.namespaces = Some(Namespaces::Names(vec!["nobody".to_owned()]));
+            }
+        };
+        let running = self.world.start(closed).await?;
+        until("it is noted that nobody needs it", async || {
+            let record = record(&self.world, &self.apps).await?;
+            record.keys.get("web-authkey")?.unused_since.map(drop)
+        })
+        .await?;
+        running.stop().await?;
+        // The next look at everything is an hour off, or at the next start.
+        let running = self.world.start(closed).await?;
         until("its keys are expired", async || {
             self.live("web").await.ok()?.is_empty().then_some(())
         })
