@@ -30,6 +30,9 @@ use fight::{FIGHTS, Fight};
 /// A Secret that is not ours is looked at this often: a person is about to hand it over.
 const NOT_OURS_EVERY: Duration = Duration::from_secs(30);
 
+/// Changes of a Secret that only somebody else made are looked at this far apart.
+const CHANGE_GAP: Duration = Duration::from_secs(1);
+
 /// One Secret, as far as this process has to do with it.
 #[derive(Debug, Default)]
 pub(super) struct Known {
@@ -39,6 +42,8 @@ pub(super) struct Known {
     made: BTreeMap<String, KeyId>,
     /// The services with a key in force.
     services: BTreeSet<String>,
+    /// When the last change by somebody else is looked at.
+    changed_at: Option<Timestamp>,
     pub(super) snapshot: Option<Snapshot>,
     /// What the jobs on it tell each other.
     pub(super) beside: Beside,
@@ -156,6 +161,14 @@ impl Known {
         fights
             .filter_map(|fight| fight.kept(now).cloned())
             .collect()
+    }
+
+    /// When a change by somebody else is to be looked at: now, or a second after the one before.
+    pub(super) fn look_at(&mut self, now: Timestamp) -> Timestamp {
+        let next = self.changed_at.map_or(now, |last| after(last, CHANGE_GAP));
+        let at = next.clamp(now, after(now, CHANGE_GAP));
+        self.changed_at = Some(at);
+        at
     }
 
     /// The services with a key in force.

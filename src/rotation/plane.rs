@@ -43,6 +43,9 @@ const MINTS_AT_ONCE: usize = 8;
 /// For so long a look at users and keys tells whose each key is.
 const FRESH: Duration = Duration::from_secs(10);
 
+/// For so long it tells as well which keys are not there: one that is created meanwhile is not expired so soon.
+const VERY_FRESH: Duration = Duration::from_secs(2);
+
 /// A control plane that answered.
 #[derive(Debug)]
 pub struct Plane {
@@ -209,12 +212,12 @@ impl Plane {
             Some(row) if owns(row, &look.users, claim, &adopted) => Claimed::Owned,
             Some(_) => Claimed::NotOwned,
         };
-        match self.last_look(now).map(|look| judge(&look)) {
-            Some(Claimed::Owned) => Ok(Claimed::Owned),
-            // One that was created since is in no older list.
-            Some(Claimed::NotListed | Claimed::NotOwned) | None => {
-                Ok(judge(&self.issued(now).await?))
-            }
+        let last = self.last_look(now);
+        match last.map(|(at, look)| (at, judge(&look))) {
+            Some((_, judged @ (Claimed::Owned | Claimed::NotOwned))) => Ok(judged),
+            // One that was created since is in no older list; a record that names many which are nowhere costs one look in a while.
+            Some((at, Claimed::NotListed)) if now < after(at, VERY_FRESH) => Ok(Claimed::NotListed),
+            Some((_, Claimed::NotListed)) | None => Ok(judge(&self.issued(now).await?)),
         }
     }
 
@@ -281,10 +284,10 @@ impl Plane {
     }
 
     /// The last look, if it is fresh.
-    fn last_look(&self, now: Timestamp) -> Option<Issued> {
+    fn last_look(&self, now: Timestamp) -> Option<(Timestamp, Issued)> {
         let looked = self.looked();
         let (at, look) = looked.as_ref()?;
-        (*at <= now && now < after(*at, FRESH)).then(|| look.clone())
+        (*at <= now && now < after(*at, FRESH)).then(|| (*at, look.clone()))
     }
 
     fn looked(&self) -> MutexGuard<'_, Option<(Timestamp, Issued)>> {

@@ -75,6 +75,11 @@ pub enum RecordError {
         /// Its size in bytes.
         found: usize,
     },
+    /// The Secret around it has more labels, annotations, owners or data keys than any of ours; its data was not read.
+    #[error(
+        "it has more labels, annotations, owners or data keys than a Secret of keys may have: take out what others put there"
+    )]
+    Oversized,
 }
 
 impl Default for Record {
@@ -95,6 +100,9 @@ impl Record {
     /// # Errors
     /// As for [`Self::parse`].
     pub fn of(secret: &StoredSecret) -> Result<Self, RecordError> {
+        if secret.oversized {
+            return Err(RecordError::Oversized);
+        }
         let name = SecretRef {
             namespace: secret.namespace.clone(),
             name: secret.name.clone(),
@@ -153,6 +161,25 @@ impl Record {
     /// Never in practice: every part of it has a JSON form.
     pub fn document(&self) -> Result<Vec<u8>, serde_json::Error> {
         serde_json::to_vec(self)
+    }
+
+    /// The document to write into a Secret that has `room` bytes left. Where that is not enough, it leaves out what can be found
+    /// at the control plane as well, as keys that no Secret knows: those of lost intents first, then replaced keys.
+    ///
+    /// # Errors
+    /// As for [`Self::document`].
+    pub fn document_within(&mut self, room: usize) -> Result<Vec<u8>, serde_json::Error> {
+        let leave_out: [fn(&mut KeyRecord); 2] =
+            [|key| key.abandoned.clear(), |key| key.previous.clear()];
+        let mut document = self.document()?;
+        for leave_out in leave_out {
+            if document.len() <= room {
+                break;
+            }
+            self.keys.values_mut().for_each(leave_out);
+            document = self.document()?;
+        }
+        Ok(document)
     }
 
     /// The keys in force, with their control planes: these are never expired.
@@ -329,6 +356,41 @@ mod tests {
             Record::parse(Some(large.as_bytes()), &secret()),
             Err(RecordError::TooLarge { found }) if found == large.len()
         ));
+    }
+
+    #[test]
+    fn what_the_control_plane_knows_as_well_is_left_out_where_there_is_no_room() {
+        let mut api = KeyRecord::new("api", "default");
+        let overlap = Duration::from_secs(10);
+        for n in 1..=3 {
+            api.issue(&key(n), &intent("a", 1_000), at(1_000), overlap);
+        }
+        api.intend(intent("b", 2_000), at(2_000));
+        api.intend(intent("c", 3_000), at(3_000));
+        let mut record = Record::default();
+        record.keys.insert("api-authkey".into(), api);
+        let left = |room: usize| {
+            let mut record = record.clone();
+            let document = record.document_within(room).unwrap();
+            let read = Record::parse(Some(&document), &secret()).unwrap();
+            assert_eq!(read, record);
+            let key = &record.keys["api-authkey"];
+            assert!(key.current.is_some() && key.intent.is_some());
+            (key.abandoned.len(), key.previous.len())
+        };
+        let whole = record.document().unwrap().len();
+        assert_eq!(left(whole), (1, 2));
+        assert_eq!(left(whole - 1), (0, 2));
+        assert_eq!(left(300), (0, 0));
+        let oversized = StoredSecret {
+            oversized: true,
+            ..StoredSecret::absent("shop", "headscale-auth-keys")
+        };
+        let read = Record::of(&oversized);
+        assert!(
+            matches!(read, Err(RecordError::Oversized)),
+            "its data was not read"
+        );
     }
 
     /// The data keys that are left of a document with these entries: data key, service and control plane.

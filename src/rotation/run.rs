@@ -252,12 +252,21 @@ impl Loop {
             let soonest = after(self.passed_at, CHANGED_GAP).max(after(now, PASS_GAP));
             self.pass_at = self.pass_at.min(soonest);
         }
-        touched.extend(changed);
-        for secret in touched {
+        // Whoever writes a Secret again and again has it looked at once a second.
+        let changed = changed.into_iter().filter(|one| !touched.contains(one));
+        let changed: Vec<_> = changed
+            .map(|secret| {
+                let known = self.secrets.entry(secret.clone()).or_default();
+                let at = known.look_at(now);
+                (secret, at)
+            })
+            .collect();
+        let touched = touched.iter().map(|secret| (secret.clone(), now));
+        for (secret, at) in touched.chain(changed) {
             for demand in self.demand(&secret).values() {
                 self.planes.hurry(&demand.control_plane, now);
             }
-            self.queue.want(&secret, Class::New, now);
+            self.queue.want(&secret, Class::New, at);
         }
     }
 

@@ -16,7 +16,7 @@ use super::plan::{Issued, Ownership, Plan, Process, Step, View, Why, overlap, pl
 use super::plane::{Plane, Trouble};
 use super::private_ca;
 use super::queue::Class;
-use super::record::{DATA_KEY, KeyRecord, Record};
+use super::record::{DATA_KEY, KeyRecord, LARGEST, Record};
 use super::request::{Requests, Unreadable};
 use super::run::Context;
 use super::state::State;
@@ -395,7 +395,11 @@ impl Job<'_> {
     ) -> Result<StoredSecret, StoreError> {
         let mut record = record.clone();
         record.belong_to(&secret.namespace, &secret.name);
-        let document = record.document().map_err(StoreError::Document)?;
+        let others = secret.data.iter().filter(|(name, _)| *name != DATA_KEY);
+        let taken: usize = others.map(|(name, value)| name.len() + value.len()).sum();
+        let document = record
+            .document_within(LARGEST.saturating_sub(taken))
+            .map_err(StoreError::Document)?;
         secret
             .data
             .insert(DATA_KEY.to_owned(), Zeroizing::new(document));

@@ -80,15 +80,22 @@ impl Job<'_> {
                 self.note(step, &mut record, &mut secret);
                 continue;
             };
+            let Some(plane) = self.task.planes.get(&control_plane).cloned() else {
+                continue;
+            };
+            let judged = self.judge(&plane, &record, (&*data_key, id, expires)).await;
+            if let Ok(false) = judged {
+                // One look tells of all of them: what is another's, or over, costs no call of its own.
+                forget(&mut record, &data_key, id);
+                self.outcome.again |= self.of_pods();
+                continue;
+            }
             if left == 0 {
                 // What stays to be done is another job's: this one must not hold up new pods.
                 self.outcome.again |= !stuck;
                 continue;
             }
             left -= 1;
-            let Some(plane) = self.task.planes.get(&control_plane).cloned() else {
-                continue;
-            };
             // Read again just before: a key that is in force in any Secret of the namespace is never expired.
             let SecretRef { namespace, name } = &self.task.secret;
             let fresh = self.context.store.read(namespace, name).await?;
@@ -96,18 +103,14 @@ impl Job<'_> {
                 self.outcome.again = true;
                 return Ok(());
             }
-            let key = (&*data_key, id, expires);
-            let unended = match self.judge(&plane, &record, key).await {
-                Err(trouble) => Some((trouble, false)),
-                Ok(false) => None,
-                Ok(true) => match elsewhere.hold(&control_plane, id) {
-                    Err(trouble) => Some((trouble, true)),
-                    Ok(true) => None,
-                    Ok(false) => {
-                        let expired = self.expire(&plane, &data_key, id, why).await;
-                        expired.err().map(|trouble| (trouble, true))
-                    }
-                },
+            let unended = match (judged, elsewhere.hold(&control_plane, id)) {
+                (Err(trouble), _) => Some((trouble, false)),
+                (Ok(_), Err(trouble)) => Some((trouble, true)),
+                (Ok(_), Ok(true)) => None,
+                (Ok(_), Ok(false)) => {
+                    let expired = self.expire(&plane, &data_key, id, why).await;
+                    expired.err().map(|trouble| (trouble, true))
+                }
             };
             if let Some((trouble, owned)) = unended {
                 self.suspect(&control_plane, &trouble);
