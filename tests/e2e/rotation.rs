@@ -400,20 +400,12 @@ fn median(times: &[Duration]) -> Duration {
 }
 
 pub(crate) async fn until<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> Result<T> {
-    until_within(LIMIT, what, ask).await
-}
-
-pub(crate) async fn until_within<T>(
-    limit: Duration,
-    what: &str,
-    ask: impl AsyncFn() -> Option<T>,
-) -> Result<T> {
     let began = Instant::now();
     loop {
         if let Some(answer) = ask().await {
             return Ok(answer);
         }
-        ensure!(began.elapsed() < limit, "{what}: not within {limit:?}");
+        ensure!(began.elapsed() < LIMIT, "{what}: not within {LIMIT:?}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }

@@ -13,11 +13,11 @@ use sidescale::control_plane::{ControlPlane, KeyId, NewPreAuthKey, PreAuthKey, U
 use sidescale::key_value::KeyValue;
 use sidescale::rotation::demand::SecretRef;
 use sidescale::rotation::record::{DATA_KEY, Record};
-use sidescale_webhook::profile::Namespaces;
+use sidescale_webhook::profile::{Namespaces, Policy};
 
 use crate::Case;
 use crate::chart::Release;
-use crate::rotation::{World, client, forget_others, until, until_within};
+use crate::rotation::{World, client, forget_others, until};
 use crate::support::api::{free_ports, kubeconfig};
 use crate::support::context::Context;
 use crate::support::headscale::{self, Headscale};
@@ -173,20 +173,19 @@ async fn attacks(world: &World, tenant: &Kubectl, closed: &str) -> Result<()> {
         tags: vec!["tag:hers".to_owned()],
     };
     let hers = plane.create_pre_auth_key(&hers).await?;
-    let running = world
-        .start(|policy| {
-            // What is retired at the end of an overlap is retired at once.
-            policy.rotation.overlap = Duration::from_secs(1);
-            if let Some(default) = policy.control_planes.get("default") {
-                let mut plane = default.clone();
-                plane.login_server = closed.to_owned();
-                plane.api_url = closed.to_owned();
-                plane.api_key_secret = "closed-api-key".to_owned();
-                plane.namespaces = Some(Namespaces::Names(vec!["nobody".to_owned()]));
-                policy.control_planes.insert("closed".to_owned(), plane);
-            }
-        })
-        .await?;
+    let policy = |policy: &mut Policy| {
+        // What is retired at the end of an overlap is retired at once.
+        policy.rotation.overlap = Duration::from_secs(1);
+        if let Some(default) = policy.control_planes.get("default") {
+            let mut plane = default.clone();
+            plane.login_server = closed.to_owned();
+            plane.api_url = closed.to_owned();
+            plane.api_key_secret = "closed-api-key".to_owned();
+            plane.namespaces = Some(Namespaces::Names(vec!["nobody".to_owned()]));
+            policy.control_planes.insert("closed".to_owned(), plane);
+        }
+    };
+    let running = world.start(policy).await?;
     world.first_key("web").await?;
     world.make_pod(&evil, "web").await?;
     until("the tenant's own key", async || {
@@ -207,7 +206,11 @@ async fn attacks(world: &World, tenant: &Kubectl, closed: &str) -> Result<()> {
         others(world, &plane, &evil).await? == before,
         "a forged control plane"
     );
-    put_by_hand(world, tenant, &evil, hers.value.expose()).await?;
+    running.stop().await?;
+    let own = put_by_hand(world, tenant, &evil, hers.value.expose()).await?;
+    // Whether a value that somebody wrote is a key says the next look at everything: a minute off, or at the next start.
+    let running = world.start(policy).await?;
+    revoked(world, tenant, &evil, own).await?;
     ensure!(
         others(world, &plane, &evil).await? == before,
         "a value by its prefix"
@@ -314,8 +317,8 @@ async fn forged_plane(world: &World, tenant: &Kubectl, evil: &str, closed: &str)
     Ok(())
 }
 
-/// The tenant knows the prefix of somebody's key from a list, has it adopted, and asks for its end.
-async fn put_by_hand(world: &World, tenant: &Kubectl, evil: &str, value: &str) -> Result<()> {
+/// The tenant knows the prefix of somebody's key from a list and puts it in the place of its own, which is returned.
+async fn put_by_hand(world: &World, tenant: &Kubectl, evil: &str, value: &str) -> Result<KeyId> {
     let Some(prefix) = value.get(..value.len().saturating_sub(64)) else {
         bail!("a value of another form");
     };
@@ -331,8 +334,12 @@ async fn put_by_hand(world: &World, tenant: &Kubectl, evil: &str, value: &str) -
         "--patch",
         &forged,
     ])?;
-    // Whether a value that somebody wrote is a key, the next pass says: once a minute at most.
-    let adopted = until_within(Duration::from_secs(90), "it is taken over", async || {
+    Ok(own)
+}
+
+/// Has that key adopted, and asks for its end.
+async fn revoked(world: &World, tenant: &Kubectl, evil: &str, own: KeyId) -> Result<()> {
+    let adopted = until("it is taken over", async || {
         current(world, evil).await.ok().filter(|id| *id != own)
     })
     .await?;

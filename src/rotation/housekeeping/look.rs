@@ -21,6 +21,9 @@ use crate::rotation::tailnet::Tailnet;
 /// A look that took long is followed by a rest that is so many times longer.
 const REST: u32 = 10;
 
+/// But no longer than this: a server that was slow for a moment must not hide lost nodes for minutes.
+const LONGEST_REST: Duration = Duration::from_secs(60);
+
 /// What nobody needs any more is looked for this often.
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
 
@@ -78,7 +81,7 @@ impl Keeper {
             Err(trouble) => self.failed(name, state, &trouble),
         }
         self.sweep_if_due(name, plane, state).await;
-        let rest = LOOK_EVERY.max(began.elapsed() * REST);
+        let rest = (began.elapsed() * REST).clamp(LOOK_EVERY, LONGEST_REST);
         after(self.context.clock.now(), rest)
     }
 
