@@ -43,9 +43,6 @@ const MINTS_AT_ONCE: usize = 8;
 /// For so long a look at users and keys tells whose each key is.
 const FRESH: Duration = Duration::from_secs(10);
 
-/// For so long it tells as well which keys are not there: one that is created meanwhile is not expired so soon.
-const VERY_FRESH: Duration = Duration::from_secs(2);
-
 /// A control plane that answered.
 #[derive(Debug)]
 pub struct Plane {
@@ -62,12 +59,24 @@ pub struct Plane {
     lent: Arc<LentKeys>,
     /// What answered; none before anything did.
     version: Option<Version>,
-    /// The last look at all users and keys, and when that was.
-    looked: Mutex<Option<(Timestamp, Issued)>>,
+    /// The last look at all users and keys.
+    looked: Mutex<Option<Look>>,
+    /// Held by the one job that looks because of a claim; what others wait for is then the same look.
+    looking: tokio::sync::Mutex<()>,
     most_rows: usize,
     /// Namespaces for which no key is created, as of the last look.
     over_rows: Mutex<BTreeSet<String>>,
     metrics: Arc<Metrics>,
+}
+
+/// A look at all users and keys.
+#[derive(Clone, Debug)]
+struct Look {
+    /// When it began, by the loop's clock.
+    at: Timestamp,
+    /// The same, by a clock that only goes on.
+    began: Instant,
+    issued: Issued,
 }
 
 /// What the control plane says of a key that a Secret speaks of.
@@ -129,6 +138,7 @@ impl Plane {
             lent: Arc::default(),
             version: None,
             looked: Mutex::default(),
+            looking: tokio::sync::Mutex::default(),
             most_rows: usize::try_from(context.policy.rotation.max_control_plane_rows)
                 .unwrap_or(usize::MAX),
             over_rows: Mutex::default(),
@@ -199,25 +209,39 @@ impl Plane {
         })
     }
 
-    /// Asks whether a key is the claiming service's own, by one fresh look at users and keys. The look is shared by all that is
-    /// asked within a few seconds.
+    /// Asks whether a key is the claiming service's own. A look at users and keys that is a few seconds old may say that it is;
+    /// that it is not, only one that began after the claim was `read`: the key may have been created since. Such a look is
+    /// shared by all who wait for one, so that claims of any number cost one look at a time.
     ///
     /// # Errors
     /// A call failed.
-    pub async fn judge(&self, claim: &Claim<'_>, now: Timestamp) -> Result<Claimed, Trouble> {
+    pub async fn judge(
+        &self,
+        claim: &Claim<'_>,
+        read: Instant,
+        now: Timestamp,
+    ) -> Result<Claimed, Trouble> {
+        let known = |look: &Look| {
+            let claimed = self.claimed(claim, &look.issued);
+            (claimed == Claimed::Owned || read <= look.began).then_some(claimed)
+        };
+        if let Some(claimed) = self.last_look(now).as_ref().and_then(known) {
+            return Ok(claimed);
+        }
+        let _turn = self.looking.lock().await;
+        if let Some(claimed) = self.last_look(now).as_ref().and_then(known) {
+            return Ok(claimed);
+        }
+        Ok(self.claimed(claim, &self.issued(now).await?))
+    }
+
+    fn claimed(&self, claim: &Claim<'_>, look: &Issued) -> Claimed {
         let Owner { namespace, service } = claim.owner;
         let adopted = identity::user(&self.user_template, namespace, service);
-        let judge = |look: &Issued| match look.keys.get(&claim.id) {
+        match look.keys.get(&claim.id) {
             None => Claimed::NotListed,
             Some(row) if owns(row, &look.users, claim, &adopted) => Claimed::Owned,
             Some(_) => Claimed::NotOwned,
-        };
-        let last = self.last_look(now);
-        match last.map(|(at, look)| (at, judge(&look))) {
-            Some((_, judged @ (Claimed::Owned | Claimed::NotOwned))) => Ok(judged),
-            // One that was created since is in no older list; a record that names many which are nowhere costs one look in a while.
-            Some((at, Claimed::NotListed)) if now < after(at, VERY_FRESH) => Ok(Claimed::NotListed),
-            Some((_, Claimed::NotListed)) | None => Ok(judge(&self.issued(now).await?)),
         }
     }
 
@@ -237,24 +261,29 @@ impl Plane {
     /// # Errors
     /// A call failed.
     pub async fn issued(&self, now: Timestamp) -> Result<Issued, Trouble> {
+        let began = Instant::now();
         // The users first: a key of a user that is created in between is nobody's until the next look, which is the safe way.
         self.list_users().await?;
         let keys = self
             .counted("list_pre_auth_keys", self.client.list_pre_auth_keys())
             .await?;
         self.note_origins(&keys);
-        let look = Issued {
+        let issued = Issued {
             keys: Arc::new(keys.into_iter().map(|key| (key.id, key)).collect()),
             users: Arc::new(self.key_users()),
             online: BTreeSet::new(),
         };
-        let over_rows = over_rows(look.keys.values(), &look.users, self.most_rows);
+        let over_rows = over_rows(issued.keys.values(), &issued.users, self.most_rows);
         *self
             .over_rows
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = over_rows;
-        *self.looked() = Some((now, look.clone()));
-        Ok(look)
+        *self.looked() = Some(Look {
+            at: now,
+            began,
+            issued: issued.clone(),
+        });
+        Ok(issued)
     }
 
     /// Refuses a namespace to which most of the rows belong that are too many for the control plane.
@@ -284,13 +313,13 @@ impl Plane {
     }
 
     /// The last look, if it is fresh.
-    fn last_look(&self, now: Timestamp) -> Option<(Timestamp, Issued)> {
+    fn last_look(&self, now: Timestamp) -> Option<Look> {
         let looked = self.looked();
-        let (at, look) = looked.as_ref()?;
-        (*at <= now && now < after(*at, FRESH)).then(|| (*at, look.clone()))
+        let fresh = |look: &&Look| look.at <= now && now < after(look.at, FRESH);
+        looked.as_ref().filter(fresh).cloned()
     }
 
-    fn looked(&self) -> MutexGuard<'_, Option<(Timestamp, Issued)>> {
+    fn looked(&self) -> MutexGuard<'_, Option<Look>> {
         self.looked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

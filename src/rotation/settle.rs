@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use sidescale_webhook::identity::{self, POD_SECRET};
@@ -37,8 +37,8 @@ const ROUNDS: usize = 64;
 /// So often in one job may another writer come first; then it waits, and longer each time.
 const MOST_CONFLICTS: usize = 8;
 
-/// A Secret, and what the control planes held when it was listed after it.
-pub(super) type Snapshot = (StoredSecret, Arc<BTreeMap<String, Issued>>);
+/// A Secret, what the control planes held when it was listed after it, and when it had been read.
+pub(super) type Snapshot = (StoredSecret, Arc<BTreeMap<String, Issued>>, Instant);
 
 /// What a job works on.
 #[derive(Debug)]
@@ -132,6 +132,8 @@ struct Job<'a> {
     outcome: Outcome,
     /// The one renewal of this job.
     renewing: Option<String>,
+    /// When the Secret had been read or written last.
+    read_at: Instant,
 }
 
 /// Works on one Secret.
@@ -143,6 +145,7 @@ pub(super) async fn settle(context: &Context, task: Task) -> (SecretRef, Outcome
         task,
         outcome: Outcome::default(),
         renewing: None,
+        read_at: Instant::now(),
     };
     if let Err(error) = job.run().await {
         job.outcome.away = cluster::is_away(&error);
@@ -161,14 +164,21 @@ pub(super) async fn settle(context: &Context, task: Task) -> (SecretRef, Outcome
 impl Job<'_> {
     async fn run(&mut self) -> Result<(), StoreError> {
         let (mut known, mut issued) = match self.task.snapshot.take() {
-            Some((secret, issued)) => (Some(secret), issued),
+            Some((secret, issued, read_at)) => {
+                self.read_at = read_at;
+                (Some(secret), issued)
+            }
             None => (None, Arc::default()),
         };
         let mut conflicts = 0;
         for _ in 0..ROUNDS {
             let secret = match known.take() {
                 Some(secret) => secret,
-                None => self.read().await?,
+                None => {
+                    let secret = self.read().await?;
+                    self.read_at = Instant::now();
+                    secret
+                }
             };
             let writer = &mut self.outcome.writer;
             *writer = writer.take().or_else(|| secret.writer.clone());
@@ -214,7 +224,10 @@ impl Job<'_> {
                 }
             };
             match done {
-                Ok(written) => known = written,
+                Ok(written) => {
+                    known = written;
+                    self.read_at = Instant::now();
+                }
                 Err(StoreError::Conflict { .. }) if conflicts < MOST_CONFLICTS => {
                     conflicts += 1;
                     debug!(secret = %self.task.secret, "Another writer came first");

@@ -1,5 +1,7 @@
 //! Removes what was decided on, and asks once more before a key that still works is ended, or a user removed. I/O.
 
+use std::time::Instant;
+
 use super::demand::{Demands, SecretRef};
 use super::orphans;
 use super::owner::Claim;
@@ -98,12 +100,13 @@ pub(crate) async fn remove(
             let Some(expires) = key.expiration else {
                 return Ok(Removed::Known);
             };
+            let read = Instant::now();
             let claim = Claim {
                 owner,
                 id: key.id,
                 expires,
             };
-            match plane.judge(&claim, context.clock.now()).await? {
+            match plane.judge(&claim, read, context.clock.now()).await? {
                 Claimed::Owned => plane.expire(key.id).await?,
                 Claimed::NotListed | Claimed::NotOwned => return Ok(Removed::Known),
             }

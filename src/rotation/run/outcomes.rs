@@ -101,6 +101,7 @@ impl Loop {
 
     fn passed(&mut self, passed: Pass, now: Timestamp) {
         let Pass {
+            read_at,
             secrets,
             issued,
             suspects,
@@ -133,7 +134,7 @@ impl Loop {
         for secret in secrets {
             let name = secret_ref(&secret.namespace, &secret.name);
             self.secrets.entry(name.clone()).or_default().snapshot =
-                Some((secret, Arc::clone(&issued)));
+                Some((secret, Arc::clone(&issued), read_at));
             self.queue.want(&name, Class::Cleanup, now);
         }
     }

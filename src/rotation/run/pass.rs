@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::future::join_all;
 use sidescale_webhook::identity::POD_SECRET;
@@ -15,6 +16,8 @@ use crate::store::StoredSecret;
 
 /// What a pass over everything has read: the Secrets, then the keys.
 pub(in crate::rotation) struct Pass {
+    /// When the Secrets had been read.
+    pub(super) read_at: Instant,
     pub(super) secrets: Result<Vec<StoredSecret>, Trouble>,
     pub(super) issued: BTreeMap<String, Issued>,
     pub(super) suspects: BTreeMap<String, Trouble>,
@@ -24,6 +27,7 @@ pub(in crate::rotation) struct Pass {
 pub(super) async fn pass(context: &Context, planes: BTreeMap<String, Arc<Plane>>) -> Pass {
     let names = context.policy.auth_key_secrets();
     let mut passed = Pass {
+        read_at: Instant::now(),
         secrets: Ok(Vec::new()),
         issued: BTreeMap::new(),
         suspects: BTreeMap::new(),
@@ -48,6 +52,7 @@ pub(super) async fn pass(context: &Context, planes: BTreeMap<String, Arc<Plane>>
         plane.note_all_lent(&secrets);
     }
     passed.secrets = Ok(secrets);
+    passed.read_at = Instant::now();
     // Side by side: one that hangs adds nothing to what the others take.
     let asked = planes.values().map(|plane| issued(context, plane, own));
     for (name, issued) in planes.keys().zip(join_all(asked).await) {

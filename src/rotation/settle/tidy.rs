@@ -189,18 +189,23 @@ impl Job<'_> {
             expires,
         };
         let key_id = id.0;
-        Ok(match plane.judge(&claim, self.context.clock.now()).await? {
-            Claimed::Owned => true,
-            Claimed::NotListed => {
-                debug!(%secret, data_key, key_id, "Old key was over");
-                false
-            }
-            // Expired by hand, given again after a restore, or written into the record by whoever may edit the Secret.
-            Claimed::NotOwned => {
-                debug!(%secret, data_key, key_id, "Old key is another's or was over");
-                false
-            }
-        })
+        Ok(
+            match plane
+                .judge(&claim, self.read_at, self.context.clock.now())
+                .await?
+            {
+                Claimed::Owned => true,
+                Claimed::NotListed => {
+                    debug!(%secret, data_key, key_id, "Old key was over");
+                    false
+                }
+                // Expired by hand, given again after a restore, or written into the record by whoever may edit the Secret.
+                Claimed::NotOwned => {
+                    debug!(%secret, data_key, key_id, "Old key is another's or was over");
+                    false
+                }
+            },
+        )
     }
 
     /// Expires a key.

@@ -102,6 +102,21 @@ async fn a_revoked_key_ends_at_once_and_so_do_those_before_it() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_younger_than_the_last_look_is_ended_all_the_same() {
+    let world = World::new().await;
+    let _process = world.start("a");
+    world.demand(&["api"], |_| {});
+    let first = world.key("api").await;
+    // The pass at the start is the only look so far, and was before that key.
+    ask(&world, &["api"], true).await;
+    world.key_other_than("api", &first).await;
+    until("its end", async || {
+        (!world.headscale.accepts(&first)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_old_key_that_cannot_be_ended_is_told_as_that_and_tried_again() {
     let (log, _guard) = Log::listen();
     let world = World::new().await;
