@@ -152,7 +152,7 @@ impl World {
     }
 
     fn lists(&self) -> u64 {
-        self.headscale.calls(Call::ApiKeys)
+        self.headscale.calls(Call::ListApiKeys)
     }
 }
 
@@ -353,22 +353,30 @@ async fn a_secret_of_somebody_else_is_left_alone_until_it_is_handed_over() {
 #[tokio::test]
 async fn no_answer_of_headscale_makes_a_second_key_or_loses_the_first() {
     let world = World::new().await;
-    let (_manager, old) = world
-        .key_after_start(&["--expiration=1h", "--rotation-buffer=30m"])
-        .await;
+    let (_manager, old) = world.key_after_start(&[]).await;
+    let changes = world.headscale.calls(Call::ChangeApiKey);
     for fault in [
         Fault::Html,
         Fault::Redirect,
         Fault::Status(500),
         Fault::CutBody,
     ] {
-        world.headscale.break_calls(Some(Call::ApiKeys), fault);
-        world.clock.advance(Duration::from_secs(120));
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        let before = world.lists();
+        world
+            .headscale
+            .break_calls(Some(Call::ListApiKeys), fault.clone());
+        until("a call that meets the fault", async || {
+            world.clock.advance(Duration::from_secs(600));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            (world.lists() > before).then_some(())
+        })
+        .await;
         assert_eq!(world.value().await.as_deref(), Some(old.as_str()));
         world.headscale.mend();
         assert_eq!(world.live(&old).await, 1);
     }
+    // To create one would have worked all the time.
+    assert_eq!(world.headscale.calls(Call::ChangeApiKey), changes);
 }
 
 #[tokio::test]

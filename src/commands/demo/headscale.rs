@@ -88,8 +88,10 @@ pub enum Call {
     ListNodes,
     /// Deletes, renames or expires a node.
     ChangeNode,
-    /// Lists, creates, expires or deletes API keys.
-    ApiKeys,
+    /// Lists API keys.
+    ListApiKeys,
+    /// Creates, expires or deletes an API key.
+    ChangeApiKey,
     /// Anything else.
     Other,
 }

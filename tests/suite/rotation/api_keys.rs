@@ -53,11 +53,11 @@ impl World {
 
     /// Lets half hours go by until rotation has looked at the API key some times more.
     async fn looks(&self, meanwhile: impl AsyncFn()) {
-        let before = self.headscale.calls(Call::ApiKeys);
+        let before = self.headscale.calls(Call::ListApiKeys);
         until("some looks at the API key", async || {
             self.clock.advance(Duration::from_secs(1_800));
             meanwhile().await;
-            (self.headscale.calls(Call::ApiKeys) > before + 3).then_some(())
+            (self.headscale.calls(Call::ListApiKeys) > before + 3).then_some(())
         })
         .await;
     }

@@ -205,10 +205,13 @@ async fn a_control_plane_that_is_away_makes_nobody_lost_and_changes_nothing() {
         world
             .headscale
             .break_calls(Some(Call::ListNodes), fault.clone());
-        for _ in 0..4 {
+        let looks = world.headscale.calls(Call::ListNodes);
+        until("looks that meet the fault", async || {
             world.clock.advance(LOOK);
             settle().await;
-        }
+            (world.headscale.calls(Call::ListNodes) >= looks + 2).then_some(())
+        })
+        .await;
         assert_eq!(world.in_state("Lost"), Some(0), "{fault:?}");
         world.headscale.mend();
     }

@@ -30,7 +30,8 @@ pub(super) fn kind(method: &str) -> Call {
         "DeletePreAuthKey" => Call::DeletePreAuthKey,
         "ListNodes" => Call::ListNodes,
         "DeleteNode" | "RenameNode" | "ExpireNode" => Call::ChangeNode,
-        "ListApiKeys" | "CreateApiKey" | "ExpireApiKey" | "DeleteApiKey" => Call::ApiKeys,
+        "ListApiKeys" => Call::ListApiKeys,
+        "CreateApiKey" | "ExpireApiKey" | "DeleteApiKey" => Call::ChangeApiKey,
         _ => Call::Other,
     }
 }

@@ -132,7 +132,8 @@ fn kind(method: &Method, path: &str) -> Call {
         (&Method::DELETE, path) if path.starts_with("/api/v1/user/") => Call::DeleteUser,
         (&Method::GET, "/api/v1/node") => Call::ListNodes,
         (_, path) if path.starts_with("/api/v1/node/") => Call::ChangeNode,
-        (_, path) if path.starts_with("/api/v1/apikey") => Call::ApiKeys,
+        (&Method::GET, "/api/v1/apikey") => Call::ListApiKeys,
+        (_, path) if path.starts_with("/api/v1/apikey") => Call::ChangeApiKey,
         _ => Call::Other,
     }
 }
