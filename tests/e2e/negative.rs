@@ -194,7 +194,13 @@ fn wrong_login_server(context: &Context, program: Option<&headscale::Program>) -
             &format!("it does not reach the control server at {nobody}"),
             &format!("curl {nobody}/health"),
         ],
-    )
+    )?;
+    let status = sidecar(node, &product)?;
+    ensure!(
+        status["restartCount"] == 0 && status["state"]["running"].is_object(),
+        "it did not keep running: {status}"
+    );
+    Ok(())
 }
 
 /// One command names the cause and what to type next.

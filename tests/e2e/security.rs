@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ use crate::support::levels::Level;
 
 pub(crate) const CASES: &[Case] = &[Case {
     name: "security::what_a_level_admits_it_admits_with_our_sidecar",
-    needs: &[Level::Api],
+    needs: &[Level::Api, Level::Corpus],
     each: false,
     run,
 }];
@@ -33,11 +33,7 @@ struct Count {
 }
 
 fn run(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
-    let corpus = std::env::var_os("SIDESCALE_CORPUS").filter(|folder| !folder.is_empty());
-    let Some(corpus) = corpus.map(PathBuf::from) else {
-        eprintln!("e2e: SKIPPED fixtures of Pod Security: SIDESCALE_CORPUS names no folder");
-        return Ok(());
-    };
+    let corpus = context.corpus().context("level corpus is not there")?;
     let api = context.api()?;
     let (_release, _replica) = serve(context, &api, "security")?;
     for level in LEVELS {

@@ -190,6 +190,7 @@ fn key_in(text: &str) -> Option<String> {
         (["tskey-", "api-"], 20),
         (["AGE-SECRET", "-KEY-"], 20),
         (["PRIVATE ", "KEY-----"], 40),
+        (["priv", "key:"], 40),
     ];
     let of_a_key = |c: char| c.is_ascii_alphanumeric() || "-_+/=".contains(c);
     marks.into_iter().find_map(|(mark, shortest)| {
@@ -293,15 +294,18 @@ fn functions(text: &str) -> Vec<String> {
     found
 }
 
-/// The names of end-to-end tests: texts such as `"group::a_sentence"`.
+/// The names of end-to-end tests: texts such as `"group::a_sentence"` after `name:` or `case(`. Others are filters of names.
 fn trials(text: &str) -> Vec<String> {
-    let is_name = |text: &&str| {
-        text.contains("::")
-            && text
-                .chars()
-                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == ':')
-    };
-    text.split('"').filter(is_name).map(str::to_owned).collect()
+    let mut found = Vec::new();
+    let mut before = "";
+    for (number, part) in text.split('"').enumerate() {
+        let named = ["name:", "case("].iter().any(|word| before.ends_with(word));
+        if number % 2 == 1 && named && part.contains("::") {
+            found.push(part.to_owned());
+        }
+        before = part.trim_end();
+    }
+    found
 }
 
 fn sources(folder: &str) -> Vec<String> {

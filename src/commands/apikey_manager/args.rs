@@ -142,26 +142,39 @@ mod tests {
 
     #[test]
     fn the_five_flags_stand_as_they_were() {
-        let args = parse(&[
-            "--socket-path=/var/run/headscale/headscale.sock",
-            "--namespace=default",
-            "--secret-name=headscale-api-key",
-            "--expiration=2160h",
-            "--rotation-buffer=240h",
-        ])
-        .unwrap();
-        assert_eq!(args.checked(), Ok("default"));
-        assert_eq!(args.expiration, Duration::from_secs(90 * 86_400));
-        assert_eq!(args.rotation_buffer, Duration::from_secs(10 * 86_400));
-        assert_eq!(args.remark(), None);
-        let defaults = parse(&["--namespace=default"]).unwrap();
-        assert_eq!(defaults.socket_path, args.socket_path);
-        assert_eq!(defaults.secret_name, args.secret_name);
-        assert_eq!(
-            (defaults.expiration, defaults.rotation_buffer),
-            (args.expiration, args.rotation_buffer)
-        );
-        assert_eq!(defaults.wait_timeout, None);
+        const DAY: Duration = Duration::from_secs(86_400);
+        let given = [
+            "--socket-path=/run/other.sock",
+            "--namespace=tailnet",
+            "--secret-name=other-key",
+            "--expiration=720h",
+            "--rotation-buffer=48h",
+        ];
+        let defaults = ["--namespace=default"];
+        for (flags, socket, namespace, secret, days) in [
+            (
+                &given[..],
+                "/run/other.sock",
+                "tailnet",
+                "other-key",
+                (30, 2),
+            ),
+            (
+                &defaults[..],
+                "/var/run/headscale/headscale.sock",
+                "default",
+                "headscale-api-key",
+                (90, 10),
+            ),
+        ] {
+            let args = parse(flags).unwrap();
+            assert_eq!(args.socket_path.to_str(), Some(socket));
+            assert_eq!(args.checked(), Ok(namespace));
+            assert_eq!(args.secret_name, secret);
+            let lives = (args.expiration, args.rotation_buffer);
+            assert_eq!(lives, (DAY * days.0, DAY * days.1));
+            assert_eq!((args.remark(), args.wait_timeout), (None, None));
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU16, Ordering},
@@ -54,6 +55,10 @@ impl Context {
                           colons, in SIDESCALE_E2E_HEADSCALE";
             this.missing.insert(Level::Headscale, reason.to_owned());
         }
+        if this.corpus().is_none() {
+            let reason = "SIDESCALE_CORPUS names no folder of manifests";
+            this.missing.insert(Level::Corpus, reason.to_owned());
+        }
         if !wanted
             .iter()
             .any(|level| matches!(level, Level::Api | Level::Node))
@@ -88,7 +93,14 @@ impl Context {
             Level::Api => self.api.is_some(),
             Level::Node => self.node.is_some(),
             Level::Headscale => !self.headscales.is_empty(),
+            Level::Corpus => self.corpus().is_some(),
         }
+    }
+
+    /// The folder of real manifests, if there is one.
+    pub(crate) fn corpus(&self) -> Option<PathBuf> {
+        let folder = PathBuf::from(std::env::var_os("SIDESCALE_CORPUS")?);
+        folder.is_dir().then_some(folder)
     }
 
     /// The cluster without nodes; one test at a time, since a test may restart its servers.

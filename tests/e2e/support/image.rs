@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
 use super::processes::output;
@@ -91,9 +91,21 @@ impl Image {
     }
 }
 
-/// The shared libraries that a program needs, each at the path where its loader looks.
+/// The shared libraries that a program needs, each at the path where its loader looks; none for one that is linked statically.
 pub(crate) fn libraries(program: &Path) -> Result<Vec<(String, PathBuf)>> {
-    let said = output(Command::new("ldd").arg(program))?;
+    let asked = Command::new("ldd")
+        .arg(program)
+        .env("LC_ALL", "C")
+        .output()?;
+    if String::from_utf8_lossy(&asked.stderr).contains("not a dynamic executable") {
+        return Ok(Vec::new());
+    }
+    let said = String::from_utf8_lossy(&asked.stdout);
+    ensure!(
+        asked.status.success(),
+        "ldd {}: {asked:?}",
+        program.display()
+    );
     Ok(said
         .split_whitespace()
         .filter(|word| word.starts_with('/'))

@@ -13,17 +13,20 @@ pub(crate) enum Level {
     Node,
     /// A real Headscale.
     Headscale,
+    /// Real manifests, in the folder that SIDESCALE_CORPUS names.
+    Corpus,
 }
 
 impl Level {
     /// Every level.
-    pub(crate) const ALL: [Level; 3] = [Level::Api, Level::Node, Level::Headscale];
+    pub(crate) const ALL: [Level; 4] = [Level::Api, Level::Node, Level::Headscale, Level::Corpus];
 
     fn as_str(self) -> &'static str {
         match self {
             Level::Api => "api",
             Level::Node => "node",
             Level::Headscale => "headscale",
+            Level::Corpus => "corpus",
         }
     }
 }
@@ -46,7 +49,7 @@ pub(crate) fn required() -> Result<Vec<Level>> {
             |word| match Level::ALL.into_iter().find(|level| level.as_str() == word) {
                 Some(level) => Ok(level),
                 None => bail!(
-                    "SIDESCALE_E2E_REQUIRE is {text:?}: want some of api,node,headscale with commas"
+                    "SIDESCALE_E2E_REQUIRE is {text:?}: want some of api,node,headscale,corpus with commas"
                 ),
             },
         )

@@ -20,6 +20,9 @@ fn injects_into_real_workloads_or_says_why_not() {
         let loud =
             "SKIPPED: SIDESCALE_CORPUS names no folder of manifests, so no real workload was met\n";
         let _ = std::io::stderr().write_all(loud.as_bytes());
+        let required = std::env::var("SIDESCALE_E2E_REQUIRE").unwrap_or_default();
+        let required = required.split(',').any(|level| level.trim() == "corpus");
+        assert!(!required, "level corpus is required and missing");
         return;
     };
     let policy = Policy::for_login_server("https://headscale.example.com").unwrap();
