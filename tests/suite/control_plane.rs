@@ -18,6 +18,19 @@ struct Said(String);
 impl Said {
     fn say(&mut self, title: &str, error: &Error, address: &str) {
         let message = error.to_string().replace(address, "ADDRESS");
+        let has = |words: &[&str]| words.iter().any(|word| message.contains(word));
+        assert!(has(&["control plane \"default\": "]), "{message}");
+        let places = ["apiUrl", "caBundle", "API key", "http://ADDRESS/"];
+        assert!(has(&places), "nothing says where: {message}");
+        let next = [
+            "want ",
+            "check ",
+            "use https",
+            "make one ",
+            "list the ",
+            "set ",
+        ];
+        assert!(has(&next), "nothing says what comes next: {message}");
         writeln!(self.0, "{title}\n    {message}").unwrap();
     }
 }
