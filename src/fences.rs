@@ -35,13 +35,15 @@ pub enum Fence {
     Secrets,
     /// Patch our webhook configurations: `clientConfig.caBundle` alone.
     Webhooks,
+    /// Write Events: in our own name alone.
+    Events,
     /// Evict pods: none of the cluster's own namespaces and of ours.
     Evictions,
 }
 
 impl Fence {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Secrets, Self::Webhooks, Self::Evictions];
+    pub const ALL: [Self; 4] = [Self::Secrets, Self::Webhooks, Self::Events, Self::Evictions];
 
     /// The metric's label, and the end of the policy's name.
     #[must_use]
@@ -49,6 +51,7 @@ impl Fence {
         match self {
             Self::Secrets => "secrets",
             Self::Webhooks => "webhooks",
+            Self::Events => "events",
             Self::Evictions => "evictions",
         }
     }
@@ -68,6 +71,7 @@ impl Fence {
             Self::Webhooks => {
                 "have every object of the cluster sent to any URL, and change every pod"
             }
+            Self::Events => "write Events in the name of any component",
             Self::Evictions => "evict pods of the cluster's own namespaces",
         }
     }

@@ -10,9 +10,10 @@ use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::{ObjectReference, Pod, Secret};
+use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::policy::v1::Eviction;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::{Client, Error};
 use serde_json::{Value, json};
@@ -36,7 +37,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// Work that needs the rights waits this long at most for the policies to come into force.
 const SETTLE: Duration = Duration::from_secs(10);
 
-/// The name of a Secret that is on no list.
+/// The name of a Secret that is on no list, and of a component that is not Sidescale.
 const NOT_LISTED: &str = "sidescale-fence-probe";
 
 /// The name of one that is, anywhere.
@@ -107,6 +108,7 @@ impl Fences {
             let answers = match fence {
                 Fence::Secrets => self.try_secrets().await,
                 Fence::Webhooks => self.try_webhooks().await,
+                Fence::Events => vec![self.try_event().await],
                 Fence::Evictions => vec![self.try_eviction().await],
             };
             let verdicts = answers.iter().map(|answer| judge(&policy, answer));
@@ -151,6 +153,17 @@ impl Fences {
             answered(validating.patch(name, &params, &workloads)),
         );
         vec![mutating, validating]
+    }
+
+    /// An Event in the name of another component.
+    async fn try_event(&self) -> Answer {
+        let api: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
+        let params = PostParams {
+            dry_run: true,
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+        };
+        let event = probe_event(&self.namespace, &self.pod, self.clock.now());
+        answered(api.create(&params, &event)).await
     }
 
     /// Our own pod: the policy is asked only about one that is there.
@@ -258,6 +271,32 @@ fn probe_secret(namespace: &str, name: &str, type_: &str) -> Secret {
         },
         type_: Some(type_.to_owned()),
         ..Secret::default()
+    }
+}
+
+/// An Event about our own pod that the policy must refuse, and that is valid otherwise.
+fn probe_event(namespace: &str, pod: &str, now: Timestamp) -> Event {
+    let said = || Some("Probe".to_owned());
+    Event {
+        metadata: ObjectMeta {
+            namespace: Some(namespace.to_owned()),
+            name: Some(NOT_LISTED.to_owned()),
+            ..ObjectMeta::default()
+        },
+        event_time: Some(MicroTime(now)),
+        type_: Some("Normal".to_owned()),
+        action: said(),
+        reason: said(),
+        reporting_controller: Some(NOT_LISTED.to_owned()),
+        reporting_instance: Some(pod.to_owned()),
+        regarding: Some(ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            namespace: Some(namespace.to_owned()),
+            name: Some(pod.to_owned()),
+            ..ObjectReference::default()
+        }),
+        ..Event::default()
     }
 }
 

@@ -12,6 +12,7 @@ use crate::support::context::Context;
 use crate::support::headscale;
 use crate::support::kubectl::Kubectl;
 use crate::support::levels::Level;
+use crate::support::wait;
 
 mod evictions;
 mod probes;
@@ -46,7 +47,7 @@ pub(crate) const CASES: &[Case] = &[
         run: evictions::nothing_of_the_clusters_own,
     },
     Case {
-        name: "stolen_token::it_may_write_events_and_one_lease",
+        name: "stolen_token::it_writes_events_in_its_own_name_and_one_lease",
         needs: &[Level::Api],
         each: false,
         run: events_and_one_lease,
@@ -113,25 +114,72 @@ fn is_role(kind: &str) -> bool {
     ["Role", "ClusterRole"].contains(&kind)
 }
 
+fn events_in_its_own_name(admin: &Kubectl, account: &Kubectl) -> Result<()> {
+    // Of any object, and in no other's name.
+    let event = |version: &str, by: &str| {
+        let (regarding, reporter) = match version {
+            "v1" => ("involvedObject", "reportingComponent"),
+            _ => ("regarding", "reportingController"),
+        };
+        let about = json!({"apiVersion": "v1", "kind": "Namespace", "name": "default", "namespace": "default"});
+        json!({
+            "apiVersion": version, "kind": "Event", "type": "Warning", "reason": "Tried", "action": "Try",
+            "metadata": {"namespace": "default", "name": "stolen"}, regarding: about,
+            "eventTime": "2026-01-01T00:00:00.000000Z", reporter: by, "reportingInstance": "x",
+        })
+        .to_string()
+    };
+    let create = ["create", "--filename=-"];
+    let events = "events.k8s.io/v1";
+    let own_name = "Events in its own name alone";
+    wait::until("the policy is in force", LIMIT, || {
+        let forged = account.feed(
+            &[&create[..], &["--dry-run=server"]].concat(),
+            &event(events, "kubelet"),
+        );
+        refused("another's", forged, own_name)
+    })?;
+    refused(
+        "another's",
+        account.feed(&create, &event(events, "kubelet")),
+        own_name,
+    )?;
+    refused(
+        "the older API",
+        account.feed(&create, &event("v1", "sidescale")),
+        "cannot create resource \"events\" in API group \"\"",
+    )?;
+    account.feed(&create, &event(events, "sidescale"))?;
+    admin.run(&[
+        "delete",
+        "events.v1.events.k8s.io",
+        "stolen",
+        "--namespace=default",
+    ])?;
+    admin.feed(&create, &event(events, "kubelet"))?;
+    let take = [
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "--filename=-",
+    ];
+    // Of an Event that is there, the server lets the series change and nothing else.
+    let mut changed: Value = serde_json::from_str(&event(events, "kubelet"))?;
+    changed["series"] = json!({"count": 2, "lastObservedTime": "2026-01-01T00:00:01.000000Z"});
+    let changed = account.feed(&take, &changed.to_string());
+    refused("a change", changed, own_name)?;
+    // Whose it is, nobody can change.
+    let taken = account.feed(&take, &event(events, "sidescale"));
+    refused("taken over", taken, "field is immutable")?;
+    Ok(())
+}
+
 fn events_and_one_lease(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
     let api = context.api()?;
     let release = Release::install(context, &api, "stolen-lease")?;
     let (admin, account) = (api.kubectl(), release.account(&api)?);
     let (own, name) = (release.name.as_str(), release.fullname());
-    // Any Event of any object: said in SECURITY.md.
-    let about =
-        json!({"apiVersion": "v1", "kind": "Namespace", "name": "default", "namespace": "default"});
-    for (version, regarding, reporter) in [
-        ("v1", "involvedObject", "reportingComponent"),
-        ("events.k8s.io/v1", "regarding", "reportingController"),
-    ] {
-        let event = json!({
-            "apiVersion": version, "kind": "Event", "type": "Warning", "reason": "Tried", "action": "Try",
-            "metadata": {"namespace": "default", "generateName": "stolen-"}, regarding: about,
-            "eventTime": "2026-01-01T00:00:00.000000Z", reporter: "sidescale", "reportingInstance": "x",
-        });
-        account.feed(&["create", "--filename=-"], &event.to_string())?;
-    }
+    events_in_its_own_name(admin, &account)?;
 
     // The Lease is there from the installation on, and is the only one.
     let hold = json!({"spec": {"holderIdentity": "thief"}}).to_string();

@@ -305,7 +305,7 @@ fn every_policy_is_bound_and_denies() {
             "{policy}: one comes without the other"
         );
     }
-    assert_eq!(policies, 4);
+    assert_eq!(policies, 5);
     // The right and its fence come together.
     let right = template("clusterrole.yaml");
     let (_, right) = right.split_once("{{- if ").unwrap();

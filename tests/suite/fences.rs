@@ -35,7 +35,8 @@ struct Server {
 impl Server {
     fn events(&self) -> Vec<Value> {
         let asked = self.asked.lock().unwrap();
-        let events = asked.iter().filter(|(_, path, _)| path.contains("/events"));
+        let written = |path: &str| path.contains("/events") && !path.contains("dryRun");
+        let events = asked.iter().filter(|(_, path, _)| written(path));
         events.map(|(_, _, body)| body.clone()).collect()
     }
 }
@@ -50,9 +51,9 @@ async fn answer(
     let path = uri.to_string();
     let asked = (method, path.clone(), sent.clone());
     server.asked.lock().unwrap().push(asked);
-    let fence = ["secrets", "webhook", "eviction"]
+    let fence = ["secrets", "webhook", "eviction", "events"]
         .into_iter()
-        .find(|part| path.contains(part));
+        .find(|part| path.contains("dryRun") && path.contains(part));
     if let Some(fence) = fence
         && server.refuses.load(Ordering::Relaxed)
     {
@@ -125,7 +126,10 @@ impl World {
 
     fn open(&self) -> i64 {
         let of = |fence| self.metrics.fence_open.with_label_values(&[fence]).get();
-        ["secrets", "webhooks", "evictions"].map(of).iter().sum()
+        ["secrets", "webhooks", "events", "evictions"]
+            .map(of)
+            .iter()
+            .sum()
     }
 
     fn report(&self) -> Option<(bool, String)> {
@@ -153,7 +157,7 @@ async fn fences_that_hold_are_tried_by_dry_runs_alone_and_hold_up_nothing() {
         world.report(),
         Some((
             true,
-            "secrets holds; webhooks holds; evictions holds".into()
+            "secrets holds; webhooks holds; events holds; evictions holds".into()
         ))
     );
     assert!(*world.settled.borrow());
@@ -174,6 +178,7 @@ async fn fences_that_hold_are_tried_by_dry_runs_alone_and_hold_up_nothing() {
             "/api/v1/namespaces/tailnet/secrets",
             "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/sidescale",
             "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/sidescale",
+            "/apis/events.k8s.io/v1/namespaces/tailnet/events",
         ]
     );
     let types = asked
@@ -195,7 +200,7 @@ async fn an_open_fence_is_reported_after_a_minute_and_until_it_holds() {
         "reported at once"
     );
 
-    world.until("reported", |world| world.open() == 3).await;
+    world.until("reported", |world| world.open() == 4).await;
     // It goes on, and says so.
     world
         .until("work begins", |world| *world.settled.borrow())
@@ -206,7 +211,7 @@ async fn an_open_fence_is_reported_after_a_minute_and_until_it_holds() {
     let (ok, detail) = world.report().unwrap();
     assert!(!ok && detail.contains("webhooks is open: "), "{detail}");
     world
-        .until("told", |world| world.server.events().len() == 3)
+        .until("told", |world| world.server.events().len() == 4)
         .await;
     let events = world.server.events();
     assert!(

@@ -19,7 +19,7 @@ pub(crate) struct Write {
 
 const SECRETS: &str = "stolen_token::it_writes_only_secrets_on_the_list";
 const WEBHOOKS: &str = "stolen_token::it_changes_only_the_ca_bundle";
-const EVENTS: &str = "stolen_token::it_may_write_events_and_one_lease";
+const EVENTS: &str = "stolen_token::it_writes_events_in_its_own_name_and_one_lease";
 const EVICTIONS: &str = "stolen_token::it_evicts_nothing_of_the_clusters_own";
 const MANAGER: &str = "manager::its_account_writes_no_other_secret";
 const REGISTRATION: &str = "admissionregistration.k8s.io";
@@ -29,8 +29,6 @@ pub(crate) const WRITES: &[Write] = &[
     cluster("", "secrets", "create", false, SECRETS),
     cluster("", "secrets", "update", true, SECRETS),
     cluster("", "pods/eviction", "create", false, EVICTIONS),
-    cluster("", "events", "create", false, EVENTS),
-    cluster("", "events", "patch", false, EVENTS),
     cluster("events.k8s.io", "events", "create", false, EVENTS),
     cluster("events.k8s.io", "events", "patch", false, EVENTS),
     cluster(

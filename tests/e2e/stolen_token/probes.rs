@@ -37,7 +37,7 @@ pub(super) fn open_is_reported(context: &Context, _: Option<&headscale::Program>
         wait::until("the fences were tried", LIMIT, || {
             let page = replica.get("/readyz")?;
             ensure!(
-                page.contains("fences ok: secrets holds; webhooks holds"),
+                page.contains("fences ok: secrets holds; webhooks holds; events holds"),
                 "{page}"
             );
             Ok(())
