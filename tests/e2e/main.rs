@@ -33,6 +33,7 @@ mod leaks;
 mod manager;
 mod negative;
 mod nodes;
+mod paste;
 mod rate;
 mod rotation;
 mod security;
@@ -75,6 +76,7 @@ const CASES: &[&[Case]] = &[
     golden::CASES,
     workloads::CASES,
     security::CASES,
+    paste::CASES,
     story::CASES,
     sidecars::CASES,
     first::CASES,

@@ -169,12 +169,14 @@ async fn put_placeholder(context: &Context, config: &profile::ControlPlane) -> b
 }
 
 /// What to paste into a shell to get an API key into its Secret, be it there or not; the labels that it has stay.
+///
+/// The key stands in no argument, and where none is created nothing is written.
 fn command(config: &profile::ControlPlane) -> String {
     let (namespace, name) = (&config.api_key_namespace, &config.api_key_secret);
     let data_key = &config.api_key_data_key;
     format!(
-        "kubectl create secret generic {name} -n {namespace} --from-literal={data_key}=\"$(kubectl exec -n \
-         {namespace} deploy/headscale -c headscale -- headscale apikeys create -e 90d)\" --dry-run=client -o yaml | \
-         kubectl apply --server-side --force-conflicts -f -"
+        "(key=$(kubectl exec -n {namespace} deploy/headscale -c headscale -- headscale apikeys create -e 90d) && printf %s \
+         \"$key\" | kubectl create secret generic {name} -n {namespace} --from-file={data_key}=/dev/stdin --dry-run=client \
+         -o yaml | kubectl apply --server-side --force-conflicts -f -)"
     )
 }

@@ -37,13 +37,14 @@ async fn recovered(world: &World, old: &str) -> String {
     .await
 }
 
-/// Pastes a command into a shell whose `kubectl` does what the real one does with it, as far as it is used here.
+/// Pastes a command into a shell whose `kubectl` does what the real one does with it, as far as it is used here; with the real one
+/// it is tried in `e2e paste::`.
 async fn paste(world: &World, command: &str) {
     const KUBECTL: &str = r#"#!/bin/sh
 case "$*" in
 'exec -n headscale deploy/headscale -c headscale -- headscale apikeys create -e 90d') echo "$API_KEY" ;;
-'create secret generic headscale-api-key -n headscale --from-literal=api-key='*' --dry-run=client -o yaml')
-  printf '%s' "${7#--from-literal=api-key=}" ;;
+'create secret generic headscale-api-key -n headscale --from-file=api-key=/dev/stdin --dry-run=client -o yaml')
+  cat ;;
 'apply --server-side --force-conflicts -f -') cat >"$APPLIED" ;;
 *) echo "unexpected: $*" >&2; exit 1 ;;
 esac
