@@ -160,6 +160,7 @@ pub fn mutate(
         namespace_metadata: known.as_deref(),
         opt_in,
         caller,
+        hostnames: None,
         told: None,
     };
     pod.answer(policy).map_err(Undecodable::Form)
