@@ -175,8 +175,18 @@ pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result
         &shutdown,
     );
     let key = common.spawn_certificates(&mut parts, &tls, &namespace, settled.clone(), &shutdown);
-    common.spawn_watches(&mut parts, (namespace.clone(), hostnames), &shutdown);
-    common.spawn_rotation(&mut parts, lease, release_name, settled, &shutdown);
+    common.spawn_watches(
+        &mut parts,
+        (namespace.clone(), hostnames.clone()),
+        &shutdown,
+    );
+    common.spawn_rotation(
+        &mut parts,
+        (lease, hostnames),
+        release_name,
+        settled,
+        &shutdown,
+    );
     common.spawn_server(&mut parts, &server, webhook, key, shutdown, drained)?;
     // The publisher of Events ends with the last part that has some.
     drop(common);
@@ -303,7 +313,7 @@ impl Common {
     fn spawn_rotation(
         &self,
         parts: &mut Parts,
-        lease: Lease,
+        (lease, hostnames): (Lease, String),
         release: String,
         settled: watch::Receiver<bool>,
         shutdown: &CancellationToken,
@@ -321,6 +331,7 @@ impl Common {
         let cluster = InCluster {
             client: client.clone(),
             lease,
+            hostnames,
             release,
             policy: policy.clone(),
             namespaces: Arc::clone(namespaces),

@@ -2,7 +2,7 @@
 //!
 //! A name belongs to the namespace that asked for it first, for as long as one of its services has a pod or a node that asks for
 //! it, and for seven days after. Who was first is remembered; of those that were never seen apart, the service whose user is the
-//! oldest was. What the operator reserves belongs to that service, whoever was first. Within a namespace a name is free.
+//! oldest was. What the operator reserves belongs to that service, whichever was first. Within a namespace a name is free.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -1,10 +1,12 @@
-//! After a rollout the newest node gets its service's name again, once the old one has made room for it. Pure.
+//! After a rollout the newest node gets its service's name again, once the old one has made room for it, unless that name belongs
+//! to another service. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::claims;
 use super::demand::Demands;
 use super::owner::Owner;
 use super::tailnet::{Joined, Tailnet};
@@ -68,15 +70,20 @@ impl Step {
 }
 
 impl Names {
-    /// Plans for all fleets of `plane`, from the nodes that it just listed.
+    /// Plans for all fleets of `plane`, from the nodes that it just listed. `claimed` says which names belong to others.
     pub fn steps(
         &mut self,
         now: Timestamp,
         plane: &str,
         demands: &Demands,
         tailnet: &Tailnet,
+        claimed: &claims::Look,
     ) -> Vec<Step> {
         self.note(now, tailnet);
+        let conflicts = claimed.conflicts.iter();
+        let anothers: BTreeSet<(&Owner, &str)> = conflicts
+            .map(|conflict| (&conflict.by.owner, conflict.hostname.as_str()))
+            .collect();
         let mut pods: BTreeMap<(Owner, &str), usize> = BTreeMap::new();
         for (namespace, demand) in &demands.namespaces {
             let fleets = demand.fleets.iter();
@@ -90,7 +97,13 @@ impl Names {
         let mut steps = Vec::new();
         // An adopted user may have nodes that are none of our business.
         for ((owner, hostname), pods) in pods {
+            let first = steps.len();
             self.of_host(now, &owner, hostname, pods, tailnet, &mut steps);
+            if anothers.contains(&(&owner, hostname)) {
+                // It only makes room, for the one whose name it is.
+                let of_host = steps.split_off(first).into_iter();
+                steps.extend(of_host.filter(|step| matches!(step, Step::Delete { .. })));
+            }
         }
         let taken = |step: &Step| matches!(step, Step::TellTaken { .. });
         let told = steps.iter().filter(|step| taken(step)).map(Step::node);
@@ -218,6 +231,11 @@ mod tests {
 
     const NOTHING: [i64; 0] = [];
 
+    /// No name is another's.
+    fn ours() -> claims::Look {
+        claims::Look::default()
+    }
+
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
     }
@@ -257,9 +275,21 @@ mod tests {
     ) -> Vec<i64> {
         let mut names = Names::default();
         let demands = demands(user, pods);
-        names.steps(at(0), "default", &demands, &tailnet(0, nodes));
-        let steps = names.steps(at(second), "default", &demands, &tailnet(second, nodes));
-        let other = names.steps(at(second), "other", &demands, &tailnet(second, nodes));
+        names.steps(at(0), "default", &demands, &tailnet(0, nodes), &ours());
+        let steps = names.steps(
+            at(second),
+            "default",
+            &demands,
+            &tailnet(second, nodes),
+            &ours(),
+        );
+        let other = names.steps(
+            at(second),
+            "other",
+            &demands,
+            &tailnet(second, nodes),
+            &ours(),
+        );
         assert!(other.is_empty());
         let shown = steps.iter().map(|step| match step {
             Step::Delete { node, .. } => -(node.0 as i64),
@@ -341,7 +371,8 @@ mod tests {
     fn a_name_that_another_has_is_told_once_until_it_is_free() {
         let mut names = Names::default();
         let demands = demands("shop.api", 1);
-        let mut steps = |nodes: &[_]| names.steps(at(0), "default", &demands, &tailnet(0, nodes));
+        let mut steps =
+            |nodes: &[_]| names.steps(at(0), "default", &demands, &tailnet(0, nodes), &ours());
         let strange = [(1, "api", true, 4), (2, "api-1", true, 1)];
         let (from, to) = ("api-1".to_owned(), "api".to_owned());
         let node = NodeId(2);
@@ -355,11 +386,72 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_belongs_to_another_is_given_to_no_node_and_the_old_one_makes_room() {
+        let mut names = Names::default();
+        let demands = demands("shop.api", 1);
+        let party = |namespace| claims::Party {
+            owner: Owner::new(namespace, "api"),
+            secret: "headscale-auth-keys".into(),
+        };
+        let conflict = |hostname: &str, by| claims::Conflict {
+            hostname: hostname.into(),
+            by: party(by),
+            holders: Vec::new(),
+            reserved: false,
+        };
+        let mut steps = |second, nodes: &[_], conflict| {
+            let claimed = claims::Look {
+                conflicts: vec![conflict],
+                ..claims::Look::default()
+            };
+            names.steps(
+                at(second),
+                "default",
+                &demands,
+                &tailnet(second, nodes),
+                &claimed,
+            )
+        };
+        let free = [(2, "api-1", true, 1)];
+        assert_eq!(steps(0, &free, conflict("api", "shop")), []);
+        let taken = [(1, "api", true, 4), (2, "api-1", true, 1)];
+        assert_eq!(
+            steps(0, &taken, conflict("api", "shop")),
+            [],
+            "said elsewhere"
+        );
+        // It had the name by Headscale's own doing.
+        let rollout = [(1, "api", false, 1), (2, "api-1", true, 1)];
+        steps(0, &rollout, conflict("api", "shop"));
+        let room = steps(60, &rollout, conflict("api", "shop"));
+        assert!(
+            matches!(
+                &room[..],
+                [Step::Delete {
+                    node: NodeId(1),
+                    ..
+                }]
+            ),
+            "{room:?}"
+        );
+        for elsewhere in [conflict("api-2", "shop"), conflict("api", "other")] {
+            let renamed = steps(61, &free, elsewhere);
+            assert!(matches!(renamed[..], [Step::Rename { .. }]), "{renamed:?}");
+        }
+    }
+
+    #[test]
     fn who_came_back_in_between_is_away_anew_and_a_refusal_is_tried_again_a_minute_later() {
         let mut names = Names::default();
         let demands = demands("shop.api", 1);
         let mut steps = |second, nodes: &[_]| {
-            names.steps(at(second), "default", &demands, &tailnet(second, nodes))
+            names.steps(
+                at(second),
+                "default",
+                &demands,
+                &tailnet(second, nodes),
+                &ours(),
+            )
         };
         let rollout = [(1, "api", false, 1), (2, "api-1", true, 1)];
         steps(0, &rollout);
@@ -371,8 +463,15 @@ mod tests {
         for step in &planned {
             names.refused(step, at(105));
         }
-        let mut steps =
-            |second| names.steps(at(second), "default", &demands, &tailnet(second, &rollout));
+        let mut steps = |second| {
+            names.steps(
+                at(second),
+                "default",
+                &demands,
+                &tailnet(second, &rollout),
+                &ours(),
+            )
+        };
         assert!(steps(164).is_empty());
         assert_eq!(steps(165), planned);
     }

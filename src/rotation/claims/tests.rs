@@ -156,7 +156,7 @@ impl World {
     }
 }
 
-const NOBODY: [&str; 0] = [];
+const NONE: [&str; 0] = [];
 
 #[test]
 fn of_two_that_were_never_seen_apart_the_older_user_has_the_name() {
@@ -207,25 +207,25 @@ fn of_two_that_were_never_seen_apart_the_older_user_has_the_name() {
 }
 
 #[test]
-fn pods_and_nodes_ask_alike_and_nobody_else_does() {
+fn only_pods_and_nodes_of_services_ask_for_names() {
     let world = world();
     let pods = [("young/b", "vault"), ("old/a", "other")];
     let refused = |world: World| world.refused(&mut Claims::default(), 100);
-    assert_eq!(refused(world.pods(&pods)), NOBODY, "names of their own");
-    // A node without a pod holds the name, and is told nothing.
+    assert_eq!(refused(world.pods(&pods)), NONE, "names of their own");
+    // A node without a pod holds the name too.
     let nodes = world.pods(&pods).nodes(&[("old/a", "vault")]);
     assert_eq!(refused(nodes), ["young/b"]);
     let mine = world
         .pods(&[("old/a", "vault")])
         .nodes(&[("young/b", "vault")]);
-    assert_eq!(refused(mine), NOBODY);
+    assert_eq!(refused(mine), NONE);
     // A person's node and one of an adopted user are no claim of a namespace.
     let strangers = [("stranger", "vault"), ("adopted", "vault")];
     let world = World {
         users: vec![("adopted", Some(1)), ("young/b", Some(20))],
         ..world
     };
-    assert_eq!(refused(world.pods(&pods[..1]).nodes(&strangers)), NOBODY);
+    assert_eq!(refused(world.pods(&pods[..1]).nodes(&strangers)), NONE);
     let elsewhere = world.pods(&[("old/a", "vault"), ("young/b", "vault")]);
     let (demands, tailnet) = (elsewhere.demands(), elsewhere.tailnet());
     let rules = Rules {
@@ -254,7 +254,7 @@ fn within_a_namespace_a_name_is_free() {
     };
     let mut claims = Claims::default();
     let two = world.pods(&[("old/a", "vault"), ("old/c", "vault")]);
-    assert_eq!(two.refused(&mut claims, 100), NOBODY);
+    assert_eq!(two.refused(&mut claims, 100), NONE);
     // The other service of the namespace goes on with it, although its user is younger than the stranger's.
     let one = world.pods(&[("old/c", "vault"), ("young/b", "vault")]);
     assert_eq!(one.refused(&mut claims, 200), ["young/b"]);
@@ -268,7 +268,7 @@ fn a_name_is_kept_for_seven_days_after_its_last_pod_and_node() {
     let younger = [("young/b", "vault")];
     assert_eq!(
         world.pods(&[("old/a", "vault")]).refused(&mut claims, 0),
-        NOBODY
+        NONE
     );
     // Its pod is gone, its node is not.
     let node = world.pods(&younger).nodes(&[("old/a", "vault")]);
@@ -285,15 +285,15 @@ fn a_name_is_kept_for_seven_days_after_its_last_pod_and_node() {
     let mut noted = Claims::read(&claims.text());
     assert_eq!(noted, claims);
     assert_eq!(gone.refused(&mut noted, 27 * DAY + 14), ["young/b"]);
-    assert_eq!(gone.refused(&mut noted, 27 * DAY + 15), NOBODY);
-    // Now it is the other's, whoever has the older user.
+    assert_eq!(gone.refused(&mut noted, 27 * DAY + 15), NONE);
+    // Now it is the other's, although that has the younger user.
     let both = world.pods(&[("old/a", "vault"), ("young/b", "vault")]);
     assert_eq!(both.refused(&mut noted, 27 * DAY + 30), ["old/a"]);
     // It came back in time: the seven days begin at its next end.
     assert_eq!(both.refused(&mut claims, 27 * DAY + 14), ["young/b"]);
     assert_eq!(gone.refused(&mut claims, 27 * DAY + 15), ["young/b"]);
     assert_eq!(gone.refused(&mut claims, 34 * DAY + 14), ["young/b"]);
-    assert_eq!(gone.refused(&mut claims, 34 * DAY + 15), NOBODY);
+    assert_eq!(gone.refused(&mut claims, 34 * DAY + 15), NONE);
 }
 
 #[test]
@@ -303,7 +303,7 @@ fn a_name_cannot_be_taken_by_an_older_service_that_asks_for_it_later() {
     world.look(&mut claims, 0);
     assert_eq!(
         world.pods(&[("young/b", "vault")]).refused(&mut claims, 0),
-        NOBODY
+        NONE
     );
     // A tenant with an old service gives that the younger one's name, by annotation or with a node.
     let annotated = world.pods(&[("young/b", "vault"), ("old/a", "vault")]);
@@ -316,7 +316,7 @@ fn a_name_cannot_be_taken_by_an_older_service_that_asks_for_it_later() {
 }
 
 #[test]
-fn what_the_operator_reserves_is_one_services_whoever_was_first() {
+fn a_reserved_name_belongs_to_one_service_even_if_another_was_first() {
     let world = World {
         reserved: vec![("vault", "prod/vault")],
         ..world()
