@@ -2,10 +2,13 @@
 
 use serde_json::Value;
 use sidescale::rotation::fleet::{Fleet, Member};
+use sidescale::watch::Hostnames;
 use sidescale_webhook::profile::HostnameOwner;
 
 use super::messages::Log;
 use super::*;
+
+mod config_map;
 
 impl World {
     /// One pod of a service that asks for hostname `vault`, or none.
@@ -180,4 +183,67 @@ async fn a_reserved_name_is_given_to_that_service_alone() {
         (world.names() == ["vault-1", "vault"]).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_next_leader_and_every_replica_know_whose_a_name_is() {
+    let (api, client) = config_map::Api::serve().await;
+    let world = World::new().await;
+    let start = |writer: &str| {
+        let notebook = Notebook::Cluster {
+            client: client.clone(),
+            namespace: config_map::NAMESPACE.into(),
+            lease: "sidescale".into(),
+            hostnames: config_map::NAME.into(),
+        };
+        let context = Context {
+            notebook,
+            ..world.context(writer)
+        };
+        let (demands, stop) = (world.demands.subscribe(), CancellationToken::new());
+        Process(tokio::spawn(run::run(Arc::new(context), demands, stop)))
+    };
+    let replica = Arc::<Hostnames>::default();
+    let (watching, of) = (Arc::clone(&replica), client.clone());
+    tokio::spawn(async move {
+        watching
+            .run(of, config_map::NAMESPACE, config_map::NAME)
+            .await;
+    });
+    let is_prods = || {
+        let known = replica.get();
+        let anothers = |namespace| known.is_anothers("default", "vault", namespace);
+        anothers("shop") && !anothers("prod")
+    };
+    assert!(!is_prods());
+    let process = start("a");
+    world.asks_for_vault("prod", "vault", 1);
+    let key = world.key_in("prod", "vault").await;
+    let node = world.headscale.join(&key, "vault").unwrap();
+    until("the replica knows", async || {
+        world.look().await;
+        is_prods().then_some(())
+    })
+    .await;
+    world.asks_for_vault("shop", "web", 1);
+    let thief = world.key_in("shop", "web").await;
+    world.headscale.join(&thief, "vault").unwrap();
+
+    // While nobody rotates, the pod and its node go: the next leader has never seen them.
+    drop(process);
+    world.asks_for_vault("prod", "vault", 0);
+    assert!(world.headscale.remove_node(node));
+    let _process = start("b");
+    world.look_times(6).await;
+    assert_eq!(world.names(), ["vault-1"]);
+    until("it is written down since when", async || {
+        world.look().await;
+        (api.patches().len() > 1).then_some(())
+    })
+    .await;
+    assert!(is_prods());
+    let written = Value::from(api.patches()).to_string();
+    for name in ["vault", "prod", "shop", "web"] {
+        assert!(!written.contains(name), "{written}");
+    }
 }
