@@ -67,8 +67,17 @@ pub struct Conflict {
 pub struct Look {
     /// Names that more ask for than may have them.
     pub conflicts: Vec<Conflict>,
-    /// Whether a name is not remembered for want of room, and which namespace's it was.
-    pub no_room_for: Option<String>,
+    /// Namespaces with a name that is not remembered for want of room, and the bound that was met.
+    pub no_room: BTreeMap<String, Bound>,
+}
+
+/// Bounds of what is remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// That of one namespace.
+    Namespace,
+    /// That of all namespaces.
+    All,
 }
 
 /// Something asks for a name. The oldest comes first: a service whose user is not known yet is younger than all others.
@@ -139,8 +148,8 @@ impl Claims {
                 (None, None) => continue,
                 (None, Some(oldest)) => {
                     let namespace = Hashed::of(&oldest.owner.namespace);
-                    if !room.remember(self, key, namespace, rules) {
-                        look.no_room_for = Some(oldest.owner.namespace.clone());
+                    if let Err(bound) = room.remember(self, key, namespace, rules) {
+                        look.no_room.insert(oldest.owner.namespace.clone(), bound);
                     }
                     namespace
                 }
@@ -196,20 +205,25 @@ impl Room {
         room
     }
 
-    /// Remembers a name; a namespace that has as many as it may forgets the one that it has not asked for longest. Says whether
-    /// there was room.
+    /// Remembers a name; a namespace that has as many as it may forgets the one that it has not asked for longest.
+    ///
+    /// # Errors
+    /// There is no room.
     fn remember(
         &mut self,
         claims: &mut Claims,
         hostname: Hashed,
         namespace: Hashed,
         rules: &Rules<'_>,
-    ) -> bool {
+    ) -> Result<(), Bound> {
         let (count, idle) = self.namespaces.entry(namespace).or_default();
-        if *count >= rules.most_of_namespace || self.used >= rules.most {
-            let Some((_, longest)) = idle.pop_first() else {
-                return false;
-            };
+        let bound = if self.used >= rules.most {
+            Some(Bound::All)
+        } else {
+            (*count >= rules.most_of_namespace).then_some(Bound::Namespace)
+        };
+        if let Some(bound) = bound {
+            let (_, longest) = idle.pop_first().ok_or(bound)?;
             claims.0.remove(&longest);
         } else {
             *count += 1;
@@ -220,7 +234,7 @@ impl Room {
             idle_since: None,
         };
         claims.0.insert(hostname, row);
-        true
+        Ok(())
     }
 }
 

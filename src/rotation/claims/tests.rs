@@ -393,9 +393,10 @@ fn a_namespace_and_all_together_have_bounds_and_the_oldest_stay() {
     let mut claims = Claims::default();
     let many = names.map(|name| ("old/a", name));
     let look = world.pods(&many).look(&mut claims, 0);
+    let no_room = |namespace: &str, bound| BTreeMap::from([(namespace.to_owned(), bound)]);
     assert_eq!(
-        (claims.0.len(), look.no_room_for),
-        (2, Some("old".to_owned()))
+        (claims.0.len(), look.no_room),
+        (2, no_room("old", Bound::Namespace))
     );
     // Another namespace has room of its own, and no name of the first one's.
     let others = [
@@ -409,7 +410,7 @@ fn a_namespace_and_all_together_have_bounds_and_the_oldest_stay() {
     // All is full: who comes later is not remembered, and what is there stays.
     let more = [&others[..], &[("late/d", "y"), ("late/d", "n1")]].concat();
     let look = world.pods(&more).look(&mut claims, 2);
-    assert_eq!(look.no_room_for, Some("late".to_owned()));
+    assert_eq!(look.no_room, no_room("late", Bound::All));
     assert_eq!(claims.0.len(), 3);
     assert!(!claims.0.contains_key(&Hashed::of("y")));
     // For a new name the namespace gives up the one of its own that it has not asked for longest.
@@ -419,7 +420,7 @@ fn a_namespace_and_all_together_have_bounds_and_the_oldest_stay() {
     let look = world
         .pods(&[("old/a", "n2"), ("young/b", "x")])
         .look(&mut claims, 4);
-    assert_eq!(look.no_room_for, None);
+    assert_eq!(look.no_room, BTreeMap::new());
     let kept = ["n1", "n2", "x"].map(Hashed::of);
     assert!(
         kept.iter().all(|name| claims.0.contains_key(name)),
@@ -432,9 +433,7 @@ fn of_too_many_new_names_the_oldest_service_gets_the_room() {
     let world = World { most: 1, ..world() };
     let mut claims = Claims::default();
     let pods = [("young/b", "a"), ("old/a", "z")];
-    assert_eq!(
-        world.pods(&pods).look(&mut claims, 0).no_room_for,
-        Some("young".into())
-    );
+    let look = world.pods(&pods).look(&mut claims, 0);
+    assert_eq!(look.no_room, [("young".into(), Bound::All)].into());
     assert!(claims.0.contains_key(&Hashed::of("z")));
 }

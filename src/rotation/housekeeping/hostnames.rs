@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use tracing::warn;
+use sidescale_webhook::hostnames::MOST;
+use tracing::{error, info, warn};
 
 use super::Keeper;
 use crate::events::{About, Notice, Topic};
-use crate::rotation::claims::{Look, Party};
+use crate::rotation::claims::{Bound, Look, Party};
 
 /// The same is reported again after this long, as long as it lasts.
 const REPORT_EVERY: Duration = Duration::from_secs(3_600);
@@ -20,6 +21,9 @@ const TAKEN: &str = "HostnameTaken";
 
 /// Another asks for a name of the service.
 const WANTED: &str = "HostnameWanted";
+
+/// There is no room to remember whose a name is.
+const FULL: &str = "HostnamesFull";
 
 impl Keeper {
     /// Reports conflicts to the services that ask and to those that the names belong to. Returns all topics, reported before or not.
@@ -72,15 +76,27 @@ impl Keeper {
                 "A service asks for a hostname that belongs to another"
             );
         }
-        if let Some(namespace) = &look.no_room_for {
-            let topic = Topic::other(control_plane, "HostnamesFull");
-            if self.context.events.may_log(REPORT_EVERY, &topic) {
-                warn!(
+        for (namespace, bound) in &look.no_room {
+            let topic = match bound {
+                Bound::Namespace => Topic::new(namespace, &About::secret(""), control_plane, FULL),
+                Bound::All => Topic::other(control_plane, FULL),
+            };
+            if !self.context.events.may_log(REPORT_EVERY, &topic) {
+                continue;
+            }
+            match bound {
+                Bound::Namespace => info!(
                     control_plane,
                     namespace,
-                    "No room to remember whose hostname it is: names of that namespace belong to it only while it has pods or nodes; \
-                     rotation.maxServicesPerNamespace is the number of names of one namespace"
-                );
+                    "The namespace asks for more hostnames than are remembered of one: rotation.maxServicesPerNamespace bounds them"
+                ),
+                Bound::All => error!(
+                    control_plane,
+                    namespace,
+                    most = MOST,
+                    "Too many hostnames to remember: new ones do not stay their namespace's when its pods and nodes go; reserve those \
+                     that matter with reservedHostnames"
+                ),
             }
         }
     }
@@ -186,7 +202,7 @@ mod tests {
             });
         Look {
             conflicts: conflicts.collect(),
-            no_room_for: None,
+            ..Look::default()
         }
     }
 
