@@ -145,17 +145,7 @@ pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result
     let mut parts = Parts::new(shutdown.clone());
     // Readiness has to be seen as false while the webhook drains, so the admin port ends last.
     let drained = CancellationToken::new();
-    let ended = drained.clone().cancelled_owned();
-    let admin = admin::run(
-        admin,
-        Arc::clone(&common.health),
-        Arc::clone(&common.metrics),
-        ended,
-    );
-    parts.spawn("admin", async move {
-        admin.await;
-        Ok(())
-    });
+    common.spawn_admin(&mut parts, admin, &drained);
     let stop = shutdown.clone();
     parts.spawn("events", async move {
         publisher.run(stop).await;
@@ -175,11 +165,7 @@ pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result
         &shutdown,
     );
     let key = common.spawn_certificates(&mut parts, &tls, &namespace, settled.clone(), &shutdown);
-    common.spawn_watches(
-        &mut parts,
-        (namespace.clone(), hostnames.clone()),
-        &shutdown,
-    );
+    common.spawn_watches(&mut parts, (&namespace, &hostnames), &shutdown);
     common.spawn_rotation(
         &mut parts,
         (lease, hostnames),
@@ -207,6 +193,15 @@ struct Common {
 }
 
 impl Common {
+    fn spawn_admin(&self, parts: &mut Parts, listener: TcpListener, ended: &CancellationToken) {
+        let (health, metrics) = (Arc::clone(&self.health), Arc::clone(&self.metrics));
+        let admin = admin::run(listener, health, metrics, ended.clone().cancelled_owned());
+        parts.spawn("admin", async move {
+            admin.await;
+            Ok(())
+        });
+    }
+
     /// What is sent back turns true when work may begin that needs the rights.
     fn spawn_fences(
         &self,
@@ -294,9 +289,10 @@ impl Common {
     fn spawn_watches(
         &self,
         parts: &mut Parts,
-        (namespace, config_map): (String, String),
+        (namespace, config_map): (&str, &str),
         shutdown: &CancellationToken,
     ) {
+        let (namespace, config_map) = (namespace.to_owned(), config_map.to_owned());
         let (namespaces, hostnames) = (Arc::clone(&self.namespaces), Arc::clone(&self.hostnames));
         let (client, policy) = (self.client.clone(), self.policy.clone());
         let stop = shutdown.clone();
