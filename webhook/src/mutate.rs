@@ -5,6 +5,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 mod fit;
+mod hostname;
 mod incoming;
 mod source;
 mod told;

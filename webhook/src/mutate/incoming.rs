@@ -1,6 +1,7 @@
 //! A pod that is being created, and the answer to it. Pure.
 
 use super::fit::{Fit, Obstacle, fit, prune, refuse_what_is_too_large};
+use super::hostname;
 use super::source::Source;
 use super::told::Told;
 use super::{OptIn, Outcome, Verdict, reply};
@@ -115,8 +116,11 @@ impl Incoming<'_> {
             Decision::Warn(refusal) => return Ok(self.warn(refusal, unknown)),
             Decision::Inject(injection) => injection,
         };
-        let remark = self.is_anothers(&injection, policy);
-        injection.remarks.extend(remark);
+        // The answer depends on the named namespace, and so is for a caller that may know that.
+        if let (Some(hostnames), Caller::Verified) = (self.hostnames, self.caller) {
+            let remark = hostname::remark(&injection, self.namespace, hostnames, policy);
+            injection.remarks.extend(remark);
+        }
         let too_large =
             refuse_what_is_too_large(&self.spec).and_then(|()| refuse_a_long_list(annotations));
         if let Err(refusal) = too_large {
@@ -140,30 +144,6 @@ impl Incoming<'_> {
                 self.refuse(refusal, policy, injection.profile, unknown)
             }
         })
-    }
-
-    /// Says that the hostname belongs to another service, to a caller that may know what depends on the namespace.
-    fn is_anothers(&self, injection: &Injection<'_>, policy: &Policy) -> Option<String> {
-        let hostnames = self.hostnames.filter(|_| self.caller == Caller::Verified)?;
-        let sidecar = injection.tailscale.as_ref()?;
-        let hostname = &sidecar.hostname;
-        if hostname.needs_pod_name || hostname.needs_node_name {
-            return None;
-        }
-        let (namespace, service) = (self.namespace, sidecar.service);
-        let whose = match policy.reserved_hostnames.get(&*hostname.text) {
-            Some(owner) if owner.namespace == namespace && owner.service == service => return None,
-            Some(_) => "the operator reserves it for another service",
-            None if hostnames.is_anothers(sidecar.control_plane, &hostname.text, namespace) => {
-                "it belongs to a service of another namespace"
-            }
-            None => return None,
-        };
-        Some(format!(
-            "hostname '{}': {whose}, and Sidescale gives it to no node of service '{service}': set annotation \
-             'sidescale.io/hostname' to another name, such as '{{service}}-{{namespace}}'",
-            hostname.text
-        ))
     }
 
     /// Denies the pod, or lets it pass with a warning where the profile says so.
