@@ -8,12 +8,14 @@
 //! ```text
 //! pods ─► fleet ─┬─► nodes: joined, late, lost, uninvited ─► housekeeping: Events, gauges, evictions
 //! nodes ─► tailnet ─► names: who makes room, who is named ─► housekeeping: the control plane
+//! pods, nodes ─► claims: which namespace a name belongs to ─► names, and housekeeping: Events, a ConfigMap
 //! ```
-//! The four are pure as well, and looked at every few seconds beside the rotation of keys; so are `orphans`, `cleanup` and
+//! The five are pure as well, and looked at every few seconds beside the rotation of keys; so are `orphans`, `cleanup` and
 //! `removal`, which say once an hour, or when a person asks, what nobody needs any more.
 
 mod api_keys;
 pub mod budget;
+pub mod claims;
 pub mod cleanup;
 pub mod demand;
 pub mod ending;

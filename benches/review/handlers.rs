@@ -98,6 +98,7 @@ pub(crate) fn product(metrics: Arc<Metrics>) -> Result<Router> {
     Ok(server::router(
         config::fixed(policy),
         Arc::new(|_| Some(Arc::clone(&NAMESPACE))),
+        Arc::default(),
         metrics,
     ))
 }

@@ -22,7 +22,7 @@ mod words;
 const HELP: &str = "\
 A line for each look: ok, warn or FAIL, what was seen, and below what is wrong the command to type next. It looks at what the \
 webhook made of the pod, the container tailscale, the Secret and the key that the pod refers to, the key and the node as the control \
-plane sees them, at what Sidescale has reported of the policies that limit its own account, at the names that Headscale gives, and, where there is no node, at what the sidecar's log says of the control server. No value of a key is ever shown, \
+plane sees them, at what Sidescale has reported of the policies that limit its own account, at the names that Headscale gives and whose the pod's hostname is, and, where there is no node, at what the sidecar's log says of the control server. No value of a key is ever shown, \
 only what kind it is.
 
 Rights, of your own kubeconfig: get this pod. What else it may read it reads, and it says which right it lacked: get this namespace, list \

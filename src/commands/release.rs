@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::ListParams;
 use kube::config::KubeConfigOptions;
 use kube::{Api, Client};
+use sidescale_webhook::hostnames::ClaimedHostnames;
 use sidescale_webhook::profile::{DEFAULT, Policy};
 
 use crate::cluster;
@@ -16,6 +17,9 @@ use crate::store::{SecretStore, Store};
 
 /// The ConfigMap's data key.
 const CONFIG: &str = "config.yaml";
+
+/// The end of the name of the ConfigMap that says whose hostnames are.
+const HOSTNAMES: &str = "-hostnames";
 
 /// Flags that say which installation is meant.
 #[derive(Clone, Debug, clap::Args)]
@@ -179,18 +183,32 @@ pub(super) async fn connect(context: Option<&str>) -> Result<Client> {
     cluster::client(config).context("use the cluster's configuration")
 }
 
-async fn from_config_map(client: &Client, namespace: &str, release: &str) -> Result<Policy> {
+/// Whose hostnames are, as an installation has written it down; nothing where that may not be read.
+pub(super) async fn hostnames(client: &Client, args: &ReleaseArgs) -> ClaimedHostnames {
+    let listed = config_maps(client, &args.namespace, &args.access.release_name).await;
+    let is_it = |map: &ConfigMap| {
+        let name = map.metadata.name.as_deref();
+        name.is_some_and(|name| name.ends_with(HOSTNAMES))
+    };
+    let map = listed.ok().and_then(|maps| maps.into_iter().find(is_it));
+    let data = map.and_then(|map| map.data).unwrap_or_default();
+    ClaimedHostnames::read(&data)
+}
+
+async fn config_maps(client: &Client, namespace: &str, release: &str) -> Result<Vec<ConfigMap>> {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let selector =
         format!("app.kubernetes.io/part-of=sidescale,app.kubernetes.io/instance={release}");
-    let found = api
-        .list(&ListParams::default().labels(&selector))
-        .await
-        .map_err(|error| refused(error, &format!("list ConfigMaps in namespace {namespace}")))?;
+    let listed = api.list(&ListParams::default().labels(&selector)).await;
+    let call = format!("list ConfigMaps in namespace {namespace}");
+    Ok(listed.map_err(|error| refused(error, &call))?.items)
+}
+
+async fn from_config_map(client: &Client, namespace: &str, release: &str) -> Result<Policy> {
+    let found = config_maps(client, namespace, release).await?.into_iter();
     let text = found
-        .items
-        .into_iter()
-        .find_map(|map| map.data?.remove(CONFIG));
+        .filter_map(|map| map.data)
+        .find_map(|mut data| data.remove(CONFIG));
     let Some(text) = text else {
         bail!(
             "namespace {namespace:?} has no ConfigMap of a release {release:?}: \"helm list --all-namespaces\" shows \

@@ -25,7 +25,7 @@ use crate::rotation::in_cluster::{self, InCluster};
 use crate::server::{self, ClientAuthority, Limits, ServerArgs, ServerTls, ServingKey};
 use crate::telemetry::LogArgs;
 use crate::tls::{Tls, TlsArgs};
-use crate::watch::Namespaces;
+use crate::watch::{Hostnames, Namespaces};
 
 mod parts;
 
@@ -72,6 +72,14 @@ pub struct ServeArgs {
         value_name = "NAME"
     )]
     pub lease_name: String,
+    /// ConfigMap in our own namespace that says which namespace each hostname belongs to
+    #[arg(
+        long,
+        env = "SIDESCALE_HOSTNAMES_CONFIG_MAP_NAME",
+        default_value = "sidescale-hostnames",
+        value_name = "NAME"
+    )]
+    pub hostnames_config_map_name: String,
     /// Flags of the certificates.
     #[command(flatten)]
     pub tls: TlsArgs,
@@ -99,6 +107,7 @@ pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result
         pod_name,
         release_name,
         lease_name,
+        hostnames_config_map_name: hostnames,
         tls,
         server,
         admin,
@@ -119,6 +128,7 @@ pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result
         client,
         policy,
         namespaces: Arc::default(),
+        hostnames: Arc::default(),
         metrics,
         health: Arc::default(),
         clock,
@@ -135,17 +145,7 @@ pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result
     let mut parts = Parts::new(shutdown.clone());
     // Readiness has to be seen as false while the webhook drains, so the admin port ends last.
     let drained = CancellationToken::new();
-    let ended = drained.clone().cancelled_owned();
-    let admin = admin::run(
-        admin,
-        Arc::clone(&common.health),
-        Arc::clone(&common.metrics),
-        ended,
-    );
-    parts.spawn("admin", async move {
-        admin.await;
-        Ok(())
-    });
+    common.spawn_admin(&mut parts, admin, &drained);
     let stop = shutdown.clone();
     parts.spawn("events", async move {
         publisher.run(stop).await;
@@ -165,8 +165,14 @@ pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result
         &shutdown,
     );
     let key = common.spawn_certificates(&mut parts, &tls, &namespace, settled.clone(), &shutdown);
-    common.spawn_namespaces(&mut parts, &shutdown);
-    common.spawn_rotation(&mut parts, lease, release_name, settled, &shutdown);
+    common.spawn_watches(&mut parts, (&namespace, &hostnames), &shutdown);
+    common.spawn_rotation(
+        &mut parts,
+        (lease, hostnames),
+        release_name,
+        settled,
+        &shutdown,
+    );
     common.spawn_server(&mut parts, &server, webhook, key, shutdown, drained)?;
     // The publisher of Events ends with the last part that has some.
     drop(common);
@@ -179,6 +185,7 @@ struct Common {
     client: Client,
     policy: Current,
     namespaces: Arc<Namespaces>,
+    hostnames: Arc<Hostnames>,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     clock: Clock,
@@ -186,6 +193,15 @@ struct Common {
 }
 
 impl Common {
+    fn spawn_admin(&self, parts: &mut Parts, listener: TcpListener, ended: &CancellationToken) {
+        let (health, metrics) = (Arc::clone(&self.health), Arc::clone(&self.metrics));
+        let admin = admin::run(listener, health, metrics, ended.clone().cancelled_owned());
+        parts.spawn("admin", async move {
+            admin.await;
+            Ok(())
+        });
+    }
+
     /// What is sent back turns true when work may begin that needs the rights.
     fn spawn_fences(
         &self,
@@ -269,16 +285,21 @@ impl Common {
         key
     }
 
-    fn spawn_namespaces(&self, parts: &mut Parts, shutdown: &CancellationToken) {
-        let (namespaces, client, policy, stop) = (
-            Arc::clone(&self.namespaces),
-            self.client.clone(),
-            self.policy.clone(),
-            shutdown.clone(),
-        );
-        parts.spawn("namespaces", async move {
+    /// What every replica's webhook has to know of the cluster.
+    fn spawn_watches(
+        &self,
+        parts: &mut Parts,
+        (namespace, config_map): (&str, &str),
+        shutdown: &CancellationToken,
+    ) {
+        let (namespace, config_map) = (namespace.to_owned(), config_map.to_owned());
+        let (namespaces, hostnames) = (Arc::clone(&self.namespaces), Arc::clone(&self.hostnames));
+        let (client, policy) = (self.client.clone(), self.policy.clone());
+        let stop = shutdown.clone();
+        parts.spawn("watches", async move {
             tokio::select! {
-                () = namespaces.run(client, policy) => {}
+                () = namespaces.run(client.clone(), policy) => {}
+                () = hostnames.run(client, &namespace, &config_map) => {}
                 () = stop.cancelled() => {}
             }
             Ok(())
@@ -288,7 +309,7 @@ impl Common {
     fn spawn_rotation(
         &self,
         parts: &mut Parts,
-        lease: Lease,
+        (lease, hostnames): (Lease, String),
         release: String,
         settled: watch::Receiver<bool>,
         shutdown: &CancellationToken,
@@ -297,6 +318,7 @@ impl Common {
             client,
             policy,
             namespaces,
+            hostnames: _,
             metrics,
             health,
             clock,
@@ -305,6 +327,7 @@ impl Common {
         let cluster = InCluster {
             client: client.clone(),
             lease,
+            hostnames,
             release,
             policy: policy.clone(),
             namespaces: Arc::clone(namespaces),
@@ -342,7 +365,12 @@ impl Common {
         };
         let namespaces = Arc::clone(&self.namespaces);
         let lookup = Arc::new(move |name: &str| namespaces.get(name));
-        let router = server::router(self.policy.clone(), lookup, Arc::clone(&self.metrics));
+        let router = server::router(
+            self.policy.clone(),
+            lookup,
+            Arc::clone(&self.hostnames),
+            Arc::clone(&self.metrics),
+        );
         let clients = client_ca.as_deref().map(client_authority).transpose()?;
         let tls = ServerTls::new(key, clients)?;
         let (health, metrics) = (Arc::clone(&self.health), Arc::clone(&self.metrics));

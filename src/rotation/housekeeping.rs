@@ -10,16 +10,19 @@ use futures::stream::FuturesUnordered;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
+use super::claims::Claims;
 use super::demand::Demands;
 use super::known::LastKeys;
-use super::nodes::{Counts, NodeState, Note, Notes};
+use super::nodes::{Counts, NodeState, Note};
 use super::plane::Plane;
 use super::run::Context;
 use super::standing::Standings;
 use crate::clock::after;
 
 mod findings;
+mod hostnames;
 mod look;
 mod notebook;
 mod sweep;
@@ -27,6 +30,7 @@ mod unstarted;
 
 use look::OnePlane;
 pub use notebook::Notebook;
+use notebook::Noted;
 use unstarted::Reads;
 
 /// The nodes are looked at this often: two looks and a new pod fit into a minute.
@@ -59,8 +63,10 @@ struct Rounds {
     reads: Option<Reads>,
     read_at: Timestamp,
     /// What is written in the notebook; none until it was read.
-    noted: Option<Notes>,
+    noted: Option<Noted>,
     note_from: Timestamp,
+    /// Whether it was said that hostnames cannot be noted.
+    troubled: bool,
     under_way: FuturesUnordered<BoxFuture<'static, Done>>,
 }
 
@@ -71,6 +77,7 @@ struct Slot {
     /// As of the last look.
     counts: Counts,
     note: Option<Note>,
+    hostnames: Option<String>,
     look_at: Timestamp,
 }
 
@@ -106,6 +113,7 @@ pub(super) async fn run(
         read_at: Timestamp::MIN,
         noted: None,
         note_from: Timestamp::MIN,
+        troubled: false,
         under_way: FuturesUnordered::new(),
     };
     let work = async {
@@ -156,9 +164,18 @@ impl Rounds {
         for (name, plane) in up {
             let slot = self.planes.entry(name.clone());
             let slot = slot.or_insert_with(|| Slot {
-                idle: Some(OnePlane::after(noted.get(name).cloned(), now)),
+                idle: Some(OnePlane::after(
+                    noted.nodes.get(name).cloned(),
+                    noted
+                        .hostnames
+                        .get(name)
+                        .map(|text| Claims::read(text))
+                        .unwrap_or_default(),
+                    now,
+                )),
                 counts: Counts::default(),
                 note: None,
+                hostnames: None,
                 look_at: now,
             });
             if now < slot.look_at {
@@ -183,6 +200,7 @@ impl Rounds {
                 if let Some(slot) = self.planes.get_mut(&name) {
                     slot.counts = state.counts;
                     slot.note = state.note();
+                    slot.hostnames = Some(state.claims.text());
                     slot.look_at = next;
                     slot.idle = Some(*state);
                 }
@@ -198,17 +216,36 @@ impl Rounds {
         let Some(noted) = self.noted.as_mut().filter(|_| now >= self.note_from) else {
             return;
         };
+        let is_configured = |name: &String| context.policy.control_planes.contains_key(name);
         let mut fresh = noted.clone();
-        fresh.retain(|name, _| context.policy.control_planes.contains_key(name));
+        fresh.nodes.retain(|name, _| is_configured(name));
+        fresh.hostnames.retain(|name, _| is_configured(name));
         for (name, slot) in &self.planes {
             if let Some(note) = &slot.note {
-                fresh.insert(name.clone(), note.clone());
+                fresh.nodes.insert(name.clone(), note.clone());
+            }
+            let noted = fresh.hostnames.get(name).map_or("", String::as_str);
+            if let Some(text) = slot.hostnames.as_ref().filter(|text| *text != noted) {
+                fresh.hostnames.insert(name.clone(), text.clone());
             }
         }
-        if fresh != *noted {
-            self.note_from = after(now, NOTE_EVERY);
-            if context.notebook.write(&fresh).await {
-                *noted = fresh;
+        if fresh == *noted {
+            return;
+        }
+        self.note_from = after(now, NOTE_EVERY);
+        if fresh.nodes != noted.nodes && context.notebook.write_nodes(&fresh.nodes).await {
+            noted.nodes = fresh.nodes;
+        }
+        if fresh.hostnames != noted.hostnames {
+            let (before, fresh) = (&noted.hostnames, fresh.hostnames);
+            let written = context.notebook.write_hostnames(before, &fresh).await;
+            let troubled = std::mem::replace(&mut self.troubled, !written);
+            if written {
+                noted.hostnames = fresh;
+            } else if !troubled {
+                warn!(
+                    "Whose hostnames are cannot be written down: another leader would not know who was first, and no workload is warned"
+                );
             }
         }
     }

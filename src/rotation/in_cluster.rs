@@ -40,6 +40,8 @@ pub struct InCluster {
     pub client: Client,
     /// The Lease, and the name of this replica.
     pub lease: Lease,
+    /// ConfigMap that says whose hostnames are, in the Lease's namespace.
+    pub hostnames: String,
     /// Release that the users are marked with.
     pub release: String,
     /// The operator's configuration.
@@ -104,10 +106,11 @@ async fn act(
             policy: Arc::clone(&policy),
             clock: cluster.clock.clone(),
             events: cluster.events.clone(),
-            notebook: Notebook::Lease {
+            notebook: Notebook::Cluster {
                 client: cluster.client.clone(),
                 namespace: cluster.lease.namespace.clone(),
-                name: cluster.lease.name.clone(),
+                lease: cluster.lease.name.clone(),
+                hostnames: cluster.hostnames.clone(),
             },
             pods: Pods::kubernetes(cluster.client.clone()),
             metrics: Arc::clone(&cluster.metrics),

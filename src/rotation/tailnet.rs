@@ -44,6 +44,8 @@ pub struct Tailnet {
     /// Nodes that joined with keys of others, by the namespaces whose Secrets hold those keys, and by name.
     lent: BTreeMap<(String, String), Vec<Joined>>,
     given_names: HashSet<String>,
+    /// When the first user of each service was created.
+    created: BTreeMap<Owner, Timestamp>,
 }
 
 /// Nodes of one holder.
@@ -68,6 +70,12 @@ impl Tailnet {
         lent: &Lent,
     ) -> Self {
         let mut tailnet = Self::default();
+        for user in users.values() {
+            if let (Some(owner), Some(created)) = (&user.owner, user.created) {
+                let first = tailnet.created.entry(owner.clone()).or_insert(created);
+                *first = created.min(*first);
+            }
+        }
         for node in nodes {
             tailnet.given_names.insert(node.given_name.clone());
             if node.expiry.is_some_and(|expiry| expiry <= now) {
@@ -139,6 +147,12 @@ impl Tailnet {
         self.holders
             .get(holder)
             .map_or(&[], |held| held.nodes.as_slice())
+    }
+
+    /// When the first user of a service was created; none for one whose user is adopted, or not there yet.
+    #[must_use]
+    pub fn created(&self, owner: &Owner) -> Option<Timestamp> {
+        self.created.get(owner).copied()
     }
 
     /// Whose nodes are online, and the host names of those.

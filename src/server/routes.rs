@@ -25,6 +25,7 @@ use super::connection::CallerCertificate;
 use super::lines::{Kind, LONGEST_ERROR, LONGEST_NAME, Lines, beginning};
 use crate::config::Current;
 use crate::metrics::Metrics;
+use crate::watch::Hostnames;
 
 /// Is how long one request may take, its body's arrival included.
 const REQUEST: Duration = Duration::from_secs(10);
@@ -40,16 +41,23 @@ pub type NamespaceLookup = dyn Fn(&str) -> Option<Arc<NamespaceMetadata>> + Send
 struct Reviews {
     policy: Current,
     namespaces: Arc<NamespaceLookup>,
+    hostnames: Arc<Hostnames>,
     metrics: Arc<Metrics>,
     budget: Budget,
     lines: Arc<Lines>,
 }
 
 /// Makes the webhook's routes with all their limits.
-pub fn router(policy: Current, namespaces: Arc<NamespaceLookup>, metrics: Arc<Metrics>) -> Router {
+pub fn router(
+    policy: Current,
+    namespaces: Arc<NamespaceLookup>,
+    hostnames: Arc<Hostnames>,
+    metrics: Arc<Metrics>,
+) -> Router {
     let reviews = Reviews {
         policy,
         namespaces,
+        hostnames,
         metrics,
         budget: Budget::default(),
         lines: Arc::default(),
@@ -158,7 +166,8 @@ impl Reviews {
     }
 
     fn advised(&self, bytes: &[u8], caller: CallerCertificate) -> Response {
-        match validate(bytes, caller.into(), &*self.namespaces, &self.policy()) {
+        let (hostnames, policy) = (self.hostnames.get(), self.policy());
+        match validate(bytes, caller.into(), &*self.namespaces, &hostnames, &policy) {
             Ok(advice) => {
                 let Advice {
                     reply,

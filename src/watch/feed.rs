@@ -2,6 +2,7 @@
 //!
 //! The client's own watcher reads a page whole, and decodes all of it, managedFields included, before anybody can drop any.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use futures::{Stream, stream};
@@ -34,8 +35,8 @@ const WATCH_QUIET: Duration = Duration::from_secs(295);
 pub(super) struct Subject {
     /// In the plural, for the log.
     pub(super) what: &'static str,
-    /// Path of the resource, in all namespaces.
-    pub(super) path: &'static str,
+    /// Path of the resource, in all namespaces or in one.
+    pub(super) path: Cow<'static, str>,
     /// Label selector.
     pub(super) labels: Option<&'static str>,
     /// Field selector.
@@ -141,7 +142,7 @@ where
             continue_token: next,
             ..ListParams::default()
         };
-        let request = Request::new(self.subject.path).list_metadata(&params);
+        let request = Request::new(&*self.subject.path).list_metadata(&params);
         let request =
             request.map_err(|error| Error::InitialListFailed(ClientError::BuildRequest(error)))?;
         let body = Body::of(&self.client, request).await;
@@ -329,7 +330,7 @@ where
             send_initial_events: initial,
             ..WatchParams::default()
         };
-        let request = Request::new(self.subject.path).watch_metadata(&params, version);
+        let request = Request::new(&*self.subject.path).watch_metadata(&params, version);
         let request = request.map_err(ClientError::BuildRequest)?;
         Body::of(&self.client, request).await
     }

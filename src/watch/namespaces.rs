@@ -102,7 +102,7 @@ impl Namespaces {
     async fn watch(&self, client: Client, selecting: &BTreeSet<&str>) {
         let subject = Subject {
             what: "namespaces",
-            path: "/api/v1/namespaces",
+            path: "/api/v1/namespaces".into(),
             labels: None,
             fields: None,
         };

@@ -76,7 +76,7 @@ pub async fn run(
     }
     let subject = Subject {
         what: "pods",
-        path: "/api/v1/pods",
+        path: "/api/v1/pods".into(),
         labels: Some(LABEL),
         fields: Some(RUNNING.to_owned()),
     };

@@ -34,7 +34,7 @@ pub(crate) async fn run(client: Client, policy: &Policy, demands: &watch::Sender
     let watches: SelectAll<_> = select_all(names.into_iter().map(|name| {
         let subject = Subject {
             what: "key Secrets",
-            path: "/api/v1/secrets",
+            path: "/api/v1/secrets".into(),
             labels: None,
             fields: Some(format!("metadata.name={name}")),
         };

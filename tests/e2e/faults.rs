@@ -252,6 +252,7 @@ impl<'a> World<'a> {
             format!("--webhook-config-name={fullname}"),
             format!("--ca-secret-name={fullname}-webhook-ca"),
             format!("--lease-name={lease}"),
+            format!("--hostnames-config-map-name={fullname}-hostnames"),
             "--listen=127.0.0.1:0".to_owned(),
             format!("--admin-listen=127.0.0.1:{admin}"),
             format!("--drain={drain}"),

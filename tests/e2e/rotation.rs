@@ -170,6 +170,7 @@ impl World {
                 name: format!("{}-sidescale", self.name),
                 identity: "test".into(),
             },
+            hostnames: format!("{}-sidescale-hostnames", self.name),
             release: self.name.clone(),
             policy: policy.clone(),
             namespaces: Arc::clone(&namespaces),

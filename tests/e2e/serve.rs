@@ -96,6 +96,7 @@ impl Replica {
             format!("--config-map-name={name}"),
             format!("--ca-secret-name={name}-webhook-ca"),
             format!("--lease-name={name}"),
+            format!("--hostnames-config-map-name={name}-hostnames"),
             format!("--listen=0.0.0.0:{webhook}"),
             format!("--admin-listen=127.0.0.1:{admin}"),
             "--drain=1s".to_owned(),

@@ -47,10 +47,10 @@ pub(crate) const CASES: &[Case] = &[
         run: evictions::nothing_of_the_clusters_own,
     },
     Case {
-        name: "stolen_token::it_writes_events_in_its_own_name_and_one_lease",
+        name: "stolen_token::it_writes_events_in_its_own_name_one_lease_and_one_config_map",
         needs: &[Level::Api],
         each: false,
-        run: events_and_one_lease,
+        run: events_one_lease_and_one_config_map,
     },
     Case {
         name: "stolen_token::a_fence_that_is_open_is_reported",
@@ -174,7 +174,10 @@ fn events_in_its_own_name(admin: &Kubectl, account: &Kubectl) -> Result<()> {
     Ok(())
 }
 
-fn events_and_one_lease(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
+fn events_one_lease_and_one_config_map(
+    context: &Context,
+    _: Option<&headscale::Program>,
+) -> Result<()> {
     let api = context.api()?;
     let release = Release::install(context, &api, "stolen-lease")?;
     let (admin, account) = (api.kubectl(), release.account(&api)?);
@@ -221,6 +224,51 @@ fn events_and_one_lease(context: &Context, _: Option<&headscale::Program>) -> Re
     let holder = held["spec"]["holderIdentity"].as_str();
     ensure!(
         holder.context("no holder")? == "thief",
+        "the honest patch did nothing"
+    );
+    one_config_map(&release, admin, &account)
+}
+
+/// The list of hostnames, and no other: neither the configuration nor anybody else's.
+fn one_config_map(release: &Release, admin: &Kubectl, account: &Kubectl) -> Result<()> {
+    let (own, name) = (release.name.as_str(), release.fullname());
+    let list = format!("{name}-hostnames");
+    let data = json!({"data": {"default": "stolen"}}).to_string();
+    let patch = |namespace: &str, map: &str| {
+        let what = ["patch", "configmap", map, "--namespace", namespace];
+        account.run(&[&what[..], &["--type=merge", "--patch", &data]].concat())
+    };
+    patch(own, &list)?;
+    let map = |name: &str| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": own, "name": name}})
+            .to_string()
+    };
+    admin.feed(&["apply", "--filename=-"], &map("stolen-other"))?;
+    for (what, namespace, other) in [
+        ("the configuration", own, name.as_str()),
+        ("another ConfigMap", own, "stolen-other"),
+        ("another namespace's", "kube-system", list.as_str()),
+    ] {
+        refused(
+            what,
+            patch(namespace, other),
+            "cannot patch resource \"configmaps\"",
+        )?;
+    }
+    refused(
+        "a new ConfigMap",
+        account.feed(&["create", "--filename=-"], &map("stolen-new")),
+        "cannot create resource \"configmaps\"",
+    )?;
+    refused(
+        "our own ConfigMap",
+        account.run(&["delete", "configmap", &list, "--namespace", own]),
+        "cannot delete resource \"configmaps\"",
+    )?;
+    admin.run(&["delete", "configmap", "stolen-other", "--namespace", own])?;
+    let written = admin.json(&["get", "configmap", &list, "--namespace", own])?;
+    ensure!(
+        written["data"]["default"] == "stolen",
         "the honest patch did nothing"
     );
     Ok(())

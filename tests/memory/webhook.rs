@@ -82,6 +82,7 @@ fn feed(path: &'static str, text: Text, declared: bool) -> Feed {
     let router: Router = server::router(
         config::fixed(policy),
         Arc::new(move |_: &str| Some(Arc::clone(&namespace))),
+        Arc::default(),
         Arc::new(Metrics::new().unwrap()),
     );
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -29,6 +29,7 @@ mod cleanup;
 mod gone;
 mod hanging;
 mod hostile;
+mod hostnames;
 mod many;
 mod messages;
 mod news;

@@ -66,6 +66,7 @@ impl Server {
         let router = server::router(
             config::fixed(policy),
             Arc::new(|_: &str| None),
+            Arc::default(),
             Arc::clone(&metrics),
         )
         .merge(server::limited(more));

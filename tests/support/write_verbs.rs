@@ -19,7 +19,7 @@ pub(crate) struct Write {
 
 const SECRETS: &str = "stolen_token::it_writes_only_secrets_on_the_list";
 const WEBHOOKS: &str = "stolen_token::it_changes_only_the_ca_bundle";
-const EVENTS: &str = "stolen_token::it_writes_events_in_its_own_name_and_one_lease";
+const EVENTS: &str = "stolen_token::it_writes_events_in_its_own_name_one_lease_and_one_config_map";
 const EVICTIONS: &str = "stolen_token::it_evicts_nothing_of_the_clusters_own";
 const MANAGER: &str = "manager::its_account_writes_no_other_secret";
 const REGISTRATION: &str = "admissionregistration.k8s.io";
@@ -50,6 +50,7 @@ pub(crate) const WRITES: &[Write] = &[
     // The account beside Headscale.
     in_namespace("", "secrets", "create", false, MANAGER),
     in_namespace("coordination.k8s.io", "leases", "patch", true, EVENTS),
+    in_namespace("", "configmaps", "patch", true, EVENTS),
 ];
 
 const fn cluster(

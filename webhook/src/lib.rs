@@ -17,6 +17,7 @@ mod text;
 
 pub mod annotations;
 pub mod forms;
+pub mod hostnames;
 pub mod identity;
 pub mod mutate;
 pub mod profile;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 mod fit;
+mod hostname;
 mod incoming;
 mod source;
 mod told;
@@ -160,6 +161,7 @@ pub fn mutate(
         namespace_metadata: known.as_deref(),
         opt_in,
         caller,
+        hostnames: None,
         told: None,
     };
     pod.answer(policy).map_err(Undecodable::Form)

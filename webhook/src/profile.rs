@@ -47,7 +47,7 @@ pub struct Policy {
     pub installation: Option<String>,
     /// Marks of earlier times that count as well.
     pub former_installations: Vec<String>,
-    /// Who alone may have a name in the tailnet, by that name.
+    /// Which service alone may have a name in the tailnet, by that name.
     pub reserved_hostnames: BTreeMap<String, HostnameOwner>,
 }
 
@@ -202,12 +202,7 @@ impl Policy {
         let remarks = profiles.map(|(name, _)| format!(
             "profiles.{name} has tags behind a podSelector and no namespaces: whoever may create a pod in an opted-in namespace sets that label, and gets the tags. List the namespaces that may have them in profiles.{name}.namespaces"
         ));
-        let reserved = (!self.reserved_hostnames.is_empty()).then(|| {
-            "reservedHostnames is read and not followed yet: whoever asks for such a name first still has it. Keep others from it \
-             by hand until a later version does"
-                .to_owned()
-        });
-        remarks.chain(reserved).collect()
+        remarks.collect()
     }
 
     /// The labels of a namespace that may open a profile or a control plane to it.

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::annotations::{Caller, NamespaceMetadata, SkipReason};
 use crate::bounded::parse;
+use crate::hostnames::ClaimedHostnames;
 use crate::mutate::{
     Incoming, OptIn, Outcome, Source, Template, Undecodable, Verdict, check, reply,
 };
@@ -94,6 +95,7 @@ struct Parts<'a> {
 }
 
 /// Answers the review of a workload: allowed, with the verdict on its pods as warnings, as far as the caller may know.
+/// `hostnames` says which names in the tailnet belong to which namespace: a verified caller is warned of another's.
 ///
 /// # Errors
 /// If the body is no AdmissionReview with a uid; everything else gets an answer.
@@ -101,6 +103,7 @@ pub fn validate(
     body: &[u8],
     caller: Caller,
     namespaces: &dyn Fn(&str) -> Option<Arc<NamespaceMetadata>>,
+    hostnames: &ClaimedHostnames,
     policy: &Policy,
 ) -> Result<Advice, Undecodable> {
     let review: Review<'_, &RawValue> = read(body).map_err(Undecodable::Form)?;
@@ -119,7 +122,8 @@ pub fn validate(
     let template = Kind::of(&workload.kind).and_then(|kind| kind.template(name, workload.spec));
     let outcome = template.and_then(|template| {
         let about = (&*request.uid, &*namespace);
-        outcome(about, &template, caller, known.as_deref(), policy).ok()
+        let seen = (known.as_deref(), hostnames);
+        outcome(about, &template, caller, seen, policy).ok()
     });
     let warnings: Vec<String> = outcome
         .iter()
@@ -191,7 +195,7 @@ fn outcome(
     (uid, namespace): (&str, &str),
     template: &Template<'_>,
     caller: Caller,
-    known: Option<&NamespaceMetadata>,
+    (known, hostnames): (Option<&NamespaceMetadata>, &ClaimedHostnames),
     policy: &Policy,
 ) -> serde_json::Result<Outcome> {
     let label = known.and_then(|known| known.inject.as_deref());
@@ -208,6 +212,7 @@ fn outcome(
         namespace_metadata: known,
         opt_in,
         caller,
+        hostnames: Some(hostnames),
         told: None,
     };
     let mut outcome = pod.answer(policy)?;

@@ -500,11 +500,3 @@ fn tells_of_tags_that_any_pod_author_may_have_by_a_label() {
         assert_eq!(remarks(&profile), vec![said; count], "{profile}");
     }
 }
-
-#[test]
-fn tells_that_reserved_names_are_not_followed_yet() {
-    let text = format!("{PLANE}reservedHostnames: {{vault: prod/vault}}");
-    let remarks = read(&text).unwrap().remarks();
-    assert!(remarks[0].starts_with("reservedHostnames is read and not followed yet"));
-    assert_eq!(read(PLANE).unwrap().remarks(), Vec::<String>::new());
-}

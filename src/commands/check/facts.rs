@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::api::ObjectMeta;
 use serde::Serialize;
 use sidescale_webhook::annotations::NamespaceMetadata;
+use sidescale_webhook::hostnames::ClaimedHostnames;
 use sidescale_webhook::identity::POD_SECRET;
 use sidescale_webhook::profile::Policy;
 use sidescale_webhook::sidecar::{Injected, Receipt};
@@ -63,6 +64,8 @@ pub(super) struct Facts {
     pub(super) fences: Vec<Note>,
     /// The names that the control plane gives.
     pub(super) names: Looked<Names>,
+    /// Whose names are, as rotation has written it down; nothing where that may not be read.
+    pub(super) hostnames: ClaimedHostnames,
     /// The cluster's domain, where it may be read.
     pub(super) cluster_domain: Option<String>,
     /// Why the control server refused the sidecar, by its log.

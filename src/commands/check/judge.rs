@@ -22,6 +22,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         findings.push(Finding::blind("configuration", why));
     }
     findings.extend(node::judge(facts, &reference));
+    findings.extend(names::anothers(facts, &reference));
     findings.extend(names::judge(facts, &reference));
     findings
 }

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{Event, Namespace, Pod};
 use kube::api::{Api, ListParams, LogParams};
 use kube::{Client, Error};
 use sidescale_webhook::annotations::NamespaceMetadata;
+use sidescale_webhook::hostnames::ClaimedHostnames;
 use sidescale_webhook::sidecar::Injected;
 
 use super::facts::{CONTAINER, Facts, Looked, is_tailscales};
@@ -66,6 +67,7 @@ pub(super) async fn look(
         fences: open_fences(client, &args.namespace).await,
         plane: Looked::NotAsked,
         names: Looked::NotAsked,
+        hostnames: ClaimedHostnames::default(),
         cluster_domain: None,
         log: Looked::NotAsked,
         flags: cluster::flags(&args.namespace, &args.access.release_name),
@@ -101,6 +103,7 @@ pub(super) async fn look(
             facts.cluster_domain = headscale::cluster_domain(client).await;
         }
     }
+    facts.hostnames = release::hostnames(client, args).await;
     progress.doing("Reading the sidecar's log");
     let log = log(&pods, &facts.pod).await;
     let siblings = injected(client, Some(namespace)).await;

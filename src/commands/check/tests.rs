@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use sidescale_webhook::annotations::NamespaceMetadata;
+use sidescale_webhook::hostnames::ClaimedHostnames;
 use sidescale_webhook::identity::POD_SECRET;
 use sidescale_webhook::profile::Policy;
 use zeroize::Zeroizing;
@@ -165,6 +166,7 @@ impl World {
             fences: Vec::new(),
             plane: Looked::NotAsked,
             names: Looked::Saw(Names::Set(dns())),
+            hostnames: ClaimedHostnames::default(),
             cluster_domain: None,
             log: Looked::Saw(None),
             flags: " --namespace tailnet".into(),

@@ -47,6 +47,7 @@ impl Stage {
         let router = server::router(
             crate::config::fixed(policy),
             Arc::new(move |name: &str| known.get(name).cloned()),
+            Arc::default(),
             Arc::clone(&self.metrics),
         );
         let (listener, address) = listen(step).await?;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use sidescale_webhook::hostnames::MOST;
 use tracing::{debug, info, warn};
 
 use super::{Keeper, LOOK_EVERY};
@@ -11,6 +12,7 @@ use crate::clock::after;
 use crate::cluster::chain;
 use crate::control_plane::Error;
 use crate::events::Topic;
+use crate::rotation::claims::{Claims, Rules};
 use crate::rotation::demand::Demands;
 use crate::rotation::names::{Names, Step};
 use crate::rotation::nodes::{Counts, Look, Note, Place, Truth};
@@ -37,6 +39,7 @@ const MOST_STEPS: usize = 32;
 pub(super) struct OnePlane {
     truth: Truth,
     names: Names,
+    pub(super) claims: Claims,
     pub(super) counts: Counts,
     /// What was the matter at the last look.
     open: BTreeSet<Topic>,
@@ -46,10 +49,11 @@ pub(super) struct OnePlane {
 
 impl OnePlane {
     /// Goes on from what an earlier process has noted.
-    pub(super) fn after(noted: Option<Note>, now: Timestamp) -> Self {
+    pub(super) fn after(noted: Option<Note>, claims: Claims, now: Timestamp) -> Self {
         Self {
             truth: Truth::after(noted),
             names: Names::default(),
+            claims,
             counts: Counts::default(),
             open: BTreeSet::new(),
             sweep_at: now,
@@ -121,8 +125,16 @@ impl Keeper {
         };
         let Look { counts, findings } = state.truth.look(now, name, demands, tailnet, &key_of);
         state.counts = counts;
+        let policy = &self.context.policy;
+        let rules = Rules {
+            reserved: &policy.reserved_hostnames,
+            most_of_namespace: policy.rotation.max_services_per_namespace,
+            // Each has its share, so that the names of one leave those of another their room.
+            most: MOST / policy.control_planes.len().max(1),
+        };
+        let claimed = state.claims.look(now, name, demands, tailnet, &rules);
         if !self.context.policy.rotation.paused {
-            let steps = state.names.steps(now, name, demands, tailnet);
+            let steps = state.names.steps(now, name, demands, tailnet, &claimed);
             for step in steps.into_iter().take(MOST_STEPS) {
                 match plane.name_step(&step).await {
                     Ok(()) => told(name, &step),
@@ -133,7 +145,7 @@ impl Keeper {
                 }
             }
         }
-        let mut open = BTreeSet::new();
+        let mut open = self.report_hostnames(name, &claimed);
         for finding in findings {
             open.extend(self.found(name, &finding).await);
         }

@@ -1,9 +1,12 @@
-//! Keeps the notes about nodes while no process runs: in an annotation of our Lease, which every replica may write. I/O.
+//! Keeps what one process notes for the next: about nodes in an annotation of our Lease, and whose hostnames are in a ConfigMap,
+//! from which every replica's webhook warns. Every replica may write both. I/O.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, Error};
 use serde_json::json;
@@ -21,19 +24,33 @@ const LONGEST: usize = 200 * 1024;
 
 const DEADLINE: Duration = Duration::from_secs(5);
 
+/// Whose hostnames are, as text, by control plane.
+type Hostnames = BTreeMap<String, String>;
+
+/// What is noted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Noted {
+    /// Of nodes.
+    pub nodes: Notes,
+    /// Of hostnames.
+    pub hostnames: Hostnames,
+}
+
 /// Where notes are kept; clones are one notebook.
 #[derive(Clone)]
 pub enum Notebook {
     /// In memory, for as long as the program runs.
-    Memory(Arc<Mutex<Notes>>),
-    /// At a Lease that is there.
-    Lease {
+    Memory(Arc<Mutex<Noted>>),
+    /// At a Lease and in a ConfigMap that are there.
+    Cluster {
         /// The cluster.
         client: Client,
-        /// Its namespace.
+        /// Their namespace.
         namespace: String,
-        /// Its name.
-        name: String,
+        /// Name of the Lease.
+        lease: String,
+        /// Name of the ConfigMap.
+        hostnames: String,
     },
 }
 
@@ -51,49 +68,46 @@ impl std::fmt::Debug for Notebook {
 
 impl Notebook {
     /// What was noted last; none if that cannot be asked now, and nothing where nobody may ask.
-    pub(super) async fn read(&self) -> Option<Notes> {
-        let (client, namespace, name) = match self {
-            Self::Memory(notes) => {
-                return Some(notes.lock().unwrap_or_else(PoisonError::into_inner).clone());
+    pub(super) async fn read(&self) -> Option<Noted> {
+        let (client, namespace, lease, hostnames) = match self {
+            Self::Memory(noted) => {
+                return Some(noted.lock().unwrap_or_else(PoisonError::into_inner).clone());
             }
-            Self::Lease {
+            Self::Cluster {
                 client,
                 namespace,
-                name,
-            } => (client, namespace, name),
+                lease,
+                hostnames,
+            } => (client, namespace, lease, hostnames),
         };
         let api: Api<Lease> = Api::namespaced(client.clone(), namespace);
-        let read = tokio::time::timeout(DEADLINE, api.get_metadata_opt(name)).await;
-        let annotations = match read {
-            Ok(Ok(lease)) => lease.and_then(|lease| lease.metadata.annotations),
-            Ok(Err(Error::Api(status))) if status.code == 403 => None,
-            Ok(Err(error)) => {
-                let error = cluster::chain(&error);
-                debug!(namespace, lease = name, error, "Notes cannot be read");
-                return None;
-            }
-            Err(_) => return None,
-        };
-        let noted = annotations.and_then(|mut annotations| annotations.remove(ANNOTATION));
-        // Notes that cannot be read say nothing, and are written anew.
-        let noted = noted.and_then(|noted| serde_json::from_str(&noted).ok());
-        Some(noted.unwrap_or_default())
+        let of_nodes = there(api.get_metadata_opt(lease), namespace, lease).await?;
+        let of_nodes = of_nodes.and_then(|lease| lease.metadata.annotations?.remove(ANNOTATION));
+        let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+        let of_hostnames = there(api.get_opt(hostnames), namespace, hostnames).await?;
+        Some(Noted {
+            // Notes that cannot be read say nothing, and are written anew.
+            nodes: of_nodes
+                .and_then(|noted| serde_json::from_str(&noted).ok())
+                .unwrap_or_default(),
+            hostnames: of_hostnames.and_then(|map| map.data).unwrap_or_default(),
+        })
     }
 
-    /// Notes it; says whether that was done.
-    pub(super) async fn write(&self, notes: &Notes) -> bool {
+    /// Notes it of nodes; says whether that was done.
+    pub(super) async fn write_nodes(&self, notes: &Notes) -> bool {
         let (client, namespace, name) = match self {
             Self::Memory(kept) => {
-                kept.lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .clone_from(notes);
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                kept.nodes.clone_from(notes);
                 return true;
             }
-            Self::Lease {
+            Self::Cluster {
                 client,
                 namespace,
-                name,
-            } => (client, namespace, name),
+                lease,
+                ..
+            } => (client, namespace, lease),
         };
         let Ok(text) = serde_json::to_string(notes) else {
             return false;
@@ -108,20 +122,79 @@ impl Notebook {
             return false;
         }
         let api: Api<Lease> = Api::namespaced(client.clone(), namespace);
-        let params = PatchParams {
-            field_manager: Some(FIELD_MANAGER.to_owned()),
-            ..PatchParams::default()
-        };
         let patch = Patch::Merge(json!({"metadata": {"annotations": {ANNOTATION: text}}}));
+        let params = params();
         let written = api.patch_metadata(name, &params, &patch);
-        match tokio::time::timeout(DEADLINE, written).await {
-            Ok(Ok(_)) => true,
-            Ok(Err(error)) => {
-                let error = cluster::chain(&error);
-                debug!(namespace, lease = name, error, "Notes were not written");
-                false
+        is_written(written, namespace, name).await
+    }
+
+    /// Notes it of hostnames, where that differs from what was noted before; says whether that was done.
+    pub(super) async fn write_hostnames(&self, before: &Hostnames, now: &Hostnames) -> bool {
+        let (client, namespace, name) = match self {
+            Self::Memory(kept) => {
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                kept.hostnames.clone_from(now);
+                return true;
             }
-            Err(_) => false,
+            Self::Cluster {
+                client,
+                namespace,
+                hostnames,
+                ..
+            } => (client, namespace, hostnames),
+        };
+        let changed = now
+            .iter()
+            .filter(|(plane, text)| before.get(*plane) != Some(*text));
+        let changed = changed.map(|(plane, text)| (plane, Some(text)));
+        let gone = before.keys().filter(|plane| !now.contains_key(*plane));
+        let data: BTreeMap<_, Option<&String>> =
+            changed.chain(gone.map(|plane| (plane, None))).collect();
+        let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+        let patch = Patch::Merge(json!({ "data": data }));
+        let params = params();
+        let written = api.patch(name, &params, &patch);
+        is_written(written, namespace, name).await
+    }
+}
+
+/// What is there under this name; nothing where it may not be read, and none if that is not known now.
+async fn there<T>(
+    read: impl Future<Output = Result<Option<T>, Error>>,
+    namespace: &str,
+    name: &str,
+) -> Option<Option<T>> {
+    match tokio::time::timeout(DEADLINE, read).await {
+        Ok(Ok(object)) => Some(object),
+        Ok(Err(Error::Api(status))) if status.code == 403 => Some(None),
+        Ok(Err(error)) => {
+            let error = cluster::chain(&error);
+            debug!(namespace, name, error, "Notes cannot be read");
+            None
         }
+        Err(_) => None,
+    }
+}
+
+async fn is_written<T>(
+    written: impl Future<Output = Result<T, Error>>,
+    namespace: &str,
+    name: &str,
+) -> bool {
+    match tokio::time::timeout(DEADLINE, written).await {
+        Ok(Ok(_)) => true,
+        Ok(Err(error)) => {
+            let error = cluster::chain(&error);
+            debug!(namespace, name, error, "Notes were not written");
+            false
+        }
+        Err(_) => false,
+    }
+}
+
+fn params() -> PatchParams {
+    PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
     }
 }

@@ -61,7 +61,7 @@ async fn events(url: &str, count: usize) -> Vec<String> {
     let client = cluster::client(config).unwrap();
     let subject = Subject {
         what: "pods",
-        path: "/api/v1/pods",
+        path: "/api/v1/pods".into(),
         labels: Some("a"),
         fields: None,
     };

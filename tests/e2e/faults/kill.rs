@@ -334,9 +334,14 @@ impl Life {
     }
 }
 
-/// The Lease is renewed, fences are tried and other releases looked for all the time, whatever else is done.
+/// The Lease is renewed, fences are tried, other releases looked for and hostnames noted all the time, whatever else is done.
 fn all_but_leases(exchange: &Exchange) -> bool {
-    let always = ["/leases", "dryRun=", "/mutatingwebhookconfigurations?"];
+    let always = [
+        "/leases",
+        "dryRun=",
+        "/mutatingwebhookconfigurations?",
+        "/configmaps",
+    ];
     !always.iter().any(|part| exchange.path.contains(part))
 }
 

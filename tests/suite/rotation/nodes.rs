@@ -76,7 +76,7 @@ impl World {
     }
 
     /// Moves the clock on to the next look, and waits for it.
-    async fn look(&self) {
+    pub(super) async fn look(&self) {
         let looks = self.headscale.calls(Call::ListNodes);
         self.clock.advance(LOOK);
         let moved = Cell::new(Instant::now());

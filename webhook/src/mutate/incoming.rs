@@ -1,6 +1,7 @@
 //! A pod that is being created, and the answer to it. Pure.
 
 use super::fit::{Fit, Obstacle, fit, prune, refuse_what_is_too_large};
+use super::hostname;
 use super::source::Source;
 use super::told::Told;
 use super::{OptIn, Outcome, Verdict, reply};
@@ -8,6 +9,7 @@ use crate::annotations::{
     self, Caller, Decision, DenyReason, Injection, Kinds, Lookup, NamespaceMetadata, Refusal,
     SkipReason, Subject, decide,
 };
+use crate::hostnames::ClaimedHostnames;
 use crate::patch::{self, write};
 use crate::pod::{Annotations, Containers, Labels, Metadata, SAFE_TO_EVICT, Spec};
 use crate::profile::Policy;
@@ -29,6 +31,8 @@ pub(crate) struct Incoming<'a> {
     pub(crate) namespace_metadata: Option<&'a NamespaceMetadata>,
     pub(crate) opt_in: OptIn,
     pub(crate) caller: Caller,
+    /// Which names in the tailnet belong to whom; none where the answer reaches nobody who could choose another.
+    pub(crate) hostnames: Option<&'a ClaimedHostnames>,
     /// Bounds what is told; without it everything is.
     pub(crate) told: Option<Told>,
 }
@@ -112,6 +116,11 @@ impl Incoming<'_> {
             Decision::Warn(refusal) => return Ok(self.warn(refusal, unknown)),
             Decision::Inject(injection) => injection,
         };
+        // The answer depends on the named namespace, and so is for a caller that may know that.
+        if let (Some(hostnames), Caller::Verified) = (self.hostnames, self.caller) {
+            let remark = hostname::remark(&injection, self.namespace, hostnames, policy);
+            injection.remarks.extend(remark);
+        }
         let too_large =
             refuse_what_is_too_large(&self.spec).and_then(|()| refuse_a_long_list(annotations));
         if let Err(refusal) = too_large {

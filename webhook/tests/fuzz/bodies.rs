@@ -4,6 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use serde_json::{Map, Value, json};
 use sidescale_webhook::annotations::{Caller, NamespaceMetadata};
+use sidescale_webhook::hostnames::ClaimedHostnames;
 use sidescale_webhook::mutate::{OptIn, Outcome, Verdict, mutate};
 use sidescale_webhook::profile::{Config, Policy};
 use sidescale_webhook::workload::validate;
@@ -51,7 +52,13 @@ pub(crate) fn review(bytes: &[u8]) {
                 answers(&outcome);
             }
         }
-        if let Ok(advice) = validate(body, Caller::Unverified, &|_| None, &POLICY) {
+        if let Ok(advice) = validate(
+            body,
+            Caller::Unverified,
+            &|_| None,
+            &ClaimedHostnames::default(),
+            &POLICY,
+        ) {
             let reply: Value = serde_json::from_slice(&advice.reply).unwrap();
             assert_eq!(reply["response"]["allowed"], true);
             assert!(reply["response"]["patch"].is_null());

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use sidescale_webhook::annotations::{Caller, NamespaceMetadata};
+use sidescale_webhook::hostnames::{ClaimedHostnames, Hashed, Row};
 use sidescale_webhook::mutate::{OptIn, Verdict};
-use sidescale_webhook::profile::Policy;
+use sidescale_webhook::profile::{HostnameOwner, Policy};
 use sidescale_webhook::workload::{Advice, validate};
 
 use crate::golden::{folders, input, setting};
@@ -37,6 +38,7 @@ fn send(object: &Value, namespace: Option<NamespaceMetadata>, policy: &Policy) -
         body.as_bytes(),
         Caller::Unverified,
         &|_| namespace.clone(),
+        &ClaimedHostnames::default(),
         policy,
     )
     .unwrap();
@@ -151,7 +153,14 @@ fn allows_whatever_else_comes() {
             "{object}"
         );
     }
-    let error = validate(b"{}", Caller::Unverified, &|_| None, &policy()).unwrap_err();
+    let error = validate(
+        b"{}",
+        Caller::Unverified,
+        &|_| None,
+        &ClaimedHostnames::default(),
+        &policy(),
+    )
+    .unwrap_err();
     assert!(error.to_string().contains("AdmissionReview"), "{error}");
 }
 
@@ -212,4 +221,58 @@ fn tells_of_every_case_what_is_said_of_its_pod() {
         met += 1;
     }
     assert!(met >= 60, "only {met} cases");
+}
+
+/// A Deployment `web` of namespace `shop`, where name `vault` belongs to `prod` and the operator reserves `db`.
+fn warned_of(caller: Caller, hostname: &str) -> Vec<String> {
+    let row = Row {
+        hostname: Hashed::of("vault"),
+        namespace: Hashed::of("prod"),
+        idle_since: None,
+    };
+    let claimed = ClaimedHostnames::read(&[("default".to_owned(), row.to_string())].into());
+    let mut policy = policy();
+    for (name, namespace, service) in [("db", "prod", "db"), ("own", "shop", "web")] {
+        let owner = HostnameOwner {
+            namespace: namespace.to_owned(),
+            service: service.to_owned(),
+        };
+        policy.reserved_hostnames.insert(name.to_owned(), owner);
+    }
+    let annotations =
+        json!({"sidescale.io/inject": "tailscale", "sidescale.io/hostname": hostname});
+    let body = review(&workload("Deployment", &annotations, &json!({}))).to_string();
+    let advice = validate(body.as_bytes(), caller, &|_| None, &claimed, &policy).unwrap();
+    assert_eq!(advice.verdict, Some(Verdict::Inject));
+    advice.warnings
+}
+
+#[test]
+fn warns_of_a_hostname_that_is_anothers_those_who_may_know() {
+    let said = |hostname: &str, whose: &str| {
+        vec![format!(
+            "Deployment web: hostname '{hostname}': {whose}, and Sidescale gives it to no node of service 'web': set annotation \
+             'sidescale.io/hostname' to another name, such as '{{service}}-{{namespace}}'"
+        )]
+    };
+    for (hostname, want) in [
+        (
+            "vault",
+            said("vault", "it belongs to a service of another namespace"),
+        ),
+        (
+            "db",
+            said("db", "the operator reserves it for another service"),
+        ),
+        ("own", Vec::new()),
+        ("web", Vec::new()),
+        ("vault-{pod}", Vec::new()),
+    ] {
+        assert_eq!(warned_of(Caller::Verified, hostname), want, "{hostname}");
+        assert!(want.iter().all(|text| !text.contains("prod")));
+        assert_eq!(
+            warned_of(Caller::Unverified, hostname),
+            Vec::<String>::new()
+        );
+    }
 }

@@ -224,7 +224,7 @@ fn again(facts: &Facts) -> String {
 }
 
 /// What puts an annotation on the pods of the workload.
-fn annotate(facts: &Facts, key: &str, value: &str) -> String {
+pub(super) fn annotate(facts: &Facts, key: &str, value: &str) -> String {
     let workload = workload(&facts.pod.metadata);
     match workload.split_once('/') {
         Some(("deployment" | "statefulset" | "daemonset", _)) => format!(

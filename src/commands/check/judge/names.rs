@@ -4,9 +4,11 @@ use sidescale_webhook::sidecar::Injected;
 
 use super::super::dns::{Dns, Lies, Names, USUAL, lies};
 use super::super::facts::{Facts, Finding, Looked};
-use super::node;
+use super::{injection, node};
 
 const CHECK: &str = "names";
+
+const HOSTNAME: &str = "hostname";
 
 /// So many names of replicas are shown.
 const SHOWN: usize = 3;
@@ -29,6 +31,29 @@ pub(super) fn judge(facts: &Facts, reference: &Injected<'_>) -> Option<Finding> 
             .or_else(|| missed(facts, dns))
             .unwrap_or_else(|| Finding::ok(CHECK, named(dns, &nodes))),
     })
+}
+
+/// The name that the pod asks for belongs to another service.
+pub(super) fn anothers(facts: &Facts, reference: &Injected<'_>) -> Option<Finding> {
+    let hostname = node::hostname(facts)?;
+    let (namespace, service) = (facts.namespace_name(), &*reference.service);
+    let policy = facts.policy.seen();
+    let reserved = policy.and_then(|policy| policy.reserved_hostnames.get(&hostname));
+    let whose = match reserved {
+        Some(owner) if owner.namespace == namespace && owner.service == service => return None,
+        Some(_) => "is reserved for another service by reservedHostnames of the configuration",
+        None if facts
+            .hostnames
+            .is_anothers(&reference.control_plane, &hostname, namespace) =>
+        {
+            "belongs to a service of another namespace"
+        }
+        None => return None,
+    };
+    let text =
+        format!("{hostname:?} {whose}: Sidescale gives it to no node of service {service:?}");
+    let next = injection::annotate(facts, "hostname", "{service}-{namespace}");
+    Some(Finding::warn(HOSTNAME, text).then(next))
 }
 
 /// What the pod is called.

@@ -252,7 +252,7 @@ fn refusal(facts: &Facts, reference: &Injected<'_>, refused: Refused) -> Finding
 }
 
 /// The name that the pod's node asks for.
-fn hostname(facts: &Facts) -> Option<String> {
+pub(super) fn hostname(facts: &Facts) -> Option<String> {
     let text = facts.variable("TS_HOSTNAME")?;
     let machine = facts
         .pod

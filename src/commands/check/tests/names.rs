@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Pod;
+use sidescale_webhook::hostnames::{ClaimedHostnames, Hashed, Row};
+use sidescale_webhook::profile::HostnameOwner;
 
 use super::super::dns::{Dns, Lies, Names, cluster_domain, config_maps, headscale, lies, settings};
 use super::*;
@@ -102,6 +104,63 @@ fn warns_where_a_pod_wants_names_and_there_are_none() {
             "",
         ),
     ]);
+}
+
+/// The name `web` belongs to this namespace.
+fn claimed_by(namespace: &str) -> ClaimedHostnames {
+    let row = Row {
+        hostname: Hashed::of("web"),
+        namespace: Hashed::of(namespace),
+        idle_since: None,
+    };
+    ClaimedHostnames::read(&[("default".to_owned(), row.to_string())].into())
+}
+
+fn reserved_for(world: &mut World, service: &str) {
+    let mut policy = world.facts.policy.seen().unwrap().clone();
+    let owner = HostnameOwner {
+        namespace: "shop".into(),
+        service: service.into(),
+    };
+    policy.reserved_hostnames.insert("web".into(), owner);
+    world.facts.policy = Looked::Saw(policy);
+}
+
+#[test]
+fn warns_of_a_hostname_that_is_anothers() {
+    let other = r#"kubectl patch --namespace shop deployment/web --type merge --patch '{"spec":{"template":{"metadata":{"annotations":{"sidescale.io/hostname":"{service}-{namespace}"}}}}}'"#;
+    hold(&[
+        (
+            |world| world.facts.hostnames = claimed_by("prod"),
+            Level::Warn,
+            "hostname",
+            "\"web\" belongs to a service of another namespace: Sidescale gives it to no node of service \"web\"",
+            other,
+        ),
+        (
+            |world| reserved_for(world, "db"),
+            Level::Warn,
+            "hostname",
+            "\"web\" is reserved for another service by reservedHostnames",
+            other,
+        ),
+    ]);
+    let well: [fn(&mut World); 2] = [
+        |world| world.facts.hostnames = claimed_by("shop"),
+        |world| {
+            world.facts.hostnames = claimed_by("prod");
+            reserved_for(world, "web");
+        },
+    ];
+    for change in well {
+        let mut world = World::well();
+        change(&mut world);
+        let findings = world.judged();
+        assert!(
+            findings.iter().all(|finding| finding.check != "hostname"),
+            "{findings:#?}"
+        );
+    }
 }
 
 #[test]

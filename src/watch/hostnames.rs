@@ -1,0 +1,95 @@
+//! Whose hostnames are, by a watch of the ConfigMap that the replica that leads writes. I/O.
+
+use std::pin::pin;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::Event;
+use kube::{Api, Client};
+use sidescale_webhook::hostnames::ClaimedHostnames;
+use tracing::{debug, info};
+
+use super::feed::{Feed, Subject};
+use super::metadata::Metadata;
+use super::namespaces::report;
+use crate::cluster;
+
+/// What could not be read is read again after this long.
+const RETRY: Duration = Duration::from_secs(10);
+
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Holds what was written last; shared by the webhook, which reads it when a workload is applied.
+#[derive(Debug, Default)]
+pub struct Hostnames(RwLock<Arc<ClaimedHostnames>>);
+
+impl Hostnames {
+    /// What is known; nothing before it was read.
+    #[must_use]
+    pub fn get(&self) -> Arc<ClaimedHostnames> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes in what was read.
+    pub fn replace(&self, claimed: ClaimedHostnames) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(claimed);
+    }
+
+    /// Watches until it is dropped. The watch tells of metadata alone, and so when to read the object.
+    pub async fn run(&self, client: Client, namespace: &str, name: &str) {
+        let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+        let subject = Subject {
+            what: "hostnames",
+            path: format!("/api/v1/namespaces/{namespace}/configmaps").into(),
+            labels: None,
+            fields: Some(format!("metadata.name={name}")),
+        };
+        let read = |bytes: &[u8]| Metadata::of_secret(bytes);
+        let mut events = pin!(Feed::new(client, subject, read).events().default_backoff());
+        let (mut troubled, mut stale) = (false, false);
+        loop {
+            let batch = tokio::select! {
+                batch = events.next() => batch,
+                () = tokio::time::sleep(RETRY), if stale => Some(Ok(Vec::new())),
+            };
+            match batch {
+                None => return,
+                Some(Err(error)) => report(&error, "hostnames", &mut troubled),
+                Some(Ok(batch)) => {
+                    let changes = |event: &Event<Metadata>| match event {
+                        Event::Init | Event::InitApply(_) => false,
+                        Event::InitDone | Event::Apply(_) | Event::Delete(_) => true,
+                    };
+                    stale |= batch.iter().any(changes);
+                    if stale && std::mem::take(&mut troubled) {
+                        info!("Watch of hostnames works again");
+                    }
+                }
+            }
+            if stale {
+                stale = !self.read(&api, name).await;
+            }
+        }
+    }
+
+    /// Reads the object; says whether that was possible.
+    async fn read(&self, api: &Api<ConfigMap>, name: &str) -> bool {
+        let read = tokio::time::timeout(DEADLINE, api.get_opt(name)).await;
+        match read {
+            Ok(Ok(map)) => {
+                let data = map.and_then(|map| map.data).unwrap_or_default();
+                self.replace(ClaimedHostnames::read(&data));
+                true
+            }
+            Ok(Err(error)) => {
+                let error = cluster::chain(&error);
+                debug!(name, error, "Hostnames cannot be read");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+}

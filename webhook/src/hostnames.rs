@@ -1,0 +1,187 @@
+//! Names in the tailnets and the namespaces that they belong to, as the replica that leads writes them down. Pure.
+//!
+//! Both are kept as hashes: whoever may read them in Sidescale's namespace sees how many there are, and no list of services.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::str::FromStr;
+
+use sha2::{Digest, Sha256};
+
+/// Bytes of a hash that are kept.
+const BYTES: usize = 10;
+
+/// Names that are kept, of all control planes together.
+pub const MOST: usize = 5_000;
+
+/// The first bytes of the hash of a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Hashed([u8; BYTES]);
+
+/// A name in the tailnet of one control plane, and the namespace that it belongs to; one line of the list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The name.
+    pub hostname: Hashed,
+    /// The namespace.
+    pub namespace: Hashed,
+    /// Since when no pod and no node of that namespace has asked for it, in seconds since 1970.
+    pub idle_since: Option<i64>,
+}
+
+/// The names that belong to a namespace, by control plane.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClaimedHostnames {
+    planes: BTreeMap<String, HashMap<Hashed, Hashed>>,
+}
+
+impl Hashed {
+    /// The hash of `name`.
+    #[must_use]
+    pub fn of(name: &str) -> Self {
+        let mut bytes = [0; BYTES];
+        bytes.copy_from_slice(&Sha256::digest(name.as_bytes())[..BYTES]);
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for Hashed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl FromStr for Hashed {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let digits = text.as_bytes();
+        if digits.len() != 2 * BYTES || !digits.iter().all(u8::is_ascii_hexdigit) {
+            return Err(());
+        }
+        let mut bytes = [0; BYTES];
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            let pair = std::str::from_utf8(pair).map_err(drop)?;
+            *byte = u8::from_str_radix(pair, 16).map_err(drop)?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            hostname,
+            namespace,
+            idle_since,
+        } = self;
+        write!(f, "{hostname} {namespace}")?;
+        idle_since.map_or(Ok(()), |since| write!(f, " {since}"))
+    }
+}
+
+impl FromStr for Row {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut words = text.split(' ');
+        let mut hash = || words.next().ok_or(())?.parse();
+        let (hostname, namespace) = (hash()?, hash()?);
+        let idle_since = words.next().map(str::parse).transpose().map_err(drop)?;
+        match words.next() {
+            None => Ok(Self {
+                hostname,
+                namespace,
+                idle_since,
+            }),
+            Some(_) => Err(()),
+        }
+    }
+}
+
+/// Reads the list of one control plane; a line that cannot be read is left out, and so is what is more than [`MOST`].
+pub fn rows(text: &str) -> impl Iterator<Item = Row> {
+    text.lines().filter_map(|line| line.parse().ok()).take(MOST)
+}
+
+impl ClaimedHostnames {
+    /// Reads the ConfigMap that the replica that leads writes: a list for each control plane.
+    #[must_use]
+    pub fn read(data: &BTreeMap<String, String>) -> Self {
+        let plane = |(plane, text): (&String, &String)| {
+            let rows = rows(text).map(|row| (row.hostname, row.namespace));
+            (plane.clone(), rows.collect())
+        };
+        Self {
+            planes: data.iter().map(plane).collect(),
+        }
+    }
+
+    /// Whether the name belongs to another namespace than this one.
+    #[must_use]
+    pub fn is_anothers(&self, control_plane: &str, hostname: &str, namespace: &str) -> bool {
+        let plane = self.planes.get(control_plane);
+        let holder = plane.and_then(|rows| rows.get(&Hashed::of(hostname)));
+        holder.is_some_and(|holder| *holder != Hashed::of(namespace))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_rows_that_it_writes_and_leaves_out_all_else() {
+        let row = |idle_since| Row {
+            hostname: Hashed::of("vault"),
+            namespace: Hashed::of("prod"),
+            idle_since,
+        };
+        for want in [row(None), row(Some(1_700_000_000))] {
+            assert_eq!(want.to_string().parse(), Ok(want));
+        }
+        let shown = row(Some(7)).to_string();
+        assert_eq!(shown, "e6f0a1fbb43c89196dcf 6754af9632a2745e85c2 7");
+        let hash = Hashed::of("vault");
+        for wrong in [
+            String::new(),
+            "vault prod".to_owned(),
+            hash.to_string(),
+            format!("{hash} {hash} soon"),
+            format!("{hash} {hash} 7 8"),
+            format!("{hash}  {hash}"),
+            format!("{hash} {}", "+f".repeat(10)),
+            format!("{hash} {}", "é".repeat(10)),
+        ] {
+            assert_eq!(wrong.parse::<Row>(), Err(()), "{wrong:?}");
+        }
+        let text = format!("x\n{}\n\n{}\n", row(None), row(Some(7)));
+        assert_eq!(rows(&text).count(), 2);
+        let many = format!("{}\n", row(None)).repeat(MOST + 1);
+        assert_eq!(rows(&many).count(), MOST);
+    }
+
+    #[test]
+    fn a_name_is_anothers_at_its_own_control_plane_only() {
+        let row = Row {
+            hostname: Hashed::of("vault"),
+            namespace: Hashed::of("prod"),
+            idle_since: None,
+        };
+        let data = [("default".to_owned(), row.to_string())].into();
+        let claimed = ClaimedHostnames::read(&data);
+        for (plane, hostname, namespace, want) in [
+            ("default", "vault", "shop", true),
+            ("default", "vault", "prod", false),
+            ("default", "vault-1", "shop", false),
+            ("lab", "vault", "shop", false),
+        ] {
+            assert_eq!(
+                claimed.is_anothers(plane, hostname, namespace),
+                want,
+                "{plane} {hostname} {namespace}"
+            );
+        }
+        assert!(!ClaimedHostnames::default().is_anothers("default", "vault", "shop"));
+    }
+}
