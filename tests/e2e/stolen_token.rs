@@ -249,11 +249,7 @@ fn one_config_map(release: &Release, admin: &Kubectl, account: &Kubectl) -> Resu
         ("another ConfigMap", own, "stolen-other"),
         ("another namespace's", "kube-system", list.as_str()),
     ] {
-        refused(
-            what,
-            patch(namespace, other),
-            "cannot patch resource \"configmaps\"",
-        )?;
+        refused(what, patch(namespace, other), "is forbidden")?;
     }
     refused(
         "a new ConfigMap",
