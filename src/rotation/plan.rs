@@ -15,6 +15,7 @@ use crate::control_plane::{KeyId, PreAuthKey};
 mod by_hand;
 mod over;
 mod own;
+mod recreated;
 mod step;
 mod view;
 
@@ -81,6 +82,7 @@ pub fn plan(now: Timestamp, view: &View<'_>, rotation: &Rotation) -> Plan {
         }
     }
     make_room(now, view, &mut plan);
+    recreated::take_over(now, view, &mut plan);
     plan.steps.sort_by_key(step::urgency);
     if view.of_pods {
         own::bound(&mut plan);
@@ -238,6 +240,12 @@ fn confirm(issued: &Issued, view: &View<'_>, current: &Made, demand: &KeyDemand)
     match current.origin {
         Origin::Ours if !issued.serves(row, &owner, &demand.asked.user) => Some(Why::NotOwned),
         Origin::Ours if over::differs(row, &demand.asked) => Some(Why::Changed),
+        // The person's choice went with the namespace that it was made in.
+        Origin::Hand | Origin::Foreign
+            if view.recreated && !issued.serves(row, &owner, &demand.asked.user) =>
+        {
+            Some(Why::NotOwned)
+        }
         Origin::Ours | Origin::Hand | Origin::Foreign => None,
     }
 }

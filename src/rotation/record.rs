@@ -40,6 +40,9 @@ pub struct Record {
     /// Namespace of the Secret that it was written into; empty before the first write.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub namespace: String,
+    /// Uid of that namespace; empty where it was not known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub namespace_uid: String,
     /// Name of that Secret.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub secret: String,
@@ -87,6 +90,7 @@ impl Default for Record {
         Self {
             version: VERSION,
             namespace: String::new(),
+            namespace_uid: String::new(),
             secret: String::new(),
             keys: BTreeMap::new(),
             copied_from: None,
@@ -149,10 +153,26 @@ impl Record {
         Ok(record)
     }
 
-    /// Writes down into which Secret the record goes.
-    pub fn belong_to(&mut self, namespace: &str, secret: &str) {
+    /// Writes down into which Secret the record goes. The uid of a namespace is written once: a record that was written in an
+    /// earlier namespace of that name says so until [`Self::take_over`].
+    pub fn belong_to(&mut self, namespace: &str, uid: Option<u128>, secret: &str) {
         namespace.clone_into(&mut self.namespace);
         secret.clone_into(&mut self.secret);
+        if let (Some(uid), true) = (uid, self.namespace_uid.is_empty()) {
+            self.namespace_uid = uid_text(uid);
+        }
+    }
+
+    /// Whether it was written in an earlier namespace of that name. Without a uid on either side it was not.
+    #[must_use]
+    pub fn is_of_earlier_namespace(&self, uid: Option<u128>) -> bool {
+        !self.namespace_uid.is_empty() && uid.is_some_and(|uid| uid_text(uid) != self.namespace_uid)
+    }
+
+    /// Has the next write name the namespace as it is now. Nodes that joined with keys of others went with the earlier one.
+    pub fn take_over(&mut self) {
+        self.namespace_uid.clear();
+        self.keys.values_mut().for_each(|key| key.lent.clear());
     }
 
     /// The document to write.
@@ -202,6 +222,11 @@ impl KeyRecord {
                 identity::data_key(service, plane) == data_key
             }
     }
+}
+
+/// A uid as Kubernetes writes it.
+fn uid_text(uid: u128) -> String {
+    uuid::Uuid::from_u128(uid).hyphenated().to_string()
 }
 
 /// The end to ask for: `life` from now, with a sub-second part that no other key of ours has.
@@ -438,7 +463,7 @@ mod tests {
         record
             .keys
             .insert("api-authkey".into(), KeyRecord::new("api", "default"));
-        record.belong_to("shop", "headscale-auth-keys");
+        record.belong_to("shop", Some(7), "headscale-auth-keys");
         let document = record.document().unwrap();
         assert_eq!(Record::parse(Some(&document), &secret()).unwrap(), record);
         for (namespace, name) in [("other", "headscale-auth-keys"), ("shop", "team-keys")] {
@@ -448,6 +473,42 @@ mod tests {
             assert_eq!(read.copied_from, Some(secret()), "{copy}");
             assert!(read.keys.is_empty());
         }
+    }
+
+    #[test]
+    fn a_record_of_an_earlier_namespace_says_so_until_it_is_taken_over() {
+        for (written, now, earlier) in [
+            (None, None, false),
+            (None, Some(2), false),
+            (Some(1), None, false),
+            (Some(1), Some(1), false),
+            (Some(1), Some(2), true),
+        ] {
+            let mut record = Record::default();
+            let mut key = KeyRecord::new("api", "default");
+            key.lent.push(KeyId(7));
+            record.keys.insert("api-authkey".into(), key);
+            record.belong_to("shop", written, "headscale-auth-keys");
+            let document = record.document().unwrap();
+            let mut record = Record::parse(Some(&document), &secret()).unwrap();
+            let case = format!("{written:?} {now:?}");
+            assert_eq!(record.is_of_earlier_namespace(now), earlier, "{case}");
+            // Any other write leaves it so.
+            record.belong_to("shop", now, "headscale-auth-keys");
+            assert_eq!(record.is_of_earlier_namespace(now), earlier, "{case}");
+            record.take_over();
+            record.belong_to("shop", now, "headscale-auth-keys");
+            assert!(!record.is_of_earlier_namespace(now), "{case}");
+            assert_eq!(record.keys["api-authkey"].lent, [], "{case}");
+        }
+        let mut forged = Record {
+            namespace_uid: "x".repeat(1_000),
+            ..Record::default()
+        };
+        assert!(forged.is_of_earlier_namespace(Some(1)));
+        forged.take_over();
+        forged.belong_to("shop", Some(1), "headscale-auth-keys");
+        assert_eq!(forged.namespace_uid.len(), 36);
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub(super) struct Task {
     /// What the jobs on this Secret tell each other.
     pub(super) beside: Beside,
     pub(super) demand: BTreeMap<String, KeyDemand>,
+    /// Uid of the Secret's namespace, if it is known.
+    pub(super) namespace_uid: Option<u128>,
     /// Data keys that pods refer to.
     pub(super) held: BTreeSet<String>,
     pub(super) synced: bool,
@@ -309,6 +311,7 @@ impl Job<'_> {
             namespace: &self.task.secret.namespace,
             ownership,
             record,
+            recreated: record.is_of_earlier_namespace(self.task.namespace_uid),
             filled: &filled,
             values: &values,
             requests: &self.requests(secret),
@@ -362,7 +365,8 @@ impl Job<'_> {
             | Step::NoteJoined { .. }
             | Step::NoteUse { .. }
             | Step::Retire { .. }
-            | Step::Forget { .. } => true,
+            | Step::Forget { .. }
+            | Step::TakeOver => true,
         });
         if put_off {
             plan.renew_at = Some(now);
@@ -407,7 +411,7 @@ impl Job<'_> {
         record: &Record,
     ) -> Result<StoredSecret, StoreError> {
         let mut record = record.clone();
-        record.belong_to(&secret.namespace, &secret.name);
+        record.belong_to(&secret.namespace, self.task.namespace_uid, &secret.name);
         let others = secret.data.iter().filter(|(name, _)| *name != DATA_KEY);
         let taken: usize = others.map(|(name, value)| name.len() + value.len()).sum();
         let document = record

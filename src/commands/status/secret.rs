@@ -70,6 +70,7 @@ impl<'a> Keys<'a> {
             namespace: &name.namespace,
             ownership: owned,
             record: &record,
+            recreated: false,
             filled: &filled,
             values: &secret
                 .map(|secret| Value::all(&secret.data, &demand))

@@ -112,6 +112,8 @@ pub enum Step {
         /// The key.
         data_key: String,
     },
+    /// Write down that the record of an earlier namespace of that name was confirmed.
+    TakeOver,
     /// Forget an intent whose key can no longer turn up.
     ForgetAbandoned {
         /// The key.
@@ -217,6 +219,7 @@ pub(super) fn urgency(step: &Step) -> u8 {
         | Step::NoteUse { .. }
         | Step::Retire { .. }
         | Step::Forget { .. }
+        | Step::TakeOver
         | Step::ForgetAbandoned { .. } => 3,
     }
 }

@@ -8,6 +8,7 @@ mod by_hand;
 mod case;
 mod over;
 mod own;
+mod recreated;
 
 use case::{Case, KEY, asked, demand, made};
 

@@ -167,6 +167,10 @@ impl Job<'_> {
             Step::Forget { data_key } => {
                 record.keys.remove(&data_key);
             }
+            Step::TakeOver => {
+                record.take_over();
+                info!(secret = %name, "Took over a Secret of an earlier namespace of that name");
+            }
             Step::Adopt { .. } | Step::Expire { .. } | Step::Intend { .. } | Step::Mint { .. } => {}
         }
     }

@@ -12,6 +12,7 @@ pub(super) const KEY: &str = "api-authkey";
 pub(super) struct Case {
     pub(super) ownership: Ownership,
     pub(super) key: KeyRecord,
+    pub(super) recreated: bool,
     pub(super) filled: bool,
     pub(super) value: Option<Value>,
     pub(super) requests: Requests,
@@ -34,6 +35,7 @@ impl Case {
         Self {
             ownership: Ownership::Ours,
             key,
+            recreated: false,
             filled: true,
             value: None,
             requests: Requests::default(),
@@ -80,6 +82,7 @@ impl Case {
             namespace: "shop",
             ownership: self.ownership,
             record: &record,
+            recreated: self.recreated,
             filled: &self.filled.then(|| KEY.to_owned()).into_iter().collect(),
             values: &self
                 .value
