@@ -23,8 +23,10 @@ use crate::control_plane::KeyId;
 use crate::events::{About, Events, Notice, Topic};
 use crate::quote::{self, quoted};
 
+mod ends;
 mod fight;
 
+pub(super) use ends::{Ends, KeyEnd};
 use fight::{FIGHTS, Fight};
 
 /// A Secret that is not ours is looked at this often: a person is about to hand it over.
@@ -37,7 +39,7 @@ const CHANGE_GAP: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Known {
     pub(super) states: BTreeMap<String, State>,
-    pub(super) expiries: BTreeMap<String, Timestamp>,
+    pub(super) ends: Ends,
     /// The keys that pods join with, also those of single pods, whose end is nobody's concern.
     made: BTreeMap<String, KeyId>,
     /// The services with a key in force.
@@ -205,7 +207,7 @@ impl Known {
             minted,
             undone,
             trouble,
-            expiries,
+            ends,
             in_force,
             services,
             joining,
@@ -218,7 +220,10 @@ impl Known {
         } = outcome;
         // Nothing was read while the API server was away: what was seen before is shown on.
         if !away && !overtaken {
-            (self.states, self.expiries) = (plan.states, expiries);
+            self.states = plan.states;
+            let states = &self.states;
+            self.ends
+                .absorb(&ends, |data_key| states.contains_key(data_key));
             self.made = joining;
             self.services = services;
         }

@@ -13,6 +13,7 @@ use crate::clock::after;
 use crate::control_plane::{KeyId, PreAuthKey};
 
 mod by_hand;
+mod confirmed;
 mod over;
 mod own;
 mod recreated;
@@ -20,6 +21,7 @@ mod step;
 mod view;
 
 use by_hand::Found;
+pub(in crate::rotation) use confirmed::confirms_end;
 pub use over::mismatch;
 pub use step::{Over, Plan, Step, Why};
 pub use view::{Held, Issued, Ownership, Process, View};

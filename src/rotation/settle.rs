@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use sidescale_webhook::identity::{self, POD_SECRET};
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
 use super::budget::Budget;
 use super::demand::{KeyDemand, SecretRef};
+use super::known::KeyEnd;
 use super::ownership::ownership;
-use super::plan::{Issued, Ownership, Plan, Process, Step, View, Why, overlap, plan};
+use super::plan::{Issued, Ownership, Plan, Process, Step, View, Why, confirms_end, overlap, plan};
 use super::plane::{Plane, Trouble};
 use super::private_ca;
 use super::queue::Class;
@@ -90,8 +90,8 @@ pub(super) struct Outcome {
     pub(super) away: bool,
     /// Control planes to ask how they do.
     pub(super) suspects: BTreeMap<String, Trouble>,
-    /// When the keys end.
-    pub(super) expiries: BTreeMap<String, Timestamp>,
+    /// When the keys in force end that pods share: one of a single pod may end once that has joined.
+    pub(super) ends: BTreeMap<String, KeyEnd>,
     /// The keys in force.
     pub(super) in_force: BTreeMap<String, KeyId>,
     /// The services with a key in force.
@@ -273,17 +273,12 @@ impl Job<'_> {
     }
 
     /// Notes the keys in force for whoever shows or counts them.
-    fn note_in_force(&mut self, record: &Record) {
+    fn note_in_force(&mut self, record: &Record, ends: BTreeMap<String, KeyEnd>) {
+        self.outcome.ends = ends;
         let current = |(data_key, key): (&String, &KeyRecord)| {
-            let current = key.current.as_ref()?;
-            Some((data_key.clone(), current.expires, current.id))
+            Some((data_key.clone(), key.current.as_ref()?.id))
         };
-        let current = record.keys.iter().filter_map(current);
-        // A pod's own key may end once its pod has joined.
-        let shared = current.clone().filter(|_| !self.of_pods());
-        let ends = shared.map(|(data_key, end, _)| (data_key, end));
-        self.outcome.expiries = ends.collect();
-        self.outcome.in_force = current.map(|(data_key, _, id)| (data_key, id)).collect();
+        self.outcome.in_force = record.keys.iter().filter_map(current).collect();
         let with_key = record.keys.values().filter(|key| key.current.is_some());
         self.outcome.services = with_key.map(|key| key.service.clone()).collect();
         let joining = record.keys.iter();
@@ -325,8 +320,9 @@ impl Job<'_> {
             process: &self.task.process,
         };
         let now = self.context.clock.now();
+        let ends = ends(&view, &self.outcome);
         let mut plan = plan(now, &view, &self.context.policy.rotation);
-        self.note_in_force(record);
+        self.note_in_force(record, ends);
         let (class, renewing) = (self.task.class, &mut self.renewing);
         let mut put_off = false;
         let mut steps = std::mem::take(&mut plan.steps);
@@ -443,4 +439,21 @@ impl Job<'_> {
                 .insert(control_plane.to_owned(), trouble.clone());
         }
     }
+}
+
+/// The ends of the keys in force, and whether the control plane has confirmed each: by its list, or by the answer that created it.
+fn ends(view: &View<'_>, outcome: &Outcome) -> BTreeMap<String, KeyEnd> {
+    let end = |(data_key, key): (&String, &KeyRecord)| {
+        let current = key.current.as_ref()?;
+        let mut created = outcome.minted.iter();
+        let created = created.any(|minted| minted.data_key == *data_key && minted.id == current.id);
+        let end = KeyEnd {
+            id: current.id,
+            at: current.expires,
+            confirmed: confirms_end(view, data_key, key, current).or(created.then_some(true)),
+        };
+        Some((data_key.clone(), end.or(outcome.ends.get(data_key))))
+    };
+    let shared = view.record.keys.iter().filter(|_| !view.of_pods);
+    shared.filter_map(end).collect()
 }

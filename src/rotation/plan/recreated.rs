@@ -3,9 +3,10 @@
 
 use jiff::Timestamp;
 
+use super::confirmed::owned;
+use super::earliest;
 use super::step::{Plan, Step};
 use super::view::View;
-use super::{earliest, listed};
 use crate::rotation::record::KeyRecord;
 
 /// Plans for such a record: keys without pods that no control plane confirms are retired, and once every other key is confirmed
@@ -44,9 +45,6 @@ fn confirmed(view: &View<'_>, key: &KeyRecord) -> bool {
     let Some(current) = &key.current else {
         return true;
     };
-    let owner = view.owner(&key.service);
-    view.issued.get(&key.control_plane).is_some_and(|issued| {
-        let row = listed(issued, current.id, current.expires);
-        row.is_some_and(|row| issued.serves(row, &owner, &current.asked.user))
-    })
+    let issued = view.issued.get(&key.control_plane);
+    issued.is_some_and(|issued| owned(issued, &view.owner(&key.service), current))
 }
