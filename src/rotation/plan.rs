@@ -24,7 +24,7 @@ use by_hand::Found;
 pub(in crate::rotation) use confirmed::confirms_end;
 pub use over::mismatch;
 pub use step::{Over, Plan, Step, Why};
-pub use view::{Held, Issued, Ownership, Process, View};
+pub use view::{Claimed, Held, Issued, Ownership, Process, View};
 
 /// An unused key makes room for another service after this long: a rollout is shorter.
 const MAKES_ROOM_AFTER: Duration = Duration::from_secs(600);
@@ -183,7 +183,9 @@ fn by_hand(
         Found::AsLeft => None,
         Found::Asked => {
             // What stands there may be a key of a person's: nothing is done before that is known.
-            earliest(&mut plan.confirm_at, now);
+            if !view.issued.contains_key(&demand.control_plane) {
+                earliest(&mut plan.confirm_at, now);
+            }
             let held = view.process.held.get(data_key);
             Some(held.map_or(State::Degraded, |held| held.state))
         }
@@ -236,7 +238,7 @@ fn need(
 /// put there is the person's choice.
 fn confirm(issued: &Issued, view: &View<'_>, current: &Made, demand: &KeyDemand) -> Option<Why> {
     let Some(row) = listed(issued, current.id, current.expires) else {
-        return Some(Why::Lost);
+        return issued.tells_of(current.id).then_some(Why::Lost);
     };
     let owner = view.owner(&demand.service);
     match current.origin {

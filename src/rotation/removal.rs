@@ -61,7 +61,8 @@ pub struct Records {
 }
 
 /// Decides about one control plane. Secrets and pods were read after it; without them only orphans can be told, and
-/// only for as long as each namespace is asked again.
+/// only for as long as each namespace is asked again. Of a control plane that holds more keys than are read, rows of ended keys
+/// alone are removed: that brings it back below the bound.
 #[must_use]
 pub fn decide<'a>(
     now: Timestamp,
@@ -73,6 +74,7 @@ pub fn decide<'a>(
 ) -> Vec<Removal<'a>> {
     let Survey {
         keys,
+        truncated,
         nodes,
         users,
         release,
@@ -85,7 +87,8 @@ pub fn decide<'a>(
     let unreadable = |owner: &Owner| {
         records.is_some_and(|records| records.unreadable.contains(&owner.namespace))
     };
-    for (owner, user, key) in orphans::candidates(now, keys, users, age) {
+    let candidates = orphans::candidates(now, keys, users, age);
+    for (owner, user, key) in candidates.into_iter().filter(|_| !truncated) {
         let is_known = records.is_some_and(|records| {
             let mut own = records.of(&owner.namespace);
             own.any(|record| orphans::is_known(record, control_plane, owner, key))
@@ -108,7 +111,7 @@ pub fn decide<'a>(
     };
     let rows = cleanup::rows(now, &view).into_iter();
     found.extend(rows.map(|key| Removal::Row { key }));
-    if policy.rotation.users == Users::Never {
+    if policy.rotation.users == Users::Never || *truncated {
         return found;
     }
     let over = cleanup::users(now, &view, *release, policy.rotation.unused_users_after);
@@ -130,7 +133,7 @@ pub fn away<'a>(
     demands: &Demands,
     policy: &Policy,
 ) -> Vec<Removal<'a>> {
-    if !demands.synced {
+    if !demands.synced || survey.truncated {
         return Vec::new();
     }
     let readable = records.users(&survey.users);
@@ -324,6 +327,7 @@ mod tests {
         ];
         Survey {
             keys,
+            truncated: false,
             nodes: Vec::new(),
             users: names.map(|(id, name)| (UserId(id), user(name))).into(),
             release,
@@ -525,5 +529,32 @@ mod tests {
         assert_eq!(decided(&damaged("gone")), ["row 5", "user 3 old.db"]);
         assert_eq!(decided(&damaged("old")), [gone, "row 5"]);
         assert_eq!(decided(&damaged("shop")), [gone, "user 3 old.db"]);
+    }
+
+    #[test]
+    fn of_more_keys_than_are_read_only_rows_of_ended_ones_are_removed() {
+        let policy = Policy::for_login_server("https://headscale.example.com").unwrap();
+        let demands = Demands {
+            synced: true,
+            ..Demands::default()
+        };
+        let mut survey = survey(Release::V0_29);
+        survey.truncated = true;
+        let records = records(7);
+        let found = decide(
+            at(100),
+            "default",
+            &survey,
+            Some(&records),
+            &demands,
+            &policy,
+        );
+        assert_eq!(shown(found), ["row 5"]);
+        let without = decide(at(100), "default", &survey, None, &demands, &policy);
+        assert_eq!(without, []);
+        assert_eq!(
+            away(at(100), "default", &survey, &records, &demands, &policy),
+            []
+        );
     }
 }

@@ -23,6 +23,9 @@ pub(in crate::rotation) fn confirms_end(
     if owned(issued, &view.owner(&key.service), current) {
         return Some(true);
     }
+    if !issued.tells_of(current.id) {
+        return None;
+    }
     let row = listed(issued, current.id, current.expires);
     let held = view
         .values

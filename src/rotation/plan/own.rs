@@ -76,6 +76,10 @@ pub(super) fn need(
         return None;
     }
     if let Some(issued) = issued {
+        if !issued.tells_of(current.id) {
+            // Whether the pod has joined with it cannot be seen.
+            return None;
+        }
         // A pod with a volume may be the node that the pod before it was, and have no use for its key as yet.
         let holders = [
             Holder::Service(view.owner(&demand.service)),

@@ -23,6 +23,7 @@ pub(super) struct Case {
     pub(super) excess: usize,
     pub(super) synced: bool,
     pub(super) issued: Option<Vec<PreAuthKey>>,
+    pub(super) truncated: bool,
     pub(super) online: Vec<(Holder, String)>,
     pub(super) process: Process,
     pub(super) rotation: Rotation,
@@ -46,6 +47,7 @@ impl Case {
             excess: 0,
             synced: true,
             issued: None,
+            truncated: false,
             online: Vec::new(),
             process: Process {
                 writer: "me".into(),
@@ -75,6 +77,7 @@ impl Case {
         };
         let issued = self.issued.as_ref().map(|keys| Issued {
             keys: Arc::new(keys.iter().map(|key| (key.id, key.clone())).collect()),
+            truncated: self.truncated,
             users: Arc::new(users()),
             online: self.online.iter().cloned().collect(),
         });
