@@ -53,6 +53,8 @@ pub(super) struct Known {
     /// Old keys that could not be ended, as the last job met them.
     unended: BTreeMap<String, (KeyId, Failing)>,
     trouble: Option<Failing>,
+    /// Whether the Secret has no room for some of the keys that pods need.
+    full: bool,
     fights: BTreeMap<String, Fight>,
     /// Values that somebody put there and that were replaced in the last job, and why.
     refused: BTreeMap<String, Flaw>,
@@ -220,7 +222,7 @@ impl Known {
         } = outcome;
         // Nothing was read while the API server was away: what was seen before is shown on.
         if !away && !overtaken {
-            self.states = plan.states;
+            (self.states, self.full) = (plan.states, plan.full);
             let states = &self.states;
             self.ends
                 .absorb(&ends, |data_key| states.contains_key(data_key));
@@ -341,6 +343,11 @@ impl Known {
                 State::QuotaExceeded if secret.name == POD_SECRET => format!(
                     "key {data_key} of Secret {secret} is one too many: a Secret has room for the keys of some 2000 pods of \
                      a namespace; run fewer pods with sidescale.io/key-mode: per-pod there, or set key-mode to shared"
+                ),
+                State::QuotaExceeded if self.full => format!(
+                    "key {data_key} of Secret {secret} has no room there: a Secret may have 1 MiB, and this one is nearly full; \
+                     take out data keys that do not belong there, or have the operator set authKeySecretName in a profile, so that \
+                     services have another Secret"
                 ),
                 State::QuotaExceeded => format!(
                     "key {data_key} of Secret {secret} is one too many: the namespace has as many services as \

@@ -17,6 +17,7 @@ mod confirmed;
 mod over;
 mod own;
 mod recreated;
+mod room;
 mod step;
 mod view;
 
@@ -25,9 +26,6 @@ pub(in crate::rotation) use confirmed::confirms_end;
 pub use over::mismatch;
 pub use step::{Over, Plan, Step, Why};
 pub use view::{Claimed, Held, Issued, Ownership, Process, View};
-
-/// An unused key makes room for another service after this long: a rollout is shorter.
-const MAKES_ROOM_AFTER: Duration = Duration::from_secs(600);
 
 /// Plans the work on one Secret.
 #[must_use]
@@ -51,6 +49,9 @@ pub fn plan(now: Timestamp, view: &View<'_>, rotation: &Rotation) -> Plan {
     if view.of_pods {
         over_quota.extend(own::over_quota(view));
     }
+    let room = room::of_bytes(view);
+    plan.full = !room.over.is_empty();
+    over_quota.extend(room.over.iter().cloned());
     let overlap = overlap(view.of_pods, rotation);
     let unused_after = if view.of_pods {
         own::KEPT_FOR
@@ -83,7 +84,7 @@ pub fn plan(now: Timestamp, view: &View<'_>, rotation: &Rotation) -> Plan {
             over::use_of(data_key, unused, &mut plan);
         }
     }
-    make_room(now, view, &mut plan);
+    room::make(now, view, &room, &mut plan);
     recreated::take_over(now, view, &mut plan);
     plan.steps.sort_by_key(step::urgency);
     if view.of_pods {
@@ -292,30 +293,6 @@ fn give_up(now: Timestamp, view: &View<'_>, data_key: &str, key: &KeyRecord, pla
         Some(_) | None => plan.steps.push(Step::GiveUp {
             data_key: data_key.to_owned(),
         }),
-    }
-}
-
-/// Has the keys that were unused for longest make room for services that have none yet.
-fn make_room(now: Timestamp, view: &View<'_>, plan: &mut Plan) {
-    if view.excess == 0 || !view.synced || view.of_pods {
-        return;
-    }
-    let unused = view.record.keys.iter().filter_map(|(data_key, key)| {
-        let needed = view.demand.contains_key(data_key) || view.held.contains(data_key);
-        let since = key
-            .unused_since
-            .filter(|_| !needed && key.current.is_some())?;
-        (now >= after(since, MAKES_ROOM_AFTER)).then_some((since, data_key))
-    });
-    let mut unused: Vec<_> = unused.collect();
-    unused.sort();
-    for (_, data_key) in unused.into_iter().take(view.excess) {
-        let retire = Step::Retire {
-            data_key: data_key.clone(),
-        };
-        if !plan.steps.contains(&retire) {
-            plan.steps.push(retire);
-        }
     }
 }
 

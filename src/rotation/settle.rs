@@ -307,6 +307,7 @@ impl Job<'_> {
             ownership,
             record,
             recreated: record.is_of_earlier_namespace(self.task.namespace_uid),
+            bytes: secret.size(),
             filled: &filled,
             values: &values,
             requests: &self.requests(secret),

@@ -71,6 +71,7 @@ impl<'a> Keys<'a> {
             ownership: owned,
             record: &record,
             recreated: false,
+            bytes: secret.map_or(0, |secret| secret.size()),
             filled: &filled,
             values: &secret
                 .map(|secret| Value::all(&secret.data, &demand))

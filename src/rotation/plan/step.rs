@@ -130,6 +130,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// State of every demanded key.
     pub states: BTreeMap<String, State>,
+    /// Whether the Secret has no room for the keys of some services.
+    pub full: bool,
     /// When a key is due or may be tried again.
     pub renew_at: Option<Timestamp>,
     /// When a key is to be ended.

@@ -9,6 +9,7 @@ mod case;
 mod over;
 mod own;
 mod recreated;
+mod room;
 mod truncated;
 
 use case::{Case, KEY, asked, demand, made};

@@ -25,6 +25,8 @@ pub struct View<'a> {
     pub record: &'a Record,
     /// Whether the record was written in an earlier namespace of that name: what of it the control planes confirm is kept.
     pub recreated: bool,
+    /// How many bytes of data it has.
+    pub bytes: usize,
     /// Data keys of the demand under which something stands that may be a key.
     pub filled: &'a BTreeSet<String>,
     /// What can be told of those values.

@@ -13,6 +13,9 @@ pub(super) struct Case {
     pub(super) ownership: Ownership,
     pub(super) key: KeyRecord,
     pub(super) recreated: bool,
+    pub(super) bytes: usize,
+    /// Other keys in its record, by data key.
+    pub(super) others: BTreeMap<String, KeyRecord>,
     pub(super) filled: bool,
     pub(super) value: Option<Value>,
     pub(super) requests: Requests,
@@ -37,6 +40,8 @@ impl Case {
             ownership: Ownership::Ours,
             key,
             recreated: false,
+            bytes: 0,
+            others: BTreeMap::new(),
             filled: true,
             value: None,
             requests: Requests::default(),
@@ -71,8 +76,10 @@ impl Case {
     }
 
     pub(super) fn plan(&self, now: Timestamp) -> Plan {
+        let mut keys = self.others.clone();
+        keys.insert(KEY.to_owned(), self.key.clone());
         let record = Record {
-            keys: BTreeMap::from([(KEY.to_owned(), self.key.clone())]),
+            keys,
             ..Record::default()
         };
         let issued = self.issued.as_ref().map(|keys| Issued {
@@ -86,6 +93,7 @@ impl Case {
             ownership: self.ownership,
             record: &record,
             recreated: self.recreated,
+            bytes: self.bytes,
             filled: &self.filled.then(|| KEY.to_owned()).into_iter().collect(),
             values: &self
                 .value
