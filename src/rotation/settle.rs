@@ -18,7 +18,7 @@ use super::private_ca;
 use super::queue::Class;
 use super::record::{DATA_KEY, KeyRecord, LARGEST, Record};
 use super::request::{Requests, Unreadable};
-use super::run::Context;
+use super::run::{Context, Seen};
 use super::state::State;
 use super::value::{Value, may_be_a_key};
 use crate::cluster;
@@ -37,8 +37,18 @@ const ROUNDS: usize = 64;
 /// So often in one job may another writer come first; then it waits, and longer each time.
 const MOST_CONFLICTS: usize = 8;
 
-/// A Secret, what the control planes held when it was listed after it, and when it had been read.
-pub(super) type Snapshot = (StoredSecret, Arc<BTreeMap<String, Issued>>, Instant);
+/// What control planes hold, by name.
+pub(super) type IssuedByPlane = Arc<BTreeMap<String, Issued>>;
+
+/// A Secret as a pass has read it, and what the control planes held after that.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    pub(super) seen: Seen,
+    /// What the control planes held.
+    pub(super) issued: IssuedByPlane,
+    /// When the Secret had been read.
+    pub(super) read_at: Instant,
+}
 
 /// What a job works on.
 #[derive(Debug)]
@@ -165,13 +175,7 @@ pub(super) async fn settle(context: &Context, task: Task) -> (SecretRef, Outcome
 
 impl Job<'_> {
     async fn run(&mut self) -> Result<(), StoreError> {
-        let (mut known, mut issued) = match self.task.snapshot.take() {
-            Some((secret, issued, read_at)) => {
-                self.read_at = read_at;
-                (Some(secret), issued)
-            }
-            None => (None, Arc::default()),
-        };
+        let (mut known, mut issued) = self.known().await?;
         let mut conflicts = 0;
         for _ in 0..ROUNDS {
             let secret = match known.take() {
@@ -240,6 +244,30 @@ impl Job<'_> {
         }
         self.outcome.again = true;
         Ok(())
+    }
+
+    /// The Secret as the pass has read it, and what was listed after that; nothing if somebody has written it since.
+    async fn known(&mut self) -> Result<(Option<StoredSecret>, IssuedByPlane), StoreError> {
+        let Some(snapshot) = self.task.snapshot.take() else {
+            return Ok((None, Arc::default()));
+        };
+        let Snapshot {
+            seen,
+            issued,
+            read_at,
+        } = snapshot;
+        let secret = match seen {
+            Seen::Whole(secret) => *secret,
+            Seen::Revision(revision) => {
+                let secret = self.read().await?;
+                if secret.revision != revision {
+                    return Ok((None, Arc::default()));
+                }
+                secret
+            }
+        };
+        self.read_at = read_at;
+        Ok((Some(secret), issued))
     }
 
     async fn read(&self) -> Result<StoredSecret, StoreError> {

@@ -123,8 +123,7 @@ pub(crate) async fn remove(
 pub(crate) async fn listed(context: &Context) -> Result<Vec<Listed>, String> {
     let mut listed = Vec::new();
     for name in context.policy.auth_key_secrets() {
-        let found = context.store.list(name).await;
-        for secret in found.map_err(|error| shown(error.into()))? {
+        let found = context.store.fold(name, |secret| {
             listed.push(Listed {
                 ours: ownership(&secret).0 == Ownership::Ours,
                 record: read(&secret),
@@ -133,7 +132,8 @@ pub(crate) async fn listed(context: &Context) -> Result<Vec<Listed>, String> {
                     name: secret.name,
                 },
             });
-        }
+        });
+        found.await.map_err(|error| shown(error.into()))?;
     }
     Ok(listed)
 }

@@ -1,17 +1,15 @@
 //! The nodes of a control plane, and the calls that change them. I/O.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 
 use super::{Plane, Trouble};
 use crate::control_plane::{Error, KeyId, Listed, Node, NodeId, PreAuthKey, Release, UserId};
-use crate::rotation::lent;
 use crate::rotation::names::Step;
 use crate::rotation::owner::KeyUser;
 use crate::rotation::tailnet::{KeyOrigin, Tailnet};
-use crate::store::StoredSecret;
 
 /// Whose each key is, as it was listed last.
 pub(super) type Origins = BTreeMap<KeyId, KeyOrigin>;
@@ -136,11 +134,10 @@ impl Plane {
     }
 
     /// As [`Self::note_lent`], from all Secrets that there are.
-    pub(in crate::rotation) fn note_all_lent(&self, secrets: &[StoredSecret]) {
-        let all = lent(secrets).into_iter();
-        let here = all.filter(|(plane, _, _)| *plane == self.name);
+    pub(in crate::rotation) fn note_all_lent(&self, lent: &BTreeSet<(String, KeyId, String)>) {
+        let here = lent.iter().filter(|(plane, _, _)| *plane == self.name);
         self.lent
-            .note_all(here.map(|(_, key, namespace)| (key, namespace)));
+            .note_all(here.map(|(_, key, namespace)| (*key, namespace.clone())));
     }
 
     /// Whether all keys of others in Secrets of ours are known: before, nobody can tell which nodes are pods'.
