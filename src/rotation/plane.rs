@@ -217,17 +217,17 @@ impl Plane {
             (claimed == Some(Claimed::Owned) || read <= look.began).then_some(claimed)
         };
         if let Some(claimed) = self.last_look(now).as_ref().and_then(known) {
-            return self.told(claimed);
+            return self.certain(claimed);
         }
         let _turn = self.looking.lock().await;
         if let Some(claimed) = self.last_look(now).as_ref().and_then(known) {
-            return self.told(claimed);
+            return self.certain(claimed);
         }
-        self.told(self.issued(now).await?.claimed(claim, &adopted))
+        self.certain(self.issued(now).await?.claimed(claim, &adopted))
     }
 
-    /// What was said of a key, if anything was.
-    fn told(&self, claimed: Option<Claimed>) -> Result<Claimed, Trouble> {
+    /// Refuses what was not read.
+    fn certain(&self, claimed: Option<Claimed>) -> Result<Claimed, Trouble> {
         claimed.ok_or_else(|| Trouble {
             state: State::TooManyRows,
             message: format!(

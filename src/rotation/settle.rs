@@ -1,19 +1,18 @@
 //! One job on one Secret: reads, plans, does the steps, until nothing is left to do now. I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sidescale_webhook::identity::{self, POD_SECRET};
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
-use super::budget::Budget;
-use super::demand::{KeyDemand, SecretRef};
+use super::demand::SecretRef;
 use super::known::KeyEnd;
 use super::ownership::ownership;
-use super::plan::{Issued, Ownership, Plan, Process, Step, View, Why, confirms_end, overlap, plan};
-use super::plane::{Plane, Trouble};
+use super::plan::{Issued, Ownership, Step, View, Why, confirms_end, overlap, plan};
+use super::plane::Trouble;
 use super::private_ca;
 use super::queue::Class;
 use super::record::{DATA_KEY, KeyRecord, LARGEST, Record};
@@ -22,121 +21,22 @@ use super::run::{Context, Seen};
 use super::state::State;
 use super::value::{Value, may_be_a_key};
 use crate::cluster;
-use crate::control_plane::KeyId;
 use crate::store::{MANAGED_BY, StoreError, StoredSecret};
 
 mod beside;
 mod mint;
+mod task;
 mod tidy;
 
 pub(super) use beside::Beside;
+use task::IssuedByPlane;
+pub(super) use task::{Minted, Outcome, Snapshot, Task, Unended};
 
 /// Bounds one job: enough for a full namespace of new services, eight at a time.
 const ROUNDS: usize = 64;
 
 /// So often in one job may another writer come first; then it waits, and longer each time.
 const MOST_CONFLICTS: usize = 8;
-
-/// What control planes hold, by name.
-pub(super) type IssuedByPlane = Arc<BTreeMap<String, Issued>>;
-
-/// A Secret as a pass has read it, and what the control planes held after that.
-#[derive(Debug)]
-pub(super) struct Snapshot {
-    pub(super) seen: Seen,
-    /// What the control planes held.
-    pub(super) issued: IssuedByPlane,
-    /// When the Secret had been read.
-    pub(super) read_at: Instant,
-}
-
-/// What a job works on.
-#[derive(Debug)]
-pub(super) struct Task {
-    pub(super) secret: SecretRef,
-    pub(super) class: Class,
-    /// Tells the job from others.
-    pub(super) number: u64,
-    /// What the jobs on this Secret tell each other.
-    pub(super) beside: Beside,
-    pub(super) demand: BTreeMap<String, KeyDemand>,
-    /// Uid of the Secret's namespace, if it is known.
-    pub(super) namespace_uid: Option<u128>,
-    /// Data keys that pods refer to.
-    pub(super) held: BTreeSet<String>,
-    pub(super) synced: bool,
-    pub(super) planes: BTreeMap<String, Arc<Plane>>,
-    pub(super) process: Process,
-    /// Keys whose old ones could not be ended a moment ago.
-    pub(super) resting: BTreeSet<String>,
-    /// How many keys the namespace may have created.
-    pub(super) budget: Arc<Mutex<Budget>>,
-    /// Demanded keys that are too many for the namespace.
-    pub(super) over_quota: BTreeSet<String>,
-    /// How many services the namespace has more than it may.
-    pub(super) excess: usize,
-    /// The Secret, read before what the control planes hold was listed.
-    pub(super) snapshot: Option<Snapshot>,
-}
-
-/// What a job has found and done.
-#[derive(Debug, Default)]
-pub(super) struct Outcome {
-    /// The last plan: states and times.
-    pub(super) plan: Plan,
-    /// Keys that could not be made.
-    pub(super) failed: BTreeMap<String, Trouble>,
-    /// Old keys that could not be ended.
-    pub(super) unended: BTreeMap<String, Unended>,
-    /// Keys whose old ones were left for later, as they could not be ended a moment ago.
-    pub(super) resting: BTreeSet<String>,
-    /// Keys that were made.
-    pub(super) minted: Vec<Minted>,
-    /// Keys that were made, and that a writer who is none of us kept from being written.
-    pub(super) undone: Vec<String>,
-    /// The trouble of the whole Secret.
-    pub(super) trouble: Option<Trouble>,
-    /// Whether that is the API server's being away.
-    pub(super) away: bool,
-    /// Control planes to ask how they do.
-    pub(super) suspects: BTreeMap<String, Trouble>,
-    /// When the keys in force end that pods share: one of a single pod may end once that has joined.
-    pub(super) ends: BTreeMap<String, KeyEnd>,
-    /// The keys in force.
-    pub(super) in_force: BTreeMap<String, KeyId>,
-    /// The services with a key in force.
-    pub(super) services: BTreeSet<String>,
-    /// The keys that pods join with, or their one pod has joined with.
-    pub(super) joining: BTreeMap<String, KeyId>,
-    /// The field manager that wrote the Secret before this job, if that was another's.
-    pub(super) writer: Option<String>,
-    /// Whether there is more to do at once.
-    pub(super) again: bool,
-    /// The Secret that this one was copied from, if that was found.
-    pub(super) copied_from: Option<SecretRef>,
-    /// Whether a later job has begun meanwhile, which knows better how the keys do.
-    pub(super) overtaken: bool,
-}
-
-/// A key that was made and written.
-#[derive(Debug)]
-pub(super) struct Minted {
-    pub(super) data_key: String,
-    pub(super) control_plane: String,
-    pub(super) id: KeyId,
-    /// The key that stood there.
-    pub(super) replaced: Option<KeyId>,
-    pub(super) why: Why,
-}
-
-/// An old key that could not be ended.
-#[derive(Debug)]
-pub(super) struct Unended {
-    pub(super) id: KeyId,
-    pub(super) trouble: Trouble,
-    /// Whether the control plane said that it is the service's own: nobody is told to expire one of which it did not.
-    pub(super) owned: bool,
-}
 
 struct Job<'a> {
     context: &'a Context,

@@ -1,4 +1,4 @@
-//! When the keys of a Secret end: as their control planes have confirmed it, whatever the record says. Pure.
+//! When the keys of a Secret end: as their control planes have confirmed it. Pure.
 
 use std::collections::BTreeMap;
 
@@ -41,8 +41,8 @@ impl KeyEnd {
 }
 
 impl Ends {
-    /// Takes in what a job found. An end that was confirmed stays until another one is: whoever edits the record can neither set
-    /// an end nor take one away. Of keys that are neither there nor needed nothing stays.
+    /// Takes in what a job found. An end that was confirmed stays until another one is: an edit of the record neither sets an end
+    /// nor takes one away. Of keys that are neither there nor needed nothing stays.
     pub(super) fn absorb(
         &mut self,
         found: &BTreeMap<String, KeyEnd>,

@@ -23,7 +23,7 @@ pub(super) fn take_over(now: Timestamp, view: &View<'_>, plan: &mut Plan) {
             continue;
         }
         let needed = view.demand.contains_key(data_key) || view.held.contains(data_key);
-        if needed || !view.synced || !is_told(view, key) {
+        if needed || !view.synced || !is_read(view, key) {
             open = true;
             continue;
         }
@@ -50,7 +50,7 @@ fn confirmed(view: &View<'_>, key: &KeyRecord) -> bool {
 }
 
 /// Whether the control plane was asked, and has read out what it says of the key in force.
-fn is_told(view: &View<'_>, key: &KeyRecord) -> bool {
+fn is_read(view: &View<'_>, key: &KeyRecord) -> bool {
     let issued = view.issued.get(&key.control_plane);
     let current = key.current.as_ref();
     issued.is_some_and(|issued| current.is_none_or(|current| issued.tells_of(current.id)))
