@@ -11,4 +11,3 @@ pub mod release;
 pub mod rotate;
 pub mod serve;
 pub mod status;
-mod terminal;

@@ -21,8 +21,8 @@ pub use error::{At, Error};
 pub use headscale_grpc::HeadscaleGrpc;
 pub use headscale_rest::HeadscaleRest;
 pub use objects::{
-    ApiKey, ApiKeyId, KeyId, KeyPrefix, MintedApiKey, MintedKey, NewPreAuthKey, Node, NodeId,
-    PreAuthKey, User, UserId, api_key_prefix,
+    ApiKey, ApiKeyId, KeyId, KeyPrefix, Listed, MintedApiKey, MintedKey, NewPreAuthKey, Node,
+    NodeId, PreAuthKey, User, UserId, api_key_prefix,
 };
 pub use version::{Api, Release, Version};
 
@@ -172,13 +172,22 @@ impl ControlPlane {
     ///
     /// # Errors
     ///
-    /// What the call met.
+    /// [`Error::TooManyRows`] if they are more than are kept, else what the call met.
     pub async fn list_pre_auth_keys(&self) -> Result<Vec<PreAuthKey>, Error> {
+        self.list_last_pre_auth_keys().await?.whole()
+    }
+
+    /// Lists the pre-auth keys, without their values; where they are too many, those that are listed last.
+    ///
+    /// # Errors
+    ///
+    /// What the call met.
+    pub async fn list_last_pre_auth_keys(&self) -> Result<Listed<PreAuthKey>, Error> {
         match self {
-            Self::Rest(rest) => rest.list_pre_auth_keys().await,
-            Self::Grpc(grpc) => grpc.list_pre_auth_keys().await,
+            Self::Rest(rest) => rest.list_last_pre_auth_keys().await,
+            Self::Grpc(grpc) => grpc.list_pre_auth_keys().await.map(Listed::all),
             #[cfg(test)]
-            Self::Model(door) => door.list_pre_auth_keys().await,
+            Self::Model(door) => door.list_pre_auth_keys().await.map(Listed::all),
         }
     }
 

@@ -83,6 +83,13 @@ impl StoredSecret {
         }
     }
 
+    /// How many bytes of data it has, with the names of its data keys.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let data = self.data.iter();
+        data.map(|(name, value)| name.len() + value.len()).sum()
+    }
+
     /// Reads one as the API server gives it, and of its managedFields who wrote last.
     ///
     /// # Errors

@@ -118,7 +118,7 @@ pub(crate) fn print(rows: &[Row], many: &Long) {
         );
     }
     println!(
-        "at 7 KB the bars are: ratio >= 0.35, pure / scan <= 2.5, typed / pure >= 4, allocations <= 32"
+        "at 7 KB the bars are: ratio >= 0.45, pure / scan <= 2.2, typed / pure >= 4, allocations <= 24"
     );
     let PerByte {
         bytes,

@@ -148,7 +148,7 @@ pub enum Error {
     },
     /// A list has more rows than are kept.
     #[error(
-        "{at} lists more than 200000 rows, or more than 24 MiB of them: nothing of it is used, and no key is made or ended; delete expired pre-auth keys, unused users and nodes there"
+        "{at} lists more than 200000 rows, or more than 24 MiB of them: it is not read whole, and nothing is decided by what it does not list; delete expired pre-auth keys, unused users and nodes there"
     )]
     TooManyRows {
         /// The call.

@@ -169,7 +169,7 @@ impl HeadscaleRest {
             return Ok(Release::V0_30);
         }
         // 0.27 lists the keys of one user, and answers 500 where none is named.
-        match self.list_pre_auth_keys().await {
+        match self.list_last_pre_auth_keys().await {
             Ok(_) => {}
             Err(Error::Refused { .. } | Error::NotFound { .. }) => {
                 return Err(unsupported(format!(

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use super::{At, Error};
 use crate::key_value::KeyValue;
 
 /// Identifies a Headscale user.
@@ -54,6 +55,34 @@ pub struct KeyPrefix(String);
 impl std::fmt::Debug for KeyPrefix {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("<redacted>")
+    }
+}
+
+/// Rows of a list.
+#[derive(Clone, Debug)]
+pub struct Listed<T> {
+    /// The rows; where they are too many, the last of them.
+    pub rows: Vec<T>,
+    /// The call, where they are too many: then a row that is not here may be there all the same.
+    pub beyond: Option<At>,
+}
+
+impl<T> Listed<T> {
+    /// All rows that there are.
+    #[must_use]
+    pub fn all(rows: Vec<T>) -> Self {
+        Self { rows, beyond: None }
+    }
+
+    /// The rows, if these are all.
+    ///
+    /// # Errors
+    /// [`Error::TooManyRows`] if they are not.
+    pub fn whole(self) -> Result<Vec<T>, Error> {
+        match self.beyond {
+            Some(at) => Err(Error::TooManyRows { at }),
+            None => Ok(self.rows),
+        }
     }
 }
 

@@ -72,7 +72,7 @@ impl RotationMetrics {
             expiry: gauges(
                 registry,
                 "sidescale_key_expiry_timestamp_seconds",
-                "When a key ends, in Unix time, to the minute; the 500 soonest to end, at most 50 a namespace",
+                "When a key ends, in Unix time, to the minute, as its control plane last confirmed it; the 500 soonest to end, at most 50 a namespace",
                 &["namespace", "secret", "key"],
             )?,
             due: gauges(

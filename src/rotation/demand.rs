@@ -48,6 +48,8 @@ pub struct SecretRef {
 /// What the pods of a namespace need, by Secret and data key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NamespaceDemand {
+    /// Uid of the namespace, if it is known.
+    pub uid: Option<u128>,
     /// Keys by Secret name and data key.
     pub secrets: BTreeMap<String, BTreeMap<String, KeyDemand>>,
     /// Pods that carry our label and get no key: disabled, denied, or a receipt that policy does not bear out.

@@ -20,12 +20,14 @@ use super::value::Flaw;
 use crate::alert_log::WINDOW;
 use crate::clock::after;
 use crate::control_plane::KeyId;
-use crate::events::{About, Events, Notice, Topic};
-use crate::quote::{self, quoted};
+use crate::events::{About, Events, Topic};
 
+mod ends;
 mod fight;
+mod notices;
 
-use fight::{FIGHTS, Fight};
+pub(super) use ends::{Ends, KeyEnd};
+use fight::Fight;
 
 /// A Secret that is not ours is looked at this often: a person is about to hand it over.
 const NOT_OURS_EVERY: Duration = Duration::from_secs(30);
@@ -37,7 +39,7 @@ const CHANGE_GAP: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Known {
     pub(super) states: BTreeMap<String, State>,
-    pub(super) expiries: BTreeMap<String, Timestamp>,
+    pub(super) ends: Ends,
     /// The keys that pods join with, also those of single pods, whose end is nobody's concern.
     made: BTreeMap<String, KeyId>,
     /// The services with a key in force.
@@ -51,6 +53,8 @@ pub(super) struct Known {
     /// Old keys that could not be ended, as the last job met them.
     unended: BTreeMap<String, (KeyId, Failing)>,
     trouble: Option<Failing>,
+    /// Whether the Secret has no room for some of the keys that pods need.
+    full: bool,
     fights: BTreeMap<String, Fight>,
     /// Values that somebody put there and that were replaced in the last job, and why.
     refused: BTreeMap<String, Flaw>,
@@ -205,7 +209,7 @@ impl Known {
             minted,
             undone,
             trouble,
-            expiries,
+            ends,
             in_force,
             services,
             joining,
@@ -218,7 +222,10 @@ impl Known {
         } = outcome;
         // Nothing was read while the API server was away: what was seen before is shown on.
         if !away && !overtaken {
-            (self.states, self.expiries) = (plan.states, expiries);
+            (self.states, self.full) = (plan.states, plan.full);
+            let states = &self.states;
+            self.ends
+                .absorb(&ends, |data_key| states.contains_key(data_key));
             self.made = joining;
             self.services = services;
         }
@@ -250,12 +257,7 @@ impl Known {
         for data_key in undone {
             self.fights.entry(data_key).or_default().undone(now);
         }
-        let mut confirm = false;
-        for (data_key, fight) in &mut self.fights {
-            fight.written(writer.as_ref());
-            let current = in_force.get(data_key);
-            confirm |= current.is_some_and(|current| !overtaken && fight.is_put_back(*current));
-        }
+        let confirm = self.absorb_writer(writer.as_ref(), &in_force, overtaken);
         let mut retry = None;
         for (data_key, trouble) in failed {
             let failing = self.failing.entry(data_key.clone());
@@ -283,92 +285,20 @@ impl Known {
         Next { retry, confirm }
     }
 
-    /// What to tell people of this Secret.
-    pub(super) fn notices<'a>(
-        &'a self,
-        secret: &SecretRef,
-        of_plane: impl Fn(&str) -> Option<&'a Trouble>,
-    ) -> Vec<Notice> {
-        let notice = |state: State, note: String| Notice {
-            namespace: secret.namespace.clone(),
-            about: About::secret(&secret.name),
-            warning: true,
-            reason: state.as_str(),
-            note,
-        };
-        if let Some(Failing { trouble, away, .. }) = &self.trouble {
-            // Who would take the Event is away.
-            let notice = (!away).then(|| notice(trouble.state, trouble.message.clone()));
-            return notice.into_iter().collect();
+    /// Takes in who wrote the Secret before a job; says whether an older key of ours was put back, which may have ended.
+    fn absorb_writer(
+        &mut self,
+        writer: Option<&String>,
+        in_force: &BTreeMap<String, KeyId>,
+        overtaken: bool,
+    ) -> bool {
+        let mut confirm = false;
+        for (data_key, fight) in &mut self.fights {
+            fight.written(writer);
+            let current = in_force.get(data_key);
+            confirm |= current.is_some_and(|current| !overtaken && fight.is_put_back(*current));
         }
-        let mut notices: BTreeMap<State, Notice> = BTreeMap::new();
-        let refused = self.refused.iter().map(|(data_key, flaw)| {
-            let (data_key, flaw) = (quoted(data_key), flaw.as_str());
-            let note = format!(
-                "the value that somebody wrote to data key {data_key} of Secret {secret} {flaw}: another key was made \
-                 in its place. To use a key of your own, write the whole value of a living, reusable pre-auth key of that \
-                 control plane there"
-            );
-            Notice {
-                reason: "ValueRefused",
-                ..notice(State::Ready, note)
-            }
-        });
-        let unended = self.unended.iter();
-        let unended = unended.filter(|(_, (_, failing))| failing.said);
-        let unended = unended.map(|(data_key, (id, failing))| {
-            let (id, data_key, trouble) = (id.0, quoted(data_key), &failing.trouble.message);
-            let note = format!(
-                "key {id}, an old one of data key {data_key} of Secret {secret}, was not ended, and whoever has it may \
-                 still join with it: {trouble}. It is tried again, every five minutes in the end; by hand: headscale \
-                 preauthkeys expire --id {id}"
-            );
-            Notice {
-                reason: "KeyNotEnded",
-                ..notice(State::Degraded, note)
-            }
-        });
-        for (key, state) in &self.states {
-            let failing = self.failing.get(key).map(|failing| &failing.trouble);
-            let data_key = quote::name(key);
-            let note = match state {
-                State::Ready | State::Paused => continue,
-                State::QuotaExceeded if secret.name == POD_SECRET => format!(
-                    "key {data_key} of Secret {secret} is one too many: a Secret has room for the keys of some 2000 pods of \
-                     a namespace; run fewer pods with sidescale.io/key-mode: per-pod there, or set key-mode to shared"
-                ),
-                State::QuotaExceeded => format!(
-                    "key {data_key} of Secret {secret} is one too many: the namespace has as many services as \
-                     rotation.maxServicesPerNamespace allows; remove some, or raise that number"
-                ),
-                State::Contended => self.contended(secret, key),
-                State::Degraded
-                | State::NoCredentials
-                | State::InvalidCredentials
-                | State::SecretNotOurs
-                | State::UserNotOurs
-                | State::UserMissing
-                | State::Unsupported
-                | State::Throttled
-                | State::TooManyRows => {
-                    // What is known of the control plane by now may be newer than the state.
-                    if let Some(trouble) = of_plane(key).or(failing) {
-                        let note = || notice(trouble.state, trouble.message.clone());
-                        notices.entry(trouble.state).or_insert_with(note);
-                    }
-                    continue;
-                }
-            };
-            notices
-                .entry(*state)
-                .or_insert_with(|| notice(*state, note));
-        }
-        let copied = self.copied_from.iter().map(|from| Notice {
-            reason: "SecretCopied",
-            ..notice(State::Ready, copied(secret, from))
-        });
-        let first = copied.chain(refused).chain(unended);
-        first.chain(notices.into_values()).collect()
+        confirm
     }
 
     /// Takes in which old keys could not be ended; says when to try again.
@@ -444,30 +374,4 @@ impl Known {
             failing.backoff.until
         }
     }
-
-    fn contended(&self, secret: &SecretRef, data_key: &str) -> String {
-        let SecretRef { namespace, name } = secret;
-        let by = self.fights.get(data_key).and_then(Fight::by);
-        let data_key = quote::name(data_key);
-        let (who, find) = match by {
-            Some(manager) => (
-                format!("field manager {}", quoted(manager)),
-                "see what it wrote",
-            ),
-            None => ("another writer".to_owned(), "find it"),
-        };
-        format!(
-            "key {data_key} of Secret {secret} was made {FIGHTS} times within an hour because {who} keeps putting an \
-             older state back: it is made once an hour from now on, and the one made last stays valid; {find} with \
-             kubectl get secret {name} -n {namespace} -o yaml --show-managed-fields, and have it leave the Secret alone"
-        )
-    }
-}
-/// What is said of a Secret that was copied. The name it was copied from stands in a record that anybody may have written.
-fn copied(secret: &SecretRef, from: &SecretRef) -> String {
-    let from = quoted(&from.to_string());
-    format!(
-        "Secret {secret} was copied from Secret {from}, whose keys are for the services there: its keys are created anew; \
-         leave Secrets of keys out of backups and of tools that copy Secrets"
-    )
 }

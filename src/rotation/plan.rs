@@ -13,18 +13,19 @@ use crate::clock::after;
 use crate::control_plane::{KeyId, PreAuthKey};
 
 mod by_hand;
+mod confirmed;
 mod over;
 mod own;
+mod recreated;
+mod room;
 mod step;
 mod view;
 
 use by_hand::Found;
+pub(in crate::rotation) use confirmed::confirms_end;
 pub use over::mismatch;
 pub use step::{Over, Plan, Step, Why};
-pub use view::{Held, Issued, Ownership, Process, View};
-
-/// An unused key makes room for another service after this long: a rollout is shorter.
-const MAKES_ROOM_AFTER: Duration = Duration::from_secs(600);
+pub use view::{Claimed, Held, Issued, Ownership, Process, View};
 
 /// Plans the work on one Secret.
 #[must_use]
@@ -48,6 +49,9 @@ pub fn plan(now: Timestamp, view: &View<'_>, rotation: &Rotation) -> Plan {
     if view.of_pods {
         over_quota.extend(own::over_quota(view));
     }
+    let room = room::of_bytes(view);
+    plan.full = !room.over.is_empty();
+    over_quota.extend(room.over.iter().cloned());
     let overlap = overlap(view.of_pods, rotation);
     let unused_after = if view.of_pods {
         own::KEPT_FOR
@@ -80,7 +84,8 @@ pub fn plan(now: Timestamp, view: &View<'_>, rotation: &Rotation) -> Plan {
             over::use_of(data_key, unused, &mut plan);
         }
     }
-    make_room(now, view, &mut plan);
+    room::make(now, view, &room, &mut plan);
+    recreated::take_over(now, view, &mut plan);
     plan.steps.sort_by_key(step::urgency);
     if view.of_pods {
         own::bound(&mut plan);
@@ -179,7 +184,9 @@ fn by_hand(
         Found::AsLeft => None,
         Found::Asked => {
             // What stands there may be a key of a person's: nothing is done before that is known.
-            earliest(&mut plan.confirm_at, now);
+            if !view.issued.contains_key(&demand.control_plane) {
+                earliest(&mut plan.confirm_at, now);
+            }
             let held = view.process.held.get(data_key);
             Some(held.map_or(State::Degraded, |held| held.state))
         }
@@ -232,12 +239,18 @@ fn need(
 /// put there is the person's choice.
 fn confirm(issued: &Issued, view: &View<'_>, current: &Made, demand: &KeyDemand) -> Option<Why> {
     let Some(row) = listed(issued, current.id, current.expires) else {
-        return Some(Why::Lost);
+        return issued.tells_of(current.id).then_some(Why::Lost);
     };
     let owner = view.owner(&demand.service);
     match current.origin {
         Origin::Ours if !issued.serves(row, &owner, &demand.asked.user) => Some(Why::NotOwned),
         Origin::Ours if over::differs(row, &demand.asked) => Some(Why::Changed),
+        // The person's choice went with the namespace that it was made in.
+        Origin::Hand | Origin::Foreign
+            if view.recreated && !issued.serves(row, &owner, &demand.asked.user) =>
+        {
+            Some(Why::NotOwned)
+        }
         Origin::Ours | Origin::Hand | Origin::Foreign => None,
     }
 }
@@ -280,30 +293,6 @@ fn give_up(now: Timestamp, view: &View<'_>, data_key: &str, key: &KeyRecord, pla
         Some(_) | None => plan.steps.push(Step::GiveUp {
             data_key: data_key.to_owned(),
         }),
-    }
-}
-
-/// Has the keys that were unused for longest make room for services that have none yet.
-fn make_room(now: Timestamp, view: &View<'_>, plan: &mut Plan) {
-    if view.excess == 0 || !view.synced || view.of_pods {
-        return;
-    }
-    let unused = view.record.keys.iter().filter_map(|(data_key, key)| {
-        let needed = view.demand.contains_key(data_key) || view.held.contains(data_key);
-        let since = key
-            .unused_since
-            .filter(|_| !needed && key.current.is_some())?;
-        (now >= after(since, MAKES_ROOM_AFTER)).then_some((since, data_key))
-    });
-    let mut unused: Vec<_> = unused.collect();
-    unused.sort();
-    for (_, data_key) in unused.into_iter().take(view.excess) {
-        let retire = Step::Retire {
-            data_key: data_key.clone(),
-        };
-        if !plan.steps.contains(&retire) {
-            plan.steps.push(retire);
-        }
     }
 }
 

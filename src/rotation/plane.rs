@@ -9,17 +9,17 @@ use jiff::Timestamp;
 use sidescale_webhook::identity;
 use sidescale_webhook::profile::Users;
 use tokio::sync::Semaphore;
-use tracing::debug;
+use tracing::{debug, info, warn};
 
 use super::budget::over_rows;
-use super::owner::{Claim, Installation, Owner, owns};
-use super::plan::{Issued, mismatch};
+use super::owner::{Claim, Installation, Owner};
+use super::plan::{Claimed, Issued, mismatch};
 use super::record::Intent;
 use super::run::Context;
 use super::state::State;
 use crate::clock::after;
 use crate::control_plane::{
-    ControlPlane, Endpoint, Error, KeyId, MintedKey, NewPreAuthKey, User, Version,
+    ControlPlane, Endpoint, Error, KeyId, Listed, MintedKey, NewPreAuthKey, User, Version,
 };
 use crate::metrics::Metrics;
 
@@ -77,17 +77,6 @@ struct Look {
     /// The same, by a clock that only goes on.
     began: Instant,
     issued: Issued,
-}
-
-/// What the control plane says of a key that a Secret speaks of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Claimed {
-    /// It is the service's own.
-    Owned,
-    /// There is no key of that id.
-    NotListed,
-    /// There is, and it is another's, or ends at another time.
-    NotOwned,
 }
 
 impl Plane {
@@ -214,35 +203,46 @@ impl Plane {
     /// shared by all who wait for one, so that claims of any number cost one look at a time.
     ///
     /// # Errors
-    /// A call failed.
+    /// A call failed, or the control plane holds so many keys that this one was not read.
     pub async fn judge(
         &self,
         claim: &Claim<'_>,
         read: Instant,
         now: Timestamp,
     ) -> Result<Claimed, Trouble> {
+        let Owner { namespace, service } = claim.owner;
+        let adopted = identity::user(&self.user_template, namespace, service);
         let known = |look: &Look| {
-            let claimed = self.claimed(claim, &look.issued);
-            (claimed == Claimed::Owned || read <= look.began).then_some(claimed)
+            let claimed = look.issued.claimed(claim, &adopted);
+            (claimed == Some(Claimed::Owned) || read <= look.began).then_some(claimed)
         };
         if let Some(claimed) = self.last_look(now).as_ref().and_then(known) {
-            return Ok(claimed);
+            return self.certain(claimed);
         }
         let _turn = self.looking.lock().await;
         if let Some(claimed) = self.last_look(now).as_ref().and_then(known) {
-            return Ok(claimed);
+            return self.certain(claimed);
         }
-        Ok(self.claimed(claim, &self.issued(now).await?))
+        self.certain(self.issued(now).await?.claimed(claim, &adopted))
     }
 
-    fn claimed(&self, claim: &Claim<'_>, look: &Issued) -> Claimed {
-        let Owner { namespace, service } = claim.owner;
-        let adopted = identity::user(&self.user_template, namespace, service);
-        match look.keys.get(&claim.id) {
-            None => Claimed::NotListed,
-            Some(row) if owns(row, &look.users, claim, &adopted) => Claimed::Owned,
-            Some(_) => Claimed::NotOwned,
-        }
+    /// Refuses what was not read.
+    fn certain(&self, claimed: Option<Claimed>) -> Result<Claimed, Trouble> {
+        claimed.ok_or_else(|| Trouble {
+            state: State::TooManyRows,
+            message: format!(
+                "control plane \"{}\" lists more pre-auth keys than are read, and this is one of the oldest: delete \
+                 expired pre-auth keys there",
+                self.name
+            ),
+            of_plane: false,
+        })
+    }
+
+    /// Whether the last look read only the youngest keys.
+    pub(super) fn is_truncated(&self) -> bool {
+        let looked = self.looked();
+        looked.as_ref().is_some_and(|look| look.issued.truncated)
     }
 
     /// Expires a key that was judged to be a service's own, or that this process has just created; one that is over or not
@@ -256,7 +256,7 @@ impl Plane {
             .await?)
     }
 
-    /// All keys that the control plane holds, and the users that keys are made for.
+    /// All keys that the control plane holds, or where these are too many the youngest, and the users that keys are made for.
     ///
     /// # Errors
     /// A call failed.
@@ -264,11 +264,14 @@ impl Plane {
         let began = Instant::now();
         // The users first: a key of a user that is created in between is nobody's until the next look, which is the safe way.
         self.list_users().await?;
-        let keys = self
-            .counted("list_pre_auth_keys", self.client.list_pre_auth_keys())
-            .await?;
-        self.note_origins(&keys);
+        let keys = self.client.list_last_pre_auth_keys();
+        let Listed { rows: keys, beyond } = self.counted("list_pre_auth_keys", keys).await?;
+        let truncated = self.note_truncated(beyond.is_some());
+        if !truncated {
+            self.note_origins(&keys);
+        }
         let issued = Issued {
+            truncated,
             keys: Arc::new(keys.into_iter().map(|key| (key.id, key)).collect()),
             users: Arc::new(self.key_users()),
             online: BTreeSet::new(),
@@ -284,6 +287,23 @@ impl Plane {
             issued: issued.clone(),
         });
         Ok(issued)
+    }
+
+    /// Logs it when the control plane begins to hold more keys than are read, and when that is over.
+    fn note_truncated(&self, truncated: bool) -> bool {
+        match (self.is_truncated(), truncated) {
+            (false, true) => warn!(
+                control_plane = self.name,
+                state = State::TooManyRows.as_str(),
+                "Control plane lists more keys than are read: what is not read counts as unknown"
+            ),
+            (true, false) => info!(
+                control_plane = self.name,
+                "Control plane's keys are read whole again"
+            ),
+            (true, true) | (false, false) => {}
+        }
+        truncated
     }
 
     /// Refuses a namespace to which most of the rows belong that are too many for the control plane.

@@ -98,6 +98,7 @@ impl Planes {
     pub(super) fn states(&self) -> impl Iterator<Item = (&str, State)> {
         self.0.iter().map(|(name, slot)| {
             let state = match (&slot.up, &slot.trouble) {
+                (Some(up), _) if up.is_truncated() => State::TooManyRows,
                 (Some(_), _) => State::Ready,
                 (None, Some(trouble)) => trouble.state,
                 (None, None) => State::Degraded,

@@ -36,8 +36,10 @@ mod outcomes;
 mod pass;
 mod rotated;
 mod shown;
+mod snapshots;
 
 use pass::Pass;
+pub(super) use snapshots::Seen;
 
 /// Everything is looked at this often, whatever happens.
 const PASS_EVERY: Duration = Duration::from_secs(3_600);

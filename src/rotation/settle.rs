@@ -1,130 +1,42 @@
 //! One job on one Secret: reads, plans, does the steps, until nothing is left to do now. I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use sidescale_webhook::identity::{self, POD_SECRET};
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
-use super::budget::Budget;
-use super::demand::{KeyDemand, SecretRef};
+use super::demand::SecretRef;
+use super::known::KeyEnd;
 use super::ownership::ownership;
-use super::plan::{Issued, Ownership, Plan, Process, Step, View, Why, overlap, plan};
-use super::plane::{Plane, Trouble};
+use super::plan::{Issued, Ownership, Step, View, Why, confirms_end, overlap, plan};
+use super::plane::Trouble;
 use super::private_ca;
 use super::queue::Class;
 use super::record::{DATA_KEY, KeyRecord, LARGEST, Record};
 use super::request::{Requests, Unreadable};
-use super::run::Context;
+use super::run::{Context, Seen};
 use super::state::State;
 use super::value::{Value, may_be_a_key};
 use crate::cluster;
-use crate::control_plane::KeyId;
 use crate::store::{MANAGED_BY, StoreError, StoredSecret};
 
 mod beside;
 mod mint;
+mod task;
 mod tidy;
 
 pub(super) use beside::Beside;
+use task::IssuedByPlane;
+pub(super) use task::{Minted, Outcome, Snapshot, Task, Unended};
 
 /// Bounds one job: enough for a full namespace of new services, eight at a time.
 const ROUNDS: usize = 64;
 
 /// So often in one job may another writer come first; then it waits, and longer each time.
 const MOST_CONFLICTS: usize = 8;
-
-/// A Secret, what the control planes held when it was listed after it, and when it had been read.
-pub(super) type Snapshot = (StoredSecret, Arc<BTreeMap<String, Issued>>, Instant);
-
-/// What a job works on.
-#[derive(Debug)]
-pub(super) struct Task {
-    pub(super) secret: SecretRef,
-    pub(super) class: Class,
-    /// Tells the job from others.
-    pub(super) number: u64,
-    /// What the jobs on this Secret tell each other.
-    pub(super) beside: Beside,
-    pub(super) demand: BTreeMap<String, KeyDemand>,
-    /// Data keys that pods refer to.
-    pub(super) held: BTreeSet<String>,
-    pub(super) synced: bool,
-    pub(super) planes: BTreeMap<String, Arc<Plane>>,
-    pub(super) process: Process,
-    /// Keys whose old ones could not be ended a moment ago.
-    pub(super) resting: BTreeSet<String>,
-    /// How many keys the namespace may have created.
-    pub(super) budget: Arc<Mutex<Budget>>,
-    /// Demanded keys that are too many for the namespace.
-    pub(super) over_quota: BTreeSet<String>,
-    /// How many services the namespace has more than it may.
-    pub(super) excess: usize,
-    /// The Secret, read before what the control planes hold was listed.
-    pub(super) snapshot: Option<Snapshot>,
-}
-
-/// What a job has found and done.
-#[derive(Debug, Default)]
-pub(super) struct Outcome {
-    /// The last plan: states and times.
-    pub(super) plan: Plan,
-    /// Keys that could not be made.
-    pub(super) failed: BTreeMap<String, Trouble>,
-    /// Old keys that could not be ended.
-    pub(super) unended: BTreeMap<String, Unended>,
-    /// Keys whose old ones were left for later, as they could not be ended a moment ago.
-    pub(super) resting: BTreeSet<String>,
-    /// Keys that were made.
-    pub(super) minted: Vec<Minted>,
-    /// Keys that were made, and that a writer who is none of us kept from being written.
-    pub(super) undone: Vec<String>,
-    /// The trouble of the whole Secret.
-    pub(super) trouble: Option<Trouble>,
-    /// Whether that is the API server's being away.
-    pub(super) away: bool,
-    /// Control planes to ask how they do.
-    pub(super) suspects: BTreeMap<String, Trouble>,
-    /// When the keys end.
-    pub(super) expiries: BTreeMap<String, Timestamp>,
-    /// The keys in force.
-    pub(super) in_force: BTreeMap<String, KeyId>,
-    /// The services with a key in force.
-    pub(super) services: BTreeSet<String>,
-    /// The keys that pods join with, or their one pod has joined with.
-    pub(super) joining: BTreeMap<String, KeyId>,
-    /// The field manager that wrote the Secret before this job, if that was another's.
-    pub(super) writer: Option<String>,
-    /// Whether there is more to do at once.
-    pub(super) again: bool,
-    /// The Secret that this one was copied from, if that was found.
-    pub(super) copied_from: Option<SecretRef>,
-    /// Whether a later job has begun meanwhile, which knows better how the keys do.
-    pub(super) overtaken: bool,
-}
-
-/// A key that was made and written.
-#[derive(Debug)]
-pub(super) struct Minted {
-    pub(super) data_key: String,
-    pub(super) control_plane: String,
-    pub(super) id: KeyId,
-    /// The key that stood there.
-    pub(super) replaced: Option<KeyId>,
-    pub(super) why: Why,
-}
-
-/// An old key that could not be ended.
-#[derive(Debug)]
-pub(super) struct Unended {
-    pub(super) id: KeyId,
-    pub(super) trouble: Trouble,
-    /// Whether the control plane said that it is the service's own: nobody is told to expire one of which it did not.
-    pub(super) owned: bool,
-}
 
 struct Job<'a> {
     context: &'a Context,
@@ -163,13 +75,7 @@ pub(super) async fn settle(context: &Context, task: Task) -> (SecretRef, Outcome
 
 impl Job<'_> {
     async fn run(&mut self) -> Result<(), StoreError> {
-        let (mut known, mut issued) = match self.task.snapshot.take() {
-            Some((secret, issued, read_at)) => {
-                self.read_at = read_at;
-                (Some(secret), issued)
-            }
-            None => (None, Arc::default()),
-        };
+        let (mut known, mut issued) = self.known().await?;
         let mut conflicts = 0;
         for _ in 0..ROUNDS {
             let secret = match known.take() {
@@ -240,6 +146,30 @@ impl Job<'_> {
         Ok(())
     }
 
+    /// The Secret as the pass has read it, and what was listed after that; nothing if somebody has written it since.
+    async fn known(&mut self) -> Result<(Option<StoredSecret>, IssuedByPlane), StoreError> {
+        let Some(snapshot) = self.task.snapshot.take() else {
+            return Ok((None, Arc::default()));
+        };
+        let Snapshot {
+            seen,
+            issued,
+            read_at,
+        } = snapshot;
+        let secret = match seen {
+            Seen::Whole(secret) => *secret,
+            Seen::Revision(revision) => {
+                let secret = self.read().await?;
+                if secret.revision != revision {
+                    return Ok((None, Arc::default()));
+                }
+                secret
+            }
+        };
+        self.read_at = read_at;
+        Ok((Some(secret), issued))
+    }
+
     async fn read(&self) -> Result<StoredSecret, StoreError> {
         let SecretRef { namespace, name } = &self.task.secret;
         let read = self.context.store.read(namespace, name).await?;
@@ -271,17 +201,12 @@ impl Job<'_> {
     }
 
     /// Notes the keys in force for whoever shows or counts them.
-    fn note_in_force(&mut self, record: &Record) {
+    fn note_in_force(&mut self, record: &Record, ends: BTreeMap<String, KeyEnd>) {
+        self.outcome.ends = ends;
         let current = |(data_key, key): (&String, &KeyRecord)| {
-            let current = key.current.as_ref()?;
-            Some((data_key.clone(), current.expires, current.id))
+            Some((data_key.clone(), key.current.as_ref()?.id))
         };
-        let current = record.keys.iter().filter_map(current);
-        // A pod's own key may end once its pod has joined.
-        let shared = current.clone().filter(|_| !self.of_pods());
-        let ends = shared.map(|(data_key, end, _)| (data_key, end));
-        self.outcome.expiries = ends.collect();
-        self.outcome.in_force = current.map(|(data_key, _, id)| (data_key, id)).collect();
+        self.outcome.in_force = record.keys.iter().filter_map(current).collect();
         let with_key = record.keys.values().filter(|key| key.current.is_some());
         self.outcome.services = with_key.map(|key| key.service.clone()).collect();
         let joining = record.keys.iter();
@@ -309,6 +234,8 @@ impl Job<'_> {
             namespace: &self.task.secret.namespace,
             ownership,
             record,
+            recreated: record.is_of_earlier_namespace(self.task.namespace_uid),
+            bytes: secret.size(),
             filled: &filled,
             values: &values,
             requests: &self.requests(secret),
@@ -322,8 +249,9 @@ impl Job<'_> {
             process: &self.task.process,
         };
         let now = self.context.clock.now();
+        let ends = ends(&view, &self.outcome);
         let mut plan = plan(now, &view, &self.context.policy.rotation);
-        self.note_in_force(record);
+        self.note_in_force(record, ends);
         let (class, renewing) = (self.task.class, &mut self.renewing);
         let mut put_off = false;
         let mut steps = std::mem::take(&mut plan.steps);
@@ -362,7 +290,8 @@ impl Job<'_> {
             | Step::NoteJoined { .. }
             | Step::NoteUse { .. }
             | Step::Retire { .. }
-            | Step::Forget { .. } => true,
+            | Step::Forget { .. }
+            | Step::TakeOver => true,
         });
         if put_off {
             plan.renew_at = Some(now);
@@ -407,7 +336,7 @@ impl Job<'_> {
         record: &Record,
     ) -> Result<StoredSecret, StoreError> {
         let mut record = record.clone();
-        record.belong_to(&secret.namespace, &secret.name);
+        record.belong_to(&secret.namespace, self.task.namespace_uid, &secret.name);
         let others = secret.data.iter().filter(|(name, _)| *name != DATA_KEY);
         let taken: usize = others.map(|(name, value)| name.len() + value.len()).sum();
         let document = record
@@ -439,4 +368,21 @@ impl Job<'_> {
                 .insert(control_plane.to_owned(), trouble.clone());
         }
     }
+}
+
+/// The ends of the keys in force, and whether the control plane has confirmed each: by its list, or by the answer that created it.
+fn ends(view: &View<'_>, outcome: &Outcome) -> BTreeMap<String, KeyEnd> {
+    let end = |(data_key, key): (&String, &KeyRecord)| {
+        let current = key.current.as_ref()?;
+        let mut created = outcome.minted.iter();
+        let created = created.any(|minted| minted.data_key == *data_key && minted.id == current.id);
+        let end = KeyEnd {
+            id: current.id,
+            at: current.expires,
+            confirmed: confirms_end(view, data_key, key, current).or(created.then_some(true)),
+        };
+        Some((data_key.clone(), end.or(outcome.ends.get(data_key))))
+    };
+    let shared = view.record.keys.iter().filter(|_| !view.of_pods);
+    shared.filter_map(end).collect()
 }

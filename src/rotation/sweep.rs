@@ -6,8 +6,8 @@ use super::demand::{Demands, SecretRef};
 use super::orphans;
 use super::owner::Claim;
 use super::ownership;
-use super::plan::Ownership;
-use super::plane::{Claimed, Plane, Survey, Trouble};
+use super::plan::{Claimed, Ownership};
+use super::plane::{Plane, Survey, Trouble};
 use super::record::Record;
 use super::removal::{Records, Removal, away, decide};
 use super::run::Context;
@@ -123,8 +123,7 @@ pub(crate) async fn remove(
 pub(crate) async fn listed(context: &Context) -> Result<Vec<Listed>, String> {
     let mut listed = Vec::new();
     for name in context.policy.auth_key_secrets() {
-        let found = context.store.list(name).await;
-        for secret in found.map_err(|error| shown(error.into()))? {
+        let found = context.store.fold(name, |secret| {
             listed.push(Listed {
                 ours: ownership(&secret).0 == Ownership::Ours,
                 record: read(&secret),
@@ -133,7 +132,8 @@ pub(crate) async fn listed(context: &Context) -> Result<Vec<Listed>, String> {
                     name: secret.name,
                 },
             });
-        }
+        });
+        found.await.map_err(|error| shown(error.into()))?;
     }
     Ok(listed)
 }

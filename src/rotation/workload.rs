@@ -1,5 +1,7 @@
 //! What runs the pods of a service: the object whose owner wants to know that its key was replaced. Pure.
 
+use sidescale_webhook::forms::is_dns_subdomain;
+
 /// An object that makes pods, as far as a pod's metadata tells.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Workload {
@@ -61,7 +63,8 @@ impl Kind {
 }
 
 impl Workload {
-    /// The workload of a pod with that owner; none if its kind is not known.
+    /// The workload of a pod with that owner; none if its kind is not known, or if no object can have that name: the author of a
+    /// pod may write any text there.
     ///
     /// `hashes` are the values of `pod-template-hash` and `rollouts-pod-template-hash`.
     #[must_use]
@@ -71,6 +74,9 @@ impl Workload {
         uid: Option<u128>,
         hashes: [Option<&str>; 2],
     ) -> Option<Self> {
+        if !is_dns_subdomain(name, 253) {
+            return None;
+        }
         let itself = |kind| Self {
             kind,
             name: name.into(),
@@ -129,6 +135,8 @@ mod tests {
     fn is_found_from_a_pods_owner() {
         let hash = Some("7c9d8f6b5");
         let none = [None, None];
+        let label = "x".repeat(63);
+        let long = [label.as_str(); 4].join(".").split_off(1);
         let table = [
             (
                 "ReplicaSet",
@@ -154,12 +162,7 @@ mod tests {
                 none,
                 Some((Kind::ReplicaSet, "web-7c9d8f6b5", Some(7))),
             ),
-            (
-                "ReplicaSet",
-                "-7c9d8f6b5",
-                [hash, None],
-                Some((Kind::ReplicaSet, "-7c9d8f6b5", Some(7))),
-            ),
+            ("ReplicaSet", "-7c9d8f6b5", [hash, None], None),
             (
                 "StatefulSet",
                 "db",
@@ -185,6 +188,16 @@ mod tests {
                 Some((Kind::Job, "backup-1", Some(7))),
             ),
             ("CloneSet", "web", none, None),
+            (
+                "StatefulSet",
+                &long[1..],
+                none,
+                Some((Kind::StatefulSet, &long[1..], Some(7))),
+            ),
+            ("StatefulSet", &long, none, None),
+            ("DaemonSet", "log\u{1b}[2J", none, None),
+            ("Job", "", none, None),
+            ("ReplicaSet", "web shop-7c9d8f6b5", [hash, None], None),
         ];
         for (kind, name, hashes, want) in table {
             let found = Workload::of_owner(kind, name, Some(7), hashes);

@@ -1,5 +1,6 @@
 //! A Secret as the API server gives and takes it, made of the bytes once and without what nobody looks at. Pure.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use base64::Engine;
@@ -12,7 +13,7 @@ use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
 use super::{Kept, MANAGED_BY, StoredSecret};
-use crate::watch::metadata::{LastWrite, each_pair};
+use crate::watch::metadata::{Fields, LastWrite, each_pair};
 
 /// Twice the keys that a namespace may have: a megabyte of empty ones would take seven of memory.
 pub(super) const MOST_DATA_KEYS: usize = 4000;
@@ -29,30 +30,12 @@ const PREFIX: &str = "sidescale.io/";
 #[derive(Deserialize)]
 struct Read<'a> {
     #[serde(borrow)]
-    metadata: ReadMetadata<'a>,
+    metadata: Fields<'a>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
     immutable: Option<bool>,
     #[serde(rename = "type")]
     kind: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ReadMetadata<'a> {
-    namespace: Option<String>,
-    name: Option<String>,
-    resource_version: Option<String>,
-    #[serde(borrow)]
-    labels: Option<&'a RawValue>,
-    #[serde(borrow)]
-    annotations: Option<&'a RawValue>,
-    #[serde(borrow)]
-    owner_references: Option<&'a RawValue>,
-    #[serde(borrow)]
-    finalizers: Option<&'a RawValue>,
-    #[serde(borrow)]
-    managed_fields: Option<&'a RawValue>,
 }
 
 #[derive(Serialize)]
@@ -140,12 +123,12 @@ fn read(bytes: &[u8]) -> serde_json::Result<StoredSecret> {
     }
     let last = LastWrite::read(metadata.managed_fields)?;
     Ok(StoredSecret {
-        namespace: metadata.namespace.unwrap_or_default(),
-        name: metadata.name.unwrap_or_default(),
+        namespace: metadata.namespace.unwrap_or_default().into_owned(),
+        name: metadata.name.unwrap_or_default().into_owned(),
         labels,
         annotations,
         data: values,
-        revision: metadata.resource_version,
+        revision: metadata.resource_version.map(Cow::into_owned),
         writer: last.by_other().map(str::to_owned),
         kept: Kept {
             kind: kind.unwrap_or_else(|| Kept::default().kind),

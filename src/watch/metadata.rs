@@ -6,16 +6,20 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::fmt;
 
 use jiff::Timestamp;
 use kube::api::ObjectMeta;
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use sidescale_webhook::annotations::{PREFIX, deciding};
 
 use crate::store::FIELD_MANAGER;
+
+mod fields;
+
+use fields::each_element;
+pub(crate) use fields::{Fields, each_pair};
 
 /// Labels that tell which version of a workload a pod is of.
 const HASHES: [&str; 2] = ["pod-template-hash", "rollouts-pod-template-hash"];
@@ -132,30 +136,6 @@ pub(crate) struct Paging {
 struct Object<'a> {
     #[serde(borrow)]
     metadata: Fields<'a>,
-}
-
-/// The fields that are ours, those that may be long as they stand.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Fields<'a> {
-    #[serde(borrow, default)]
-    name: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    namespace: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    resource_version: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    uid: Option<Cow<'a, str>>,
-    creation_timestamp: Option<Timestamp>,
-    deletion_timestamp: Option<IgnoredAny>,
-    #[serde(borrow)]
-    labels: Option<&'a RawValue>,
-    #[serde(borrow)]
-    annotations: Option<&'a RawValue>,
-    #[serde(borrow)]
-    owner_references: Option<&'a RawValue>,
-    #[serde(borrow)]
-    managed_fields: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -350,110 +330,6 @@ impl LastWrite {
             None => self.other = true,
         }
     }
-}
-
-/// Gives the pairs of an object of strings whose keys are wanted. No key that is not is copied, and no value is unescaped
-/// before its turn.
-pub(crate) fn each_pair(
-    object: Option<&RawValue>,
-    wanted: impl Fn(&str) -> bool,
-    take: impl FnMut(&str, &str),
-) -> serde_json::Result<()> {
-    struct Seed<W, T>(W, T);
-    struct Key<'a>(Cow<'a, str>);
-    struct Value<'k, T>(&'k str, &'k mut T);
-
-    impl<'de> Deserialize<'de> for Key<'de> {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            struct Any;
-            impl<'de> Visitor<'de> for Any {
-                type Value = Key<'de>;
-
-                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                    f.write_str("a string")
-                }
-
-                fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Key<'de>, E> {
-                    Ok(Key(Cow::Borrowed(text)))
-                }
-
-                fn visit_str<E: Error>(self, text: &str) -> Result<Key<'de>, E> {
-                    Ok(Key(Cow::Owned(text.to_owned())))
-                }
-            }
-            deserializer.deserialize_str(Any)
-        }
-    }
-
-    impl<'de, T: FnMut(&str, &str)> DeserializeSeed<'de> for Value<'_, T> {
-        type Value = ();
-
-        fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-            deserializer.deserialize_str(self)
-        }
-    }
-
-    impl<'de, T: FnMut(&str, &str)> Visitor<'de> for Value<'_, T> {
-        type Value = ();
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a string")
-        }
-
-        fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
-            (self.1)(self.0, text);
-            Ok(())
-        }
-    }
-
-    impl<'de, W: Fn(&str) -> bool, T: FnMut(&str, &str)> Visitor<'de> for Seed<W, T> {
-        type Value = ();
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an object")
-        }
-
-        fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
-            while let Some(Key(key)) = map.next_key::<Key<'de>>()? {
-                if (self.0)(&key) {
-                    map.next_value_seed(Value(&key, &mut self.1))?;
-                } else {
-                    map.next_value::<IgnoredAny>()?;
-                }
-            }
-            Ok(())
-        }
-    }
-
-    let Some(object) = object else { return Ok(()) };
-    serde_json::Deserializer::from_str(object.get()).deserialize_map(Seed(wanted, take))
-}
-
-/// Gives the elements of an array, one at a time.
-fn each_element<'a, T: Deserialize<'a>>(
-    array: Option<&'a RawValue>,
-    take: impl FnMut(T),
-) -> serde_json::Result<()> {
-    struct Seed<F, T>(F, std::marker::PhantomData<T>);
-
-    impl<'de, F: FnMut(T), T: Deserialize<'de>> Visitor<'de> for Seed<F, T> {
-        type Value = ();
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an array")
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(mut self, mut array: A) -> Result<(), A::Error> {
-            while let Some(element) = array.next_element()? {
-                (self.0)(element);
-            }
-            Ok(())
-        }
-    }
-
-    let Some(array) = array else { return Ok(()) };
-    let seed = Seed(take, std::marker::PhantomData);
-    serde_json::Deserializer::from_str(array.get()).deserialize_seq(seed)
 }
 
 /// Keeps a pair; of two with one key the last counts.

@@ -22,9 +22,17 @@ use crate::config::Current;
 /// Holds every namespace seen; shared by the webhook, which reads it at each review.
 #[derive(Debug)]
 pub struct Namespaces {
-    seen: RwLock<HashMap<Box<str>, Arc<NamespaceMetadata>>>,
+    seen: RwLock<HashMap<Box<str>, Seen>>,
     // Counts the changes that matter; none until all were seen once.
     changes: watch::Sender<Option<u64>>,
+}
+
+/// What is kept of a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Seen {
+    metadata: Arc<NamespaceMetadata>,
+    /// Its uid, if it is known.
+    uid: Option<u128>,
 }
 
 impl Default for Namespaces {
@@ -44,7 +52,14 @@ impl Namespaces {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .get(name)
-            .cloned()
+            .map(|seen| Arc::clone(&seen.metadata))
+    }
+
+    /// Returns the uid of a namespace, as far as it is known.
+    #[must_use]
+    pub fn uid(&self, name: &str) -> Option<u128> {
+        let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner);
+        seen.get(name)?.uid
     }
 
     /// Tells of changes that matter; holds none until all namespaces were seen once.
@@ -61,8 +76,18 @@ impl Namespaces {
 
     /// Takes in a namespace, as tests and commands without a cluster do.
     pub fn insert(&self, name: &str, metadata: NamespaceMetadata) {
-        let old = self.write().insert(name.into(), Arc::new(metadata.clone()));
-        if old.as_deref() != Some(&metadata) {
+        self.put(
+            name.into(),
+            Seen {
+                metadata: Arc::new(metadata),
+                uid: None,
+            },
+        );
+    }
+
+    fn put(&self, name: Box<str>, seen: Seen) {
+        let old = self.write().insert(name, seen.clone());
+        if old != Some(seen) {
             self.changed();
         }
     }
@@ -129,12 +154,12 @@ impl Namespaces {
         }
     }
 
-    fn take(&self, event: Event<Metadata>, fresh: &mut HashMap<Box<str>, Arc<NamespaceMetadata>>) {
+    fn take(&self, event: Event<Metadata>, fresh: &mut HashMap<Box<str>, Seen>) {
         match event {
             Event::Init => fresh.clear(),
             Event::InitApply(namespace) => {
-                let (name, metadata) = seen(namespace);
-                fresh.insert(name, Arc::new(metadata));
+                let (name, seen) = seen(namespace);
+                fresh.insert(name, seen);
             }
             Event::InitDone => {
                 *self.write() = std::mem::take(fresh);
@@ -142,8 +167,8 @@ impl Namespaces {
                 self.changed();
             }
             Event::Apply(namespace) => {
-                let (name, metadata) = seen(namespace);
-                self.insert(&name, metadata);
+                let (name, seen) = seen(namespace);
+                self.put(name, seen);
             }
             Event::Delete(namespace) => {
                 self.write().remove(&namespace.name);
@@ -161,13 +186,13 @@ impl Namespaces {
         });
     }
 
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<Box<str>, Arc<NamespaceMetadata>>> {
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<Box<str>, Seen>> {
         self.seen.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What a watch has kept.
-fn seen(namespace: Metadata) -> (Box<str>, NamespaceMetadata) {
+fn seen(namespace: Metadata) -> (Box<str>, Seen) {
     let owned = |(key, value): (Box<str>, Box<str>)| (String::from(key), String::from(value));
     let labels: BTreeMap<_, _> = namespace.labels.into_iter().map(owned).collect();
     let metadata = NamespaceMetadata {
@@ -175,7 +200,11 @@ fn seen(namespace: Metadata) -> (Box<str>, NamespaceMetadata) {
         labels,
         annotations: namespace.annotations.into_iter().map(owned).collect(),
     };
-    (namespace.name, metadata)
+    let seen = Seen {
+        metadata: Arc::new(metadata),
+        uid: namespace.uid,
+    };
+    (namespace.name, seen)
 }
 
 /// Keeps all labels, and of the annotations what stands under our prefix.
@@ -208,5 +237,35 @@ pub(super) fn report(error: &watcher::Error, what: &'static str, troubled: &mut 
             error = error_text,
             "Watch failed: what was seen so far stays, and it is tried again"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_that_was_created_again_has_another_uid_and_is_news() {
+        let object = |uid: &str| {
+            let object = serde_json::json!({"metadata": {"name": "shop", "uid": uid}});
+            Metadata::of_namespace(object.to_string().as_bytes(), &BTreeSet::new()).unwrap()
+        };
+        let namespaces = Namespaces::default();
+        let mut fresh = HashMap::new();
+        assert_eq!(namespaces.uid("shop"), None);
+        let uids = [1, 1, 2].map(|uid| uuid::Uuid::from_u128(uid).to_string());
+        namespaces.take(Event::InitApply(object(&uids[0])), &mut fresh);
+        namespaces.take(Event::InitDone, &mut fresh);
+        assert_eq!(namespaces.uid("shop"), Some(1));
+        let mut changes = namespaces.changes();
+        for (uid, news) in [(&uids[1], false), (&uids[2], true)] {
+            changes.mark_unchanged();
+            namespaces.take(Event::Apply(object(uid)), &mut fresh);
+            assert_eq!(changes.has_changed().unwrap(), news, "{uid}");
+        }
+        assert_eq!(namespaces.uid("shop"), Some(2));
+        // An API server whose uids are none is believed, and tells nothing by them.
+        namespaces.take(Event::Apply(object("ns-1")), &mut fresh);
+        assert_eq!(namespaces.uid("shop"), None);
     }
 }

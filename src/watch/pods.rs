@@ -278,12 +278,11 @@ impl<'p> Index<'p> {
             leaving: pod.leaving,
             shape: &pod.shape,
         });
-        Some(of_namespace(
-            name,
-            pods,
-            namespaces.get(name).as_deref(),
-            policy,
-        ))
+        let demand = of_namespace(name, pods, namespaces.get(name).as_deref(), policy);
+        Some(NamespaceDemand {
+            uid: namespaces.uid(name),
+            ..demand
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::facts::{Finding, Level};
-use crate::commands::terminal::printable;
+use crate::quote::printable;
 
 /// A line for each finding, below it what to do next, and a line that counts.
 pub(super) fn render(pod: &str, findings: &[Finding]) -> String {

@@ -42,6 +42,7 @@ impl Held {
         let keys = self.keys.iter().map(|key| (key.id, key.clone()));
         Issued {
             keys: Arc::new(keys.collect()),
+            truncated: false,
             users: Arc::new(self.key_users()),
             online: self.tailnet(now, &Lent::new()).online(),
         }

@@ -70,6 +70,8 @@ impl<'a> Keys<'a> {
             namespace: &name.namespace,
             ownership: owned,
             record: &record,
+            recreated: false,
+            bytes: secret.map_or(0, |secret| secret.size()),
             filled: &filled,
             values: &secret
                 .map(|secret| Value::all(&secret.data, &demand))

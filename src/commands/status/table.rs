@@ -7,7 +7,7 @@ use sidescale_webhook::identity::POD_SECRET;
 use sidescale_webhook::quote;
 
 use super::report::{Report, Row};
-use crate::commands::terminal::printable;
+use crate::quote::printable;
 
 const HEAD: [&str; 13] = [
     "NAMESPACE",

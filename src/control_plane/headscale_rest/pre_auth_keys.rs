@@ -1,13 +1,14 @@
 //! Pre-auth keys of Headscale by REST. I/O.
 
 use super::{Error, HeadscaleRest, wire};
+use crate::control_plane::objects::Listed;
 use crate::control_plane::{KeyId, MintedKey, NewPreAuthKey, PreAuthKey};
 
 impl HeadscaleRest {
-    pub(in crate::control_plane) async fn list_pre_auth_keys(
+    pub(in crate::control_plane) async fn list_last_pre_auth_keys(
         &self,
-    ) -> Result<Vec<PreAuthKey>, Error> {
-        self.list("/api/v1/preauthkey").await
+    ) -> Result<Listed<PreAuthKey>, Error> {
+        self.list_last("/api/v1/preauthkey").await
     }
 
     pub(in crate::control_plane) async fn create_pre_auth_key(

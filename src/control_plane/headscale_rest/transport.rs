@@ -6,6 +6,7 @@ use zeroize::Zeroizing;
 
 use super::wire::{Problem, Row, Rows};
 use super::{At, Error, HeadscaleRest, wire};
+use crate::control_plane::objects::Listed;
 use crate::control_plane::text::shown;
 
 /// Longest list that is read, of which a few fields a row are kept: half a million keys at about 410 bytes each.
@@ -79,6 +80,11 @@ impl HeadscaleRest {
 
     /// Reads a list as a stream.
     pub(super) async fn list<T: Row>(&self, path: &str) -> Result<Vec<T>, Error> {
+        self.list_last(path).await?.whole()
+    }
+
+    /// Reads a list as a stream; where it has too many rows, the last of them.
+    pub(super) async fn list_last<T: Row>(&self, path: &str) -> Result<Listed<T>, Error> {
         let at = self.at("GET", path);
         let whole = async {
             let none = None::<&()>;
@@ -87,7 +93,8 @@ impl HeadscaleRest {
             let status = response.status();
             if !status.is_success() {
                 let answer = self.receive(at.clone(), response).await?;
-                return self.parse(answer, T::EXPECTED, |_| Err("no list".to_owned()));
+                let none = |_: &[u8]| Err("no list".to_owned());
+                return self.parse(answer, T::EXPECTED, none);
             }
             let trouble = |problem| self.no_list(&at, status, T::EXPECTED, problem);
             let mut rows = Rows::<T>::new();
@@ -98,7 +105,11 @@ impl HeadscaleRest {
                         return Err(Error::TooLarge { at, limit });
                     }
                     Ok(Some(chunk)) => rows.push(&chunk).map_err(trouble)?,
-                    Ok(None) => return rows.finish().map_err(trouble),
+                    Ok(None) => {
+                        let (rows, truncated) = rows.finish().map_err(trouble)?;
+                        let beyond = truncated.then(|| at.clone());
+                        return Ok(Listed { rows, beyond });
+                    }
                     Err(_) => return Err(broken(at.clone(), status, rows.length())),
                 }
             }

@@ -15,6 +15,9 @@ const MOST_ROWS: usize = 200_000;
 /// Bounds the memory of a list's rows: about 150,000 keys, or as many nodes.
 const MOST_BYTES: usize = 24 << 20;
 
+/// Where rows are too many, one in so many is dropped at a time, the first that came.
+const DROPPED: usize = 8;
+
 /// Is the longest row that is read: a node may announce any number of routes.
 const LONGEST_ROW: usize = 4 << 20;
 
@@ -28,6 +31,9 @@ pub(crate) trait Row: Sized {
 
     /// Whether a list stays one without a row that is too long: of nodes, for their owners say how long theirs are.
     const LEFT_OUT: bool;
+
+    /// Whether the rows that were listed last are of use where they are too many: of keys, for the youngest are listed last.
+    const KEEPS_LAST: bool;
 
     /// Reads one.
     fn read(row: &[u8]) -> Result<Self, String>;
@@ -52,6 +58,7 @@ pub(crate) struct Rows<T> {
     items: Items,
     rows: Vec<T>,
     heap: usize,
+    truncated: bool,
 }
 
 impl<T: Row> Rows<T> {
@@ -61,12 +68,18 @@ impl<T: Row> Rows<T> {
             items: Items::new(T::LIST, LONGEST_ROW),
             rows: Vec::new(),
             heap: 0,
+            truncated: false,
         }
     }
 
     /// Takes the next bytes.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), Problem> {
-        let Self { items, rows, heap } = self;
+        let Self {
+            items,
+            rows,
+            heap,
+            truncated,
+        } = self;
         items.push(bytes, |item| {
             let row = match item {
                 Item::Whole(bytes) => T::read(bytes).map_err(Problem::Other)?,
@@ -77,7 +90,12 @@ impl<T: Row> Rows<T> {
             };
             *heap += row.heap();
             if rows.len() >= MOST_ROWS || *heap + (rows.len() + 1) * size_of::<T>() > MOST_BYTES {
-                return Err(Problem::TooManyRows);
+                if !T::KEEPS_LAST {
+                    return Err(Problem::TooManyRows);
+                }
+                *truncated = true;
+                let dropped = rows.drain(..rows.len().div_ceil(DROPPED));
+                *heap -= dropped.map(|row| row.heap()).sum::<usize>();
             }
             // Doubling would take as much again as all rows.
             if rows.len() == rows.capacity() {
@@ -97,11 +115,11 @@ impl<T: Row> Rows<T> {
         self.items.length()
     }
 
-    /// The rows, if all came.
-    pub(crate) fn finish(self) -> Result<Vec<T>, Problem> {
+    /// The rows, if the list came to its end, and whether these are only the last of them.
+    pub(crate) fn finish(self) -> Result<(Vec<T>, bool), Problem> {
         let length = self.items.length();
         frame(&self.items.frame(), T::LIST, length)
-            .map(|()| self.rows)
+            .map(|()| (self.rows, self.truncated))
             .map_err(Problem::Other)
     }
 }
@@ -120,6 +138,7 @@ impl Row for User {
     const LIST: &'static str = "users";
     const EXPECTED: &'static str = "a list of users";
     const LEFT_OUT: bool = false;
+    const KEEPS_LAST: bool = false;
 
     fn read(row: &[u8]) -> Result<Self, String> {
         one_user(json::<UserBody>(row)?)
@@ -134,6 +153,7 @@ impl Row for PreAuthKey {
     const LIST: &'static str = "preAuthKeys";
     const EXPECTED: &'static str = "a list of pre-auth keys";
     const LEFT_OUT: bool = false;
+    const KEEPS_LAST: bool = true;
 
     fn read(row: &[u8]) -> Result<Self, String> {
         one_key(json::<PreAuthKeyBody>(row)?).map(|(key, _)| key)
@@ -149,6 +169,7 @@ impl Row for Node {
     const LIST: &'static str = "nodes";
     const EXPECTED: &'static str = "a list of nodes";
     const LEFT_OUT: bool = true;
+    const KEEPS_LAST: bool = false;
 
     fn read(row: &[u8]) -> Result<Self, String> {
         one_node(json::<NodeBody>(row)?)
@@ -163,6 +184,7 @@ impl Row for ApiKey {
     const LIST: &'static str = "apiKeys";
     const EXPECTED: &'static str = "a list of API keys";
     const LEFT_OUT: bool = false;
+    const KEEPS_LAST: bool = false;
 
     fn read(row: &[u8]) -> Result<Self, String> {
         one_api_key(json::<ApiKeyBody>(row)?)

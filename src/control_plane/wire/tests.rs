@@ -11,7 +11,7 @@ fn list<T: Row + PartialEq + std::fmt::Debug>(body: &[u8]) -> Result<Vec<T>, Pro
     let read = |size: usize| {
         let mut rows = Rows::new();
         body.chunks(size).try_for_each(|chunk| rows.push(chunk))?;
-        rows.finish()
+        rows.finish().map(|(rows, _)| rows)
     };
     let whole = read(body.len().max(1));
     for size in 1..body.len().min(300) {
@@ -162,7 +162,7 @@ fn keeps_no_more_of_a_row_than_can_matter() {
         "tags": &tags[..20], "availableRoutes": tags[..5]}, {"id": "5", "name": "b", "online": true, "tags": vec!["t"; 2000]}]});
     let mut rows = Rows::<Node>::new();
     rows.push(row.to_string().as_bytes()).unwrap();
-    let nodes = rows.finish().unwrap();
+    let (nodes, _) = rows.finish().unwrap();
     // A control character is six bytes as an escape.
     assert!(nodes[0].name.len() <= 6 * 256 && nodes[0].name.starts_with("\\u{1b}"));
     assert!(nodes[0].tags.iter().all(|tag| tag.len() <= 6 * 4097));
@@ -180,6 +180,7 @@ fn a_node_that_is_too_long_costs_itself_only_and_a_key_the_list() {
     let ids: Vec<_> = rows
         .finish()
         .unwrap()
+        .0
         .iter()
         .map(|node| node.id.0)
         .collect();
@@ -196,4 +197,30 @@ fn too_many_rows_are_a_problem_of_their_own() {
     let chunk = br#"{"id":"1","name":"","online":true},"#.repeat(1000);
     let mut pushed = (0..480).map(|_| rows.push(&chunk));
     assert_eq!(pushed.find_map(Result::err), Some(Problem::TooManyRows));
+}
+
+#[test]
+fn of_too_many_keys_the_last_are_kept() {
+    let list = |count: u64| {
+        let mut rows = Rows::<PreAuthKey>::new();
+        rows.push(br#"{"preAuthKeys":["#).unwrap();
+        for id in 1..=count {
+            let comma = if id == 1 { "" } else { "," };
+            let row =
+                format!(r#"{comma}{{"id":"{id}","reusable":true,"ephemeral":true,"used":false}}"#);
+            rows.push(row.as_bytes()).unwrap();
+        }
+        rows.push(b"]}").unwrap();
+        let (keys, truncated) = rows.finish().unwrap();
+        let ids = keys.iter().map(|key| key.id.0);
+        assert!(ids.clone().is_sorted_by(|one, next| one + 1 == *next));
+        (ids.min(), keys.last().map(|key| key.id.0), truncated)
+    };
+    assert_eq!(list(1_000), (Some(1), Some(1_000), false));
+    let (first, last, truncated) = list(250_000);
+    assert_eq!((last, truncated), (Some(250_000), true));
+    assert!(
+        first.is_some_and(|first| first > 1 && first < 170_000),
+        "{first:?}"
+    );
 }

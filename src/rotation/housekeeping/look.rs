@@ -14,6 +14,7 @@ use crate::control_plane::Error;
 use crate::events::Topic;
 use crate::rotation::claims::{Claims, Rules};
 use crate::rotation::demand::Demands;
+use crate::rotation::lent;
 use crate::rotation::names::{Names, Step};
 use crate::rotation::nodes::{Counts, Look, Note, Place, Truth};
 use crate::rotation::plane::{Plane, Trouble};
@@ -172,18 +173,18 @@ async fn knows_lent(context: &Context, plane: &Plane) -> bool {
     if plane.knows_lent() {
         return true;
     }
-    let mut secrets = Vec::new();
+    let mut keys = BTreeSet::new();
     for name in context.policy.auth_key_secrets() {
-        match context.store.list(name).await {
-            Ok(found) => secrets.extend(found),
-            Err(error) => {
-                let trouble = chain(&error);
-                debug!(trouble, "Nodes are not judged before all Secrets were read");
-                return false;
-            }
+        let read = context
+            .store
+            .fold(name, |secret| keys.extend(lent([&secret])));
+        if let Err(error) = read.await {
+            let trouble = chain(&error);
+            debug!(trouble, "Nodes are not judged before all Secrets were read");
+            return false;
         }
     }
-    plane.note_all_lent(&secrets);
+    plane.note_all_lent(&keys);
     true
 }
 

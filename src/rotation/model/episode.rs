@@ -13,7 +13,7 @@ use super::world::{SECRET, World};
 use crate::clock::after;
 use crate::metrics::Metrics;
 use crate::rotation::demand::{Demands, KeyDemand, NamespaceDemand, SecretRef};
-use crate::rotation::record::Asked;
+use crate::rotation::record::{Asked, Record};
 use crate::rotation::removal::{Removal, decide};
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -62,6 +62,8 @@ struct Episode {
     demands: Demands,
     /// How often a Secret was written by others, as far as that is told.
     changes: BTreeMap<SecretRef, u64>,
+    /// Uids of the namespaces that were created again with their Secrets.
+    uids: BTreeMap<String, u128>,
     /// Whether things go on that nothing that keeps keys could prevent.
     disasters: bool,
     processes: Vec<Process>,
@@ -91,6 +93,7 @@ pub(super) fn episode(seed: u64) -> Tally {
         services: (0..SERVICES).map(service).collect(),
         demands: Demands::default(),
         changes: BTreeMap::new(),
+        uids: BTreeMap::new(),
         disasters: seed.is_multiple_of(4),
         processes: Vec::new(),
         crashing: 0,
@@ -173,11 +176,19 @@ impl Episode {
 
     /// Tells everybody what pods need.
     fn ask(&mut self) {
-        self.demands = demands(&self.services);
+        let mut demands = demands(&self.services);
+        for (namespace, demand) in &mut demands.namespaces {
+            Arc::make_mut(demand).uid = Some(self.uid(namespace));
+        }
+        self.demands = demands;
         self.demands.changes.clone_from(&self.changes);
         for process in &mut self.processes {
             process.take(&self.demands);
         }
+    }
+
+    fn uid(&self, namespace: &str) -> u128 {
+        self.uids.get(namespace).copied().unwrap_or(1)
     }
 
     fn something_happens(&mut self) {
@@ -220,6 +231,12 @@ impl Episode {
                 world.write_own_key(&namespace(which), &format!("s{which}-authkey"));
                 drop(world);
                 self.changed(which);
+            }
+            27 => {
+                world.note(format!("{} is created again", namespace(which)));
+                drop(world);
+                *self.uids.entry(namespace(which)).or_insert(1) += 1;
+                self.ask();
             }
             11 => {
                 drop(world);
@@ -335,6 +352,14 @@ impl Episode {
             .map(|key| format!("{}-authkey", key.service))
             .collect();
         let world = self.door.world();
+        for (namespace, records) in world.records().read {
+            let uid = Some(self.uid(&namespace));
+            let earlier = |record: &Record| record.is_of_earlier_namespace(uid);
+            assert!(
+                !records.iter().any(earlier),
+                "{namespace} is not taken over"
+            );
+        }
         let ledger = world.ledger(&wanted);
         let accounted = ledger.in_secrets + ledger.expired + ledger.reported + ledger.restored_away;
         assert_eq!(ledger.created, accounted);

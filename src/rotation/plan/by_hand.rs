@@ -40,7 +40,12 @@ pub(super) fn found(
             Some(_) | None => Found::AsLeft,
         };
     };
-    let row = row(issued, prefix).filter(|row| current.is_none_or(|current| current.id != row.id));
+    let listed = row(issued, prefix);
+    if listed.is_none() && issued.truncated && current.is_none() && !begun {
+        // It may be one of those that were not read.
+        return Found::Asked;
+    }
+    let row = listed.filter(|row| current.is_none_or(|current| current.id != row.id));
     let owner = view.owner(&demand.service);
     match row.map(|row| (row, adopted(now, row, issued, (&owner, demand)))) {
         Some((row, Some(key))) if unfit(now, row, &demand.asked).is_none() => Found::Key(key),
@@ -71,7 +76,10 @@ pub(super) fn flaw(
     let Some(prefix) = &value.prefix else {
         return Some(Flaw::Form);
     };
-    row(issued?, prefix).map_or(Some(Flaw::Unknown), |row| unfit(now, row, &demand.asked))
+    match row(issued?, prefix) {
+        Some(row) => unfit(now, row, &demand.asked),
+        None => (!issued?.truncated).then_some(Flaw::Unknown),
+    }
 }
 
 fn row<'a>(issued: &'a Issued, prefix: &KeyPrefix) -> Option<&'a PreAuthKey> {

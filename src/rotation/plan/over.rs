@@ -73,7 +73,7 @@ pub(super) fn cleanup(
             .values()
             .filter(|row| made_by(abandoned, row, issued, &owner))
             .peekable();
-        if found.peek().is_none() && now >= over {
+        if found.peek().is_none() && now >= over && !issued.truncated {
             let op = abandoned.intent.op.clone();
             plan.steps.push(Step::ForgetAbandoned {
                 data_key: data_key.to_owned(),

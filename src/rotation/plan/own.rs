@@ -27,7 +27,7 @@ const MOST_PODS: usize = 2_000;
 const ROOM: usize = 7 * (1 << 20) / 8;
 
 /// Bytes of one key's value and of what is remembered of it, without names: a value of 90 and a record of 290.
-const WEIGHT: usize = 400;
+pub(super) const WEIGHT: usize = 400;
 
 /// So many keys are begun in one write: an intent is as long as what is remembered of a key.
 const MOST_INTENTS: usize = 64;
@@ -76,6 +76,10 @@ pub(super) fn need(
         return None;
     }
     if let Some(issued) = issued {
+        if !issued.tells_of(current.id) {
+            // Whether the pod has joined with it cannot be seen.
+            return None;
+        }
         // A pod with a volume may be the node that the pod before it was, and have no use for its key as yet.
         let holders = [
             Holder::Service(view.owner(&demand.service)),
@@ -153,9 +157,7 @@ pub(super) fn over_quota(view: &View<'_>) -> BTreeSet<String> {
     });
     let mut left = MOST_PODS;
     let too_many = order.into_iter().filter(|(data_key, demand)| {
-        let names = demand.asked.tags.iter().map(String::len);
-        let names: Vec<_> = names.chain([demand.asked.user.len()]).collect();
-        let weight = weight(data_key, demand.service.len(), &names);
+        let weight = weight_of(data_key, demand);
         let fits = left > 0 && weight <= room;
         if fits {
             left -= 1;
@@ -174,6 +176,13 @@ pub(super) fn bound(plan: &mut Plan) {
         intents += usize::from(intent);
         !intent || intents <= MOST_INTENTS
     });
+}
+
+/// Bytes that a key takes in its Secret, and in the record there.
+pub(super) fn weight_of(data_key: &str, demand: &KeyDemand) -> usize {
+    let names = demand.asked.tags.iter().map(String::len);
+    let names: Vec<_> = names.chain([demand.asked.user.len()]).collect();
+    weight(data_key, demand.service.len(), &names)
 }
 
 fn weight(data_key: &str, service: usize, names: &[usize]) -> usize {

@@ -112,6 +112,8 @@ pub enum Step {
         /// The key.
         data_key: String,
     },
+    /// Write down that the record of an earlier namespace of that name was confirmed.
+    TakeOver,
     /// Forget an intent whose key can no longer turn up.
     ForgetAbandoned {
         /// The key.
@@ -128,6 +130,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// State of every demanded key.
     pub states: BTreeMap<String, State>,
+    /// Whether the Secret has no room for the keys of some services.
+    pub full: bool,
     /// When a key is due or may be tried again.
     pub renew_at: Option<Timestamp>,
     /// When a key is to be ended.
@@ -217,6 +221,7 @@ pub(super) fn urgency(step: &Step) -> u8 {
         | Step::NoteUse { .. }
         | Step::Retire { .. }
         | Step::Forget { .. }
+        | Step::TakeOver
         | Step::ForgetAbandoned { .. } => 3,
     }
 }

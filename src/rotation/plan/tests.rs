@@ -8,6 +8,9 @@ mod by_hand;
 mod case;
 mod over;
 mod own;
+mod recreated;
+mod room;
+mod truncated;
 
 use case::{Case, KEY, asked, demand, made};
 

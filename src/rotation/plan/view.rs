@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use crate::control_plane::{KeyId, PreAuthKey, UserId};
 use crate::rotation::demand::KeyDemand;
-use crate::rotation::owner::{Holder, KeyUser, Owner};
+use crate::rotation::owner::{Claim, Holder, KeyUser, Owner, owns};
 use crate::rotation::record::Record;
 use crate::rotation::request::Requests;
 use crate::rotation::state::State;
@@ -23,6 +23,10 @@ pub struct View<'a> {
     pub ownership: Ownership,
     /// What it remembers.
     pub record: &'a Record,
+    /// Whether the record was written in an earlier namespace of that name: what of it the control planes confirm is kept.
+    pub recreated: bool,
+    /// How many bytes of data it has.
+    pub bytes: usize,
     /// Data keys of the demand under which something stands that may be a key.
     pub filled: &'a BTreeSet<String>,
     /// What can be told of those values.
@@ -61,15 +65,43 @@ pub enum Ownership {
 /// What one control plane holds: one fresh look. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Issued {
-    /// All its pre-auth keys.
+    /// Its pre-auth keys: all of them, unless they are truncated.
     pub keys: Arc<BTreeMap<KeyId, PreAuthKey>>,
+    /// Whether it holds more keys than are read: then one that is not listed may be there all the same.
+    pub truncated: bool,
     /// Users that keys are made for.
     pub users: Arc<BTreeMap<UserId, KeyUser>>,
     /// Whose nodes are online, and their host names; asked for where pods have keys of their own.
     pub online: BTreeSet<(Holder, String)>,
 }
 
+/// What the control plane says of a key that a Secret speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claimed {
+    /// It is the service's own.
+    Owned,
+    /// There is no key of that id.
+    NotListed,
+    /// There is, and it is another's, or ends at another time.
+    NotOwned,
+}
+
 impl Issued {
+    /// Whether this list says what becomes of that key, if only by not having it.
+    pub(super) fn tells_of(&self, id: KeyId) -> bool {
+        !self.truncated || self.keys.contains_key(&id)
+    }
+
+    /// What it says of a key that a Secret speaks of, unless that was not read; `adopted` is the name of the user that the service's keys are made for.
+    #[must_use]
+    pub fn claimed(&self, claim: &Claim<'_>, adopted: &str) -> Option<Claimed> {
+        match self.keys.get(&claim.id) {
+            None => (!self.truncated).then_some(Claimed::NotListed),
+            Some(row) if owns(row, &self.users, claim, adopted) => Some(Claimed::Owned),
+            Some(_) => Some(Claimed::NotOwned),
+        }
+    }
+
     /// The user of a key, if keys are made for it.
     pub(super) fn user_of(&self, row: &PreAuthKey) -> Option<&KeyUser> {
         self.users.get(&row.user?)

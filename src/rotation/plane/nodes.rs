@@ -1,17 +1,15 @@
 //! The nodes of a control plane, and the calls that change them. I/O.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 
 use super::{Plane, Trouble};
-use crate::control_plane::{Error, KeyId, Node, NodeId, PreAuthKey, Release, UserId};
-use crate::rotation::lent;
+use crate::control_plane::{Error, KeyId, Listed, Node, NodeId, PreAuthKey, Release, UserId};
 use crate::rotation::names::Step;
 use crate::rotation::owner::KeyUser;
 use crate::rotation::tailnet::{KeyOrigin, Tailnet};
-use crate::store::StoredSecret;
 
 /// Whose each key is, as it was listed last.
 pub(super) type Origins = BTreeMap<KeyId, KeyOrigin>;
@@ -19,8 +17,10 @@ pub(super) type Origins = BTreeMap<KeyId, KeyOrigin>;
 /// Everything that a control plane holds: users, then keys, then nodes.
 #[derive(Clone, Debug)]
 pub struct Survey {
-    /// All keys.
+    /// All keys, unless they are truncated.
     pub keys: Vec<PreAuthKey>,
+    /// Whether there are more keys than these, which are the youngest.
+    pub truncated: bool,
     /// All nodes: those that joined with one of the keys, but for the youngest, are among them.
     pub nodes: Vec<Node>,
     /// Users that keys are made for.
@@ -59,13 +59,16 @@ impl Plane {
     /// A call failed.
     pub async fn survey(&self) -> Result<Survey, Trouble> {
         self.list_users().await?;
-        let keys = self
-            .counted("list_pre_auth_keys", self.client.list_pre_auth_keys())
-            .await?;
-        self.note_origins(&keys);
+        let keys = self.client.list_last_pre_auth_keys();
+        let Listed { rows: keys, beyond } = self.counted("list_pre_auth_keys", keys).await?;
+        let truncated = beyond.is_some();
+        if !truncated {
+            self.note_origins(&keys);
+        }
         let nodes = self.counted("list_nodes", self.client.list_nodes()).await?;
         Ok(Survey {
             keys,
+            truncated,
             nodes,
             users: self.key_users(),
             // Unknown is the one that forbids most.
@@ -131,11 +134,10 @@ impl Plane {
     }
 
     /// As [`Self::note_lent`], from all Secrets that there are.
-    pub(in crate::rotation) fn note_all_lent(&self, secrets: &[StoredSecret]) {
-        let all = lent(secrets).into_iter();
-        let here = all.filter(|(plane, _, _)| *plane == self.name);
+    pub(in crate::rotation) fn note_all_lent(&self, lent: &BTreeSet<(String, KeyId, String)>) {
+        let here = lent.iter().filter(|(plane, _, _)| *plane == self.name);
         self.lent
-            .note_all(here.map(|(_, key, namespace)| (key, namespace)));
+            .note_all(here.map(|(_, key, namespace)| (*key, namespace.clone())));
     }
 
     /// Whether all keys of others in Secrets of ours are known: before, nobody can tell which nodes are pods'.

@@ -19,7 +19,6 @@ impl From<Error> for Trouble {
         let (state, of_plane) = match &error {
             Error::Unauthorized { .. } => (State::InvalidCredentials, true),
             Error::Unsupported { .. } => (State::Unsupported, true),
-            Error::TooManyRows { .. } => (State::TooManyRows, true),
             Error::InvalidEndpoint { .. }
             | Error::Unreachable { .. }
             | Error::Untrusted { .. }
@@ -29,6 +28,8 @@ impl From<Error> for Trouble {
             | Error::Away { .. }
             | Error::MalformedKey { .. }
             | Error::TooLarge { .. } => (State::Degraded, true),
+            // It answers, and keys go on: asking how it does would read as much again.
+            Error::TooManyRows { .. } => (State::TooManyRows, false),
             Error::Refused { status: 403, .. } => (State::InvalidCredentials, false),
             Error::NotFound { .. }
             | Error::Conflict { .. }

@@ -65,7 +65,7 @@ impl Loop {
         let keys = namespace.and_then(|namespace| namespace.secrets.get(&secret.name));
         let keys = keys.into_iter().flatten();
         keys.filter_map(|(data_key, demand)| {
-            let expires = *known.expiries.get(data_key)?;
+            let expires = known.ends.of(data_key)?;
             let state = known.states.get(data_key).copied();
             Some((
                 data_key.as_str(),

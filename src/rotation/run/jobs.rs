@@ -104,6 +104,7 @@ impl Loop {
         } = job;
         let demand = self.demand(&secret);
         let namespace = self.demands.namespaces.get(secret.namespace.as_str());
+        let namespace_uid = namespace.and_then(|demand| demand.uid);
         let of_pods = namespace.and_then(|demand| demand.held.get(&secret.name));
         let quota = self.quota(&secret);
         let known = self.secrets.entry(secret.clone()).or_default();
@@ -122,6 +123,7 @@ impl Loop {
             number,
             beside,
             demand,
+            namespace_uid,
             held: of_pods.cloned().unwrap_or_default(),
             secret,
             synced: self.demands.synced,

@@ -12,7 +12,7 @@ use crate::clock::after;
 use crate::rotation::demand::SecretRef;
 use crate::rotation::known::Next;
 use crate::rotation::queue::Class;
-use crate::rotation::settle::Outcome;
+use crate::rotation::settle::{Outcome, Snapshot};
 
 /// A pass that failed is tried again after this long.
 const PASS_RETRY: Duration = Duration::from_secs(60);
@@ -131,10 +131,13 @@ impl Loop {
                 return;
             }
         };
-        for secret in secrets {
-            let name = secret_ref(&secret.namespace, &secret.name);
-            self.secrets.entry(name.clone()).or_default().snapshot =
-                Some((secret, Arc::clone(&issued), read_at));
+        for (name, seen) in secrets {
+            let snapshot = Snapshot {
+                seen,
+                issued: Arc::clone(&issued),
+                read_at,
+            };
+            self.secrets.entry(name.clone()).or_default().snapshot = Some(snapshot);
             self.queue.want(&name, Class::Cleanup, now);
         }
     }

@@ -5,20 +5,20 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures::future::join_all;
-use sidescale_webhook::identity::POD_SECRET;
 
 use super::Context;
+use super::snapshots::{Seen, Snapshots};
 use crate::cluster;
+use crate::rotation::demand::SecretRef;
 use crate::rotation::plan::Issued;
 use crate::rotation::plane::{Plane, Trouble};
 use crate::rotation::state::State;
-use crate::store::StoredSecret;
 
 /// What a pass over everything has read: the Secrets, then the keys.
 pub(in crate::rotation) struct Pass {
     /// When the Secrets had been read.
     pub(super) read_at: Instant,
-    pub(super) secrets: Result<Vec<StoredSecret>, Trouble>,
+    pub(super) secrets: Result<Vec<(SecretRef, Seen)>, Trouble>,
     pub(super) issued: BTreeMap<String, Issued>,
     pub(super) suspects: BTreeMap<String, Trouble>,
 }
@@ -32,24 +32,26 @@ pub(super) async fn pass(context: &Context, planes: BTreeMap<String, Arc<Plane>>
         issued: BTreeMap::new(),
         suspects: BTreeMap::new(),
     };
-    let mut secrets = Vec::new();
+    let mut snapshots = Snapshots::default();
     for name in names {
-        match context.store.list(name).await {
-            Ok(found) => secrets.extend(found),
-            Err(error) => {
-                let message = cluster::chain(&error);
-                passed.secrets = Err(Trouble {
-                    state: State::Degraded,
-                    message,
-                    of_plane: false,
-                });
-                return passed;
-            }
+        let read = context.store.fold(name, |secret| snapshots.take(secret));
+        if let Err(error) = read.await {
+            passed.secrets = Err(Trouble {
+                state: State::Degraded,
+                message: cluster::chain(&error),
+                of_plane: false,
+            });
+            return passed;
         }
     }
-    let own = secrets.iter().any(|secret| secret.name == POD_SECRET);
+    let Snapshots {
+        secrets,
+        of_pods: own,
+        lent,
+        ..
+    } = snapshots;
     for plane in planes.values() {
-        plane.note_all_lent(&secrets);
+        plane.note_all_lent(&lent);
     }
     passed.secrets = Ok(secrets);
     passed.read_at = Instant::now();
@@ -73,7 +75,12 @@ async fn issued(context: &Context, plane: &Plane, own: bool) -> Result<Issued, T
     let now = context.clock.now();
     let mut issued = plane.issued(now).await?;
     if own {
-        issued.online = plane.tailnet(now).await?.online();
+        match plane.tailnet(now).await {
+            Ok(tailnet) => issued.online = tailnet.online(),
+            // Whose nodes there are needs all keys; that is no reason to keep old ones alive.
+            Err(_) if issued.truncated => {}
+            Err(trouble) => return Err(trouble),
+        }
     }
     Ok(issued)
 }

@@ -29,7 +29,7 @@ pub(super) fn notices(
         let Some(what) = what(minted.why, overlap) else {
             continue;
         };
-        let expires = outcome.expiries.get(&minted.data_key).copied();
+        let expires = outcome.ends.get(&minted.data_key).map(|end| end.at);
         let note = note(secret, minted, expires, &what);
         let users = users.get(&(secret.name.clone(), minted.data_key.clone()));
         for user in users.into_iter().flatten().take(MOST_TOLD) {
@@ -93,10 +93,15 @@ fn note(secret: &SecretRef, minted: &Minted, expires: Option<Timestamp>, what: &
 mod tests {
     use super::*;
     use crate::control_plane::KeyId;
+    use crate::rotation::known::KeyEnd;
     use crate::rotation::workload::Kind;
 
     fn outcome(why: Why) -> Outcome {
-        let end = Timestamp::from_second(1_800_000_000).unwrap();
+        let end = KeyEnd {
+            id: KeyId(7),
+            at: Timestamp::from_second(1_800_000_000).unwrap(),
+            confirmed: Some(true),
+        };
         Outcome {
             minted: vec![Minted {
                 data_key: "web-authkey".into(),
@@ -105,7 +110,7 @@ mod tests {
                 replaced: Some(KeyId(5)),
                 why,
             }],
-            expiries: [("web-authkey".to_owned(), end)].into(),
+            ends: [("web-authkey".to_owned(), end)].into(),
             ..Outcome::default()
         }
     }

@@ -44,9 +44,9 @@ impl Loop {
             }
             expiries.extend(
                 known
-                    .expiries
-                    .iter()
-                    .map(|(data_key, at)| (*at, secret, data_key)),
+                    .ends
+                    .confirmed()
+                    .map(|(data_key, at)| (at, secret, data_key)),
             );
         }
         for (state, count) in &counts {

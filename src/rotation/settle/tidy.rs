@@ -11,8 +11,8 @@ use crate::control_plane::KeyId;
 use crate::metrics::RotationResult;
 use crate::rotation::demand::SecretRef;
 use crate::rotation::owner::{Claim, Owner};
-use crate::rotation::plan::{Over, Step};
-use crate::rotation::plane::{Claimed, Plane, Trouble};
+use crate::rotation::plan::{Claimed, Over, Step};
+use crate::rotation::plane::{Plane, Trouble};
 use crate::rotation::record::{KeyRecord, Origin, Record};
 use crate::rotation::state::State;
 use crate::store::{StoreError, StoredSecret};
@@ -166,6 +166,10 @@ impl Job<'_> {
             }
             Step::Forget { data_key } => {
                 record.keys.remove(&data_key);
+            }
+            Step::TakeOver => {
+                record.take_over();
+                info!(secret = %name, "Took over a Secret of an earlier namespace of that name");
             }
             Step::Adopt { .. } | Step::Expire { .. } | Step::Intend { .. } | Step::Mint { .. } => {}
         }

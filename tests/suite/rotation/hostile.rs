@@ -114,3 +114,55 @@ async fn a_copied_secret_gets_keys_of_its_own_and_leaves_the_originals() {
     assert!(world.headscale.accepts(&own), "the original's key");
     assert_eq!(world.value("api").await, Some(own));
 }
+
+/// Has the namespace be seen with this uid, as after it was deleted and created again.
+fn give_uid(world: &World, uid: u128) {
+    world.demands.send_modify(|demands| {
+        let mut demand = (*demands.namespaces["shop"]).clone();
+        demand.uid = Some(uid);
+        demands.namespaces.insert("shop".into(), Arc::new(demand));
+    });
+}
+
+/// Waits until the record names the namespace with this uid.
+async fn taken_over(world: &World, uid: u128) {
+    let uid = uuid::Uuid::from_u128(uid).hyphenated().to_string();
+    until("a record of this namespace", async || {
+        world.clock.advance(Duration::from_secs(10));
+        (world.record().await.namespace_uid == uid).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_secret_restored_into_a_namespace_created_again_keeps_what_the_control_plane_confirms() {
+    let world = World::new().await;
+    let _process = world.start("a");
+    world.demand(&["api", "web"], |_| {});
+    give_uid(&world, 1);
+    let own = world.key("web").await;
+    world.key("api").await;
+    let hers = world.key_of_another("alice", "Alice").await;
+    super::by_hand::put(&world, &hers).await;
+    until("the adoption", async || {
+        world.clock.advance(Duration::from_secs(60));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let record = world.record().await;
+        (!record.keys["api-authkey"].lent.is_empty()).then_some(())
+    })
+    .await;
+    taken_over(&world, 1).await;
+    let mints = world.mints();
+    give_uid(&world, 2);
+    taken_over(&world, 2).await;
+    let fresh = world.key_other_than("api", &hers).await;
+    assert_eq!(world.value("web").await, Some(own), "its own key is kept");
+    assert_eq!(world.value("api").await, Some(fresh));
+    assert_eq!(world.mints(), mints + 1);
+    assert!(
+        world.headscale.accepts(&hers),
+        "a person's key is not expired"
+    );
+    let record = world.record().await;
+    assert!(record.keys["api-authkey"].lent.is_empty());
+}

@@ -4,6 +4,7 @@ use serde_json::Value;
 use sidescale::rotation::workload::{Kind, Workload};
 
 use super::messages::Log;
+use super::request::edit;
 use super::*;
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -156,4 +157,37 @@ async fn whoever_rotates_no_more_shows_no_keys() {
     process.await.unwrap();
     assert_eq!(world.shown("sidescale_key_expiry_timestamp_seconds"), None);
     assert_eq!(world.shown("sidescale_key_due_timestamp_seconds"), None);
+}
+
+/// What a tenant writes into the record of its Secret is no end of a key.
+#[tokio::test]
+async fn a_forged_record_sets_and_silences_no_end() {
+    let world = World::new().await;
+    let _process = world.start("a");
+    world.demand_of_a_deployment();
+    world.key("api").await;
+    let shown = || world.shown("sidescale_key_expiry_timestamp_seconds");
+    let end = until("the metric", async || shown()).await;
+    // Nothing can be created in its place.
+    let create = Some(Call::CreatePreAuthKey);
+    world.headscale.break_calls(create, Fault::Status(503));
+    for forged in [Duration::from_secs(3_600), DAY * 3_650] {
+        edit(&world, |secret| {
+            let mut record = Record::of(secret).unwrap();
+            let key = record.keys.get_mut("api-authkey").unwrap();
+            let current = key.current.as_mut().unwrap();
+            current.expires = sidescale::clock::after(world.clock.now(), forged);
+            let document = record.document().unwrap();
+            secret.data.insert(DATA_KEY.to_owned(), document.into());
+        })
+        .await;
+        let before = world.mints();
+        until("the attempt to create another", async || {
+            world.clock.advance(Duration::from_secs(30));
+            (world.mints() > before).then_some(())
+        })
+        .await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(shown(), Some(end), "{forged:?}");
+    }
 }

@@ -1,5 +1,6 @@
 //! Passes over everything: none that is wished for is lost, whatever is under way.
 
+use super::request::edit;
 use super::*;
 
 #[tokio::test]
@@ -49,4 +50,36 @@ async fn a_control_plane_that_connects_during_a_pass_is_looked_at_after_it() {
         other.accepts(&value).then_some(())
     })
     .await;
+}
+
+/// A pass holds no more of a large Secret than its revision; its keys are confirmed all the same.
+#[tokio::test]
+async fn a_key_that_ended_early_is_replaced_in_a_large_secret_too() {
+    let world = World::new().await;
+    let _process = world.start("a");
+    world.demand(&["api"], |_| {});
+    let old = world.key("api").await;
+    edit(&world, |secret| {
+        let large = vec![b'x'; 300 << 10];
+        secret.data.insert("large".into(), large.into());
+    })
+    .await;
+    let record = world.record().await;
+    let id = record.keys["api-authkey"].current.as_ref().unwrap().id;
+    let client = ControlPlane::new(Endpoint {
+        name: "other".into(),
+        api_url: world.policy.control_planes["default"].api_url.clone(),
+        api_key: world.headscale.create_api_key(DAY),
+        ca_bundle: None,
+        allow_insecure: true,
+    });
+    client.unwrap().expire_pre_auth_key(id).await.unwrap();
+    until("another key", async || {
+        world.clock.advance(Duration::from_secs(60));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let value = world.value("api").await?;
+        (value != old && world.headscale.accepts(&value)).then_some(())
+    })
+    .await;
+    assert_eq!(world.secret().await.unwrap().data["large"].len(), 300 << 10);
 }

@@ -190,6 +190,7 @@ impl World {
     pub(in crate::rotation::model) fn survey(&self, installation: &Installation) -> Survey {
         Survey {
             keys: self.keys(),
+            truncated: false,
             nodes: Vec::new(),
             users: installation.key_users(self.server.users.iter(), &[]),
             release: Release::V0_29,

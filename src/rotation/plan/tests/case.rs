@@ -12,6 +12,10 @@ pub(super) const KEY: &str = "api-authkey";
 pub(super) struct Case {
     pub(super) ownership: Ownership,
     pub(super) key: KeyRecord,
+    pub(super) recreated: bool,
+    pub(super) bytes: usize,
+    /// Other keys in its record, by data key.
+    pub(super) others: BTreeMap<String, KeyRecord>,
     pub(super) filled: bool,
     pub(super) value: Option<Value>,
     pub(super) requests: Requests,
@@ -22,6 +26,7 @@ pub(super) struct Case {
     pub(super) excess: usize,
     pub(super) synced: bool,
     pub(super) issued: Option<Vec<PreAuthKey>>,
+    pub(super) truncated: bool,
     pub(super) online: Vec<(Holder, String)>,
     pub(super) process: Process,
     pub(super) rotation: Rotation,
@@ -34,6 +39,9 @@ impl Case {
         Self {
             ownership: Ownership::Ours,
             key,
+            recreated: false,
+            bytes: 0,
+            others: BTreeMap::new(),
             filled: true,
             value: None,
             requests: Requests::default(),
@@ -44,6 +52,7 @@ impl Case {
             excess: 0,
             synced: true,
             issued: None,
+            truncated: false,
             online: Vec::new(),
             process: Process {
                 writer: "me".into(),
@@ -67,12 +76,15 @@ impl Case {
     }
 
     pub(super) fn plan(&self, now: Timestamp) -> Plan {
+        let mut keys = self.others.clone();
+        keys.insert(KEY.to_owned(), self.key.clone());
         let record = Record {
-            keys: BTreeMap::from([(KEY.to_owned(), self.key.clone())]),
+            keys,
             ..Record::default()
         };
         let issued = self.issued.as_ref().map(|keys| Issued {
             keys: Arc::new(keys.iter().map(|key| (key.id, key.clone())).collect()),
+            truncated: self.truncated,
             users: Arc::new(users()),
             online: self.online.iter().cloned().collect(),
         });
@@ -80,6 +92,8 @@ impl Case {
             namespace: "shop",
             ownership: self.ownership,
             record: &record,
+            recreated: self.recreated,
+            bytes: self.bytes,
             filled: &self.filled.then(|| KEY.to_owned()).into_iter().collect(),
             values: &self
                 .value

@@ -1,0 +1,57 @@
+//! A record that was written in an earlier namespace of the same name: what the control planes confirm of it is kept, the rest is
+//! created again. Pure.
+
+use jiff::Timestamp;
+
+use super::confirmed::owned;
+use super::earliest;
+use super::step::{Plan, Step};
+use super::view::View;
+use crate::rotation::record::KeyRecord;
+
+/// Plans for such a record: keys without pods that no control plane confirms are retired, and once every other key is confirmed
+/// the record becomes the namespace's own. Keys that pods need are replaced as [`super::Why::NotOwned`].
+pub(super) fn take_over(now: Timestamp, view: &View<'_>, plan: &mut Plan) {
+    if !view.recreated {
+        return;
+    }
+    let mut open = false;
+    // Keys of single pods go with their pods: none of the earlier namespace's comes again.
+    let keys = view.record.keys.iter().filter(|_| !view.of_pods);
+    for (data_key, key) in keys {
+        if confirmed(view, key) {
+            continue;
+        }
+        let needed = view.demand.contains_key(data_key) || view.held.contains(data_key);
+        if needed || !view.synced || !is_read(view, key) {
+            open = true;
+            continue;
+        }
+        let data_key = data_key.clone();
+        let retire = Step::Retire { data_key };
+        if !plan.steps.contains(&retire) {
+            plan.steps.push(retire);
+        }
+    }
+    if !open {
+        plan.steps.push(Step::TakeOver);
+    } else if view.issued.is_empty() {
+        earliest(&mut plan.confirm_at, now);
+    }
+}
+
+/// Whether there is no key in force, or the control plane says that it is the service's own.
+fn confirmed(view: &View<'_>, key: &KeyRecord) -> bool {
+    let Some(current) = &key.current else {
+        return true;
+    };
+    let issued = view.issued.get(&key.control_plane);
+    issued.is_some_and(|issued| owned(issued, &view.owner(&key.service), current))
+}
+
+/// Whether the control plane was asked, and has read out what it says of the key in force.
+fn is_read(view: &View<'_>, key: &KeyRecord) -> bool {
+    let issued = view.issued.get(&key.control_plane);
+    let current = key.current.as_ref();
+    issued.is_some_and(|issued| current.is_none_or(|current| issued.tells_of(current.id)))
+}

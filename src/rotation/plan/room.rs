@@ -1,0 +1,90 @@
+//! Room for keys: of the namespace's quota, and of the bytes that a Secret may have. Unused keys make room for others. Pure.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::own;
+use super::step::{Plan, Step};
+use super::view::View;
+use crate::clock::after;
+use crate::rotation::record::KeyRecord;
+
+/// An unused key makes room for another service after this long: a rollout is shorter.
+const MAKES_ROOM_AFTER: Duration = Duration::from_secs(600);
+
+/// Bytes up to which a Secret takes keys of new services. It may have 1 MiB; the rest is for keys that are being replaced.
+pub(super) const TAKES_NEW: usize = 3 * (1 << 20) / 4;
+
+/// What follows from the bytes of a Secret.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Room {
+    /// Demanded keys that it has no room for.
+    pub(super) over: BTreeSet<String>,
+    /// How many bytes too much there are, with those keys in it.
+    lacking: usize,
+}
+
+/// Looks at the bytes of a Secret of shared keys; the oldest services come first.
+pub(super) fn of_bytes(view: &View<'_>) -> Room {
+    if view.of_pods {
+        return Room::default();
+    }
+    let is_new = |data_key: &String| {
+        let key = view.record.keys.get(data_key);
+        key.is_none_or(|key| key.current.is_none() && key.intent.is_none())
+    };
+    let new = view.demand.iter();
+    let new = new.filter(|(data_key, _)| is_new(data_key) && !view.over_quota.contains(*data_key));
+    let mut new: Vec<_> = new
+        .map(|(data_key, demand)| (demand.since, data_key, own::weight_of(data_key, demand)))
+        .collect();
+    new.sort();
+    let mut used = view.bytes;
+    let mut room = Room::default();
+    for (_, data_key, weight) in new {
+        if used + weight > TAKES_NEW {
+            room.over.insert(data_key.clone());
+        }
+        used += weight;
+    }
+    // What was taken out already is remembered for one overlap more.
+    let leaving = |key: &&KeyRecord| key.current.is_none() && !key.previous.is_empty();
+    let leaving = view.record.keys.values().filter(leaving).count() * own::WEIGHT;
+    room.lacking = used.saturating_sub(TAKES_NEW + leaving);
+    room
+}
+
+/// Has the keys that were unused for longest make room: for services that have no key yet, and for the bytes that are lacking.
+pub(super) fn make(now: Timestamp, view: &View<'_>, room: &Room, plan: &mut Plan) {
+    if !view.synced || view.of_pods {
+        return;
+    }
+    let for_bytes = room.lacking.div_ceil(own::WEIGHT);
+    for data_key in longest_unused(now, view)
+        .into_iter()
+        .take(view.excess.max(for_bytes))
+    {
+        let retire = Step::Retire {
+            data_key: data_key.clone(),
+        };
+        if !plan.steps.contains(&retire) {
+            plan.steps.push(retire);
+        }
+    }
+}
+
+/// The keys in force that no pod needs or refers to, the longest unused first.
+fn longest_unused<'a>(now: Timestamp, view: &View<'a>) -> Vec<&'a String> {
+    let unused = view.record.keys.iter().filter_map(|(data_key, key)| {
+        let needed = view.demand.contains_key(data_key) || view.held.contains(data_key);
+        let since = key
+            .unused_since
+            .filter(|_| !needed && key.current.is_some())?;
+        (now >= after(since, MAKES_ROOM_AFTER)).then_some((since, data_key))
+    });
+    let mut unused: Vec<_> = unused.collect();
+    unused.sort();
+    unused.into_iter().map(|(_, data_key)| data_key).collect()
+}

@@ -1,0 +1,93 @@
+//! What a pass keeps of the Secrets that it reads, one by one: never more than a bound. Pure.
+
+use std::collections::BTreeSet;
+
+use sidescale_webhook::identity::POD_SECRET;
+
+use super::secret_ref;
+use crate::control_plane::KeyId;
+use crate::rotation::demand::SecretRef;
+use crate::rotation::lent;
+use crate::store::StoredSecret;
+
+/// Bytes of one Secret that is kept whole: what the keys of four hundred services need.
+const MOST_OF_ONE: usize = 256 << 10;
+
+/// Bytes of all Secrets that are kept whole; each counts as [`LEAST`] at least.
+const MOST_IN_ALL: usize = 8 << 20;
+
+/// What a Secret takes beside its data.
+const LEAST: usize = 2 << 10;
+
+/// A Secret as a pass has read it.
+#[derive(Debug)]
+pub(in crate::rotation) enum Seen {
+    /// All of it.
+    Whole(Box<StoredSecret>),
+    /// Its revision alone: a job reads it again, and uses what was listed since if the revision is still the same.
+    Revision(Option<String>),
+}
+
+/// What is kept of all Secrets.
+#[derive(Debug, Default)]
+pub(super) struct Snapshots {
+    /// The Secrets, in the order in which they were read.
+    pub(super) secrets: Vec<(SecretRef, Seen)>,
+    /// Whether keys of single pods are among them.
+    pub(super) of_pods: bool,
+    /// Keys of others in them, with their control planes and namespaces.
+    pub(super) lent: BTreeSet<(String, KeyId, String)>,
+    bytes: usize,
+}
+
+impl Snapshots {
+    /// Takes in the next Secret.
+    pub(super) fn take(&mut self, secret: StoredSecret) {
+        self.of_pods |= secret.name == POD_SECRET;
+        self.lent.extend(lent([&secret]));
+        let name = secret_ref(&secret.namespace, &secret.name);
+        let bytes = secret.size() + LEAST;
+        let fits = bytes <= MOST_OF_ONE && self.bytes + bytes <= MOST_IN_ALL;
+        let seen = if fits {
+            self.bytes += bytes;
+            Seen::Whole(Box::new(secret))
+        } else {
+            Seen::Revision(secret.revision)
+        };
+        self.secrets.push((name, seen));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret(namespace: usize, bytes: usize) -> StoredSecret {
+        let namespace = format!("n{namespace}");
+        let mut secret = StoredSecret::absent(&namespace, "headscale-auth-keys");
+        secret.data.insert("x".into(), vec![b'x'; bytes].into());
+        secret.revision = Some("7".into());
+        secret
+    }
+
+    #[test]
+    fn of_large_and_of_many_secrets_the_revision_is_kept() {
+        for (count, bytes, whole) in [
+            (10, 1_000, 10),
+            (10, MOST_OF_ONE, 0),
+            (1_000, 30 << 10, 255),
+            (10_000, 1, 4_092),
+        ] {
+            let mut snapshots = Snapshots::default();
+            (0..count).for_each(|n| snapshots.take(secret(n, bytes)));
+            assert_eq!(snapshots.secrets.len(), count, "none is left out");
+            let seen = snapshots.secrets.iter().map(|(_, seen)| seen);
+            let kept = seen.filter(|seen| match seen {
+                Seen::Whole(_) => true,
+                Seen::Revision(revision) => revision.is_none(),
+            });
+            assert_eq!(kept.count(), whole, "{count} of {bytes} bytes");
+            assert!(snapshots.bytes <= MOST_IN_ALL);
+        }
+    }
+}
