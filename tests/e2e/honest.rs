@@ -9,20 +9,15 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
 use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
 use serde_json::json;
 use sidescale::control_plane::{ControlPlane, KeyId, PreAuthKey, User};
-use sidescale::key_value::KeyValue;
 use sidescale::rotation::request::ANNOTATION;
 use sidescale_webhook::profile::{Namespaces, Policy};
 
 use crate::Case;
-use crate::chart::Release;
-use crate::rotation::{World, client, forget_others, until};
-use crate::support::api::free_ports;
 use crate::support::context::Context;
 use crate::support::headscale::{self, Headscale};
 use crate::support::levels::Level;
-use crate::support::processes::Place;
 use crate::support::product::{KEYS, label};
-use crate::tenant::record;
+use crate::world::{World, start_headscale, until};
 
 pub(crate) const CASES: &[Case] = &[Case {
     name: "honest::what_people_do_costs_nobody_a_key",
@@ -35,54 +30,23 @@ fn run(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
     let program = program.context("runs for a Headscale")?;
     let api = context.api()?;
     let name = label("honest", program);
-    let [port] = free_ports()?;
-    let folder = context.folder.inner(&name)?;
-    let headscale = Headscale::start(program, Place::Host, &folder, &format!("127.0.0.1:{port}"))?;
-    let release = Release::install(context, &api, &name)?;
-    let webhook = release.fullname();
-    api.kubectl().run(&[
-        "delete",
-        "mutatingwebhookconfigurations,validatingwebhookconfigurations",
-        &webhook,
-    ])?;
-    let account = release.account(&api)?;
-    forget_others(api.kubectl())?;
-    let apps = format!("{name}-apps");
-    api.namespace(&apps, &json!({}))?;
-    let api_key = headscale.create_api_key()?;
-    api.kubectl().apply(&json!({
-        "apiVersion": "v1", "kind": "Secret",
-        "metadata": {"name": "headscale-api-key", "namespace": format!("{name}-headscale")},
-        "stringData": {"api-key": api_key},
-    }))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
-    let outcome = runtime.block_on(async {
-        let world = World {
-            admin: client(api.kubectl()).await?,
-            account: client(&account).await?,
-            url: headscale.url().to_owned(),
-            api_key: KeyValue::new(api_key),
-            name,
-        };
+    let headscale = start_headscale(context, program, &name)?;
+    let world = World::install(context, &api, &headscale, &name, &["apps"], &[])?;
+    world.runtime.block_on(async {
         let people = People {
             plane: world.control_plane()?,
-            apps: apps.clone(),
-            world,
+            apps: format!("{name}-apps"),
+            world: &world,
         };
         people.act(&headscale).await
-    });
-    let arguments = ["delete", "pods", "--all", "--namespace", &apps];
-    api.kubectl().run(&arguments)?;
-    outcome
+    })
 }
 
 /// An overlap that a test can wait for.
 const OVERLAP: Duration = Duration::from_secs(1);
 
-struct People {
-    world: World,
+struct People<'a> {
+    world: &'a World,
     plane: ControlPlane,
     apps: String,
 }
@@ -103,7 +67,7 @@ fn named_otherwise(policy: &mut Policy) {
     }
 }
 
-impl People {
+impl People<'_> {
     async fn act(&self, headscale: &Headscale) -> Result<()> {
         let running = self.world.start(usual).await?;
         self.world.first_key("web").await?;
@@ -258,7 +222,7 @@ impl People {
         };
         let running = self.world.start(closed).await?;
         until("it is noted that nobody needs it", async || {
-            let record = record(&self.world, &self.apps).await?;
+            let record = self.world.record(&self.apps).await?;
             record.keys.get("web-authkey")?.unused_since.map(drop)
         })
         .await?;
@@ -314,7 +278,7 @@ impl People {
     }
 
     async fn current(&self, service: &str) -> Option<KeyId> {
-        let record = record(&self.world, &self.apps).await?;
+        let record = self.world.record(&self.apps).await?;
         let key = record.keys.get(&format!("{service}-authkey"))?;
         Some(key.current.as_ref()?.id)
     }

@@ -44,6 +44,7 @@ mod support;
 mod tenant;
 mod unaided;
 mod workloads;
+mod world;
 
 use lanes::Work;
 use support::{
