@@ -20,6 +20,7 @@ pub(crate) mod programs;
 pub(crate) mod proxy;
 pub(crate) mod recorder;
 pub(crate) mod remains;
+pub(crate) mod soak;
 pub(crate) mod stand_in;
 pub(crate) mod stranger;
 pub(crate) mod wait;

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{Api, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use serde_json::json;
+use serde_json::{Value, json};
 use sidescale::clock::Clock;
 use sidescale::config;
 use sidescale::control_plane::{ControlPlane, Endpoint};
@@ -20,6 +20,7 @@ use sidescale::metrics::Metrics;
 use sidescale::rotation::demand::SecretRef;
 use sidescale::rotation::in_cluster::{self, InCluster};
 use sidescale::rotation::record::{DATA_KEY, Record};
+use sidescale::rotation::state::State;
 use sidescale::watch::Namespaces;
 use sidescale_webhook::profile::Policy;
 use tokio::runtime::Runtime;
@@ -65,6 +66,7 @@ pub(crate) struct Running {
     rotation: JoinHandle<()>,
     watch: JoinHandle<()>,
     shutdown: CancellationToken,
+    metrics: Arc<Metrics>,
 }
 
 impl Running {
@@ -73,6 +75,12 @@ impl Running {
         self.rotation.await?;
         self.watch.abort();
         Ok(())
+    }
+
+    /// How many keys that pods need are in this state.
+    pub(crate) fn keys(&self, state: State) -> i64 {
+        let keys = &self.metrics.rotation.keys;
+        keys.with_label_values(&[state.as_str()]).get()
     }
 }
 
@@ -168,7 +176,7 @@ impl World {
             release: self.name.clone(),
             policy: policy.clone(),
             namespaces: Arc::clone(&namespaces),
-            metrics,
+            metrics: Arc::clone(&metrics),
             health: Arc::clone(&health),
             clock: Clock::wall(),
             events,
@@ -190,6 +198,7 @@ impl World {
             rotation,
             watch,
             shutdown,
+            metrics,
         })
     }
 
@@ -211,29 +220,33 @@ impl World {
     }
 
     pub(crate) async fn make_pod(&self, namespace: &str, service: &str) -> Result<Instant> {
-        let receipt = json!({
-            "version": "0.1.0", "decision": "inject", "profile": "default", "profileHash": "0", "service": service,
-            "controlPlane": "default", "secret": KEYS, "dataKey": format!("{service}-authkey"),
-        });
-        let pod: Pod = serde_json::from_value(json!({
-            "metadata": {
-                "name": service,
-                "labels": {"sidescale.io/sidecar": "tailscale"},
-                "annotations": {
-                    "sidescale.io/inject": "tailscale", "sidescale.io/service": service,
-                    "sidescale.io/status": receipt.to_string(),
-                },
-            },
-            "spec": {"containers": [{"name": "app", "image": "app"}]},
-        }))?;
+        let key = (KEYS, format!("{service}-authkey"));
+        self.make_pod_with(namespace, service, service, key, |_| {})
+            .await
+    }
+
+    /// Makes an [`injected_pod`].
+    pub(crate) async fn make_pod_with(
+        &self,
+        namespace: &str,
+        name: &str,
+        service: &str,
+        key: (&str, String),
+        change: impl FnOnce(&mut Value),
+    ) -> Result<Instant> {
+        let pod = injected_pod(name, service, key, change)?;
         let pods: Api<Pod> = Api::namespaced(self.admin.clone(), namespace);
         pods.create(&PostParams::default(), &pod).await?;
         Ok(Instant::now())
     }
 
     pub(crate) async fn secret(&self, namespace: &str) -> Option<Secret> {
+        self.secret_named(namespace, KEYS).await
+    }
+
+    pub(crate) async fn secret_named(&self, namespace: &str, name: &str) -> Option<Secret> {
         let secrets: Api<Secret> = Api::namespaced(self.admin.clone(), namespace);
-        secrets.get_opt(KEYS).await.ok().flatten()
+        secrets.get_opt(name).await.ok().flatten()
     }
 
     pub(crate) fn control_plane(&self) -> Result<ControlPlane> {
@@ -250,20 +263,50 @@ impl World {
         })?)
     }
 
-    /// The record of a namespace's keys.
+    /// The record of the keys that a namespace's pods share.
     pub(crate) async fn record(&self, namespace: &str) -> Option<Record> {
-        let secret = self.secret(namespace).await?;
+        self.record_in(namespace, KEYS).await
+    }
+
+    /// The record of the keys in a Secret.
+    pub(crate) async fn record_in(&self, namespace: &str, secret: &str) -> Option<Record> {
         let name = SecretRef {
             namespace: namespace.to_owned(),
-            name: KEYS.to_owned(),
+            name: secret.to_owned(),
         };
+        let secret = self.secret_named(namespace, secret).await?;
         let document = secret.data?.remove(DATA_KEY)?;
         Record::parse(Some(&document.0), &name).ok()
     }
 }
 
+/// A pod as the webhook leaves it, with the key that it refers to and a change to its metadata.
+pub(crate) fn injected_pod(
+    name: &str,
+    service: &str,
+    (secret, data_key): (&str, String),
+    change: impl FnOnce(&mut Value),
+) -> Result<Pod> {
+    let receipt = json!({
+        "version": "0.1.0", "decision": "inject", "profile": "default", "profileHash": "0", "service": service,
+        "controlPlane": "default", "secret": secret, "dataKey": data_key,
+    });
+    let mut metadata = json!({
+        "name": name,
+        "labels": {"sidescale.io/sidecar": "tailscale"},
+        "annotations": {
+            "sidescale.io/inject": "tailscale", "sidescale.io/service": service,
+            "sidescale.io/status": receipt.to_string(),
+        },
+    });
+    change(&mut metadata);
+    Ok(serde_json::from_value(json!({
+        "metadata": metadata, "spec": {"containers": [{"name": "app", "image": "app"}]},
+    }))?)
+}
+
 /// What other tests have left: every Headscale numbers its keys from 1, so a record of another's would seem to know ours.
-fn forget_others(kubectl: &Kubectl) -> Result<()> {
+pub(crate) fn forget_others(kubectl: &Kubectl) -> Result<()> {
     let named = format!("--field-selector=metadata.name={KEYS}");
     let everywhere = ["delete", "--all-namespaces", "--ignore-not-found"];
     for those in [
@@ -275,7 +318,7 @@ fn forget_others(kubectl: &Kubectl) -> Result<()> {
     Ok(())
 }
 
-async fn client(kubectl: &Kubectl) -> Result<kube::Client> {
+pub(crate) async fn client(kubectl: &Kubectl) -> Result<kube::Client> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let file = Kubeconfig::read_from(kubectl.kubeconfig())?;
     let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
@@ -283,12 +326,20 @@ async fn client(kubectl: &Kubectl) -> Result<kube::Client> {
 }
 
 pub(crate) async fn until<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> Result<T> {
+    until_within(LIMIT, what, ask).await
+}
+
+pub(crate) async fn until_within<T>(
+    limit: Duration,
+    what: &str,
+    ask: impl AsyncFn() -> Option<T>,
+) -> Result<T> {
     let began = Instant::now();
     loop {
         if let Some(answer) = ask().await {
             return Ok(answer);
         }
-        ensure!(began.elapsed() < LIMIT, "{what}: not within {LIMIT:?}");
+        ensure!(began.elapsed() < limit, "{what}: not within {limit:?}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
