@@ -25,12 +25,22 @@ use crate::support::product::{KEYS, label};
 use crate::support::programs::Programs;
 use crate::world::{World, start_headscale, until};
 
-pub(crate) const CASES: &[Case] = &[Case {
-    name: "tenant::what_a_tenant_writes_says_nothing_about_others",
-    needs: &[Level::Api, Level::Headscale],
-    each: true,
-    run,
-}];
+mod greed;
+
+pub(crate) const CASES: &[Case] = &[
+    Case {
+        name: "tenant::what_a_tenant_writes_says_nothing_about_others",
+        needs: &[Level::Api, Level::Headscale],
+        each: true,
+        run,
+    },
+    Case {
+        name: "tenant::what_a_tenant_asks_for_delays_no_other",
+        needs: &[Level::Api, Level::Headscale],
+        each: true,
+        run: greed::run,
+    },
+];
 
 /// Ids that a forged record names: more than this Headscale has ever given.
 const GUESSED: u64 = 40;
@@ -193,15 +203,9 @@ fn forge(tenant: &Kubectl, namespace: &str, entries: &[(&str, Value)]) -> Result
         }
     }
     let patch = json!({"stringData": {DATA_KEY: document.to_string()}}).to_string();
-    tenant.run(&[
-        "patch",
-        "secret",
-        KEYS,
-        "--namespace",
-        namespace,
-        "--patch",
-        &patch,
-    ])?;
+    let file = "--patch-file=/dev/stdin";
+    let arguments = ["patch", "secret", KEYS, "--namespace", namespace, file];
+    tenant.feed(&arguments, &patch)?;
     Ok(())
 }
 
