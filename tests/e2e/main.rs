@@ -31,6 +31,7 @@ mod joiner;
 mod lanes;
 mod leaks;
 mod manager;
+mod memory;
 mod negative;
 mod nodes;
 mod rate;
@@ -84,6 +85,7 @@ const CASES: &[&[Case]] = &[
     rotation::CASES,
     tenant::CASES,
     honest::CASES,
+    memory::CASES,
     joiner::CASES,
     commands::CASES,
     faults::CASES,

@@ -14,6 +14,7 @@ pub(crate) mod levels;
 pub(crate) mod metrics;
 pub(crate) mod node;
 pub(crate) mod pods;
+pub(crate) mod post;
 pub(crate) mod processes;
 pub(crate) mod product;
 pub(crate) mod programs;
