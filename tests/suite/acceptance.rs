@@ -13,7 +13,7 @@ const ITEMS: [(&str, usize); 6] = [
     ("S2", 79),
     ("S3", 30),
     ("S4", 48),
-    ("T", 22),
+    ("T", 26),
 ];
 
 /// Where each kind of test function is looked for.
