@@ -108,7 +108,7 @@ impl<'a> People<'a> {
         self.tagged().await.context("a key with tags")?;
         self.labels_taken_off().await.context("labels")?;
         self.put_by_hand(headscale).await.context("a key by hand")?;
-        let pods = soak::number(40, 500);
+        let pods = soak::number(24, 500);
         self.job(pods).await.context("a Job")?;
         let restored = self.database_restored(headscale).await;
         restored.context("a database restored")?;

@@ -50,13 +50,16 @@ impl People<'_> {
     /// Headscale loses its database under running pods, and an administrator gives another API key.
     pub(super) async fn database_lost(self, headscale: &mut Headscale, pods: usize) -> Result<()> {
         let running = self.world.start(usual).await?;
-        let services = self.services().await;
+        let mut services = self.services().await;
         ensure!(services.len() >= 4, "{services:?}");
         headscale.kill();
         headscale.forget()?;
         headscale.start_again()?;
         let api_key = headscale.create_api_key()?;
         self.world.give_api_key("headscale-api-key", &api_key)?;
+        // A call shows at once that Headscale is another; without one the next look at the nodes does.
+        self.world.make_pod(&self.apps, "fresh").await?;
+        services.push("fresh".to_owned());
         let plane = self
             .world
             .control_plane_at(headscale.url(), KeyValue::new(api_key))?;
