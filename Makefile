@@ -6,7 +6,7 @@ FUZZ_SECONDS ?= 300
 
 ROTATIONS ?= 100000
 
-.PHONY: demo test e2e model bench fuzz lint image
+.PHONY: demo test e2e model soak bench fuzz lint image
 
 # Everything: unit tests, the suite, and the real servers as far as this machine can run them.
 test:
@@ -20,6 +20,14 @@ e2e:
 model:
 	SIDESCALE_MODEL_ROTATIONS=$(ROTATIONS) cargo test -p sidescale --lib \
 		--config 'profile.test.package.sidescale.opt-level=1' rotations_with -- --nocapture
+
+# What `make test` does a part of: 500 pods of a Job, 300 fat pods, a minute of hostile bodies, ten thousand services of one
+# namespace. Half an hour.
+soak: export SIDESCALE_SOAK = 1
+soak:
+	cargo test --release -p sidescale --test suite -- --nocapture greedy::
+	cargo test --test e2e -- --nocapture honest::
+	cargo test --test e2e -- --nocapture memory::
 
 lint:
 	cargo fmt --all --check

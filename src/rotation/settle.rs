@@ -44,6 +44,10 @@ struct Job<'a> {
     outcome: Outcome,
     /// The one renewal of this job.
     renewing: Option<String>,
+    /// Whether keys that had to be made were not.
+    unmade: bool,
+    /// Whether the control planes' lists are wanted once more.
+    list_wanted: bool,
     /// When the Secret had been read or written last.
     read_at: Instant,
 }
@@ -57,6 +61,8 @@ pub(super) async fn settle(context: &Context, task: Task) -> (SecretRef, Outcome
         task,
         outcome: Outcome::default(),
         renewing: None,
+        unmade: false,
+        list_wanted: false,
         read_at: Instant::now(),
     };
     if let Err(error) = job.run().await {
@@ -67,6 +73,10 @@ pub(super) async fn settle(context: &Context, task: Task) -> (SecretRef, Outcome
             message,
             of_plane: false,
         });
+    }
+    if job.list_wanted {
+        let (now, at) = (context.clock.now(), &mut job.outcome.plan.confirm_at);
+        *at = Some(at.map_or(now, |known| known.min(now)));
     }
     job.outcome.resting = std::mem::take(&mut job.task.resting);
     job.outcome.overtaken = beside.over(number);
@@ -116,8 +126,11 @@ impl Job<'_> {
                 self.intend(secret, record, first).await
             } else if rest.iter().any(|step| matches!(step, Step::Mint { .. })) {
                 // A key made now is in no list that was read before.
-                issued = Arc::default();
-                self.mint(secret, record, rest).await
+                let listed = !std::mem::take(&mut issued).is_empty();
+                let minted = self.mint(secret, record, rest).await;
+                // What else that list showed, such as keys that a new database lost, the next one has to show.
+                self.list_wanted |= listed && (self.unmade || self.of_pods());
+                minted
             } else if ownership == Ownership::Ours && self.lacks_authority(&secret) {
                 self.write(secret, &record).await.map(Some)
             } else if rest.is_empty() {

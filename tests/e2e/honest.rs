@@ -4,25 +4,24 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
 use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
 use serde_json::json;
-use sidescale::control_plane::{ControlPlane, KeyId, PreAuthKey, User};
-use sidescale::key_value::KeyValue;
-use sidescale::rotation::request::ANNOTATION;
+use sidescale::control_plane::{ControlPlane, KeyId};
 use sidescale_webhook::profile::{Namespaces, Policy};
 
 use crate::Case;
-use crate::chart::Release;
-use crate::rotation::{World, client, forget_others, until};
-use crate::support::api::free_ports;
 use crate::support::context::Context;
 use crate::support::headscale::{self, Headscale};
 use crate::support::levels::Level;
-use crate::support::processes::Place;
 use crate::support::product::{KEYS, label};
-use crate::tenant::record;
+use crate::support::soak;
+use crate::world::{World, start_headscale, until};
+
+mod by_hand;
+mod database;
+mod keys;
+mod pods;
 
 pub(crate) const CASES: &[Case] = &[Case {
     name: "honest::what_people_do_costs_nobody_a_key",
@@ -35,54 +34,18 @@ fn run(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
     let program = program.context("runs for a Headscale")?;
     let api = context.api()?;
     let name = label("honest", program);
-    let [port] = free_ports()?;
-    let folder = context.folder.inner(&name)?;
-    let headscale = Headscale::start(program, Place::Host, &folder, &format!("127.0.0.1:{port}"))?;
-    let release = Release::install(context, &api, &name)?;
-    let webhook = release.fullname();
-    api.kubectl().run(&[
-        "delete",
-        "mutatingwebhookconfigurations,validatingwebhookconfigurations",
-        &webhook,
-    ])?;
-    let account = release.account(&api)?;
-    forget_others(api.kubectl())?;
-    let apps = format!("{name}-apps");
-    api.namespace(&apps, &json!({}))?;
-    let api_key = headscale.create_api_key()?;
-    api.kubectl().apply(&json!({
-        "apiVersion": "v1", "kind": "Secret",
-        "metadata": {"name": "headscale-api-key", "namespace": format!("{name}-headscale")},
-        "stringData": {"api-key": api_key},
-    }))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
-    let outcome = runtime.block_on(async {
-        let world = World {
-            admin: client(api.kubectl()).await?,
-            account: client(&account).await?,
-            url: headscale.url().to_owned(),
-            api_key: KeyValue::new(api_key),
-            name,
-        };
-        let people = People {
-            plane: world.control_plane()?,
-            apps: apps.clone(),
-            world,
-        };
-        people.act(&headscale).await
-    });
-    let arguments = ["delete", "pods", "--all", "--namespace", &apps];
-    api.kubectl().run(&arguments)?;
-    outcome
+    let mut headscale = start_headscale(context, program, &name)?;
+    let world = World::install(context, &api, &headscale, &name, &["apps"], &[])?;
+    world
+        .runtime
+        .block_on(async { People::of(&world)?.act(&mut headscale).await })
 }
 
 /// An overlap that a test can wait for.
 const OVERLAP: Duration = Duration::from_secs(1);
 
-struct People {
-    world: World,
+struct People<'a> {
+    world: &'a World,
     plane: ControlPlane,
     apps: String,
 }
@@ -90,8 +53,14 @@ struct People {
 /// Name of this installation for a while.
 const ANOTHER: &str = "another name";
 
+/// A tag that pods may ask for.
+const TAG: &str = "tag:honest";
+
 fn usual(policy: &mut Policy) {
     policy.rotation.overlap = OVERLAP;
+    if let Some(profile) = policy.profiles.get_mut("default") {
+        profile.allowed_tags = vec![TAG.to_owned()];
+    }
     policy.former_installations = vec![ANOTHER.to_owned()];
 }
 
@@ -103,8 +72,16 @@ fn named_otherwise(policy: &mut Policy) {
     }
 }
 
-impl People {
-    async fn act(&self, headscale: &Headscale) -> Result<()> {
+impl<'a> People<'a> {
+    fn of(world: &'a World) -> Result<Self> {
+        Ok(Self {
+            plane: world.control_plane()?,
+            apps: format!("{}-apps", world.name),
+            world,
+        })
+    }
+
+    async fn act(self, headscale: &mut Headscale) -> Result<()> {
         let running = self.world.start(usual).await?;
         self.world.first_key("web").await?;
         let first = self.at_rest("web", None).await?;
@@ -128,7 +105,16 @@ impl People {
         self.secret_restored().await?;
         self.namespace_made_again().await?;
         self.adopted(headscale).await?;
-        self.closed().await
+        self.tagged().await.context("a key with tags")?;
+        self.labels_taken_off().await.context("labels")?;
+        self.put_by_hand(headscale).await.context("a key by hand")?;
+        let pods = soak::number(24, 500);
+        self.job(pods).await.context("a Job")?;
+        let restored = self.database_restored(headscale).await;
+        restored.context("a database restored")?;
+        self.closed().await.context("closed")?;
+        let lost = self.database_lost(headscale, pods).await;
+        lost.context("a database lost")
     }
 
     /// The release has another name, and lists the one before.
@@ -214,34 +200,6 @@ impl People {
         running.stop().await
     }
 
-    /// A user that a person made, with the person's own key, is adopted: ours come and go, hers stays.
-    async fn adopted(&self, headscale: &Headscale) -> Result<()> {
-        let name = format!("{}.lent", self.apps);
-        let user = headscale.create_user(&name)?;
-        headscale.create_key(&user)?;
-        let hers = self.live_of(&name).await?;
-        ensure!(hers.len() == 1, "{hers:?}");
-        let running = self
-            .world
-            .start(|policy| {
-                usual(policy);
-                if let Some(plane) = policy.control_planes.get_mut("default") {
-                    plane.adopt_users = vec![name.clone()];
-                }
-            })
-            .await?;
-        self.rotated("lent").await?;
-        let after = self.rotated("lent").await?;
-        until("ours alone come and go", async || {
-            let live = self.live_of(&name).await.ok()?;
-            let [one, other] = live[..] else { return None };
-            let ours = live.contains(&after);
-            (ours && live.contains(&hers[0]) && one != other).then_some(())
-        })
-        .await?;
-        running.stop().await
-    }
-
     /// The control plane is closed to the namespace after it gave a key: that ends all the same once nobody needs it.
     async fn closed(&self) -> Result<()> {
         let pods: Api<Pod> = Api::namespaced(self.world.admin.clone(), &self.apps);
@@ -258,7 +216,7 @@ impl People {
         };
         let running = self.world.start(closed).await?;
         until("it is noted that nobody needs it", async || {
-            let record = record(&self.world, &self.apps).await?;
+            let record = self.world.record(&self.apps).await?;
             record.keys.get("web-authkey")?.unused_since.map(drop)
         })
         .await?;
@@ -270,91 +228,5 @@ impl People {
         })
         .await?;
         running.stop().await
-    }
-
-    /// Asks for another key, after a first one where there is none, and waits until it is the only one alive.
-    async fn rotated(&self, service: &str) -> Result<KeyId> {
-        let Some(before) = self.current(service).await else {
-            self.world.make_pod(&self.apps, service).await?;
-            return until("a first key", async || self.current(service).await).await;
-        };
-        let secrets: Api<Secret> = Api::namespaced(self.world.admin.clone(), &self.apps);
-        let request = json!({format!("{service}-authkey"): {"replaces": before.0}});
-        let patch = json!({"metadata": {"annotations": {ANNOTATION: request.to_string()}}});
-        secrets
-            .patch(KEYS, &PatchParams::default(), &Patch::Merge(patch))
-            .await?;
-        let after = until("another key", async || {
-            self.current(service).await.filter(|id| *id != before)
-        })
-        .await?;
-        if service != "lent" {
-            self.at_rest(service, Some(before)).await?;
-        }
-        Ok(after)
-    }
-
-    /// Waits until the service has one living key, and that is the one in force; another than `not`.
-    async fn at_rest(&self, service: &str, not: Option<KeyId>) -> Result<KeyId> {
-        let found = until("one key is alive, the one in force", async || {
-            let current = self.current(service).await?;
-            let live = self.live(service).await.ok()?;
-            (live == [current] && Some(current) != not).then_some(current)
-        });
-        let found = found.await;
-        match found {
-            Ok(current) => Ok(current),
-            Err(error) => {
-                let (current, live) = (self.current(service).await, self.live(service).await);
-                Err(error.context(format!(
-                    "{service}: {live:?} live, {current:?} in force, not {not:?}"
-                )))
-            }
-        }
-    }
-
-    async fn current(&self, service: &str) -> Option<KeyId> {
-        let record = record(&self.world, &self.apps).await?;
-        let key = record.keys.get(&format!("{service}-authkey"))?;
-        Some(key.current.as_ref()?.id)
-    }
-
-    /// The living keys of all users that were created for the service.
-    async fn live(&self, service: &str) -> Result<Vec<KeyId>> {
-        let owner = format!(" {}/{service}", self.apps);
-        self.live_where(|user| user.display_name.ends_with(&owner))
-            .await
-    }
-
-    async fn live_of(&self, name: &str) -> Result<Vec<KeyId>> {
-        self.live_where(|user| user.name == name).await
-    }
-
-    async fn live_where(&self, is: impl Fn(&User) -> bool) -> Result<Vec<KeyId>> {
-        let users = self.plane.list_users().await?;
-        let users: Vec<_> = users
-            .iter()
-            .filter(|user| is(user))
-            .map(|user| user.id)
-            .collect();
-        let now = Timestamp::now();
-        let live = |key: &PreAuthKey| {
-            key.expiration.is_some_and(|end| now < end)
-                && key.user.is_some_and(|user| users.contains(&user))
-        };
-        let keys = self.plane.list_pre_auth_keys().await?.into_iter();
-        Ok(keys.filter(live).map(|key| key.id).collect())
-    }
-
-    async fn is_live(&self, id: KeyId) -> Option<bool> {
-        let keys = self.plane.list_pre_auth_keys().await.ok()?;
-        let now = Timestamp::now();
-        let key = keys.iter().find(|key| key.id == id);
-        Some(key.is_some_and(|key| key.expiration.is_some_and(|end| now < end)))
-    }
-
-    async fn user(&self, name: &str) -> Result<Option<User>> {
-        let users = self.plane.list_users().await?;
-        Ok(users.into_iter().find(|user| user.name == name))
     }
 }

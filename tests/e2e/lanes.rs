@@ -14,8 +14,9 @@ use libtest_mimic::Trial;
 use crate::{Case, support::levels::Level};
 
 /// These measure, or read what all the others have left.
-const ALONE: [&str; 5] = [
+const ALONE: [&str; 6] = [
     "first::",
+    "memory::",
     "rotation::",
     "rate::",
     "faults::a_rolling_upgrade",

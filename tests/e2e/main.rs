@@ -31,6 +31,7 @@ mod joiner;
 mod lanes;
 mod leaks;
 mod manager;
+mod memory;
 mod negative;
 mod nodes;
 mod paste;
@@ -45,6 +46,7 @@ mod support;
 mod tenant;
 mod unaided;
 mod workloads;
+mod world;
 
 use lanes::Work;
 use support::{
@@ -85,6 +87,7 @@ const CASES: &[&[Case]] = &[
     rotation::CASES,
     tenant::CASES,
     honest::CASES,
+    memory::CASES,
     joiner::CASES,
     commands::CASES,
     faults::CASES,

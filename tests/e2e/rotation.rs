@@ -1,39 +1,22 @@
 //! Rotation on a real API server and a real Headscale, under the shipped account: keys come, and what is left goes.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Event, Namespace, Pod, Secret};
-use kube::api::{Api, DeleteParams, ListParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use k8s_openapi::api::core::v1::{Event, Namespace};
+use kube::api::{Api, DeleteParams, ListParams};
 use serde_json::json;
-use sidescale::clock::Clock;
-use sidescale::config;
-use sidescale::control_plane::{ControlPlane, Endpoint, NewPreAuthKey, PreAuthKey};
-use sidescale::events::Events;
-use sidescale::health::{Health, Part};
-use sidescale::key_value::KeyValue;
-use sidescale::leader::Lease;
-use sidescale::metrics::Metrics;
-use sidescale::rotation::demand::SecretRef;
-use sidescale::rotation::in_cluster::{self, InCluster};
-use sidescale::rotation::record::{DATA_KEY, Record};
-use sidescale::watch::Namespaces;
+use sidescale::control_plane::{NewPreAuthKey, PreAuthKey};
 use sidescale_webhook::profile::Policy;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
-use crate::chart::Release;
-use crate::support::api::free_ports;
+use crate::Case;
 use crate::support::context::Context;
-use crate::support::headscale::{self, Headscale};
+use crate::support::headscale;
 use crate::support::levels::Level;
-use crate::support::processes::Place;
 use crate::support::product::{KEYS, label};
-use crate::{Case, support};
+use crate::world::{World, start_headscale, until};
 
 pub(crate) const CASES: &[Case] = &[Case {
     name: "rotation::new_services_get_keys_and_a_foreign_secret_stays",
@@ -43,162 +26,22 @@ pub(crate) const CASES: &[Case] = &[Case {
 }];
 
 const SERVICES: usize = 10;
-const LIMIT: Duration = Duration::from_secs(30);
 
 fn makes_keys(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
     let program = program.context("runs for a Headscale")?;
     let api = context.api()?;
     let name = label("soon", program);
-    let [port] = free_ports()?;
-    let folder = context.folder.inner(&name)?;
-    let headscale = Headscale::start(program, Place::Host, &folder, &format!("127.0.0.1:{port}"))?;
-    let release = Release::install(context, &api, &name)?;
-    // Its webhook is not served here, and must not hold up the pods whose time is taken.
-    let webhook = release.fullname();
-    api.kubectl().run(&[
-        "delete",
-        "mutatingwebhookconfigurations,validatingwebhookconfigurations",
-        &webhook,
-    ])?;
-    let account = release.account(&api)?;
-    forget_others(api.kubectl())?;
-    for suffix in ["apps", "foreign"] {
-        api.namespace(&format!("{name}-{suffix}"), &json!({}))?;
-    }
+    let headscale = start_headscale(context, program, &name)?;
+    let world = World::install(context, &api, &headscale, &name, &["apps", "foreign"], &[])?;
     api.kubectl().apply(&json!({
         "apiVersion": "v1", "kind": "Secret",
         "metadata": {"name": KEYS, "namespace": format!("{name}-foreign")},
         "stringData": {"password": "not ours"},
     }))?;
-    let api_key = headscale.create_api_key()?;
-    api.kubectl().apply(&json!({
-        "apiVersion": "v1", "kind": "Secret",
-        "metadata": {"name": "headscale-api-key", "namespace": format!("{name}-headscale")},
-        "stringData": {"api-key": api_key},
-    }))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
-    let suffixes = ["apps", "foreign"].map(|suffix| format!("{name}-{suffix}"));
-    let measured = runtime.block_on(async {
-        let world = World {
-            admin: client(api.kubectl()).await?,
-            account: client(&account).await?,
-            url: headscale.url().to_owned(),
-            api_key: KeyValue::new(api_key),
-            name,
-        };
-        world.measure(&program.version).await
-    });
-    // The next run shares the cluster, and would make keys for them.
-    for namespace in suffixes {
-        let arguments = ["delete", "pods", "--all", "--namespace", &namespace];
-        api.kubectl().run(&arguments)?;
-    }
-    measured
-}
-
-/// What other tests have left: every Headscale numbers its keys from 1, so a record of another's would seem to know ours.
-pub(crate) fn forget_others(kubectl: &support::kubectl::Kubectl) -> Result<()> {
-    let named = format!("--field-selector=metadata.name={KEYS}");
-    let everywhere = ["delete", "--all-namespaces", "--ignore-not-found"];
-    for those in [
-        ["pods", "--selector=sidescale.io/sidecar"],
-        ["secrets", &named],
-    ] {
-        kubectl.run(&[&everywhere[..], &those].concat())?;
-    }
-    Ok(())
-}
-
-pub(crate) async fn client(kubectl: &support::kubectl::Kubectl) -> Result<kube::Client> {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let file = Kubeconfig::read_from(kubectl.kubeconfig())?;
-    let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
-    Ok(kube::Client::try_from(config)?)
-}
-
-pub(crate) struct World {
-    pub(crate) admin: kube::Client,
-    pub(crate) account: kube::Client,
-    pub(crate) url: String,
-    pub(crate) api_key: KeyValue,
-    pub(crate) name: String,
-}
-
-/// Rotation that was started, and its watch of namespaces.
-pub(crate) struct Running {
-    rotation: JoinHandle<()>,
-    watch: JoinHandle<()>,
-    shutdown: CancellationToken,
-}
-
-impl Running {
-    pub(crate) async fn stop(self) -> Result<()> {
-        self.shutdown.cancel();
-        self.rotation.await?;
-        self.watch.abort();
-        Ok(())
-    }
+    world.runtime.block_on(world.measure(&program.version))
 }
 
 impl World {
-    /// Starts rotation under the shipped account, with a policy of the test's own, and waits until it is up.
-    pub(crate) async fn start(&self, change: impl FnOnce(&mut Policy)) -> Result<Running> {
-        let mut policy = Policy::for_login_server(&self.url)?;
-        let plane = policy
-            .control_planes
-            .get_mut("default")
-            .context("no control plane")?;
-        plane.api_key_namespace = format!("{}-headscale", self.name);
-        change(&mut policy);
-        let policy = config::fixed(Arc::new(policy));
-        let health = Arc::<Health>::default();
-        let namespaces = Arc::<Namespaces>::default();
-        let (metrics, shutdown) = (Arc::new(Metrics::new()?), CancellationToken::new());
-        let (events, publisher) = Events::kubernetes(
-            self.account.clone(),
-            "test".into(),
-            Clock::wall(),
-            Arc::clone(&metrics),
-        );
-        tokio::spawn(publisher.run(shutdown.clone()));
-        let cluster = InCluster {
-            client: self.account.clone(),
-            lease: Lease {
-                namespace: self.name.clone(),
-                name: format!("{}-sidescale", self.name),
-                identity: "test".into(),
-            },
-            hostnames: format!("{}-sidescale-hostnames", self.name),
-            release: self.name.clone(),
-            policy: policy.clone(),
-            namespaces: Arc::clone(&namespaces),
-            metrics,
-            health: Arc::clone(&health),
-            clock: Clock::wall(),
-            events,
-        };
-        let rotation = tokio::spawn(in_cluster::run(cluster, shutdown.clone()));
-        let watch = tokio::spawn({
-            let client = self.account.clone();
-            async move { namespaces.run(client, policy).await }
-        });
-        until("rotation is up", async || {
-            let reports: BTreeMap<Part, _> = health.reports().into_iter().collect();
-            let report = reports.get(&Part::Rotation)?;
-            // The second time there is the foreign Secret, which it goes on telling of.
-            let up = report.ok || report.detail.contains("SecretNotOurs");
-            (up && report.detail.contains("keys ready")).then_some(())
-        })
-        .await?;
-        Ok(Running {
-            rotation,
-            watch,
-            shutdown,
-        })
-    }
-
     async fn measure(&self, version: &str) -> Result<()> {
         let running = self.start(|_| {}).await?;
         let mut times = Vec::new();
@@ -258,63 +101,6 @@ impl World {
         running.stop().await
     }
 
-    /// Makes the first pod of a service; how long after it exists its key is in the Secret.
-    pub(crate) async fn first_key(&self, service: &str) -> Result<Duration> {
-        let namespace = format!("{}-apps", self.name);
-        let began = self.make_pod(&namespace, service).await?;
-        let data_key = format!("{service}-authkey");
-        until("the key is written", async || {
-            let secret = self.secret(&namespace).await?;
-            secret
-                .data?
-                .get(&data_key)
-                .filter(|value| !value.0.is_empty())
-                .map(drop)
-        })
-        .await?;
-        Ok(began.elapsed())
-    }
-
-    pub(crate) async fn make_pod(&self, namespace: &str, service: &str) -> Result<Instant> {
-        let receipt = json!({
-            "version": "0.1.0", "decision": "inject", "profile": "default", "profileHash": "0", "service": service,
-            "controlPlane": "default", "secret": KEYS, "dataKey": format!("{service}-authkey"),
-        });
-        let pod: Pod = serde_json::from_value(json!({
-            "metadata": {
-                "name": service,
-                "labels": {"sidescale.io/sidecar": "tailscale"},
-                "annotations": {
-                    "sidescale.io/inject": "tailscale", "sidescale.io/service": service,
-                    "sidescale.io/status": receipt.to_string(),
-                },
-            },
-            "spec": {"containers": [{"name": "app", "image": "app"}]},
-        }))?;
-        let pods: Api<Pod> = Api::namespaced(self.admin.clone(), namespace);
-        pods.create(&PostParams::default(), &pod).await?;
-        Ok(Instant::now())
-    }
-
-    pub(crate) async fn secret(&self, namespace: &str) -> Option<Secret> {
-        let secrets: Api<Secret> = Api::namespaced(self.admin.clone(), namespace);
-        secrets.get_opt(KEYS).await.ok().flatten()
-    }
-
-    pub(crate) fn control_plane(&self) -> Result<ControlPlane> {
-        self.control_plane_at(&self.url, self.api_key.clone())
-    }
-
-    pub(crate) fn control_plane_at(&self, url: &str, api_key: KeyValue) -> Result<ControlPlane> {
-        Ok(ControlPlane::new(Endpoint {
-            name: "bare".into(),
-            api_url: url.to_owned(),
-            api_key,
-            ca_bundle: None,
-            allow_insecure: true,
-        })?)
-    }
-
     async fn bare(&self) -> Result<Vec<Duration>> {
         let control_plane = self.control_plane()?;
         let mut times = Vec::new();
@@ -341,14 +127,7 @@ impl World {
         let listed = self.control_plane()?.list_pre_auth_keys().await?;
         let listed: BTreeMap<_, PreAuthKey> = listed.into_iter().map(|key| (key.id, key)).collect();
         let namespace = format!("{}-apps", self.name);
-        let secret = self.secret(&namespace).await.context("no Secret")?;
-        let data = secret.data.context("no data")?;
-        let name = SecretRef {
-            namespace,
-            name: secret.metadata.name.unwrap_or_default(),
-        };
-        let document = data.get(DATA_KEY).map(|document| document.0.as_slice());
-        let record = Record::parse(document, &name)?;
+        let record = self.record(&namespace).await.context("no record")?;
         ensure!(
             record.keys.len() == SERVICES,
             "{} records",
@@ -398,15 +177,4 @@ fn median(times: &[Duration]) -> Duration {
     let mut times = times.to_vec();
     times.sort();
     times.get(times.len() / 2).copied().unwrap_or_default()
-}
-
-pub(crate) async fn until<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> Result<T> {
-    let began = Instant::now();
-    loop {
-        if let Some(answer) = ask().await {
-            return Ok(answer);
-        }
-        ensure!(began.elapsed() < LIMIT, "{what}: not within {LIMIT:?}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
 }

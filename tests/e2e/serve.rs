@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{IpAddr, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -127,6 +127,29 @@ impl Replica {
         Ok(this)
     }
 
+    /// Where it serves the webhook and the admin port.
+    pub(crate) fn addresses(&self) -> (SocketAddr, SocketAddr) {
+        let local = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        (local(self.webhook), local(self.admin))
+    }
+
+    /// The most memory that it has had so far, in bytes.
+    pub(crate) fn peak(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid()?))?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = peak.context("no VmHWM")?.trim().trim_end_matches(" kB");
+        Ok(peak.parse::<u64>()? << 10)
+    }
+
+    /// Fails if it has ended.
+    pub(crate) fn check_alive(&mut self) -> Result<()> {
+        self.process.check_alive()
+    }
+
+    pub(crate) fn stop(&mut self) -> Result<()> {
+        self.process.stop(LIMIT)
+    }
+
     pub(crate) fn get(&self, path: &str) -> Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.admin))?;
         stream.set_read_timeout(Some(LIMIT))?;
@@ -231,7 +254,7 @@ fn patches_a_pod(context: &Context, _: Option<&headscale::Program>) -> Result<()
     Ok(())
 }
 
-fn bundles(api: &ControlPlane, name: &str) -> Result<Vec<String>> {
+pub(crate) fn bundles(api: &ControlPlane, name: &str) -> Result<Vec<String>> {
     let configuration = api.kubectl().json(&["get", KIND, name])?;
     let entries = configuration["webhooks"].as_array().context("no entries")?;
     let bundle = |entry: &Value| {

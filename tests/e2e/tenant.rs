@@ -11,28 +11,36 @@ use kube::api::Api;
 use serde_json::{Value, json};
 use sidescale::control_plane::{ControlPlane, KeyId, NewPreAuthKey, PreAuthKey, User};
 use sidescale::key_value::KeyValue;
-use sidescale::rotation::demand::SecretRef;
-use sidescale::rotation::record::{DATA_KEY, Record};
+use sidescale::rotation::record::DATA_KEY;
 use sidescale_webhook::profile::{Namespaces, Policy};
 
 use crate::Case;
-use crate::chart::Release;
-use crate::rotation::{World, client, forget_others, until};
-use crate::support::api::{free_ports, kubeconfig};
+use crate::support::api::kubeconfig;
 use crate::support::context::Context;
-use crate::support::headscale::{self, Headscale};
+use crate::support::headscale;
 use crate::support::kubectl::Kubectl;
 use crate::support::levels::Level;
 use crate::support::processes::Place;
 use crate::support::product::{KEYS, label};
 use crate::support::programs::Programs;
+use crate::world::{World, start_headscale, until};
 
-pub(crate) const CASES: &[Case] = &[Case {
-    name: "tenant::what_a_tenant_writes_says_nothing_about_others",
-    needs: &[Level::Api, Level::Headscale],
-    each: true,
-    run,
-}];
+mod greed;
+
+pub(crate) const CASES: &[Case] = &[
+    Case {
+        name: "tenant::what_a_tenant_writes_says_nothing_about_others",
+        needs: &[Level::Api, Level::Headscale],
+        each: true,
+        run,
+    },
+    Case {
+        name: "tenant::what_a_tenant_asks_for_delays_no_other",
+        needs: &[Level::Api, Level::Headscale],
+        each: true,
+        run: greed::run,
+    },
+];
 
 /// Ids that a forged record names: more than this Headscale has ever given.
 const GUESSED: u64 = 40;
@@ -41,14 +49,8 @@ fn run(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
     let program = program.context("runs for a Headscale")?;
     let api = context.api()?;
     let name = label("tenant", program);
-    let [open, closed] = free_ports()?;
-    let folder = context.folder.inner(&name)?;
-    let start = |port: u16, folder: &str| {
-        let folder = context.folder.inner(folder)?;
-        Headscale::start(program, Place::Host, &folder, &format!("127.0.0.1:{port}"))
-    };
-    let headscale = Headscale::start(program, Place::Host, &folder, &format!("127.0.0.1:{open}"))?;
-    let closed = start(closed, &format!("{name}-closed"))?;
+    let headscale = start_headscale(context, program, &name)?;
+    let closed = start_headscale(context, program, &format!("{name}-closed"))?;
     // The chart gives the right to read the API key of the control plane that is closed to the tenant.
     let plane = "config.controlPlanes.closed";
     let values = [
@@ -58,51 +60,14 @@ fn run(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
         format!("{plane}.apiKeySecret.name=closed-api-key"),
     ];
     let values = values.iter().flat_map(|value| ["--set", value.as_str()]);
-    let values: Vec<_> = values.collect();
-    let release = Release::install_with(context, &api, &name, &values)?;
-    let webhook = release.fullname();
-    api.kubectl().run(&[
-        "delete",
-        "mutatingwebhookconfigurations,validatingwebhookconfigurations",
-        &webhook,
-    ])?;
-    let account = release.account(&api)?;
-    forget_others(api.kubectl())?;
-    for suffix in ["apps", "evil"] {
-        api.namespace(&format!("{name}-{suffix}"), &json!({}))?;
-    }
-    let api_key = headscale.create_api_key()?;
-    for (secret, key) in [
-        ("headscale-api-key", &api_key),
-        ("closed-api-key", &closed.create_api_key()?),
-    ] {
-        api.kubectl().apply(&json!({
-            "apiVersion": "v1", "kind": "Secret",
-            "metadata": {"name": secret, "namespace": format!("{name}-headscale")},
-            "stringData": {"api-key": key},
-        }))?;
-    }
+    let values = Vec::from_iter(values);
+    let suffixes = ["apps", "evil"];
+    let world = World::install(context, &api, &headscale, &name, &suffixes, &values)?;
+    world.give_api_key("closed-api-key", &closed.create_api_key()?)?;
     let tenant = tenant(api.kubectl(), &format!("{name}-evil"))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
-    let namespaces = ["apps", "evil"].map(|suffix| format!("{name}-{suffix}"));
-    let outcome = runtime.block_on(async {
-        let world = World {
-            admin: client(api.kubectl()).await?,
-            account: client(&account).await?,
-            url: headscale.url().to_owned(),
-            api_key: KeyValue::new(api_key),
-            name,
-        };
-        attacks(&world, &tenant, closed.url()).await
-    });
-    // The next run shares the cluster, and would make keys for them.
-    for namespace in namespaces {
-        let arguments = ["delete", "pods", "--all", "--namespace", &namespace];
-        api.kubectl().run(&arguments)?;
-    }
-    outcome
+    world
+        .runtime
+        .block_on(attacks(&world, &tenant, closed.url()))
 }
 
 /// A ServiceAccount with the rights of `edit` in its namespace, and kubectl with its token.
@@ -223,16 +188,6 @@ async fn attacks(world: &World, tenant: &Kubectl, closed: &str) -> Result<()> {
     running.stop().await
 }
 
-pub(crate) async fn record(world: &World, namespace: &str) -> Option<Record> {
-    let secret = world.secret(namespace).await?;
-    let name = SecretRef {
-        namespace: namespace.to_owned(),
-        name: KEYS.to_owned(),
-    };
-    let document = secret.data?.remove(DATA_KEY)?;
-    Record::parse(Some(&document.0), &name).ok()
-}
-
 /// Writes entries into the tenant's record as the tenant, and leaves the rest of it.
 fn forge(tenant: &Kubectl, namespace: &str, entries: &[(&str, Value)]) -> Result<()> {
     let secret = tenant.json(&["get", "secret", KEYS, "--namespace", namespace])?;
@@ -248,15 +203,9 @@ fn forge(tenant: &Kubectl, namespace: &str, entries: &[(&str, Value)]) -> Result
         }
     }
     let patch = json!({"stringData": {DATA_KEY: document.to_string()}}).to_string();
-    tenant.run(&[
-        "patch",
-        "secret",
-        KEYS,
-        "--namespace",
-        namespace,
-        "--patch",
-        &patch,
-    ])?;
+    let file = "--patch-file=/dev/stdin";
+    let arguments = ["patch", "secret", KEYS, "--namespace", namespace, file];
+    tenant.feed(&arguments, &patch)?;
     Ok(())
 }
 
@@ -272,7 +221,7 @@ async fn forged_ends(world: &World, tenant: &Kubectl, evil: &str, before: &Other
     let own = json!({"previous": previous});
     forge(tenant, evil, &[("x-authkey", other), ("web-authkey", own)])?;
     until("the forged entries are judged and forgotten", async || {
-        let keys = record(world, evil).await?.keys;
+        let keys = world.record(evil).await?.keys;
         let forgotten = keys.values().all(|key| key.previous.is_empty());
         (forgotten && !keys.contains_key("x-authkey")).then_some(())
     })
@@ -296,7 +245,7 @@ async fn forged_plane(world: &World, tenant: &Kubectl, evil: &str, closed: &str)
     )?;
     world.make_pod(evil, "api").await?;
     until("a key where the pods ask for it", async || {
-        let keys = record(world, evil).await?.keys;
+        let keys = world.record(evil).await?.keys;
         let is_there = |data_key: &str| {
             keys.get(data_key)
                 .is_some_and(|key| key.control_plane == "default" && key.current.is_some())
@@ -354,7 +303,7 @@ async fn revoked(world: &World, tenant: &Kubectl, evil: &str, own: KeyId) -> Res
 }
 
 async fn current(world: &World, namespace: &str) -> Result<KeyId> {
-    let record = record(world, namespace).await.context("no record")?;
+    let record = world.record(namespace).await.context("no record")?;
     let key = record.keys.get("web-authkey").context("no entry")?;
     Ok(key.current.as_ref().context("no key")?.id)
 }

@@ -13,7 +13,7 @@ const ITEMS: [(&str, usize); 6] = [
     ("S2", 79),
     ("S3", 30),
     ("S4", 48),
-    ("T", 30),
+    ("T", 34),
 ];
 
 /// Where each kind of test function is looked for.

@@ -27,6 +27,7 @@ mod api_keys;
 mod by_hand;
 mod cleanup;
 mod gone;
+mod greedy;
 mod hanging;
 mod hostile;
 mod hostnames;
@@ -83,17 +84,28 @@ fn owner_tag(service: &str) -> String {
 impl World {
     /// With an API key in its place.
     async fn new() -> Self {
-        let world = Self::without_api_key().await;
-        world
-            .give_api_key(world.headscale.create_api_key(DAY * 3_650).expose())
-            .await;
-        world
+        Self::without_api_key().await.with_api_key().await
+    }
+
+    /// Whose clock runs so many times as fast as the machine's.
+    async fn faster(factor: f64) -> Self {
+        Self::by(factor).await.with_api_key().await
     }
 
     async fn without_api_key() -> Self {
-        let clock = Clock::scaled(Timestamp::from_second(1_700_000_000).unwrap(), 0.0);
+        Self::by(0.0).await
+    }
+
+    async fn with_api_key(self) -> Self {
+        self.give_api_key(self.headscale.create_api_key(DAY * 3_650).expose())
+            .await;
+        self
+    }
+
+    async fn by(factor: f64) -> Self {
+        let clock = Clock::scaled(Timestamp::from_second(1_700_000_000).unwrap(), factor);
         let (headscale, url, server) = new_headscale(&clock).await;
-        let root = tempfile::tempdir().unwrap();
+        let root = in_memory();
         Self {
             store: Store::Directory(DirectoryStore::new(root.path())),
             policy: Policy::for_login_server(&url).unwrap(),
@@ -257,6 +269,12 @@ impl World {
         })
         .await
     }
+}
+
+/// A directory of keys is written with a sync each time, which a busy disk takes long for.
+fn in_memory() -> tempfile::TempDir {
+    let made = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+    made.unwrap()
 }
 
 async fn new_headscale(clock: &Clock) -> (Embedded, String, JoinHandle<()>) {

@@ -202,6 +202,11 @@ impl Embedded {
         self.inner().fault = None;
     }
 
+    /// Loses all users, keys and nodes, and all API keys, as with its database.
+    pub fn forget(&self) {
+        self.inner().state = State::default();
+    }
+
     /// How many requests of a kind came, refused ones included.
     #[must_use]
     pub fn calls(&self, call: Call) -> u64 {

@@ -1,5 +1,6 @@
 //! Intents written down, keys made of them and put in force; who comes too late ends the key it made. I/O.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -119,16 +120,29 @@ impl Job<'_> {
         record: Record,
         steps: Vec<Step>,
     ) -> Result<Option<StoredSecret>, StoreError> {
-        let mut answers = self.make(steps);
-        let mut known = Some(secret);
+        let is_mint = |step: &Step| matches!(step, Step::Mint { .. });
+        let mut steps: VecDeque<_> = steps.into_iter().filter(is_mint).collect();
+        let (mut answers, mut known) = (Answers::new(), Some(secret));
+        let troubles = self.troubles();
+        self.make(&mut steps, &mut answers);
         while let Some(made) = self.made(&mut answers, &record).await {
             // A call that failed may have taken long: what is known of the Secret is old by then.
             known = match made.is_empty() {
                 true => None,
                 false => self.put_in_force(known, made).await?,
             };
+            // All of one plan: the next one has no list that says why they have to be made.
+            if self.troubles() == troubles {
+                self.make(&mut steps, &mut answers);
+            }
         }
+        self.unmade |= self.troubles() != troubles || !steps.is_empty();
         Ok(known)
+    }
+
+    /// How often something went wrong so far.
+    fn troubles(&self) -> usize {
+        self.outcome.failed.len() + self.outcome.undone.len()
     }
 
     /// Writes keys that were made.
@@ -199,10 +213,12 @@ impl Job<'_> {
         }
     }
 
-    /// Begins to make keys, a few at a time. Where, and for whom, is what pods ask for; the record has no say in it.
-    fn make(&self, steps: Vec<Step>) -> Answers {
-        let answers = Answers::new();
-        for step in steps {
+    /// Makes more keys, a few at a time. Where, and for whom, is what pods ask for; the record has no say in it.
+    fn make(&self, steps: &mut VecDeque<Step>, answers: &mut Answers) {
+        while answers.len() < MINTS_AT_ONCE {
+            let Some(step) = steps.pop_front() else {
+                return;
+            };
             let Step::Mint {
                 data_key,
                 intent,
@@ -214,18 +230,15 @@ impl Job<'_> {
             let Some(demand) = self.task.demand.get(&data_key) else {
                 continue;
             };
-            let plane = self.task.planes.get(&demand.control_plane);
-            let Some(plane) = plane.filter(|_| answers.len() < MINTS_AT_ONCE) else {
+            let Some(plane) = self.task.planes.get(&demand.control_plane).cloned() else {
                 continue;
             };
-            let plane = Arc::clone(plane);
             let owner = Owner::new(&self.task.secret.namespace, &demand.service);
             answers.push(Box::pin(async move {
                 let minted = plane.mint(&intent, &owner).await;
                 (minted, data_key, intent, why, plane)
             }));
         }
-        answers
     }
 
     /// Waits for the next key, and for those that come close behind it: one write does for all. None: no more come.

@@ -210,14 +210,21 @@ impl Headscale {
 
     /// Takes away all that it knew, while it is not running.
     pub(crate) fn forget(&self) -> Result<()> {
-        for entry in fs::read_dir(&self.folder)? {
-            let path = entry?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.starts_with("db.sqlite") {
-                fs::remove_file(&path)?;
-            }
+        for path in database(&self.folder)? {
+            fs::remove_file(path)?;
         }
         Ok(())
+    }
+
+    /// Copies all that it knows, while it is not running.
+    pub(crate) fn back_up(&self) -> Result<()> {
+        copy_database(&self.folder, &self.folder.join("backup"))
+    }
+
+    /// Has it know what it knew when it was backed up, while it is not running.
+    pub(crate) fn restore(&self) -> Result<()> {
+        self.forget()?;
+        copy_database(&self.folder.join("backup"), &self.folder)
     }
 
     /// Starts it again over the same data.
@@ -333,6 +340,27 @@ impl Headscale {
             output(self.place.command(Path::new("bash")).args(["-c", &line])).map(drop)
         })
     }
+}
+
+/// The files of the database in a folder.
+fn database(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("db.sqlite") {
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
+
+fn copy_database(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for file in database(from)? {
+        fs::copy(&file, to.join(file.file_name().unwrap_or_default()))?;
+    }
+    Ok(())
 }
 
 fn serve(program: &Program, place: Place, folder: &Path) -> Result<Process> {

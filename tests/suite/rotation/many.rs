@@ -6,14 +6,15 @@ const NAMESPACES: usize = 10;
 const SERVICES: usize = 100;
 
 impl World {
-    fn demand_everywhere(&self) {
-        let keys = (0..SERVICES).map(|n| {
+    /// Has pods of so many services in so many namespaces.
+    pub(super) fn demand_in(&self, namespaces: usize, services: usize) {
+        let keys = (0..services).map(|n| {
             let service = format!("s{n}");
             (format!("{service}-authkey"), key_demand(&service))
         });
         let keys: std::collections::BTreeMap<_, _> = keys.collect();
         self.demands.send_modify(|demands| {
-            for n in 0..NAMESPACES {
+            for n in 0..namespaces {
                 let mut keys = keys.clone();
                 for demand in keys.values_mut() {
                     demand.asked.user = format!("n{n}.{}", demand.service);
@@ -29,10 +30,10 @@ impl World {
         });
     }
 
-    /// The values that pods read, of all namespaces, and how many intents are open or abandoned there.
-    async fn everywhere(&self) -> (Vec<String>, usize) {
+    /// The values that pods read, of so many namespaces, and how many intents are open or abandoned there.
+    pub(super) async fn everywhere(&self, namespaces: usize) -> (Vec<String>, usize) {
         let (mut values, mut unsettled) = (Vec::new(), 0);
-        for n in 0..NAMESPACES {
+        for n in 0..namespaces {
             let secret = self.store.read(&format!("n{n}"), SECRET).await.unwrap();
             let record = secret
                 .as_ref()
@@ -55,7 +56,7 @@ impl World {
 async fn a_leader_that_dies_amid_a_thousand_demands_leaves_one_key_each() {
     let world = World::new().await;
     let first = world.start("first");
-    world.demand_everywhere();
+    world.demand_in(NAMESPACES, SERVICES);
     let minted = async |count: u64| {
         until("keys", async || (world.mints() >= count).then_some(())).await;
     };
@@ -66,7 +67,7 @@ async fn a_leader_that_dies_amid_a_thousand_demands_leaves_one_key_each() {
     minted(world.mints() + 4).await;
     drop(first);
     world.headscale.mend();
-    let (written, unsettled) = world.everywhere().await;
+    let (written, unsettled) = world.everywhere(NAMESPACES).await;
     assert!(written.len() < NAMESPACES * SERVICES, "all was done before");
     assert!(unsettled >= 4, "{unsettled} intents");
     let lost = world.alive().len() - written.len();
@@ -78,7 +79,7 @@ async fn a_leader_that_dies_amid_a_thousand_demands_leaves_one_key_each() {
     let all = NAMESPACES * SERVICES;
     let began = Instant::now();
     let values = loop {
-        let (values, unsettled) = world.everywhere().await;
+        let (values, unsettled) = world.everywhere(NAMESPACES).await;
         // Calls that are under way must not look as if they took a minute.
         let step = if values.len() < all { 1 } else { 20 };
         world.clock.advance(Duration::from_secs(step));
