@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +44,50 @@ pub struct SecretRef {
     pub namespace: String,
     /// Its name.
     pub name: String,
+}
+
+/// What pods need of one Secret: a view of what its namespace needs, which jobs share.
+#[derive(Clone, Debug)]
+pub struct SecretDemand {
+    namespace: Option<Arc<NamespaceDemand>>,
+    secret: String,
+}
+
+impl SecretDemand {
+    /// The keys of the Secret of that name; none where the namespace needs none.
+    #[must_use]
+    pub fn new(namespace: Option<Arc<NamespaceDemand>>, secret: &str) -> Self {
+        let secret = secret.to_owned();
+        Self { namespace, secret }
+    }
+
+    /// The data keys that pods refer to, whatever policy says.
+    #[must_use]
+    pub fn held(&self) -> &BTreeSet<String> {
+        static NOTHING: BTreeSet<String> = BTreeSet::new();
+        let namespace = self.namespace.as_ref();
+        let held = namespace.and_then(|namespace| namespace.held.get(&self.secret));
+        held.unwrap_or(&NOTHING)
+    }
+
+    /// Uid of the namespace, if it is known.
+    #[must_use]
+    pub fn namespace_uid(&self) -> Option<u128> {
+        self.namespace.as_ref()?.uid
+    }
+}
+
+impl Deref for SecretDemand {
+    type Target = BTreeMap<String, KeyDemand>;
+
+    fn deref(&self) -> &Self::Target {
+        static NOTHING: BTreeMap<String, KeyDemand> = BTreeMap::new();
+        let keys = self
+            .namespace
+            .as_ref()
+            .and_then(|namespace| namespace.secrets.get(&self.secret));
+        keys.unwrap_or(&NOTHING)
+    }
 }
 
 /// What the pods of a namespace need, by Secret and data key.

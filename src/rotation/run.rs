@@ -14,7 +14,7 @@ use tracing::{error, warn};
 
 use super::api_keys::{ApiKeys, Looked};
 use super::budget::Budget;
-use super::demand::{Demands, KeyDemand, SecretRef};
+use super::demand::{Demands, SecretDemand, SecretRef};
 use super::housekeeping::{self, Notebook, Up};
 use super::known::{Known, LastKeys};
 use super::owner::Installation;
@@ -310,12 +310,9 @@ impl Loop {
         self.secrets.get(secret)
     }
 
-    fn demand(&self, secret: &SecretRef) -> BTreeMap<String, KeyDemand> {
+    fn demand(&self, secret: &SecretRef) -> SecretDemand {
         let namespace = self.demands.namespaces.get(secret.namespace.as_str());
-        namespace
-            .and_then(|namespace| namespace.secrets.get(&secret.name))
-            .cloned()
-            .unwrap_or_default()
+        SecretDemand::new(namespace.cloned(), &secret.name)
     }
 }
 

@@ -247,14 +247,14 @@ impl Job<'_> {
             namespace: &self.task.secret.namespace,
             ownership,
             record,
-            recreated: record.is_of_earlier_namespace(self.task.namespace_uid),
+            recreated: record.is_of_earlier_namespace(self.task.demand.namespace_uid()),
             bytes: secret.size(),
             filled: &filled,
             values: &values,
             requests: &self.requests(secret),
             demand: &self.task.demand,
             of_pods: self.of_pods(),
-            held: &self.task.held,
+            held: self.task.demand.held(),
             over_quota: &self.task.over_quota,
             excess: self.task.excess,
             synced: self.task.synced,
@@ -349,7 +349,11 @@ impl Job<'_> {
         record: &Record,
     ) -> Result<StoredSecret, StoreError> {
         let mut record = record.clone();
-        record.belong_to(&secret.namespace, self.task.namespace_uid, &secret.name);
+        record.belong_to(
+            &secret.namespace,
+            self.task.demand.namespace_uid(),
+            &secret.name,
+        );
         let others = secret.data.iter().filter(|(name, _)| *name != DATA_KEY);
         let taken: usize = others.map(|(name, value)| name.len() + value.len()).sum();
         let document = record

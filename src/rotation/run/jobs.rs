@@ -103,13 +103,10 @@ impl Loop {
             number,
         } = job;
         let demand = self.demand(&secret);
-        let namespace = self.demands.namespaces.get(secret.namespace.as_str());
-        let namespace_uid = namespace.and_then(|demand| demand.uid);
-        let of_pods = namespace.and_then(|demand| demand.held.get(&secret.name));
         let quota = self.quota(&secret);
         let known = self.secrets.entry(secret.clone()).or_default();
         let mut held = known.held(now);
-        for (data_key, demand) in &demand {
+        for (data_key, demand) in demand.iter() {
             if let Some(trouble) = self.planes.trouble(&demand.control_plane) {
                 let state = trouble.map_or(State::Degraded, |trouble| trouble.state);
                 held.insert(data_key.clone(), Held { state, until: None });
@@ -123,8 +120,6 @@ impl Loop {
             number,
             beside,
             demand,
-            namespace_uid,
-            held: of_pods.cloned().unwrap_or_default(),
             secret,
             synced: self.demands.synced,
             planes: self.planes.up(),

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::Beside;
 use crate::control_plane::KeyId;
 use crate::rotation::budget::Budget;
-use crate::rotation::demand::{KeyDemand, SecretRef};
+use crate::rotation::demand::{SecretDemand, SecretRef};
 use crate::rotation::known::KeyEnd;
 use crate::rotation::plan::{Issued, Plan, Process, Why};
 use crate::rotation::plane::{Plane, Trouble};
@@ -36,11 +36,7 @@ pub(in crate::rotation) struct Task {
     pub(in crate::rotation) number: u64,
     /// What the jobs on this Secret tell each other.
     pub(in crate::rotation) beside: Beside,
-    pub(in crate::rotation) demand: BTreeMap<String, KeyDemand>,
-    /// Uid of the Secret's namespace, if it is known.
-    pub(in crate::rotation) namespace_uid: Option<u128>,
-    /// Data keys that pods refer to.
-    pub(in crate::rotation) held: BTreeSet<String>,
+    pub(in crate::rotation) demand: SecretDemand,
     pub(in crate::rotation) synced: bool,
     pub(in crate::rotation) planes: BTreeMap<String, Arc<Plane>>,
     pub(in crate::rotation) process: Process,
