@@ -30,7 +30,7 @@ mod unstarted;
 
 use look::OnePlane;
 pub use notebook::Notebook;
-use notebook::Noted;
+use notebook::{Noted, Written};
 use unstarted::Reads;
 
 /// The nodes are looked at this often: two looks and a new pod fit into a minute.
@@ -238,14 +238,20 @@ impl Rounds {
         }
         if fresh.hostnames != noted.hostnames {
             let (before, fresh) = (&noted.hostnames, fresh.hostnames);
-            let written = context.notebook.write_hostnames(before, &fresh).await;
-            let troubled = std::mem::replace(&mut self.troubled, !written);
-            if written {
-                noted.hostnames = fresh;
-            } else if !troubled {
-                warn!(
-                    "Whose hostnames are cannot be written down: another leader would not know who was first, and no workload is warned"
-                );
+            match context.notebook.write_hostnames(before, &fresh).await {
+                Written::Yes => {
+                    noted.hostnames = fresh;
+                    self.troubled = false;
+                }
+                Written::Away => {}
+                Written::No(_) if self.troubled => {}
+                Written::No(error) => {
+                    self.troubled = true;
+                    warn!(
+                        error,
+                        "Whose hostnames are cannot be written down: another leader would not know who was first, and no workload is warned"
+                    );
+                }
             }
         }
     }

@@ -25,6 +25,7 @@ use crate::support::product::{KEYS, label};
 use crate::support::programs::Programs;
 use crate::world::{World, start_headscale, until};
 
+mod damage;
 mod greed;
 
 pub(crate) const CASES: &[Case] = &[
@@ -185,6 +186,7 @@ async fn attacks(world: &World, tenant: &Kubectl, closed: &str) -> Result<()> {
         others(world, &plane, &evil).await? == before,
         "a copied Secret"
     );
+    damage::attack(world, tenant, &evil, (closed, &before)).await?;
     running.stop().await
 }
 

@@ -36,6 +36,17 @@ pub struct Noted {
     pub hostnames: Hostnames,
 }
 
+/// What came of a write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    /// It was done.
+    Yes,
+    /// The API server does not answer, which is reported elsewhere.
+    Away,
+    /// It was refused, and why.
+    No(String),
+}
+
 /// Where notes are kept; clones are one notebook.
 #[derive(Clone)]
 pub enum Notebook {
@@ -124,17 +135,17 @@ impl Notebook {
         let api: Api<Lease> = Api::namespaced(client.clone(), namespace);
         let patch = Patch::Merge(json!({"metadata": {"annotations": {ANNOTATION: text}}}));
         let params = params();
-        let written = api.patch_metadata(name, &params, &patch);
-        is_written(written, namespace, name).await
+        let patched = api.patch_metadata(name, &params, &patch);
+        written(patched, namespace, name).await == Written::Yes
     }
 
-    /// Notes it of hostnames, where that differs from what was noted before; says whether that was done.
-    pub(super) async fn write_hostnames(&self, before: &Hostnames, now: &Hostnames) -> bool {
+    /// Notes it of hostnames, where that differs from what was noted before.
+    pub(super) async fn write_hostnames(&self, before: &Hostnames, now: &Hostnames) -> Written {
         let (client, namespace, name) = match self {
             Self::Memory(kept) => {
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
                 kept.hostnames.clone_from(now);
-                return true;
+                return Written::Yes;
             }
             Self::Cluster {
                 client,
@@ -153,8 +164,8 @@ impl Notebook {
         let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
         let patch = Patch::Merge(json!({ "data": data }));
         let params = params();
-        let written = api.patch(name, &params, &patch);
-        is_written(written, namespace, name).await
+        let patched = api.patch(name, &params, &patch);
+        written(patched, namespace, name).await
     }
 }
 
@@ -176,19 +187,24 @@ async fn there<T>(
     }
 }
 
-async fn is_written<T>(
+async fn written<T>(
     written: impl Future<Output = Result<T, Error>>,
     namespace: &str,
     name: &str,
-) -> bool {
+) -> Written {
     match tokio::time::timeout(DEADLINE, written).await {
-        Ok(Ok(_)) => true,
+        Ok(Ok(_)) => Written::Yes,
         Ok(Err(error)) => {
+            let is_away = cluster::is_away(&error);
             let error = cluster::chain(&error);
             debug!(namespace, name, error, "Notes were not written");
-            false
+            if is_away {
+                Written::Away
+            } else {
+                Written::No(error)
+            }
         }
-        Err(_) => false,
+        Err(_) => Written::Away,
     }
 }
 
