@@ -163,6 +163,7 @@ pub fn mutate(
         caller,
         hostnames: None,
         told: None,
+        says_all: false,
     };
     pod.answer(policy).map_err(Undecodable::Form)
 }

@@ -214,6 +214,7 @@ fn outcome(
         caller,
         hostnames: Some(hostnames),
         told: None,
+        says_all: false,
     };
     let mut outcome = pod.answer(policy)?;
     if let (Verdict::Skip(SkipReason::Disabled), Some(off @ ("disabled" | "false"))) =

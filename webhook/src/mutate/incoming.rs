@@ -35,6 +35,8 @@ pub(crate) struct Incoming<'a> {
     pub(crate) hostnames: Option<&'a ClaimedHostnames>,
     /// Bounds what is told; without it everything is.
     pub(crate) told: Option<Told>,
+    /// Whether all is said, also of a pod that bears our receipt already: to find out what may be told.
+    pub(crate) says_all: bool,
 }
 
 impl Incoming<'_> {
@@ -57,6 +59,7 @@ impl Incoming<'_> {
         };
         let mut pod = Incoming {
             namespace_metadata: Some(&bare),
+            says_all: true,
             ..self
         };
         let told = Told::of(pod.decided(policy)?);
@@ -65,6 +68,7 @@ impl Incoming<'_> {
         }
         pod.namespace_metadata = Some(metadata);
         pod.told = Some(told);
+        pod.says_all = false;
         pod.decided(policy)
     }
 
@@ -236,7 +240,7 @@ impl Incoming<'_> {
             &Receipt::of_skip(reason, self.namespace_unknown(), &told),
         );
         let text = String::from_utf8_lossy(&text);
-        if annotations.and_then(Annotations::status) == Some(&*text) {
+        if annotations.and_then(Annotations::status) == Some(&*text) && !self.says_all {
             return self.quiet(SkipReason::AlreadyInjected);
         }
         let patch = if annotated {
