@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
     image::{Image, libraries},
@@ -18,19 +18,11 @@ use super::{
     wait,
 };
 
+mod config;
+
+pub(crate) use config::{NO_RELAY, NOISE_KEY};
+
 const START: Duration = Duration::from_secs(60);
-/// Headscale wants a relay to tell its nodes about, and does not mind that nobody is there.
-pub(crate) const RELAYS: &str = "regions:
-  900:
-    regionid: 900
-    regioncode: local
-    regionname: local
-    nodes: [{name: 900a, regionid: 900, hostname: 127.0.0.1, stunport: -1, derpport: 8443}]
-";
-
-/// The file in its folder that it reads its noise key from, or makes.
-pub(crate) const NOISE_KEY: &str = "noise.key";
-
 /// A Headscale binary and the version it is called by.
 #[derive(Clone, Debug)]
 pub(crate) struct Program {
@@ -142,17 +134,29 @@ impl Headscale {
         folder: &Path,
         address: &str,
     ) -> Result<Self> {
-        Self::start_with(program, place, folder, address, false)
+        Self::start_with(program, place, folder, address, false, NO_RELAY)
     }
 
-    /// Starts one that speaks HTTPS with a certificate of a private authority.
+    /// Starts one whose clients reach each other through this relay wherever they find no direct way.
+    pub(crate) fn start_with_relay(
+        program: &Program,
+        place: Place,
+        folder: &Path,
+        address: &str,
+        relay: &Self,
+    ) -> Result<Self> {
+        let relays = config::relays(relay.address())?;
+        Self::start_with(program, place, folder, address, false, &relays)
+    }
+
+    /// Starts one that speaks HTTPS with a certificate of a private authority; it is a relay as well.
     pub(crate) fn start_tls(
         program: &Program,
         place: Place,
         folder: &Path,
         address: &str,
     ) -> Result<Self> {
-        Self::start_with(program, place, folder, address, true)
+        Self::start_with(program, place, folder, address, true, NO_RELAY)
     }
 
     fn start_with(
@@ -161,19 +165,20 @@ impl Headscale {
         folder: &Path,
         address: &str,
         tls: bool,
+        relays: &str,
     ) -> Result<Self> {
         fs::create_dir_all(folder)?;
         let scheme = if tls { "https" } else { "http" };
         let url = format!("{scheme}://{address}");
         let authority = if tls {
-            Some(make_certificate(folder, address)?)
+            Some(config::make_certificate(folder, address)?)
         } else {
             None
         };
-        fs::write(folder.join("derp.yaml"), RELAYS)?;
+        fs::write(folder.join("derp.yaml"), relays)?;
         fs::write(
             folder.join("config.yaml"),
-            configuration(folder, address, &url, tls).to_string(),
+            config::configuration(folder, address, &url, tls).to_string(),
         )?;
         let process = serve(program, place, folder)?;
         let mut this = Self {
@@ -196,6 +201,11 @@ impl Headscale {
     /// Its Unix socket.
     pub(crate) fn socket(&self) -> PathBuf {
         self.folder.join("headscale.sock")
+    }
+
+    /// Its host and port.
+    fn address(&self) -> &str {
+        self.url.rsplit('/').next().unwrap_or_default()
     }
 
     /// The private authority's certificate, where it speaks HTTPS.
@@ -333,8 +343,7 @@ impl Headscale {
             self.cli(&["users", "list"])
         })?;
         wait::until("Headscale listens", START, || {
-            let address = self.url.rsplit('/').next().unwrap_or_default();
-            let (host, port) = address.split_once(':').context("no port")?;
+            let (host, port) = self.address().split_once(':').context("no port")?;
             // bash speaks TCP itself, in whatever network the server is.
             let line = format!("exec 3<>/dev/tcp/{host}/{port}");
             output(self.place.command(Path::new("bash")).args(["-c", &line])).map(drop)
@@ -372,55 +381,6 @@ fn serve(program: &Program, place: Place, folder: &Path) -> Result<Process> {
         &program.path,
         &["serve".to_owned(), "--config".to_owned(), config],
     )
-}
-
-/// Reaches nothing outside the machine, and forgets an ephemeral node as early as the server allows.
-fn configuration(folder: &Path, address: &str, url: &str, tls: bool) -> Value {
-    let file = |name: &str| folder.join(name).display().to_string();
-    let mut config = json!({
-        "server_url": url,
-        "listen_addr": address,
-        "metrics_listen_addr": "",
-        "grpc_listen_addr": "127.0.0.1:0",
-        "grpc_allow_insecure": true,
-        "noise": {"private_key_path": file(NOISE_KEY)},
-        "prefixes": {"v4": "100.64.0.0/10", "v6": "fd7a:115c:a1e0::/48"},
-        "database": {"type": "sqlite", "sqlite": {"path": file("db.sqlite")}},
-        "unix_socket": file("headscale.sock"),
-        "unix_socket_permission": "0770",
-        "derp": {"server": {"enabled": false}, "urls": [], "paths": [file("derp.yaml")], "auto_update_enabled": false},
-        "dns": {"magic_dns": false, "override_local_dns": false, "base_domain": "hs.test"},
-        "disable_check_updates": true,
-        "logtail": {"enabled": false},
-        // The first for 0.28, the second from 0.29 on.
-        "ephemeral_node_inactivity_timeout": "70s",
-        "node": {"ephemeral": {"inactivity_timeout": "70s"}},
-        "policy": {"mode": "database"},
-        "log": {"level": "info", "format": "json"},
-    });
-    if tls {
-        config["tls_cert_path"] = json!(file("server.crt"));
-        config["tls_key_path"] = json!(file("server.key"));
-    }
-    config
-}
-
-/// Makes an authority and a certificate of it for the address; returns the authority's certificate.
-fn make_certificate(folder: &Path, address: &str) -> Result<String> {
-    let host = address.split(':').next().unwrap_or_default().to_owned();
-    let mut authority = rcgen::CertificateParams::new(Vec::new())?;
-    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    authority
-        .distinguished_name
-        .push(rcgen::DnType::CommonName, "sidescale e2e authority");
-    let authority_key = rcgen::KeyPair::generate()?;
-    let authority_certificate = authority.self_signed(&authority_key)?;
-    let issuer = rcgen::Issuer::new(authority, authority_key);
-    let key = rcgen::KeyPair::generate()?;
-    let certificate = rcgen::CertificateParams::new(vec![host])?.signed_by(&key, &issuer)?;
-    fs::write(folder.join("server.crt"), certificate.pem())?;
-    fs::write(folder.join("server.key"), key.serialize_pem())?;
-    Ok(authority_certificate.pem())
 }
 
 /// The number of the key that a node joined with.

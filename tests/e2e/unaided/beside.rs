@@ -12,7 +12,7 @@ use sidescale::control_plane::{
 use sidescale::key_value::KeyValue;
 
 use crate::support::context::Context;
-use crate::support::headscale::{Program, RELAYS};
+use crate::support::headscale::{NO_RELAY, Program};
 use crate::support::node::Node;
 use crate::support::processes::Place;
 
@@ -95,7 +95,7 @@ impl<'a> Beside<'a> {
                     ensure!(config.contains(from), "the example has no {from} any more");
                     config = config.replace(from, to);
                 }
-                object["data"] = json!({"config.yaml": config, "derp.yaml": RELAYS});
+                object["data"] = json!({"config.yaml": config, "derp.yaml": NO_RELAY});
             }
             "Service" => object["spec"]["clusterIP"] = json!(self.address),
             "Deployment" => {
