@@ -27,7 +27,7 @@ soak: export SIDESCALE_SOAK = 1
 soak:
 	cargo test --release -p sidescale --test suite -- --nocapture greedy::
 	cargo test --test e2e -- --nocapture honest::
-	cargo test --test e2e -- --nocapture memory::
+	cargo test --release --test e2e -- --nocapture memory::
 
 lint:
 	cargo fmt --all --check

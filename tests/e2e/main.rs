@@ -99,6 +99,9 @@ const CASES: &[&[Case]] = &[
 ];
 
 fn main() -> ExitCode {
+    if let Some(code) = memory::ordered() {
+        return code;
+    }
     let mut arguments = Arguments::from_args();
     // One after the other, but for what the lanes do side by side: times are what some tests look at.
     arguments.test_threads.get_or_insert(1);

@@ -27,6 +27,7 @@ use crate::world::{World, start_headscale, until};
 
 mod damage;
 mod greed;
+mod names;
 
 pub(crate) const CASES: &[Case] = &[
     Case {
@@ -95,11 +96,12 @@ fn tenant(admin: &Kubectl, namespace: &str) -> Result<Kubectl> {
     Ok(Kubectl::new(Place::Host, program, path))
 }
 
-/// Everything that others have: users, keys and the Secret of the bystander.
+/// Everything that others have: users, keys, nodes and the Secret of the bystander.
 #[derive(Debug, PartialEq)]
 struct Others {
     users: Vec<User>,
     keys: Vec<PreAuthKey>,
+    nodes: Vec<names::Node>,
     secret: BTreeMap<String, Vec<u8>>,
 }
 
@@ -113,11 +115,13 @@ async fn others(world: &World, plane: &ControlPlane, evil: &str) -> Result<Other
         .collect();
     let keys = plane.list_pre_auth_keys().await?.into_iter();
     let keys = keys.filter(|key| key.user.is_none_or(|user| !tenants.contains(&user)));
+    let nodes = names::nodes(plane, &tenants).await?;
     let secret = world.secret(&format!("{}-apps", world.name)).await;
     let data = secret.and_then(|secret| secret.data).unwrap_or_default();
     Ok(Others {
         users: users.into_iter().filter(|user| !mine(&user.name)).collect(),
         keys: keys.collect(),
+        nodes,
         secret: data
             .into_iter()
             .map(|(key, value)| (key, value.0))
@@ -159,9 +163,16 @@ async fn attacks(world: &World, tenant: &Kubectl, closed: &str) -> Result<()> {
         secret.data?.get("web-authkey").map(drop)
     })
     .await?;
+    names::join(world, "laptop", hers.value.expose())?;
+    names::join_as(world, "apps", "web").await?;
     let before = others(world, &plane, &evil).await?;
-    ensure!(before.keys.len() == 2, "{before:?}");
+    ensure!(
+        (before.keys.len(), before.nodes.len()) == (2, 2),
+        "{before:?}"
+    );
 
+    names::attack(world, &plane).await?;
+    ensure!(others(world, &plane, &evil).await? == before, "a name");
     forged_ends(world, tenant, &evil, &before).await?;
     ensure!(
         others(world, &plane, &evil).await? == before,

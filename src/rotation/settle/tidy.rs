@@ -86,8 +86,7 @@ impl Job<'_> {
             let judged = self.judge(&plane, &record, (&*data_key, id, expires)).await;
             if let Ok(false) = judged {
                 // One look tells of all of them: what is another's, or over, costs no call of its own.
-                forget(&mut record, &data_key, id);
-                self.outcome.again |= self.of_pods();
+                self.outcome.again |= forget(&mut record, &data_key, id);
                 continue;
             }
             if left == 0 {
@@ -119,9 +118,7 @@ impl Job<'_> {
                 stuck = true;
                 continue;
             }
-            forget(&mut record, &data_key, id);
-            // Nothing may be left to remember of a pod that is gone, and there will be more of them.
-            self.outcome.again |= self.of_pods();
+            self.outcome.again |= forget(&mut record, &data_key, id);
         }
         if record != before {
             self.write(secret, &record).await?;
@@ -141,7 +138,9 @@ impl Job<'_> {
         };
         match step {
             Step::BringBack { data_key } => of(&data_key, &|key| key.bring_back(now, overlap)),
-            Step::ForgetPrevious { data_key, id } => forget(record, &data_key, id),
+            Step::ForgetPrevious { data_key, id } => {
+                self.outcome.again |= forget(record, &data_key, id);
+            }
             Step::ForgetAbandoned { data_key, op } => of(&data_key, &|key| {
                 key.abandoned.retain(|abandoned| abandoned.intent.op != op);
             }),
@@ -277,8 +276,12 @@ impl Elsewhere {
     }
 }
 
-fn forget(record: &mut Record, data_key: &str, id: KeyId) {
-    if let Some(key) = record.keys.get_mut(data_key) {
-        key.previous.retain(|previous| previous.id != id);
-    }
+/// Deletes an old key from the record; says whether its entry is empty now, which the next job deletes.
+fn forget(record: &mut Record, data_key: &str, id: KeyId) -> bool {
+    let Some(key) = record.keys.get_mut(data_key) else {
+        return false;
+    };
+    let before = key.previous.len();
+    key.previous.retain(|previous| previous.id != id);
+    key.previous.len() < before && key.is_empty()
 }

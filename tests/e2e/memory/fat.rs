@@ -1,26 +1,32 @@
-//! Pods with 256 KiB of annotations and Secrets of a megabyte, read by a process that begins to lead.
+//! Pods with 256 KiB of annotations or a megabyte of labels and Secrets of a megabyte, read by a process that begins to lead.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use serde_json::json;
 use sidescale_webhook::identity::POD_SECRET;
+use tokio::runtime::Runtime;
 
-use super::{MIB, Stage, check};
+use super::{MIB, check};
+use crate::chart::Release;
 use crate::serve::Replica;
 use crate::support::api::ControlPlane;
 use crate::support::context::Context;
 use crate::support::product::KEYS;
 use crate::support::{headscale, soak, wait};
-use crate::world::injected_pod;
+use crate::world::{client, forget_others, injected_pod};
 
 const NAMESPACES: usize = 10;
 
 /// What its annotations may take together.
 const ANNOTATIONS: usize = 255 << 10;
+
+/// Its labels take a megabyte: as many as fit into etcd's limit together with their field's owners.
+const LABELS: usize = (1 << 20) / (5 + 63);
 
 /// Is what a Secret may take.
 const SECRET: usize = (1 << 20) - 1024;
@@ -30,6 +36,16 @@ const DIFFERENCE: u64 = 10 * MIB;
 
 /// Is the most at the peak.
 const MOST: u64 = 128 * MIB;
+
+/// A pod of another namespace is seen this much later at most.
+const LATER: Duration = Duration::from_secs(2);
+
+/// What makes a pod fat.
+#[derive(Clone, Copy)]
+enum Fat {
+    Annotations,
+    Labels,
+}
 
 pub(super) fn run(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
     let api = context.api()?;
@@ -41,37 +57,77 @@ pub(super) fn run(context: &Context, _: Option<&headscale::Program>) -> Result<(
     let many = soak::number(150, 300);
     let tenant = Tenant { stage: &stage };
     let outcome = (|| {
+        let apps = format!("{name}-apps");
+        stage.runtime.block_on(stage.make_bystander(&apps, "web"))?;
+        let quiet = lead(context, &api, &stage)?;
         stage.runtime.block_on(async {
-            tenant.make_bystander(&format!("{name}-apps")).await?;
             tenant.make_secrets().await?;
-            tenant.make_pods(0..30).await
+            tenant.make_pods(0..30, Fat::Annotations).await
         })?;
-        let few = peak(context, &api, &stage)?;
-        stage.runtime.block_on(tenant.make_pods(30..many))?;
-        let more = peak(context, &api, &stage)?;
+        let few = lead(context, &api, &stage)?;
+        let made = tenant.make_pods(30..many, Fat::Annotations);
+        stage.runtime.block_on(made)?;
+        let more = lead(context, &api, &stage)?;
+        let made = tenant.make_pods(many..many + 30, Fat::Labels);
+        stage.runtime.block_on(made)?;
+        let labelled = lead(context, &api, &stage)?;
         println!(
-            "\ne2e: peak of a new leader: {} MiB beside 30 fat pods, {} MiB beside {many}",
-            few / MIB,
-            more / MIB
+            "\ne2e: a new leader: {quiet}; {few} beside 30 fat pods; {more} beside {many}; {labelled} with 30 more whose \
+             labels are a megabyte"
         );
-        ensure!(more.abs_diff(few) < DIFFERENCE, "{few} and {more} bytes");
-        ensure!(few.max(more) < MOST, "{few} and {more} bytes");
-        check(more)
+        for beside in [&few, &more, &labelled] {
+            ensure!(
+                beside.peak < MOST && beside.peak.abs_diff(few.peak) < DIFFERENCE,
+                "{few} and {beside}"
+            );
+            let started = cfg!(debug_assertions) || beside.start < quiet.start + LATER;
+            ensure!(
+                started && beside.seen < quiet.seen + LATER,
+                "{quiet} and {beside}"
+            );
+            check(beside.peak)?;
+        }
+        Ok(())
     })();
     stage.runtime.block_on(tenant.remove())?;
     outcome
 }
 
-/// Starts a process, waits until it has seen the pod that needs a key and takes no more memory, and gives its peak.
-fn peak(context: &Context, api: &ControlPlane, stage: &Stage) -> Result<u64> {
+/// A process that began to lead.
+struct Leader {
+    /// Its memory at most, in bytes.
+    peak: u64,
+    /// How long after its start it knew all pods. A debug build takes ten times as long to read them, so it has no bar.
+    start: Duration,
+    /// How long it then took to see a new pod of another namespace.
+    seen: Duration,
+}
+
+impl std::fmt::Display for Leader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (peak, start, seen) = (self.peak / MIB, self.start, self.seen);
+        write!(
+            f,
+            "{peak} MiB, starts in {start:.1?}, sees a pod in {seen:.1?}"
+        )
+    }
+}
+
+/// Starts a process and waits until it has seen the pod that needs a key and takes no more memory.
+fn lead(context: &Context, api: &ControlPlane, stage: &Stage) -> Result<Leader> {
     let folder = context.folder.inner(&stage.release.name)?;
+    let began = Instant::now();
     let mut replica = Replica::start(api, &stage.release, &folder)?;
     let limit = Duration::from_secs(60);
-    wait::until("the new leader has seen all pods", limit, || {
+    let keys = |replica: &Replica, least: f64| {
         let keys = replica.metric("sidescale_keys", &[])?;
-        ensure!(keys >= 1.0, "{keys} keys");
+        ensure!(keys >= least, "{keys} keys");
         Ok(())
+    };
+    wait::until("the new leader has seen all pods", limit, || {
+        keys(&replica, 1.0)
     })?;
+    let start = began.elapsed();
     let (mut peak, mut since) = (replica.peak()?, Instant::now());
     wait::until("its memory grows no more", limit, || {
         let now = replica.peak()?;
@@ -81,8 +137,57 @@ fn peak(context: &Context, api: &ControlPlane, stage: &Stage) -> Result<u64> {
         ensure!(since.elapsed() > Duration::from_secs(2), "{now} bytes");
         Ok(())
     })?;
+    let apps = format!("{}-apps", stage.release.name);
+    let began = Instant::now();
+    stage.runtime.block_on(stage.make_bystander(&apps, "api"))?;
+    wait::until("the new pod is seen", limit, || keys(&replica, 2.0))?;
+    let seen = began.elapsed();
+    let pods: Api<Pod> = Api::namespaced(stage.admin.clone(), &apps);
+    let now = DeleteParams::default().grace_period(0);
+    stage.runtime.block_on(pods.delete("api", &now))?;
     replica.stop()?;
-    Ok(peak)
+    Ok(Leader { peak, start, seen })
+}
+
+/// A release whose process the test starts by itself, and an administrator.
+struct Stage {
+    release: Release,
+    runtime: Runtime,
+    admin: Client,
+}
+
+impl Stage {
+    /// Installs the chart and makes namespaces `<name>-<suffix>`.
+    fn install(
+        context: &Context,
+        api: &ControlPlane,
+        name: &str,
+        suffixes: &[&str],
+    ) -> Result<Self> {
+        let release = Release::install(context, api, name)?;
+        forget_others(api.kubectl())?;
+        for suffix in suffixes {
+            api.namespace(&format!("{name}-{suffix}"), &json!({}))?;
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?;
+        let admin = runtime.block_on(client(api.kubectl()))?;
+        Ok(Self {
+            release,
+            runtime,
+            admin,
+        })
+    }
+
+    /// A pod that needs a key: that it does shows that all pods were seen.
+    async fn make_bystander(&self, namespace: &str, service: &str) -> Result<()> {
+        let key = (KEYS, format!("{service}-authkey"));
+        let pod = injected_pod(service, service, key, |_| {})?;
+        let pods: Api<Pod> = Api::namespaced(self.admin.clone(), namespace);
+        pods.create(&PostParams::default(), &pod).await?;
+        Ok(())
+    }
 }
 
 struct Tenant<'a> {
@@ -92,15 +197,6 @@ struct Tenant<'a> {
 impl Tenant<'_> {
     fn namespace(&self, n: usize) -> String {
         format!("{}-fat-{}", self.stage.release.name, n % NAMESPACES)
-    }
-
-    /// A pod that needs a key: that it does shows that all pods were seen.
-    async fn make_bystander(&self, namespace: &str) -> Result<()> {
-        let key = (KEYS, "web-authkey".to_owned());
-        let pod = injected_pod("web", "web", key, |_| {})?;
-        let pods: Api<Pod> = Api::namespaced(self.stage.admin.clone(), namespace);
-        pods.create(&PostParams::default(), &pod).await?;
-        Ok(())
     }
 
     /// Two in each namespace, under names that keys are kept under, with our label.
@@ -121,17 +217,25 @@ impl Tenant<'_> {
         Ok(())
     }
 
-    async fn make_pods(&self, numbers: std::ops::Range<usize>) -> Result<()> {
+    async fn make_pods(&self, numbers: std::ops::Range<usize>, fat: Fat) -> Result<()> {
+        let mut metadata = json!({
+            "labels": {"sidescale.io/sidecar": "tailscale"},
+            "annotations": {"sidescale.io/inject": "tailscale"},
+        });
+        match fat {
+            Fat::Annotations => metadata["annotations"]["fat"] = json!("x".repeat(ANNOTATIONS)),
+            Fat::Labels => {
+                for n in 0..LABELS {
+                    metadata["labels"][format!("{n:05}")] = json!("x".repeat(63));
+                }
+            }
+        }
+        let metadata = &metadata;
         let made = futures::stream::iter(numbers).map(|n| async move {
+            let mut metadata = metadata.clone();
+            metadata["name"] = json!(format!("fat-{n}"));
             let pod: Pod = serde_json::from_value(json!({
-                "metadata": {
-                    "name": format!("fat-{n}"),
-                    "labels": {"sidescale.io/sidecar": "tailscale"},
-                    "annotations": {
-                        "sidescale.io/inject": "tailscale",
-                        "fat": "x".repeat(ANNOTATIONS),
-                    },
-                },
+                "metadata": metadata,
                 // A node that is not there: it is never scheduled.
                 "spec": {
                     "nodeSelector": {"none": "such"},
