@@ -267,6 +267,30 @@ fn every_metric_on_a_page_is_one_that_there_is() {
 }
 
 #[test]
+fn the_page_of_installing_names_values_that_there_are() {
+    let values: Value = serde_saphyr::from_str(&read("charts/sidescale/values.yaml")).unwrap();
+    let page = read("docs/install.md");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
+    let mut seen = 0;
+    for row in rows {
+        let cell = row.split(" |").next().unwrap();
+        let names: Vec<&str> = cell.split('`').step_by(2).collect();
+        // Of several the later ones leave out what they share with the first.
+        let shared = names[0].rsplit_once('.').map_or("", |(parent, _)| parent);
+        for name in names.into_iter().filter(|name| !name.is_empty()) {
+            let whole = match name.strip_prefix('.') {
+                Some(rest) => format!("{shared}.{rest}"),
+                None => name.to_owned(),
+            };
+            let there = values.pointer(&format!("/{}", whole.replace('.', "/")));
+            assert!(there.is_some(), "docs/install.md: the chart has no {whole}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 15, "{seen}");
+}
+
+#[test]
 fn the_page_of_commands_has_every_command() {
     let page = read("docs/commands.md");
     for command in Args::command().get_subcommands() {
