@@ -363,11 +363,16 @@ fn every_flag_in_the_deployment_is_a_flag_of_serve() {
 }
 
 #[test]
-fn the_readme_lists_every_flag() {
-    let readme = read("README.md");
-    for (flag, variable) in flags("serve").into_iter().chain(flags("apikey-manager")) {
-        let row = format!("| `--{flag}` | `{variable}` |");
-        assert!(readme.contains(&row), "README.md lacks {row}");
+fn the_pages_list_every_flag() {
+    for (command, page) in [
+        ("serve", "docs/flags.md"),
+        ("apikey-manager", "docs/api-key-manager.md"),
+    ] {
+        let text = read(page);
+        for (flag, variable) in flags(command) {
+            let row = format!("| `--{flag}` | `{variable}` |");
+            assert!(text.contains(&row), "{page} lacks {row}");
+        }
     }
 }
 
