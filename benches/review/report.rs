@@ -139,6 +139,8 @@ pub(crate) fn write(rows: &[Row], many: &Long) -> Result<()> {
     };
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench.json");
     let text = serde_json::to_string(&report)?;
+    // Cargo's own folder may be elsewhere.
+    path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
     std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
     println!("written to {}", path.display());
     Ok(())
