@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::earliest;
 use super::step::{Over, Plan, Step};
 use super::view::{Issued, View};
+use super::when::earliest;
 use crate::clock::after;
 use crate::control_plane::{KeyId, PreAuthKey, UserId};
 use crate::rotation::cleanup::Unused;
