@@ -62,7 +62,7 @@ pub struct RotateArgs {
     #[arg(long)]
     pub revoke: bool,
     /// How long to wait until the new keys are there; 0s asks and ends
-    #[arg(long, default_value = "2m", value_parser = crate::args::duration, value_name = "TIME")]
+    #[arg(long, default_value = "2m", value_parser = crate::duration::duration, value_name = "TIME")]
     pub wait: Duration,
     /// Which installation.
     #[command(flatten)]

@@ -22,9 +22,9 @@ use crate::health::{Health, Part};
 use crate::leader::Lease;
 use crate::metrics::Metrics;
 use crate::rotation::in_cluster::{self, InCluster};
-use crate::server::{self, ClientAuthority, Limits, ServerArgs, ServerTls, ServingKey};
+use crate::server::{self, ClientAuthority, Limits, ServerArgs, ServerTls};
 use crate::telemetry::LogArgs;
-use crate::tls::{Tls, TlsArgs};
+use crate::tls::{ServingKey, Tls, TlsArgs};
 use crate::watch::{Hostnames, Namespaces};
 
 mod parts;

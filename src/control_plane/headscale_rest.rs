@@ -12,15 +12,23 @@ use crate::key_value::KeyValue;
 
 mod api_keys;
 mod base;
+mod causes;
 mod nodes;
 mod pre_auth_keys;
 mod transport;
 mod users;
 
-use transport::Auth;
+use causes::causes;
 
 /// Answers on the socket too, where `/health` does not.
 const HEALTH: &str = "/api/v1/health";
+
+/// Whether a call carries the API key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Auth {
+    Bearer,
+    None,
+}
 
 /// Calls one Headscale.
 #[derive(Clone, Debug)]
@@ -73,7 +81,7 @@ impl HeadscaleRest {
         }
         let client = builder
             .build()
-            .map_err(|error| invalid(format!("no TLS client: {}", transport::causes(&error))))?;
+            .map_err(|error| invalid(format!("no TLS client: {}", causes(&error))))?;
         Ok(Self {
             name,
             shown: base.clone(),
@@ -94,7 +102,7 @@ impl HeadscaleRest {
             .build()
             .map_err(|error| Error::InvalidEndpoint {
                 control_plane: name.clone(),
-                problem: format!("no client: {}", transport::causes(&error)),
+                problem: format!("no client: {}", causes(&error)),
             })?;
         Ok(Self {
             name,

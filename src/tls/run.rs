@@ -7,21 +7,21 @@ use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
 use kube::{Api, Client};
-use sidescale_certs::{AuthorityError, Leaf, LeafError};
-use thiserror::Error;
+use sidescale_certs::Leaf;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::TlsArgs;
 use super::ca_bundle::{Configuration, Live};
+use super::error::TlsError;
+use super::serving_key::ServingKey;
 use super::state::Authorities;
 use super::store::CaSecret;
 use crate::clock::{Clock, after};
 use crate::cluster::{chain, is_away};
 use crate::health::{Health, Part};
 use crate::metrics::Metrics;
-use crate::server::ServingKey;
-use crate::store::{SecretStore, Store, StoreError};
+use crate::store::{SecretStore, Store};
 
 /// Is how often everything is looked at, whatever the watch says: it survives a clock that was set or stood still.
 const CHECK: Duration = Duration::from_secs(30);
@@ -31,74 +31,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Is how long ago a write has to be for the next one to count as the first again.
 const PEACE: Duration = Duration::from_secs(60);
-
-/// Says why the certificates are not in order. All of it is tried again.
-#[derive(Debug, Error)]
-pub enum TlsError {
-    /// No authority could be made.
-    #[error(transparent)]
-    Authority(#[from] AuthorityError),
-    /// No leaf could be made.
-    #[error(transparent)]
-    Leaf(#[from] LeafError),
-    /// The Secret could not be read or written.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The Secret is somebody else's.
-    #[error(
-        "Secret {namespace}/{name} is not labelled app.kubernetes.io/managed-by: sidescale, so it is left as it is: \
-         delete it, or name another one with --ca-secret-name"
-    )]
-    NotOurs {
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-    },
-    /// There is no configuration.
-    #[error(
-        "{kind} {name:?} does not exist: install the chart, or name yours with --webhook-config-name"
-    )]
-    Missing {
-        /// Its kind.
-        kind: &'static str,
-        /// Its name.
-        name: String,
-    },
-    /// The configuration is empty.
-    #[error("{kind} {name:?} has no entries: install the chart's own")]
-    NoEntries {
-        /// Its kind.
-        kind: &'static str,
-        /// Its name.
-        name: String,
-    },
-    /// The configuration could not be read or written.
-    #[error("{verb} {kind} {name:?}")]
-    Configuration {
-        /// What was tried.
-        verb: &'static str,
-        /// Its kind.
-        kind: &'static str,
-        /// Its name.
-        name: String,
-        /// What the client says.
-        #[source]
-        source: Box<kube::Error>,
-    },
-    /// The API server did not answer.
-    #[error("{verb} {kind} {name:?}: no answer within {seconds} s")]
-    TimedOut {
-        /// What was tried.
-        verb: &'static str,
-        /// Its kind.
-        kind: &'static str,
-        /// Its name.
-        name: String,
-        /// For how long.
-        seconds: u64,
-    },
-}
 
 /// Keeps the certificates of one replica.
 pub struct Tls {

@@ -13,9 +13,9 @@ use sidescale_webhook::hostnames::ClaimedHostnames;
 use tracing::{debug, info};
 
 use super::feed::{Feed, Subject};
-use super::metadata::Metadata;
 use super::namespaces::report;
 use crate::cluster;
+use crate::metadata::Metadata;
 
 /// What could not be read is read again after this long.
 const RETRY: Duration = Duration::from_secs(10);

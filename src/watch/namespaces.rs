@@ -15,9 +15,9 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use super::feed::{Feed, Subject};
-use super::metadata::{INJECT, Metadata};
 use crate::cluster;
 use crate::config::Current;
+use crate::metadata::{INJECT, Metadata};
 
 /// Holds every namespace seen; shared by the webhook, which reads it at each review.
 #[derive(Debug)]

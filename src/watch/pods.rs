@@ -17,8 +17,8 @@ use tracing::{info, warn};
 
 use super::Namespaces;
 use super::feed::{Feed, Subject};
-use super::metadata::Metadata;
 use super::namespaces::report;
+use crate::metadata::Metadata;
 use crate::rotation::demand::{Demands, NamespaceDemand, PodSeen, Shape, of_namespace};
 
 /// The label that the webhook puts on every pod it injects.

@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use tracing::info;
 
 use super::feed::{Feed, Subject};
-use super::metadata::Metadata;
 use super::namespaces::report;
+use crate::metadata::Metadata;
 use crate::rotation::demand::{Demands, SecretRef};
 
 /// The resourceVersion of every Secret seen.
