@@ -12,7 +12,7 @@ use kube::api::ObjectMeta;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
-use sidescale_webhook::annotations::{PREFIX, deciding};
+use sidescale_webhook::annotations::deciding;
 
 use crate::store::FIELD_MANAGER;
 
@@ -20,12 +20,10 @@ mod fields;
 
 use fields::each_element;
 pub(crate) use fields::{Fields, each_pair};
+use sidescale_webhook::keys::{INJECT, PREFIX};
 
 /// Labels that tell which version of a workload a pod is of.
 const HASHES: [&str; 2] = ["pod-template-hash", "rollouts-pod-template-hash"];
-
-/// The label by which a namespace opts in, and the annotation by which a pod does.
-pub(crate) const INJECT: &str = "sidescale.io/inject";
 
 /// Is more than any name that Kubernetes gives; an owner's may have a megabyte.
 const LONGEST_NAME: usize = 320;

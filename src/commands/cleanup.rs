@@ -16,11 +16,13 @@ use crate::events::Events;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::rotation::Notebook;
+use crate::rotation::context::Context;
 use crate::rotation::demand::Demands;
 use crate::rotation::owner::Installation;
-use crate::rotation::plane::{Plane, Survey, Trouble};
+use crate::rotation::plane::Plane;
+use crate::rotation::problem::Trouble;
 use crate::rotation::removal::{Removal, away, decide};
-use crate::rotation::run::Context;
+use crate::rotation::survey::Survey;
 use crate::rotation::sweep::{self, Removed, SecondLook, listed, records};
 
 mod text;

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, Namespace, Pod};
 use kube::Client;
 use kube::api::{Api, ListParams, ObjectMeta};
+use sidescale_webhook::keys::{SIDECAR_LABEL, STATUS};
 use sidescale_webhook::sidecar::Receipt;
 
 use super::release::{Release, refused};
@@ -193,7 +194,7 @@ pub(super) async fn injected(client: &Client, namespace: Option<&str>) -> Result
         None => (Api::all(client.clone()), "all namespaces".to_owned()),
     };
     let mut params = ListParams::default()
-        .labels(pods::LABEL)
+        .labels(SIDECAR_LABEL)
         .fields(pods::RUNNING)
         .limit(PAGE);
     let mut found = Vec::new();
@@ -210,7 +211,7 @@ pub(super) async fn injected(client: &Client, namespace: Option<&str>) -> Result
 
 /// Which key the pod uses, and whose pod it is.
 fn user_of_key(pod: &ObjectMeta) -> Option<((SecretRef, String), String)> {
-    let receipt = pod.annotations.as_ref()?.get("sidescale.io/status")?;
+    let receipt = pod.annotations.as_ref()?.get(STATUS)?;
     let injected = Receipt::parse(receipt).ok()?.injected?;
     let secret = SecretRef {
         namespace: pod.namespace.clone()?,

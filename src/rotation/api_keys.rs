@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use sidescale_webhook::profile;
 use tracing::{debug, info, warn};
 
-use super::run::Context;
+use super::context::Context;
 use crate::api_key::keeper::{CHECK_EVERY, Keeper};
 use crate::api_key::run::{Place, Settled, Trouble, settle};
 use crate::api_key::{Policy, form};

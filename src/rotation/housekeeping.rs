@@ -12,48 +12,29 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::checkpoint::{Noted, Written};
 use super::claims::Claims;
+use super::context::Context;
 use super::demand::Demands;
 use super::known::LastKeys;
 use super::nodes::{Counts, NodeState, Note};
-use super::plane::Plane;
-use super::run::Context;
 use super::standing::Standings;
 use crate::clock::after;
 
 mod findings;
 mod hostnames;
 mod look;
-mod notebook;
+mod node_monitor;
 mod sweep;
 mod unstarted;
 
 use look::OnePlane;
-pub use notebook::Notebook;
-use notebook::{Noted, Written};
+pub(super) use node_monitor::Up;
+use node_monitor::{Keeper, LOOK_EVERY};
 use unstarted::Reads;
-
-/// The nodes are looked at this often: two looks and a new pod fit into a minute.
-const LOOK_EVERY: Duration = Duration::from_secs(15);
 
 /// Notes are written at most this often.
 const NOTE_EVERY: Duration = Duration::from_secs(60);
-
-/// The control planes that answer, by name.
-pub(super) type Up = BTreeMap<String, Arc<Plane>>;
-
-/// What all looks share.
-struct Keeper {
-    context: Arc<Context>,
-    demands: watch::Receiver<Demands>,
-    /// Control planes that may have lost us, for the loop that connects.
-    suspects: mpsc::Sender<String>,
-    /// Keys that no record names and that are left.
-    kept: LastKeys,
-    standings: Standings,
-    /// No pod is evicted before.
-    evict_from: Mutex<Timestamp>,
-}
 
 /// Gives out the looks whose time has come. None waits for another: one control plane that hangs delays nobody's.
 struct Rounds {

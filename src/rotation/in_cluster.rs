@@ -12,9 +12,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::Notebook;
+use super::context::Context;
 use super::demand::Demands;
 use super::owner::Installation;
-use super::run::{self, Context};
+use super::run;
 use crate::clock::Clock;
 use crate::cluster;
 use crate::config::Current;

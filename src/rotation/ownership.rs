@@ -2,16 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use sidescale_webhook::keys::{ADOPT, PAUSED};
+
 use super::demand::SecretRef;
 use super::plan::Ownership;
-use super::plane::Trouble;
+use super::problem::Trouble;
 use super::record::Record;
 use super::state::State;
 use crate::control_plane::KeyId;
 use crate::store::{MANAGED_BY, StoredSecret};
-
-const ADOPT: &str = "sidescale.io/adopt";
-const PAUSED: &str = "sidescale.io/paused";
 
 /// Says whose the Secret is and reads its record; one that is not ours to write says what to do about it.
 pub(crate) fn ownership(secret: &StoredSecret) -> (Ownership, Record, Option<Trouble>) {

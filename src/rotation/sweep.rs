@@ -2,16 +2,18 @@
 
 use std::time::Instant;
 
+use super::context::Context;
 use super::demand::{Demands, SecretRef};
 use super::orphans;
 use super::owner::Claim;
 use super::ownership;
 use super::plan::{Claimed, Ownership};
-use super::plane::{Plane, Survey, Trouble};
+use super::plane::Plane;
+use super::problem::Trouble;
 use super::record::Record;
 use super::removal::{Records, Removal, away, decide};
-use super::run::Context;
 use super::state::State;
+use super::survey::Survey;
 use crate::metrics::RotationResult;
 use crate::store::StoredSecret;
 

@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde::de::Error as _;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
+use sidescale_webhook::keys::PREFIX;
 use zeroize::Zeroizing;
 
 use super::limits::{MOST_DATA_KEYS, MOST_LABELS};
@@ -18,9 +19,6 @@ use crate::metadata::{Fields, LastWrite, each_pair};
 
 /// Bounds owners and finalizers.
 const LONGEST_LIST: usize = 64 << 10;
-
-/// What of it is ours.
-const PREFIX: &str = "sidescale.io/";
 
 #[derive(Deserialize)]
 struct Read<'a> {

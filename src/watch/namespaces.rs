@@ -9,7 +9,8 @@ use kube::Client;
 use kube::api::ObjectMeta;
 use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt, watcher};
-use sidescale_webhook::annotations::{NamespaceMetadata, PREFIX};
+use sidescale_webhook::annotations::NamespaceMetadata;
+use sidescale_webhook::keys::{INJECT, PREFIX};
 use sidescale_webhook::profile::Policy;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
@@ -17,7 +18,7 @@ use tracing::{debug, info, warn};
 use super::feed::{Feed, Subject};
 use crate::cluster;
 use crate::config::Current;
-use crate::metadata::{INJECT, Metadata};
+use crate::metadata::Metadata;
 
 /// Holds every namespace seen; shared by the webhook, which reads it at each review.
 #[derive(Debug)]

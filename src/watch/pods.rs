@@ -11,6 +11,7 @@ use kube::api::ObjectMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::Event;
 use sidescale_webhook::identity::Owner;
+use sidescale_webhook::keys::SIDECAR_LABEL;
 use sidescale_webhook::profile::Policy;
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -20,9 +21,6 @@ use super::feed::{Feed, Subject};
 use super::namespaces::report;
 use crate::metadata::Metadata;
 use crate::rotation::demand::{Demands, NamespaceDemand, PodSeen, Shape, of_namespace};
-
-/// The label that the webhook puts on every pod it injects.
-pub(crate) const LABEL: &str = "sidescale.io/sidecar";
 
 /// A metadata watch cannot see a phase, but can leave out the pods that are over: they then come as deleted.
 pub(crate) const RUNNING: &str = "status.phase!=Succeeded,status.phase!=Failed";
@@ -77,7 +75,7 @@ pub async fn run(
     let subject = Subject {
         what: "pods",
         path: "/api/v1/pods".into(),
-        labels: Some(LABEL),
+        labels: Some(SIDECAR_LABEL),
         fields: Some(RUNNING.to_owned()),
     };
     let selecting = policy.pod_labels();

@@ -32,9 +32,6 @@ pub use state::State;
 /// Is the shortest life of a key that anybody can choose: a mint and its retries have to fit in.
 pub(crate) const SHORTEST_LIFE: Duration = Duration::from_secs(30);
 
-/// Is the prefix of every annotation and label of ours.
-pub const PREFIX: &str = "sidescale.io/";
-
 /// Holds what decides an injection: metadata alone, so that rotation can decide the same from a metadata watch.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
@@ -42,7 +39,7 @@ pub struct Subject<'a> {
     pub namespace: &'a str,
     /// The pod's name; empty where `generateName` is still to be filled in.
     pub name: &'a str,
-    /// Every annotation of the pod, or at least those under [`PREFIX`].
+    /// Every annotation of the pod, or at least those under [`crate::keys::PREFIX`].
     pub annotations: &'a dyn Lookup,
     /// Labels of the pod.
     pub labels: &'a dyn Lookup,
@@ -73,7 +70,7 @@ pub enum Caller {
 pub trait Lookup: std::fmt::Debug {
     /// The value of `key`.
     fn value(&self, key: &str) -> Option<&str>;
-    /// All entries whose key begins with [`PREFIX`].
+    /// All entries whose key begins with [`crate::keys::PREFIX`].
     fn ours(&self) -> Box<dyn Iterator<Item = (&str, &str)> + '_>;
 }
 
@@ -84,7 +81,7 @@ pub struct NamespaceMetadata {
     pub inject: Option<String>,
     /// All its labels, which may open a profile or a control plane to it.
     pub labels: std::collections::BTreeMap<String, String>,
-    /// Annotations under [`PREFIX`].
+    /// Annotations under [`crate::keys::PREFIX`].
     pub annotations: std::collections::BTreeMap<String, String>,
 }
 

@@ -19,6 +19,7 @@ pub mod annotations;
 pub mod forms;
 pub mod hostnames;
 pub mod identity;
+pub mod keys;
 pub mod mutate;
 pub mod profile;
 pub mod quote;

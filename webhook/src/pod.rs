@@ -16,26 +16,11 @@ pub(crate) use containers::Containers;
 pub(crate) use details::{Container, Details, Env, Keeps, Mount, each_claim};
 pub(crate) use labels::{AllLabels, Labelled, Unread};
 
-use crate::annotations::{Lookup, PREFIX, is_known};
+use crate::annotations::{Lookup, is_known};
 use crate::bounded::Bounded;
 use crate::identity::Owner;
+use crate::keys::{PREFIX, SAFE_TO_EVICT, SERVER_KEYS, SIDECAR_LABEL, STATUS, VOLUME_PREFIX};
 use crate::text::{Name, Text};
-
-/// Is the Tailscale sidecar.
-pub(crate) const CONTAINER: &str = "tailscale";
-/// Is the container that keeps Headscale's API key.
-pub(crate) const MANAGER: &str = "apikey-manager";
-/// Is the volume with Headscale's own keys.
-pub(crate) const SERVER_KEYS: &str = "sidescale-server-keys";
-/// Is the label of an injected pod.
-pub(crate) const SIDECAR_LABEL: &str = "sidescale.io/sidecar";
-/// Is the annotation that holds the receipt.
-pub(crate) const STATUS: &str = "sidescale.io/status";
-/// Names the volumes that may be lost when the cluster's autoscaler moves the pod.
-pub(crate) const SAFE_TO_EVICT: &str =
-    "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
-/// Begins the name of every volume that we add.
-pub(crate) const VOLUME_PREFIX: &str = "sidescale-";
 
 /// Is the most containers of a pod that is injected, init containers among them.
 pub(crate) const MOST_CONTAINERS: usize = 512;

@@ -10,9 +10,10 @@ use kube::api::{Api, ListParams, LogParams};
 use kube::{Client, Error};
 use sidescale_webhook::annotations::NamespaceMetadata;
 use sidescale_webhook::hostnames::ClaimedHostnames;
+use sidescale_webhook::keys::CONTAINER;
 use sidescale_webhook::sidecar::Injected;
 
-use super::facts::{CONTAINER, Facts, Looked, is_tailscales};
+use super::facts::{Facts, Looked, is_tailscales};
 use super::headscale;
 use super::words::{Refused, refused};
 use crate::cluster;

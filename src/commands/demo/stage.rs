@@ -27,9 +27,10 @@ use crate::key_value::KeyValue;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::rotation::Notebook;
+use crate::rotation::context::Context;
 use crate::rotation::demand::{Demands, PodSeen, Shape, of_namespace};
 use crate::rotation::owner::Installation;
-use crate::rotation::run::{self as rotation, Context};
+use crate::rotation::run as rotation;
 use crate::store::{DirectoryStore, Store, StoredSecret};
 
 /// The demo's clock runs this many times as fast; between the steps it is set ahead.

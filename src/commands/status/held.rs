@@ -12,7 +12,7 @@ use crate::rotation::demand::{Demands, SecretRef};
 use crate::rotation::nodes::{Finding, NodeState, Place, Truth};
 use crate::rotation::owner::{KeyUser, Owner};
 use crate::rotation::plan::Issued;
-use crate::rotation::plane::Trouble;
+use crate::rotation::problem::Trouble;
 use crate::rotation::record::{self, KeyRecord, Origin, same_fingerprint};
 use crate::rotation::tailnet::{KeyOrigin, Lent, Tailnet};
 use crate::rotation::{joining, lent};

@@ -8,7 +8,7 @@ use super::held::PlaneView;
 use super::report::{Problem, Report};
 use super::table;
 use crate::control_plane::{KeyId, PreAuthKey, UserId};
-use crate::rotation::plane::Trouble;
+use crate::rotation::problem::Trouble;
 use crate::rotation::record::{DATA_KEY, Previous, Record};
 use crate::rotation::state::State;
 use crate::store::StoredSecret;

@@ -7,18 +7,19 @@ use jiff::Timestamp;
 use sidescale_webhook::hostnames::MOST;
 use tracing::{debug, info, warn};
 
-use super::{Keeper, LOOK_EVERY};
+use super::node_monitor::{Keeper, LOOK_EVERY};
 use crate::clock::after;
 use crate::cluster::chain;
 use crate::control_plane::Error;
 use crate::events::Topic;
 use crate::rotation::claims::{Claims, Rules};
+use crate::rotation::context::Context;
 use crate::rotation::demand::Demands;
 use crate::rotation::lent;
 use crate::rotation::names::{Names, Step};
 use crate::rotation::nodes::{Counts, Look, Note, Place, Truth};
-use crate::rotation::plane::{Plane, Trouble};
-use crate::rotation::run::Context;
+use crate::rotation::plane::Plane;
+use crate::rotation::problem::Trouble;
 use crate::rotation::tailnet::Tailnet;
 
 /// A look that took long is followed by a rest that is so many times longer.

@@ -39,6 +39,11 @@ impl Backoff {
     }
 }
 
+/// A number from 0 to 1.
+pub(in crate::rotation) fn jitter() -> f64 {
+    f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

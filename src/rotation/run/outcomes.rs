@@ -7,12 +7,13 @@ use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
 use super::pass::Pass;
-use super::{Done, Loop, PASS_GAP, rotated, secret_ref};
+use super::{Done, Loop, PASS_GAP, rotated};
 use crate::clock::after;
 use crate::rotation::demand::SecretRef;
 use crate::rotation::known::Next;
+use crate::rotation::outcome::Outcome;
 use crate::rotation::queue::Class;
-use crate::rotation::settle::{Outcome, Snapshot};
+use crate::rotation::settle::Snapshot;
 
 /// A pass that failed is tried again after this long.
 const PASS_RETRY: Duration = Duration::from_secs(60);
@@ -147,7 +148,7 @@ impl Loop {
             for (name, keys) in &demand.secrets {
                 if keys.values().any(|key| key.control_plane == plane) {
                     self.queue
-                        .want(&secret_ref(namespace, name), Class::New, now);
+                        .want(&SecretRef::new(namespace, name), Class::New, now);
                 }
             }
         }

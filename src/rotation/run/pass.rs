@@ -6,12 +6,13 @@ use std::time::Instant;
 
 use futures::future::join_all;
 
-use super::Context;
 use super::snapshots::{Seen, Snapshots};
 use crate::cluster;
+use crate::rotation::context::Context;
 use crate::rotation::demand::SecretRef;
 use crate::rotation::plan::Issued;
-use crate::rotation::plane::{Plane, Trouble};
+use crate::rotation::plane::Plane;
+use crate::rotation::problem::Trouble;
 use crate::rotation::state::State;
 
 /// What a pass over everything has read: the Secrets, then the keys.

@@ -7,8 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::events::{About, Notice};
 use crate::rotation::demand::SecretRef;
+use crate::rotation::outcome::{Minted, Outcome};
 use crate::rotation::plan::Why;
-use crate::rotation::settle::{Minted, Outcome};
 use crate::rotation::workload::Workload;
 
 /// Bounds the Events of one new key: pods that nothing owns are a workload each.

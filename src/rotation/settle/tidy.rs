@@ -5,14 +5,16 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use tracing::{debug, info};
 
-use super::{Job, Unended};
+use super::Job;
 use crate::cluster::chain;
 use crate::control_plane::KeyId;
 use crate::metrics::RotationResult;
 use crate::rotation::demand::SecretRef;
+use crate::rotation::outcome::Unended;
 use crate::rotation::owner::{Claim, Owner};
 use crate::rotation::plan::{Claimed, Over, Step};
-use crate::rotation::plane::{Plane, Trouble};
+use crate::rotation::plane::Plane;
+use crate::rotation::problem::Trouble;
 use crate::rotation::record::{KeyRecord, Origin, Record};
 use crate::rotation::state::State;
 use crate::store::{StoreError, StoredSecret};

@@ -1,6 +1,7 @@
 //! The values by key: the pod's above the namespace's above the profile's; and what is no key at all. Pure.
 
-use super::{DenyReason, Lookup, NamespaceMetadata, PREFIX, Refusal, Subject};
+use super::{DenyReason, Lookup, NamespaceMetadata, Refusal, Subject};
+use crate::keys::PREFIX;
 use crate::{forms, quote};
 
 /// Says how far a key of the table is built.

@@ -1,8 +1,7 @@
 //! What a pod's spec adds to the decision: which kinds stay, and how each of them fits in. Pure.
 
-use crate::annotations::{
-    DenyReason, Injection, Key, PREFIX, Refusal, SkipReason, State, Tailscale,
-};
+use crate::annotations::{DenyReason, Injection, Key, Refusal, SkipReason, State, Tailscale};
+use crate::keys::PREFIX;
 use crate::pod::{self, Containers, Details, Keeps, MOST_CONTAINERS, Spec};
 use crate::profile::Delivery;
 use crate::sidecar::mode::Mode;

@@ -10,8 +10,9 @@ use crate::annotations::{
     SkipReason, Subject, decide,
 };
 use crate::hostnames::ClaimedHostnames;
+use crate::keys::SAFE_TO_EVICT;
 use crate::patch::{self, write};
-use crate::pod::{Annotations, Containers, Labels, Metadata, SAFE_TO_EVICT, Spec};
+use crate::pod::{Annotations, Containers, Labels, Metadata, Spec};
 use crate::profile::Policy;
 use crate::quote;
 use crate::review::{AuditAnnotations, Response, Status};

@@ -8,7 +8,7 @@ use super::ConfigError;
 use super::fields::{CONTEXT, Form, MOUNT, PROBE, VARIABLE};
 
 /// Begins the names of our volumes.
-const VOLUMES: &str = crate::pod::VOLUME_PREFIX;
+const VOLUMES: &str = crate::keys::VOLUME_PREFIX;
 
 /// Variables that are ours, or would undo what ours say.
 const VARIABLES: [&str; 29] = [

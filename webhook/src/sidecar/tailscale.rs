@@ -10,7 +10,7 @@ use super::shapes::{
     Security, SecurityContext, Source, Value, Volume,
 };
 use crate::annotations::{Key, State, Tailscale};
-use crate::pod::CONTAINER;
+use crate::keys::CONTAINER;
 use crate::profile::Delivery;
 
 // Named so that nothing of a pod's meets them; pods whose volumes begin with this prefix are left alone.

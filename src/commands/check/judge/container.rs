@@ -2,8 +2,9 @@
 
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStateWaiting};
+use sidescale_webhook::keys::CONTAINER;
 
-use super::super::facts::{CONTAINER, Facts, Finding};
+use super::super::facts::{Facts, Finding};
 use crate::commands::status::table::span;
 
 const CHECK: &str = "container";
