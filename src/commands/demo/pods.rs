@@ -13,7 +13,7 @@ use super::manifests::Sample;
 use super::review::{HOST, Reviewed, Reviewer};
 use super::show::Show;
 use super::stage::{Stage, at, failed, listen};
-use super::{Failed, Step};
+use super::step::{Failed, Step};
 use crate::server::{self, Limits, ServerTls};
 use crate::tls::ServingKey;
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,10 +18,10 @@ use super::headscale::{Call, Embedded, Fault, Flavour};
 use super::manifests::{self, Manifests, Sample};
 use super::review::{self, HOST, Reviewer};
 use super::show::Show;
-use super::{Failed, PATIENCE, Spoilt, Step};
+use super::step::{Failed, PATIENCE, Spoilt, Step};
 use crate::admin;
 use crate::clock::Clock;
-use crate::control_plane::{ControlPlane, Endpoint};
+use crate::control_plane::{ControlPlane, Endpoint, KeyId};
 use crate::events::Events;
 use crate::health::Health;
 use crate::key_value::KeyValue;
@@ -42,6 +43,20 @@ const API_KEY_LIFE: Duration = Duration::from_secs(400 * 24 * 3600);
 /// What decides an injected pod's key, its uid and its name.
 type Pod = (Arc<Shape>, u128, Arc<str>);
 
+/// A key that pods refer to.
+#[derive(Clone, Debug)]
+pub(super) struct Key {
+    /// As people name it.
+    pub(super) name: String,
+    pub(super) path: PathBuf,
+    /// How long before its end it is renewed.
+    pub(super) buffer: SignedDuration,
+    /// The key that was last seen.
+    pub(super) id: KeyId,
+    pub(super) created: Timestamp,
+    pub(super) expires: Timestamp,
+}
+
 /// Holds everything that is up.
 pub(super) struct Stage {
     pub(super) spoilt: Option<Spoilt>,
@@ -51,7 +66,7 @@ pub(super) struct Stage {
     pub(super) folder: tempfile::TempDir,
     pub(super) client: Option<ControlPlane>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) keys: Vec<super::keys::Key>,
+    pub(super) keys: Vec<Key>,
     pub(super) injected: Vec<(Sample, Value)>,
     pub(super) minted: u64,
     pub(super) renewed: u64,
