@@ -8,9 +8,9 @@ use anyhow::{Result, anyhow, bail};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 
-use super::inventory::Inventory;
-use super::progress::Progress;
-use super::release::{Release, ReleaseArgs, refused};
+use super::view::inventory::Inventory;
+use super::view::progress::Progress;
+use super::view::release::{Release, ReleaseArgs, refused};
 use crate::clock::Clock;
 use crate::events::Events;
 use crate::metrics::Metrics;

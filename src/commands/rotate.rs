@@ -11,9 +11,9 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 
-use super::inventory::Inventory;
-use super::progress::Progress;
-use super::release::{Release, ReleaseArgs, refused};
+use super::view::inventory::Inventory;
+use super::view::progress::Progress;
+use super::view::release::{Release, ReleaseArgs, refused};
 use crate::rotation::demand::SecretRef;
 use crate::rotation::record::Record;
 use crate::rotation::request::{ANNOTATION, Request, Requests};

@@ -13,8 +13,8 @@ use sidescale_webhook::sidecar::{Injected, Receipt};
 
 use super::dns::Names;
 use super::words::Refused;
-use crate::commands::inventory::Note;
-use crate::commands::status::held::PlaneView;
+use crate::commands::view::held::PlaneView;
+use crate::commands::view::inventory::Note;
 use crate::pods::start;
 use crate::store::StoredSecret;
 

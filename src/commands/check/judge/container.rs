@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, Conta
 use sidescale_webhook::keys::CONTAINER;
 
 use super::super::facts::{Facts, Finding};
-use crate::commands::status::table::span;
+use crate::commands::view::span::span;
 
 const CHECK: &str = "container";
 

@@ -7,7 +7,7 @@ use sidescale_webhook::keys::{INJECT, PREFIX, SIDECAR_LABEL, STATUS};
 use sidescale_webhook::sidecar::{Done, Receipt};
 
 use super::super::facts::{Facts, Finding, Looked};
-use crate::commands::inventory::workload;
+use crate::commands::view::inventory::workload;
 
 const CHECK: &str = "injection";
 

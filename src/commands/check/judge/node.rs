@@ -7,8 +7,8 @@ use sidescale_webhook::sidecar::{Injected, Receipt};
 
 use super::super::facts::{Facts, Finding, Level, Looked, annotation};
 use super::super::words::Refused;
-use crate::commands::status::held::{Held, PlaneView};
-use crate::commands::status::table::span;
+use crate::commands::view::held::{Held, PlaneView};
+use crate::commands::view::span::span;
 use crate::control_plane::{KeyId, Node};
 use crate::rotation::expanded;
 use crate::rotation::owner::Owner;

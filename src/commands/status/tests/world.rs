@@ -10,10 +10,11 @@ use sidescale_webhook::profile::Policy;
 use zeroize::Zeroizing;
 
 use super::{DAY, at, now, policy};
-use crate::commands::inventory::{Inventory, Note};
-use crate::commands::status::held::{Held, PlaneView};
-use crate::commands::status::report::{Hints, Report};
+use crate::commands::status::report::Report;
+use crate::commands::status::row::Hints;
 use crate::commands::status::table;
+use crate::commands::view::held::{Held, PlaneView};
+use crate::commands::view::inventory::{Inventory, Note};
 use crate::control_plane::{KeyId, Node, NodeId, PreAuthKey, User, UserId};
 use crate::rotation::demand::{KeyDemand, NamespaceDemand, SecretRef};
 use crate::rotation::fleet::{Fleet, Member};

@@ -3,8 +3,8 @@
 use sidescale_webhook::profile;
 
 use super::held::{Held, PlaneView};
+use super::release::Release;
 use crate::api_key::value::flaw;
-use crate::commands::release::Release;
 use crate::control_plane::{ControlPlane, Endpoint, Error};
 use crate::key_value::KeyValue;
 use crate::rotation::plane::{no_api_key, no_credentials};

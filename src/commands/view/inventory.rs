@@ -142,7 +142,7 @@ impl Inventory {
 }
 
 /// A warning of ours about an object of that name, as an Event tells it.
-pub(super) fn note(namespace: &str, event: Event) -> Option<(SecretRef, Note)> {
+pub(crate) fn note(namespace: &str, event: Event) -> Option<(SecretRef, Note)> {
     let series = event.series.and_then(|series| series.last_observed_time);
     let at = series
         .map(|time| time.0)
@@ -185,7 +185,7 @@ async fn namespaces(release: &Release, only: Option<&str>) -> Result<Namespaces>
 ///
 /// # Errors
 /// The cluster could not be asked or refused.
-pub(super) async fn injected(client: &Client, namespace: Option<&str>) -> Result<Vec<ObjectMeta>> {
+pub(crate) async fn injected(client: &Client, namespace: Option<&str>) -> Result<Vec<ObjectMeta>> {
     let (api, place): (Api<Pod>, _) = match namespace {
         Some(name) => (
             Api::namespaced(client.clone(), name),
@@ -221,7 +221,7 @@ fn user_of_key(pod: &ObjectMeta) -> Option<((SecretRef, String), String)> {
 }
 
 /// The workload that a person knows: a ReplicaSet's Deployment, a Job's CronJob.
-pub(super) fn workload(pod: &ObjectMeta) -> String {
+pub(crate) fn workload(pod: &ObjectMeta) -> String {
     let name = pod.name.as_deref().unwrap_or_default();
     let controller = pod
         .owner_references
