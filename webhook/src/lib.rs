@@ -10,6 +10,8 @@
 
 mod bounded;
 mod headscale;
+mod json;
+mod lookup;
 mod patch;
 mod pod;
 mod review;

@@ -5,8 +5,8 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
 
-use super::each_item;
 use crate::forms;
+use crate::json::each_item;
 use crate::keys::{CONTAINER, MANAGER};
 use crate::text::Name;
 

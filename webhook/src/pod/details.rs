@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny};
 use serde_json::value::RawValue;
 
-use super::{each_item, each_of};
+use crate::json::{each_item, each_of};
 use crate::keys::MANAGER;
 use crate::text::{Name, Text};
 
