@@ -173,9 +173,13 @@ impl World {
     }
 
     fn start(&self, writer: &str) -> Process {
+        self.start_with(self.context(writer))
+    }
+
+    fn start_with(&self, context: Context) -> Process {
         let demands = self.demands.subscribe();
         Process(tokio::spawn(run::run(
-            Arc::new(self.context(writer)),
+            Arc::new(context),
             demands,
             CancellationToken::new(),
         )))

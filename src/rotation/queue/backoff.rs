@@ -1,4 +1,4 @@
-//! How long who fails waits until the next try. Pure.
+//! How long who fails waits until the next try. Pure, but for the random number of `jitter`.
 
 use std::time::Duration;
 
