@@ -24,6 +24,7 @@ pub mod key_value;
 pub mod leader;
 pub mod metadata;
 pub mod metrics;
+pub mod outage;
 pub mod pods;
 pub mod quote;
 pub mod rotation;

@@ -20,6 +20,7 @@ use super::known::LastKeys;
 use super::nodes::{Counts, NodeState, Note};
 use super::standing::Standings;
 use crate::clock::after;
+use crate::outage::Outage;
 
 mod findings;
 mod hostnames;
@@ -47,7 +48,7 @@ struct Rounds {
     noted: Option<Noted>,
     note_from: Timestamp,
     /// Whether it was said that hostnames cannot be noted.
-    troubled: bool,
+    outage: Outage,
     under_way: FuturesUnordered<BoxFuture<'static, Done>>,
 }
 
@@ -94,7 +95,7 @@ pub(super) async fn run(
         read_at: Timestamp::MIN,
         noted: None,
         note_from: Timestamp::MIN,
-        troubled: false,
+        outage: Outage::default(),
         under_way: FuturesUnordered::new(),
     };
     let work = async {
@@ -222,16 +223,16 @@ impl Rounds {
             match context.notebook.write_hostnames(before, &fresh).await {
                 Written::Yes => {
                     noted.hostnames = fresh;
-                    self.troubled = false;
+                    self.outage = Outage::default();
                 }
                 Written::Away => {}
-                Written::No(_) if self.troubled => {}
                 Written::No(error) => {
-                    self.troubled = true;
-                    warn!(
-                        error,
-                        "Whose hostnames are cannot be written down: another leader would not know who was first, and no workload is warned"
-                    );
+                    if self.outage.failed() {
+                        warn!(
+                            error,
+                            "Whose hostnames are cannot be written down: another leader would not know who was first, and no workload is warned"
+                        );
+                    }
                 }
             }
         }

@@ -24,6 +24,7 @@ use crate::health::{Health, Part};
 use crate::installations::Installations;
 use crate::leader::{self, Leadership, Lease};
 use crate::metrics::Metrics;
+use crate::outage::Outage;
 use crate::pods::Pods;
 use crate::store::{SecretStore, Store};
 use crate::watch::{Namespaces, pods, run_secrets};
@@ -191,7 +192,7 @@ async fn installation(cluster: &InCluster, policy: &Policy) -> Installation {
         return Installation::new(name, former);
     }
     let api: Api<Namespace> = Api::all(cluster.client.clone());
-    let mut troubled = false;
+    let mut outage = Outage::default();
     loop {
         match api.get_metadata("kube-system").await {
             Ok(namespace) => {
@@ -199,13 +200,11 @@ async fn installation(cluster: &InCluster, policy: &Policy) -> Installation {
                     return Installation::new(&format!("{uid} {}", cluster.release), former);
                 }
             }
-            Err(error) if cluster::is_away(&error) || std::mem::replace(&mut troubled, true) => {
-                debug!(%error, "Namespace kube-system cannot be read");
-            }
-            Err(error) => warn!(
+            Err(error) if !cluster::is_away(&error) && outage.failed() => warn!(
                 error = cluster::chain(&error),
                 "Namespace kube-system cannot be read, and its uid marks what is ours: want the right to get it"
             ),
+            Err(error) => debug!(%error, "Namespace kube-system cannot be read"),
         }
         tokio::time::sleep(RETRY).await;
     }

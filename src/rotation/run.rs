@@ -24,6 +24,7 @@ use super::problem::Trouble;
 use super::queue::{Class, Queue};
 use super::standing::Standings;
 use crate::clock::after;
+use crate::outage::Outage;
 
 mod endings;
 mod jobs;
@@ -77,7 +78,7 @@ pub(super) struct Loop {
     /// What the clock showed last.
     shown: Timestamp,
     passing: bool,
-    pass_troubled: bool,
+    pass_outage: Outage,
     /// When there will be something to say of keys that were not renewed.
     endings_at: Option<Timestamp>,
     /// Given out, and not begun yet.
@@ -175,7 +176,7 @@ impl Loop {
             passed_at: Timestamp::MIN,
             shown: now,
             passing: false,
-            pass_troubled: false,
+            pass_outage: Outage::default(),
             endings_at: None,
             jobs: Vec::new(),
         }

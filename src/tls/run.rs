@@ -21,6 +21,7 @@ use crate::clock::{Clock, after};
 use crate::cluster::{chain, is_away};
 use crate::health::{Health, Part};
 use crate::metrics::Metrics;
+use crate::outage::Outage;
 use crate::store::{SecretStore, Store};
 
 /// Is how often everything is looked at, whatever the watch says: it survives a clock that was set or stood still.
@@ -40,7 +41,7 @@ pub struct Tls {
     advice: Configuration<ValidatingWebhookConfiguration>,
     /// What was seen of it; none while it is not in order, which nothing else waits for.
     advice_seen: Option<Live>,
-    advice_said: bool,
+    advice_outage: Outage,
     key: Arc<ServingKey>,
     leaf: Option<Leaf>,
     /// What the last good pass saw: enough to renew the leaf while the API server is away.
@@ -83,7 +84,7 @@ impl Tls {
                 name: webhook_config_name.clone(),
             },
             advice_seen: None,
-            advice_said: false,
+            advice_outage: Outage::default(),
             key,
             leaf: None,
             seen: None,
@@ -104,7 +105,7 @@ impl Tls {
     async fn keep(&mut self) -> std::convert::Infallible {
         let mut starting = true;
         let mut failures = 0_u32;
-        let mut said = false;
+        let mut outage = Outage::default();
         let mut writes = Writes::default();
         loop {
             let passed = self.pass(starting).await;
@@ -114,7 +115,7 @@ impl Tls {
             };
             match passed {
                 Ok(wrote) => {
-                    if std::mem::take(&mut said) {
+                    if outage.recovered().is_some() {
                         info!(failures, "Certificates are in order again");
                     }
                     (starting, failures) = (false, 0);
@@ -122,7 +123,7 @@ impl Tls {
                     self.wait().await;
                 }
                 Err(error) => {
-                    said = self.report(&error, said);
+                    self.report(&error, &mut outage);
                     failures = failures.saturating_add(1);
                     tokio::time::sleep(doubled(PAUSE, failures)).await;
                 }
@@ -182,11 +183,11 @@ impl Tls {
                     );
                 }
                 self.advice_seen = Some(live);
-                self.advice_said = false;
+                self.advice_outage = Outage::default();
                 wrote
             }
             Err(error) => {
-                if !is_away(&error) && !std::mem::replace(&mut self.advice_said, true) {
+                if !is_away(&error) && self.advice_outage.failed() {
                     warn!(
                         error = chain(&error),
                         "Authors of workloads are not warned at kubectl apply"
@@ -271,15 +272,13 @@ impl Tls {
 
     /// What was in order before stays so in the eyes of readiness: an API server that is away must not take every
     /// replica out of the Service. A configuration that is gone is no such case.
-    fn report(&self, error: &TlsError, said: bool) -> bool {
+    fn report(&self, error: &TlsError, outage: &mut Outage) {
         let text = chain(error);
-        let say = !said && !is_away(error);
-        if say {
+        if !is_away(error) && outage.failed() {
             warn!(error = text, "Certificates are not in order, trying again");
         } else {
             debug!(error = text, "Certificates are still not in order");
         }
-        let said = said || say;
         let part = match error {
             TlsError::Authority(_)
             | TlsError::Leaf(_)
@@ -288,14 +287,13 @@ impl Tls {
             TlsError::Missing { .. } | TlsError::NoEntries { .. } => {
                 self.metrics.ca_bundle_in_sync.set(0);
                 self.health.trouble(Part::CaBundle, text);
-                return said;
+                return;
             }
             TlsError::Configuration { .. } | TlsError::TimedOut { .. } => Part::CaBundle,
         };
         if self.leaf.is_none() {
             self.health.trouble(part, text);
         }
-        said
     }
 }
 

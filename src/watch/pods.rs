@@ -20,6 +20,7 @@ use super::Namespaces;
 use super::feed::{Feed, Subject};
 use super::namespaces::report;
 use crate::metadata::Metadata;
+use crate::outage::Outage;
 use crate::rotation::demand::{Demands, NamespaceDemand, PodSeen, Shape, of_namespace};
 
 /// A metadata watch cannot see a phase, but can leave out the pods that are over: they then come as deleted.
@@ -83,7 +84,7 @@ pub async fn run(
     let mut batches = pin!(Feed::new(client, subject, read).events().default_backoff());
     let mut index = Index::of(policy);
     let mut fresh = Index::of(policy);
-    let mut troubled = false;
+    let mut outage = Outage::default();
     loop {
         let batch = tokio::select! {
             batch = batches.next() => batch,
@@ -99,7 +100,7 @@ pub async fn run(
         let batch = match batch {
             Some(Ok(batch)) => batch,
             Some(Err(error)) => {
-                report(&error, "pods", &mut troubled);
+                report(&error, "pods", &mut outage);
                 continue;
             }
             None => return,
@@ -128,7 +129,7 @@ pub async fn run(
         if relisted {
             touched.extend(index.namespaces.keys().cloned());
         }
-        if works && std::mem::take(&mut troubled) {
+        if works && outage.recovered().is_some() {
             info!("Watch of pods works again");
         }
         // What a list has brought so far is not the whole yet: it counts when it is done.

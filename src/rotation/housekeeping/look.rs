@@ -12,6 +12,7 @@ use crate::clock::after;
 use crate::cluster::chain;
 use crate::control_plane::Error;
 use crate::events::Topic;
+use crate::outage::Outage;
 use crate::rotation::claims::{Claims, Rules};
 use crate::rotation::context::Context;
 use crate::rotation::demand::Demands;
@@ -46,7 +47,7 @@ pub(super) struct OnePlane {
     /// What was the matter at the last look.
     open: BTreeSet<Topic>,
     sweep_at: Timestamp,
-    troubled: bool,
+    outage: Outage,
 }
 
 impl OnePlane {
@@ -59,7 +60,7 @@ impl OnePlane {
             counts: Counts::default(),
             open: BTreeSet::new(),
             sweep_at: now,
-            troubled: false,
+            outage: Outage::default(),
         }
     }
 
@@ -80,7 +81,7 @@ impl Keeper {
         let demands = self.demands.borrow().clone();
         match tailnet {
             Ok(tailnet) if demands.synced && lent_is_known => {
-                state.troubled = false;
+                state.outage = Outage::default();
                 self.looked(name, plane, state, &demands, &tailnet).await;
             }
             Ok(_) => {}
@@ -158,7 +159,7 @@ impl Keeper {
     }
 
     fn failed(&self, name: &str, state: &mut OnePlane, trouble: &Trouble) {
-        if !std::mem::replace(&mut state.troubled, true) {
+        if state.outage.failed() {
             let trouble = trouble.message.as_str();
             info!(control_plane = name, trouble, "Nodes cannot be listed");
         }

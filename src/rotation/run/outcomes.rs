@@ -113,21 +113,21 @@ impl Loop {
         let issued = Arc::new(issued);
         let secrets = match secrets {
             Ok(secrets) => {
-                if std::mem::take(&mut self.pass_troubled) {
+                if self.pass_outage.recovered().is_some() {
                     info!("Secrets can be listed again");
                 }
                 secrets
             }
-            Err(trouble) if std::mem::replace(&mut self.pass_troubled, true) => {
-                debug!(trouble = trouble.message, "Secrets still cannot be listed");
-                self.pass_at = self.pass_at.min(after(now, PASS_RETRY));
-                return;
-            }
             Err(trouble) => {
-                warn!(
-                    trouble = trouble.message,
-                    "Secrets cannot be listed: old keys are not ended, and it is tried again every minute"
-                );
+                let trouble = trouble.message;
+                if self.pass_outage.failed() {
+                    warn!(
+                        trouble,
+                        "Secrets cannot be listed: old keys are not ended, and it is tried again every minute"
+                    );
+                } else {
+                    debug!(trouble, "Secrets still cannot be listed");
+                }
                 self.pass_at = self.pass_at.min(after(now, PASS_RETRY));
                 return;
             }
