@@ -9,6 +9,7 @@ pub mod alert_log;
 pub mod api_key;
 pub mod app;
 pub mod args;
+mod causes;
 pub mod clock;
 pub mod cluster;
 pub mod commands;

@@ -8,17 +8,15 @@ use tokio::net::UnixStream;
 
 use super::version::{Age, age};
 use super::{At, Endpoint, Error, Release, Version, wire};
+use crate::causes;
 use crate::key_value::KeyValue;
 
 mod api_keys;
 mod base;
-mod causes;
 mod nodes;
 mod pre_auth_keys;
 mod transport;
 mod users;
-
-use causes::causes;
 
 /// Answers on the socket too, where `/health` does not.
 const HEALTH: &str = "/api/v1/health";
@@ -81,7 +79,7 @@ impl HeadscaleRest {
         }
         let client = builder
             .build()
-            .map_err(|error| invalid(format!("no TLS client: {}", causes(&error))))?;
+            .map_err(|error| invalid(format!("no TLS client: {}", causes::innermost(&error))))?;
         Ok(Self {
             name,
             shown: base.clone(),
@@ -102,7 +100,7 @@ impl HeadscaleRest {
             .build()
             .map_err(|error| Error::InvalidEndpoint {
                 control_plane: name.clone(),
-                problem: format!("no client: {}", causes(&error)),
+                problem: format!("no client: {}", causes::innermost(&error)),
             })?;
         Ok(Self {
             name,

@@ -12,7 +12,7 @@ use crate::events::Events;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
-use crate::store::Store;
+use crate::store::{Store, StoreError, StoredSecret};
 
 /// Holds what rotation works with.
 #[derive(Debug)]
@@ -41,4 +41,20 @@ pub struct Context {
     pub writer: String,
     /// How long another writer's intent is respected.
     pub respect: Duration,
+}
+
+impl Context {
+    /// Gives all Secrets of keys one by one, as [`Store::fold`] does.
+    ///
+    /// # Errors
+    /// The store could not be asked or refused: what was given until then is not all.
+    pub(super) async fn each_secret(
+        &self,
+        mut each: impl FnMut(StoredSecret),
+    ) -> Result<(), StoreError> {
+        for name in self.policy.auth_key_secrets() {
+            self.store.fold(name, &mut each).await?;
+        }
+        Ok(())
+    }
 }

@@ -107,12 +107,17 @@ impl Record {
         if secret.oversized {
             return Err(RecordError::Oversized);
         }
-        let name = SecretRef {
-            namespace: secret.namespace.clone(),
-            name: secret.name.clone(),
-        };
+        let name = SecretRef::new(&secret.namespace, &secret.name);
         let document = secret.data.get(DATA_KEY);
         Self::parse(document.map(|document| document.as_slice()), &name)
+    }
+
+    /// The same; the error names the Secret.
+    pub(super) fn named(secret: &StoredSecret) -> Result<Self, String> {
+        Self::of(secret).map_err(|error| {
+            let error = anyhow::Error::new(error);
+            format!("Secret {}/{}: {error:#}", secret.namespace, secret.name)
+        })
     }
 
     /// Reads the record from the document in `secret`. Entries whose service and control plane do not give their own data key

@@ -271,10 +271,7 @@ impl World {
 
     /// The record of the keys in a Secret.
     pub(crate) async fn record_in(&self, namespace: &str, secret: &str) -> Option<Record> {
-        let name = SecretRef {
-            namespace: namespace.to_owned(),
-            name: secret.to_owned(),
-        };
+        let name = SecretRef::new(namespace, secret);
         let secret = self.secret_named(namespace, secret).await?;
         let document = secret.data?.remove(DATA_KEY)?;
         Record::parse(Some(&document.0), &name).ok()

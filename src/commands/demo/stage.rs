@@ -20,6 +20,7 @@ use super::review::{self, HOST, Reviewer};
 use super::show::Show;
 use super::step::{Failed, PATIENCE, Spoilt, Step};
 use crate::admin;
+use crate::causes;
 use crate::clock::Clock;
 use crate::control_plane::{ControlPlane, Endpoint, KeyId};
 use crate::events::Events;
@@ -165,7 +166,8 @@ impl Stage {
         let config = format!(
             "controlPlanes: {{default: {{loginServer: \"{url}\", allowInsecure: true}}}}\n"
         );
-        let policy = crate::config::parse(&config).map_err(|error| failed(step, &chain(&error)))?;
+        let policy =
+            crate::config::parse(&config).map_err(|error| failed(step, &causes::all(&error)))?;
         self.keep_api_key(&policy, &api_key).await?;
         self.policy = Some(Arc::new(policy));
         Ok(())
@@ -280,8 +282,11 @@ impl Stage {
         let lines = self
             .see(step, async || {
                 let reply = client.get(format!("http://{address}/metrics")).send().await;
-                let text = reply.map_err(|error| review::causes(&error))?.text().await;
-                let text = text.map_err(|error| review::causes(&error))?;
+                let text = reply
+                    .map_err(|error| causes::innermost(&error))?
+                    .text()
+                    .await;
+                let text = text.map_err(|error| causes::innermost(&error))?;
                 let count = |(name, label, want): &(&str, &str, u64)| {
                     let line = text
                         .lines()
@@ -379,16 +384,6 @@ pub(super) fn days(span: SignedDuration) -> String {
         minutes / 60 % 24,
         minutes % 60
     )
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 pub(super) async fn listen(step: Step) -> Result<(TcpListener, SocketAddr), Failed> {

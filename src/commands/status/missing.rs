@@ -28,10 +28,7 @@ pub(super) fn miss(
     };
     let joining = joining(&inventory.secrets);
     let key_of = |place: &Place| {
-        let secret = SecretRef {
-            namespace: place.namespace.clone(),
-            name: place.secret.clone(),
-        };
+        let secret = SecretRef::new(&place.namespace, &place.secret);
         joining.get(&(&secret, place.data_key.clone())).copied()
     };
     for (plane, view) in planes {

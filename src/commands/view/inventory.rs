@@ -58,10 +58,7 @@ impl Inventory {
                 None => release.store.list(name).await?,
             };
             let named = secrets.into_iter().map(|secret| {
-                let name = SecretRef {
-                    namespace: secret.namespace.clone(),
-                    name: secret.name.clone(),
-                };
+                let name = SecretRef::new(&secret.namespace, &secret.name);
                 (name, secret)
             });
             found.secrets.extend(named);

@@ -4,9 +4,9 @@ use reqwest::{Method, Response, StatusCode, header};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::causes::causes;
 use super::wire::{Problem, Row, Rows};
 use super::{At, Auth, Error, HeadscaleRest, wire};
+use crate::causes;
 use crate::control_plane::objects::Listed;
 use crate::control_plane::text::shown;
 
@@ -314,7 +314,7 @@ fn verb(method: &Method) -> &'static str {
 
 /// Sorts out why no answer began.
 fn failed(at: At, error: &reqwest::Error) -> Error {
-    let cause = causes(error);
+    let cause = causes::innermost(error);
     if cause.contains("certificate") {
         Error::Untrusted { at, cause }
     } else {

@@ -19,7 +19,7 @@ use crate::quote::name;
 use crate::rotation::fleet::Member;
 use crate::rotation::may_be_a_key;
 use crate::rotation::nodes::{Finding, NodeState, Place};
-use crate::rotation::record::Record;
+use crate::rotation::ownership::record;
 
 /// Evictions are at least this far apart.
 const EVICT_GAP: Duration = Duration::from_secs(10);
@@ -250,7 +250,7 @@ impl Keeper {
             .data
             .get(&place.data_key)
             .is_some_and(|value| may_be_a_key(value));
-        let record = Record::of(&secret).unwrap_or_default();
+        let record = record(&secret);
         let current = record
             .keys
             .get(&place.data_key)

@@ -176,15 +176,11 @@ async fn knows_lent(context: &Context, plane: &Plane) -> bool {
         return true;
     }
     let mut keys = BTreeSet::new();
-    for name in context.policy.auth_key_secrets() {
-        let read = context
-            .store
-            .fold(name, |secret| keys.extend(lent([&secret])));
-        if let Err(error) = read.await {
-            let trouble = chain(&error);
-            debug!(trouble, "Nodes are not judged before all Secrets were read");
-            return false;
-        }
+    let read = context.each_secret(|secret| keys.extend(lent([&secret])));
+    if let Err(error) = read.await {
+        let trouble = chain(&error);
+        debug!(trouble, "Nodes are not judged before all Secrets were read");
+        return false;
     }
     plane.note_all_lent(&keys);
     true

@@ -28,10 +28,7 @@ fn intent(op: &str, now: i64) -> Intent {
 }
 
 fn secret() -> SecretRef {
-    SecretRef {
-        namespace: "shop".into(),
-        name: "headscale-auth-keys".into(),
-    }
+    SecretRef::new("shop", "headscale-auth-keys")
 }
 
 fn key(id: u64) -> PreAuthKey {

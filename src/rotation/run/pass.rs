@@ -26,7 +26,6 @@ pub(in crate::rotation) struct Pass {
 
 /// Reads all Secrets of ours, and after them what the control planes hold: the order matters to `plan`.
 pub(super) async fn pass(context: &Context, planes: BTreeMap<String, Arc<Plane>>) -> Pass {
-    let names = context.policy.auth_key_secrets();
     let mut passed = Pass {
         read_at: Instant::now(),
         secrets: Ok(Vec::new()),
@@ -34,16 +33,14 @@ pub(super) async fn pass(context: &Context, planes: BTreeMap<String, Arc<Plane>>
         suspects: BTreeMap::new(),
     };
     let mut snapshots = Snapshots::default();
-    for name in names {
-        let read = context.store.fold(name, |secret| snapshots.take(secret));
-        if let Err(error) = read.await {
-            passed.secrets = Err(Trouble {
-                state: State::Degraded,
-                message: cluster::chain(&error),
-                of_plane: false,
-            });
-            return passed;
-        }
+    let read = context.each_secret(|secret| snapshots.take(secret));
+    if let Err(error) = read.await {
+        passed.secrets = Err(Trouble {
+            state: State::Degraded,
+            message: cluster::chain(&error),
+            of_plane: false,
+        });
+        return passed;
     }
     let Snapshots {
         secrets,

@@ -126,10 +126,7 @@ mod tests {
     }
 
     fn told(why: Why, count: usize) -> Vec<Notice> {
-        let secret = SecretRef {
-            namespace: "shop".into(),
-            name: "keys".into(),
-        };
+        let secret = SecretRef::new("shop", "keys");
         let hour = Duration::from_secs(3_600);
         notices(&secret, &outcome(why), &users(count), hour)
     }

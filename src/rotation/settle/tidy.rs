@@ -237,7 +237,7 @@ impl Job<'_> {
         for other in names.filter(|other| other != name) {
             let read = self.context.store.read(namespace, other).await;
             let record = match read {
-                Ok(secret) => secret.as_ref().map(Record::of),
+                Ok(secret) => secret.as_ref().map(Record::named),
                 Err(error) => return Elsewhere(Err(chain(&error))),
             };
             match record {
@@ -245,10 +245,7 @@ impl Job<'_> {
                     let in_force = record.in_force().into_iter();
                     keys.extend(in_force.map(|(plane, id)| (plane.to_owned(), id)));
                 }
-                Some(Err(error)) => {
-                    let error = anyhow::Error::new(error);
-                    return Elsewhere(Err(format!("Secret {namespace}/{other}: {error:#}")));
-                }
+                Some(Err(error)) => return Elsewhere(Err(error)),
                 None => {}
             }
         }
