@@ -23,7 +23,6 @@ pub mod demand;
 pub mod ending;
 pub mod fleet;
 mod housekeeping;
-pub mod in_cluster;
 mod in_flight;
 mod known;
 #[cfg(test)]

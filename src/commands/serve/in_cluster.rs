@@ -11,11 +11,6 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::Notebook;
-use super::context::Context;
-use super::demand::Demands;
-use super::owner::Installation;
-use super::run;
 use crate::clock::Clock;
 use crate::cluster;
 use crate::config::Current;
@@ -26,6 +21,10 @@ use crate::leader::{self, Leadership, Lease};
 use crate::metrics::Metrics;
 use crate::outage::Outage;
 use crate::pods::Pods;
+use crate::rotation::context::Context;
+use crate::rotation::demand::Demands;
+use crate::rotation::owner::Installation;
+use crate::rotation::{Notebook, run};
 use crate::store::{SecretStore, Store};
 use crate::watch::{Namespaces, pods, run_secrets};
 
