@@ -18,6 +18,7 @@ pub mod control_plane;
 pub mod duration;
 pub mod events;
 pub mod fences;
+pub mod fingerprint;
 pub mod health;
 pub mod installations;
 pub mod items;

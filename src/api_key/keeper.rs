@@ -12,7 +12,7 @@ use super::need::{self, Decision, Policy, Why};
 use super::record::{ABANDONED_FOR, Intent, Key, Record};
 use super::value::Listed;
 use crate::clock::after;
-use crate::rotation::record::fingerprint;
+use crate::fingerprint::fingerprint;
 use crate::store::StoredSecret;
 
 mod action;

@@ -8,7 +8,7 @@ use crate::api_key::form::{self, Held};
 use crate::api_key::need::Policy;
 use crate::api_key::record::{Key, Record};
 use crate::api_key::value::Listed;
-use crate::rotation::record::same_fingerprint;
+use crate::fingerprint::same_fingerprint;
 use crate::store::StoredSecret;
 
 /// A look is written down if the last one that was is older than this.

@@ -7,10 +7,11 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::control_plane::{KeyId, Node, NodeId, PreAuthKey, User, UserId};
+use crate::fingerprint::same_fingerprint;
 use crate::rotation::owner::{KeyUser, Owner};
 use crate::rotation::plan::Issued;
 use crate::rotation::problem::Trouble;
-use crate::rotation::record::{self, KeyRecord, Origin, same_fingerprint};
+use crate::rotation::record::{self, KeyRecord, Origin};
 use crate::rotation::tailnet::{KeyOrigin, Lent, Tailnet};
 
 /// What is known of a control plane.

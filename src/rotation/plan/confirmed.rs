@@ -6,9 +6,10 @@ use super::over;
 use super::step::Why;
 use super::view::{Issued, View};
 use crate::control_plane::{KeyId, PreAuthKey};
+use crate::fingerprint::same_fingerprint;
 use crate::rotation::demand::KeyDemand;
 use crate::rotation::owner::Owner;
-use crate::rotation::record::{Issued as Made, KeyRecord, Origin, same_fingerprint};
+use crate::rotation::record::{Issued as Made, KeyRecord, Origin};
 
 /// Whether the row is there, with that end, and the service's own.
 pub(super) fn owned(issued: &Issued, owner: &Owner, current: &Made) -> bool {

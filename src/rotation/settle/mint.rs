@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use super::Job;
 use crate::clock::after;
 use crate::control_plane::{KeyId, MintedKey};
+use crate::fingerprint::fingerprint;
 use crate::metrics::RotationResult;
 use crate::rotation::budget::Budget;
 use crate::rotation::outcome::Minted;
@@ -22,7 +23,7 @@ use crate::rotation::owner::Owner;
 use crate::rotation::plan::{Held, Ownership, Step, Why};
 use crate::rotation::plane::Plane;
 use crate::rotation::problem::Trouble;
-use crate::rotation::record::{Abandoned, Intent, KeyRecord, Record, fingerprint};
+use crate::rotation::record::{Abandoned, Intent, KeyRecord, Record};
 use crate::rotation::state::State;
 use crate::store::{StoreError, StoredSecret};
 
