@@ -1,8 +1,9 @@
 //! The process: every socket, clock read and call to Kubernetes or a control plane.
 //!
 //! ```text
-//! main → app → {server, watch, rotation::run, tls::run} → {control_plane, store, metrics} → {webhook, certs, plan, record}
+//! main → app → args → commands → {server, watch, rotation, tls} → {control_plane, store, events, metrics} → {webhook, certs}
 //! ```
+//! None imports from its left, and no command from another; `tests/suite/imports.rs` holds every file to it.
 
 pub mod admin;
 pub mod alert_log;
