@@ -1,9 +1,6 @@
 //! The command line: what `sidescale` can be asked to do. Pure.
 
-use std::time::Duration;
-
 use clap::{Parser, Subcommand};
-use jiff::SignedDuration;
 
 use crate::commands::apikey_manager::ApikeyManagerArgs;
 use crate::commands::check::CheckArgs;
@@ -44,17 +41,6 @@ pub enum Command {
     Demo(DemoArgs),
 }
 
-/// Reads a duration such as `10s` or `1m30s`.
-///
-/// # Errors
-///
-/// With the accepted form, if the text is none or below zero.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    let accepted = || "want a duration such as 10s or 1m30s".to_owned();
-    let parsed: SignedDuration = text.parse().map_err(|_| accepted())?;
-    Duration::try_from(parsed).map_err(|_| accepted())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,15 +66,6 @@ mod tests {
                     arg.get_id()
                 );
             }
-        }
-    }
-
-    #[test]
-    fn reads_durations() {
-        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("0s"), Ok(Duration::ZERO));
-        for wrong in ["", "10", "-1s", "soon"] {
-            assert!(duration(wrong).is_err(), "{wrong:?} was taken");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kube::Client;
 use kube::client::ClientBuilder;
@@ -15,15 +15,17 @@ mod body;
 
 pub(crate) use body::{Body, is_end};
 
+use crate::outage::Outage;
+
 /// An API server ends a request by itself after 60 s (`--request-timeout`), and answers a watch at once.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(65);
 
 /// A watch is ended by the API server after 290 s, as the client asks, and begun anew.
 const QUIET_FOR: Duration = Duration::from_secs(300);
 
-/// Since when the API server has been away, if it is.
+/// The API server's being away.
 #[derive(Debug, Default)]
-struct Absence(Mutex<Option<Instant>>);
+struct Absence(Mutex<Outage>);
 
 /// Makes a client that watches over all calls: an outage is logged by it alone, however many parts meet it, and no call
 /// waits for ever for an answer.
@@ -100,21 +102,17 @@ pub fn chain(error: &dyn Error) -> String {
 
 impl Absence {
     fn note(&self, error: Option<&dyn Error>) {
-        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match (error, *since) {
-            (Some(error), None) => {
-                *since = Some(Instant::now());
+        let mut outage = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = error {
+            if outage.failed() {
                 warn!(
                     error = chain(error),
                     "API server does not answer: keys and certificates stay as they are, and everything is tried again"
                 );
             }
-            (None, Some(began)) => {
-                *since = None;
-                let away_seconds = began.elapsed().as_secs();
-                info!(away_seconds, "API server answers again");
-            }
-            (Some(_), Some(_)) | (None, None) => {}
+        } else if let Some(away) = outage.recovered() {
+            let away_seconds = away.as_secs();
+            info!(away_seconds, "API server answers again");
         }
     }
 }
@@ -176,15 +174,5 @@ mod tests {
             chain(&reading(kube::Error::Api(forbidden.boxed()))),
             "get Secret shop/headscale-auth-keys: ApiError: pods is forbidden: Forbidden"
         );
-    }
-
-    #[test]
-    fn an_absence_begins_and_ends_once() {
-        let absence = Absence::default();
-        for away in [true, true, false, false, true] {
-            let error = refused();
-            absence.note(away.then_some(&error as &dyn Error));
-            assert_eq!(absence.0.lock().unwrap().is_some(), away);
-        }
     }
 }

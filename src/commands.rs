@@ -1,13 +1,11 @@
-//! One file, or folder, per command.
+//! One file, or folder, per command; `view` has what several of them look at.
 
 pub mod apikey_manager;
 pub mod check;
 pub mod cleanup;
 pub mod config;
 pub mod demo;
-mod inventory;
-mod progress;
-pub mod release;
 pub mod rotate;
 pub mod serve;
 pub mod status;
+pub mod view;

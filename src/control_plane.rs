@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::key_value::KeyValue;
-
 mod checks;
+mod endpoint;
 mod error;
 mod headscale_grpc;
 mod headscale_rest;
@@ -17,6 +16,7 @@ mod text;
 mod version;
 mod wire;
 
+pub use endpoint::Endpoint;
 pub use error::{At, Error};
 pub use headscale_grpc::HeadscaleGrpc;
 pub use headscale_rest::HeadscaleRest;
@@ -25,21 +25,6 @@ pub use objects::{
     NodeId, PreAuthKey, User, UserId, api_key_prefix,
 };
 pub use version::{Api, Release, Version};
-
-/// Says where a control plane is and how to call it.
-#[derive(Clone, Debug)]
-pub struct Endpoint {
-    /// Its name in the configuration, for messages.
-    pub name: String,
-    /// URL of its API, without `/api/v1`.
-    pub api_url: String,
-    /// The API key.
-    pub api_key: KeyValue,
-    /// PEM of a private authority; with it, no other is trusted.
-    pub ca_bundle: Option<String>,
-    /// Whether plain `http://` is accepted.
-    pub allow_insecure: bool,
-}
 
 /// Time for one call, from the connection to the last byte; with an API key each checks a slow hash on the server.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -224,7 +209,7 @@ impl ControlPlane {
             #[cfg(test)]
             Self::Model(door) => door.expire_pre_auth_key(id).await,
         };
-        refusals::unless_not_found(answer)
+        error::unless_not_found(answer)
     }
 
     /// Deletes a pre-auth key; one that is not there counts as deleted.
@@ -241,7 +226,7 @@ impl ControlPlane {
             #[cfg(test)]
             Self::Model(_) => crate::rotation::model::doors::none(),
         };
-        refusals::unless_not_found(answer)
+        error::unless_not_found(answer)
     }
 
     /// Lists all API keys, without their values.
@@ -348,7 +333,7 @@ impl ControlPlane {
             #[cfg(test)]
             Self::Model(_) => crate::rotation::model::doors::none(),
         };
-        refusals::unless_not_found(answer)
+        error::unless_not_found(answer)
     }
 
     /// Gives a node another name in the tailnet and returns it as it is then.

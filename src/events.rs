@@ -2,12 +2,10 @@
 //!
 //! Nobody waits for an Event: what is published is queued for a [`Publisher`], which is a task of its own.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Reporter};
 use sidescale_webhook::forms::is_dns_subdomain;
@@ -18,8 +16,10 @@ use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::quote::{printable, quoted};
 
+mod notice;
 mod queue;
 
+pub use notice::{About, Notice, Topic};
 pub use queue::Publisher;
 use queue::Queue;
 
@@ -36,56 +36,6 @@ const URGENT: [&str; 7] = [
     "Unsupported",
     "Degraded",
 ];
-
-/// What a notice is about, in a namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum About {
-    /// The ConfigMap of that name.
-    ConfigMap(String),
-    /// The Secret of that name.
-    Secret(String),
-    /// The pod of that name.
-    Pod {
-        /// Its name.
-        name: String,
-        /// Its uid, by which `kubectl describe` finds what was said of it.
-        uid: u128,
-    },
-    /// Something that makes pods.
-    Workload {
-        /// Its API version.
-        api_version: &'static str,
-        /// Its kind.
-        kind: &'static str,
-        /// Its name.
-        name: String,
-        /// Its uid; without it `kubectl events --for` finds what was said, and `kubectl describe` does not.
-        uid: Option<u128>,
-    },
-}
-
-/// Something to tell the owner of a Secret or pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
-    /// Namespace of what it is about.
-    pub namespace: String,
-    /// What it is about.
-    pub about: About,
-    /// Whether somebody has to act.
-    pub warning: bool,
-    /// One word, from an enum's `as_str`.
-    pub reason: &'static str,
-    /// What happened and what to do, never a key's value.
-    pub note: String,
-}
-
-/// What is the matter with which object: what is said of one topic is a repetition.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Topic {
-    namespace: String,
-    object: String,
-    reason: &'static str,
-}
 
 /// Publishes notices, and decides what is said at all; clones share one queue and one [`AlertLog`].
 #[derive(Clone)]
@@ -266,105 +216,6 @@ impl Events {
         };
         let about = about.reference(namespace);
         queue.push(Box::new((event, about)), URGENT.contains(reason))
-    }
-}
-
-impl Topic {
-    /// Something that is the matter with a part of an object, or with all of it.
-    #[must_use]
-    pub fn new(namespace: &str, about: &About, part: &str, reason: &'static str) -> Self {
-        let object = match about {
-            About::ConfigMap(name) => format!("ConfigMap/{name}/{part}"),
-            About::Secret(name) => format!("Secret/{name}/{part}"),
-            About::Pod { name, uid } => format!("Pod/{name}/{uid:x}/{part}"),
-            About::Workload { kind, name, .. } => format!("{kind}/{name}/{part}"),
-        };
-        Self {
-            namespace: namespace.to_owned(),
-            object,
-            reason,
-        }
-    }
-
-    /// Something that is the matter with what is no object of the cluster.
-    #[must_use]
-    pub fn other(object: &str, reason: &'static str) -> Self {
-        Self {
-            namespace: String::new(),
-            object: object.to_owned(),
-            reason,
-        }
-    }
-
-    /// What a notice says: each mistake in a ConfigMap is another, and of all else two notes differ in numbers alone.
-    #[must_use]
-    pub fn of(notice: &Notice) -> Self {
-        let part = match &notice.about {
-            About::ConfigMap(_) => {
-                let mut hasher = DefaultHasher::new();
-                notice.note.hash(&mut hasher);
-                format!("{:x}", hasher.finish())
-            }
-            About::Secret(_) | About::Pod { .. } | About::Workload { .. } => String::new(),
-        };
-        Self::new(&notice.namespace, &notice.about, &part, notice.reason)
-    }
-}
-
-impl About {
-    /// A Secret.
-    #[must_use]
-    pub fn secret(name: &str) -> Self {
-        Self::Secret(name.to_owned())
-    }
-
-    /// A pod.
-    #[must_use]
-    pub fn pod(name: &str, uid: u128) -> Self {
-        Self::Pod {
-            name: name.to_owned(),
-            uid,
-        }
-    }
-
-    fn name(&self) -> &str {
-        match self {
-            Self::ConfigMap(name)
-            | Self::Secret(name)
-            | Self::Pod { name, uid: _ }
-            | Self::Workload { name, .. } => name,
-        }
-    }
-
-    /// What was being done when it was noticed.
-    fn action(&self) -> &'static str {
-        match self {
-            Self::ConfigMap(_) => "Reload",
-            Self::Secret(_) | Self::Workload { .. } => "Rotate",
-            Self::Pod { .. } => "Join",
-        }
-    }
-
-    fn reference(&self, namespace: &str) -> ObjectReference {
-        let (api_version, kind, uid) = match self {
-            Self::ConfigMap(_) => ("v1", "ConfigMap", None),
-            Self::Secret(_) => ("v1", "Secret", None),
-            Self::Pod { name: _, uid } => ("v1", "Pod", Some(*uid)),
-            Self::Workload {
-                api_version,
-                kind,
-                name: _,
-                uid,
-            } => (*api_version, *kind, *uid),
-        };
-        ObjectReference {
-            api_version: Some(api_version.to_owned()),
-            kind: Some(kind.to_owned()),
-            namespace: Some(namespace.to_owned()),
-            name: Some(self.name().to_owned()),
-            uid: uid.map(|uid| uuid::Uuid::from_u128(uid).to_string()),
-            ..ObjectReference::default()
-        }
     }
 }
 

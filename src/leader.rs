@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::cluster;
+use crate::outage::Outage;
 
 /// How long a Lease is held without being renewed, in seconds; and how long before that it is renewed.
 const HELD_SECONDS: u64 = 6;
@@ -49,7 +50,7 @@ pub struct Lease {
 #[derive(Debug, Default)]
 struct Trouble {
     met: bool,
-    said: bool,
+    outage: Outage,
 }
 
 /// Takes and keeps the Lease until shutdown, telling whether this replica acts. Where Leases cannot be used, it acts.
@@ -108,7 +109,7 @@ pub async fn run(
             }
             None => {}
         }
-        if std::mem::take(&mut trouble).said {
+        if std::mem::take(&mut trouble).outage.recovered().is_some() {
             info!(lease = lease.name, "Lease can be used again");
         }
         if leading.send_replace(holding) != holding {
@@ -154,7 +155,7 @@ fn act_anyway(
 ) {
     // An API server that is away is said once for all parts.
     trouble.met = true;
-    if !cluster::is_away(error) && !std::mem::replace(&mut trouble.said, true) {
+    if !cluster::is_away(error) && trouble.outage.failed() {
         let Lease {
             namespace,
             name,

@@ -1,27 +1,33 @@
 //! The process: every socket, clock read and call to Kubernetes or a control plane.
 //!
 //! ```text
-//! main → app → {server, watch, rotation::run, tls::run} → {control_plane, store, metrics} → {webhook, certs, plan, record}
+//! main → app → args → commands → {server, watch, rotation, tls} → {control_plane, store, events, metrics} → {webhook, certs}
 //! ```
+//! None imports from its left, and no command from another; `tests/suite/imports.rs` holds every file to it.
 
 pub mod admin;
 pub mod alert_log;
 pub mod api_key;
 pub mod app;
 pub mod args;
+mod causes;
 pub mod clock;
 pub mod cluster;
 pub mod commands;
 pub mod config;
 pub mod control_plane;
+pub mod duration;
 pub mod events;
 pub mod fences;
+pub mod fingerprint;
 pub mod health;
 pub mod installations;
 pub mod items;
 pub mod key_value;
 pub mod leader;
+pub mod metadata;
 pub mod metrics;
+pub mod outage;
 pub mod pods;
 pub mod quote;
 pub mod rotation;

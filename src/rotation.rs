@@ -15,25 +15,29 @@
 
 mod api_keys;
 pub mod budget;
+mod checkpoint;
 pub mod claims;
 pub mod cleanup;
+pub mod context;
 pub mod demand;
 pub mod ending;
 pub mod fleet;
 mod housekeeping;
-pub mod in_cluster;
+mod in_flight;
 mod known;
 #[cfg(test)]
 pub(crate) mod model;
 pub mod names;
 pub mod nodes;
 pub mod orphans;
+mod outcome;
 pub mod owner;
 mod ownership;
 pub mod plan;
 pub mod plane;
 mod planes;
 mod private_ca;
+pub mod problem;
 pub mod queue;
 pub mod quota;
 pub mod record;
@@ -43,13 +47,14 @@ pub mod run;
 mod settle;
 mod standing;
 pub mod state;
+pub mod survey;
 pub(crate) mod sweep;
 pub mod tailnet;
 mod value;
 pub mod workload;
 
+pub use checkpoint::Notebook;
 pub(crate) use fleet::expanded;
-pub use housekeeping::Notebook;
 pub(crate) use ownership::{joining, lent, ownership};
 pub use value::{Flaw, Value};
 pub(crate) use value::{KeyKind, kind_of_key, may_be_a_key};

@@ -23,7 +23,7 @@ use tracing::{info, warn};
 pub use body::MAX_BODY;
 pub use connection::CallerCertificate;
 pub use routes::{NamespaceLookup, limited, router};
-pub use tls::{ClientAuthority, ClientAuthorityError, ServerTls, ServingKey};
+pub use tls::{ClientAuthority, ClientAuthorityError, ServerTls};
 
 use activity::Places;
 use connection::{Deadlines, Shared, Transport};
@@ -65,7 +65,7 @@ pub struct ServerArgs {
     )]
     pub listen: SocketAddr,
     /// How long new connections are still taken after SIGTERM
-    #[arg(long, env = "SIDESCALE_DRAIN", default_value = "10s", value_name = "DURATION", value_parser = crate::args::duration)]
+    #[arg(long, env = "SIDESCALE_DRAIN", default_value = "10s", value_name = "DURATION", value_parser = crate::duration::duration)]
     pub drain: Duration,
     /// Most connections at once; for one more, an idle or half-open one of the address that has most ends
     #[arg(long, env = "SIDESCALE_MAX_CONNECTIONS", default_value_t = 1024, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]

@@ -2,11 +2,15 @@
 //! configuration. I/O; what to do is decided in `state` and in the `certs` crate.
 
 mod ca_bundle;
+mod error;
 mod run;
+mod serving_key;
 mod state;
 mod store;
 
-pub use run::{Tls, TlsError};
+pub use error::TlsError;
+pub use run::Tls;
+pub use serving_key::ServingKey;
 
 /// Flags that say which objects are ours.
 #[derive(Clone, Debug, clap::Args)]

@@ -2,7 +2,6 @@
 
 mod feed;
 mod hostnames;
-pub mod metadata;
 mod namespaces;
 pub mod pods;
 mod secrets;

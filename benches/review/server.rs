@@ -9,7 +9,8 @@ use anyhow::{Context, Result, anyhow};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use sidescale::metrics::Metrics;
-use sidescale::server::{self, Limits, ServerTls, ServingKey};
+use sidescale::server::{self, Limits, ServerTls};
+use sidescale::tls::ServingKey;
 use tokio::sync::oneshot;
 
 use crate::handlers;

@@ -1,6 +1,7 @@
 //! The Secret of an API key: its labels, annotations and data, read and written. Pure.
 
 use jiff::Timestamp;
+use sidescale_webhook::keys::{ADOPT, PAUSED};
 
 use super::record::{self, Record};
 use crate::key_value::KeyValue;
@@ -23,12 +24,6 @@ pub const CHECKED_AT: &str = "sidescale.io/api-key-checked-at";
 
 /// Is the annotation that says who that was.
 pub const CHECKED_BY: &str = "sidescale.io/api-key-checked-by";
-
-/// Is the annotation that hands a Secret over to us.
-pub const ADOPT: &str = "sidescale.io/adopt";
-
-/// Is the annotation that stops us.
-pub const PAUSED: &str = "sidescale.io/paused";
 
 /// Is the annotation that marks a Secret of ours that waits for its key.
 pub const PLACEHOLDER: &str = "sidescale.io/placeholder";

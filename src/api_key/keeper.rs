@@ -12,24 +12,21 @@ use super::need::{self, Decision, Policy, Why};
 use super::record::{ABANDONED_FOR, Intent, Key, Record};
 use super::value::Listed;
 use crate::clock::after;
-use crate::rotation::record::fingerprint;
+use crate::fingerprint::fingerprint;
 use crate::store::StoredSecret;
 
 mod action;
+mod created;
 mod hand;
 mod look;
 mod undone;
 
 pub use action::{Action, Change, Done, Rest, State, Write};
-use hand::{Hand, Use};
+use created::{Hand, Last, Use};
 use look::Look;
-use undone::Last;
 
 /// The key is looked at this often, whatever happens.
 pub const CHECK_EVERY: Duration = Duration::from_secs(3_600);
-
-/// A look is written down if the last one that was is older than this.
-const CHECK_IN_EVERY: Duration = Duration::from_secs(1_800);
 
 /// So many keys are made at once where one was of no use; then one for each time that a key lives until it is renewed, at
 /// most one an hour. A key that somebody takes out of the Secret is put back, and no other is made for it.

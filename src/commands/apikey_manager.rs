@@ -22,6 +22,7 @@ use crate::clock::{Clock, after};
 use crate::cluster;
 use crate::control_plane::{ControlPlane, Endpoint};
 use crate::key_value::KeyValue;
+use crate::outage::Outage;
 use crate::store::{SecretStore, Store};
 
 mod args;
@@ -122,13 +123,13 @@ impl Manager {
     /// `--wait-timeout` has passed and Headscale has never answered.
     pub async fn run(mut self, store: &Store) -> anyhow::Result<()> {
         let mut backoff = retries();
-        let mut troubled = false;
+        let mut outage = Outage::default();
         loop {
             let control_plane = self.headscale().await?;
             let seen = identity(&self.socket);
             match self.look(store, &control_plane).await {
                 Ok(settled) => {
-                    if std::mem::take(&mut troubled) {
+                    if outage.recovered().is_some() {
                         info!("The API key is looked after again");
                     }
                     backoff = retries();
@@ -139,7 +140,7 @@ impl Manager {
                     let wait = backoff.next().unwrap_or(CHECK_EVERY);
                     let trouble = say::trouble(trouble);
                     warn!(trouble, retry_in = ?wait, "The API key could not be looked after");
-                    troubled = true;
+                    outage.failed();
                     tokio::time::sleep(wait).await;
                 }
             }

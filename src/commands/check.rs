@@ -6,9 +6,9 @@ use std::str::FromStr;
 use anyhow::{Result, bail};
 use serde::Serialize;
 
-use super::progress::Progress;
-use super::release::{AccessArgs, ReleaseArgs, connect};
-use super::status::Form;
+use super::view::form::Form;
+use super::view::progress::Progress;
+use super::view::release::{AccessArgs, ReleaseArgs, connect};
 use facts::{Finding, Level};
 
 mod dns;

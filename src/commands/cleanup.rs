@@ -8,19 +8,21 @@ use anyhow::{Result, anyhow, bail};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 
-use super::inventory::Inventory;
-use super::progress::Progress;
-use super::release::{Release, ReleaseArgs, refused};
+use super::view::inventory::Inventory;
+use super::view::progress::Progress;
+use super::view::release::{Release, ReleaseArgs, refused};
 use crate::clock::Clock;
 use crate::events::Events;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::rotation::Notebook;
+use crate::rotation::context::Context;
 use crate::rotation::demand::Demands;
 use crate::rotation::owner::Installation;
-use crate::rotation::plane::{Plane, Survey, Trouble};
+use crate::rotation::plane::Plane;
+use crate::rotation::problem::Trouble;
 use crate::rotation::removal::{Removal, away, decide};
-use crate::rotation::run::Context;
+use crate::rotation::survey::Survey;
 use crate::rotation::sweep::{self, Removed, SecondLook, listed, records};
 
 mod text;

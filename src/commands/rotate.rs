@@ -11,9 +11,9 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 
-use super::inventory::Inventory;
-use super::progress::Progress;
-use super::release::{Release, ReleaseArgs, refused};
+use super::view::inventory::Inventory;
+use super::view::progress::Progress;
+use super::view::release::{Release, ReleaseArgs, refused};
 use crate::rotation::demand::SecretRef;
 use crate::rotation::record::Record;
 use crate::rotation::request::{ANNOTATION, Request, Requests};
@@ -62,7 +62,7 @@ pub struct RotateArgs {
     #[arg(long)]
     pub revoke: bool,
     /// How long to wait until the new keys are there; 0s asks and ends
-    #[arg(long, default_value = "2m", value_parser = crate::args::duration, value_name = "TIME")]
+    #[arg(long, default_value = "2m", value_parser = crate::duration::duration, value_name = "TIME")]
     pub wait: Duration,
     /// Which installation.
     #[command(flatten)]

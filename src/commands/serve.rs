@@ -21,14 +21,15 @@ use crate::fences::{self, Fences};
 use crate::health::{Health, Part};
 use crate::leader::Lease;
 use crate::metrics::Metrics;
-use crate::rotation::in_cluster::{self, InCluster};
-use crate::server::{self, ClientAuthority, Limits, ServerArgs, ServerTls, ServingKey};
+use crate::server::{self, ClientAuthority, Limits, ServerArgs, ServerTls};
 use crate::telemetry::LogArgs;
-use crate::tls::{Tls, TlsArgs};
+use crate::tls::{ServingKey, Tls, TlsArgs};
 use crate::watch::{Hostnames, Namespaces};
 
+pub mod in_cluster;
 mod parts;
 
+use in_cluster::InCluster;
 use parts::Parts;
 
 /// Flags of `sidescale serve`.

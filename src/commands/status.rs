@@ -4,22 +4,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
 use anyhow::{Result, bail};
-use clap::ValueEnum;
 use jiff::Timestamp;
 
-use super::inventory::Inventory;
-use super::progress::Progress;
-use super::release::{Release, ReleaseArgs};
+use super::view::form::Form;
+use super::view::held::PlaneView;
+use super::view::inventory::Inventory;
+use super::view::progress::Progress;
+use super::view::release::{Release, ReleaseArgs};
+use super::view::verify;
 use crate::cluster;
-use held::PlaneView;
-use report::{Hints, Report};
+use report::Report;
+use row::Hints;
 
 mod fold;
-pub(super) mod held;
+mod missing;
 mod report;
+mod row;
 mod secret;
-pub(super) mod table;
-pub(super) mod verify;
+mod table;
 
 const HELP: &str = "\
 A row for each key. NEXT says when it is renewed, or why it is made anew right now; NODES counts the nodes that are \
@@ -47,15 +49,6 @@ pub struct StatusArgs {
     /// Which installation.
     #[command(flatten)]
     pub release: ReleaseArgs,
-}
-
-/// Forms of output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Form {
-    /// For people.
-    Table,
-    /// For programs: every field, times in RFC 3339.
-    Json,
 }
 
 /// Shows the keys.

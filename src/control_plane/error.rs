@@ -245,3 +245,11 @@ impl Error {
         }
     }
 }
+
+/// 0.30 says that something is not there where older ones say that it is done: either way it is gone.
+pub(super) fn unless_not_found(answer: Result<(), Error>) -> Result<(), Error> {
+    match answer {
+        Err(Error::NotFound { .. }) => Ok(()),
+        other => other,
+    }
+}

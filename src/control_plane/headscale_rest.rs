@@ -8,6 +8,7 @@ use tokio::net::UnixStream;
 
 use super::version::{Age, age};
 use super::{At, Endpoint, Error, Release, Version, wire};
+use crate::causes;
 use crate::key_value::KeyValue;
 
 mod api_keys;
@@ -17,10 +18,15 @@ mod pre_auth_keys;
 mod transport;
 mod users;
 
-use transport::Auth;
-
 /// Answers on the socket too, where `/health` does not.
 const HEALTH: &str = "/api/v1/health";
+
+/// Whether a call carries the API key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Auth {
+    Bearer,
+    None,
+}
 
 /// Calls one Headscale.
 #[derive(Clone, Debug)]
@@ -73,7 +79,7 @@ impl HeadscaleRest {
         }
         let client = builder
             .build()
-            .map_err(|error| invalid(format!("no TLS client: {}", transport::causes(&error))))?;
+            .map_err(|error| invalid(format!("no TLS client: {}", causes::innermost(&error))))?;
         Ok(Self {
             name,
             shown: base.clone(),
@@ -94,7 +100,7 @@ impl HeadscaleRest {
             .build()
             .map_err(|error| Error::InvalidEndpoint {
                 control_plane: name.clone(),
-                problem: format!("no client: {}", transport::causes(&error)),
+                problem: format!("no client: {}", causes::innermost(&error)),
             })?;
         Ok(Self {
             name,

@@ -1,5 +1,6 @@
 //! What a refusal means where releases answer it differently: a second look tells. I/O by the calls alone.
 
+use super::error::unless_not_found;
 use super::{ApiKey, ApiKeyId, ControlPlane, Error, Node, NodeId, Release, User, UserId, Version};
 
 impl ControlPlane {
@@ -111,13 +112,5 @@ impl ControlPlane {
             }),
             Release::V0_29 | Release::V0_30 => Ok(()),
         }
-    }
-}
-
-/// 0.30 says that something is not there where older ones say that it is done: either way it is gone.
-pub(super) fn unless_not_found(answer: Result<(), Error>) -> Result<(), Error> {
-    match answer {
-        Err(Error::NotFound { .. }) => Ok(()),
-        other => other,
     }
 }

@@ -2,6 +2,8 @@
 
 use prometheus::{IntCounterVec, IntGauge, Registry};
 
+use super::register::{counters, int_gauge};
+
 /// Holds the metrics of the configuration file.
 #[derive(Debug)]
 pub struct ConfigMetrics {
@@ -14,12 +16,12 @@ pub struct ConfigMetrics {
 impl ConfigMetrics {
     pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         Ok(Self {
-            in_force: super::int_gauge(
+            in_force: int_gauge(
                 registry,
                 "sidescale_config_in_force",
                 "1 while the configuration file, as it stands, is in force; 0 while an older one is",
             )?,
-            reloads: super::counters(
+            reloads: counters(
                 registry,
                 "sidescale_config_reloads_total",
                 "Edits of the configuration file that were seen",

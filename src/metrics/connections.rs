@@ -2,6 +2,8 @@
 
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
+use super::register::{counters, int_gauges};
+
 /// Holds the metrics of connections.
 #[derive(Debug)]
 pub struct ConnectionMetrics {
@@ -14,19 +16,19 @@ pub struct ConnectionMetrics {
 impl ConnectionMetrics {
     pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         Ok(Self {
-            evicted: super::counters(
+            evicted: counters(
                 registry,
                 "sidescale_connections_evicted_total",
                 "Connections not in use that ended to make room for others, by what they were doing",
                 &["port", "phase"],
             )?,
-            open: super::int_gauges(
+            open: int_gauges(
                 registry,
                 "sidescale_connections",
                 "Open connections",
                 &["port"],
             )?,
-            client_certificates: super::counters(
+            client_certificates: counters(
                 registry,
                 "sidescale_client_certificates_total",
                 "TLS handshakes of the webhook by the certificate that the caller showed, where --client-ca names an authority",

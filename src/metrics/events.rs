@@ -2,6 +2,8 @@
 
 use prometheus::{IntCounterVec, Registry};
 
+use super::register::counters;
+
 /// Names why an Event did not come to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dropped {
@@ -35,13 +37,13 @@ pub struct EventMetrics {
 impl EventMetrics {
     pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         Ok(Self {
-            dropped: super::counters(
+            dropped: counters(
                 registry,
                 "sidescale_events_dropped_total",
                 "Events that the API server did not get, by what was in the way",
                 &["reason"],
             )?,
-            over_budget: super::counters(
+            over_budget: counters(
                 registry,
                 "sidescale_alerts_over_budget_total",
                 "Events and log lines that were not made, because their namespace had as many as it may have",

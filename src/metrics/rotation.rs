@@ -2,7 +2,7 @@
 
 use prometheus::{GaugeVec, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
-use super::{counters, gauges, histograms, int_gauge, int_gauges};
+use super::register::{counters, gauges, histograms, int_gauge, int_gauges};
 
 /// Says what came of an attempt on a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

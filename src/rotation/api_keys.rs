@@ -10,12 +10,13 @@ use jiff::Timestamp;
 use sidescale_webhook::profile;
 use tracing::{debug, info, warn};
 
-use super::run::Context;
+use super::context::Context;
 use crate::api_key::keeper::{CHECK_EVERY, Keeper};
 use crate::api_key::run::{Place, Settled, Trouble, settle};
 use crate::api_key::{Policy, form};
 use crate::clock::after;
 use crate::control_plane::{ControlPlane, Endpoint, Error};
+use crate::outage::Outage;
 use crate::store::{MANAGED_BY, Store, StoreError};
 
 /// How long a manager may be away.
@@ -40,7 +41,7 @@ struct Slot {
     /// Not here while it is at work.
     keeper: Option<Keeper>,
     next: Timestamp,
-    troubled: bool,
+    outage: Outage,
 }
 
 /// What a look has come to.
@@ -64,7 +65,7 @@ impl ApiKeys {
             let slot = Slot {
                 keeper: Some(Keeper::new(format!("rotation/{writer}"), policy(config))),
                 next: now,
-                troubled: false,
+                outage: Outage::default(),
             };
             (name.clone(), slot)
         };
@@ -114,21 +115,21 @@ impl ApiKeys {
         match outcome {
             Ok(Some(Settled { rest, .. })) => {
                 slot.next = slot.next.min(rest.until.max(now));
-                slot.troubled = false;
+                slot.outage = Outage::default();
                 debug!(control_plane = name, state = ?rest.state, until = %rest.until, "Looked at the API key");
             }
-            Ok(None) => slot.troubled = false,
+            Ok(None) => slot.outage = Outage::default(),
             Err(trouble) => {
                 slot.next = after(now, RETRY);
-                if std::mem::replace(&mut slot.troubled, true) {
-                    debug!(
-                        control_plane = name,
-                        trouble, "The API key still cannot be looked after"
-                    );
-                } else {
+                if slot.outage.failed() {
                     warn!(
                         control_plane = name,
                         trouble, "The API key cannot be looked after in place of its manager"
+                    );
+                } else {
+                    debug!(
+                        control_plane = name,
+                        trouble, "The API key still cannot be looked after"
                     );
                 }
             }

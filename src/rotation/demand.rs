@@ -46,6 +46,17 @@ pub struct SecretRef {
     pub name: String,
 }
 
+impl SecretRef {
+    /// The Secret of that name in a namespace.
+    #[must_use]
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
+    }
+}
+
 /// What pods need of one Secret: a view of what its namespace needs, which jobs share.
 #[derive(Clone, Debug)]
 pub struct SecretDemand {

@@ -258,10 +258,7 @@ mod tests {
 
     #[test]
     fn the_worst_key_of_a_secret_is_told_with_what_to_do() {
-        let secret = SecretRef {
-            namespace: "shop".into(),
-            name: "headscale-auth-keys".into(),
-        };
+        let secret = SecretRef::new("shop", "headscale-auth-keys");
         let demand = demand(10 * DAY);
         let keys = [("a", 95), ("b", 90), ("c", 91), ("d", 300)];
         let tell = |now: Timestamp| {

@@ -12,48 +12,30 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::checkpoint::{Noted, Written};
 use super::claims::Claims;
+use super::context::Context;
 use super::demand::Demands;
 use super::known::LastKeys;
 use super::nodes::{Counts, NodeState, Note};
-use super::plane::Plane;
-use super::run::Context;
 use super::standing::Standings;
 use crate::clock::after;
+use crate::outage::Outage;
 
 mod findings;
 mod hostnames;
 mod look;
-mod notebook;
+mod node_monitor;
 mod sweep;
 mod unstarted;
 
 use look::OnePlane;
-pub use notebook::Notebook;
-use notebook::{Noted, Written};
+pub(super) use node_monitor::Up;
+use node_monitor::{Keeper, LOOK_EVERY};
 use unstarted::Reads;
-
-/// The nodes are looked at this often: two looks and a new pod fit into a minute.
-const LOOK_EVERY: Duration = Duration::from_secs(15);
 
 /// Notes are written at most this often.
 const NOTE_EVERY: Duration = Duration::from_secs(60);
-
-/// The control planes that answer, by name.
-pub(super) type Up = BTreeMap<String, Arc<Plane>>;
-
-/// What all looks share.
-struct Keeper {
-    context: Arc<Context>,
-    demands: watch::Receiver<Demands>,
-    /// Control planes that may have lost us, for the loop that connects.
-    suspects: mpsc::Sender<String>,
-    /// Keys that no record names and that are left.
-    kept: LastKeys,
-    standings: Standings,
-    /// No pod is evicted before.
-    evict_from: Mutex<Timestamp>,
-}
 
 /// Gives out the looks whose time has come. None waits for another: one control plane that hangs delays nobody's.
 struct Rounds {
@@ -66,7 +48,7 @@ struct Rounds {
     noted: Option<Noted>,
     note_from: Timestamp,
     /// Whether it was said that hostnames cannot be noted.
-    troubled: bool,
+    outage: Outage,
     under_way: FuturesUnordered<BoxFuture<'static, Done>>,
 }
 
@@ -113,7 +95,7 @@ pub(super) async fn run(
         read_at: Timestamp::MIN,
         noted: None,
         note_from: Timestamp::MIN,
-        troubled: false,
+        outage: Outage::default(),
         under_way: FuturesUnordered::new(),
     };
     let work = async {
@@ -241,16 +223,16 @@ impl Rounds {
             match context.notebook.write_hostnames(before, &fresh).await {
                 Written::Yes => {
                     noted.hostnames = fresh;
-                    self.troubled = false;
+                    self.outage = Outage::default();
                 }
                 Written::Away => {}
-                Written::No(_) if self.troubled => {}
                 Written::No(error) => {
-                    self.troubled = true;
-                    warn!(
-                        error,
-                        "Whose hostnames are cannot be written down: another leader would not know who was first, and no workload is warned"
-                    );
+                    if self.outage.failed() {
+                        warn!(
+                            error,
+                            "Whose hostnames are cannot be written down: another leader would not know who was first, and no workload is warned"
+                        );
+                    }
                 }
             }
         }

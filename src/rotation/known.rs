@@ -9,11 +9,12 @@ use sidescale_webhook::identity::POD_SECRET;
 use tracing::{debug, info, warn};
 
 use super::demand::SecretRef;
+use super::in_flight::Beside;
+use super::outcome::{Outcome, Unended};
 use super::plan::{Held, Why};
-use super::plane::Trouble;
-use super::planes::jitter;
-use super::queue::Backoff;
-use super::settle::{Beside, Outcome, Snapshot, Unended};
+use super::problem::Trouble;
+use super::queue::{Backoff, jitter};
+use super::settle::Snapshot;
 use super::standing::Standing;
 use super::state::State;
 use super::value::Flaw;

@@ -6,10 +6,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::owner::{KeyUser, Owner};
-use super::record::{Intent, KeyRecord, Record, same_fingerprint};
+use super::record::{Intent, KeyRecord, Record};
 
 use crate::clock::after;
 use crate::control_plane::{PreAuthKey, UserId};
+use crate::fingerprint::same_fingerprint;
 
 /// The live keys of users of ours that are older than `age`, each with the service that its user was created for. They may be
 /// orphans, if no Secret knows them.

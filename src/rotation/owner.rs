@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use sidescale_webhook::identity;
 
-use super::record::same_fingerprint;
 use crate::control_plane::{KeyId, PreAuthKey, User, UserId};
+use crate::fingerprint::same_fingerprint;
 
 /// What every display name of ours begins with.
 pub(crate) const PREFIX: &str = "sidescale ";

@@ -2,16 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use sidescale_webhook::keys::{ADOPT, PAUSED};
+
 use super::demand::SecretRef;
 use super::plan::Ownership;
-use super::plane::Trouble;
+use super::problem::Trouble;
 use super::record::Record;
 use super::state::State;
 use crate::control_plane::KeyId;
 use crate::store::{MANAGED_BY, StoredSecret};
-
-const ADOPT: &str = "sidescale.io/adopt";
-const PAUSED: &str = "sidescale.io/paused";
 
 /// Says whose the Secret is and reads its record; one that is not ours to write says what to do about it.
 pub(crate) fn ownership(secret: &StoredSecret) -> (Ownership, Record, Option<Trouble>) {
@@ -25,10 +24,7 @@ pub(crate) fn ownership(secret: &StoredSecret) -> (Ownership, Record, Option<Tro
         .labels
         .get(MANAGED_BY.0)
         .is_some_and(|value| value == MANAGED_BY.1);
-    let name = SecretRef {
-        namespace: secret.namespace.clone(),
-        name: secret.name.clone(),
-    };
+    let name = SecretRef::new(&secret.namespace, &secret.name);
     let not_ours = |message| {
         let trouble = Trouble {
             state: State::SecretNotOurs,
@@ -46,10 +42,10 @@ pub(crate) fn ownership(secret: &StoredSecret) -> (Ownership, Record, Option<Tro
             name.name, name.namespace
         ));
     }
-    match Record::of(secret) {
+    match Record::named(secret) {
         Ok(record) if is(PAUSED) => (Ownership::Paused, record, None),
         Ok(record) => (Ownership::Ours, record, None),
-        Err(error) => not_ours(format!("Secret {name}: {:#}", anyhow::Error::new(error))),
+        Err(message) => not_ours(message),
     }
 }
 
@@ -80,6 +76,6 @@ pub(crate) fn lent<'a>(
 }
 
 /// What it remembers. What cannot be read is told where the Secret is worked on.
-fn record(secret: &StoredSecret) -> Record {
+pub(super) fn record(secret: &StoredSecret) -> Record {
     Record::of(secret).unwrap_or_default()
 }

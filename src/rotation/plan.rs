@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use sidescale_webhook::profile::Rotation;
 
 use super::cleanup::{self, Unused};
 use super::demand::KeyDemand;
-use super::record::{Intent, Issued as Made, KeyRecord, Origin, same_fingerprint};
+use super::record::{Intent, Issued as Made, KeyRecord, Origin};
 use super::state::State;
 use crate::clock::after;
-use crate::control_plane::{KeyId, PreAuthKey};
 
 mod by_hand;
 mod confirmed;
@@ -20,12 +19,15 @@ mod recreated;
 mod room;
 mod step;
 mod view;
+mod when;
 
 use by_hand::Found;
+use confirmed::confirm;
 pub(in crate::rotation) use confirmed::confirms_end;
 pub use over::mismatch;
 pub use step::{Over, Plan, Step, Why};
 pub use view::{Claimed, Held, Issued, Ownership, Process, View};
+use when::{before, earliest};
 
 /// Plans the work on one Secret.
 #[must_use]
@@ -233,28 +235,6 @@ fn need(
     (now >= due(current, demand)).then_some(Why::Due)
 }
 
-/// Why the control plane's list says that the key in force is not the one that pods ask for.
-///
-/// The record cannot say that: whoever may edit the Secret may have written it, or have copied it from elsewhere. What a person
-/// put there is the person's choice.
-fn confirm(issued: &Issued, view: &View<'_>, current: &Made, demand: &KeyDemand) -> Option<Why> {
-    let Some(row) = listed(issued, current.id, current.expires) else {
-        return issued.tells_of(current.id).then_some(Why::Lost);
-    };
-    let owner = view.owner(&demand.service);
-    match current.origin {
-        Origin::Ours if !issued.serves(row, &owner, &demand.asked.user) => Some(Why::NotOwned),
-        Origin::Ours if over::differs(row, &demand.asked) => Some(Why::Changed),
-        // The person's choice went with the namespace that it was made in.
-        Origin::Hand | Origin::Foreign
-            if view.recreated && !issued.serves(row, &owner, &demand.asked.user) =>
-        {
-            Some(Why::NotOwned)
-        }
-        Origin::Ours | Origin::Hand | Origin::Foreign => None,
-    }
-}
-
 /// When the key is renewed. One that a person made may live for less than the buffer: it is given two thirds of its life.
 fn due(current: &Made, demand: &KeyDemand) -> Timestamp {
     let life = Duration::try_from(current.expires.duration_since(current.created));
@@ -263,17 +243,6 @@ fn due(current: &Made, demand: &KeyDemand) -> Timestamp {
         Origin::Hand | Origin::Foreign => demand.buffer.min(life.unwrap_or_default() / 3),
     };
     before(current.expires, buffer)
-}
-
-/// A key of ours, as its control plane lists it.
-fn listed(issued: &Issued, id: KeyId, expires: Timestamp) -> Option<&PreAuthKey> {
-    // Compared with what was asked, not with our clock: a clock that is off must not look like an ended key.
-    // Another end is an ended key, or one that got its id after Headscale was put back as it was.
-    let is_this = |key: &&PreAuthKey| {
-        key.expiration
-            .is_some_and(|at| same_fingerprint(at, expires))
-    };
-    issued.keys.get(&id).filter(is_this)
 }
 
 /// Plans for a key that no pod uses: it is kept as it is.
@@ -309,15 +278,6 @@ fn respected_until(now: Timestamp, process: &Process, intent: &Intent) -> Option
         return None;
     }
     Some(after(intent.started_at, process.respect))
-}
-
-fn earliest(place: &mut Option<Timestamp>, at: Timestamp) {
-    *place = Some(place.map_or(at, |known| known.min(at)));
-}
-
-fn before(time: Timestamp, by: Duration) -> Timestamp {
-    let by = SignedDuration::try_from(by).unwrap_or(SignedDuration::MAX);
-    time.checked_sub(by).unwrap_or(Timestamp::MIN)
 }
 
 #[cfg(test)]

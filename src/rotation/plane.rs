@@ -12,11 +12,13 @@ use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
 use super::budget::over_rows;
+use super::context::Context;
 use super::owner::{Claim, Installation, Owner};
 use super::plan::{Claimed, Issued, mismatch};
+use super::problem::Trouble;
 use super::record::Intent;
-use super::run::Context;
 use super::state::State;
+use super::tailnet::KeyOrigin;
 use crate::clock::after;
 use crate::control_plane::{
     ControlPlane, Endpoint, Error, KeyId, Listed, MintedKey, NewPreAuthKey, User, Version,
@@ -26,15 +28,11 @@ use crate::metrics::Metrics;
 mod credentials;
 mod lent;
 mod nodes;
-mod trouble;
 mod users;
 
 use credentials::{Found, api_key, invalid_credentials, no_placeholder_any_more};
 pub(crate) use credentials::{no_api_key, no_credentials};
 pub(in crate::rotation) use lent::LentKeys;
-use nodes::Origins;
-pub use nodes::Survey;
-pub use trouble::Trouble;
 
 /// Keys are made this many at a time, whatever the number of Secrets: each call costs Headscale some 60 ms of a processor,
 /// and what waits here is not yet waited for.
@@ -42,6 +40,9 @@ const MINTS_AT_ONCE: usize = 8;
 
 /// For so long a look at users and keys tells whose each key is.
 const FRESH: Duration = Duration::from_secs(10);
+
+/// Whose each key is, as it was listed last.
+type Origins = BTreeMap<KeyId, KeyOrigin>;
 
 /// A control plane that answered.
 #[derive(Debug)]

@@ -7,8 +7,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
-use super::plane::{LentKeys, Plane, Trouble};
-use super::queue::{Backoff, LONGEST_RETRY};
+use super::plane::{LentKeys, Plane};
+use super::problem::Trouble;
+use super::queue::{Backoff, LONGEST_RETRY, jitter};
 use super::state::State;
 use crate::clock::after;
 
@@ -210,9 +211,4 @@ impl Slot {
             next: now,
         }
     }
-}
-
-/// A number from 0 to 1.
-pub(super) fn jitter() -> f64 {
-    f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX)
 }

@@ -10,6 +10,7 @@ use crate::clock::after;
 
 mod backoff;
 
+pub(super) use backoff::jitter;
 pub use backoff::{Backoff, LONGEST_RETRY};
 
 /// Renewals that are due together begin this far apart: five a second.

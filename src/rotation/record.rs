@@ -3,12 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use sidescale_webhook::identity::{self, POD_SECRET};
 
 use super::demand::SecretRef;
-use crate::clock::after;
 use crate::control_plane::KeyId;
 use crate::store::StoredSecret;
 
@@ -107,12 +105,17 @@ impl Record {
         if secret.oversized {
             return Err(RecordError::Oversized);
         }
-        let name = SecretRef {
-            namespace: secret.namespace.clone(),
-            name: secret.name.clone(),
-        };
+        let name = SecretRef::new(&secret.namespace, &secret.name);
         let document = secret.data.get(DATA_KEY);
         Self::parse(document.map(|document| document.as_slice()), &name)
+    }
+
+    /// The same; the error names the Secret.
+    pub(super) fn named(secret: &StoredSecret) -> Result<Self, String> {
+        Self::of(secret).map_err(|error| {
+            let error = anyhow::Error::new(error);
+            format!("Secret {}/{}: {error:#}", secret.namespace, secret.name)
+        })
     }
 
     /// Reads the record from the document in `secret`. Entries whose service and control plane do not give their own data key
@@ -227,20 +230,6 @@ impl KeyRecord {
 /// A uid as Kubernetes writes it.
 fn uid_text(uid: u128) -> String {
     uuid::Uuid::from_u128(uid).hyphenated().to_string()
-}
-
-/// The end to ask for: `life` from now, with a sub-second part that no other key of ours has.
-#[must_use]
-pub fn fingerprint(now: Timestamp, life: Duration, random: u64) -> Timestamp {
-    // Microseconds: databases behind Headscale keep no more.
-    let micros = i32::try_from(random % 1_000_000).unwrap_or_default();
-    Timestamp::new(after(now, life).as_second(), micros * 1_000).unwrap_or(Timestamp::MAX)
-}
-
-/// Whether two ends are one fingerprint: the same to the microsecond.
-#[must_use]
-pub fn same_fingerprint(one: Timestamp, other: Timestamp) -> bool {
-    one.duration_since(other).abs() < SignedDuration::from_micros(1)
 }
 
 #[cfg(test)]

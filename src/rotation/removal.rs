@@ -9,8 +9,8 @@ use super::cleanup::{self, View};
 use super::demand::Demands;
 use super::orphans;
 use super::owner::{KeyUser, Owner};
-use super::plane::Survey;
 use super::record::{KeyRecord, Record};
+use super::survey::Survey;
 use crate::clock::after;
 use crate::control_plane::{KeyId, NodeId, PreAuthKey, UserId};
 

@@ -255,10 +255,7 @@ mod tests {
             format!("{{\"{key}{}\":7}}", "y".repeat(1_000)),
         ] {
             let error = Requests::parse(&asking(&value)).unwrap_err();
-            let secret = SecretRef {
-                namespace: "shop".into(),
-                name: "keys".into(),
-            };
+            let secret = SecretRef::new("shop", "keys");
             let note = error.notice(&secret).note;
             assert!(note.len() < 500 && !note.contains("cdef"), "{note}");
             let length = format!("… of {} bytes", value.len());

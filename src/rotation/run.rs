@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use jiff::Timestamp;
-use sidescale_webhook::profile::Policy;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -14,21 +13,18 @@ use tracing::{error, warn};
 
 use super::api_keys::{ApiKeys, Looked};
 use super::budget::Budget;
+use super::context::Context;
 use super::demand::{Demands, SecretDemand, SecretRef};
-use super::housekeeping::{self, Notebook, Up};
+use super::housekeeping::{self, Up};
 use super::known::{Known, LastKeys};
-use super::owner::Installation;
-use super::plane::{Plane, Trouble};
+use super::outcome::Outcome;
+use super::plane::Plane;
 use super::planes::Planes;
+use super::problem::Trouble;
 use super::queue::{Class, Queue};
-use super::settle::Outcome;
 use super::standing::Standings;
-use crate::clock::{Clock, after};
-use crate::events::Events;
-use crate::health::Health;
-use crate::metrics::Metrics;
-use crate::pods::Pods;
-use crate::store::Store;
+use crate::clock::after;
+use crate::outage::Outage;
 
 mod endings;
 mod jobs;
@@ -56,35 +52,6 @@ const SUSPECTS: usize = 8;
 /// What is under way at the end may take this long.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Holds what rotation works with.
-#[derive(Debug)]
-pub struct Context {
-    /// Where keys and API keys are kept.
-    pub store: Store,
-    /// The operator's configuration.
-    pub policy: Arc<Policy>,
-    /// The time.
-    pub clock: Clock,
-    /// Where people look.
-    pub events: Events,
-    /// What the next process should know of nodes.
-    pub notebook: Notebook,
-    /// The cluster's pods, one at a time.
-    pub pods: Pods,
-    /// Where it is counted.
-    pub metrics: Arc<Metrics>,
-    /// What the admin port says.
-    pub health: Arc<Health>,
-    /// By which the users that it creates are known.
-    pub installation: Installation,
-    /// What a command that is told to people needs behind its words, as [`crate::cluster::flags`] says it.
-    pub flags: String,
-    /// Names this process among all that ever wrote.
-    pub writer: String,
-    /// How long another writer's intent is respected.
-    pub respect: Duration,
-}
-
 pub(super) enum Done {
     Settled(SecretRef, u64, Box<Outcome>),
     Connected(String, Box<Result<Plane, Trouble>>),
@@ -111,7 +78,7 @@ pub(super) struct Loop {
     /// What the clock showed last.
     shown: Timestamp,
     passing: bool,
-    pass_troubled: bool,
+    pass_outage: Outage,
     /// When there will be something to say of keys that were not renewed.
     endings_at: Option<Timestamp>,
     /// Given out, and not begun yet.
@@ -190,7 +157,7 @@ impl Loop {
         let now = context.clock.now();
         // The model's world has pre-auth keys alone.
         #[cfg(test)]
-        let stands_in = !matches!(context.store, Store::Model(_));
+        let stands_in = !matches!(context.store, crate::store::Store::Model(_));
         #[cfg(not(test))]
         let stands_in = true;
         let planes = &context.policy.control_planes;
@@ -209,7 +176,7 @@ impl Loop {
             passed_at: Timestamp::MIN,
             shown: now,
             passing: false,
-            pass_troubled: false,
+            pass_outage: Outage::default(),
             endings_at: None,
             jobs: Vec::new(),
         }
@@ -242,7 +209,7 @@ impl Loop {
                     demand
                         .secrets
                         .keys()
-                        .map(|name| secret_ref(&namespace, name)),
+                        .map(|name| SecretRef::new(&namespace, name)),
                 );
             }
         }
@@ -313,12 +280,5 @@ impl Loop {
     fn demand(&self, secret: &SecretRef) -> SecretDemand {
         let namespace = self.demands.namespaces.get(secret.namespace.as_str());
         SecretDemand::new(namespace.cloned(), &secret.name)
-    }
-}
-
-fn secret_ref(namespace: &str, name: &str) -> SecretRef {
-    SecretRef {
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
     }
 }

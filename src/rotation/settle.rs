@@ -8,29 +8,29 @@ use sidescale_webhook::identity::{self, POD_SECRET};
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
+use super::context::Context;
 use super::demand::SecretRef;
 use super::known::KeyEnd;
+use super::outcome::Outcome;
 use super::ownership::ownership;
 use super::plan::{Issued, Ownership, Step, View, Why, confirms_end, overlap, plan};
-use super::plane::Trouble;
 use super::private_ca;
+use super::problem::Trouble;
 use super::queue::Class;
 use super::record::{DATA_KEY, KeyRecord, LARGEST, Record};
 use super::request::{Requests, Unreadable};
-use super::run::{Context, Seen};
+use super::run::Seen;
 use super::state::State;
 use super::value::{Value, may_be_a_key};
 use crate::cluster;
 use crate::store::{MANAGED_BY, StoreError, StoredSecret};
 
-mod beside;
 mod mint;
 mod task;
 mod tidy;
 
-pub(super) use beside::Beside;
 use task::IssuedByPlane;
-pub(super) use task::{Minted, Outcome, Snapshot, Task, Unended};
+pub(super) use task::{Snapshot, Task};
 
 /// Bounds one job: enough for a full namespace of new services, eight at a time.
 const ROUNDS: usize = 64;

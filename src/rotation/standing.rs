@@ -31,10 +31,7 @@ impl Standings {
 
     /// How a key does; none if no pod needs it, or nobody has looked at its Secret yet.
     pub(super) fn of(&self, namespace: &str, secret: &str, data_key: &str) -> Option<Standing> {
-        let secret = SecretRef {
-            namespace: namespace.to_owned(),
-            name: secret.to_owned(),
-        };
+        let secret = SecretRef::new(namespace, secret);
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.get(&secret)?.get(data_key).copied()
     }

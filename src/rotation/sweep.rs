@@ -2,18 +2,19 @@
 
 use std::time::Instant;
 
+use super::context::Context;
 use super::demand::{Demands, SecretRef};
 use super::orphans;
 use super::owner::Claim;
 use super::ownership;
 use super::plan::{Claimed, Ownership};
-use super::plane::{Plane, Survey, Trouble};
+use super::plane::Plane;
+use super::problem::Trouble;
 use super::record::Record;
 use super::removal::{Records, Removal, away, decide};
-use super::run::Context;
 use super::state::State;
+use super::survey::Survey;
 use crate::metrics::RotationResult;
-use crate::store::StoredSecret;
 
 /// A Secret of keys, and what it remembers.
 #[derive(Clone, Debug)]
@@ -122,19 +123,18 @@ pub(crate) async fn remove(
 /// All Secrets of keys in the cluster. A record that cannot be read is trouble of its own namespace alone.
 pub(crate) async fn listed(context: &Context) -> Result<Vec<Listed>, String> {
     let mut listed = Vec::new();
-    for name in context.policy.auth_key_secrets() {
-        let found = context.store.fold(name, |secret| {
-            listed.push(Listed {
-                ours: ownership(&secret).0 == Ownership::Ours,
-                record: read(&secret),
-                secret: SecretRef {
-                    namespace: secret.namespace,
-                    name: secret.name,
-                },
-            });
+    let found = context.each_secret(|secret| {
+        listed.push(Listed {
+            ours: ownership(&secret).0 == Ownership::Ours,
+            // Whoever it belongs to by now: what it names is in use.
+            record: Record::named(&secret),
+            secret: SecretRef {
+                namespace: secret.namespace,
+                name: secret.name,
+            },
         });
-        found.await.map_err(|error| shown(error.into()))?;
-    }
+    });
+    found.await.map_err(|error| shown(error.into()))?;
     Ok(listed)
 }
 
@@ -160,18 +160,10 @@ pub(super) async fn of_namespace(
     for name in context.policy.auth_key_secrets() {
         let found = context.store.read(namespace, name).await;
         if let Some(secret) = found.map_err(|error| shown(error.into()))? {
-            records.push(read(&secret)?);
+            records.push(Record::named(&secret)?);
         }
     }
     Ok(records)
-}
-
-/// Reads a Secret's record, whoever it belongs to by now: what it names is in use.
-fn read(secret: &StoredSecret) -> Result<Record, String> {
-    Record::of(secret).map_err(|error| {
-        let error = anyhow::Error::new(error);
-        format!("Secret {}/{}: {error:#}", secret.namespace, secret.name)
-    })
 }
 
 fn shown(error: anyhow::Error) -> String {

@@ -23,6 +23,7 @@ use tracing::{debug, error, info, warn};
 use super::body::{self, Budget, Read, Rejection};
 use super::connection::CallerCertificate;
 use super::lines::{Kind, LONGEST_ERROR, LONGEST_NAME, Lines, beginning};
+use crate::causes;
 use crate::config::Current;
 use crate::metrics::Metrics;
 use crate::watch::Hostnames;
@@ -210,7 +211,7 @@ impl Reviews {
 
     fn undecodable(&self, error: &Undecodable) -> Response {
         self.metrics.rejected("undecodable");
-        let text = format!("{}; {WANTED}", quote::line(&describe(error)));
+        let text = format!("{}; {WANTED}", quote::line(&causes::all(error)));
         if let Some(omitted) = self.lines.admit(Kind::Undecodable, Instant::now()) {
             let error = beginning(&text, LONGEST_ERROR);
             warn!(error, omitted, "Request is no AdmissionReview");
@@ -301,17 +302,6 @@ impl Reviews {
 
 fn json(reply: Vec<u8>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], reply).into_response()
-}
-
-/// The error with its sources: the sender sees nothing else.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// Answers for a handler that panicked: the API server then does as the failurePolicy says.

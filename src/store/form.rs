@@ -10,22 +10,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde::de::Error as _;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
+use sidescale_webhook::keys::PREFIX;
 use zeroize::Zeroizing;
 
+use super::limits::{MOST_DATA_KEYS, MOST_LABELS};
 use super::{Kept, MANAGED_BY, StoredSecret};
-use crate::watch::metadata::{Fields, LastWrite, each_pair};
-
-/// Twice the keys that a namespace may have: a megabyte of empty ones would take seven of memory.
-pub(super) const MOST_DATA_KEYS: usize = 4000;
-
-/// Labels and annotations together.
-pub(super) const MOST_LABELS: usize = 1000;
+use crate::metadata::{Fields, LastWrite, each_pair};
 
 /// Bounds owners and finalizers.
 const LONGEST_LIST: usize = 64 << 10;
-
-/// What of it is ours.
-const PREFIX: &str = "sidescale.io/";
 
 #[derive(Deserialize)]
 struct Read<'a> {
@@ -82,11 +75,17 @@ pub(super) fn unreadable() -> serde_json::Error {
     serde_json::Error::custom("an answer that is no readable Secret")
 }
 
-/// Reads a Secret; one with more parts than are read has the marks that are ours, and no data.
-pub(super) fn parse(bytes: &[u8]) -> serde_json::Result<StoredSecret> {
-    read(bytes).map_err(|_| unreadable())
+impl StoredSecret {
+    /// Reads one as the API server gives it, and of its managedFields who wrote last.
+    ///
+    /// # Errors
+    /// The bytes are no Secret. The error quotes nothing of them.
+    pub fn parse(bytes: &[u8]) -> serde_json::Result<Self> {
+        read(bytes).map_err(|_| unreadable())
+    }
 }
 
+/// One with more parts than are read has the marks that are ours, and no data.
 fn read(bytes: &[u8]) -> serde_json::Result<StoredSecret> {
     let Read {
         metadata,
@@ -231,7 +230,7 @@ mod tests {
                 "annotations": {"c": "d\n"}, "ownerReferences": [owner], "finalizers": ["x/y"],
                 "managedFields": [{"manager": "argocd", "time": "2026-01-01T00:00:00Z", "fieldsV1": {"f:data": {}}}]},
             "data": {"key": "AAECAw==", "empty": ""}});
-        let parsed = parse(read.to_string().as_bytes()).unwrap();
+        let parsed = StoredSecret::parse(read.to_string().as_bytes()).unwrap();
         assert_eq!(*parsed.data["key"], [0, 1, 2, 3]);
         assert_eq!(
             (parsed.writer.as_deref(), parsed.oversized),
@@ -282,7 +281,7 @@ mod tests {
             ),
         ] {
             let secret = json!({"metadata": {"name": "keys", "labels": labels, "annotations": annotations}, "data": data});
-            let parsed = parse(secret.to_string().as_bytes()).unwrap();
+            let parsed = StoredSecret::parse(secret.to_string().as_bytes()).unwrap();
             assert_eq!(parsed.oversized, want, "{what}");
             assert_eq!(parsed.data.is_empty(), want, "{what}");
             assert_eq!(parsed.labels[MANAGED_BY.0], MANAGED_BY.1, "{what}");
@@ -298,7 +297,9 @@ mod tests {
             r#"{"metadata":{},"immutable":"hskey"}"#,
             r#"{"metadata":{},"data":["hskey"]}"#,
         ] {
-            let error = parse(bytes.as_bytes()).unwrap_err().to_string();
+            let error = StoredSecret::parse(bytes.as_bytes())
+                .unwrap_err()
+                .to_string();
             assert!(!error.contains("hskey"), "{error}");
         }
     }

@@ -1,20 +1,17 @@
 //! Keys in Secrets of a cluster: get, list by name, create, and PUT with the resourceVersion. I/O.
 
 use std::future::Future;
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{GetParams, ListParams, PostParams};
 use kube::core::Request;
 use kube::{Client, Error, Resource};
 
+use super::limits::DEADLINE;
 use super::{FIELD_MANAGER, StoreError, StoredSecret, form};
 use crate::cluster::Body;
 use crate::items::{Item, Items};
-use crate::watch::metadata::{Frame, Paging};
-
-/// Bounds one call: the client retries 429 and 503 by itself for much longer than a pass may take.
-pub(super) const DEADLINE: Duration = Duration::from_secs(10);
+use crate::metadata::{Frame, Paging};
 
 /// Is the longest Secret that is read: the API server takes 1 MiB of data, and a quarter of that of annotations.
 const LONGEST: usize = 4 << 20;
@@ -115,7 +112,7 @@ impl SecretStore {
                         Item::Whole(bytes) => bytes,
                         Item::TooLong(_) => return Err(form::unreadable()),
                     };
-                    each(form::parse(bytes)?);
+                    each(StoredSecret::parse(bytes)?);
                     Ok(())
                 })
                 .map_err(Error::SerdeError)?;
@@ -154,7 +151,7 @@ impl SecretStore {
         let request = request.map_err(Error::BuildRequest)?;
         let mut body = Body::of(&self.client, request).await?;
         let bytes = body.whole(LONGEST, DEADLINE).await;
-        form::parse(&bytes.map_err(Error::ReadEvents)?).map_err(Error::SerdeError)
+        StoredSecret::parse(&bytes.map_err(Error::ReadEvents)?).map_err(Error::SerdeError)
     }
 }
 

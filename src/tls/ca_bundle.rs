@@ -13,7 +13,7 @@ use kube::api::{Api, Patch, PatchParams, WatchEvent, WatchParams};
 use serde_json::json;
 use sidescale_certs::Bundle;
 
-use super::run::TlsError;
+use super::error::TlsError;
 
 /// Bounds one call: the client retries 429 and 503 by itself for much longer.
 const DEADLINE: Duration = Duration::from_secs(10);

@@ -7,21 +7,22 @@ use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
 use kube::{Api, Client};
-use sidescale_certs::{AuthorityError, Leaf, LeafError};
-use thiserror::Error;
+use sidescale_certs::Leaf;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::TlsArgs;
 use super::ca_bundle::{Configuration, Live};
+use super::error::TlsError;
+use super::serving_key::ServingKey;
 use super::state::Authorities;
 use super::store::CaSecret;
 use crate::clock::{Clock, after};
 use crate::cluster::{chain, is_away};
 use crate::health::{Health, Part};
 use crate::metrics::Metrics;
-use crate::server::ServingKey;
-use crate::store::{SecretStore, Store, StoreError};
+use crate::outage::Outage;
+use crate::store::{SecretStore, Store};
 
 /// Is how often everything is looked at, whatever the watch says: it survives a clock that was set or stood still.
 const CHECK: Duration = Duration::from_secs(30);
@@ -32,74 +33,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Is how long ago a write has to be for the next one to count as the first again.
 const PEACE: Duration = Duration::from_secs(60);
 
-/// Says why the certificates are not in order. All of it is tried again.
-#[derive(Debug, Error)]
-pub enum TlsError {
-    /// No authority could be made.
-    #[error(transparent)]
-    Authority(#[from] AuthorityError),
-    /// No leaf could be made.
-    #[error(transparent)]
-    Leaf(#[from] LeafError),
-    /// The Secret could not be read or written.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The Secret is somebody else's.
-    #[error(
-        "Secret {namespace}/{name} is not labelled app.kubernetes.io/managed-by: sidescale, so it is left as it is: \
-         delete it, or name another one with --ca-secret-name"
-    )]
-    NotOurs {
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-    },
-    /// There is no configuration.
-    #[error(
-        "{kind} {name:?} does not exist: install the chart, or name yours with --webhook-config-name"
-    )]
-    Missing {
-        /// Its kind.
-        kind: &'static str,
-        /// Its name.
-        name: String,
-    },
-    /// The configuration is empty.
-    #[error("{kind} {name:?} has no entries: install the chart's own")]
-    NoEntries {
-        /// Its kind.
-        kind: &'static str,
-        /// Its name.
-        name: String,
-    },
-    /// The configuration could not be read or written.
-    #[error("{verb} {kind} {name:?}")]
-    Configuration {
-        /// What was tried.
-        verb: &'static str,
-        /// Its kind.
-        kind: &'static str,
-        /// Its name.
-        name: String,
-        /// What the client says.
-        #[source]
-        source: Box<kube::Error>,
-    },
-    /// The API server did not answer.
-    #[error("{verb} {kind} {name:?}: no answer within {seconds} s")]
-    TimedOut {
-        /// What was tried.
-        verb: &'static str,
-        /// Its kind.
-        kind: &'static str,
-        /// Its name.
-        name: String,
-        /// For how long.
-        seconds: u64,
-    },
-}
-
 /// Keeps the certificates of one replica.
 pub struct Tls {
     secret: CaSecret,
@@ -108,7 +41,7 @@ pub struct Tls {
     advice: Configuration<ValidatingWebhookConfiguration>,
     /// What was seen of it; none while it is not in order, which nothing else waits for.
     advice_seen: Option<Live>,
-    advice_said: bool,
+    advice_outage: Outage,
     key: Arc<ServingKey>,
     leaf: Option<Leaf>,
     /// What the last good pass saw: enough to renew the leaf while the API server is away.
@@ -151,7 +84,7 @@ impl Tls {
                 name: webhook_config_name.clone(),
             },
             advice_seen: None,
-            advice_said: false,
+            advice_outage: Outage::default(),
             key,
             leaf: None,
             seen: None,
@@ -172,7 +105,7 @@ impl Tls {
     async fn keep(&mut self) -> std::convert::Infallible {
         let mut starting = true;
         let mut failures = 0_u32;
-        let mut said = false;
+        let mut outage = Outage::default();
         let mut writes = Writes::default();
         loop {
             let passed = self.pass(starting).await;
@@ -182,7 +115,7 @@ impl Tls {
             };
             match passed {
                 Ok(wrote) => {
-                    if std::mem::take(&mut said) {
+                    if outage.recovered().is_some() {
                         info!(failures, "Certificates are in order again");
                     }
                     (starting, failures) = (false, 0);
@@ -190,7 +123,7 @@ impl Tls {
                     self.wait().await;
                 }
                 Err(error) => {
-                    said = self.report(&error, said);
+                    self.report(&error, &mut outage);
                     failures = failures.saturating_add(1);
                     tokio::time::sleep(doubled(PAUSE, failures)).await;
                 }
@@ -250,11 +183,11 @@ impl Tls {
                     );
                 }
                 self.advice_seen = Some(live);
-                self.advice_said = false;
+                self.advice_outage = Outage::default();
                 wrote
             }
             Err(error) => {
-                if !is_away(&error) && !std::mem::replace(&mut self.advice_said, true) {
+                if !is_away(&error) && self.advice_outage.failed() {
                     warn!(
                         error = chain(&error),
                         "Authors of workloads are not warned at kubectl apply"
@@ -339,15 +272,13 @@ impl Tls {
 
     /// What was in order before stays so in the eyes of readiness: an API server that is away must not take every
     /// replica out of the Service. A configuration that is gone is no such case.
-    fn report(&self, error: &TlsError, said: bool) -> bool {
+    fn report(&self, error: &TlsError, outage: &mut Outage) {
         let text = chain(error);
-        let say = !said && !is_away(error);
-        if say {
+        if !is_away(error) && outage.failed() {
             warn!(error = text, "Certificates are not in order, trying again");
         } else {
             debug!(error = text, "Certificates are still not in order");
         }
-        let said = said || say;
         let part = match error {
             TlsError::Authority(_)
             | TlsError::Leaf(_)
@@ -356,14 +287,13 @@ impl Tls {
             TlsError::Missing { .. } | TlsError::NoEntries { .. } => {
                 self.metrics.ca_bundle_in_sync.set(0);
                 self.health.trouble(Part::CaBundle, text);
-                return said;
+                return;
             }
             TlsError::Configuration { .. } | TlsError::TimedOut { .. } => Part::CaBundle,
         };
         if self.leaf.is_none() {
             self.health.trouble(part, text);
         }
-        said
     }
 }
 

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use tracing::info;
 
-use super::run::TlsError;
+use super::error::TlsError;
 use super::state::{Authorities, Next, next};
 use crate::store::{MANAGED_BY, Store, StoreError, StoredSecret};
 

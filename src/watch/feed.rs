@@ -12,9 +12,9 @@ use kube::runtime::watcher::{Error, Event};
 use kube::{Client, Error as ClientError};
 use tracing::{debug, warn};
 
-use super::metadata::{Bookmark, Frame, Line, Metadata};
 use crate::cluster::{self, Body};
 use crate::items::{Item, Items, Lines};
+use crate::metadata::{Bookmark, Frame, Line, Metadata};
 
 /// Is the longest object that is read: etcd takes 1.5 MiB, and JSON escapes make up to three of them.
 const LONGEST: usize = 4 << 20;

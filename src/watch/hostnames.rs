@@ -13,9 +13,10 @@ use sidescale_webhook::hostnames::ClaimedHostnames;
 use tracing::{debug, info};
 
 use super::feed::{Feed, Subject};
-use super::metadata::Metadata;
 use super::namespaces::report;
 use crate::cluster;
+use crate::metadata::Metadata;
+use crate::outage::Outage;
 
 /// What could not be read is read again after this long.
 const RETRY: Duration = Duration::from_secs(10);
@@ -49,7 +50,7 @@ impl Hostnames {
         };
         let read = |bytes: &[u8]| Metadata::of_secret(bytes);
         let mut events = pin!(Feed::new(client, subject, read).events().default_backoff());
-        let (mut troubled, mut stale) = (false, false);
+        let (mut outage, mut stale) = (Outage::default(), false);
         loop {
             let batch = tokio::select! {
                 batch = events.next() => batch,
@@ -57,14 +58,14 @@ impl Hostnames {
             };
             match batch {
                 None => return,
-                Some(Err(error)) => report(&error, "hostnames", &mut troubled),
+                Some(Err(error)) => report(&error, "hostnames", &mut outage),
                 Some(Ok(batch)) => {
                     let changes = |event: &Event<Metadata>| match event {
                         Event::Init | Event::InitApply(_) => false,
                         Event::InitDone | Event::Apply(_) | Event::Delete(_) => true,
                     };
                     stale |= batch.iter().any(changes);
-                    if stale && std::mem::take(&mut troubled) {
+                    if stale && outage.recovered().is_some() {
                         info!("Watch of hostnames works again");
                     }
                 }

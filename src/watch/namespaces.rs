@@ -9,15 +9,17 @@ use kube::Client;
 use kube::api::ObjectMeta;
 use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt, watcher};
-use sidescale_webhook::annotations::{NamespaceMetadata, PREFIX};
+use sidescale_webhook::annotations::NamespaceMetadata;
+use sidescale_webhook::keys::{INJECT, PREFIX};
 use sidescale_webhook::profile::Policy;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use super::feed::{Feed, Subject};
-use super::metadata::{INJECT, Metadata};
 use crate::cluster;
 use crate::config::Current;
+use crate::metadata::Metadata;
+use crate::outage::Outage;
 
 /// Holds every namespace seen; shared by the webhook, which reads it at each review.
 #[derive(Debug)]
@@ -134,19 +136,19 @@ impl Namespaces {
         let read = |bytes: &[u8]| Metadata::of_namespace(bytes, selecting);
         let mut events = pin!(Feed::new(client, subject, read).events().default_backoff());
         let mut fresh = HashMap::new();
-        let mut troubled = false;
+        let mut outage = Outage::default();
         while let Some(batch) = events.next().await {
             let batch = match batch {
                 Ok(batch) => batch,
                 Err(error) => {
-                    report(&error, "namespaces", &mut troubled);
+                    report(&error, "namespaces", &mut outage);
                     continue;
                 }
             };
             for event in batch {
                 // The beginning of a list says nothing yet.
                 let works = !matches!(event, Event::Init | Event::InitApply(_));
-                if works && std::mem::take(&mut troubled) {
+                if works && outage.recovered().is_some() {
                     info!("Watch of namespaces works again");
                 }
                 self.take(event, &mut fresh);
@@ -224,19 +226,18 @@ fn kept(metadata: ObjectMeta) -> (Box<str>, NamespaceMetadata) {
 }
 
 /// Logs the first of a row of failures as a warning, the others quietly.
-pub(super) fn report(error: &watcher::Error, what: &'static str, troubled: &mut bool) {
+pub(super) fn report(error: &watcher::Error, what: &'static str, outage: &mut Outage) {
     // A server that forgot the place where we were is an everyday event: the list begins anew.
     let forgotten = matches!(error, watcher::Error::WatchError(status) if status.code == 410);
     let error_text = cluster::chain(error);
-    if forgotten || cluster::is_away(error) || *troubled {
-        debug!(what, error = error_text, "Watch failed");
-    } else {
-        *troubled = true;
+    if !forgotten && !cluster::is_away(error) && outage.failed() {
         warn!(
             what,
             error = error_text,
             "Watch failed: what was seen so far stays, and it is tried again"
         );
+    } else {
+        debug!(what, error = error_text, "Watch failed");
     }
 }
 

@@ -11,18 +11,17 @@ use kube::api::ObjectMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::Event;
 use sidescale_webhook::identity::Owner;
+use sidescale_webhook::keys::SIDECAR_LABEL;
 use sidescale_webhook::profile::Policy;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::Namespaces;
 use super::feed::{Feed, Subject};
-use super::metadata::Metadata;
 use super::namespaces::report;
+use crate::metadata::Metadata;
+use crate::outage::Outage;
 use crate::rotation::demand::{Demands, NamespaceDemand, PodSeen, Shape, of_namespace};
-
-/// The label that the webhook puts on every pod it injects.
-pub(crate) const LABEL: &str = "sidescale.io/sidecar";
 
 /// A metadata watch cannot see a phase, but can leave out the pods that are over: they then come as deleted.
 pub(crate) const RUNNING: &str = "status.phase!=Succeeded,status.phase!=Failed";
@@ -77,7 +76,7 @@ pub async fn run(
     let subject = Subject {
         what: "pods",
         path: "/api/v1/pods".into(),
-        labels: Some(LABEL),
+        labels: Some(SIDECAR_LABEL),
         fields: Some(RUNNING.to_owned()),
     };
     let selecting = policy.pod_labels();
@@ -85,7 +84,7 @@ pub async fn run(
     let mut batches = pin!(Feed::new(client, subject, read).events().default_backoff());
     let mut index = Index::of(policy);
     let mut fresh = Index::of(policy);
-    let mut troubled = false;
+    let mut outage = Outage::default();
     loop {
         let batch = tokio::select! {
             batch = batches.next() => batch,
@@ -101,7 +100,7 @@ pub async fn run(
         let batch = match batch {
             Some(Ok(batch)) => batch,
             Some(Err(error)) => {
-                report(&error, "pods", &mut troubled);
+                report(&error, "pods", &mut outage);
                 continue;
             }
             None => return,
@@ -130,7 +129,7 @@ pub async fn run(
         if relisted {
             touched.extend(index.namespaces.keys().cloned());
         }
-        if works && std::mem::take(&mut troubled) {
+        if works && outage.recovered().is_some() {
             info!("Watch of pods works again");
         }
         // What a list has brought so far is not the whole yet: it counts when it is done.

@@ -13,8 +13,9 @@ use tokio::sync::watch;
 use tracing::info;
 
 use super::feed::{Feed, Subject};
-use super::metadata::Metadata;
 use super::namespaces::report;
+use crate::metadata::Metadata;
+use crate::outage::Outage;
 use crate::rotation::demand::{Demands, SecretRef};
 
 /// The resourceVersion of every Secret seen.
@@ -48,11 +49,11 @@ pub(crate) async fn run(client: Client, policy: &Policy, demands: &watch::Sender
         }))
     }));
     let mut watches = pin!(watches);
-    let mut troubled = false;
+    let mut outage = Outage::default();
     while let Some(touched) = watches.next().await {
         match touched {
             Ok(touched) => {
-                if std::mem::take(&mut troubled) {
+                if outage.recovered().is_some() {
                     info!("Watch of key Secrets works again");
                 }
                 if !touched.is_empty() {
@@ -63,7 +64,7 @@ pub(crate) async fn run(client: Client, policy: &Policy, demands: &watch::Sender
                     });
                 }
             }
-            Err(error) => report(&error, "key Secrets", &mut troubled),
+            Err(error) => report(&error, "key Secrets", &mut outage),
         }
     }
 }

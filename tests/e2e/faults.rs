@@ -376,10 +376,7 @@ impl<'a> World<'a> {
     }
 
     fn secret_ref(&self, name: &str) -> SecretRef {
-        SecretRef {
-            namespace: self.apps.clone(),
-            name: name.to_owned(),
-        }
+        SecretRef::new(&self.apps, name)
     }
 
     /// The keys that the control plane would accept.

@@ -10,6 +10,7 @@ use kube::api::{Api, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 use sidescale::clock::Clock;
+use sidescale::commands::serve::in_cluster::{self, InCluster};
 use sidescale::config;
 use sidescale::control_plane::{ControlPlane, Endpoint};
 use sidescale::events::Events;
@@ -18,7 +19,6 @@ use sidescale::key_value::KeyValue;
 use sidescale::leader::Lease;
 use sidescale::metrics::Metrics;
 use sidescale::rotation::demand::SecretRef;
-use sidescale::rotation::in_cluster::{self, InCluster};
 use sidescale::rotation::record::{DATA_KEY, Record};
 use sidescale::rotation::state::State;
 use sidescale::watch::Namespaces;
@@ -271,10 +271,7 @@ impl World {
 
     /// The record of the keys in a Secret.
     pub(crate) async fn record_in(&self, namespace: &str, secret: &str) -> Option<Record> {
-        let name = SecretRef {
-            namespace: namespace.to_owned(),
-            name: secret.to_owned(),
-        };
+        let name = SecretRef::new(namespace, secret);
         let secret = self.secret_named(namespace, secret).await?;
         let document = secret.data?.remove(DATA_KEY)?;
         Record::parse(Some(&document.0), &name).ok()

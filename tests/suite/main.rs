@@ -19,6 +19,7 @@ mod conformance;
 mod control_plane;
 mod demo;
 mod fences;
+mod imports;
 mod pages;
 mod rotation;
 mod schema;

@@ -12,10 +12,11 @@ use sidescale::health::{Health, Part};
 use sidescale::metrics::Metrics;
 use sidescale::pods::Pods;
 use sidescale::rotation::Notebook;
+use sidescale::rotation::context::Context;
 use sidescale::rotation::demand::{Demands, KeyDemand, NamespaceDemand};
 use sidescale::rotation::owner::{Installation, Owner};
 use sidescale::rotation::record::{Asked, DATA_KEY, Record};
-use sidescale::rotation::run::{self, Context};
+use sidescale::rotation::run;
 use sidescale::store::{DirectoryStore, Store, StoredSecret};
 use sidescale_webhook::identity::data_key;
 use sidescale_webhook::profile::Policy;
@@ -172,9 +173,13 @@ impl World {
     }
 
     fn start(&self, writer: &str) -> Process {
+        self.start_with(self.context(writer))
+    }
+
+    fn start_with(&self, context: Context) -> Process {
         let demands = self.demands.subscribe();
         Process(tokio::spawn(run::run(
-            Arc::new(self.context(writer)),
+            Arc::new(context),
             demands,
             CancellationToken::new(),
         )))

@@ -1,6 +1,7 @@
 //! Which container of a pod is Headscale, and whom it runs as. Pure.
 
-use crate::annotations::{DenyReason, PREFIX, Refusal};
+use crate::annotations::{DenyReason, Refusal};
+use crate::keys::PREFIX;
 use crate::pod::{Container, Details};
 
 const NAME: &str = "headscale";

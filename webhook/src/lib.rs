@@ -10,6 +10,8 @@
 
 mod bounded;
 mod headscale;
+mod json;
+mod lookup;
 mod patch;
 mod pod;
 mod review;
@@ -19,6 +21,7 @@ pub mod annotations;
 pub mod forms;
 pub mod hostnames;
 pub mod identity;
+pub mod keys;
 pub mod mutate;
 pub mod profile;
 pub mod quote;

@@ -7,71 +7,24 @@ use thiserror::Error;
 mod fit;
 mod hostname;
 mod incoming;
+mod outcome;
 mod source;
 mod told;
 
 pub(crate) use fit::{Fit, PullSecrets};
 pub(crate) use incoming::Incoming;
+pub use outcome::{OptIn, Outcome, Verdict};
 pub(crate) use source::{Source, Template};
 
-use crate::annotations::{Caller, DenyReason, Kinds, NamespaceMetadata, SkipReason};
+use crate::annotations::{Caller, Kinds, NamespaceMetadata, SkipReason};
 use crate::pod::Pod;
 use crate::profile::Policy;
 use crate::quote;
-use crate::review::{API_VERSION, AnyReview, KIND, PodReview, Reply, Response, Review, read};
+use crate::review::{API_VERSION, AnyReview, KIND, PodReview, Response, Review, read, reply};
 use crate::text::Name;
 
 /// Is the longest uid that is echoed; an API server's has 36 bytes.
 const LONGEST_UID: usize = 256;
-
-/// Says which entry of the webhook configuration a review came through, which its path shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OptIn {
-    /// `/mutate/namespace`: the namespace's label asks for a sidecar in every pod.
-    Namespace,
-    /// `/mutate/pod`: the pod has an annotation of ours.
-    Pod,
-}
-
-/// Sums up what became of a pod; counted and logged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// The author has to mend something.
-    Deny(DenyReason),
-    /// Patched.
-    Inject,
-    /// Left alone.
-    Skip(SkipReason),
-}
-
-/// Holds the answer to one review, and what a log line and the metrics need of it.
-#[derive(Clone, Debug)]
-pub struct Outcome {
-    /// The AdmissionReview to send, as JSON.
-    pub reply: Vec<u8>,
-    /// What became of the pod.
-    pub verdict: Verdict,
-    /// What was put into it.
-    pub kinds: Kinds,
-    /// Bytes of the patch before base64; 0 where there is none.
-    pub patch_bytes: usize,
-    /// The request's namespace.
-    pub namespace: String,
-    /// The pod's name, or its `generateName`.
-    pub pod: String,
-    /// The service, where one was found.
-    pub service: Option<String>,
-    /// The profile, where the pod was injected.
-    pub profile: Option<String>,
-    /// What the author of a denied pod is told.
-    pub message: Option<String>,
-    /// The reason of a denial, for the log alone, where its author is told less.
-    pub withheld: Option<String>,
-    /// One remark for each key under our prefix that nothing knows, with the nearest that something does.
-    pub unknown: Vec<String>,
-    /// What the pod's creator is warned of, those remarks first.
-    pub warnings: Vec<String>,
-}
 
 /// Says why a body is no AdmissionReview that can be answered: HTTP 400.
 #[derive(Debug, Error)]
@@ -95,28 +48,6 @@ pub enum Undecodable {
     /// Too long to echo.
     #[error("request.uid has {0} bytes, and an answer echoes it: want at most {LONGEST_UID} bytes")]
     LongUid(usize),
-}
-
-impl Verdict {
-    /// The bounded label `verdict`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Deny(_) => "deny",
-            Self::Inject => "inject",
-            Self::Skip(_) => "skip",
-        }
-    }
-
-    /// The bounded label `reason`.
-    #[must_use]
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::Deny(reason) => reason.as_str(),
-            Self::Inject => "requested",
-            Self::Skip(reason) => reason.as_str(),
-        }
-    }
 }
 
 /// Answers one review.
@@ -223,13 +154,4 @@ fn untouched(uid: &str, namespace: Option<Name<'_>>, reason: SkipReason) -> Outc
         unknown: Vec::new(),
         warnings: Vec::new(),
     }
-}
-
-pub(crate) fn reply(response: Response<'_>, patch: Option<&[u8]>) -> Vec<u8> {
-    Reply {
-        api_version: API_VERSION,
-        kind: KIND,
-        response,
-    }
-    .to_json(patch)
 }

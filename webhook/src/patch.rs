@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::annotations::Injection;
+use crate::json::write;
 use crate::mutate::{Fit, PullSecrets};
 use crate::pod::{Containers, Metadata, Spec};
 use crate::sidecar::shapes::{Mount, Volume};
@@ -210,13 +211,4 @@ pub(crate) fn receipt(metadata: &Metadata<'_>, text: &str) -> Vec<u8> {
     let mut patch = Patch::new();
     patch.annotations(metadata, text, None);
     patch.finish()
-}
-
-/// Appends `value` as JSON.
-pub(crate) fn write<V: Serialize>(buffer: &mut Vec<u8>, value: &V) {
-    #[expect(
-        clippy::expect_used,
-        reason = "a Vec takes every byte, and our own types have only text as keys"
-    )]
-    serde_json::to_writer(buffer, value).expect("our own types are JSON");
 }

@@ -5,8 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::value::RawValue;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
 mod containers;
 mod details;
@@ -16,26 +15,12 @@ pub(crate) use containers::Containers;
 pub(crate) use details::{Container, Details, Env, Keeps, Mount, each_claim};
 pub(crate) use labels::{AllLabels, Labelled, Unread};
 
-use crate::annotations::{Lookup, PREFIX, is_known};
-use crate::bounded::Bounded;
+use crate::annotations::is_known;
 use crate::identity::Owner;
+use crate::json::each_item;
+use crate::keys::{PREFIX, SAFE_TO_EVICT, SERVER_KEYS, SIDECAR_LABEL, STATUS, VOLUME_PREFIX};
+use crate::lookup::Lookup;
 use crate::text::{Name, Text};
-
-/// Is the Tailscale sidecar.
-pub(crate) const CONTAINER: &str = "tailscale";
-/// Is the container that keeps Headscale's API key.
-pub(crate) const MANAGER: &str = "apikey-manager";
-/// Is the volume with Headscale's own keys.
-pub(crate) const SERVER_KEYS: &str = "sidescale-server-keys";
-/// Is the label of an injected pod.
-pub(crate) const SIDECAR_LABEL: &str = "sidescale.io/sidecar";
-/// Is the annotation that holds the receipt.
-pub(crate) const STATUS: &str = "sidescale.io/status";
-/// Names the volumes that may be lost when the cluster's autoscaler moves the pod.
-pub(crate) const SAFE_TO_EVICT: &str =
-    "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
-/// Begins the name of every volume that we add.
-pub(crate) const VOLUME_PREFIX: &str = "sidescale-";
 
 /// Is the most containers of a pod that is injected, init containers among them.
 pub(crate) const MOST_CONTAINERS: usize = 512;
@@ -344,30 +329,6 @@ impl<'de: 'a, 'a> Deserialize<'de> for NodeSelector<'a> {
     }
 }
 
-/// Reads a list item by item.
-pub(crate) fn each_item<'de, D, T>(deserializer: D, take: impl FnMut(T)) -> Result<(), D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    deserializer.deserialize_seq(ItemVisitor(take, PhantomData))
-}
-
-/// Reads a list that was put by, item by item; where it is no such list, as far as it is one.
-///
-/// What an API server sends has every list in its form.
-pub(crate) fn each_of<'a, T>(list: Option<&'a RawValue>, take: impl FnMut(T))
-where
-    T: Deserialize<'a>,
-{
-    if let Some(list) = list {
-        let mut json = serde_json::Deserializer::from_str(list.get());
-        let _ = each_item(Bounded(&mut json), take);
-    }
-}
-
-struct ItemVisitor<F, T>(F, PhantomData<T>);
-
 impl<'de: 'a, 'a> Deserialize<'de> for Controller<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut controller = None;
@@ -387,20 +348,5 @@ impl<'de> Deserialize<'de> for Volumes {
             volumes.add(&volume.name.unwrap_or_default());
         })?;
         Ok(volumes)
-    }
-}
-
-impl<'de, T: Deserialize<'de>, F: FnMut(T)> Visitor<'de> for ItemVisitor<F, T> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list")
-    }
-
-    fn visit_seq<S: SeqAccess<'de>>(mut self, mut items: S) -> Result<(), S::Error> {
-        while let Some(item) = items.next_element()? {
-            (self.0)(item);
-        }
-        Ok(())
     }
 }

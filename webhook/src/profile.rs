@@ -1,25 +1,30 @@
 //! What the operator allows and defaults, after the configuration file was checked. Pure.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 mod check;
 mod config;
+mod error;
 mod fields;
 mod overlay;
+mod resources;
 mod scope;
 
-pub use check::ConfigError;
 pub use config::{
     Config, ContainerOverride, ControlPlaneConfig, NamespacesConfig, ProfileConfig,
     RequirementConfig, RotationConfig, SecretConfig, SelectorConfig, WebhookConfig,
 };
+pub use error::ConfigError;
 pub use overlay::Overlay;
+pub use resources::Resources;
 pub use scope::{Namespaces, Operator, Requirement, Selector};
 
 use crate::annotations::Defaults;
 use crate::identity::POD_SECRET;
+
+/// Is the shortest life of a key that anybody can choose: a mint and its retries have to fit in.
+pub(crate) const SHORTEST_LIFE: Duration = Duration::from_secs(30);
 
 /// Is the name of the control plane and of the profile that are used where nothing else is asked for.
 pub const DEFAULT: &str = "default";
@@ -224,31 +229,6 @@ impl Policy {
         let shared = profiles.map(|profile| profile.auth_key_secret_name.as_str());
         shared.chain([POD_SECRET]).collect()
     }
-
-    /// Checks a configuration and fills its gaps.
-    ///
-    /// # Errors
-    /// If a key is unknown, a value cannot be read, or something that is needed is missing.
-    pub fn from_config(config: Config) -> Result<Self, ConfigError> {
-        check::policy(config)
-    }
-
-    /// Is the policy of a configuration that names a login server and nothing else.
-    ///
-    /// # Errors
-    /// If the URL is none.
-    pub fn for_login_server(url: &str) -> Result<Self, ConfigError> {
-        let plane = ControlPlaneConfig {
-            login_server: Some(url.to_owned()),
-            allow_insecure: true,
-            ..ControlPlaneConfig::default()
-        };
-        let control_planes = [(DEFAULT.to_owned(), plane)].into();
-        Self::from_config(Config {
-            control_planes,
-            ..Config::default()
-        })
-    }
 }
 
 /// What a mistake in an annotation leads to.
@@ -277,19 +257,6 @@ impl Delivery {
             _ => None,
         }
     }
-}
-
-/// Kubernetes quantities, as written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Resources<'a> {
-    /// For example `50m`.
-    pub cpu_request: Cow<'a, str>,
-    /// For example `200m`.
-    pub cpu_limit: Cow<'a, str>,
-    /// For example `128Mi`.
-    pub memory_request: Cow<'a, str>,
-    /// For example `256Mi`.
-    pub memory_limit: Cow<'a, str>,
 }
 
 /// Holds the numbers of the rotation module.

@@ -5,7 +5,7 @@ use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
 use crate::bounded::parse;
-use crate::patch::write;
+use crate::json::write;
 use crate::pod::Pod;
 use crate::text::{Name, Text};
 
@@ -155,4 +155,13 @@ impl Reply<'_> {
         }
         json
     }
+}
+
+pub(crate) fn reply(response: Response<'_>, patch: Option<&[u8]>) -> Vec<u8> {
+    Reply {
+        api_version: API_VERSION,
+        kind: KIND,
+        response,
+    }
+    .to_json(patch)
 }

@@ -9,6 +9,7 @@ pub(crate) mod apikey_manager;
 pub(crate) mod mode;
 pub(crate) mod proxy_env;
 pub(crate) mod rendered;
+pub(crate) mod restricted;
 pub(crate) mod server_keys;
 pub(crate) mod shapes;
 pub(crate) mod tailscale;

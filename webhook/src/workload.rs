@@ -8,12 +8,10 @@ use serde_json::value::RawValue;
 use crate::annotations::{Caller, NamespaceMetadata, SkipReason};
 use crate::bounded::parse;
 use crate::hostnames::ClaimedHostnames;
-use crate::mutate::{
-    Incoming, OptIn, Outcome, Source, Template, Undecodable, Verdict, check, reply,
-};
+use crate::mutate::{Incoming, OptIn, Outcome, Source, Template, Undecodable, Verdict, check};
 use crate::profile::Policy;
 use crate::quote;
-use crate::review::{Response, Review, read};
+use crate::review::{Response, Review, read, reply};
 use crate::text::Name;
 
 /// Holds the answer to the review of a workload, and what a log line and the metrics need of it.

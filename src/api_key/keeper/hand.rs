@@ -2,29 +2,12 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::created::{Hand, Last, Use};
 use super::look::Look;
-use super::undone::Last;
 use super::{Action, Change, Keeper};
 use crate::api_key::form::{self, Issued, Ownership};
-use crate::api_key::record::{Intent, Key};
+use crate::api_key::record::Key;
 use crate::api_key::value::Listed;
-use crate::key_value::KeyValue;
-
-/// A new key, and what led to it.
-#[derive(Debug)]
-pub(super) struct Hand {
-    pub(super) value: KeyValue,
-    pub(super) intent: Intent,
-    pub(super) used: Use,
-}
-
-/// What came of using a new key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Use {
-    NotTried,
-    Accepted,
-    Refused,
-}
 
 impl Keeper {
     /// What to do with a key that only this process has.

@@ -1,14 +1,18 @@
 //! A look at the Secret and at Headscale's list. Pure.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
-use super::CHECK_IN_EVERY;
 use crate::api_key::form::{self, Held};
 use crate::api_key::need::Policy;
 use crate::api_key::record::{Key, Record};
 use crate::api_key::value::Listed;
-use crate::rotation::record::same_fingerprint;
+use crate::fingerprint::same_fingerprint;
 use crate::store::StoredSecret;
+
+/// A look is written down if the last one that was is older than this.
+const CHECK_IN_EVERY: Duration = Duration::from_secs(1_800);
 
 /// A look at the Secret and at Headscale's list.
 pub(super) struct Look<'a> {

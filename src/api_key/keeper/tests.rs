@@ -1,9 +1,10 @@
 use super::*;
-use crate::api_key::form::{ADOPT, CREATED_AT, DATA_KEY, EXPIRATION, PAUSED};
+use crate::api_key::form::{CREATED_AT, DATA_KEY, EXPIRATION};
 use crate::api_key::record;
 use crate::control_plane::{ApiKey, ApiKeyId};
 use crate::key_value::KeyValue;
 use crate::store::Kept;
+use sidescale_webhook::keys::{ADOPT, PAUSED};
 
 mod trouble;
 

@@ -2,43 +2,11 @@
 
 use jiff::Timestamp;
 
+use super::created::Last;
 use super::look::Look;
 use super::{Action, Change, Keeper, Why, need};
 use crate::api_key::form::Issued;
-use crate::api_key::record::Key;
 use crate::clock::after;
-use crate::key_value::KeyValue;
-
-/// So often a key is put back before that is called a fight: once may be a person trying things out.
-const FIGHT: usize = 2;
-
-/// The key that was written last. It is kept for an hour at most.
-#[derive(Debug)]
-pub(super) struct Last {
-    value: KeyValue,
-    key: Key,
-    made_at: Timestamp,
-    put_back: usize,
-}
-
-impl Last {
-    pub(super) fn new(value: KeyValue, key: Key, made_at: Timestamp) -> Self {
-        Self {
-            value,
-            key,
-            made_at,
-            put_back: 0,
-        }
-    }
-
-    pub(super) fn was_put_back(&mut self) {
-        self.put_back += 1;
-    }
-
-    pub(super) fn is_fought_over(&self) -> bool {
-        self.put_back >= FIGHT
-    }
-}
 
 impl Keeper {
     /// Forgets the key that was written last, once another may be made.

@@ -126,18 +126,18 @@ fn namespace(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::{Args, Command};
     use clap::Parser;
 
-    fn parse(flags: &[&str]) -> Result<Box<ApikeyManagerArgs>, String> {
-        let line = ["sidescale", "apikey-manager"].iter().chain(flags);
-        match Args::try_parse_from(line)
-            .map_err(|error| error.to_string())?
-            .command
-        {
-            Command::ApikeyManager(args) => Ok(args),
-            other => Err(format!("{other:?}")),
-        }
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ApikeyManagerArgs,
+    }
+
+    fn parse(flags: &[&str]) -> Result<ApikeyManagerArgs, String> {
+        let line = ["sidescale apikey-manager"].iter().chain(flags);
+        let parsed = Line::try_parse_from(line).map_err(|error| error.to_string())?;
+        Ok(parsed.args)
     }
 
     #[test]

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sidescale_webhook::keys::{ADOPT, PAUSED};
 
 use crate::api_key::Ownership;
-use crate::api_key::form::{ADOPT, PAUSED};
 use crate::api_key::keeper::State;
 use crate::api_key::run::{Settled, Trouble};
 use crate::store::{MANAGED_BY, StoreError};

@@ -4,15 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use serde_json::Value;
+use sidescale_webhook::keys::HEADSCALE_CONTAINER;
 
 /// The domain of nearly every cluster.
 pub(super) const USUAL: &str = "cluster.local";
 
 /// The container that is Headscale, unless the pod's annotation names another.
 const CONTAINER: &str = "headscale";
-
-/// Names that container.
-const NAMED: &str = "sidescale.io/headscale-container";
 
 /// What is known of the names of a tailnet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +47,7 @@ pub(super) enum Lies {
 pub(super) fn headscale(pod: &Pod) -> Option<&Container> {
     let containers = &pod.spec.as_ref()?.containers;
     let annotations = pod.metadata.annotations.as_ref();
-    if let Some(named) = annotations.and_then(|all| all.get(NAMED)) {
+    if let Some(named) = annotations.and_then(|all| all.get(HEADSCALE_CONTAINER)) {
         return containers.iter().find(|container| container.name == *named);
     }
     let is_image = |container: &&Container| {

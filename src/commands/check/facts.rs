@@ -7,21 +7,16 @@ use serde::Serialize;
 use sidescale_webhook::annotations::NamespaceMetadata;
 use sidescale_webhook::hostnames::ClaimedHostnames;
 use sidescale_webhook::identity::POD_SECRET;
+use sidescale_webhook::keys::{CONTAINER, STATUS};
 use sidescale_webhook::profile::Policy;
 use sidescale_webhook::sidecar::{Injected, Receipt};
 
 use super::dns::Names;
 use super::words::Refused;
-use crate::commands::inventory::Note;
-use crate::commands::status::held::PlaneView;
+use crate::commands::view::held::PlaneView;
+use crate::commands::view::inventory::Note;
 use crate::pods::start;
 use crate::store::StoredSecret;
-
-/// The annotation that says what was done to a pod.
-pub(super) const RECEIPT: &str = "sidescale.io/status";
-
-/// The container that is a node.
-pub(super) const CONTAINER: &str = "tailscale";
 
 /// Something that was looked for.
 #[derive(Clone, Debug)]
@@ -154,7 +149,7 @@ impl Facts {
 
     /// The key that the pod refers to, by its receipt.
     pub(super) fn reference(&self) -> Option<Injected<'_>> {
-        Receipt::parse(self.annotation(RECEIPT)?).ok()?.injected
+        Receipt::parse(self.annotation(STATUS)?).ok()?.injected
     }
 
     /// How the sidecar does.

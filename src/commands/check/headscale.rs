@@ -9,7 +9,7 @@ use sidescale_webhook::profile::ControlPlane;
 
 use super::dns::{self, Dns, Names};
 use super::facts::Looked;
-use crate::commands::release;
+use crate::commands::view::release;
 
 /// A namespace of Headscale holds few pods; of one that many share so many are looked at.
 const PODS: u32 = 500;

@@ -7,18 +7,19 @@ use serde_json::{Value, json};
 use sidescale_webhook::annotations::NamespaceMetadata;
 use sidescale_webhook::hostnames::ClaimedHostnames;
 use sidescale_webhook::identity::POD_SECRET;
+use sidescale_webhook::keys::STATUS;
 use sidescale_webhook::profile::Policy;
 use zeroize::Zeroizing;
 
 use super::dns::{Dns, Names};
-use super::facts::{Facts, Finding, Level, Looked, RECEIPT};
+use super::facts::{Facts, Finding, Level, Looked};
 use super::judge::judge;
 use super::words::Refused;
 use super::*;
-use crate::commands::inventory::Note;
-use crate::commands::status::held::{Held, PlaneView};
+use crate::commands::view::held::{Held, PlaneView};
+use crate::commands::view::inventory::Note;
 use crate::control_plane::{KeyId, Node, NodeId, PreAuthKey, User, UserId};
-use crate::rotation::plane::Trouble;
+use crate::rotation::problem::Trouble;
 use crate::rotation::record::{Asked, DATA_KEY, Issued, KeyRecord, Record};
 use crate::rotation::state::State;
 use crate::store::StoredSecret;
@@ -59,7 +60,7 @@ fn pod() -> Value {
             "name": POD, "namespace": "shop", "uid": "6f1c2f0e-7a38-4a8e-9a53-2d9d0a8f3c11",
             "creationTimestamp": at(69 * DAY).to_string(),
             "labels": {"pod-template-hash": "7c9d8b", "sidescale.io/sidecar": "tailscale"},
-            "annotations": {"sidescale.io/inject": "tailscale", RECEIPT: receipt(|_| {})},
+            "annotations": {"sidescale.io/inject": "tailscale", STATUS: receipt(|_| {})},
             "ownerReferences": [{
                 "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-7c9d8b", "uid": "x", "controller": true,
             }],
@@ -240,7 +241,7 @@ impl World {
             receipt["secret"] = json!(POD_SECRET);
             receipt["dataKey"] = json!(OWN_DATA_KEY);
         });
-        self.annotate(RECEIPT, &receipt);
+        self.annotate(STATUS, &receipt);
         self.secret.name = POD_SECRET.into();
         if let Some(value) = self.secret.data.remove("web-authkey") {
             self.secret.data.insert(OWN_DATA_KEY.into(), value);
@@ -259,7 +260,7 @@ impl World {
     }
 
     fn own(&mut self) {
-        self.annotate(RECEIPT, &receipt(|receipt| receipt["ownKey"] = json!(true)));
+        self.annotate(STATUS, &receipt(|receipt| receipt["ownKey"] = json!(true)));
         self.secret.labels.clear();
     }
 }

@@ -7,10 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::net::UnixListener;
 
 use crate::clock::Clock;
-use crate::control_plane::{KeyId, NodeId};
+use crate::control_plane::NodeId;
 use crate::key_value::KeyValue;
 
 mod body;
@@ -21,6 +20,7 @@ mod routes;
 mod socket;
 mod state;
 
+pub use state::IssuedKey;
 use state::State;
 
 /// The release whose answers are given.
@@ -117,27 +117,6 @@ pub enum Fault {
     Field(&'static str, Option<serde_json::Value>),
 }
 
-/// A pre-auth key as the server keeps it, for tests and for the demo to read back.
-#[derive(Clone, Debug)]
-pub struct IssuedKey {
-    /// Its id.
-    pub id: KeyId,
-    /// Name of its user.
-    pub user: Option<String>,
-    /// Its value.
-    pub value: KeyValue,
-    /// When it was made.
-    pub created_at: Timestamp,
-    /// When it ends.
-    pub expiration: Timestamp,
-    /// Whether it may be used more than once.
-    pub reusable: bool,
-    /// Whether its nodes are ephemeral.
-    pub ephemeral: bool,
-    /// Its tags.
-    pub tags: Vec<String>,
-}
-
 /// A Headscale in memory; clones share it.
 #[derive(Clone)]
 pub struct Embedded {
@@ -169,18 +148,6 @@ impl Embedded {
                 inner,
             }),
         }
-    }
-
-    /// Its routes, to be served on a listener of the caller's.
-    pub fn router(&self) -> axum::Router {
-        routes::router(self.clone())
-    }
-
-    /// Answers on its Unix socket, where no API key is asked for: REST for [`Flavour::Main`], else gRPC.
-    ///
-    /// Ends with the future, and the connections with it.
-    pub async fn serve_socket(&self, listener: UnixListener) {
-        socket::serve(self.clone(), listener).await;
     }
 
     /// Makes an API key as `headscale apikeys create` does on the server's own machine.

@@ -1,7 +1,6 @@
 //! The keys' life in the demo: minted, kept in files, rotated, expired; seen in the files and on the server. I/O.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -9,8 +8,8 @@ use serde_json::Value;
 
 use super::headscale::{Call, Fault, IssuedKey};
 use super::show::Show;
-use super::stage::{Stage, at, days, failed};
-use super::{Failed, Step};
+use super::stage::{Key, Stage, at, days, failed};
+use super::step::{Failed, Step};
 use crate::control_plane::KeyId;
 use crate::key_value::KeyValue;
 
@@ -19,20 +18,6 @@ const OVERLAP: SignedDuration = SignedDuration::from_hours(1);
 
 /// How long before a key is due the demo looks at it: some seconds on the demo's clock.
 const EARLY: SignedDuration = SignedDuration::from_hours(2);
-
-/// A key that pods refer to.
-#[derive(Clone, Debug)]
-pub(super) struct Key {
-    /// As people name it.
-    name: String,
-    path: PathBuf,
-    /// How long before its end it is renewed.
-    buffer: SignedDuration,
-    /// The key that was last seen.
-    id: KeyId,
-    created: Timestamp,
-    expires: Timestamp,
-}
 
 impl Stage {
     /// Every key that a patched pod refers to is made, and Headscale lists it.

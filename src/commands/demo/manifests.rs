@@ -3,14 +3,12 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use sidescale_webhook::annotations::{NamespaceMetadata, PREFIX};
+use sidescale_webhook::annotations::NamespaceMetadata;
 use sidescale_webhook::identity::Owner;
+use sidescale_webhook::keys::{INJECT, PREFIX};
 use sidescale_webhook::profile::Policy;
 
 use crate::rotation::demand::Shape;
-
-/// The label by which a namespace opts in or out.
-const INJECT: &str = "sidescale.io/inject";
 
 /// A pod as it comes to admission.
 #[derive(Clone, Debug)]

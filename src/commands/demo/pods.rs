@@ -13,8 +13,9 @@ use super::manifests::Sample;
 use super::review::{HOST, Reviewed, Reviewer};
 use super::show::Show;
 use super::stage::{Stage, at, failed, listen};
-use super::{Failed, Step};
-use crate::server::{self, Limits, ServerTls, ServingKey};
+use super::step::{Failed, Step};
+use crate::server::{self, Limits, ServerTls};
+use crate::tls::ServingKey;
 
 impl Stage {
     /// The webhook as `serve` runs it, asked as an API server asks.

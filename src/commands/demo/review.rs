@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::manifests::Sample;
+use crate::causes;
 
 /// The name by which an API server asks for the webhook.
 pub(super) const HOST: &str = "sidescale.sidescale.svc";
@@ -62,7 +63,7 @@ impl Reviewer {
             .get(&url)
             .send()
             .await
-            .map_err(|error| causes(&error))?;
+            .map_err(|error| causes::innermost(&error))?;
         if reply.status() == reqwest::StatusCode::NOT_FOUND {
             Ok(url)
         } else {
@@ -83,12 +84,12 @@ impl Reviewer {
     ) -> Result<Reviewed, String> {
         let review = body(sample, pod);
         let sent = self.client.post(self.url(path)).json(&review).send().await;
-        let reply = sent.map_err(|error| causes(&error))?;
+        let reply = sent.map_err(|error| causes::innermost(&error))?;
         let status = reply.status();
         let answer: Value = reply
             .json()
             .await
-            .map_err(|error| format!("answered {status}: {}", causes(&error)))?;
+            .map_err(|error| format!("answered {status}: {}", causes::innermost(&error)))?;
         if answer["response"]["uid"] != review["request"]["uid"] {
             return Err(format!("answered {status} without the uid of the request"));
         }
@@ -143,13 +144,4 @@ pub(super) fn body(sample: &Sample, pod: &Value) -> Value {
             "options": {"apiVersion": "meta.k8s.io/v1", "kind": "CreateOptions"},
         },
     })
-}
-
-/// The innermost cause: the outer ones say only that a request was sent.
-pub(super) fn causes(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,19 +18,21 @@ use super::headscale::{Call, Embedded, Fault, Flavour};
 use super::manifests::{self, Manifests, Sample};
 use super::review::{self, HOST, Reviewer};
 use super::show::Show;
-use super::{Failed, PATIENCE, Spoilt, Step};
+use super::step::{Failed, PATIENCE, Spoilt, Step};
 use crate::admin;
+use crate::causes;
 use crate::clock::Clock;
-use crate::control_plane::{ControlPlane, Endpoint};
+use crate::control_plane::{ControlPlane, Endpoint, KeyId};
 use crate::events::Events;
 use crate::health::Health;
 use crate::key_value::KeyValue;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::rotation::Notebook;
+use crate::rotation::context::Context;
 use crate::rotation::demand::{Demands, PodSeen, Shape, of_namespace};
 use crate::rotation::owner::Installation;
-use crate::rotation::run::{self as rotation, Context};
+use crate::rotation::run as rotation;
 use crate::store::{DirectoryStore, Store, StoredSecret};
 
 /// The demo's clock runs this many times as fast; between the steps it is set ahead.
@@ -41,6 +44,20 @@ const API_KEY_LIFE: Duration = Duration::from_secs(400 * 24 * 3600);
 /// What decides an injected pod's key, its uid and its name.
 type Pod = (Arc<Shape>, u128, Arc<str>);
 
+/// A key that pods refer to.
+#[derive(Clone, Debug)]
+pub(super) struct Key {
+    /// As people name it.
+    pub(super) name: String,
+    pub(super) path: PathBuf,
+    /// How long before its end it is renewed.
+    pub(super) buffer: SignedDuration,
+    /// The key that was last seen.
+    pub(super) id: KeyId,
+    pub(super) created: Timestamp,
+    pub(super) expires: Timestamp,
+}
+
 /// Holds everything that is up.
 pub(super) struct Stage {
     pub(super) spoilt: Option<Spoilt>,
@@ -50,7 +67,7 @@ pub(super) struct Stage {
     pub(super) folder: tempfile::TempDir,
     pub(super) client: Option<ControlPlane>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) keys: Vec<super::keys::Key>,
+    pub(super) keys: Vec<Key>,
     pub(super) injected: Vec<(Sample, Value)>,
     pub(super) minted: u64,
     pub(super) renewed: u64,
@@ -149,7 +166,8 @@ impl Stage {
         let config = format!(
             "controlPlanes: {{default: {{loginServer: \"{url}\", allowInsecure: true}}}}\n"
         );
-        let policy = crate::config::parse(&config).map_err(|error| failed(step, &chain(&error)))?;
+        let policy =
+            crate::config::parse(&config).map_err(|error| failed(step, &causes::all(&error)))?;
         self.keep_api_key(&policy, &api_key).await?;
         self.policy = Some(Arc::new(policy));
         Ok(())
@@ -264,8 +282,11 @@ impl Stage {
         let lines = self
             .see(step, async || {
                 let reply = client.get(format!("http://{address}/metrics")).send().await;
-                let text = reply.map_err(|error| review::causes(&error))?.text().await;
-                let text = text.map_err(|error| review::causes(&error))?;
+                let text = reply
+                    .map_err(|error| causes::innermost(&error))?
+                    .text()
+                    .await;
+                let text = text.map_err(|error| causes::innermost(&error))?;
                 let count = |(name, label, want): &(&str, &str, u64)| {
                     let line = text
                         .lines()
@@ -363,16 +384,6 @@ pub(super) fn days(span: SignedDuration) -> String {
         minutes / 60 % 24,
         minutes % 60
     )
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 pub(super) async fn listen(step: Step) -> Result<(TcpListener, SocketAddr), Failed> {

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use anyhow::{Result, bail};
 use sidescale_webhook::identity::POD_SECRET;
 
-use crate::commands::inventory::Inventory;
+use crate::commands::view::inventory::Inventory;
 use crate::control_plane::KeyId;
 use crate::rotation::demand::SecretRef;
 use crate::rotation::ownership;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sidescale_webhook::identity::POD_SECRET;
 
-use super::report::Row;
+use super::row::Row;
 use crate::rotation::state::State;
 
 /// Puts the keys of single pods together, by service and control plane; the others stay as they are.

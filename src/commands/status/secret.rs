@@ -6,9 +6,10 @@ use jiff::{SignedDuration, Timestamp};
 use sidescale_webhook::identity::POD_SECRET;
 use sidescale_webhook::profile::Policy;
 
-use super::held::PlaneView;
-use super::report::{Hints, Problem, Row};
-use crate::commands::inventory::{Inventory, Note};
+use super::row::{Hints, Problem, Row};
+use crate::commands::view::held::PlaneView;
+use crate::commands::view::inventory::{Inventory, Note};
+use crate::commands::view::span::span;
 use crate::rotation::demand::{KeyDemand, SecretRef};
 use crate::rotation::owner::Owner;
 use crate::rotation::ownership;
@@ -280,7 +281,7 @@ impl<'a> Keys<'a> {
             }
             let late = row.next_rotation.map(|due| self.now.duration_since(due));
             if let Some(late) = late.filter(|late| *late > LATE) {
-                let text = format!("its renewal was due {} ago", super::table::span(late));
+                let text = format!("its renewal was due {} ago", span(late));
                 say(text, Some(hints.logs.clone()));
             }
         }

@@ -2,11 +2,13 @@
 
 use std::fmt::Write;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use sidescale_webhook::identity::POD_SECRET;
 use sidescale_webhook::quote;
 
-use super::report::{Report, Row};
+use super::report::Report;
+use super::row::Row;
+use crate::commands::view::span::span;
 use crate::quote::printable;
 
 const HEAD: [&str; 13] = [
@@ -70,18 +72,6 @@ pub(super) fn render(now: Timestamp, report: &Report) -> String {
         }
     }
     text
-}
-
-/// A length of time as people say it: the largest unit of which there are two.
-pub(crate) fn span(time: SignedDuration) -> String {
-    let seconds = time.as_secs().abs();
-    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
-    match (days, hours, minutes) {
-        (2.., _, _) => format!("{days}d"),
-        (_, 2.., _) => format!("{hours}h"),
-        (_, _, 2..) => format!("{minutes}m"),
-        _ => format!("{seconds}s"),
-    }
 }
 
 fn cells(now: Timestamp, key: &Row) -> [String; 13] {

@@ -4,11 +4,13 @@ use jiff::{SignedDuration, Timestamp};
 use sidescale_webhook::profile::Policy;
 use zeroize::Zeroizing;
 
-use super::held::PlaneView;
-use super::report::{Problem, Report};
+use super::report::Report;
+use super::row::Problem;
 use super::table;
+use crate::commands::view::held::PlaneView;
+use crate::commands::view::span::span;
 use crate::control_plane::{KeyId, PreAuthKey, UserId};
-use crate::rotation::plane::Trouble;
+use crate::rotation::problem::Trouble;
 use crate::rotation::record::{DATA_KEY, Previous, Record};
 use crate::rotation::state::State;
 use crate::store::StoredSecret;
@@ -297,7 +299,7 @@ fn says_times_as_people_do() {
         (-7_200, "2h"),
     ];
     for (seconds, want) in table {
-        assert_eq!(table::span(SignedDuration::from_secs(seconds)), want);
+        assert_eq!(span(SignedDuration::from_secs(seconds)), want);
     }
 }
 

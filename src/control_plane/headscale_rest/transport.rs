@@ -5,7 +5,8 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::wire::{Problem, Row, Rows};
-use super::{At, Error, HeadscaleRest, wire};
+use super::{At, Auth, Error, HeadscaleRest, wire};
+use crate::causes;
 use crate::control_plane::objects::Listed;
 use crate::control_plane::text::shown;
 
@@ -20,13 +21,6 @@ const REFUSAL_LIMIT: usize = 64 << 10;
 
 /// Longest piece of a server's own words in a message of ours.
 const QUOTE_LIMIT: usize = 200;
-
-/// Whether a call carries the API key.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Auth {
-    Bearer,
-    None,
-}
 
 /// A whole answer.
 pub(super) struct Answer {
@@ -320,19 +314,10 @@ fn verb(method: &Method) -> &'static str {
 
 /// Sorts out why no answer began.
 fn failed(at: At, error: &reqwest::Error) -> Error {
-    let cause = causes(error);
+    let cause = causes::innermost(error);
     if cause.contains("certificate") {
         Error::Untrusted { at, cause }
     } else {
         Error::Unreachable { at, cause }
     }
-}
-
-/// The innermost cause, which is what a reader can act on.
-pub(super) fn causes(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }

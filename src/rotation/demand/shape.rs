@@ -3,20 +3,12 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use sidescale_webhook::annotations::{Lookup, PREFIX, deciding};
+use sidescale_webhook::annotations::{Lookup, deciding};
 use sidescale_webhook::identity::{self, Owner, POD_SECRET};
+use sidescale_webhook::keys::{CONTROL_PLANE, KEY_MODE, PREFIX, SERVICE, STATUS};
 use sidescale_webhook::sidecar::{Done, Injected, Receipt};
 
 use crate::rotation::workload::Workload;
-
-/// Is the annotation that holds the webhook's receipt.
-pub(super) const RECEIPT: &str = "sidescale.io/status";
-
-const SERVICE: &str = "sidescale.io/service";
-
-const CONTROL_PLANE: &str = "sidescale.io/control-plane";
-
-const KEY_MODE: &str = "sidescale.io/key-mode";
 
 /// Labels that an identity is read from.
 const IDENTITY_LABELS: [&str; 2] = ["pod-template-hash", "rollouts-pod-template-hash"];
@@ -137,7 +129,7 @@ impl Shape {
 
     /// What the webhook wrote down.
     pub(super) fn whole_receipt(&self) -> Option<Receipt<'_>> {
-        let (_, text) = self.annotations.iter().find(|(key, _)| &**key == RECEIPT)?;
+        let (_, text) = self.annotations.iter().find(|(key, _)| &**key == STATUS)?;
         Receipt::parse(text).ok()
     }
 }
@@ -184,13 +176,13 @@ impl Lookup for AsReceipted<'_> {
             KEY_MODE => Some(self.key_mode()),
             SERVICE => Some(&self.receipt.service),
             CONTROL_PLANE => Some(&self.receipt.control_plane),
-            RECEIPT => None,
+            STATUS => None,
             other => find(&self.shape.annotations, other),
         }
     }
 
     fn ours(&self) -> Box<dyn Iterator<Item = (&str, &str)> + '_> {
-        let replaced = [SERVICE, CONTROL_PLANE, KEY_MODE, RECEIPT];
+        let replaced = [SERVICE, CONTROL_PLANE, KEY_MODE, STATUS];
         let rest = self
             .shape
             .annotations

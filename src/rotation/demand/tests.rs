@@ -1,4 +1,5 @@
-use super::shape::RECEIPT;
+use sidescale_webhook::keys::STATUS;
+
 use super::*;
 
 mod own;
@@ -21,7 +22,7 @@ fn receipt(service: &str, secret: &str) -> String {
 fn shape(service: &str, more: &[(&str, &str)]) -> Arc<Shape> {
     let receipt = receipt(service, "headscale-auth-keys");
     let annotations = [
-        (RECEIPT, receipt.as_str()),
+        (STATUS, receipt.as_str()),
         ("sidescale.io/inject", "tailscale"),
     ];
     let labels = [("pod-template-hash", "6d4cf56db6"), ("app", "x")];
@@ -94,7 +95,7 @@ fn the_receipt_names_the_key_even_if_the_owner_would_name_another() {
 fn who_may_have_none_gets_none() {
     let good = shape("api", &[]);
     let forged = |receipt: &str| {
-        let annotations = [(RECEIPT, receipt), ("sidescale.io/inject", "tailscale")];
+        let annotations = [(STATUS, receipt), ("sidescale.io/inject", "tailscale")];
         Arc::new(Shape::new(
             "x",
             annotations.into_iter(),
@@ -172,7 +173,7 @@ fn who_may_have_none_gets_none() {
 #[test]
 fn a_pod_that_has_only_the_manager_of_the_api_key_needs_no_key() {
     let managed = |inject: &str, receipt: &str| {
-        let annotations = [(RECEIPT, receipt), ("sidescale.io/inject", inject)];
+        let annotations = [(STATUS, receipt), ("sidescale.io/inject", inject)];
         let owner = Owner {
             kind: "StatefulSet",
             name: "headscale",
@@ -262,7 +263,7 @@ fn of_profile(
         "controlPlane":"{plane}","secret":"headscale-auth-keys","dataKey":"{data_key}"}}"#
     );
     let annotations = [
-        (RECEIPT, receipt.as_str()),
+        (STATUS, receipt.as_str()),
         ("sidescale.io/inject", "tailscale"),
     ];
     let owner = Owner {

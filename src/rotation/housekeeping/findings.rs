@@ -6,10 +6,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use sidescale_webhook::forms::is_dns_label;
 use sidescale_webhook::identity::POD_SECRET;
+use sidescale_webhook::keys::CONTAINER;
 use sidescale_webhook::profile::OnLost;
 use tracing::{debug, info, warn};
 
-use super::Keeper;
+use super::node_monitor::Keeper;
 use super::unstarted::{Reference, Source, notice};
 use crate::clock::after;
 use crate::events::{About, Notice, Topic};
@@ -18,10 +19,7 @@ use crate::quote::name;
 use crate::rotation::fleet::Member;
 use crate::rotation::may_be_a_key;
 use crate::rotation::nodes::{Finding, NodeState, Place};
-use crate::rotation::record::Record;
-
-/// The container that is a node.
-pub(super) const CONTAINER: &str = "tailscale";
+use crate::rotation::ownership::record;
 
 /// Evictions are at least this far apart.
 const EVICT_GAP: Duration = Duration::from_secs(10);
@@ -252,7 +250,7 @@ impl Keeper {
             .data
             .get(&place.data_key)
             .is_some_and(|value| may_be_a_key(value));
-        let record = Record::of(&secret).unwrap_or_default();
+        let record = record(&secret);
         let current = record
             .keys
             .get(&place.data_key)

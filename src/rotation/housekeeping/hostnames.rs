@@ -6,7 +6,7 @@ use std::time::Duration;
 use sidescale_webhook::hostnames::MOST;
 use tracing::{error, info, warn};
 
-use super::Keeper;
+use super::node_monitor::Keeper;
 use crate::events::{About, Notice, Topic};
 use crate::rotation::claims::{Bound, Look, Party};
 

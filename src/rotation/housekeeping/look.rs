@@ -7,18 +7,20 @@ use jiff::Timestamp;
 use sidescale_webhook::hostnames::MOST;
 use tracing::{debug, info, warn};
 
-use super::{Keeper, LOOK_EVERY};
+use super::node_monitor::{Keeper, LOOK_EVERY};
 use crate::clock::after;
 use crate::cluster::chain;
 use crate::control_plane::Error;
 use crate::events::Topic;
+use crate::outage::Outage;
 use crate::rotation::claims::{Claims, Rules};
+use crate::rotation::context::Context;
 use crate::rotation::demand::Demands;
 use crate::rotation::lent;
 use crate::rotation::names::{Names, Step};
 use crate::rotation::nodes::{Counts, Look, Note, Place, Truth};
-use crate::rotation::plane::{Plane, Trouble};
-use crate::rotation::run::Context;
+use crate::rotation::plane::Plane;
+use crate::rotation::problem::Trouble;
 use crate::rotation::tailnet::Tailnet;
 
 /// A look that took long is followed by a rest that is so many times longer.
@@ -45,7 +47,7 @@ pub(super) struct OnePlane {
     /// What was the matter at the last look.
     open: BTreeSet<Topic>,
     sweep_at: Timestamp,
-    troubled: bool,
+    outage: Outage,
 }
 
 impl OnePlane {
@@ -58,7 +60,7 @@ impl OnePlane {
             counts: Counts::default(),
             open: BTreeSet::new(),
             sweep_at: now,
-            troubled: false,
+            outage: Outage::default(),
         }
     }
 
@@ -79,7 +81,7 @@ impl Keeper {
         let demands = self.demands.borrow().clone();
         match tailnet {
             Ok(tailnet) if demands.synced && lent_is_known => {
-                state.troubled = false;
+                state.outage = Outage::default();
                 self.looked(name, plane, state, &demands, &tailnet).await;
             }
             Ok(_) => {}
@@ -157,7 +159,7 @@ impl Keeper {
     }
 
     fn failed(&self, name: &str, state: &mut OnePlane, trouble: &Trouble) {
-        if !std::mem::replace(&mut state.troubled, true) {
+        if state.outage.failed() {
             let trouble = trouble.message.as_str();
             info!(control_plane = name, trouble, "Nodes cannot be listed");
         }
@@ -174,15 +176,11 @@ async fn knows_lent(context: &Context, plane: &Plane) -> bool {
         return true;
     }
     let mut keys = BTreeSet::new();
-    for name in context.policy.auth_key_secrets() {
-        let read = context
-            .store
-            .fold(name, |secret| keys.extend(lent([&secret])));
-        if let Err(error) = read.await {
-            let trouble = chain(&error);
-            debug!(trouble, "Nodes are not judged before all Secrets were read");
-            return false;
-        }
+    let read = context.each_secret(|secret| keys.extend(lent([&secret])));
+    if let Err(error) = read.await {
+        let trouble = chain(&error);
+        debug!(trouble, "Nodes are not judged before all Secrets were read");
+        return false;
     }
     plane.note_all_lent(&keys);
     true

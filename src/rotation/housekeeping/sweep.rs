@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use tracing::{debug, info};
 
-use super::Keeper;
-use crate::rotation::plane::{Plane, Trouble};
+use super::node_monitor::Keeper;
+use crate::rotation::plane::Plane;
+use crate::rotation::problem::Trouble;
 use crate::rotation::removal::{Removal, decide};
 use crate::rotation::sweep::{Removed, SecondLook, listed, records, remove};
 

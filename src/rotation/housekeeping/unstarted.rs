@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sidescale_webhook::forms::{is_data_key, is_dns_subdomain};
+use sidescale_webhook::keys::CONTAINER;
 use tracing::{debug, warn};
 
-use super::findings::CONTAINER;
-use super::{Keeper, Up};
+use super::node_monitor::{Keeper, Up};
 use crate::clock::after;
 use crate::events::{About, Notice};
 use crate::pods::PodFound;

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 
 use crate::clock::after;
 use crate::control_plane::KeyId;
+use crate::rotation::outcome::Minted;
 use crate::rotation::plan::Why;
-use crate::rotation::settle::Minted;
 
 /// So often within an hour may another writer undo a key before it is left alone.
 pub(super) const FIGHTS: usize = 5;

@@ -9,7 +9,7 @@ use super::{Failing, Known};
 use crate::events::{About, Notice};
 use crate::quote::{self, quoted};
 use crate::rotation::demand::SecretRef;
-use crate::rotation::plane::Trouble;
+use crate::rotation::problem::Trouble;
 use crate::rotation::state::State;
 
 impl Known {

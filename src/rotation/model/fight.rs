@@ -51,10 +51,7 @@ impl Fight {
             door,
             process,
             demands,
-            secret: SecretRef {
-                namespace: "n0".into(),
-                name: SECRET.into(),
-            },
+            secret: SecretRef::new("n0", SECRET),
             old: None,
             undo,
         };

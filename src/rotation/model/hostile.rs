@@ -65,10 +65,7 @@ impl Hostile {
             door,
             process,
             demands,
-            secret: SecretRef {
-                namespace: EVIL.into(),
-                name: SECRET.into(),
-            },
+            secret: SecretRef::new(EVIL, SECRET),
             random: Random::new(seed),
         };
         hostile.work();

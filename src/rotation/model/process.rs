@@ -16,9 +16,10 @@ use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::rotation::Notebook;
+use crate::rotation::context::Context;
 use crate::rotation::demand::{Demands, SecretRef};
 use crate::rotation::owner::Installation;
-use crate::rotation::run::{Context, Done, Loop};
+use crate::rotation::run::{Done, Loop};
 use crate::rotation::state::State;
 use crate::store::Store;
 

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use sidescale_webhook::identity::POD_SECRET;
 
 use super::note::Note;
-use super::{Finding, KeyOf, LATE_AFTER, Look, NodeState, Place};
+use super::report::{Finding, KeyOf, LATE_AFTER, Look, NodeState, Place};
 use crate::clock::after;
 use crate::control_plane::KeyId;
 use crate::rotation::fleet::{Fleet, Member};

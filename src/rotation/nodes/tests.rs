@@ -5,9 +5,9 @@ use std::sync::Arc;
 use sidescale_webhook::identity::POD_SECRET;
 
 use super::*;
-use crate::control_plane::{Node, UserId};
+use crate::control_plane::{KeyId, Node, NodeId, UserId};
 use crate::rotation::demand::NamespaceDemand;
-use crate::rotation::fleet::Fleet;
+use crate::rotation::fleet::{Fleet, Member};
 use crate::rotation::owner::{KeyUser, Owner};
 use crate::rotation::tailnet::{KeyOrigin, Lent};
 

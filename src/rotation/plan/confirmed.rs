@@ -1,7 +1,13 @@
 //! Whether a control plane's list bears out what a record says of a key in force. Pure.
 
-use super::listed;
+use jiff::Timestamp;
+
+use super::over;
+use super::step::Why;
 use super::view::{Issued, View};
+use crate::control_plane::{KeyId, PreAuthKey};
+use crate::fingerprint::same_fingerprint;
+use crate::rotation::demand::KeyDemand;
 use crate::rotation::owner::Owner;
 use crate::rotation::record::{Issued as Made, KeyRecord, Origin};
 
@@ -33,4 +39,42 @@ pub(in crate::rotation) fn confirms_end(
         .and_then(|value| value.prefix.as_ref());
     let by_hand = current.origin == Origin::Foreign && held.is_some();
     Some(by_hand && row.is_some_and(|row| row.prefix.as_ref() == held))
+}
+
+/// Why the control plane's list says that the key in force is not the one that pods ask for.
+///
+/// The record cannot say that: whoever may edit the Secret may have written it, or have copied it from elsewhere. What a person
+/// put there is the person's choice.
+pub(super) fn confirm(
+    issued: &Issued,
+    view: &View<'_>,
+    current: &Made,
+    demand: &KeyDemand,
+) -> Option<Why> {
+    let Some(row) = listed(issued, current.id, current.expires) else {
+        return issued.tells_of(current.id).then_some(Why::Lost);
+    };
+    let owner = view.owner(&demand.service);
+    match current.origin {
+        Origin::Ours if !issued.serves(row, &owner, &demand.asked.user) => Some(Why::NotOwned),
+        Origin::Ours if over::differs(row, &demand.asked) => Some(Why::Changed),
+        // The person's choice went with the namespace that it was made in.
+        Origin::Hand | Origin::Foreign
+            if view.recreated && !issued.serves(row, &owner, &demand.asked.user) =>
+        {
+            Some(Why::NotOwned)
+        }
+        Origin::Ours | Origin::Hand | Origin::Foreign => None,
+    }
+}
+
+/// A key of ours, as its control plane lists it.
+pub(super) fn listed(issued: &Issued, id: KeyId, expires: Timestamp) -> Option<&PreAuthKey> {
+    // Compared with what was asked, not with our clock: a clock that is off must not look like an ended key.
+    // Another end is an ended key, or one that got its id after Headscale was put back as it was.
+    let is_this = |key: &&PreAuthKey| {
+        key.expiration
+            .is_some_and(|at| same_fingerprint(at, expires))
+    };
+    issued.keys.get(&id).filter(is_this)
 }

@@ -5,16 +5,15 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::earliest;
 use super::step::{Over, Plan, Step};
 use super::view::{Issued, View};
+use super::when::earliest;
 use crate::clock::after;
 use crate::control_plane::{KeyId, PreAuthKey, UserId};
+use crate::fingerprint::same_fingerprint;
 use crate::rotation::cleanup::Unused;
 use crate::rotation::owner::Owner;
-use crate::rotation::record::{
-    ABANDONED_FOR, Abandoned, Asked, Intent, KeyRecord, same_fingerprint,
-};
+use crate::rotation::record::{ABANDONED_FOR, Abandoned, Asked, Intent, KeyRecord};
 
 /// How long an intent is given up before its key is looked for: whoever lost a race ends its own key by then.
 const SETTLES_IN: Duration = Duration::from_secs(15);

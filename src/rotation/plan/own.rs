@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::confirmed::{confirm, listed};
 use super::step::{Plan, Step, Why};
 use super::view::{Issued, View};
-use super::{before, confirm, earliest, listed};
+use super::when::{before, earliest};
 use crate::clock::after;
 use crate::control_plane::KeyId;
 use crate::rotation::demand::KeyDemand;

@@ -4,9 +4,9 @@
 use jiff::Timestamp;
 
 use super::confirmed::owned;
-use super::earliest;
 use super::step::{Plan, Step};
 use super::view::View;
+use super::when::earliest;
 use crate::rotation::record::KeyRecord;
 
 /// Plans for such a record: keys without pods that no control plane confirms are retired, and once every other key is confirmed

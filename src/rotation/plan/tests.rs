@@ -1,5 +1,5 @@
 use super::*;
-use crate::control_plane::{KeyId, UserId};
+use crate::control_plane::{KeyId, PreAuthKey, UserId};
 use crate::rotation::record::{Abandoned, Asked, Issued as Made, Record};
 use crate::rotation::request::{Request, Requests};
 use crate::rotation::value::{Flaw, Value};

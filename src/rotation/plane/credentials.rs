@@ -3,13 +3,13 @@
 use sidescale_webhook::profile;
 use tracing::{debug, info};
 
-use super::Trouble;
 use crate::api_key::{form, value};
 use crate::cluster;
 use crate::control_plane::At;
 use crate::events::{About, Notice};
 use crate::key_value::KeyValue;
-use crate::rotation::run::Context;
+use crate::rotation::context::Context;
+use crate::rotation::problem::Trouble;
 use crate::rotation::state::State;
 use crate::store::{StoreError, StoredSecret};
 

@@ -5,29 +5,13 @@ use std::sync::{MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 
-use super::{Plane, Trouble};
-use crate::control_plane::{Error, KeyId, Listed, Node, NodeId, PreAuthKey, Release, UserId};
+use super::{Origins, Plane};
+use crate::control_plane::{Error, KeyId, Listed, NodeId, PreAuthKey, Release, UserId};
 use crate::rotation::names::Step;
 use crate::rotation::owner::KeyUser;
+use crate::rotation::problem::Trouble;
+use crate::rotation::survey::Survey;
 use crate::rotation::tailnet::{KeyOrigin, Tailnet};
-
-/// Whose each key is, as it was listed last.
-pub(super) type Origins = BTreeMap<KeyId, KeyOrigin>;
-
-/// Everything that a control plane holds: users, then keys, then nodes.
-#[derive(Clone, Debug)]
-pub struct Survey {
-    /// All keys, unless they are truncated.
-    pub keys: Vec<PreAuthKey>,
-    /// Whether there are more keys than these, which are the youngest.
-    pub truncated: bool,
-    /// All nodes: those that joined with one of the keys, but for the youngest, are among them.
-    pub nodes: Vec<Node>,
-    /// Users that keys are made for.
-    pub users: BTreeMap<UserId, KeyUser>,
-    /// What it behaves like.
-    pub release: Release,
-}
 
 impl Plane {
     /// Its nodes, by the users of ours whose keys made them.

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{MutexGuard, PoisonError};
 
-use super::{Plane, Trouble};
+use super::Plane;
 use crate::control_plane::{Error, User, UserId};
 use crate::rotation::owner::{Owner, PREFIX};
+use crate::rotation::problem::Trouble;
 use crate::rotation::state::State;
 
 /// Characters of a display name that are shown.

@@ -1,4 +1,4 @@
-//! How long who fails waits until the next try. Pure.
+//! How long who fails waits until the next try. Pure, but for the random number of `jitter`.
 
 use std::time::Duration;
 
@@ -37,6 +37,11 @@ impl Backoff {
         self.until
             .filter(|until| now < *until && *until <= after(now, LONGEST_RETRY))
     }
+}
+
+/// A number from 0 to 1.
+pub(in crate::rotation) fn jitter() -> f64 {
+    f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX)
 }
 
 #[cfg(test)]

@@ -7,10 +7,7 @@ fn at(millis: i64) -> Timestamp {
 }
 
 fn secret(namespace: &str) -> SecretRef {
-    SecretRef {
-        namespace: namespace.into(),
-        name: "headscale-auth-keys".into(),
-    }
+    SecretRef::new(namespace, "headscale-auth-keys")
 }
 
 #[test]

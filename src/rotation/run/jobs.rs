@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tracing::info;
 
 use super::pass::pass;
-use super::{Done, Loop, PASS_EVERY, secret_ref};
+use super::{Done, Loop, PASS_EVERY};
 use crate::clock::after;
 use crate::rotation::api_keys;
 use crate::rotation::demand::SecretRef;
@@ -71,7 +71,7 @@ impl Loop {
         let demanded = self.demands.namespaces.iter();
         let demanded = demanded.flat_map(|(namespace, demand)| {
             let names = demand.secrets.keys();
-            names.map(|name| secret_ref(namespace, name))
+            names.map(|name| SecretRef::new(namespace, name))
         });
         let all: BTreeSet<_> = demanded.chain(self.secrets.keys().cloned()).collect();
         for secret in all {

@@ -7,12 +7,13 @@ use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
 use super::pass::Pass;
-use super::{Done, Loop, PASS_GAP, rotated, secret_ref};
+use super::{Done, Loop, PASS_GAP, rotated};
 use crate::clock::after;
 use crate::rotation::demand::SecretRef;
 use crate::rotation::known::Next;
+use crate::rotation::outcome::Outcome;
 use crate::rotation::queue::Class;
-use crate::rotation::settle::{Outcome, Snapshot};
+use crate::rotation::settle::Snapshot;
 
 /// A pass that failed is tried again after this long.
 const PASS_RETRY: Duration = Duration::from_secs(60);
@@ -112,21 +113,21 @@ impl Loop {
         let issued = Arc::new(issued);
         let secrets = match secrets {
             Ok(secrets) => {
-                if std::mem::take(&mut self.pass_troubled) {
+                if self.pass_outage.recovered().is_some() {
                     info!("Secrets can be listed again");
                 }
                 secrets
             }
-            Err(trouble) if std::mem::replace(&mut self.pass_troubled, true) => {
-                debug!(trouble = trouble.message, "Secrets still cannot be listed");
-                self.pass_at = self.pass_at.min(after(now, PASS_RETRY));
-                return;
-            }
             Err(trouble) => {
-                warn!(
-                    trouble = trouble.message,
-                    "Secrets cannot be listed: old keys are not ended, and it is tried again every minute"
-                );
+                let trouble = trouble.message;
+                if self.pass_outage.failed() {
+                    warn!(
+                        trouble,
+                        "Secrets cannot be listed: old keys are not ended, and it is tried again every minute"
+                    );
+                } else {
+                    debug!(trouble, "Secrets still cannot be listed");
+                }
                 self.pass_at = self.pass_at.min(after(now, PASS_RETRY));
                 return;
             }
@@ -147,7 +148,7 @@ impl Loop {
             for (name, keys) in &demand.secrets {
                 if keys.values().any(|key| key.control_plane == plane) {
                     self.queue
-                        .want(&secret_ref(namespace, name), Class::New, now);
+                        .want(&SecretRef::new(namespace, name), Class::New, now);
                 }
             }
         }

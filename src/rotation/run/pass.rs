@@ -6,12 +6,13 @@ use std::time::Instant;
 
 use futures::future::join_all;
 
-use super::Context;
 use super::snapshots::{Seen, Snapshots};
 use crate::cluster;
+use crate::rotation::context::Context;
 use crate::rotation::demand::SecretRef;
 use crate::rotation::plan::Issued;
-use crate::rotation::plane::{Plane, Trouble};
+use crate::rotation::plane::Plane;
+use crate::rotation::problem::Trouble;
 use crate::rotation::state::State;
 
 /// What a pass over everything has read: the Secrets, then the keys.
@@ -25,7 +26,6 @@ pub(in crate::rotation) struct Pass {
 
 /// Reads all Secrets of ours, and after them what the control planes hold: the order matters to `plan`.
 pub(super) async fn pass(context: &Context, planes: BTreeMap<String, Arc<Plane>>) -> Pass {
-    let names = context.policy.auth_key_secrets();
     let mut passed = Pass {
         read_at: Instant::now(),
         secrets: Ok(Vec::new()),
@@ -33,16 +33,14 @@ pub(super) async fn pass(context: &Context, planes: BTreeMap<String, Arc<Plane>>
         suspects: BTreeMap::new(),
     };
     let mut snapshots = Snapshots::default();
-    for name in names {
-        let read = context.store.fold(name, |secret| snapshots.take(secret));
-        if let Err(error) = read.await {
-            passed.secrets = Err(Trouble {
-                state: State::Degraded,
-                message: cluster::chain(&error),
-                of_plane: false,
-            });
-            return passed;
-        }
+    let read = context.each_secret(|secret| snapshots.take(secret));
+    if let Err(error) = read.await {
+        passed.secrets = Err(Trouble {
+            state: State::Degraded,
+            message: cluster::chain(&error),
+            of_plane: false,
+        });
+        return passed;
     }
     let Snapshots {
         secrets,

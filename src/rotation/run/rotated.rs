@@ -7,8 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::events::{About, Notice};
 use crate::rotation::demand::SecretRef;
+use crate::rotation::outcome::{Minted, Outcome};
 use crate::rotation::plan::Why;
-use crate::rotation::settle::{Minted, Outcome};
 use crate::rotation::workload::Workload;
 
 /// Bounds the Events of one new key: pods that nothing owns are a workload each.
@@ -126,10 +126,7 @@ mod tests {
     }
 
     fn told(why: Why, count: usize) -> Vec<Notice> {
-        let secret = SecretRef {
-            namespace: "shop".into(),
-            name: "keys".into(),
-        };
+        let secret = SecretRef::new("shop", "keys");
         let hour = Duration::from_secs(3_600);
         notices(&secret, &outcome(why), &users(count), hour)
     }

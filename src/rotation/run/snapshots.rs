@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use sidescale_webhook::identity::POD_SECRET;
 
-use super::secret_ref;
 use crate::control_plane::KeyId;
 use crate::rotation::demand::SecretRef;
 use crate::rotation::lent;
@@ -45,7 +44,7 @@ impl Snapshots {
     pub(super) fn take(&mut self, secret: StoredSecret) {
         self.of_pods |= secret.name == POD_SECRET;
         self.lent.extend(lent([&secret]));
-        let name = secret_ref(&secret.namespace, &secret.name);
+        let name = SecretRef::new(&secret.namespace, &secret.name);
         let bytes = secret.size() + LEAST;
         let fits = bytes <= MOST_OF_ONE && self.bytes + bytes <= MOST_IN_ALL;
         let seen = if fits {

@@ -12,15 +12,18 @@ use tracing::info;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::{Job, Minted};
+use super::Job;
 use crate::clock::after;
 use crate::control_plane::{KeyId, MintedKey};
+use crate::fingerprint::fingerprint;
 use crate::metrics::RotationResult;
 use crate::rotation::budget::Budget;
+use crate::rotation::outcome::Minted;
 use crate::rotation::owner::Owner;
 use crate::rotation::plan::{Held, Ownership, Step, Why};
-use crate::rotation::plane::{Plane, Trouble};
-use crate::rotation::record::{Abandoned, Intent, KeyRecord, Record, fingerprint};
+use crate::rotation::plane::Plane;
+use crate::rotation::problem::Trouble;
+use crate::rotation::record::{Abandoned, Intent, KeyRecord, Record};
 use crate::rotation::state::State;
 use crate::store::{StoreError, StoredSecret};
 

@@ -5,14 +5,16 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use tracing::{debug, info};
 
-use super::{Job, Unended};
+use super::Job;
 use crate::cluster::chain;
 use crate::control_plane::KeyId;
 use crate::metrics::RotationResult;
 use crate::rotation::demand::SecretRef;
+use crate::rotation::outcome::Unended;
 use crate::rotation::owner::{Claim, Owner};
 use crate::rotation::plan::{Claimed, Over, Step};
-use crate::rotation::plane::{Plane, Trouble};
+use crate::rotation::plane::Plane;
+use crate::rotation::problem::Trouble;
 use crate::rotation::record::{KeyRecord, Origin, Record};
 use crate::rotation::state::State;
 use crate::store::{StoreError, StoredSecret};
@@ -234,7 +236,7 @@ impl Job<'_> {
         for other in names.filter(|other| other != name) {
             let read = self.context.store.read(namespace, other).await;
             let record = match read {
-                Ok(secret) => secret.as_ref().map(Record::of),
+                Ok(secret) => secret.as_ref().map(Record::named),
                 Err(error) => return Elsewhere(Err(chain(&error))),
             };
             match record {
@@ -242,10 +244,7 @@ impl Job<'_> {
                     let in_force = record.in_force().into_iter();
                     keys.extend(in_force.map(|(plane, id)| (plane.to_owned(), id)));
                 }
-                Some(Err(error)) => {
-                    let error = anyhow::Error::new(error);
-                    return Elsewhere(Err(format!("Secret {namespace}/{other}: {error:#}")));
-                }
+                Some(Err(error)) => return Elsewhere(Err(error)),
                 None => {}
             }
         }

@@ -200,8 +200,7 @@ async fn the_next_leader_and_every_replica_know_whose_a_name_is() {
             notebook,
             ..world.context(writer)
         };
-        let (demands, stop) = (world.demands.subscribe(), CancellationToken::new());
-        Process(tokio::spawn(run::run(Arc::new(context), demands, stop)))
+        world.start_with(context)
     };
     let replica = Arc::<Hostnames>::default();
     let (watching, of) = (Arc::clone(&replica), client.clone());

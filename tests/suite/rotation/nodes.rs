@@ -2,10 +2,14 @@
 
 use std::cell::Cell;
 
+use clap::Parser as _;
+use sidescale::args::{Args, Command};
+use sidescale::cluster;
 use sidescale::control_plane::NodeId;
 use sidescale::rotation::fleet::{Fleet, Member};
 
 use super::by_hand::put;
+use super::messages::Log;
 use super::*;
 
 /// More than the time between two looks.
@@ -186,6 +190,36 @@ async fn who_joins_with_a_key_of_ours_and_is_no_pod_is_uninvited() {
     assert_eq!(world.in_state("Joined"), Some(1));
     world.headscale.set_online(laptop, false);
     world.looks_until("Uninvited", 0).await;
+}
+
+#[tokio::test]
+async fn the_command_against_a_stranger_is_one_that_the_command_line_takes() {
+    for (namespace, release) in [("sidescale", "sidescale"), ("tailnet", "prod")] {
+        let (log, _listening) = Log::listen();
+        let world = World::new().await;
+        let context = Context {
+            flags: cluster::flags(namespace, release),
+            ..world.context("a")
+        };
+        let _process = world.start_with(context);
+        world.pods(&[(0, 1)]);
+        let key = world.key("api").await;
+        world.headscale.join(&key, "api").unwrap();
+        world.headscale.join(&key, "laptop").unwrap();
+        world.looks_until("Uninvited", 1).await;
+        let lines = log.lines("Nodes");
+        let note = lines[0]["note"].as_str().unwrap();
+        let (_, rest) = note.split_once("End that key: ").unwrap();
+        let (command, _) = rest.split_once(';').unwrap();
+        let Command::Rotate(args) = Args::try_parse_from(command.split(' ')).unwrap().command
+        else {
+            panic!("{command}");
+        };
+        assert_eq!(args.targets, ["shop/api".parse().unwrap()]);
+        assert!(args.revoke && args.now);
+        assert_eq!(args.release.namespace, namespace);
+        assert_eq!(args.release.access.release_name, release);
+    }
 }
 
 #[tokio::test]

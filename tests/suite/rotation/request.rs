@@ -41,10 +41,7 @@ pub(super) async fn edit(world: &World, change: impl Fn(&mut StoredSecret)) {
 fn changed(world: &World) {
     // Changes of one Secret are looked at a second apart, and this clock stands still.
     world.clock.advance(Duration::from_secs(1));
-    let secret = SecretRef {
-        namespace: "shop".into(),
-        name: SECRET.into(),
-    };
+    let secret = SecretRef::new("shop", SECRET);
     world.demands.send_modify(|demands| {
         *demands.changes.entry(secret).or_default() += 1;
     });

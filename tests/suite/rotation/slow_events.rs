@@ -54,9 +54,7 @@ async fn a_first_key_waits_for_no_event() {
         events: world.events(client),
         ..world.context("a")
     };
-    let demands = world.demands.subscribe();
-    let run = run::run(Arc::new(context), demands, CancellationToken::new());
-    let _process = Process(tokio::spawn(run));
+    let _process = world.start_with(context);
     let add = |namespace: &str, demand: NamespaceDemand| {
         world.demands.send_modify(|demands| {
             let namespaces = &mut demands.namespaces;

@@ -74,9 +74,7 @@ impl World {
             pods: Pods::kubernetes(client.clone()),
             ..self.context("a")
         };
-        let demands = self.demands.subscribe();
-        let run = run::run(Arc::new(context), demands, CancellationToken::new());
-        Process(tokio::spawn(run))
+        self.start_with(context)
     }
 
     fn pod_with_a_key_of_its_own(&self) {

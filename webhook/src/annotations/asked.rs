@@ -1,61 +1,11 @@
 //! The values by key: the pod's above the namespace's above the profile's; and what is no key at all. Pure.
 
-use super::{DenyReason, Lookup, NamespaceMetadata, PREFIX, Refusal, Subject};
+use super::known::{Defaults, KNOWN, Support, is_known};
+use super::reason::{DenyReason, Refusal};
+use super::subject::Subject;
+use crate::keys::PREFIX;
+use crate::lookup::{Lookup, NamespaceMetadata};
 use crate::{forms, quote};
-
-/// Says how far a key of the table is built.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Support {
-    /// Read.
-    Now,
-    /// Known, and refused.
-    NotYet,
-    /// Written by us.
-    Ours,
-}
-
-/// Every key, without the prefix. Those that are read come first, in the order of [`Key`].
-pub(crate) const KNOWN: [(&str, Support); 39] = [
-    ("inject", Support::Now),
-    ("service", Support::Now),
-    ("hostname", Support::Now),
-    ("control-plane", Support::Now),
-    ("tags", Support::Now),
-    ("reusable", Support::Now),
-    ("auth-key-expiration", Support::Now),
-    ("auth-key-rotation-buffer", Support::Now),
-    ("auth-key-delivery", Support::Now),
-    ("auth-key-secret", Support::Now),
-    ("state", Support::Now),
-    ("userspace", Support::Now),
-    ("wait", Support::Now),
-    ("native-sidecar", Support::Now),
-    ("cpu-request", Support::Now),
-    ("cpu-limit", Support::Now),
-    ("memory-request", Support::Now),
-    ("memory-limit", Support::Now),
-    ("headscale-container", Support::Now),
-    ("socket-path", Support::Now),
-    ("api-key-secret", Support::Now),
-    ("api-key-expiration", Support::Now),
-    ("api-key-rotation-buffer", Support::Now),
-    ("server-keys-secret", Support::Now),
-    ("server-keys-files", Support::Now),
-    ("server-keys-path", Support::Now),
-    ("ephemeral", Support::Now),
-    ("accept-dns", Support::Now),
-    ("accept-routes", Support::Now),
-    ("extra-args", Support::Now),
-    ("proxy", Support::Now),
-    ("proxy-env", Support::Now),
-    ("image", Support::Now),
-    ("profile", Support::Now),
-    ("key-mode", Support::Now),
-    ("advertise-routes", Support::NotYet),
-    ("exit-node", Support::NotYet),
-    ("serve-config", Support::NotYet),
-    ("status", Support::Ours),
-];
 
 /// A key that is read; the number is its place in [`KNOWN`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,10 +74,6 @@ pub(super) enum Place {
     Profile,
 }
 
-/// Holds a profile's defaults of annotations, by their place in the table.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Defaults(Vec<(usize, String)>);
-
 /// What a message says that a profile allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Allowed {
@@ -165,22 +111,6 @@ impl Value<'_> {
 
     pub(super) fn on_pod(&self) -> bool {
         self.place == Place::Pod
-    }
-}
-
-impl Defaults {
-    /// The default of `name`.
-    pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        let mut entries = self.0.iter();
-        entries
-            .find(|(place, _)| KNOWN[*place].0 == name)
-            .map(|(_, text)| text.as_str())
-    }
-
-    /// Takes one; the caller has looked `name` up.
-    pub(crate) fn set(&mut self, name: &str, text: String) {
-        let place = KNOWN.iter().position(|(known, _)| *known == name);
-        self.0.extend(place.map(|place| (place, text)));
     }
 }
 
@@ -365,12 +295,6 @@ pub fn unknown(pod: &dyn Lookup, namespace: Option<&NamespaceMetadata>) -> Vec<S
         ));
     }
     remarks
-}
-
-/// Whether a key under our prefix is in the table.
-pub(crate) fn is_known(key: &str) -> bool {
-    let name = key.strip_prefix(PREFIX);
-    name.is_some_and(|name| KNOWN.iter().any(|(known, _)| *known == name))
 }
 
 fn remark(key: &str, place: &str) -> Option<String> {

@@ -3,10 +3,11 @@
 use super::asked::{Asked, Key as Name};
 use super::key::Names;
 use super::{
-    Caller, Decision, DenyReason, Injection, Key, Kinds, NamespaceMetadata, PREFIX, Refusal,
-    SkipReason, Subject, Tailscale, choose, headscale, key, kinds, network, read, state,
+    Caller, Decision, DenyReason, Injection, Key, Kinds, NamespaceMetadata, Refusal, SkipReason,
+    Subject, Tailscale, choose, headscale, key, kinds, network, read, state,
 };
 use crate::identity::{self, Owner};
+use crate::keys::PREFIX;
 use crate::profile::{DEFAULT, Policy, Profile};
 use crate::quote;
 

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::asked::{Asked, Key as Name};
 use super::life::{self, Bounds};
-use super::{PREFIX, Refusal, State, Subject, read};
+use super::{Refusal, State, Subject, read};
 use crate::forms;
 use crate::identity;
+use crate::keys::PREFIX;
 use crate::profile::{ControlPlane, Profile, Rotation};
 
 /// Is the longest life of a key that one pod uses once: it has to last until the pod has joined, and is renewed till then.

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use super::asked::{Asked, Key, Place, Value};
-use super::{PREFIX, Refusal, SHORTEST_LIFE, Subject};
+use super::{Refusal, Subject};
 use crate::forms;
+use crate::keys::PREFIX;
+use crate::profile::SHORTEST_LIFE;
 use crate::profile::{Profile, Rotation};
 
 const EXPIRATION: Duration = Duration::from_secs(2160 * 3600);

@@ -1,11 +1,11 @@
 //! What a pod's spec adds to the decision: which kinds stay, and how each of them fits in. Pure.
 
-use crate::annotations::{
-    DenyReason, Injection, Key, PREFIX, Refusal, SkipReason, State, Tailscale,
-};
+use crate::annotations::{DenyReason, Injection, Key, Refusal, SkipReason, State, Tailscale};
+use crate::keys::PREFIX;
 use crate::pod::{self, Containers, Details, Keeps, MOST_CONTAINERS, Spec};
 use crate::profile::Delivery;
 use crate::sidecar::mode::Mode;
+use crate::sidecar::restricted::USER;
 use crate::sidecar::shapes::Needs;
 use crate::sidecar::{apikey_manager, proxy_env, server_keys, tailscale};
 
@@ -215,7 +215,7 @@ fn fit_tailscale(
     let fs_group = security.unwrap_or_default().fs_group;
     Ok(tailscale::Fit {
         delivery,
-        key_mode: Mode::of(Some(tailscale::USER), fs_group),
+        key_mode: Mode::of(Some(USER), fs_group),
         health_port,
         needs,
     })
@@ -262,7 +262,7 @@ fn check_state(
     if security.fs_group.is_none() {
         remarks.push(format!(
             "annotation '{PREFIX}state' is 'volume:{volume}': the sidecar runs as uid {} and can write there only if everybody can, so set the pod's securityContext.fsGroup",
-            tailscale::USER
+            USER
         ));
     }
     Ok(())

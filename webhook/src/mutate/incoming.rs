@@ -2,19 +2,21 @@
 
 use super::fit::{Fit, Obstacle, fit, prune, refuse_what_is_too_large};
 use super::hostname;
+use super::outcome::{OptIn, Outcome, Verdict};
 use super::source::Source;
 use super::told::Told;
-use super::{OptIn, Outcome, Verdict, reply};
 use crate::annotations::{
     self, Caller, Decision, DenyReason, Injection, Kinds, Lookup, NamespaceMetadata, Refusal,
     SkipReason, Subject, decide,
 };
 use crate::hostnames::ClaimedHostnames;
-use crate::patch::{self, write};
-use crate::pod::{Annotations, Containers, Labels, Metadata, SAFE_TO_EVICT, Spec};
+use crate::json::write;
+use crate::keys::SAFE_TO_EVICT;
+use crate::patch;
+use crate::pod::{Annotations, Containers, Labels, Metadata, Spec};
 use crate::profile::Policy;
 use crate::quote;
-use crate::review::{AuditAnnotations, Response, Status};
+use crate::review::{AuditAnnotations, Response, Status, reply};
 use crate::sidecar::Receipt;
 
 /// Is the longest list of volumes for the autoscaler that is added to: the patch repeats it.

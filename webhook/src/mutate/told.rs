@@ -1,6 +1,6 @@
 //! What a caller is told whom nobody vouches for: nothing that only the annotations of the named namespace say. Pure.
 
-use super::Outcome;
+use super::outcome::Outcome;
 use crate::quote;
 
 /// Texts of an answer to the same pod in a namespace without annotations.

@@ -5,8 +5,9 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
 
-use super::{CONTAINER, MANAGER, each_item};
 use crate::forms;
+use crate::json::each_item;
+use crate::keys::{CONTAINER, MANAGER};
 use crate::text::Name;
 
 /// Is the first port that the sidecar's health check may take, tailscale's own default.

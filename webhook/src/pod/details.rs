@@ -5,7 +5,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny};
 use serde_json::value::RawValue;
 
-use super::{MANAGER, each_item, each_of};
+use crate::json::{each_item, each_of};
+use crate::keys::MANAGER;
 use crate::text::{Name, Text};
 
 /// Holds what is to be known of a pod whose own containers are touched; it has at most [`super::MOST_CONTAINERS`].

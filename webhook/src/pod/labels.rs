@@ -4,8 +4,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::annotations::Lookup;
 use crate::bounded::Bounded;
+use crate::lookup::Lookup;
 use crate::text::Text;
 
 /// Holds those labels of a pod that something asks for.

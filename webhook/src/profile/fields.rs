@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use super::ConfigError;
+use super::error::ConfigError;
 use crate::forms;
 
 /// Says what a value has to be.

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::ConfigError;
+use super::error::ConfigError;
 use super::fields::{CONTEXT, Form, MOUNT, PROBE, VARIABLE};
 
 /// Begins the names of our volumes.
-const VOLUMES: &str = crate::pod::VOLUME_PREFIX;
+const VOLUMES: &str = crate::keys::VOLUME_PREFIX;
 
 /// Variables that are ours, or would undo what ours say.
 const VARIABLES: [&str; 29] = [
@@ -232,7 +232,7 @@ fn kubernetes_takes(base: &str, probe: &str, given: Value) -> Result<Value, Conf
 
 /// Lays a security context over ours; fails if Pod Security's level *restricted* would not take the result.
 fn restricted(path: String, given: Map<String, Value>) -> Result<Value, ConfigError> {
-    let mut context = json!(crate::sidecar::tailscale::security_context());
+    let mut context = json!(crate::sidecar::restricted::security_context());
     if let Some(context) = context.as_object_mut() {
         // A null takes out what is ours.
         context.extend(given);

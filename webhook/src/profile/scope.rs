@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::annotations::{Lookup, NamespaceMetadata};
+use crate::lookup::{Lookup, NamespaceMetadata};
 
 /// Says which namespaces something is open to.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,10 +8,11 @@ use super::shapes::{
     Container, FieldItem, FieldRef, Item, Mount, Needs, Projected, Projection, Resources, Security,
     SecurityContext, Volume,
 };
-use crate::annotations::{ApikeyManager, DenyReason, PREFIX, Refusal};
+use crate::annotations::{ApikeyManager, DenyReason, Refusal};
 use crate::forms;
 use crate::headscale::Headscale;
-use crate::pod::{self, Details, MANAGER};
+use crate::keys::{MANAGER, PREFIX};
+use crate::pod::{self, Details};
 
 const SOCKET: &str = "sidescale-headscale-socket";
 const TOKEN: &str = "sidescale-token";

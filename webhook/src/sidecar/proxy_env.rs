@@ -1,7 +1,8 @@
 //! What the app's containers are told of the proxy, where they say nothing of their own. Pure.
 
 use super::shapes::{Env, Proxy, Value};
-use crate::annotations::{DenyReason, PREFIX, Refusal};
+use crate::annotations::{DenyReason, Refusal};
+use crate::keys::PREFIX;
 use crate::pod::{self, Container, Details};
 
 /// Keeps the cluster's own names and the private ranges, which its addresses come from, away from the proxy.

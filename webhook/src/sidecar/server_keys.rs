@@ -6,7 +6,8 @@ use super::mode::Mode;
 use super::shapes::{Item, Mount, Volume};
 use crate::annotations::{Refusal, ServerKeys};
 use crate::headscale::{Headscale, User};
-use crate::pod::{Details, SERVER_KEYS};
+use crate::keys::SERVER_KEYS;
+use crate::pod::Details;
 
 /// What only the pod's spec decides about the keys.
 #[derive(Debug)]

@@ -5,12 +5,13 @@ use std::sync::LazyLock;
 use super::TOKEN_DIRECTORY;
 use super::mode::Mode;
 use super::rendered::{EmptyDirectory, Rendered};
+use super::restricted::security_context;
 use super::shapes::{
     Container, Env, Extended, HttpGet, Item, Joined, Mount, Needs, Probe, Proxy, Resources,
-    Security, SecurityContext, Source, Value, Volume,
+    Security, Source, Value, Volume,
 };
 use crate::annotations::{Key, State, Tailscale};
-use crate::pod::CONTAINER;
+use crate::keys::CONTAINER;
 use crate::profile::Delivery;
 
 // Named so that nothing of a pod's meets them; pods whose volumes begin with this prefix are left alone.
@@ -27,9 +28,6 @@ const STATE_DIRECTORY: &str = "/var/lib/tailscale";
 const AUTH_KEY_DIRECTORY: &str = "/etc/sidescale/auth-key";
 const PRIVATE_CA_DIRECTORY: &str = "/etc/sidescale/private-ca";
 
-/// Is the sidecar's user and group.
-// Tailscale's image runs as root; Pod Security "restricted" and the kubelet want a number that is not 0.
-pub(crate) const USER: i64 = 65_532;
 // Of a certificate, which is no secret.
 const READABLE: u32 = 0o444;
 
@@ -137,11 +135,6 @@ pub(crate) fn container<'a>(
             more: &overlay.volume_mounts,
         },
     }
-}
-
-/// What Pod Security's level *restricted* takes.
-pub(crate) fn security_context() -> SecurityContext {
-    SecurityContext::of(Some(USER), Some(USER), true)
 }
 
 /// Appends the volumes.

@@ -2,9 +2,10 @@
 
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStateWaiting};
+use sidescale_webhook::keys::CONTAINER;
 
-use super::super::facts::{CONTAINER, Facts, Finding};
-use crate::commands::status::table::span;
+use super::super::facts::{Facts, Finding};
+use crate::commands::view::span::span;
 
 const CHECK: &str = "container";
 

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use sidescale_webhook::annotations::{Kinds, NamespaceMetadata, PREFIX, unknown};
+use sidescale_webhook::annotations::{Kinds, NamespaceMetadata, unknown};
+use sidescale_webhook::keys::{INJECT, PREFIX, SIDECAR_LABEL, STATUS};
 use sidescale_webhook::sidecar::{Done, Receipt};
 
-use super::super::facts::{Facts, Finding, Looked, RECEIPT};
-use crate::commands::inventory::workload;
-use crate::watch::pods::LABEL;
+use super::super::facts::{Facts, Finding, Looked};
+use crate::commands::view::inventory::workload;
 
 const CHECK: &str = "injection";
 
@@ -15,12 +15,11 @@ const CHECK: &str = "injection";
 const LEFT_OUT: [&str; 2] = ["kube-system", "kube-node-lease"];
 
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
-    let Some(text) = facts.annotation(RECEIPT) else {
+    let Some(text) = facts.annotation(STATUS) else {
         return unseen(facts);
     };
     let Ok(receipt) = Receipt::parse(text) else {
-        let text =
-            format!("annotation {RECEIPT} of the pod cannot be read: somebody wrote over it");
+        let text = format!("annotation {STATUS} of the pod cannot be read: somebody wrote over it");
         return vec![Finding::fail(CHECK, text, again(facts))];
     };
     let mut findings = vec![match receipt.decision {
@@ -39,16 +38,17 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
 fn injected(facts: &Facts, receipt: &Receipt<'_>) -> Finding {
     let profile = receipt.profile.as_deref().unwrap_or_default();
     let labels = facts.pod.metadata.labels.as_ref();
-    if labels.is_none_or(|labels| !labels.contains_key(LABEL)) {
-        let text =
-            format!("the pod has a sidecar and lacks the label {LABEL}: rotation does not see it");
+    if labels.is_none_or(|labels| !labels.contains_key(SIDECAR_LABEL)) {
+        let text = format!(
+            "the pod has a sidecar and lacks the label {SIDECAR_LABEL}: rotation does not see it"
+        );
         let kinds = Kinds {
             tailscale: receipt.injected.is_some(),
             apikey_manager: receipt.api_key_secret.is_some(),
             server_keys: receipt.server_keys_secret.is_some(),
         };
         let next = format!(
-            "kubectl label pod --namespace {} {} {LABEL}={}",
+            "kubectl label pod --namespace {} {} {SIDECAR_LABEL}={}",
             facts.namespace_name(),
             facts.name(),
             kinds.as_str()
@@ -67,7 +67,7 @@ fn injected(facts: &Facts, receipt: &Receipt<'_>) -> Finding {
             CHECK,
             format!(
                 "by profile {profile:?}, without a Tailscale sidecar: annotation {PREFIX}inject is {:?}",
-                facts.annotation("sidescale.io/inject").unwrap_or_default()
+                facts.annotation(INJECT).unwrap_or_default()
             ),
         ),
     }

@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use sidescale_webhook::sidecar::Injected;
 
 use super::super::facts::{Facts, Finding, Looked, is_tailscales};
-use crate::commands::status::table::span;
+use crate::commands::view::span::span;
 use crate::rotation::demand::KeyDemand;
 use crate::rotation::ownership;
 use crate::rotation::plan::Ownership;
@@ -108,7 +108,7 @@ fn missing(facts: &Facts, reference: &Injected<'_>, text: String) -> Finding {
         return Finding::fail(SECRET, text, put(facts, reference));
     }
     let fresh =
-        |note: &&crate::commands::inventory::Note| facts.now.duration_since(note.at) < FRESH;
+        |note: &&crate::commands::view::inventory::Note| facts.now.duration_since(note.at) < FRESH;
     match facts.notes.iter().find(fresh) {
         Some(note) => {
             let text = format!(

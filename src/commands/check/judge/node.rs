@@ -2,12 +2,13 @@
 
 use jiff::{SignedDuration, Timestamp};
 use kube::api::ObjectMeta;
+use sidescale_webhook::keys::STATUS;
 use sidescale_webhook::sidecar::{Injected, Receipt};
 
-use super::super::facts::{Facts, Finding, Level, Looked, RECEIPT, annotation};
+use super::super::facts::{Facts, Finding, Level, Looked, annotation};
 use super::super::words::Refused;
-use crate::commands::status::held::{Held, PlaneView};
-use crate::commands::status::table::span;
+use crate::commands::view::held::{Held, PlaneView};
+use crate::commands::view::span::span;
 use crate::control_plane::{KeyId, Node};
 use crate::rotation::expanded;
 use crate::rotation::owner::Owner;
@@ -275,7 +276,7 @@ fn replicas(facts: &Facts, reference: &Injected<'_>) -> Replicas {
         .variable("TS_HOSTNAME")
         .is_some_and(|text| text.contains("$("));
     let siblings = facts.injected.seen().into_iter().flatten().filter(|pod| {
-        let receipt = annotation(pod, RECEIPT).and_then(|text| Receipt::parse(text).ok());
+        let receipt = annotation(pod, STATUS).and_then(|text| Receipt::parse(text).ok());
         let key = receipt.and_then(|receipt| receipt.injected);
         let same = key.is_some_and(|key| {
             (&key.secret, &key.data_key) == (&reference.secret, &reference.data_key)

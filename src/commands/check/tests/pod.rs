@@ -82,7 +82,7 @@ fn says_what_stands_against_a_sidecar() {
             "another namespace",
         ),
         (
-            |world| world.annotate(RECEIPT, "{"),
+            |world| world.annotate(STATUS, "{"),
             Level::Fail,
             "injection",
             "cannot be read",
@@ -114,7 +114,7 @@ fn says_why_a_pod_was_left_alone() {
     ] {
         let mut world = World::well();
         let skip = json!({"version": "0.1.0", "decision": "skip", "reason": reason});
-        world.annotate(RECEIPT, &skip.to_string());
+        world.annotate(STATUS, &skip.to_string());
         let findings = world.judged();
         assert_eq!(findings.len(), 1, "{findings:?}");
         assert_eq!(findings[0].result, level, "{reason}");
@@ -137,7 +137,7 @@ fn a_typing_error_is_told_with_what_was_meant() {
     );
     let mut world = World::well();
     world.annotate(
-        RECEIPT,
+        STATUS,
         &receipt(|receipt| receipt["unknown"] = json!(["annotation 'x' is unknown"])),
     );
     let findings = world.judged();

@@ -23,11 +23,14 @@ enum Way {
     Socket,
 }
 
-pub(super) fn router(server: Embedded) -> Router {
-    let whole = api()
-        .route("/version", get(version))
-        .route("/health", get(health));
-    finish(whole, server, Way::Tcp)
+impl Embedded {
+    /// Its routes, to be served on a listener of the caller's.
+    pub fn router(&self) -> Router {
+        let whole = api()
+            .route("/version", get(version))
+            .route("/health", get(health));
+        finish(whole, self.clone(), Way::Tcp)
+    }
 }
 
 /// What the Unix socket answers.

@@ -14,8 +14,17 @@ use super::{Embedded, Flavour, routes};
 /// After an accept that failed, say for want of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
+impl Embedded {
+    /// Answers on its Unix socket, where no API key is asked for: REST for [`Flavour::Main`], else gRPC.
+    ///
+    /// Ends with the future, and the connections with it.
+    pub async fn serve_socket(&self, listener: UnixListener) {
+        serve(self.clone(), listener).await;
+    }
+}
+
 /// Serves until it is dropped.
-pub(super) async fn serve(server: Embedded, listener: UnixListener) {
+async fn serve(server: Embedded, listener: UnixListener) {
     let flavour = server.shared.flavour;
     let router = routes::socket_router(server);
     let mut connections = JoinSet::new();

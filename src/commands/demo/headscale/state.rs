@@ -2,15 +2,11 @@
 
 use jiff::Timestamp;
 
-use super::IssuedKey;
 use crate::control_plane::KeyId;
 use crate::key_value::KeyValue;
 
 mod api_keys;
 mod nodes;
-
-pub(super) use api_keys::ApiKey;
-pub(super) use nodes::Node;
 
 /// All tables, each in the order of its ids.
 #[derive(Default)]
@@ -59,6 +55,48 @@ pub(super) struct Key {
     pub(super) expiration: Option<Timestamp>,
     pub(super) created_at: Timestamp,
     pub(super) tags: Vec<String>,
+}
+
+/// A pre-auth key as the server keeps it, for tests and for the demo to read back.
+#[derive(Clone, Debug)]
+pub struct IssuedKey {
+    /// Its id.
+    pub id: KeyId,
+    /// Name of its user.
+    pub user: Option<String>,
+    /// Its value.
+    pub value: KeyValue,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it ends.
+    pub expiration: Timestamp,
+    /// Whether it may be used more than once.
+    pub reusable: bool,
+    /// Whether its nodes are ephemeral.
+    pub ephemeral: bool,
+    /// Its tags.
+    pub tags: Vec<String>,
+}
+
+pub(super) struct Node {
+    pub(super) id: u64,
+    pub(super) name: String,
+    pub(super) given_name: String,
+    pub(super) online: bool,
+    pub(super) user: Option<u64>,
+    /// The key it joined with, as long as there is one.
+    pub(super) key: Option<u64>,
+    pub(super) tags: Vec<String>,
+    pub(super) created_at: Timestamp,
+    pub(super) last_seen: Timestamp,
+    pub(super) expiry: Option<Timestamp>,
+}
+
+pub(super) struct ApiKey {
+    pub(super) id: u64,
+    value: KeyValue,
+    pub(super) expiration: Option<Timestamp>,
+    pub(super) created_at: Timestamp,
 }
 
 /// What a new key shall be.

@@ -10,10 +10,11 @@ use sidescale_webhook::profile::Policy;
 use zeroize::Zeroizing;
 
 use super::{DAY, at, now, policy};
-use crate::commands::inventory::{Inventory, Note};
-use crate::commands::status::held::{Held, PlaneView};
-use crate::commands::status::report::{Hints, Report};
+use crate::commands::status::report::Report;
+use crate::commands::status::row::Hints;
 use crate::commands::status::table;
+use crate::commands::view::held::{Held, PlaneView};
+use crate::commands::view::inventory::{Inventory, Note};
 use crate::control_plane::{KeyId, Node, NodeId, PreAuthKey, User, UserId};
 use crate::rotation::demand::{KeyDemand, NamespaceDemand, SecretRef};
 use crate::rotation::fleet::{Fleet, Member};
@@ -202,10 +203,7 @@ pub(super) fn own_keys() -> World {
     let mut world = World::default()
         .key("shop", "web", 7, 60)
         .pods("shop", "web", 1);
-    let name = SecretRef {
-        namespace: "shop".into(),
-        name: POD_SECRET.into(),
-    };
+    let name = SecretRef::new("shop", POD_SECRET);
     let mut secret = StoredSecret::absent("shop", POD_SECRET);
     let mut record = Record::default();
     let mut demand = NamespaceDemand::clone(&world.0.demands["shop"]);
@@ -259,10 +257,7 @@ fn asked(user: &str) -> Asked {
 }
 
 fn secret_ref(namespace: &str) -> SecretRef {
-    SecretRef {
-        namespace: namespace.into(),
-        name: NAME.into(),
-    }
+    SecretRef::new(namespace, NAME)
 }
 
 pub(super) fn write(secret: &mut StoredSecret, record: &Record) {

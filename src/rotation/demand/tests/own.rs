@@ -9,7 +9,7 @@ fn own(data_key: &str, secret: &str, more: &[(&str, &str)]) -> Arc<Shape> {
         r#"{{"version":"0.1.0","decision":"inject","profile":"default","profileHash":"0","service":"api",
         "controlPlane":"default","secret":"{secret}","dataKey":"{data_key}"}}"#
     );
-    let more: Vec<_> = [(RECEIPT, receipt.as_str())]
+    let more: Vec<_> = [(STATUS, receipt.as_str())]
         .into_iter()
         .chain(more.iter().copied())
         .collect();

@@ -57,7 +57,7 @@ fn bought(receipt: &Map<String, Value>, namespace: &str, inject: Option<&str>) -
     };
     let receipt = Value::Object(receipt.clone()).to_string();
     let annotations = [
-        (RECEIPT, receipt.as_str()),
+        (STATUS, receipt.as_str()),
         ("sidescale.io/inject", "tailscale"),
     ];
     let owner = Owner {

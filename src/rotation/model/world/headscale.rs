@@ -11,7 +11,7 @@ use crate::control_plane::{
 };
 use crate::key_value::KeyValue;
 use crate::rotation::owner::Installation;
-use crate::rotation::plane::Survey;
+use crate::rotation::survey::Survey;
 
 /// An overlap is counted from before the write, which may take this long.
 const WRITE: SignedDuration = SignedDuration::from_secs(30);

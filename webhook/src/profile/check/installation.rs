@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{ConfigError, value};
+use super::value::value;
 use crate::forms;
 use crate::identity;
-use crate::profile::HostnameOwner;
+use crate::profile::{ConfigError, HostnameOwner};
 
 /// Is the longest mark: the uid of a namespace and the longest name of a release have less.
 const LONGEST: usize = 128;

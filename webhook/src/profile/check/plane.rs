@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{ConfigError, refuse, value};
+use super::value::{self, refuse, value};
 use crate::forms;
-use crate::profile::{ControlPlane, ControlPlaneConfig, SecretConfig, USER_TEMPLATE};
+use crate::profile::{ConfigError, ControlPlane, ControlPlaneConfig, SecretConfig, USER_TEMPLATE};
 
 const CLUSTER: &str = "{cluster}";
 
@@ -82,7 +82,7 @@ pub(super) fn control_plane(
         user_template,
         adopt_users,
         namespaces: namespaces
-            .map(|config| super::namespaces(path("namespaces"), config))
+            .map(|config| value::namespaces(path("namespaces"), config))
             .transpose()?,
     })
 }

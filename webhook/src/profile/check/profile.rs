@@ -2,12 +2,14 @@
 
 use sha2::{Digest, Sha256};
 
-use super::{ConfigError, checked_image, refuse, value};
+use super::value::{self, checked_image, refuse, selector, value};
 use crate::annotations::{KNOWN, Support, is_argument, of_ours};
 use crate::forms;
 use crate::identity::POD_SECRET;
 use crate::profile::config::NOT_OF_A_PROFILE;
-use crate::profile::{ContainerOverride, IMAGE, OnInvalid, Overlay, Profile, ProfileConfig};
+use crate::profile::{
+    ConfigError, ContainerOverride, IMAGE, OnInvalid, Overlay, Profile, ProfileConfig,
+};
 
 const TAGS: &str = "want tags such as tag:web, in lower case";
 
@@ -66,10 +68,10 @@ pub(super) fn profile(name: &str, config: ProfileConfig) -> Result<Profile, Conf
             "want names of Secrets",
         )?,
         namespaces: namespaces
-            .map(|config| super::namespaces(path("namespaces"), config))
+            .map(|config| value::namespaces(path("namespaces"), config))
             .transpose()?,
         pod_selector: pod_selector
-            .map(|config| super::selector(&path("podSelector"), config))
+            .map(|config| selector(&path("podSelector"), config))
             .transpose()?,
         on_invalid: checked_on_invalid(path("onInvalid"), on_invalid)?,
         overlay: overlay(&path("containerOverride."), container_override)?,

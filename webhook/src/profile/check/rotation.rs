@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use super::{ConfigError, refuse, value};
-use crate::annotations::SHORTEST_LIFE;
+use super::value::{refuse, value};
 use crate::forms;
-use crate::profile::{OnLost, Rotation, RotationConfig, Users};
+use crate::profile::{ConfigError, OnLost, Rotation, RotationConfig, SHORTEST_LIFE, Users};
 
 /// Is longer than any mint takes: before, a key that no Secret knows may still be on its way there.
 const SHORTEST_ORPHAN: Duration = Duration::from_secs(300);

@@ -2,15 +2,8 @@
 
 use jiff::Timestamp;
 
-use super::{Last, Problem, State, is_live, secret};
+use super::{ApiKey, Last, Problem, State, is_live, secret};
 use crate::key_value::KeyValue;
-
-pub(in crate::commands::demo::headscale) struct ApiKey {
-    pub(in crate::commands::demo::headscale) id: u64,
-    value: KeyValue,
-    pub(in crate::commands::demo::headscale) expiration: Option<Timestamp>,
-    pub(in crate::commands::demo::headscale) created_at: Timestamp,
-}
 
 impl State {
     pub(in crate::commands::demo::headscale) fn create_api_key(

@@ -2,22 +2,8 @@
 
 use jiff::Timestamp;
 
-use super::{Last, Problem, State};
+use super::{Last, Node, Problem, State};
 use crate::control_plane::NodeId;
-
-pub(in crate::commands::demo::headscale) struct Node {
-    pub(in crate::commands::demo::headscale) id: u64,
-    pub(in crate::commands::demo::headscale) name: String,
-    pub(in crate::commands::demo::headscale) given_name: String,
-    pub(in crate::commands::demo::headscale) online: bool,
-    pub(in crate::commands::demo::headscale) user: Option<u64>,
-    /// The key it joined with, as long as there is one.
-    pub(in crate::commands::demo::headscale) key: Option<u64>,
-    pub(in crate::commands::demo::headscale) tags: Vec<String>,
-    pub(in crate::commands::demo::headscale) created_at: Timestamp,
-    pub(in crate::commands::demo::headscale) last_seen: Timestamp,
-    pub(in crate::commands::demo::headscale) expiry: Option<Timestamp>,
-}
 
 impl State {
     pub(in crate::commands::demo::headscale) fn join(

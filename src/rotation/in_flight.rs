@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Is shared by the jobs of this process on one Secret; clones are one.
 #[derive(Clone, Debug, Default)]
-pub(in crate::rotation) struct Beside(Arc<Mutex<Jobs>>);
+pub(super) struct Beside(Arc<Mutex<Jobs>>);
 
 #[derive(Debug, Default)]
 struct Jobs {

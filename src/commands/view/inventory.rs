@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, Namespace, Pod};
 use kube::Client;
 use kube::api::{Api, ListParams, ObjectMeta};
+use sidescale_webhook::keys::{SIDECAR_LABEL, STATUS};
 use sidescale_webhook::sidecar::Receipt;
 
 use super::release::{Release, refused};
@@ -57,10 +58,7 @@ impl Inventory {
                 None => release.store.list(name).await?,
             };
             let named = secrets.into_iter().map(|secret| {
-                let name = SecretRef {
-                    namespace: secret.namespace.clone(),
-                    name: secret.name.clone(),
-                };
+                let name = SecretRef::new(&secret.namespace, &secret.name);
                 (name, secret)
             });
             found.secrets.extend(named);
@@ -141,7 +139,7 @@ impl Inventory {
 }
 
 /// A warning of ours about an object of that name, as an Event tells it.
-pub(super) fn note(namespace: &str, event: Event) -> Option<(SecretRef, Note)> {
+pub(crate) fn note(namespace: &str, event: Event) -> Option<(SecretRef, Note)> {
     let series = event.series.and_then(|series| series.last_observed_time);
     let at = series
         .map(|time| time.0)
@@ -184,7 +182,7 @@ async fn namespaces(release: &Release, only: Option<&str>) -> Result<Namespaces>
 ///
 /// # Errors
 /// The cluster could not be asked or refused.
-pub(super) async fn injected(client: &Client, namespace: Option<&str>) -> Result<Vec<ObjectMeta>> {
+pub(crate) async fn injected(client: &Client, namespace: Option<&str>) -> Result<Vec<ObjectMeta>> {
     let (api, place): (Api<Pod>, _) = match namespace {
         Some(name) => (
             Api::namespaced(client.clone(), name),
@@ -193,7 +191,7 @@ pub(super) async fn injected(client: &Client, namespace: Option<&str>) -> Result
         None => (Api::all(client.clone()), "all namespaces".to_owned()),
     };
     let mut params = ListParams::default()
-        .labels(pods::LABEL)
+        .labels(SIDECAR_LABEL)
         .fields(pods::RUNNING)
         .limit(PAGE);
     let mut found = Vec::new();
@@ -210,7 +208,7 @@ pub(super) async fn injected(client: &Client, namespace: Option<&str>) -> Result
 
 /// Which key the pod uses, and whose pod it is.
 fn user_of_key(pod: &ObjectMeta) -> Option<((SecretRef, String), String)> {
-    let receipt = pod.annotations.as_ref()?.get("sidescale.io/status")?;
+    let receipt = pod.annotations.as_ref()?.get(STATUS)?;
     let injected = Receipt::parse(receipt).ok()?.injected?;
     let secret = SecretRef {
         namespace: pod.namespace.clone()?,
@@ -220,7 +218,7 @@ fn user_of_key(pod: &ObjectMeta) -> Option<((SecretRef, String), String)> {
 }
 
 /// The workload that a person knows: a ReplicaSet's Deployment, a Job's CronJob.
-pub(super) fn workload(pod: &ObjectMeta) -> String {
+pub(crate) fn workload(pod: &ObjectMeta) -> String {
     let name = pod.name.as_deref().unwrap_or_default();
     let controller = pod
         .owner_references

@@ -165,7 +165,7 @@ pub(crate) fn refused(error: kube::Error, call: &str) -> anyhow::Error {
 ///
 /// # Errors
 /// There is none.
-pub(super) async fn connect(context: Option<&str>) -> Result<Client> {
+pub(crate) async fn connect(context: Option<&str>) -> Result<Client> {
     let config = match context {
         None => kube::Config::infer().await.context(
             "no Kubernetes cluster found: point KUBECONFIG at a kubeconfig file, or run in a pod",
@@ -184,7 +184,7 @@ pub(super) async fn connect(context: Option<&str>) -> Result<Client> {
 }
 
 /// Whose hostnames are, as an installation has written it down; nothing where that may not be read.
-pub(super) async fn hostnames(client: &Client, args: &ReleaseArgs) -> ClaimedHostnames {
+pub(crate) async fn hostnames(client: &Client, args: &ReleaseArgs) -> ClaimedHostnames {
     let listed = config_maps(client, &args.namespace, &args.access.release_name).await;
     let is_it = |map: &ConfigMap| {
         let name = map.metadata.name.as_deref();

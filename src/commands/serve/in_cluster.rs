@@ -11,10 +11,6 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::Notebook;
-use super::demand::Demands;
-use super::owner::Installation;
-use super::run::{self, Context};
 use crate::clock::Clock;
 use crate::cluster;
 use crate::config::Current;
@@ -23,7 +19,12 @@ use crate::health::{Health, Part};
 use crate::installations::Installations;
 use crate::leader::{self, Leadership, Lease};
 use crate::metrics::Metrics;
+use crate::outage::Outage;
 use crate::pods::Pods;
+use crate::rotation::context::Context;
+use crate::rotation::demand::Demands;
+use crate::rotation::owner::Installation;
+use crate::rotation::{Notebook, run};
 use crate::store::{SecretStore, Store};
 use crate::watch::{Namespaces, pods, run_secrets};
 
@@ -190,7 +191,7 @@ async fn installation(cluster: &InCluster, policy: &Policy) -> Installation {
         return Installation::new(name, former);
     }
     let api: Api<Namespace> = Api::all(cluster.client.clone());
-    let mut troubled = false;
+    let mut outage = Outage::default();
     loop {
         match api.get_metadata("kube-system").await {
             Ok(namespace) => {
@@ -198,13 +199,11 @@ async fn installation(cluster: &InCluster, policy: &Policy) -> Installation {
                     return Installation::new(&format!("{uid} {}", cluster.release), former);
                 }
             }
-            Err(error) if cluster::is_away(&error) || std::mem::replace(&mut troubled, true) => {
-                debug!(%error, "Namespace kube-system cannot be read");
-            }
-            Err(error) => warn!(
+            Err(error) if !cluster::is_away(&error) && outage.failed() => warn!(
                 error = cluster::chain(&error),
                 "Namespace kube-system cannot be read, and its uid marks what is ours: want the right to get it"
             ),
+            Err(error) => debug!(%error, "Namespace kube-system cannot be read"),
         }
         tokio::time::sleep(RETRY).await;
     }

@@ -12,7 +12,7 @@ use kube::api::ObjectMeta;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
-use sidescale_webhook::annotations::{PREFIX, deciding};
+use sidescale_webhook::annotations::deciding;
 
 use crate::store::FIELD_MANAGER;
 
@@ -20,12 +20,10 @@ mod fields;
 
 use fields::each_element;
 pub(crate) use fields::{Fields, each_pair};
+use sidescale_webhook::keys::{INJECT, PREFIX};
 
 /// Labels that tell which version of a workload a pod is of.
 const HASHES: [&str; 2] = ["pod-template-hash", "rollouts-pod-template-hash"];
-
-/// The label by which a namespace opts in, and the annotation by which a pod does.
-pub(super) const INJECT: &str = "sidescale.io/inject";
 
 /// Is more than any name that Kubernetes gives; an owner's may have a megabyte.
 const LONGEST_NAME: usize = 320;
@@ -86,31 +84,31 @@ pub struct LastWrite {
 
 /// An event of a watch, by the bytes of its object.
 #[derive(Deserialize)]
-pub(super) struct Line<'a> {
+pub(crate) struct Line<'a> {
     #[serde(borrow, rename = "type")]
-    pub(super) kind: Cow<'a, str>,
+    pub(crate) kind: Cow<'a, str>,
     #[serde(borrow)]
-    pub(super) object: &'a RawValue,
+    pub(crate) object: &'a RawValue,
 }
 
 /// The object of a bookmark.
 #[derive(Deserialize)]
-pub(super) struct Bookmark {
-    pub(super) metadata: Mark,
+pub(crate) struct Bookmark {
+    pub(crate) metadata: Mark,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Mark {
-    pub(super) resource_version: String,
+pub(crate) struct Mark {
+    pub(crate) resource_version: String,
     #[serde(default)]
-    pub(super) annotations: Marks,
+    pub(crate) annotations: Marks,
 }
 
 #[derive(Default, Deserialize)]
-pub(super) struct Marks {
+pub(crate) struct Marks {
     #[serde(default, rename = "k8s.io/initial-events-end")]
-    pub(super) initial_events_end: Option<IgnoredAny>,
+    pub(crate) initial_events_end: Option<IgnoredAny>,
 }
 
 /// What stands around the objects of a list.
@@ -242,7 +240,7 @@ impl Metadata {
     }
 
     /// What is kept of a pod that was read whole, as a command does that looks and ends.
-    pub(super) fn of_read_pod(metadata: &ObjectMeta) -> Self {
+    pub(crate) fn of_read_pod(metadata: &ObjectMeta) -> Self {
         let owners = metadata.owner_references.iter().flatten();
         let owner = owners
             .filter(|owner| owner.controller == Some(true))

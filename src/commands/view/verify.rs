@@ -3,11 +3,12 @@
 use sidescale_webhook::profile;
 
 use super::held::{Held, PlaneView};
+use super::release::Release;
 use crate::api_key::value::flaw;
-use crate::commands::release::Release;
 use crate::control_plane::{ControlPlane, Endpoint, Error};
 use crate::key_value::KeyValue;
-use crate::rotation::plane::{Trouble, no_api_key, no_credentials};
+use crate::rotation::plane::{no_api_key, no_credentials};
+use crate::rotation::problem::Trouble;
 use crate::rotation::state::State;
 
 /// What the control plane holds, or why that is not known.

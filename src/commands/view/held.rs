@@ -1,24 +1,18 @@
-//! What a control plane holds, beside what the cluster says: keys that differ, and pods without a node. Pure.
+//! What a control plane holds, and keys that differ from their record. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use serde::Serialize;
 
-use super::report::{NodeRow, Problem, Row};
-use crate::commands::inventory::Inventory;
-use crate::control_plane::{KeyId, Node, PreAuthKey, User, UserId};
-use crate::rotation::demand::{Demands, SecretRef};
-use crate::rotation::nodes::{Finding, NodeState, Place, Truth};
+use crate::control_plane::{KeyId, Node, NodeId, PreAuthKey, User, UserId};
+use crate::fingerprint::same_fingerprint;
 use crate::rotation::owner::{KeyUser, Owner};
 use crate::rotation::plan::Issued;
-use crate::rotation::plane::Trouble;
-use crate::rotation::record::{self, KeyRecord, Origin, same_fingerprint};
+use crate::rotation::problem::Trouble;
+use crate::rotation::record::{self, KeyRecord, Origin};
 use crate::rotation::tailnet::{KeyOrigin, Lent, Tailnet};
-use crate::rotation::{joining, lent};
-
-/// So many pods are named.
-const MOST_NAMED: usize = 5;
 
 /// What is known of a control plane.
 #[derive(Clone, Debug)]
@@ -37,8 +31,19 @@ pub(crate) struct Held {
     pub(crate) nodes: Vec<Node>,
 }
 
+/// A node that joined with a key of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct NodeRow {
+    pub(crate) id: NodeId,
+    /// The label in the tailnet's DNS.
+    pub(crate) name: String,
+    pub(crate) online: bool,
+    pub(crate) last_seen: Option<Timestamp>,
+}
+
 impl Held {
-    pub(super) fn issued(&self, now: Timestamp) -> Issued {
+    pub(crate) fn issued(&self, now: Timestamp) -> Issued {
         let keys = self.keys.iter().map(|key| (key.id, key.clone()));
         Issued {
             keys: Arc::new(keys.collect()),
@@ -63,7 +68,7 @@ impl Held {
     }
 
     /// The nodes that came with a key of this user.
-    pub(super) fn nodes_of(&self, user: Option<&str>, key: Option<&KeyRecord>) -> Vec<NodeRow> {
+    pub(crate) fn nodes_of(&self, user: Option<&str>, key: Option<&KeyRecord>) -> Vec<NodeRow> {
         let user = self.users.iter().find(|known| Some(&*known.name) == user);
         let mut ids: BTreeSet<KeyId> = key
             .into_iter()
@@ -90,7 +95,7 @@ impl Held {
     }
 
     /// Its nodes as rotation sees them.
-    fn tailnet(&self, now: Timestamp, lent: &Lent) -> Tailnet {
+    pub(crate) fn tailnet(&self, now: Timestamp, lent: &Lent) -> Tailnet {
         let origin = |key: &PreAuthKey| {
             let origin = KeyOrigin {
                 user: key.user.unwrap_or(UserId(0)),
@@ -143,69 +148,5 @@ impl Held {
         let properties = (key.reusable, key.ephemeral);
         (properties != (asked.reusable, asked.ephemeral))
             .then(|| "is not reusable or ephemeral as it was asked for".to_owned())
-    }
-}
-
-/// Holds the pods against the nodes, as rotation does, and writes into the rows which have none.
-pub(super) fn miss(
-    now: Timestamp,
-    rows: &mut [Row],
-    inventory: &Inventory,
-    planes: &BTreeMap<String, PlaneView>,
-) {
-    let demands = Demands {
-        synced: true,
-        namespaces: inventory.demands.clone(),
-        ..Demands::default()
-    };
-    let joining = joining(&inventory.secrets);
-    let key_of = |place: &Place| {
-        let secret = SecretRef {
-            namespace: place.namespace.clone(),
-            name: place.secret.clone(),
-        };
-        joining.get(&(&secret, place.data_key.clone())).copied()
-    };
-    for (plane, view) in planes {
-        let PlaneView::Held(held) = view else {
-            continue;
-        };
-        let lent = lent(inventory.secrets.values()).into_iter();
-        let lent = lent.filter(|(of, ..)| of == plane);
-        let lent = lent.map(|(_, id, namespace)| (id, namespace));
-        let tailnet = held.tailnet(now, &lent.collect());
-        let look = Truth::default().look(now, plane, &demands, &tailnet, &key_of);
-        for row in rows.iter_mut().filter(|row| row.control_plane == *plane) {
-            let findings = look.findings.iter().filter(|finding| {
-                let state = matches!(finding.state, NodeState::Late | NodeState::Lost);
-                state && finding.place.as_ref().is_some_and(|place| row.is_at(place))
-            });
-            let findings = Vec::from_iter(findings);
-            if !findings.is_empty() {
-                row.problems.push(missing(row, &findings));
-            }
-        }
-    }
-}
-
-/// Pods with a hostname of their own have a finding each, replicas that share one have one together.
-fn missing(row: &Row, findings: &[&Finding]) -> Problem {
-    let count: usize = findings.iter().map(|finding| finding.count).sum();
-    let pods = findings.iter().flat_map(|finding| &finding.pods);
-    let pods = Vec::from_iter(pods.map(|pod| &*pod.name));
-    let certain = findings.iter().all(|finding| finding.is_certain());
-    let mut names = pods[..pods.len().min(MOST_NAMED)].join(", ");
-    if pods.len() > MOST_NAMED {
-        names.push_str(&format!(" and {} more", pods.len() - MOST_NAMED));
-    }
-    let (of, among) = (row.pods, if certain { "" } else { "some of " });
-    let have = if count == 1 { "pod has" } else { "pods have" };
-    let first = pods.first().copied().unwrap_or("POD");
-    Problem {
-        text: format!("{count} of {of} {have} no node in the tailnet: {among}{names}"),
-        fix: Some(format!(
-            "kubectl logs --namespace {} {first} --container tailscale (says why)",
-            row.namespace
-        )),
     }
 }

@@ -12,8 +12,8 @@ use kube::{Client, Error};
 use serde_json::json;
 use tracing::debug;
 
+use super::nodes::Notes;
 use crate::cluster;
-use crate::rotation::nodes::Notes;
 use crate::store::FIELD_MANAGER;
 
 /// The annotation of the Lease.

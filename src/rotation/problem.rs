@@ -1,7 +1,7 @@
 //! What stands in the way of a key, and which answers of a control plane mean that. Pure.
 
+use super::state::State;
 use crate::control_plane::Error;
-use crate::rotation::state::State;
 
 /// Says what stands in the way, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,53 @@
+//! The keys that only this process knows: one that is not in the Secret yet, and the one that was written last. State.
+
+use jiff::Timestamp;
+
+use crate::api_key::record::{Intent, Key};
+use crate::key_value::KeyValue;
+
+/// A new key, and what led to it.
+#[derive(Debug)]
+pub(super) struct Hand {
+    pub(super) value: KeyValue,
+    pub(super) intent: Intent,
+    pub(super) used: Use,
+}
+
+/// What came of using a new key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    NotTried,
+    Accepted,
+    Refused,
+}
+
+/// So often a key is put back before that is called a fight: once may be a person trying things out.
+const FIGHT: usize = 2;
+
+/// The key that was written last. It is kept for an hour at most.
+#[derive(Debug)]
+pub(super) struct Last {
+    pub(super) value: KeyValue,
+    pub(super) key: Key,
+    pub(super) made_at: Timestamp,
+    put_back: usize,
+}
+
+impl Last {
+    pub(super) fn new(value: KeyValue, key: Key, made_at: Timestamp) -> Self {
+        Self {
+            value,
+            key,
+            made_at,
+            put_back: 0,
+        }
+    }
+
+    pub(super) fn was_put_back(&mut self) {
+        self.put_back += 1;
+    }
+
+    pub(super) fn is_fought_over(&self) -> bool {
+        self.put_back >= FIGHT
+    }
+}

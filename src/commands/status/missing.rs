@@ -1,0 +1,76 @@
+//! Pods without a node, written into the rows of their keys. Pure.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::row::{Problem, Row};
+use crate::commands::view::held::PlaneView;
+use crate::commands::view::inventory::Inventory;
+use crate::rotation::demand::{Demands, SecretRef};
+use crate::rotation::nodes::{Finding, NodeState, Place, Truth};
+use crate::rotation::{joining, lent};
+
+/// So many pods are named.
+const MOST_NAMED: usize = 5;
+
+/// Holds the pods against the nodes, as rotation does, and writes into the rows which have none.
+pub(super) fn miss(
+    now: Timestamp,
+    rows: &mut [Row],
+    inventory: &Inventory,
+    planes: &BTreeMap<String, PlaneView>,
+) {
+    let demands = Demands {
+        synced: true,
+        namespaces: inventory.demands.clone(),
+        ..Demands::default()
+    };
+    let joining = joining(&inventory.secrets);
+    let key_of = |place: &Place| {
+        let secret = SecretRef::new(&place.namespace, &place.secret);
+        joining.get(&(&secret, place.data_key.clone())).copied()
+    };
+    for (plane, view) in planes {
+        let PlaneView::Held(held) = view else {
+            continue;
+        };
+        let lent = lent(inventory.secrets.values()).into_iter();
+        let lent = lent.filter(|(of, ..)| of == plane);
+        let lent = lent.map(|(_, id, namespace)| (id, namespace));
+        let tailnet = held.tailnet(now, &lent.collect());
+        let look = Truth::default().look(now, plane, &demands, &tailnet, &key_of);
+        for row in rows.iter_mut().filter(|row| row.control_plane == *plane) {
+            let findings = look.findings.iter().filter(|finding| {
+                let state = matches!(finding.state, NodeState::Late | NodeState::Lost);
+                state && finding.place.as_ref().is_some_and(|place| row.is_at(place))
+            });
+            let findings = Vec::from_iter(findings);
+            if !findings.is_empty() {
+                row.problems.push(missing(row, &findings));
+            }
+        }
+    }
+}
+
+/// Pods with a hostname of their own have a finding each, replicas that share one have one together.
+fn missing(row: &Row, findings: &[&Finding]) -> Problem {
+    let count: usize = findings.iter().map(|finding| finding.count).sum();
+    let pods = findings.iter().flat_map(|finding| &finding.pods);
+    let pods = Vec::from_iter(pods.map(|pod| &*pod.name));
+    let certain = findings.iter().all(|finding| finding.is_certain());
+    let mut names = pods[..pods.len().min(MOST_NAMED)].join(", ");
+    if pods.len() > MOST_NAMED {
+        names.push_str(&format!(" and {} more", pods.len() - MOST_NAMED));
+    }
+    let (of, among) = (row.pods, if certain { "" } else { "some of " });
+    let have = if count == 1 { "pod has" } else { "pods have" };
+    let first = pods.first().copied().unwrap_or("POD");
+    Problem {
+        text: format!("{count} of {of} {have} no node in the tailnet: {among}{names}"),
+        fix: Some(format!(
+            "kubectl logs --namespace {} {first} --container tailscale (says why)",
+            row.namespace
+        )),
+    }
+}

@@ -1,0 +1,15 @@
+//! Lengths of time, as commands say them. Pure.
+
+use jiff::SignedDuration;
+
+/// A length of time as people say it: the largest unit of which there are two.
+pub(crate) fn span(time: SignedDuration) -> String {
+    let seconds = time.as_secs().abs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (2.., _, _) => format!("{days}d"),
+        (_, 2.., _) => format!("{hours}h"),
+        (_, _, 2..) => format!("{minutes}m"),
+        _ => format!("{seconds}s"),
+    }
+}

@@ -1,0 +1,45 @@
+//! The end of a key tells it from all others of ours: its sub-second part is drawn by chance. Pure; the number is an argument.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::clock::after;
+
+/// The end to ask for: `life` from now, with a sub-second part that no other key of ours has.
+#[must_use]
+pub fn fingerprint(now: Timestamp, life: Duration, random: u64) -> Timestamp {
+    // Microseconds: databases behind Headscale keep no more.
+    let micros = i32::try_from(random % 1_000_000).unwrap_or_default();
+    Timestamp::new(after(now, life).as_second(), micros * 1_000).unwrap_or(Timestamp::MAX)
+}
+
+/// Whether two ends are one fingerprint: the same to the microsecond.
+#[must_use]
+pub fn same_fingerprint(one: Timestamp, other: Timestamp) -> bool {
+    one.duration_since(other).abs() < SignedDuration::from_micros(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fingerprints_are_exact_to_the_microsecond() {
+        let one = fingerprint(
+            Timestamp::from_second(1_000).unwrap(),
+            Duration::from_secs(60),
+            7_000_123,
+        );
+        assert_eq!(one.to_string(), "1970-01-01T00:17:40.000123Z");
+        assert!(same_fingerprint(one, one));
+        assert!(!same_fingerprint(
+            one,
+            fingerprint(
+                Timestamp::from_second(1_000).unwrap(),
+                Duration::from_secs(60),
+                124
+            )
+        ));
+    }
+}

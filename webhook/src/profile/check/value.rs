@@ -1,0 +1,114 @@
+//! Values that several parts of a configuration have, and how one is refused. Pure.
+
+use crate::profile::config::{NamespacesConfig, RequirementConfig, Rest, SelectorConfig};
+use crate::profile::{ConfigError, Namespaces, Operator, Requirement, Selector};
+use crate::{forms, quote};
+
+/// Checks a list of namespaces, or a selector of theirs.
+pub(super) fn namespaces(
+    path: String,
+    config: NamespacesConfig,
+) -> Result<Namespaces, ConfigError> {
+    match config {
+        NamespacesConfig::Names(names) => {
+            if let Some(name) = names.iter().find(|name| !forms::is_dns_label(name)) {
+                return Err(value(path, name, "want names of namespaces"));
+            }
+            Ok(Namespaces::Names(names))
+        }
+        NamespacesConfig::Labels(config) => selector(&path, config).map(Namespaces::Labels),
+    }
+}
+
+/// Checks a selector.
+pub(super) fn selector(path: &str, config: SelectorConfig) -> Result<Selector, ConfigError> {
+    let SelectorConfig {
+        match_labels,
+        match_expressions,
+        rest,
+    } = config;
+    let accepted = ["matchLabels", "matchExpressions"];
+    refuse(&rest, &format!("{path}."), &accepted, &[])?;
+    let requirements = match_expressions.into_iter().map(|config| {
+        let RequirementConfig {
+            key,
+            operator,
+            values,
+            rest,
+        } = config;
+        let path = format!("{path}.matchExpressions");
+        let accepted = ["key", "operator", "values"];
+        refuse(&rest, &format!("{path}."), &accepted, &[])?;
+        let needs_values = match &*operator {
+            "In" | "NotIn" => true,
+            "Exists" | "DoesNotExist" => false,
+            _ => {
+                let want = "want In, NotIn, Exists or DoesNotExist";
+                return Err(value(format!("{path}.operator"), &operator, want));
+            }
+        };
+        if needs_values == values.is_empty() {
+            let want = "want values with In and NotIn, and with nothing else";
+            return Err(value(format!("{path}.values"), &values.join(","), want));
+        }
+        let operator = match &*operator {
+            "In" => Operator::In,
+            "NotIn" => Operator::NotIn,
+            "Exists" => Operator::Exists,
+            _ => Operator::DoesNotExist,
+        };
+        Ok(Requirement {
+            key,
+            operator,
+            values,
+        })
+    });
+    Ok(Selector {
+        labels: match_labels,
+        requirements: requirements.collect::<Result<_, _>>()?,
+    })
+}
+
+pub(super) fn checked_image(
+    path: String,
+    image: String,
+    such: &str,
+) -> Result<String, ConfigError> {
+    if !forms::is_image(&image) {
+        return Err(value(
+            path,
+            &image,
+            &format!("want an image such as {such}"),
+        ));
+    }
+    Ok(image)
+}
+
+pub(super) fn refuse(
+    rest: &Rest,
+    base: &str,
+    accepted: &[&'static str],
+    later: &[&str],
+) -> Result<(), ConfigError> {
+    let Some(key) = rest.keys().next() else {
+        return Ok(());
+    };
+    let path = format!("{base}{key}");
+    if later.contains(&key.as_str()) {
+        return Err(ConfigError::NotSupported { path });
+    }
+    let meant = forms::nearest(key, accepted.iter().copied());
+    Err(ConfigError::Unknown {
+        path,
+        accepted: accepted.join(", "),
+        meant,
+    })
+}
+
+pub(super) fn value(path: String, value: &str, want: &str) -> ConfigError {
+    ConfigError::Value {
+        path,
+        value: quote::redacted(value).into_owned(),
+        want: want.to_owned(),
+    }
+}
