@@ -34,7 +34,7 @@ const MOST_OF_ONE: usize = 256;
 
 /// The budget that an alert draws from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
+pub enum AlertClass {
     /// An Event about something that nobody has to act on.
     News,
     /// An Event about something that somebody has to act on.
@@ -55,14 +55,14 @@ pub struct Alert<'a> {
     /// One word, from an enum's `as_str`.
     pub reason: &'a str,
     /// The budget that it draws from.
-    pub class: Class,
+    pub class: AlertClass,
     /// It is reported again after this long, at the soonest.
     pub every: Duration,
 }
 
 /// Whether to report an alert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum AlertVerdict {
     /// It is new, or was reported long ago.
     Report,
     /// It was reported a short while ago.
@@ -86,24 +86,24 @@ pub struct AlertLog {
 /// What was reported of one namespace.
 #[derive(Debug, Default)]
 struct Reported {
-    alerts: HashMap<u64, Last>,
+    alerts: HashMap<u64, LastReport>,
     latest: Timestamp,
     /// When the first alert of a spell was dropped.
     over_budget: Option<Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Last {
+struct LastReport {
     at: Timestamp,
     every: Duration,
-    class: Class,
+    class: AlertClass,
 }
 
 impl AlertLog {
     /// Decides whether to report an alert, and takes it for reported if so.
-    pub fn admit(&mut self, now: Timestamp, alert: &Alert<'_>) -> Verdict {
+    pub fn admit(&mut self, now: Timestamp, alert: &Alert<'_>) -> AlertVerdict {
         self.sweep(now);
-        let key = self.key(alert.class == Class::Line, alert.object, alert.reason);
+        let key = self.key(alert.class == AlertClass::Line, alert.object, alert.reason);
         if !self.namespaces.contains_key(alert.namespace) {
             self.make_room();
         }
@@ -115,26 +115,26 @@ impl AlertLog {
         if let Some(last) = reported.alerts.get(&key)
             && is_within(now, last.at, last.every)
         {
-            return Verdict::Repeat;
+            return AlertVerdict::Repeat;
         }
         if reported.is_over_budget(now, alert.class) {
             let known = reported
                 .over_budget
                 .filter(|at| is_within(now, *at, WINDOW));
             reported.over_budget = known.or(Some(now));
-            return Verdict::OverBudget {
+            return AlertVerdict::OverBudget {
                 first: known.is_none(),
             };
         }
         reported.make_room();
         reported.latest = now;
-        let last = Last {
+        let last = LastReport {
             at: now,
             every: alert.every,
             class: alert.class,
         };
         reported.alerts.insert(key, last);
-        Verdict::Report
+        AlertVerdict::Report
     }
 
     /// When an alert that was reported may be reported again; none if it may be at any time.
@@ -198,17 +198,17 @@ impl AlertLog {
 }
 
 impl Reported {
-    fn is_over_budget(&self, now: Timestamp, class: Class) -> bool {
+    fn is_over_budget(&self, now: Timestamp, class: AlertClass) -> bool {
         let recent = self.alerts.values();
         let recent = recent.filter(|last| is_within(now, last.at, WINDOW));
         let count =
-            |of: &dyn Fn(Class) -> bool| recent.clone().filter(|last| of(last.class)).count();
-        let is_event = |class| matches!(class, Class::News | Class::Problem);
+            |of: &dyn Fn(AlertClass) -> bool| recent.clone().filter(|last| of(last.class)).count();
+        let is_event = |class| matches!(class, AlertClass::News | AlertClass::Problem);
         match class {
-            Class::News => count(&is_event) >= NEWS,
-            Class::Problem => count(&is_event) >= BUDGET,
-            Class::Line => count(&|class| class == Class::Line) >= BUDGET,
-            Class::Urgent => false,
+            AlertClass::News => count(&is_event) >= NEWS,
+            AlertClass::Problem => count(&is_event) >= BUDGET,
+            AlertClass::Line => count(&|class| class == AlertClass::Line) >= BUDGET,
+            AlertClass::Urgent => false,
         }
     }
 
@@ -228,7 +228,7 @@ impl Reported {
     }
 }
 
-impl Last {
+impl LastReport {
     /// Whether it still counts, as a repetition or towards the budget.
     fn counts(&self, now: Timestamp) -> bool {
         is_within(now, self.at, self.every.max(WINDOW))

@@ -1,11 +1,11 @@
 //! Headscale's API key and the Secret that holds it: what is to be done, from what was read. Pure, but for `run`.
 //!
 //! ```text
-//! Secret ─► form ─► Held ┐
-//!                        ├─► Keeper::next(now) ─► Action ─► done by `run` ─► Keeper::absorb ─► read again
-//! Headscale's list ──────┘
+//! Secret ─► form ─► SecretContents ┐
+//!                                  ├─► TokenKeeper::next(now) ─► Action ─► done by `run` ─► TokenKeeper::absorb ─► read again
+//! Headscale's list ────────────────┘
 //! ```
-//! The sidecar in the Headscale pod and the rotation of keys obey the same [`Keeper`]; only their [`Policy`] differs.
+//! The sidecar in the Headscale pod and the rotation of keys obey the same [`TokenKeeper`]; only their [`TokenPolicy`] differs.
 
 pub mod form;
 pub mod keeper;
@@ -15,8 +15,8 @@ pub mod value;
 
 mod need;
 
-pub use form::{Held, Ownership, Stated};
-pub use keeper::{Action, Done, Keeper, Rest};
-pub use need::{Decision, Policy, Why};
-pub use record::{Abandoned, Intent, Key, Previous, Record};
-pub use value::Listed;
+pub use form::{SecretContents, Stated, TokenOwnership};
+pub use keeper::{Action, ActionOutcome, Idle, TokenKeeper};
+pub use need::{TokenDecision, TokenPolicy, TokenReason};
+pub use record::{AbandonedApiKey, ApiKeyIntent, ApiKeyRecord, PreviousApiKey, RecordedApiKey};
+pub use value::ListedApiKey;

@@ -14,10 +14,10 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
 /// Tells the time and waits for it; clones share one clock.
 #[derive(Clone, Debug)]
-pub struct Clock(Arc<Kind>);
+pub struct Clock(Arc<ClockKind>);
 
 #[derive(Debug)]
-enum Kind {
+enum ClockKind {
     Wall,
     Scaled {
         factor: f64,
@@ -36,7 +36,7 @@ impl Clock {
     /// The machine's own clock.
     #[must_use]
     pub fn wall() -> Self {
-        Self(Arc::new(Kind::Wall))
+        Self(Arc::new(ClockKind::Wall))
     }
 
     /// Starts at `start` and runs `factor` times as fast as the machine's; 0 stands still until it is moved.
@@ -46,7 +46,7 @@ impl Clock {
             real: Instant::now(),
             told: start,
         });
-        Self(Arc::new(Kind::Scaled {
+        Self(Arc::new(ClockKind::Scaled {
             factor,
             base,
             moved: Notify::new(),
@@ -57,8 +57,8 @@ impl Clock {
     #[must_use]
     pub fn now(&self) -> Timestamp {
         match &*self.0 {
-            Kind::Wall => Timestamp::now(),
-            Kind::Scaled { factor, base, .. } => base
+            ClockKind::Wall => Timestamp::now(),
+            ClockKind::Scaled { factor, base, .. } => base
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .now(*factor),
@@ -67,7 +67,7 @@ impl Clock {
 
     /// Sets the clock and wakes whoever sleeps by it. The machine's own clock is never set.
     pub fn set(&self, to: Timestamp) {
-        let Kind::Scaled { base, moved, .. } = &*self.0 else {
+        let ClockKind::Scaled { base, moved, .. } = &*self.0 else {
             return;
         };
         *base.lock().unwrap_or_else(PoisonError::into_inner) = Base {
@@ -88,8 +88,8 @@ impl Clock {
         loop {
             // Registered before the time is read: a `set` in between is not missed.
             let moved = match &*self.0 {
-                Kind::Wall => None,
-                Kind::Scaled { moved, .. } => Some(moved.notified()),
+                ClockKind::Wall => None,
+                ClockKind::Scaled { moved, .. } => Some(moved.notified()),
             };
             let now = self.now();
             if shown.duration_since(now) > SET_BACK {
@@ -104,7 +104,7 @@ impl Clock {
                 return;
             }
             match (&*self.0, moved) {
-                (Kind::Scaled { factor, .. }, Some(moved)) => {
+                (ClockKind::Scaled { factor, .. }, Some(moved)) => {
                     let real = if *factor > 0.0 {
                         left.div_f64(*factor)
                     } else {
@@ -114,7 +114,7 @@ impl Clock {
                         tokio::time::sleep(real.clamp(Duration::from_micros(100), LONGEST_SLEEP));
                     tokio::select! { () = sleep => {} () = moved => {} }
                 }
-                (Kind::Wall | Kind::Scaled { .. }, _) => {
+                (ClockKind::Wall | ClockKind::Scaled { .. }, _) => {
                     tokio::time::sleep(left.min(LONGEST_SLEEP)).await
                 }
             }

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use sidescale_webhook::profile::{Config, ConfigError as Invalid, Policy};
+use sidescale_webhook::profile::{Config, Policy, PolicyError as Invalid};
 use thiserror::Error;
 
 mod live;
 
-pub use live::{Current, Follower, POLL, Told, fixed};
+pub use live::{Current, EditReports, Follower, POLL, fixed};
 
 /// Says why there is no policy.
 #[derive(Debug, Error)]

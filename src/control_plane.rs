@@ -21,10 +21,10 @@ pub use error::{At, Error};
 pub use headscale_grpc::HeadscaleGrpc;
 pub use headscale_rest::HeadscaleRest;
 pub use objects::{
-    ApiKey, ApiKeyId, KeyId, KeyPrefix, Listed, MintedApiKey, MintedKey, NewPreAuthKey, Node,
-    NodeId, PreAuthKey, User, UserId, api_key_prefix,
+    ApiKey, ApiKeyId, KeyId, KeyPrefix, MintedApiKey, MintedKey, NewPreAuthKey, Node, NodeId,
+    PreAuthKey, RowList, User, UserId, api_key_prefix,
 };
-pub use version::{Api, Release, Version};
+pub use version::{Api, HeadscaleRelease, Version};
 
 /// Time for one call, from the connection to the last byte; with an API key each checks a slow hash on the server.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -167,12 +167,12 @@ impl ControlPlane {
     /// # Errors
     ///
     /// What the call met.
-    pub async fn list_last_pre_auth_keys(&self) -> Result<Listed<PreAuthKey>, Error> {
+    pub async fn list_last_pre_auth_keys(&self) -> Result<RowList<PreAuthKey>, Error> {
         match self {
             Self::Rest(rest) => rest.list_last_pre_auth_keys().await,
-            Self::Grpc(grpc) => grpc.list_pre_auth_keys().await.map(Listed::all),
+            Self::Grpc(grpc) => grpc.list_pre_auth_keys().await.map(RowList::all),
             #[cfg(test)]
-            Self::Model(door) => door.list_pre_auth_keys().await.map(Listed::all),
+            Self::Model(door) => door.list_pre_auth_keys().await.map(RowList::all),
         }
     }
 

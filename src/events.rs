@@ -11,7 +11,7 @@ use kube::runtime::events::{Event, EventType, Reporter};
 use sidescale_webhook::forms::is_dns_subdomain;
 use tracing::{debug, info, warn};
 
-use crate::alert_log::{Alert, AlertLog, BUDGET, Class, Verdict, WINDOW};
+use crate::alert_log::{Alert, AlertClass, AlertLog, AlertVerdict, BUDGET, WINDOW};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::quote::{printable, quoted};
@@ -20,8 +20,8 @@ mod notice;
 mod queue;
 
 pub use notice::{About, Notice, Topic};
+use queue::EventQueue;
 pub use queue::Publisher;
-use queue::Queue;
 
 /// An Event's note may have 1024 bytes.
 const LONGEST_NOTE: usize = 1000;
@@ -40,7 +40,7 @@ const URGENT: [&str; 7] = [
 /// Publishes notices, and decides what is said at all; clones share one queue and one [`AlertLog`].
 #[derive(Clone)]
 pub struct Events {
-    queue: Option<Queue>,
+    queue: Option<EventQueue>,
     metrics: Option<Arc<Metrics>>,
     clock: Clock,
     log: Arc<Mutex<AlertLog>>,
@@ -65,7 +65,7 @@ impl Events {
             controller: "sidescale".to_owned(),
             instance: Some(instance),
         };
-        let (queue, publisher) = Queue::new(client, reporter, Arc::clone(&metrics));
+        let (queue, publisher) = EventQueue::new(client, reporter, Arc::clone(&metrics));
         let events = Self {
             queue: Some(queue),
             metrics: Some(metrics),
@@ -95,9 +95,9 @@ impl Events {
     pub fn publish_every(&self, every: Duration, notice: &Notice) -> bool {
         let topic = Topic::of(notice);
         let class = if notice.warning {
-            Class::Problem
+            AlertClass::Problem
         } else {
-            Class::News
+            AlertClass::News
         };
         let news = self.admit(every, class, &topic);
         if news {
@@ -110,7 +110,7 @@ impl Events {
     /// namespace has room. Who is told yes goes on to [`Events::send`].
     #[must_use]
     pub fn claim(&self, every: Duration, topic: &Topic) -> bool {
-        self.admit(every, Class::Problem, topic)
+        self.admit(every, AlertClass::Problem, topic)
     }
 
     /// Publishes a notice whose topic was claimed.
@@ -139,30 +139,30 @@ impl Events {
     /// has room for one more.
     #[must_use]
     pub fn may_log(&self, every: Duration, topic: &Topic) -> bool {
-        self.admit(every, Class::Line, topic)
+        self.admit(every, AlertClass::Line, topic)
     }
 
-    fn admit(&self, every: Duration, class: Class, topic: &Topic) -> bool {
+    fn admit(&self, every: Duration, class: AlertClass, topic: &Topic) -> bool {
         let Topic {
             namespace,
             object,
             reason,
         } = topic;
-        let urgent = class != Class::Line && URGENT.contains(reason);
+        let urgent = class != AlertClass::Line && URGENT.contains(reason);
         let alert = Alert {
             namespace,
             object,
             reason,
-            class: if urgent { Class::Urgent } else { class },
+            class: if urgent { AlertClass::Urgent } else { class },
             every,
         };
         let first = match self.lock().admit(self.clock.now(), &alert) {
-            Verdict::Report => return true,
-            Verdict::Repeat => return false,
-            Verdict::OverBudget { first } => first,
+            AlertVerdict::Report => return true,
+            AlertVerdict::Repeat => return false,
+            AlertVerdict::OverBudget { first } => first,
         };
         if let Some(metrics) = &self.metrics {
-            metrics.events.over_budget(class != Class::Line);
+            metrics.events.over_budget(class != AlertClass::Line);
         }
         if first {
             let object = quoted(object);

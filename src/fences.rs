@@ -79,7 +79,7 @@ impl Fence {
 
 /// What the API server answered to a request that a fence must refuse.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum DryRunAnswer {
     /// It was admitted.
     Admitted,
     /// It was refused.
@@ -99,7 +99,7 @@ pub(crate) enum Answer {
 
 /// Whether a fence holds.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Verdict {
+pub(crate) enum FenceVerdict {
     /// Its policy refused, or there is not even the right.
     Closed,
     /// Something else was in the way, so that nothing is known of the policy; the words say what.
@@ -109,11 +109,11 @@ pub(crate) enum Verdict {
 }
 
 /// Judges an answer to what `policy` must refuse.
-pub(crate) fn judge(policy: &str, answer: &Answer) -> Verdict {
+pub(crate) fn judge(policy: &str, answer: &DryRunAnswer) -> FenceVerdict {
     let (code, reason, message, budget) = match answer {
-        Answer::Admitted => return Verdict::Open,
-        Answer::None(why) => return Verdict::Unknown(why.clone()),
-        Answer::Refused {
+        DryRunAnswer::Admitted => return FenceVerdict::Open,
+        DryRunAnswer::None(why) => return FenceVerdict::Unknown(why.clone()),
+        DryRunAnswer::Refused {
             code,
             reason,
             message,
@@ -127,23 +127,23 @@ pub(crate) fn judge(policy: &str, answer: &Answer) -> Verdict {
         && message.contains(" cannot ")
         && message.contains(" resource \"");
     if by_policy || by_rbac {
-        return Verdict::Closed;
+        return FenceVerdict::Closed;
     }
     // Both are asked after admission: the object would have been written, or the pod evicted.
     if reason == "AlreadyExists" || code == 429 && budget {
-        return Verdict::Open;
+        return FenceVerdict::Open;
     }
-    Verdict::Unknown(format!("refused with {code} {reason}: {}", cut(message)))
+    FenceVerdict::Unknown(format!("refused with {code} {reason}: {}", cut(message)))
 }
 
 /// The worst of several verdicts on one fence.
-pub(crate) fn worst(verdicts: impl IntoIterator<Item = Verdict>) -> Verdict {
-    verdicts.into_iter().max().unwrap_or(Verdict::Closed)
+pub(crate) fn worst(verdicts: impl IntoIterator<Item = FenceVerdict>) -> FenceVerdict {
+    verdicts.into_iter().max().unwrap_or(FenceVerdict::Closed)
 }
 
 /// What follows a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Next {
+pub(crate) struct NextRound {
     /// Whether work that needs the rights may begin.
     pub(crate) settled: bool,
     /// Whether what is open is reported.
@@ -153,15 +153,15 @@ pub(crate) struct Next {
 }
 
 /// Decides what follows a round that ended so long after the start.
-pub(crate) fn next(since_start: Duration, worst: &Verdict) -> Next {
+pub(crate) fn next(since_start: Duration, worst: &FenceVerdict) -> NextRound {
     let first = since_start < FIRST;
     let (settled, report, after) = match worst {
-        Verdict::Open if first => (false, false, SOON),
-        Verdict::Open => (true, true, WHILE_OPEN),
-        Verdict::Unknown(_) => (true, true, WHILE_UNKNOWN),
-        Verdict::Closed => (true, true, WHILE_CLOSED),
+        FenceVerdict::Open if first => (false, false, SOON),
+        FenceVerdict::Open => (true, true, WHILE_OPEN),
+        FenceVerdict::Unknown(_) => (true, true, WHILE_UNKNOWN),
+        FenceVerdict::Closed => (true, true, WHILE_CLOSED),
     };
-    Next {
+    NextRound {
         settled,
         report,
         after,
@@ -189,8 +189,8 @@ mod tests {
 
     const POLICY: &str = "sidescale-secrets";
 
-    fn refused(code: u16, reason: &str, message: &str) -> Answer {
-        Answer::Refused {
+    fn refused(code: u16, reason: &str, message: &str) -> DryRunAnswer {
+        DryRunAnswer::Refused {
             code,
             reason: reason.into(),
             message: message.into(),
@@ -207,13 +207,13 @@ mod tests {
         let by_another = by_policy.replace("sidescale-secrets", "no-secrets-today");
         let quota = "secrets \"x\" is forbidden: exceeded quota: few, requested: count/secrets=1, used: 1, limited: 1";
         let unknown = |code: u16, reason: &str, message: &str| {
-            Verdict::Unknown(format!("refused with {code} {reason}: {message}"))
+            FenceVerdict::Unknown(format!("refused with {code} {reason}: {message}"))
         };
         let table = [
-            (Answer::Admitted, Verdict::Open),
-            (refused(403, "Forbidden", by_policy), Verdict::Closed),
-            (refused(422, "Invalid", by_policy), Verdict::Closed),
-            (refused(403, "Forbidden", by_rbac), Verdict::Closed),
+            (DryRunAnswer::Admitted, FenceVerdict::Open),
+            (refused(403, "Forbidden", by_policy), FenceVerdict::Closed),
+            (refused(422, "Invalid", by_policy), FenceVerdict::Closed),
+            (refused(403, "Forbidden", by_rbac), FenceVerdict::Closed),
             (
                 refused(403, "Forbidden", &by_another),
                 unknown(403, "Forbidden", &by_another),
@@ -245,7 +245,7 @@ mod tests {
             ),
             (
                 refused(409, "AlreadyExists", "secrets \"x\" already exists"),
-                Verdict::Open,
+                FenceVerdict::Open,
             ),
             (
                 refused(
@@ -268,8 +268,8 @@ mod tests {
                 unknown(500, "InternalError", "etcd"),
             ),
             (
-                Answer::None("no answer within 10 s".into()),
-                Verdict::Unknown("no answer within 10 s".into()),
+                DryRunAnswer::None("no answer within 10 s".into()),
+                FenceVerdict::Unknown("no answer within 10 s".into()),
             ),
         ];
         for (answer, want) in table {
@@ -279,41 +279,41 @@ mod tests {
 
     #[test]
     fn a_disruption_budget_is_asked_only_after_the_fence() {
-        let budget = Answer::Refused {
+        let budget = DryRunAnswer::Refused {
             code: 429,
             reason: "TooManyRequests".into(),
             message: "Cannot evict pod as it would violate the pod's disruption budget.".into(),
             budget: true,
         };
-        assert_eq!(judge(POLICY, &budget), Verdict::Open);
+        assert_eq!(judge(POLICY, &budget), FenceVerdict::Open);
     }
 
     #[test]
     fn the_worst_answer_counts() {
-        let unknown = || Verdict::Unknown("no answer".into());
-        assert_eq!(worst([]), Verdict::Closed);
-        assert_eq!(worst([Verdict::Closed, unknown()]), unknown());
+        let unknown = || FenceVerdict::Unknown("no answer".into());
+        assert_eq!(worst([]), FenceVerdict::Closed);
+        assert_eq!(worst([FenceVerdict::Closed, unknown()]), unknown());
         assert_eq!(
-            worst([Verdict::Open, unknown(), Verdict::Closed]),
-            Verdict::Open
+            worst([FenceVerdict::Open, unknown(), FenceVerdict::Closed]),
+            FenceVerdict::Open
         );
     }
 
     #[test]
     fn an_open_fence_is_tried_each_second_for_a_minute_and_then_reported() {
-        let unknown = Verdict::Unknown(String::new());
+        let unknown = FenceVerdict::Unknown(String::new());
         let table = [
-            (0, Verdict::Open, (false, false, SOON)),
-            (59, Verdict::Open, (false, false, SOON)),
-            (60, Verdict::Open, (true, true, WHILE_OPEN)),
-            (9_000, Verdict::Open, (true, true, WHILE_OPEN)),
+            (0, FenceVerdict::Open, (false, false, SOON)),
+            (59, FenceVerdict::Open, (false, false, SOON)),
+            (60, FenceVerdict::Open, (true, true, WHILE_OPEN)),
+            (9_000, FenceVerdict::Open, (true, true, WHILE_OPEN)),
             (0, unknown.clone(), (true, true, WHILE_UNKNOWN)),
             (9_000, unknown, (true, true, WHILE_UNKNOWN)),
-            (0, Verdict::Closed, (true, true, WHILE_CLOSED)),
-            (9_000, Verdict::Closed, (true, true, WHILE_CLOSED)),
+            (0, FenceVerdict::Closed, (true, true, WHILE_CLOSED)),
+            (9_000, FenceVerdict::Closed, (true, true, WHILE_CLOSED)),
         ];
         for (seconds, worst, (settled, report, after)) in table {
-            let want = Next {
+            let want = NextRound {
                 settled,
                 report,
                 after,

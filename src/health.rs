@@ -47,7 +47,7 @@ impl Part {
 
 /// Says how one part does.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Report {
+pub struct PartReport {
     /// Whether it does what it is there for.
     pub ok: bool,
     /// What there is to say, with what to do if it is not ok. Never a secret.
@@ -56,11 +56,11 @@ pub struct Report {
 
 /// Holds the last report of every part.
 #[derive(Debug)]
-pub struct Health(RwLock<BTreeMap<Part, Report>>);
+pub struct Health(RwLock<BTreeMap<Part, PartReport>>);
 
 impl Default for Health {
     fn default() -> Self {
-        let waiting = || Report {
+        let waiting = || PartReport {
             ok: false,
             detail: "starting".to_owned(),
         };
@@ -78,7 +78,7 @@ impl Health {
     }
 
     /// Notes that `part` does not do well, and what to do.
-    pub fn trouble(&self, part: Part, detail: impl Into<String>) {
+    pub fn problem(&self, part: Part, detail: impl Into<String>) {
         self.set(part, false, detail.into());
     }
 
@@ -92,7 +92,7 @@ impl Health {
 
     /// Every report, required ones first.
     #[must_use]
-    pub fn reports(&self) -> Vec<(Part, Report)> {
+    pub fn reports(&self) -> Vec<(Part, PartReport)> {
         self.read()
             .iter()
             .map(|(part, report)| (*part, report.clone()))
@@ -103,10 +103,10 @@ impl Health {
         self.0
             .write()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(part, Report { ok, detail });
+            .insert(part, PartReport { ok, detail });
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<Part, Report>> {
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<Part, PartReport>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -122,9 +122,9 @@ mod tests {
         for part in [Part::Serving, Part::Certificate, Part::CaBundle] {
             health.ok(part, "");
         }
-        health.trouble(Part::Rotation, "no API key");
+        health.problem(Part::Rotation, "no API key");
         assert!(health.is_ready());
-        health.trouble(Part::CaBundle, "gone");
+        health.problem(Part::CaBundle, "gone");
         assert!(!health.is_ready());
     }
 }

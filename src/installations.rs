@@ -30,7 +30,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// One release of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Seen {
+struct SeenRelease {
     created: Timestamp,
     /// `<namespace>/<release>`.
     release: String,
@@ -81,7 +81,7 @@ impl Installations {
                      them",
                     self.own
                 );
-                health.trouble(Part::Rotation, detail);
+                health.problem(Part::Rotation, detail);
             }
             refused = Some(other);
             tokio::time::sleep(LOOK_EVERY).await;
@@ -130,14 +130,14 @@ impl Installations {
     }
 }
 
-fn read(metadata: &ObjectMeta) -> Option<Seen> {
+fn read(metadata: &ObjectMeta) -> Option<SeenRelease> {
     let release = metadata.annotations.as_ref()?.get(ANNOTATION)?.clone();
     let created = metadata.creation_timestamp.as_ref()?.0;
-    Some(Seen { created, release })
+    Some(SeenRelease { created, release })
 }
 
 /// The release that came before `own`, if one did. One whose own configuration is not there came last.
-fn first<'a>(seen: &'a [Seen], own: &str) -> Option<&'a str> {
+fn first<'a>(seen: &'a [SeenRelease], own: &str) -> Option<&'a str> {
     // Of two in one second the name decides, so that both say the same.
     let oldest = seen.iter().min()?;
     (oldest.release != own).then_some(oldest.release.as_str())
@@ -149,8 +149,8 @@ mod tests {
 
     use super::*;
 
-    fn seen(second: i64, release: &str) -> Seen {
-        Seen {
+    fn seen(second: i64, release: &str) -> SeenRelease {
+        SeenRelease {
             created: Timestamp::from_second(second).unwrap(),
             release: release.into(),
         }

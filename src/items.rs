@@ -19,7 +19,7 @@ const KEPT: usize = 64 << 10;
 
 /// An object, or that there was one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Item<'a> {
+pub enum ListItem<'a> {
     /// Its bytes.
     Whole(&'a [u8]),
     /// It has more bytes than are kept of one: how many.
@@ -33,26 +33,26 @@ pub struct Items {
     frame: Zeroizing<Vec<u8>>,
     /// How many bytes came in all.
     length: usize,
-    place: Place,
+    place: ArrayPosition,
     /// Open brackets: of the frame, or of the object that is being read.
     depth: usize,
-    text: Text,
+    text: StringPosition,
     /// Where the last string of the frame begins, and where it ended.
     last: (usize, usize),
     /// Whether the value of the field is next.
     named: bool,
-    piece: Piece,
+    piece: PartialObject,
 }
 
 /// Finds the lines, one object each.
 #[derive(Debug)]
-pub struct Lines {
-    piece: Piece,
+pub struct ObjectLines {
+    piece: PartialObject,
 }
 
 /// Whether the next byte is in the array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum ArrayPosition {
     Around,
     Between,
     Within,
@@ -60,7 +60,7 @@ enum Place {
 
 /// Whether the next byte is of a string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Text {
+enum StringPosition {
     Outside,
     Inside,
     Escaped,
@@ -68,7 +68,7 @@ enum Text {
 
 /// What of an object came in chunks before.
 #[derive(Debug)]
-struct Piece {
+struct PartialObject {
     kept: Zeroizing<Vec<u8>>,
     length: usize,
     longest: usize,
@@ -82,12 +82,12 @@ impl Items {
             name,
             frame: Zeroizing::default(),
             length: 0,
-            place: Place::Around,
+            place: ArrayPosition::Around,
             depth: 0,
-            text: Text::Outside,
+            text: StringPosition::Outside,
             last: (0, 0),
             named: false,
-            piece: Piece::new(longest),
+            piece: PartialObject::new(longest),
         }
     }
 
@@ -98,27 +98,27 @@ impl Items {
     pub fn push<E>(
         &mut self,
         bytes: &[u8],
-        mut each: impl FnMut(Item<'_>) -> Result<(), E>,
+        mut each: impl FnMut(ListItem<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         self.length += bytes.len();
         let mut at = 0;
         let mut begin = 0;
         while let Some(&byte) = bytes.get(at) {
-            if self.place != Place::Within {
+            if self.place != ArrayPosition::Within {
                 if self.around(byte) {
                     begin = at;
                 }
                 at += 1;
-            } else if self.text == Text::Outside {
+            } else if self.text == StringPosition::Outside {
                 at += 1;
                 match byte {
-                    b'"' => self.text = Text::Inside,
+                    b'"' => self.text = StringPosition::Inside,
                     b'{' | b'[' => self.depth += 1,
                     b'}' | b']' => self.depth -= 1,
                     _ => {}
                 }
                 if self.depth == 0 {
-                    self.place = Place::Between;
+                    self.place = ArrayPosition::Between;
                     let given = self.piece.end(&bytes[begin..at], &mut each);
                     begin = at;
                     given?;
@@ -127,7 +127,7 @@ impl Items {
                 at += self.text.skip(&bytes[at..]);
             }
         }
-        if self.place == Place::Within {
+        if self.place == ArrayPosition::Within {
             self.piece.keep(&bytes[begin..]);
         }
         Ok(())
@@ -153,22 +153,22 @@ impl Items {
 
     /// Takes a byte outside of any object, and says whether one begins with it.
     fn around(&mut self, byte: u8) -> bool {
-        if self.place == Place::Between && self.text == Text::Outside {
+        if self.place == ArrayPosition::Between && self.text == StringPosition::Outside {
             match byte {
                 b'{' => {
-                    (self.place, self.depth) = (Place::Within, 1);
+                    (self.place, self.depth) = (ArrayPosition::Within, 1);
                     return true;
                 }
                 b',' | b' ' | b'\t' | b'\r' | b'\n' => return false,
-                b']' => (self.place, self.depth) = (Place::Around, 1),
-                b'"' => self.text = Text::Inside,
+                b']' => (self.place, self.depth) = (ArrayPosition::Around, 1),
+                b'"' => self.text = StringPosition::Inside,
                 // What is no object stays in the frame, and spoils it.
                 _ => {}
             }
-        } else if self.text == Text::Outside {
+        } else if self.text == StringPosition::Outside {
             match byte {
                 b'"' => {
-                    self.text = Text::Inside;
+                    self.text = StringPosition::Inside;
                     self.last.0 = self.frame.len() + 1;
                 }
                 b':' => {
@@ -177,7 +177,7 @@ impl Items {
                 }
                 b'[' if self.named => {
                     self.named = false;
-                    self.place = Place::Between;
+                    self.place = ArrayPosition::Between;
                 }
                 b'{' | b'[' => self.depth += 1,
                 b'}' | b']' => self.depth = self.depth.saturating_sub(1),
@@ -186,7 +186,7 @@ impl Items {
             self.named &= matches!(byte, b':' | b' ' | b'\t' | b'\r' | b'\n');
         } else {
             self.text.skip(&[byte]);
-            if self.text == Text::Outside {
+            if self.text == StringPosition::Outside {
                 self.last.1 = self.frame.len();
             }
         }
@@ -197,12 +197,12 @@ impl Items {
     }
 }
 
-impl Lines {
+impl ObjectLines {
     /// Keeps at most `longest` bytes of one line.
     #[must_use]
     pub fn new(longest: usize) -> Self {
         Self {
-            piece: Piece::new(longest),
+            piece: PartialObject::new(longest),
         }
     }
 
@@ -213,7 +213,7 @@ impl Lines {
     pub fn push<E>(
         &mut self,
         mut bytes: &[u8],
-        mut each: impl FnMut(Item<'_>) -> Result<(), E>,
+        mut each: impl FnMut(ListItem<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         while let Some(end) = bytes.iter().position(|&byte| byte == b'\n') {
             let line = &bytes[..end];
@@ -227,7 +227,7 @@ impl Lines {
     }
 }
 
-impl Text {
+impl StringPosition {
     /// Goes on within a string, to its end or to the next byte that matters; says how many bytes that are.
     fn skip(&mut self, bytes: &[u8]) -> usize {
         if *self == Self::Escaped {
@@ -246,7 +246,7 @@ impl Text {
     }
 }
 
-impl Piece {
+impl PartialObject {
     fn new(longest: usize) -> Self {
         Self {
             kept: Zeroizing::default(),
@@ -274,18 +274,18 @@ impl Piece {
     fn end<E>(
         &mut self,
         bytes: &[u8],
-        each: &mut impl FnMut(Item<'_>) -> Result<(), E>,
+        each: &mut impl FnMut(ListItem<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         let length = self.length + bytes.len();
         if length > self.longest {
             self.clear();
-            return each(Item::TooLong(length));
+            return each(ListItem::TooLong(length));
         }
         if self.length == 0 {
-            return each(Item::Whole(bytes));
+            return each(ListItem::Whole(bytes));
         }
         self.keep(bytes);
-        let given = each(Item::Whole(&self.kept));
+        let given = each(ListItem::Whole(&self.kept));
         self.clear();
         given
     }

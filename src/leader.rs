@@ -48,7 +48,7 @@ pub struct Lease {
 
 /// What is the matter with the Lease.
 #[derive(Debug, Default)]
-struct Trouble {
+struct LeaseProblem {
     met: bool,
     outage: Outage,
 }
@@ -60,7 +60,7 @@ pub async fn run(
     leading: watch::Sender<Leadership>,
     shutdown: CancellationToken,
 ) {
-    let mut trouble = Trouble::default();
+    let mut problem = LeaseProblem::default();
     let manager = loop {
         let built = tokio::select! {
             built = build(client.clone(), &lease) => built,
@@ -68,7 +68,7 @@ pub async fn run(
         };
         match built {
             Ok(manager) => break manager,
-            Err(error) => act_anyway(&lease, &error, &mut trouble, &leading),
+            Err(error) => act_anyway(&lease, &error, &mut problem, &leading),
         }
         tokio::select! { () = tokio::time::sleep(RETRY) => {} () = shutdown.cancelled() => return }
     };
@@ -78,7 +78,7 @@ pub async fn run(
     loop {
         let changed = async {
             let changed = manager.changed();
-            if trouble.met {
+            if problem.met {
                 tokio::time::timeout(RECOVERED_AFTER, changed).await.ok()
             } else {
                 Some(changed.await)
@@ -86,7 +86,7 @@ pub async fn run(
         };
         let changed = tokio::select! {
             changed = changed => changed,
-            () = released(&leases, &lease.name, look_after), if holding == Leadership::Others && !trouble.met => {
+            () = released(&leases, &lease.name, look_after), if holding == Leadership::Others && !problem.met => {
                 // Taken anew, it sees that for itself, and is left the time to take the Lease.
                 look_after = Duration::from_secs(HELD_SECONDS);
                 continue;
@@ -96,7 +96,7 @@ pub async fn run(
         look_after = LOOK_EVERY;
         match changed {
             Some(Err(error)) => {
-                act_anyway(&lease, &error, &mut trouble, &leading);
+                act_anyway(&lease, &error, &mut problem, &leading);
                 tokio::select! { () = tokio::time::sleep(RETRY) => {} () = shutdown.cancelled() => break }
                 continue;
             }
@@ -109,7 +109,7 @@ pub async fn run(
             }
             None => {}
         }
-        if std::mem::take(&mut trouble).outage.recovered().is_some() {
+        if std::mem::take(&mut problem).outage.recovered().is_some() {
             info!(lease = lease.name, "Lease can be used again");
         }
         if leading.send_replace(holding) != holding {
@@ -150,12 +150,12 @@ async fn build(client: Client, lease: &Lease) -> Result<LeaseManager, LeaseManag
 fn act_anyway(
     lease: &Lease,
     error: &LeaseManagerError,
-    trouble: &mut Trouble,
+    problem: &mut LeaseProblem,
     leading: &watch::Sender<Leadership>,
 ) {
     // An API server that is away is said once for all parts.
-    trouble.met = true;
-    if !cluster::is_away(error) && trouble.outage.failed() {
+    problem.met = true;
+    if !cluster::is_away(error) && problem.outage.failed() {
         let Lease {
             namespace,
             name,

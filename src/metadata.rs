@@ -19,7 +19,7 @@ use crate::store::FIELD_MANAGER;
 mod fields;
 
 use fields::each_element;
-pub(crate) use fields::{Fields, each_pair};
+pub(crate) use fields::{MetadataFields, each_pair};
 use sidescale_webhook::keys::{INJECT, PREFIX};
 
 /// Labels that tell which version of a workload a pod is of.
@@ -38,7 +38,7 @@ type Pairs = Vec<(Box<str>, Box<str>)>;
 
 /// What is kept of an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Metadata {
+pub struct ObjectMetadata {
     /// Its name.
     pub name: Box<str>,
     /// Its namespace; empty for what is in none.
@@ -52,7 +52,7 @@ pub struct Metadata {
     /// Whether it is being deleted.
     pub leaving: bool,
     /// What controls it.
-    pub owner: Option<Controller>,
+    pub owner: Option<ControllerRef>,
     /// The labels that decide.
     pub labels: Pairs,
     /// The annotations that decide.
@@ -63,7 +63,7 @@ pub struct Metadata {
 
 /// Controls a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Controller {
+pub struct ControllerRef {
     /// Its kind.
     pub kind: Box<str>,
     /// Its name.
@@ -133,11 +133,11 @@ pub(crate) struct Paging {
 #[derive(Deserialize)]
 struct Object<'a> {
     #[serde(borrow)]
-    metadata: Fields<'a>,
+    metadata: MetadataFields<'a>,
 }
 
 #[derive(Deserialize)]
-struct Owner<'a> {
+struct OwnerRef<'a> {
     #[serde(borrow)]
     kind: Cow<'a, str>,
     #[serde(borrow)]
@@ -156,7 +156,7 @@ struct Writer<'a> {
     time: Option<Timestamp>,
 }
 
-impl Metadata {
+impl ObjectMetadata {
     /// Reads what decides about an injected pod; of its labels also those of `selecting`, which may choose a profile.
     ///
     /// # Errors
@@ -180,9 +180,9 @@ impl Metadata {
             },
         )?;
         let mut owner = None;
-        each_element(fields.owner_references, |one: Owner<'_>| {
+        each_element(fields.owner_references, |one: OwnerRef<'_>| {
             if one.controller == Some(true) && owner.is_none() {
-                owner = Some(Controller::of(&one.kind, &one.name, one.uid.as_deref()));
+                owner = Some(ControllerRef::of(&one.kind, &one.name, one.uid.as_deref()));
             }
         })?;
         Ok(Self {
@@ -244,7 +244,7 @@ impl Metadata {
         let owners = metadata.owner_references.iter().flatten();
         let owner = owners
             .filter(|owner| owner.controller == Some(true))
-            .map(|owner| Controller::of(&owner.kind, &owner.name, Some(&owner.uid)))
+            .map(|owner| ControllerRef::of(&owner.kind, &owner.name, Some(&owner.uid)))
             .next();
         Self {
             name: metadata.name.as_deref().unwrap_or_default().into(),
@@ -263,7 +263,7 @@ impl Metadata {
         }
     }
 
-    fn named(fields: &Fields<'_>) -> Self {
+    fn named(fields: &MetadataFields<'_>) -> Self {
         let text = |field: &Option<Cow<'_, str>>| cut(field.as_deref().unwrap_or_default()).into();
         Self {
             name: text(&fields.name),
@@ -277,7 +277,7 @@ impl Metadata {
     }
 }
 
-impl Controller {
+impl ControllerRef {
     fn of(kind: &str, name: &str, uid: Option<&str>) -> Self {
         Self {
             kind: cut(kind).into(),

@@ -26,7 +26,7 @@ pub use routes::{NamespaceLookup, limited, router};
 pub use tls::{ClientAuthority, ClientAuthorityError, ServerTls};
 
 use activity::Places;
-use connection::{Deadlines, Shared, Transport};
+use connection::{Deadlines, PortState, Transport};
 
 use crate::metrics::Metrics;
 
@@ -96,7 +96,7 @@ pub async fn run(
     metrics: Arc<Metrics>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let port = Port {
+    let port = Listener {
         name: "webhook",
         transport: Transport::Tls(tls),
         deadlines: WEBHOOK,
@@ -114,7 +114,7 @@ pub async fn run_admin(
     metrics: Arc<Metrics>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let port = Port {
+    let port = Listener {
         name: "admin",
         transport: Transport::Plain,
         deadlines: ADMIN,
@@ -125,7 +125,7 @@ pub async fn run_admin(
 }
 
 /// What one port is made of.
-struct Port {
+struct Listener {
     /// The metrics' label.
     name: &'static str,
     transport: Transport,
@@ -134,7 +134,7 @@ struct Port {
     metrics: Arc<Metrics>,
 }
 
-impl Port {
+impl Listener {
     async fn run(
         self,
         listener: TcpListener,
@@ -150,7 +150,7 @@ impl Port {
         } = self;
         let evictions = metrics.connections.evicted.clone();
         let places = Places::new(connections, name, evictions);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(PortState {
             transport,
             deadlines,
             router,
@@ -185,7 +185,7 @@ impl Port {
 /// Accepts for ever. Where all places are taken, whoever comes next takes that of a connection that is not in use.
 async fn accept(
     listener: &TcpListener,
-    shared: &Arc<Shared>,
+    shared: &Arc<PortState>,
     open: &TaskTracker,
     places: &Arc<Places>,
     name: &'static str,

@@ -10,7 +10,7 @@ mod stored_secret;
 pub use dir::DirectoryStore;
 pub use error::StoreError;
 pub use secret::SecretStore;
-pub use stored_secret::{FIELD_MANAGER, Kept, MANAGED_BY, StoredSecret};
+pub use stored_secret::{FIELD_MANAGER, MANAGED_BY, PreservedFields, StoredSecret};
 
 /// Keeps keys.
 #[derive(Clone, Debug)]

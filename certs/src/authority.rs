@@ -10,7 +10,7 @@ use rustls::pki_types::pem::PemObject;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::der::{Facts, facts, moment};
+use crate::der::{CertificateFacts, facts, moment};
 
 /// Is an authority's life.
 pub const AUTHORITY_LIFE: SignedDuration = SignedDuration::from_hours(365 * 24);
@@ -24,7 +24,7 @@ pub struct Authority {
     certificate: CertificateDer<'static>,
     certificate_pem: String,
     key_pem: Zeroizing<String>,
-    facts: Facts,
+    facts: CertificateFacts,
 }
 
 /// Says why there is no authority.

@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// Holds what decides whether a certificate may go on being used.
-pub(crate) struct Facts {
+pub(crate) struct CertificateFacts {
     pub(crate) not_before: Timestamp,
     pub(crate) not_after: Timestamp,
     pub(crate) is_authority: bool,
@@ -16,7 +16,7 @@ pub(crate) struct Facts {
 }
 
 /// Reads a certificate; `None` if it is none.
-pub(crate) fn facts(der: &[u8]) -> Option<Facts> {
+pub(crate) fn facts(der: &[u8]) -> Option<CertificateFacts> {
     let (rest, certificate) = X509Certificate::from_der(der).ok()?;
     if !rest.is_empty() {
         return None;
@@ -34,7 +34,7 @@ pub(crate) fn facts(der: &[u8]) -> Option<Facts> {
             .collect(),
         Ok(None) | Err(_) => Vec::new(),
     };
-    Some(Facts {
+    Some(CertificateFacts {
         not_before: Timestamp::from_second(certificate.validity().not_before.timestamp()).ok()?,
         not_after: Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()?,
         is_authority: certificate.is_ca(),

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use sidescale_webhook::keys::{ADOPT, PAUSED};
 
-use super::record::{self, Record};
+use super::record::{self, ApiKeyRecord};
 use crate::key_value::KeyValue;
 use crate::store::{MANAGED_BY, StoredSecret};
 
@@ -36,7 +36,7 @@ pub const NEXT_STEP: &str = "sidescale.io/next-step";
 
 /// Says whose a Secret is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ownership {
+pub enum TokenOwnership {
     /// It is not there, or ours.
     Ours,
     /// Ours, and stopped by its annotation.
@@ -62,9 +62,9 @@ pub enum Stated {
 
 /// What a Secret says of its API key.
 #[derive(Clone, Debug)]
-pub struct Held {
+pub struct SecretContents {
     /// Whose it is.
-    pub ownership: Ownership,
+    pub ownership: TokenOwnership,
     /// The key, white space around it left out.
     pub value: Option<KeyValue>,
     /// When it ends.
@@ -72,7 +72,7 @@ pub struct Held {
     /// When it was made.
     pub created_at: Stated,
     /// What it remembers.
-    pub record: Record,
+    pub record: ApiKeyRecord,
     /// Whether its record was there and could not be read.
     pub record_damaged: bool,
     /// When somebody last looked after the key, and who.
@@ -83,7 +83,7 @@ pub struct Held {
 
 /// What is written of a key.
 #[derive(Clone, Debug)]
-pub struct Issued {
+pub struct IssuedApiKey {
     /// The key.
     pub value: KeyValue,
     /// When it ends, as Headscale reports it.
@@ -94,9 +94,9 @@ pub struct Issued {
 
 /// Reads a Secret; `managed_by` is the label's value that makes it ours, and `data_key` holds the key.
 #[must_use]
-pub fn read(secret: &StoredSecret, managed_by: &str, data_key: &str) -> Held {
+pub fn read(secret: &StoredSecret, managed_by: &str, data_key: &str) -> SecretContents {
     let note = |key: &str| secret.annotations.get(key).map(String::as_str);
-    let (record, record_damaged) = Record::parse(note(record::ANNOTATION));
+    let (record, record_damaged) = ApiKeyRecord::parse(note(record::ANNOTATION));
     let value = secret.data.get(data_key);
     let value = value
         .map(|value| std::str::from_utf8(value).unwrap_or("not text").trim())
@@ -105,7 +105,7 @@ pub fn read(secret: &StoredSecret, managed_by: &str, data_key: &str) -> Held {
         Stated::At(at) => Some((at, note(CHECKED_BY).unwrap_or_default().to_owned())),
         Stated::Absent | Stated::Unreadable(_) => None,
     };
-    Held {
+    SecretContents {
         ownership: ownership(secret, managed_by),
         value: value.map(|value| KeyValue::new(value.to_owned())),
         expiration: stated(note(EXPIRATION)),
@@ -119,7 +119,7 @@ pub fn read(secret: &StoredSecret, managed_by: &str, data_key: &str) -> Held {
 }
 
 /// Writes the labels and the record; whatever else the Secret has stays.
-pub fn write(secret: &mut StoredSecret, managed_by: &str, record: &Record) {
+pub fn write(secret: &mut StoredSecret, managed_by: &str, record: &ApiKeyRecord) {
     let labels = &mut secret.labels;
     labels.insert(MANAGED_BY.0.to_owned(), managed_by.to_owned());
     labels.insert(COMPONENT.0.to_owned(), COMPONENT.1.to_owned());
@@ -132,8 +132,8 @@ pub fn write(secret: &mut StoredSecret, managed_by: &str, record: &Record) {
 }
 
 /// Writes a new key under its data key, with its times.
-pub fn write_key(secret: &mut StoredSecret, data_key: &str, issued: &Issued) {
-    let Issued {
+pub fn write_key(secret: &mut StoredSecret, data_key: &str, issued: &IssuedApiKey) {
+    let IssuedApiKey {
         value,
         expires,
         created_at,
@@ -192,7 +192,7 @@ fn seconds(time: Timestamp) -> String {
         .to_string()
 }
 
-fn ownership(secret: &StoredSecret, managed_by: &str) -> Ownership {
+fn ownership(secret: &StoredSecret, managed_by: &str) -> TokenOwnership {
     let is_true = |key: &str| {
         secret
             .annotations
@@ -200,22 +200,22 @@ fn ownership(secret: &StoredSecret, managed_by: &str) -> Ownership {
             .is_some_and(|value| value == "true")
     };
     if secret.revision.is_none() {
-        return Ownership::Ours;
+        return TokenOwnership::Ours;
     }
     let managed = label(secret, MANAGED_BY.0);
     if managed != Some(managed_by) && !is_true(ADOPT) {
-        return Ownership::NotOurs(managed.map(str::to_owned));
+        return TokenOwnership::NotOurs(managed.map(str::to_owned));
     }
     if secret.kept.kind != "Opaque" {
-        return Ownership::WrongType(secret.kept.kind.clone());
+        return TokenOwnership::WrongType(secret.kept.kind.clone());
     }
     if secret.kept.immutable {
-        return Ownership::Immutable;
+        return TokenOwnership::Immutable;
     }
     if is_true(PAUSED) {
-        return Ownership::Paused;
+        return TokenOwnership::Paused;
     }
-    Ownership::Ours
+    TokenOwnership::Ours
 }
 
 fn label<'a>(secret: &'a StoredSecret, key: &str) -> Option<&'a str> {

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::form::{self, Ownership, Stated};
-use super::need::{self, Decision, Policy, Why};
-use super::record::{ABANDONED_FOR, Intent, Key, Record};
-use super::value::Listed;
+use super::form::{self, Stated, TokenOwnership};
+use super::need::{self, TokenDecision, TokenPolicy, TokenReason};
+use super::record::{ABANDONED_FOR, ApiKeyIntent, ApiKeyRecord, RecordedApiKey};
+use super::value::ListedApiKey;
 use crate::clock::after;
 use crate::fingerprint::fingerprint;
 use crate::store::StoredSecret;
@@ -21,9 +21,9 @@ mod hand;
 mod look;
 mod undone;
 
-pub use action::{Action, Change, Done, Rest, State, Write};
-use created::{Hand, Last, Use};
-use look::Look;
+pub use action::{Action, ActionOutcome, Change, Idle, TokenState, Write};
+use created::{Hand, LastWritten, Use};
+use look::TokenView;
 
 /// The key is looked at this often, whatever happens.
 pub const CHECK_EVERY: Duration = Duration::from_secs(3_600);
@@ -34,30 +34,30 @@ const BURST: usize = 2;
 
 /// Keeps one API key in one Secret.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct TokenKeeper {
     writer: String,
     /// What it was told.
-    told: Policy,
+    told: TokenPolicy,
     /// That, for the key that is there now.
-    policy: Policy,
+    policy: TokenPolicy,
     /// An intent of ours that was written, and whose key is still to be asked for.
-    begun: Option<Intent>,
+    begun: Option<ApiKeyIntent>,
     /// A key that was made and is not in the Secret yet: nobody else has its value.
     hand: Option<Hand>,
     /// The key that was written last.
-    last: Option<Last>,
+    last: Option<LastWritten>,
     /// Keys of ours that were once in the Secret.
-    made: Vec<Key>,
+    made: Vec<RecordedApiKey>,
     /// Keys of ours that never were.
-    dropped: Vec<Key>,
+    dropped: Vec<RecordedApiKey>,
     /// When the last keys were made.
     mints: Vec<Timestamp>,
 }
 
-impl Keeper {
+impl TokenKeeper {
     /// Starts without knowing anything; `writer` names this process, and is the same when its container restarts.
     #[must_use]
-    pub fn new(writer: String, policy: Policy) -> Self {
+    pub fn new(writer: String, policy: TokenPolicy) -> Self {
         Self {
             writer,
             told: policy.clone(),
@@ -76,10 +76,10 @@ impl Keeper {
         &mut self,
         now: Timestamp,
         secret: &StoredSecret,
-        listed: &[Listed],
+        listed: &[ListedApiKey],
         random: u64,
     ) -> Action {
-        let look = Look::new(now, secret, listed, &self.told);
+        let look = TokenView::new(now, secret, listed, &self.told);
         self.policy = self.told.for_key(&look.held, look.row);
         self.forget_last(now);
         let action = match self.in_hand(&look) {
@@ -93,33 +93,35 @@ impl Keeper {
         }
     }
 
-    fn settle(&mut self, look: &Look<'_>, random: u64) -> Action {
+    fn settle(&mut self, look: &TokenView<'_>, random: u64) -> Action {
         let now = look.now;
-        if look.held.ownership != Ownership::Ours {
-            let state = State::Left(look.held.ownership.clone());
+        if look.held.ownership != TokenOwnership::Ours {
+            let state = TokenState::Left(look.held.ownership.clone());
             return self.rest(look, state, after(now, CHECK_EVERY));
         }
         if let Some((by, until)) = self.attended(look) {
-            return self.rest(look, State::Attended(by), until);
+            return self.rest(look, TokenState::Attended(by), until);
         }
         match need::decide(now, &look.held, look.row, &self.policy) {
-            Decision::Renew(why) => self.renew(look, why, random),
-            Decision::Keep => self.keep(look),
+            TokenDecision::Renew(why) => self.renew(look, why, random),
+            TokenDecision::Keep => self.keep(look),
         }
     }
 
     /// Takes in what came of an action.
-    pub fn absorb(&mut self, now: Timestamp, action: Action, done: Done) {
+    pub fn absorb(&mut self, now: Timestamp, action: Action, done: ActionOutcome) {
         match action {
             Action::Write(write) => {
                 let Write { secret: _, change } = *write;
                 match change {
-                    Change::Intend(intent, _) => self.begun = (done == Done::Ok).then_some(intent),
-                    Change::Store(key) if done == Done::Ok => self.stored(key),
-                    Change::PutBack(_) if done == Done::Ok => {
-                        self.last.iter_mut().for_each(Last::was_put_back);
+                    Change::Intend(intent, _) => {
+                        self.begun = (done == ActionOutcome::Ok).then_some(intent)
                     }
-                    Change::GiveUp(_) if done == Done::Ok => self.hand = None,
+                    Change::Store(key) if done == ActionOutcome::Ok => self.stored(key),
+                    Change::PutBack(_) if done == ActionOutcome::Ok => {
+                        self.last.iter_mut().for_each(LastWritten::was_put_back);
+                    }
+                    Change::GiveUp(_) if done == ActionOutcome::Ok => self.hand = None,
                     Change::Store(_)
                     | Change::PutBack(_)
                     | Change::GiveUp(_)
@@ -131,7 +133,7 @@ impl Keeper {
             Action::Create { .. } => {
                 // Asked for once: whether a lost answer made a key is seen by its fingerprint.
                 let intent = self.begun.take();
-                if let (Some(intent), Done::Created(value)) = (intent, done) {
+                if let (Some(intent), ActionOutcome::Created(value)) = (intent, done) {
                     self.hand = Some(Hand {
                         value,
                         intent,
@@ -143,9 +145,11 @@ impl Keeper {
             Action::Verify { .. } => {
                 if let Some(hand) = &mut self.hand {
                     hand.used = match done {
-                        Done::Refused => Use::Refused,
+                        ActionOutcome::Refused => Use::Refused,
                         // Where it is used cannot be asked now; that the list shows it has to do.
-                        Done::Ok | Done::Failed | Done::Created(_) => Use::Accepted,
+                        ActionOutcome::Ok | ActionOutcome::Failed | ActionOutcome::Created(_) => {
+                            Use::Accepted
+                        }
                     };
                 }
             }
@@ -154,7 +158,7 @@ impl Keeper {
     }
 
     /// A new key is needed.
-    fn renew(&mut self, look: &Look<'_>, why: Why, random: u64) -> Action {
+    fn renew(&mut self, look: &TokenView<'_>, why: TokenReason, random: u64) -> Action {
         let now = look.now;
         if let Some(intent) = &look.held.record.intent {
             if self.begun.as_ref() == Some(intent) {
@@ -163,22 +167,22 @@ impl Keeper {
                 };
             }
             if let Some(until) = self.respected(intent, now) {
-                let state = State::Yields(intent.writer.clone());
+                let state = TokenState::Yields(intent.writer.clone());
                 return self.rest(look, state, until);
             }
         }
-        if self.policy.stand_in.is_some() && why != Why::Due {
+        if self.policy.stand_in.is_some() && why != TokenReason::Due {
             let until = after(now, CHECK_EVERY);
-            return self.rest(look, State::LeftToOthers(why), until);
+            return self.rest(look, TokenState::LeftToOthers(why), until);
         }
         if let Some(put_back) = self.put_back(look, &why) {
             return put_back;
         }
         if let Some(until) = self.spent(now) {
             let by = look.held.record.writer.clone();
-            return self.rest(look, State::Contended(by), until);
+            return self.rest(look, TokenState::Contended(by), until);
         }
-        let intent = Intent {
+        let intent = ApiKeyIntent {
             writer: self.writer.clone(),
             started_at: now,
             expires: fingerprint(now, self.policy.expiration, random),
@@ -190,10 +194,10 @@ impl Keeper {
     }
 
     /// The key is good: whatever else is left to do.
-    fn keep(&mut self, look: &Look<'_>) -> Action {
+    fn keep(&mut self, look: &TokenView<'_>) -> Action {
         let (now, record) = (look.now, &look.held.record);
-        let Some(current) = look.row.and_then(Listed::key) else {
-            return self.rest(look, State::Good, after(now, CHECK_EVERY));
+        let Some(current) = look.row.and_then(ListedApiKey::key) else {
+            return self.rest(look, TokenState::Good, after(now, CHECK_EVERY));
         };
         let mut until = after(now, CHECK_EVERY);
         if let Some(intent) = &record.intent {
@@ -205,8 +209,9 @@ impl Keeper {
         if let Some(repaired) = self.repair(look, current) {
             return repaired;
         }
-        let known = |key: Key| record.previous.iter().any(|previous| previous.key == key);
-        let lost = |key: &&Key| **key != current && !known(**key) && look.is_live(**key);
+        let known =
+            |key: RecordedApiKey| record.previous.iter().any(|previous| previous.key == key);
+        let lost = |key: &&RecordedApiKey| **key != current && !known(**key) && look.is_live(**key);
         if let Some(key) = self.made.iter().find(lost) {
             return Action::Expire {
                 key: *key,
@@ -243,16 +248,16 @@ impl Keeper {
         if self.policy.stand_in.is_none() && look.checked_long_ago() {
             return self.write(look, record, Change::CheckIn, |_| {});
         }
-        let state = if self.last.as_ref().is_some_and(Last::is_fought_over) {
-            State::Contended(String::new())
+        let state = if self.last.as_ref().is_some_and(LastWritten::is_fought_over) {
+            TokenState::Contended(String::new())
         } else {
-            State::Good
+            TokenState::Good
         };
         self.rest(look, state, until)
     }
 
     /// Makes the Secret say what Headscale says of the key in it.
-    fn repair(&self, look: &Look<'_>, current: Key) -> Option<Action> {
+    fn repair(&self, look: &TokenView<'_>, current: RecordedApiKey) -> Option<Action> {
         let (held, expires) = (&look.held, current.expires);
         let same = |stated: Timestamp| {
             stated.duration_since(expires).abs() <= SignedDuration::from_secs(1)
@@ -281,23 +286,23 @@ impl Keeper {
     }
 
     /// Ends keys that this process made and nobody got.
-    fn clear_dropped(&mut self, look: &Look<'_>) -> Option<Action> {
+    fn clear_dropped(&mut self, look: &TokenView<'_>) -> Option<Action> {
         self.dropped
-            .retain(|key| look.is_live(*key) && look.row.and_then(Listed::key) != Some(*key));
+            .retain(|key| look.is_live(*key) && look.row.and_then(ListedApiKey::key) != Some(*key));
         let key = *self.dropped.first()?;
         Some(Action::Expire { key, orphan: true })
     }
 
     /// Until when another writer's intent is left to it.
-    fn respected(&self, intent: &Intent, now: Timestamp) -> Option<Timestamp> {
-        let Policy { respect, .. } = self.policy;
+    fn respected(&self, intent: &ApiKeyIntent, now: Timestamp) -> Option<Timestamp> {
+        let TokenPolicy { respect, .. } = self.policy;
         let age = now.duration_since(intent.started_at).unsigned_abs();
         (intent.writer != self.writer && age < respect)
             .then(|| after(intent.started_at, respect).min(after(now, respect)))
     }
 
     /// For who only stands in: who looks after the key, and until when it is left to them.
-    fn attended(&self, look: &Look<'_>) -> Option<(String, Timestamp)> {
+    fn attended(&self, look: &TokenView<'_>) -> Option<(String, Timestamp)> {
         let alone_after = self.policy.stand_in?;
         let (at, by) = look.held.checked.as_ref()?;
         let until = after(*at, alone_after);
@@ -307,7 +312,7 @@ impl Keeper {
 
     /// As long as a key lives until it is renewed, at most an hour: more often, none is made in a fight.
     fn every(&self) -> Duration {
-        let Policy {
+        let TokenPolicy {
             expiration, buffer, ..
         } = self.policy;
         expiration.saturating_sub(buffer).min(CHECK_EVERY)
@@ -326,8 +331,8 @@ impl Keeper {
 
     fn write(
         &self,
-        look: &Look<'_>,
-        record: &Record,
+        look: &TokenView<'_>,
+        record: &ApiKeyRecord,
         change: Change,
         more: impl FnOnce(&mut StoredSecret),
     ) -> Action {
@@ -338,22 +343,24 @@ impl Keeper {
         Action::Write(Box::new(Write { secret, change }))
     }
 
-    fn rest(&self, look: &Look<'_>, state: State, until: Timestamp) -> Action {
+    fn rest(&self, look: &TokenView<'_>, state: TokenState, until: Timestamp) -> Action {
         let expires = look.row.and_then(|row| row.expires);
         let due = expires.map(|expires| need::due(expires, &self.policy));
-        let ours = |row: &&Listed| {
+        let ours = |row: &&ListedApiKey| {
             let previous = &look.held.record.previous;
             let key = row.key();
-            look.row.and_then(Listed::key) == key
+            look.row.and_then(ListedApiKey::key) == key
                 || self.made.iter().any(|made| Some(*made) == key)
                 || previous.iter().any(|previous| Some(previous.key) == key)
         };
         let live = look.listed.iter().filter(|row| row.is_live(look.now));
         let until = match (&state, due) {
-            (State::Good | State::Contended(_), Some(due)) if look.now < due => until.min(due),
+            (TokenState::Good | TokenState::Contended(_), Some(due)) if look.now < due => {
+                until.min(due)
+            }
             _ => until,
         };
-        Action::Rest(Rest {
+        Action::Rest(Idle {
             state,
             expires,
             due,

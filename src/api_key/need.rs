@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::form::{Held, Stated};
-use super::value::{Listed, is_api_key};
+use super::form::{SecretContents, Stated};
+use super::value::{ListedApiKey, is_api_key};
 use crate::clock::after;
 
 /// Says how an API key is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Policy {
+pub struct TokenPolicy {
     /// How long a key lives.
     pub expiration: Duration,
     /// How long before its end it is renewed.
@@ -27,10 +27,10 @@ pub struct Policy {
     pub stand_in: Option<Duration>,
 }
 
-impl Policy {
+impl TokenPolicy {
     /// Who only steps in does not know what the key's keeper was told: a key that was made for less than our life is
     /// renewed for no more than that, and later than we would.
-    pub(super) fn for_key(&self, held: &Held, row: Option<&Listed>) -> Self {
+    pub(super) fn for_key(&self, held: &SecretContents, row: Option<&ListedApiKey>) -> Self {
         let mut policy = self.clone();
         let ends = row.and_then(|row| row.expires);
         let (Some(_), &Stated::At(made), Some(ends)) = (self.stand_in, &held.created_at, ends)
@@ -50,7 +50,7 @@ impl Policy {
 
 /// Why a key is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum TokenReason {
     /// There is none.
     First,
     /// What is there has not the form of an API key.
@@ -65,7 +65,7 @@ pub enum Why {
     Due,
 }
 
-impl Why {
+impl TokenReason {
     /// Its name in logs.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
@@ -82,16 +82,16 @@ impl Why {
 
 /// What a look at the key has come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Decision {
+pub enum TokenDecision {
     /// It is good, and its time has not come.
     Keep,
     /// A new one is needed.
-    Renew(Why),
+    Renew(TokenReason),
 }
 
 /// When a key is renewed.
 #[must_use]
-pub(super) fn due(expires: Timestamp, policy: &Policy) -> Timestamp {
+pub(super) fn due(expires: Timestamp, policy: &TokenPolicy) -> Timestamp {
     let early = SignedDuration::try_from(policy.buffer).unwrap_or(SignedDuration::MAX);
     let due = expires.checked_sub(early).unwrap_or(Timestamp::MIN);
     after(due, policy.stand_in.unwrap_or_default())
@@ -100,35 +100,35 @@ pub(super) fn due(expires: Timestamp, policy: &Policy) -> Timestamp {
 /// Looks at the key: `row` is what Headscale lists of it.
 pub(super) fn decide(
     now: Timestamp,
-    held: &Held,
-    row: Option<&Listed>,
-    policy: &Policy,
-) -> Decision {
+    held: &SecretContents,
+    row: Option<&ListedApiKey>,
+    policy: &TokenPolicy,
+) -> TokenDecision {
     let Some(value) = &held.value else {
-        return Decision::Renew(Why::First);
+        return TokenDecision::Renew(TokenReason::First);
     };
     if !is_api_key(value) {
-        return Decision::Renew(Why::NotAKey);
+        return TokenDecision::Renew(TokenReason::NotAKey);
     }
     let Some(row) = row else {
-        return Decision::Renew(Why::Unknown);
+        return TokenDecision::Renew(TokenReason::Unknown);
     };
     let Some(expires) = row.expires.filter(|_| row.is_live(now)) else {
-        return Decision::Renew(Why::Ended);
+        return TokenDecision::Renew(TokenReason::Ended);
     };
     if now >= due(expires, policy) {
-        return Decision::Renew(Why::Due);
+        return TokenDecision::Renew(TokenReason::Due);
     }
     match &held.expiration {
-        Stated::At(_) => Decision::Keep,
+        Stated::At(_) => TokenDecision::Keep,
         // Put there by hand, with nothing of ours beside it: Headscale knows its end.
-        Stated::Absent if by_hand(held) => Decision::Keep,
+        Stated::Absent if by_hand(held) => TokenDecision::Keep,
         stated @ (Stated::Absent | Stated::Unreadable(_)) => {
-            Decision::Renew(Why::Unstated(stated.clone()))
+            TokenDecision::Renew(TokenReason::Unstated(stated.clone()))
         }
     }
 }
 
-fn by_hand(held: &Held) -> bool {
+fn by_hand(held: &SecretContents) -> bool {
     held.record.current.is_none() && held.created_at == Stated::Absent
 }

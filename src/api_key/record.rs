@@ -16,27 +16,27 @@ const MOST: usize = 32;
 
 /// Remembers which key is in force, what went before, and what is being made. It holds ids, no byte of a key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Record {
+pub struct ApiKeyRecord {
     /// The key in the Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub current: Option<Key>,
+    pub current: Option<RecordedApiKey>,
     /// Who wrote it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub writer: String,
     /// Keys of ours that were replaced and are still to be ended.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub previous: Vec<Previous>,
+    pub previous: Vec<PreviousApiKey>,
     /// The key that is being made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub intent: Option<Intent>,
+    pub intent: Option<ApiKeyIntent>,
     /// Intents whose end nobody saw: a key with that fingerprint is ours, and nobody has its value.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub abandoned: Vec<Abandoned>,
+    pub abandoned: Vec<AbandonedApiKey>,
 }
 
 /// A key at Headscale. Its end goes with its id: a new database gives the same ids again, to keys of others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Key {
+pub struct RecordedApiKey {
     /// Its id.
     pub id: u64,
     /// When it ends, to the microsecond.
@@ -45,10 +45,10 @@ pub struct Key {
 
 /// A key that was replaced.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Previous {
+pub struct PreviousApiKey {
     /// Which.
     #[serde(flatten)]
-    pub key: Key,
+    pub key: RecordedApiKey,
     /// When it was replaced.
     pub since: Timestamp,
 }
@@ -56,7 +56,7 @@ pub struct Previous {
 /// A key that is about to be made.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Intent {
+pub struct ApiKeyIntent {
     /// Names who makes it.
     pub writer: String,
     /// When that began.
@@ -67,14 +67,14 @@ pub struct Intent {
 
 /// An intent that was given up.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Abandoned {
+pub struct AbandonedApiKey {
     /// When it was given up.
     pub since: Timestamp,
     /// The end that was asked for.
     pub expires: Timestamp,
 }
 
-impl Record {
+impl ApiKeyRecord {
     /// Reads the annotation; one that is damaged is as good as none, and that is told.
     #[must_use]
     pub fn parse(text: Option<&str>) -> (Self, bool) {
@@ -95,9 +95,9 @@ impl Record {
 
     /// Gives up the intent that is under way, if any.
     pub fn give_up(&mut self, now: Timestamp) {
-        if let Some(Intent { expires, .. }) = self.intent.take() {
+        if let Some(ApiKeyIntent { expires, .. }) = self.intent.take() {
             cut(&mut self.abandoned);
-            self.abandoned.push(Abandoned {
+            self.abandoned.push(AbandonedApiKey {
                 since: now,
                 expires,
             });
@@ -105,10 +105,10 @@ impl Record {
     }
 
     /// Has a key ended once its overlap is over.
-    pub fn replaced(&mut self, key: Key, now: Timestamp) {
+    pub fn replaced(&mut self, key: RecordedApiKey, now: Timestamp) {
         if self.previous.iter().all(|previous| previous.key != key) {
             cut(&mut self.previous);
-            self.previous.push(Previous { key, since: now });
+            self.previous.push(PreviousApiKey { key, since: now });
         }
     }
 }
@@ -127,8 +127,8 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn key(id: u64) -> Key {
-        Key {
+    fn key(id: u64) -> RecordedApiKey {
+        RecordedApiKey {
             id,
             expires: at(50),
         }
@@ -136,33 +136,33 @@ mod tests {
 
     #[test]
     fn a_record_survives_its_annotation() {
-        let mut record = Record {
+        let mut record = ApiKeyRecord {
             current: Some(key(7)),
             writer: "headscale-0".into(),
-            intent: Some(Intent {
+            intent: Some(ApiKeyIntent {
                 writer: "headscale-0".into(),
                 started_at: at(1),
                 expires: at(100),
             }),
-            ..Record::default()
+            ..ApiKeyRecord::default()
         };
         record.replaced(key(6), at(2));
         record.replaced(key(6), at(3));
         assert_eq!(
             record.previous,
-            [Previous {
+            [PreviousApiKey {
                 key: key(6),
                 since: at(2)
             }]
         );
         let text = record.text().unwrap();
-        assert_eq!(Record::parse(Some(&text)), (record.clone(), false));
+        assert_eq!(ApiKeyRecord::parse(Some(&text)), (record.clone(), false));
         record.give_up(at(4));
         record.give_up(at(5));
         assert_eq!(record.intent, None);
         assert_eq!(
             record.abandoned,
-            [Abandoned {
+            [AbandonedApiKey {
                 since: at(4),
                 expires: at(100)
             }]
@@ -171,23 +171,23 @@ mod tests {
 
     #[test]
     fn a_damaged_record_is_as_good_as_none() {
-        assert_eq!(Record::parse(None), (Record::default(), false));
+        assert_eq!(ApiKeyRecord::parse(None), (ApiKeyRecord::default(), false));
         for damaged in ["", "7", "nonsense", "{\"current\":\"x\"}"] {
             assert_eq!(
-                Record::parse(Some(damaged)),
-                (Record::default(), true),
+                ApiKeyRecord::parse(Some(damaged)),
+                (ApiKeyRecord::default(), true),
                 "{damaged}"
             );
         }
-        assert_eq!(Record::default().text(), None);
+        assert_eq!(ApiKeyRecord::default().text(), None);
     }
 
     #[test]
     fn a_record_does_not_grow_without_end() {
-        let mut record = Record::default();
+        let mut record = ApiKeyRecord::default();
         for id in 0..100 {
             record.replaced(key(id), at(1));
-            record.intent = Some(Intent {
+            record.intent = Some(ApiKeyIntent {
                 writer: String::new(),
                 started_at: at(1),
                 expires: at(1),

@@ -1,12 +1,12 @@
-//! Does what a [`Keeper`] says until it rests: reads and writes the Secret, calls Headscale. I/O.
+//! Does what a [`TokenKeeper`] says until it rests: reads and writes the Secret, calls Headscale. I/O.
 
 use jiff::Timestamp;
 use tracing::{info, warn};
 
 use super::form::Stated;
-use super::keeper::{Action, Change, Done, Keeper, Rest, Write};
-use super::need::Why;
-use super::value::Listed;
+use super::keeper::{Action, ActionOutcome, Change, Idle, TokenKeeper, Write};
+use super::need::TokenReason;
+use super::value::ListedApiKey;
 use crate::clock::Clock;
 use crate::control_plane::{self, ApiKeyId, ControlPlane, Endpoint};
 use crate::key_value::KeyValue;
@@ -18,7 +18,7 @@ const ROUNDS: usize = 30;
 
 /// Holds where a key is kept and who makes it.
 #[derive(Debug)]
-pub struct Place<'a> {
+pub struct KeyPlace<'a> {
     /// Where the Secret is.
     pub store: &'a Store,
     /// The Secret's namespace.
@@ -35,9 +35,9 @@ pub struct Place<'a> {
 
 /// What a go has come to.
 #[derive(Clone, Debug)]
-pub struct Settled {
+pub struct TokenResult {
     /// Why there is nothing more to do.
-    pub rest: Rest,
+    pub rest: Idle,
     /// The Secret as it was read last; none where there is none.
     pub revision: Option<String>,
     /// Whether a new key was written.
@@ -46,7 +46,7 @@ pub struct Settled {
 
 /// What stopped a go. No message holds a byte of a key.
 #[derive(Debug, thiserror::Error)]
-pub enum Trouble {
+pub enum TokenProblem {
     /// The Secret could not be read or written.
     #[error("the API key's Secret")]
     Secret(#[source] StoreError),
@@ -76,8 +76,11 @@ pub enum Trouble {
 ///
 /// # Errors
 /// The Secret or Headscale stood in the way; the keeper knows how to go on.
-pub async fn settle(keeper: &mut Keeper, place: &Place<'_>) -> Result<Settled, Trouble> {
-    let Place {
+pub async fn settle(
+    keeper: &mut TokenKeeper,
+    place: &KeyPlace<'_>,
+) -> Result<TokenResult, TokenProblem> {
+    let KeyPlace {
         store,
         namespace,
         name,
@@ -87,19 +90,22 @@ pub async fn settle(keeper: &mut Keeper, place: &Place<'_>) -> Result<Settled, T
     } = place;
     let mut renewed = false;
     for _ in 0..ROUNDS {
-        let found = store.read(namespace, name).await.map_err(Trouble::Secret)?;
+        let found = store
+            .read(namespace, name)
+            .await
+            .map_err(TokenProblem::Secret)?;
         let secret = found.unwrap_or_else(|| StoredSecret::absent(namespace, name));
         let listed = control_plane.list_api_keys().await;
         let listed: Vec<_> = listed
             .map_err(|source| headscale("list the API keys", source))?
             .into_iter()
-            .map(Listed::new)
+            .map(ListedApiKey::new)
             .collect();
         let random = u64::from(uuid::Uuid::new_v4().as_fields().0);
         let action = keeper.next(clock.now(), &secret, &listed, random);
-        let (done, trouble) = match &action {
+        let (done, problem) = match &action {
             Action::Rest(rest) => {
-                return Ok(Settled {
+                return Ok(TokenResult {
                     rest: rest.clone(),
                     revision: secret.revision,
                     renewed,
@@ -111,26 +117,26 @@ pub async fn settle(keeper: &mut Keeper, place: &Place<'_>) -> Result<Settled, T
             Action::Expire { key, orphan } => place.expire(key.id, *orphan).await,
         };
         let stored = |action: &Action| matches!(action, Action::Write(write) if matches!(write.change, Change::Store(_)));
-        renewed |= done == Done::Ok && stored(&action);
+        renewed |= done == ActionOutcome::Ok && stored(&action);
         keeper.absorb(clock.now(), action, done);
-        if let Some(trouble) = trouble {
-            return Err(trouble);
+        if let Some(problem) = problem {
+            return Err(problem);
         }
     }
-    Err(Trouble::Restless {
+    Err(TokenProblem::Restless {
         namespace: (*namespace).to_owned(),
         name: (*name).to_owned(),
     })
 }
 
-impl Place<'_> {
-    async fn write(&self, write: &Write) -> (Done, Option<Trouble>) {
+impl KeyPlace<'_> {
+    async fn write(&self, write: &Write) -> (ActionOutcome, Option<TokenProblem>) {
         let Write { secret, change } = write;
         match self.store.write(secret).await {
             Ok(_) => {
                 self.tell(change);
                 let given_up = match change {
-                    Change::GiveUp(why) => Some(Trouble::GivenUp(why)),
+                    Change::GiveUp(why) => Some(TokenProblem::GivenUp(why)),
                     Change::Intend(..)
                     | Change::Store(_)
                     | Change::PutBack(_)
@@ -138,18 +144,18 @@ impl Place<'_> {
                     | Change::Tidy
                     | Change::CheckIn => None,
                 };
-                (Done::Ok, given_up)
+                (ActionOutcome::Ok, given_up)
             }
             // Somebody was faster: what they wrote decides.
-            Err(StoreError::Conflict { .. }) => (Done::Failed, None),
-            Err(error) => (Done::Failed, Some(Trouble::Secret(error))),
+            Err(StoreError::Conflict { .. }) => (ActionOutcome::Failed, None),
+            Err(error) => (ActionOutcome::Failed, Some(TokenProblem::Secret(error))),
         }
     }
 
     fn tell(&self, change: &Change) {
         let (namespace, secret) = (self.namespace, self.name);
         match change {
-            Change::Intend(_, Why::Unstated(stated)) => {
+            Change::Intend(_, TokenReason::Unstated(stated)) => {
                 let stated = match stated {
                     Stated::Absent => "nothing".to_owned(),
                     Stated::Unreadable(text) => quoted(text),
@@ -186,17 +192,20 @@ impl Place<'_> {
         }
     }
 
-    async fn create(&self, expires: Timestamp) -> (Done, Option<Trouble>) {
+    async fn create(&self, expires: Timestamp) -> (ActionOutcome, Option<TokenProblem>) {
         match self.control_plane.create_api_key(expires).await {
-            Ok(minted) => (Done::Created(minted.value), None),
-            Err(source) => (Done::Failed, Some(headscale("create an API key", source))),
+            Ok(minted) => (ActionOutcome::Created(minted.value), None),
+            Err(source) => (
+                ActionOutcome::Failed,
+                Some(headscale("create an API key", source)),
+            ),
         }
     }
 
     /// Makes a call with the new key, where it will be used.
-    async fn verify(&self, value: &KeyValue, key_id: u64) -> Done {
+    async fn verify(&self, value: &KeyValue, key_id: u64) -> ActionOutcome {
         let Some(used_at) = self.used_at else {
-            return Done::Ok;
+            return ActionOutcome::Ok;
         };
         let endpoint = Endpoint {
             api_key: value.clone(),
@@ -207,22 +216,22 @@ impl Place<'_> {
             Err(error) => Err(error),
         };
         match answer {
-            Ok(()) => Done::Ok,
+            Ok(()) => ActionOutcome::Ok,
             Err(error @ control_plane::Error::Unauthorized { .. }) => {
                 warn!(key_id, cause = %error, "The new API key is refused where it is used");
-                Done::Refused
+                ActionOutcome::Refused
             }
             Err(error) => {
                 warn!(
                     key_id, cause = %error,
                     "The new API key could not be tried where it is used; Headscale lists it, and that has to do"
                 );
-                Done::Failed
+                ActionOutcome::Failed
             }
         }
     }
 
-    async fn expire(&self, id: u64, orphan: bool) -> (Done, Option<Trouble>) {
+    async fn expire(&self, id: u64, orphan: bool) -> (ActionOutcome, Option<TokenProblem>) {
         match self.control_plane.expire_api_key(ApiKeyId(id)).await {
             Ok(()) => {
                 if orphan {
@@ -230,16 +239,16 @@ impl Place<'_> {
                 } else {
                     info!(key_id = id, "Expired the old API key");
                 }
-                (Done::Ok, None)
+                (ActionOutcome::Ok, None)
             }
             Err(source) => (
-                Done::Failed,
+                ActionOutcome::Failed,
                 Some(headscale("expire the old API key", source)),
             ),
         }
     }
 }
 
-fn headscale(doing: &'static str, source: control_plane::Error) -> Trouble {
-    Trouble::Headscale { doing, source }
+fn headscale(doing: &'static str, source: control_plane::Error) -> TokenProblem {
+    TokenProblem::Headscale { doing, source }
 }

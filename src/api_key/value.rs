@@ -2,13 +2,13 @@
 
 use jiff::Timestamp;
 
-use super::record::Key;
+use super::record::RecordedApiKey;
 use crate::control_plane::{ApiKey, api_key_prefix};
 use crate::key_value::KeyValue;
 
 /// An API key as Headscale lists it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Listed {
+pub struct ListedApiKey {
     /// Its id.
     pub id: u64,
     /// What its value begins with after the scheme. Never logged: it is a part of the key.
@@ -17,7 +17,7 @@ pub struct Listed {
     pub expires: Option<Timestamp>,
 }
 
-impl Listed {
+impl ListedApiKey {
     /// Takes a row of the list.
     #[must_use]
     pub fn new(row: ApiKey) -> Self {
@@ -43,13 +43,13 @@ impl Listed {
 
     /// The key, by id and end; none of a dead one.
     #[must_use]
-    pub fn key(&self) -> Option<Key> {
+    pub fn key(&self) -> Option<RecordedApiKey> {
         let Self {
             id,
             prefix: _,
             expires,
         } = self;
-        expires.map(|expires| Key { id: *id, expires })
+        expires.map(|expires| RecordedApiKey { id: *id, expires })
     }
 
     /// Whether it is good now.
@@ -59,7 +59,7 @@ impl Listed {
     }
 }
 
-impl std::fmt::Debug for Listed {
+impl std::fmt::Debug for ListedApiKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {
             id,
@@ -127,8 +127,8 @@ mod tests {
         KeyValue::new(text.to_owned())
     }
 
-    fn row(prefix: &str) -> Listed {
-        Listed::new(ApiKey {
+    fn row(prefix: &str) -> ListedApiKey {
+        ListedApiKey::new(ApiKey {
             id: ApiKeyId(7),
             prefix: prefix.to_owned(),
             expiration: None,

@@ -14,10 +14,10 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::api_key::Policy;
+use crate::api_key::TokenPolicy;
 use crate::api_key::form::DATA_KEY;
-use crate::api_key::keeper::{CHECK_EVERY, Keeper};
-use crate::api_key::run::{Place, Settled, Trouble, settle};
+use crate::api_key::keeper::{CHECK_EVERY, TokenKeeper};
+use crate::api_key::run::{KeyPlace, TokenProblem, TokenResult, settle};
 use crate::clock::{Clock, after};
 use crate::cluster;
 use crate::control_plane::{ControlPlane, Endpoint};
@@ -70,7 +70,7 @@ pub struct Manager {
     wait_timeout: Option<Duration>,
     used_at: Option<Endpoint>,
     clock: Clock,
-    keeper: Keeper,
+    keeper: TokenKeeper,
     attempt: u64,
     /// Whether Headscale has ever answered.
     met: bool,
@@ -94,7 +94,7 @@ impl Manager {
             pod_name,
             log: _,
         } = args;
-        let policy = Policy {
+        let policy = TokenPolicy {
             expiration,
             buffer: rotation_buffer,
             overlap,
@@ -111,7 +111,7 @@ impl Manager {
             wait_timeout,
             used_at: api_url.as_deref().map(used_at),
             clock,
-            keeper: Keeper::new(pod_name.unwrap_or_else(replica), policy),
+            keeper: TokenKeeper::new(pod_name.unwrap_or_else(replica), policy),
             attempt: 0,
             met: false,
         }
@@ -136,10 +136,10 @@ impl Manager {
                     self.say(&settled);
                     self.rest(store, &settled, seen).await;
                 }
-                Err(trouble) => {
+                Err(problem) => {
                     let wait = backoff.next().unwrap_or(CHECK_EVERY);
-                    let trouble = say::trouble(trouble);
-                    warn!(trouble, retry_in = ?wait, "The API key could not be looked after");
+                    let problem = say::problem(problem);
+                    warn!(error = problem, retry_in = ?wait, "The API key could not be looked after");
                     outage.failed();
                     tokio::time::sleep(wait).await;
                 }
@@ -151,7 +151,7 @@ impl Manager {
         &mut self,
         store: &Store,
         control_plane: &ControlPlane,
-    ) -> Result<Settled, Trouble> {
+    ) -> Result<TokenResult, TokenProblem> {
         let Self {
             namespace,
             secret,
@@ -160,7 +160,7 @@ impl Manager {
             keeper,
             ..
         } = self;
-        let place = Place {
+        let place = KeyPlace {
             store,
             namespace,
             name: secret,
@@ -172,8 +172,8 @@ impl Manager {
     }
 
     /// One line for each look.
-    fn say(&self, settled: &Settled) {
-        let Settled { rest, .. } = settled;
+    fn say(&self, settled: &TokenResult) {
+        let TokenResult { rest, .. } = settled;
         let now = self.clock.now();
         let expires = rest.expires.map(|expires| expires.to_string());
         let due = rest.due.map(|due| due.to_string());
@@ -195,14 +195,14 @@ impl Manager {
             managed_by,
             ..
         } = self;
-        if let Some(trouble) = say::advice(&rest.state, namespace, secret, managed_by) {
-            warn!(trouble, "The API key is not renewed");
+        if let Some(problem) = say::advice(&rest.state, namespace, secret, managed_by) {
+            warn!(error = problem, "The API key is not renewed");
         }
     }
 
     /// Waits until it is time to look again, or something has changed.
-    async fn rest(&self, store: &Store, settled: &Settled, seen: Option<Identity>) {
-        let Settled { rest, revision, .. } = settled;
+    async fn rest(&self, store: &Store, settled: &TokenResult, seen: Option<SocketIdentity>) {
+        let TokenResult { rest, revision, .. } = settled;
         loop {
             let now = self.clock.now();
             let glance = after(now, GLANCE_EVERY);
@@ -282,9 +282,9 @@ fn used_at(url: &str) -> Endpoint {
 }
 
 /// Which file a socket is: Headscale makes it anew at each start.
-type Identity = (u64, u64, i64, i64);
+type SocketIdentity = (u64, u64, i64, i64);
 
-fn identity(path: &Path) -> Option<Identity> {
+fn identity(path: &Path) -> Option<SocketIdentity> {
     let found = std::fs::metadata(path).ok()?;
     Some((found.dev(), found.ino(), found.ctime(), found.ctime_nsec()))
 }
@@ -311,7 +311,7 @@ async fn cluster(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
             Err(error) => {
                 let wait = backoff.next().unwrap_or(CHECK_EVERY);
                 warn!(
-                    trouble = format!("{error:#}"),
+                    error = format!("{error:#}"),
                     retry_in = ?wait,
                     "No cluster can be used: check that the pod mounts its ServiceAccount's token"
                 );

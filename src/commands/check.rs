@@ -6,10 +6,10 @@ use std::str::FromStr;
 use anyhow::{Result, bail};
 use serde::Serialize;
 
-use super::view::form::Form;
+use super::view::form::OutputFormat;
 use super::view::progress::Progress;
 use super::view::release::{AccessArgs, ReleaseArgs, connect};
-use facts::{Finding, Level};
+use facts::{CheckFinding, Level};
 
 mod dns;
 mod facts;
@@ -44,7 +44,7 @@ pub struct CheckArgs {
     pub namespace: Option<String>,
     /// Form of the output
     #[arg(long, short = 'o', default_value = "table", value_name = "FORM")]
-    pub output: Form,
+    pub output: OutputFormat,
     /// Namespace that Sidescale is installed in
     #[arg(
         long,
@@ -84,10 +84,10 @@ impl FromStr for PodName {
 
 /// Everything that is shown.
 #[derive(Debug, Serialize)]
-struct Report<'a> {
+struct CheckReport<'a> {
     namespace: &'a str,
     pod: &'a str,
-    findings: &'a [Finding],
+    findings: &'a [CheckFinding],
 }
 
 /// Looks at a pod, and says what was seen.
@@ -112,21 +112,21 @@ pub async fn run(args: CheckArgs, out: &mut (dyn Write + Send)) -> Result<()> {
     let facts = look::look(&client, &release, &namespace, &pod, &progress).await?;
     drop(progress);
     let findings = judge::judge(&facts);
-    let report = Report {
+    let report = CheckReport {
         namespace: &namespace,
         pod: &pod,
         findings: &findings,
     };
     match output {
-        Form::Table => write!(
+        OutputFormat::Table => write!(
             out,
             "{}",
             table::render(&format!("{namespace}/{pod}"), &findings)
         )?,
-        Form::Json => writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?,
+        OutputFormat::Json => writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?,
     }
     out.flush()?;
-    let failed = |finding: &&Finding| finding.result == Level::Fail;
+    let failed = |finding: &&CheckFinding| finding.result == Level::Fail;
     let failed = findings.iter().filter(failed).count();
     if failed > 0 {
         bail!(

@@ -15,15 +15,15 @@ use crate::clock::Clock;
 use crate::events::Events;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
-use crate::rotation::Notebook;
+use crate::rotation::Checkpoint;
 use crate::rotation::context::Context;
 use crate::rotation::demand::Demands;
 use crate::rotation::owner::Installation;
-use crate::rotation::plane::Plane;
-use crate::rotation::problem::Trouble;
+use crate::rotation::problem::Problem;
 use crate::rotation::removal::{Removal, away, decide};
+use crate::rotation::session::Session;
 use crate::rotation::survey::Survey;
-use crate::rotation::sweep::{self, Removed, SecondLook, listed, records};
+use crate::rotation::sweep::{self, Confirmation, Removed, listed, records};
 
 mod text;
 
@@ -74,7 +74,7 @@ pub async fn run(args: CleanupArgs, out: &mut (dyn Write + Send)) -> Result<()> 
         policy: Arc::new(release.policy.clone()),
         events: Events::log(Clock::wall()),
         clock: Clock::wall(),
-        notebook: Notebook::default(),
+        notebook: Checkpoint::default(),
         pods: Pods::none(),
         metrics: Arc::new(Metrics::new()?),
         health: Arc::default(),
@@ -112,15 +112,15 @@ pub async fn clean(
         tell(&format!("Asking control plane {name}"));
         match ask(context, name).await {
             Ok((plane, survey)) => planes.push((name, plane, survey)),
-            Err(trouble) => {
+            Err(problem) => {
                 failed += 1;
-                writeln!(out, "not cleaned: {}", trouble.message)?;
+                writeln!(out, "not cleaned: {}", problem.message)?;
             }
         }
     }
     // After what it is held against: what is made meanwhile is known here, not there.
     tell("Reading Secrets and pods");
-    let secrets = listed(context).await.map_err(|trouble| anyhow!(trouble))?;
+    let secrets = listed(context).await.map_err(|problem| anyhow!(problem))?;
     failed += secrets.iter().filter(|one| one.record.is_err()).count();
     let records = records(secrets.clone());
     let needed = demands().await?;
@@ -161,8 +161,8 @@ pub async fn clean(
     Ok(())
 }
 
-async fn ask(context: &Context, name: &str) -> Result<(Plane, Survey), Trouble> {
-    let plane = Plane::connect(context, name).await?;
+async fn ask(context: &Context, name: &str) -> Result<(Session, Survey), Problem> {
+    let plane = Session::connect(context, name).await?;
     let survey = plane.survey().await?;
     Ok((plane, survey))
 }
@@ -171,20 +171,20 @@ async fn ask(context: &Context, name: &str) -> Result<(Plane, Survey), Trouble> 
 async fn remove(
     context: &Context,
     name: &str,
-    plane: &Plane,
+    plane: &Session,
     removal: &Removal<'_>,
     demands: impl AsyncFn() -> Result<Demands>,
 ) -> Result<Removed> {
-    let trouble = |trouble: Trouble| anyhow!(trouble.message);
+    let problem = |problem: Problem| anyhow!(problem.message);
     if let Removal::Node { .. } | Removal::User { .. } = removal {
-        let again = SecondLook::read(context, plane).await.map_err(trouble)?;
+        let again = Confirmation::read(context, plane).await.map_err(problem)?;
         if !again.confirms(context, name, &demands().await?, removal) {
-            return Ok(Removed::Known);
+            return Ok(Removed::StillReferenced);
         }
     }
     sweep::remove(context, name, plane, removal)
         .await
-        .map_err(trouble)
+        .map_err(problem)
 }
 
 /// By what the users that rotation creates are known.

@@ -25,7 +25,7 @@ mod step;
 use show::Show;
 use stage::Stage;
 
-pub use step::{Failed, Spoilt, Step};
+pub use step::{DemoStep, Failed, Spoilt};
 
 /// The manifests that are shown where no others are named.
 const EXAMPLES: [(&str, &str); 3] = [
@@ -98,7 +98,7 @@ pub async fn show(
 
 /// Says how to go on while everything is up.
 fn invite(stage: &Stage, show: &mut Show<'_>) -> Result<(), Failed> {
-    let step = Step::Webhook;
+    let step = DemoStep::Webhook;
     let lines = stage
         .invitation()
         .map_err(|problem| Failed { step, problem })?;
@@ -112,20 +112,20 @@ fn invite(stage: &Stage, show: &mut Show<'_>) -> Result<(), Failed> {
 /// Every step, one after the other; the first that is not seen to work ends it.
 async fn play(stage: &mut Stage, show: &mut Show<'_>) -> Result<(), Failed> {
     let end = Instant::now() + LIMIT;
-    within(end, Step::ControlPlane, stage.start_headscale(show)).await?;
-    within(end, Step::Webhook, stage.start_webhook(show)).await?;
-    within(end, Step::Patch, stage.patch_pods(show)).await?;
-    within(end, Step::Unchanged, stage.patch_again(show)).await?;
-    within(end, Step::Mint, stage.mint(show)).await?;
-    within(end, Step::Files, stage.read_files(show)).await?;
-    within(end, Step::Rotate, stage.rotate(show)).await?;
-    within(end, Step::Metrics, stage.read_metrics(show)).await
+    within(end, DemoStep::ControlPlane, stage.start_headscale(show)).await?;
+    within(end, DemoStep::Webhook, stage.start_webhook(show)).await?;
+    within(end, DemoStep::Patch, stage.patch_pods(show)).await?;
+    within(end, DemoStep::Unchanged, stage.patch_again(show)).await?;
+    within(end, DemoStep::Mint, stage.mint(show)).await?;
+    within(end, DemoStep::Files, stage.read_files(show)).await?;
+    within(end, DemoStep::Rotate, stage.rotate(show)).await?;
+    within(end, DemoStep::Metrics, stage.read_metrics(show)).await
 }
 
 /// A step that hangs fails, and is named.
 async fn within(
     end: Instant,
-    step: Step,
+    step: DemoStep,
     done: impl Future<Output = Result<(), Failed>>,
 ) -> Result<(), Failed> {
     match tokio::time::timeout_at(end, done).await {
@@ -141,7 +141,7 @@ async fn within(
 }
 
 fn read(paths: &[PathBuf], spoilt: Option<Spoilt>) -> Result<Vec<(String, String)>, Failed> {
-    if spoilt.is_some_and(|spoilt| spoilt.step == Step::Manifests) {
+    if spoilt.is_some_and(|spoilt| spoilt.step == DemoStep::Manifests) {
         return Ok(vec![("spoilt.yaml".to_owned(), "kind: [".to_owned())]);
     }
     if paths.is_empty() {
@@ -154,7 +154,7 @@ fn read(paths: &[PathBuf], spoilt: Option<Spoilt>) -> Result<Vec<(String, String
         match std::fs::read_to_string(path) {
             Ok(text) => Ok((name, text)),
             Err(error) => Err(Failed {
-                step: Step::Manifests,
+                step: DemoStep::Manifests,
                 problem: format!("{name}: {error}: want a file of Kubernetes manifests"),
             }),
         }

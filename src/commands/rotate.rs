@@ -16,13 +16,13 @@ use super::view::progress::Progress;
 use super::view::release::{Release, ReleaseArgs, refused};
 use crate::rotation::demand::SecretRef;
 use crate::rotation::record::Record;
-use crate::rotation::request::{ANNOTATION, Request, Requests};
+use crate::rotation::request::{ANNOTATION, Requests, RotationRequest};
 use crate::store::StoredSecret;
 use choice::{Chosen, choose};
 
 mod choice;
 
-pub use choice::Target;
+pub use choice::RotateTarget;
 
 const HELP: &str = "\
 A key is renewed by itself when it is due. This asks for another one now: the running Sidescale makes it, writes it into \
@@ -51,7 +51,7 @@ pub struct RotateArgs {
         required_unless_present = "all",
         conflicts_with = "all"
     )]
-    pub targets: Vec<Target>,
+    pub targets: Vec<RotateTarget>,
     /// Every service
     #[arg(long)]
     pub all: bool,
@@ -168,7 +168,7 @@ async fn ask(release: &Release, name: &SecretRef, keys: &[Chosen], revoke: bool)
         let mut requests = Requests::parse(&read.annotations).unwrap_or_default();
         for key in keys {
             let replaces = key.id;
-            requests.add(&key.data_key, Request { replaces, revoke });
+            requests.add(&key.data_key, RotationRequest { replaces, revoke });
         }
         let mut annotations = read.annotations.clone();
         requests.write(&record, &mut annotations)?;

@@ -15,7 +15,7 @@ use tracing::{debug, info};
 use crate::admin::{self, AdminArgs};
 use crate::clock::Clock;
 use crate::cluster;
-use crate::config::{Current, Follower, POLL, Told};
+use crate::config::{Current, EditReports, Follower, POLL};
 use crate::events::Events;
 use crate::fences::{self, Fences};
 use crate::health::{Health, Part};
@@ -30,7 +30,7 @@ pub mod in_cluster;
 mod parts;
 
 use in_cluster::InCluster;
-use parts::Parts;
+use parts::ProcessTasks;
 
 /// Flags of `sidescale serve`.
 #[derive(Clone, Debug, clap::Args)]
@@ -143,7 +143,7 @@ pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result
         identity,
     };
 
-    let mut parts = Parts::new(shutdown.clone());
+    let mut parts = ProcessTasks::new(shutdown.clone());
     // Readiness has to be seen as false while the webhook drains, so the admin port ends last.
     let drained = CancellationToken::new();
     common.spawn_admin(&mut parts, admin, &drained);
@@ -194,7 +194,12 @@ struct Common {
 }
 
 impl Common {
-    fn spawn_admin(&self, parts: &mut Parts, listener: TcpListener, ended: &CancellationToken) {
+    fn spawn_admin(
+        &self,
+        parts: &mut ProcessTasks,
+        listener: TcpListener,
+        ended: &CancellationToken,
+    ) {
         let (health, metrics) = (Arc::clone(&self.health), Arc::clone(&self.metrics));
         let admin = admin::run(listener, health, metrics, ended.clone().cancelled_owned());
         parts.spawn("admin", async move {
@@ -206,7 +211,7 @@ impl Common {
     /// What is sent back turns true when work may begin that needs the rights.
     fn spawn_fences(
         &self,
-        parts: &mut Parts,
+        parts: &mut ProcessTasks,
         lease: &Lease,
         installation: &str,
         config_map: &str,
@@ -238,12 +243,12 @@ impl Common {
 
     fn spawn_configuration(
         &self,
-        parts: &mut Parts,
+        parts: &mut ProcessTasks,
         follower: Follower,
         config_map: (String, String),
         shutdown: &CancellationToken,
     ) {
-        let told = Told {
+        let told = EditReports {
             metrics: Arc::clone(&self.metrics),
             health: Arc::clone(&self.health),
             events: self.events.clone(),
@@ -260,7 +265,7 @@ impl Common {
 
     fn spawn_certificates(
         &self,
-        parts: &mut Parts,
+        parts: &mut ProcessTasks,
         args: &TlsArgs,
         namespace: &str,
         settled: watch::Receiver<bool>,
@@ -289,7 +294,7 @@ impl Common {
     /// What every replica's webhook has to know of the cluster.
     fn spawn_watches(
         &self,
-        parts: &mut Parts,
+        parts: &mut ProcessTasks,
         (namespace, config_map): (&str, &str),
         shutdown: &CancellationToken,
     ) {
@@ -309,7 +314,7 @@ impl Common {
 
     fn spawn_rotation(
         &self,
-        parts: &mut Parts,
+        parts: &mut ProcessTasks,
         (lease, hostnames): (Lease, String),
         release: String,
         settled: watch::Receiver<bool>,
@@ -347,7 +352,7 @@ impl Common {
 
     fn spawn_server(
         &self,
-        parts: &mut Parts,
+        parts: &mut ProcessTasks,
         args: &ServerArgs,
         listener: TcpListener,
         key: Arc<ServingKey>,
@@ -380,7 +385,7 @@ impl Common {
             let _drained = drained.drop_guard();
             let stop = async {
                 shutdown.cancelled().await;
-                health.trouble(Part::Serving, "stopping");
+                health.problem(Part::Serving, "stopping");
             };
             server::run(listener, tls, router, limits, metrics, stop).await;
             Ok(())

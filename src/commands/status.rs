@@ -6,14 +6,14 @@ use std::io::Write;
 use anyhow::{Result, bail};
 use jiff::Timestamp;
 
-use super::view::form::Form;
+use super::view::form::OutputFormat;
 use super::view::held::PlaneView;
 use super::view::inventory::Inventory;
 use super::view::progress::Progress;
 use super::view::release::{Release, ReleaseArgs};
 use super::view::verify;
 use crate::cluster;
-use report::Report;
+use report::StatusReport;
 use row::Hints;
 
 mod fold;
@@ -42,7 +42,7 @@ pub struct StatusArgs {
     pub only: Option<String>,
     /// Form of the output
     #[arg(long, short = 'o', default_value = "table", value_name = "FORM")]
-    pub output: Form,
+    pub output: OutputFormat,
     /// Ask each control plane whether the keys are there, and which nodes have joined
     #[arg(long)]
     pub verify: bool,
@@ -82,7 +82,7 @@ pub async fn run(args: StatusArgs, out: &mut (dyn Write + Send)) -> Result<()> {
         flags: cluster::flags(&release.namespace, &release.name),
     };
     let now = Timestamp::now();
-    let mut report = Report::new(now, &inventory, &release.policy, &planes, &hints);
+    let mut report = StatusReport::new(now, &inventory, &release.policy, &planes, &hints);
     let troubled: BTreeSet<String> = report
         .keys
         .iter()
@@ -92,12 +92,12 @@ pub async fn run(args: StatusArgs, out: &mut (dyn Write + Send)) -> Result<()> {
     if !troubled.is_empty() {
         progress.doing("Reading Events");
         inventory.read_notes(&release.client, &troubled).await;
-        report = Report::new(now, &inventory, &release.policy, &planes, &hints);
+        report = StatusReport::new(now, &inventory, &release.policy, &planes, &hints);
     }
     drop(progress);
     match output {
-        Form::Table => write!(out, "{}", table::render(now, &report))?,
-        Form::Json => writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?,
+        OutputFormat::Table => write!(out, "{}", table::render(now, &report))?,
+        OutputFormat::Json => writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?,
     }
     out.flush()?;
     let wrong = report.unverified();

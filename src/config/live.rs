@@ -38,7 +38,7 @@ pub struct Follower {
 
 /// Who is told of an edit.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct EditReports {
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// What the admin port says.
@@ -69,7 +69,7 @@ impl Follower {
     }
 
     /// Reads the file again and again.
-    pub async fn run(mut self, every: Duration, told: Told) -> Infallible {
+    pub async fn run(mut self, every: Duration, told: EditReports) -> Infallible {
         told.in_force(true);
         loop {
             tokio::time::sleep(every).await;
@@ -94,7 +94,7 @@ impl Follower {
     }
 }
 
-impl Told {
+impl EditReports {
     fn in_force(&self, all: bool) {
         self.metrics.config.in_force.set(i64::from(all));
         if all {
@@ -124,7 +124,7 @@ impl Told {
         let note = format!(
             "{error}; the configuration before it stays in force until this is mended, and a process that starts now does not start"
         );
-        self.health.trouble(Part::Configuration, note.as_str());
+        self.health.problem(Part::Configuration, note.as_str());
         self.tell(true, "ConfigurationRefused", note);
     }
 

@@ -11,7 +11,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 
 use super::text::shown;
-use super::{At, Error, Release, Version};
+use super::{At, Error, HeadscaleRelease, Version};
 
 mod api_keys;
 mod nodes;
@@ -93,8 +93,8 @@ impl HeadscaleGrpc {
         let request = v1::CheckPolicyRequest { policy };
         let check = self.call("CheckPolicy", client.check_policy(request));
         let release = match check.await {
-            Err(Error::Refused { status: 501, .. }) => Release::V0_28,
-            Ok(_) | Err(Error::Refused { .. }) => Release::V0_29,
+            Err(Error::Refused { status: 501, .. }) => HeadscaleRelease::V0_28,
+            Ok(_) | Err(Error::Refused { .. }) => HeadscaleRelease::V0_29,
             Err(error) => return Err(error),
         };
         let text = "unknown".to_owned();

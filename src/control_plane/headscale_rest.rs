@@ -7,7 +7,7 @@ use reqwest::{Client, ClientBuilder, StatusCode, header};
 use tokio::net::UnixStream;
 
 use super::version::{Age, age};
-use super::{At, Endpoint, Error, Release, Version, wire};
+use super::{At, Endpoint, Error, HeadscaleRelease, Version, wire};
 use crate::causes;
 use crate::key_value::KeyValue;
 
@@ -166,13 +166,13 @@ impl HeadscaleRest {
         &self,
         text: &str,
         unsupported: impl Fn(String) -> Error,
-    ) -> Result<Release, Error> {
+    ) -> Result<HeadscaleRelease, Error> {
         // 0.30 shows its description to anybody; before, everything under /api wants a key.
         let description = self.get("/api/v1/openapi.yaml", Auth::None).await?;
         if description.status == StatusCode::OK
             && !description.content_type.starts_with("text/html")
         {
-            return Ok(Release::V0_30);
+            return Ok(HeadscaleRelease::V0_30);
         }
         // 0.27 lists the keys of one user, and answers 500 where none is named.
         match self.list_last_pre_auth_keys().await {
@@ -187,8 +187,8 @@ impl HeadscaleRest {
         // 0.29 knows this path and wants a POST there; 0.28 does not know it.
         let newer = self.get("/api/v1/auth/register", Auth::Bearer).await?;
         Ok(match newer.status {
-            StatusCode::NOT_IMPLEMENTED | StatusCode::METHOD_NOT_ALLOWED => Release::V0_29,
-            _ => Release::V0_28,
+            StatusCode::NOT_IMPLEMENTED | StatusCode::METHOD_NOT_ALLOWED => HeadscaleRelease::V0_29,
+            _ => HeadscaleRelease::V0_28,
         })
     }
 
@@ -198,7 +198,7 @@ impl HeadscaleRest {
         self.parse(answer, "Headscale's health as JSON", wire::connectivity)?;
         Ok(Version {
             text: "unknown".to_owned(),
-            release: Release::V0_30,
+            release: HeadscaleRelease::V0_30,
         })
     }
 

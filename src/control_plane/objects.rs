@@ -60,14 +60,14 @@ impl std::fmt::Debug for KeyPrefix {
 
 /// Rows of a list.
 #[derive(Clone, Debug)]
-pub struct Listed<T> {
+pub struct RowList<T> {
     /// The rows; where they are too many, the last of them.
     pub rows: Vec<T>,
     /// The call, where they are too many: then a row that is not here may be there all the same.
     pub beyond: Option<At>,
 }
 
-impl<T> Listed<T> {
+impl<T> RowList<T> {
     /// All rows that there are.
     #[must_use]
     pub fn all(rows: Vec<T>) -> Self {

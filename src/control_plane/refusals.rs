@@ -1,7 +1,9 @@
 //! What a refusal means where releases answer it differently: a second look tells. I/O by the calls alone.
 
 use super::error::unless_not_found;
-use super::{ApiKey, ApiKeyId, ControlPlane, Error, Node, NodeId, Release, User, UserId, Version};
+use super::{
+    ApiKey, ApiKeyId, ControlPlane, Error, HeadscaleRelease, Node, NodeId, User, UserId, Version,
+};
 
 impl ControlPlane {
     /// Before 0.30 a taken name is a 500 like any other trouble.
@@ -105,12 +107,12 @@ impl ControlPlane {
     /// Refuses to delete a user where everybody's keys would go with it.
     pub(super) fn may_delete_user(&self, id: UserId, version: &Version) -> Result<(), Error> {
         match version.release {
-            Release::V0_28 => Err(Error::DeletesAllKeys {
+            HeadscaleRelease::V0_28 => Err(Error::DeletesAllKeys {
                 control_plane: self.name().to_owned(),
                 user: id.0,
                 version: version.to_string(),
             }),
-            Release::V0_29 | Release::V0_30 => Ok(()),
+            HeadscaleRelease::V0_29 | HeadscaleRelease::V0_30 => Ok(()),
         }
     }
 }

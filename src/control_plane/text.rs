@@ -23,21 +23,21 @@ pub(super) fn shown(text: &str, longest: usize) -> String {
 
 /// A text that is cut and escaped while it is read, so that a long one is nowhere kept whole.
 #[derive(Debug)]
-pub(super) struct Text<const LONGEST: usize>(pub(super) String);
+pub(super) struct BoundedText<const LONGEST: usize>(pub(super) String);
 
-impl<'de, const LONGEST: usize> Deserialize<'de> for Text<LONGEST> {
+impl<'de, const LONGEST: usize> Deserialize<'de> for BoundedText<LONGEST> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Cut<const LONGEST: usize>;
 
         impl<const LONGEST: usize> Visitor<'_> for Cut<LONGEST> {
-            type Value = Text<LONGEST>;
+            type Value = BoundedText<LONGEST>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a string")
             }
 
-            fn visit_str<E: Error>(self, text: &str) -> Result<Text<LONGEST>, E> {
-                Ok(Text(shown(text, LONGEST)))
+            fn visit_str<E: Error>(self, text: &str) -> Result<BoundedText<LONGEST>, E> {
+                Ok(BoundedText(shown(text, LONGEST)))
             }
         }
 
@@ -47,7 +47,7 @@ impl<'de, const LONGEST: usize> Deserialize<'de> for Text<LONGEST> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Text, shown};
+    use super::{BoundedText, shown};
 
     #[test]
     fn shows_text_and_no_escapes() {
@@ -61,8 +61,9 @@ mod tests {
         ] {
             let longest = if text == "ääää" { 5 } else { 100 };
             assert_eq!(shown(text, longest), want);
-            let Text(read) =
-                serde_json::from_str::<Text<100>>(&serde_json::json!(text).to_string()).unwrap();
+            let BoundedText(read) =
+                serde_json::from_str::<BoundedText<100>>(&serde_json::json!(text).to_string())
+                    .unwrap();
             assert_eq!(read, shown(text, 100));
         }
     }

@@ -13,7 +13,7 @@ pub enum Api {
 
 /// The releases that differ in what a call does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Release {
+pub enum HeadscaleRelease {
     /// 0.28: deleting a user there deletes every pre-auth key of the server.
     V0_28,
     /// 0.29: the last one with gRPC.
@@ -22,7 +22,7 @@ pub enum Release {
     V0_30,
 }
 
-impl Release {
+impl HeadscaleRelease {
     /// Its name for people.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -40,7 +40,7 @@ pub struct Version {
     /// What the server calls itself; `dev` for one built from source.
     pub text: String,
     /// The release that it behaves like.
-    pub release: Release,
+    pub release: HeadscaleRelease,
 }
 
 impl Version {
@@ -48,8 +48,8 @@ impl Version {
     #[must_use]
     pub fn api(&self) -> Api {
         match self.release {
-            Release::V0_28 | Release::V0_29 => Api::Gateway,
-            Release::V0_30 => Api::Problem,
+            HeadscaleRelease::V0_28 | HeadscaleRelease::V0_29 => Api::Gateway,
+            HeadscaleRelease::V0_30 => Api::Problem,
         }
     }
 }
@@ -67,7 +67,7 @@ pub(super) enum Age {
     /// Older than what we can work with.
     TooOld,
     /// This release, or one that we take for it.
-    Is(Release),
+    Is(HeadscaleRelease),
     /// The text holds no number, as in a build from source.
     Unknown,
 }
@@ -84,23 +84,23 @@ pub(super) fn age(text: &str) -> Age {
     };
     match (major, minor) {
         (0, ..28) => Age::TooOld,
-        (0, 28) => Age::Is(Release::V0_28),
-        (0, 29) => Age::Is(Release::V0_29),
-        (0, 30..) | (1.., _) => Age::Is(Release::V0_30),
+        (0, 28) => Age::Is(HeadscaleRelease::V0_28),
+        (0, 29) => Age::Is(HeadscaleRelease::V0_29),
+        (0, 30..) | (1.., _) => Age::Is(HeadscaleRelease::V0_30),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Age, Release, age};
+    use super::{Age, HeadscaleRelease, age};
 
     #[test]
     fn reads_the_version_texts_that_headscale_gives() {
         for (text, want) in [
-            ("v0.29.2", Age::Is(Release::V0_29)),
-            ("0.28.0", Age::Is(Release::V0_28)),
-            ("v0.30.0-beta.1", Age::Is(Release::V0_30)),
-            ("v1.0.0", Age::Is(Release::V0_30)),
+            ("v0.29.2", Age::Is(HeadscaleRelease::V0_29)),
+            ("0.28.0", Age::Is(HeadscaleRelease::V0_28)),
+            ("v0.30.0-beta.1", Age::Is(HeadscaleRelease::V0_30)),
+            ("v1.0.0", Age::Is(HeadscaleRelease::V0_30)),
             ("v0.27.1", Age::TooOld),
             ("0.9.3", Age::TooOld),
             ("dev", Age::Unknown),

@@ -7,7 +7,7 @@ use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use super::objects::listed_prefix;
-use super::text::Text;
+use super::text::BoundedText;
 use super::{
     ApiKey, ApiKeyId, KeyId, KeyPrefix, MintedApiKey, MintedKey, NewPreAuthKey, Node, NodeId,
     PreAuthKey, User, UserId, checks,
@@ -16,7 +16,7 @@ use crate::key_value::KeyValue;
 
 mod rows;
 
-pub(super) use rows::{Problem, Row, Rows};
+pub(super) use rows::{ListProblem, Rows, WireRow};
 
 /// Asks for a user. Only fields that every version knows: 0.30 refuses others.
 #[derive(Serialize)]
@@ -87,13 +87,13 @@ const MOST_TAGS: usize = 1024;
 
 #[derive(Deserialize)]
 struct UserBody {
-    id: Option<Text<LONGEST_NAME>>,
-    name: Option<Text<LONGEST_NAME>>,
+    id: Option<BoundedText<LONGEST_NAME>>,
+    name: Option<BoundedText<LONGEST_NAME>>,
     #[serde(rename = "displayName")]
-    display_name: Option<Text<LONGEST_DISPLAY_NAME>>,
-    provider: Option<Text<LONGEST_NAME>>,
+    display_name: Option<BoundedText<LONGEST_DISPLAY_NAME>>,
+    provider: Option<BoundedText<LONGEST_NAME>>,
     #[serde(rename = "providerId")]
-    provider_id: Option<Text<LONGEST_NAME>>,
+    provider_id: Option<BoundedText<LONGEST_NAME>>,
     #[serde(rename = "createdAt")]
     created_at: Option<Timestamp>,
 }
@@ -101,14 +101,14 @@ struct UserBody {
 /// An object of which only the id counts.
 #[derive(Deserialize)]
 struct IdBody {
-    id: Option<Text<LONGEST_NAME>>,
+    id: Option<BoundedText<LONGEST_NAME>>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct PreAuthKeyBody {
     user: Option<IdBody>,
-    id: Option<Text<LONGEST_NAME>>,
+    id: Option<BoundedText<LONGEST_NAME>>,
     key: Option<String>,
     reusable: Option<bool>,
     ephemeral: Option<bool>,
@@ -121,9 +121,9 @@ struct PreAuthKeyBody {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct NodeBody {
-    id: Option<Text<LONGEST_NAME>>,
-    name: Option<Text<LONGEST_NAME>>,
-    given_name: Option<Text<LONGEST_NAME>>,
+    id: Option<BoundedText<LONGEST_NAME>>,
+    name: Option<BoundedText<LONGEST_NAME>>,
+    given_name: Option<BoundedText<LONGEST_NAME>>,
     user: Option<IdBody>,
     online: Option<bool>,
     pre_auth_key: Option<IdBody>,
@@ -136,8 +136,8 @@ struct NodeBody {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ApiKeyBody {
-    id: Option<Text<LONGEST_NAME>>,
-    prefix: Option<Text<LONGEST_NAME>>,
+    id: Option<BoundedText<LONGEST_NAME>>,
+    prefix: Option<BoundedText<LONGEST_NAME>>,
     expiration: Option<Timestamp>,
     created_at: Option<Timestamp>,
     last_seen: Option<Timestamp>,
@@ -221,8 +221,8 @@ pub(super) fn minted_api_key(body: &[u8]) -> Result<MintedApiKey, String> {
 /// Reads an answer that says nothing but that it was done.
 pub(super) fn nothing(body: &[u8]) -> Result<(), String> {
     #[derive(Deserialize)]
-    struct Any {}
-    json::<Any>(body).map(|Any {}| ())
+    struct AnyValue {}
+    json::<AnyValue>(body).map(|AnyValue {}| ())
 }
 
 /// Reads the answer of a key's creation and holds it against what was asked.
@@ -235,7 +235,7 @@ pub(super) fn minted(body: &[u8], asked: &NewPreAuthKey) -> Result<MintedKey, St
 /// The message in an error's body: a gateway's `message`, or a problem's `detail` or `title`.
 pub(super) fn message(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
-    struct Refusal {
+    struct ServerRefusal {
         message: Option<String>,
         detail: Option<String>,
         title: Option<String>,
@@ -247,7 +247,7 @@ pub(super) fn message(body: &[u8]) -> Option<String> {
         message: Option<String>,
         location: Option<String>,
     }
-    let Refusal {
+    let ServerRefusal {
         message,
         detail,
         title,
@@ -298,8 +298,8 @@ fn required<T>(field: Option<T>, name: &str) -> Result<T, String> {
     field.ok_or_else(|| format!("JSON without {name:?}"))
 }
 
-fn id(field: Option<Text<LONGEST_NAME>>, name: &str) -> Result<u64, String> {
-    let Text(text) = required(field, name)?;
+fn id(field: Option<BoundedText<LONGEST_NAME>>, name: &str) -> Result<u64, String> {
+    let BoundedText(text) = required(field, name)?;
     match text.parse() {
         Ok(0) | Err(_) => Err(format!("a {name:?} that is no positive number")),
         Ok(id) => Ok(id),
@@ -319,11 +319,13 @@ fn one_user(body: UserBody) -> Result<User, String> {
         created_at,
         id: UserId(id(user_id, "user.id")?),
         name: required(name, "user.name")?.0,
-        display_name: display_name.map(|Text(text)| text).unwrap_or_default(),
+        display_name: display_name
+            .map(|BoundedText(text)| text)
+            .unwrap_or_default(),
         from_provider: [provider, provider_id]
             .into_iter()
             .flatten()
-            .any(|Text(text)| !text.is_empty()),
+            .any(|BoundedText(text)| !text.is_empty()),
     })
 }
 
@@ -374,7 +376,7 @@ fn one_node(body: NodeBody) -> Result<Node, String> {
     Ok(Node {
         id: NodeId(id(node_id, "node.id")?),
         name: required(name, "node.name")?.0,
-        given_name: given_name.map(|Text(text)| text).unwrap_or_default(),
+        given_name: given_name.map(|BoundedText(text)| text).unwrap_or_default(),
         user: user
             .map(|user| id(user.id, "user.id"))
             .transpose()?
@@ -399,7 +401,7 @@ fn one_api_key(body: ApiKeyBody) -> Result<ApiKey, String> {
         created_at,
         last_seen,
     } = body;
-    let Text(shown) = required(prefix, "apiKey.prefix")?;
+    let BoundedText(shown) = required(prefix, "apiKey.prefix")?;
     // A row of another form is somebody else's, and no reason to refuse the whole list.
     let prefix = listed_prefix(&shown).unwrap_or(&shown).to_owned();
     Ok(ApiKey {
@@ -429,7 +431,9 @@ impl<'de> Deserialize<'de> for Tags {
             fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Tags, A::Error> {
                 let mut tags = Vec::new();
                 while tags.len() < MOST_TAGS {
-                    let Some(Text(tag)) = array.next_element::<Text<LONGEST_TAG>>()? else {
+                    let Some(BoundedText(tag)) =
+                        array.next_element::<BoundedText<LONGEST_TAG>>()?
+                    else {
                         return Ok(Tags(tags));
                     };
                     tags.push(tag);

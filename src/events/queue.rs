@@ -29,19 +29,19 @@ const MOST_URGENT: usize = 2_048;
 const MOST_OTHERS: usize = 512;
 
 /// An Event, and what it is about.
-pub(super) type Item = Box<(Event, ObjectReference)>;
+pub(super) type QueuedEvent = Box<(Event, ObjectReference)>;
 
 /// The end of the queue that takes; clones are one queue.
 #[derive(Clone, Debug)]
-pub(super) struct Queue {
-    urgent: mpsc::Sender<Item>,
-    others: mpsc::Sender<Item>,
-    outage: Arc<Outage>,
+pub(super) struct EventQueue {
+    urgent: mpsc::Sender<QueuedEvent>,
+    others: mpsc::Sender<QueuedEvent>,
+    overflow: Arc<Overflow>,
 }
 
 /// Events that had no room since the queue was empty last.
 #[derive(Debug)]
-struct Outage {
+struct Overflow {
     dropped: AtomicUsize,
     metrics: Arc<Metrics>,
 }
@@ -50,9 +50,9 @@ struct Outage {
 pub struct Publisher {
     client: Client,
     reporter: Reporter,
-    urgent: mpsc::Receiver<Item>,
-    others: mpsc::Receiver<Item>,
-    outage: Arc<Outage>,
+    urgent: mpsc::Receiver<QueuedEvent>,
+    others: mpsc::Receiver<QueuedEvent>,
+    overflow: Arc<Overflow>,
 }
 
 impl std::fmt::Debug for Publisher {
@@ -61,7 +61,7 @@ impl std::fmt::Debug for Publisher {
     }
 }
 
-impl Queue {
+impl EventQueue {
     pub(super) fn new(
         client: Client,
         reporter: Reporter,
@@ -69,7 +69,7 @@ impl Queue {
     ) -> (Self, Publisher) {
         let (urgent, urgent_out) = mpsc::channel(MOST_URGENT);
         let (others, others_out) = mpsc::channel(MOST_OTHERS);
-        let outage = Arc::new(Outage {
+        let overflow = Arc::new(Overflow {
             dropped: AtomicUsize::new(0),
             metrics,
         });
@@ -78,35 +78,35 @@ impl Queue {
             reporter,
             urgent: urgent_out,
             others: others_out,
-            outage: Arc::clone(&outage),
+            overflow: Arc::clone(&overflow),
         };
         let queue = Self {
             urgent,
             others,
-            outage,
+            overflow,
         };
         (queue, publisher)
     }
 
     /// Has an Event published; says whether there was room for it.
-    pub(super) fn push(&self, item: Item, urgent: bool) -> bool {
+    pub(super) fn push(&self, item: QueuedEvent, urgent: bool) -> bool {
         let queue = if urgent { &self.urgent } else { &self.others };
         match queue.try_send(item) {
             Ok(()) => true,
             Err(mpsc::error::TrySendError::Full(_)) => {
-                self.outage.full(queue.max_capacity());
+                self.overflow.full(queue.max_capacity());
                 false
             }
             // The process ends.
             Err(mpsc::error::TrySendError::Closed(_)) => {
-                self.outage.metrics.events.dropped(Dropped::Stopped, 1);
+                self.overflow.metrics.events.dropped(Dropped::Stopped, 1);
                 false
             }
         }
     }
 }
 
-impl Outage {
+impl Overflow {
     fn full(&self, waiting: usize) {
         self.metrics.events.dropped(Dropped::QueueFull, 1);
         if self.dropped.fetch_add(1, Ordering::Relaxed) == 0 {
@@ -128,7 +128,7 @@ impl Outage {
 impl Publisher {
     /// Publishes until nobody has Events any more, or for a moment after `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let outage = Arc::clone(&self.outage);
+        let overflow = Arc::clone(&self.overflow);
         {
             let work = self.work();
             tokio::pin!(work);
@@ -142,7 +142,7 @@ impl Publisher {
         }
         let waiting = self.urgent.len() + self.others.len();
         if waiting > 0 {
-            outage.metrics.events.dropped(Dropped::Stopped, waiting);
+            overflow.metrics.events.dropped(Dropped::Stopped, waiting);
             debug!(waiting, "The process ends before all Events were published");
         }
     }
@@ -154,9 +154,9 @@ impl Publisher {
     }
 
     /// Takes what waits, alerts about keys that end and control planes first; none if nobody has Events any more.
-    async fn next(&mut self) -> Option<Item> {
+    async fn next(&mut self) -> Option<QueuedEvent> {
         if self.urgent.is_empty() && self.others.is_empty() {
-            self.outage.over();
+            self.overflow.over();
         }
         tokio::select! {
             biased;
@@ -175,7 +175,7 @@ impl Publisher {
             Ok(Err(error)) => cluster::chain(&error),
             Err(_) => format!("no answer within {} s", DEADLINE.as_secs()),
         };
-        self.outage.metrics.events.dropped(Dropped::Failed, 1);
+        self.overflow.metrics.events.dropped(Dropped::Failed, 1);
         let (namespace, object) = (about.namespace.as_deref(), about.name.as_deref());
         let reason = &*event.reason;
         debug!(namespace, object, reason, error, "Event was not published");

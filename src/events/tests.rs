@@ -1,6 +1,6 @@
 use super::*;
 use crate::clock::after;
-use crate::rotation::state::State;
+use crate::rotation::state::KeyState;
 
 fn stopped() -> (Events, Clock) {
     let clock = Clock::scaled(Timestamp::UNIX_EPOCH, 0.0);
@@ -98,21 +98,21 @@ fn keys_that_end_and_control_planes_are_told_whatever_else_there_is() {
     for reason in URGENT {
         assert!(events.publish(&Notice { reason, ..notice() }), "{reason}");
     }
-    for state in State::ALL {
+    for state in KeyState::ALL {
         let of_control_plane = match state {
-            State::Degraded
-            | State::NoCredentials
-            | State::InvalidCredentials
-            | State::Unsupported => true,
-            State::Ready
-            | State::SecretNotOurs
-            | State::UserNotOurs
-            | State::UserMissing
-            | State::Contended
-            | State::QuotaExceeded
-            | State::Throttled
-            | State::TooManyRows
-            | State::Paused => false,
+            KeyState::Degraded
+            | KeyState::NoCredentials
+            | KeyState::InvalidCredentials
+            | KeyState::Unsupported => true,
+            KeyState::Ready
+            | KeyState::SecretNotOurs
+            | KeyState::UserNotOurs
+            | KeyState::UserMissing
+            | KeyState::Contended
+            | KeyState::QuotaExceeded
+            | KeyState::Throttled
+            | KeyState::TooManyRows
+            | KeyState::Paused => false,
         };
         let urgent = URGENT.contains(&state.as_str());
         assert_eq!(urgent, of_control_plane, "{}", state.as_str());

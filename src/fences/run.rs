@@ -21,7 +21,7 @@ use sidescale_webhook::profile::OnLost;
 use tokio::sync::watch;
 use tracing::{error, info};
 
-use super::{Answer, FENCE_OPEN, Fence, Next, Verdict, judge, next, notice, worst};
+use super::{DryRunAnswer, FENCE_OPEN, Fence, FenceVerdict, NextRound, judge, next, notice, worst};
 use crate::clock::{Clock, after};
 use crate::cluster::{self, chain};
 use crate::config::Current;
@@ -82,7 +82,7 @@ impl Fences {
             let verdicts = self.round().await;
             let since_start = since(start, self.clock.now());
             let all = worst(verdicts.iter().map(|(_, verdict)| verdict.clone()));
-            let Next {
+            let NextRound {
                 settled: is_settled,
                 report,
                 after: pause,
@@ -98,7 +98,7 @@ impl Fences {
     }
 
     /// Tries each fence that there is a right for.
-    async fn round(&self) -> Vec<(Fence, Verdict)> {
+    async fn round(&self) -> Vec<(Fence, FenceVerdict)> {
         let evicts = self.policy.borrow().rotation.on_lost == OnLost::Evict;
         let fences = Fence::ALL
             .into_iter()
@@ -118,7 +118,7 @@ impl Fences {
     }
 
     /// A Secret of another name, and one that is a token of an account.
-    async fn try_secrets(&self) -> Vec<Answer> {
+    async fn try_secrets(&self) -> Vec<DryRunAnswer> {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
         let params = PostParams {
             dry_run: true,
@@ -136,7 +136,7 @@ impl Fences {
     }
 
     /// Something other than the caBundle, of both kinds.
-    async fn try_webhooks(&self) -> Vec<Answer> {
+    async fn try_webhooks(&self) -> Vec<DryRunAnswer> {
         let client = &self.client;
         let params = PatchParams {
             dry_run: true,
@@ -156,7 +156,7 @@ impl Fences {
     }
 
     /// An Event in the name of another component.
-    async fn try_event(&self) -> Answer {
+    async fn try_event(&self) -> DryRunAnswer {
         let api: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
         let params = PostParams {
             dry_run: true,
@@ -167,7 +167,7 @@ impl Fences {
     }
 
     /// Our own pod: the policy is asked only about one that is there.
-    async fn try_eviction(&self) -> Answer {
+    async fn try_eviction(&self) -> DryRunAnswer {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
         let eviction = Eviction {
             delete_options: None,
@@ -180,14 +180,14 @@ impl Fences {
         answered(post_eviction(&api, &eviction, true)).await
     }
 
-    async fn report(&self, verdicts: &[(Fence, Verdict)], open: &mut Vec<Fence>) {
+    async fn report(&self, verdicts: &[(Fence, FenceVerdict)], open: &mut Vec<Fence>) {
         for (fence, verdict) in verdicts {
-            let is_open = *verdict == Verdict::Open;
+            let is_open = *verdict == FenceVerdict::Open;
             let gauge = self.metrics.fence_open.with_label_values(&[fence.as_str()]);
             match verdict {
-                Verdict::Closed | Verdict::Open => gauge.set(i64::from(is_open)),
+                FenceVerdict::Closed | FenceVerdict::Open => gauge.set(i64::from(is_open)),
                 // What was seen last stands.
-                Verdict::Unknown(_) => continue,
+                FenceVerdict::Unknown(_) => continue,
             }
             let was_open = open.contains(fence);
             if is_open {
@@ -213,7 +213,7 @@ impl Fences {
         if open.is_empty() {
             self.health.ok(Part::Fences, detail);
         } else {
-            self.health.trouble(Part::Fences, detail);
+            self.health.problem(Part::Fences, detail);
         }
     }
 
@@ -235,7 +235,7 @@ impl Fences {
 }
 
 /// A line for the admin port: each fence and how it is.
-fn detail(verdicts: &[(Fence, Verdict)], installation: &str) -> String {
+fn detail(verdicts: &[(Fence, FenceVerdict)], installation: &str) -> String {
     let mut text = String::new();
     for (fence, verdict) in verdicts {
         if !text.is_empty() {
@@ -243,11 +243,11 @@ fn detail(verdicts: &[(Fence, Verdict)], installation: &str) -> String {
         }
         // Writing to a String cannot fail.
         let _ = match verdict {
-            Verdict::Closed => write!(text, "{} holds", fence.as_str()),
-            Verdict::Unknown(why) => {
+            FenceVerdict::Closed => write!(text, "{} holds", fence.as_str()),
+            FenceVerdict::Unknown(why) => {
                 write!(text, "{} could not be tried: {why}", fence.as_str())
             }
-            Verdict::Open => write!(
+            FenceVerdict::Open => write!(
                 text,
                 "{} is open: {}",
                 fence.as_str(),
@@ -305,17 +305,17 @@ fn probe_entry(name: &str) -> Value {
     json!({"webhooks": [{"name": format!("{name}.sidescale.io"), "timeoutSeconds": 30}]})
 }
 
-async fn answered<T>(call: impl Future<Output = Result<T, Error>>) -> Answer {
+async fn answered<T>(call: impl Future<Output = Result<T, Error>>) -> DryRunAnswer {
     match tokio::time::timeout(DEADLINE, call).await {
-        Err(_) => Answer::None(format!("no answer within {} s", DEADLINE.as_secs())),
-        Ok(Ok(_)) => Answer::Admitted,
+        Err(_) => DryRunAnswer::None(format!("no answer within {} s", DEADLINE.as_secs())),
+        Ok(Ok(_)) => DryRunAnswer::Admitted,
         Ok(Err(Error::Api(status))) => {
             let status = *status;
             let causes = status.details.iter().flat_map(|details| &details.causes);
             let budget = causes
                 .into_iter()
                 .any(|cause| cause.reason == "DisruptionBudget");
-            Answer::Refused {
+            DryRunAnswer::Refused {
                 code: status.code,
                 reason: status.reason,
                 message: status.message,
@@ -323,9 +323,9 @@ async fn answered<T>(call: impl Future<Output = Result<T, Error>>) -> Answer {
             }
         }
         Ok(Err(error)) if cluster::is_away(&error) => {
-            Answer::None("the API server does not answer".to_owned())
+            DryRunAnswer::None("the API server does not answer".to_owned())
         }
-        Ok(Err(error)) => Answer::None(chain(&error)),
+        Ok(Err(error)) => DryRunAnswer::None(chain(&error)),
     }
 }
 

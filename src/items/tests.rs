@@ -17,8 +17,8 @@ fn split(text: &str, size: usize, offset: usize, longest: usize) -> (Vec<String>
     for chunk in std::iter::once(first).chain(rest.chunks(size)) {
         let Ok(()) = items.push(chunk, |item| {
             found.push(match item {
-                Item::Whole(bytes) => std::str::from_utf8(bytes).unwrap().to_owned(),
-                Item::TooLong(length) => format!("too long: {length}"),
+                ListItem::Whole(bytes) => std::str::from_utf8(bytes).unwrap().to_owned(),
+                ListItem::TooLong(length) => format!("too long: {length}"),
             });
             Ok::<_, Infallible>(())
         });
@@ -96,13 +96,13 @@ fn what_stands_beside_the_objects_is_bounded() {
 fn lines_are_whole_or_not_given() {
     let text = "{\"a\":1}\n\n{\"b\":\"\\n\"}\r\n{\"long\":\"xxxxxxxxxxxxxxx\"}\n{\"c\":3}\n{\"cut";
     for size in 1..=text.len() {
-        let mut lines = Lines::new(16);
+        let mut lines = ObjectLines::new(16);
         let mut found = Vec::new();
         for chunk in text.as_bytes().chunks(size) {
             let Ok(()) = lines.push(chunk, |item| {
                 found.push(match item {
-                    Item::Whole(line) => String::from_utf8(line.trim_ascii().to_vec()).unwrap(),
-                    Item::TooLong(length) => format!("too long: {length}"),
+                    ListItem::Whole(line) => String::from_utf8(line.trim_ascii().to_vec()).unwrap(),
+                    ListItem::TooLong(length) => format!("too long: {length}"),
                 });
                 Ok::<_, Infallible>(())
             });

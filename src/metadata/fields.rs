@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 /// The fields of metadata that matter to us, those that may be long as they stand.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Fields<'a> {
+pub(crate) struct MetadataFields<'a> {
     #[serde(borrow, default)]
     pub(crate) name: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
@@ -42,32 +42,32 @@ pub(crate) fn each_pair(
     take: impl FnMut(&str, &str),
 ) -> serde_json::Result<()> {
     struct Seed<W, T>(W, T);
-    struct Key<'a>(Cow<'a, str>);
-    struct Value<'k, T>(&'k str, &'k mut T);
+    struct FieldKey<'a>(Cow<'a, str>);
+    struct FieldValue<'k, T>(&'k str, &'k mut T);
 
-    impl<'de> Deserialize<'de> for Key<'de> {
+    impl<'de> Deserialize<'de> for FieldKey<'de> {
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            struct Any;
-            impl<'de> Visitor<'de> for Any {
-                type Value = Key<'de>;
+            struct AnyField;
+            impl<'de> Visitor<'de> for AnyField {
+                type Value = FieldKey<'de>;
 
                 fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                     f.write_str("a string")
                 }
 
-                fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Key<'de>, E> {
-                    Ok(Key(Cow::Borrowed(text)))
+                fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<FieldKey<'de>, E> {
+                    Ok(FieldKey(Cow::Borrowed(text)))
                 }
 
-                fn visit_str<E: Error>(self, text: &str) -> Result<Key<'de>, E> {
-                    Ok(Key(Cow::Owned(text.to_owned())))
+                fn visit_str<E: Error>(self, text: &str) -> Result<FieldKey<'de>, E> {
+                    Ok(FieldKey(Cow::Owned(text.to_owned())))
                 }
             }
-            deserializer.deserialize_str(Any)
+            deserializer.deserialize_str(AnyField)
         }
     }
 
-    impl<'de, T: FnMut(&str, &str)> DeserializeSeed<'de> for Value<'_, T> {
+    impl<'de, T: FnMut(&str, &str)> DeserializeSeed<'de> for FieldValue<'_, T> {
         type Value = ();
 
         fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -75,7 +75,7 @@ pub(crate) fn each_pair(
         }
     }
 
-    impl<'de, T: FnMut(&str, &str)> Visitor<'de> for Value<'_, T> {
+    impl<'de, T: FnMut(&str, &str)> Visitor<'de> for FieldValue<'_, T> {
         type Value = ();
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -96,9 +96,9 @@ pub(crate) fn each_pair(
         }
 
         fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
-            while let Some(Key(key)) = map.next_key::<Key<'de>>()? {
+            while let Some(FieldKey(key)) = map.next_key::<FieldKey<'de>>()? {
                 if (self.0)(&key) {
-                    map.next_value_seed(Value(&key, &mut self.1))?;
+                    map.next_value_seed(FieldValue(&key, &mut self.1))?;
                 } else {
                     map.next_value::<IgnoredAny>()?;
                 }

@@ -23,7 +23,7 @@ fn keeps_of_a_pod_what_decides() {
         ],
         "managedFields": [{"manager": "kubelet", "fieldsV1": {"f:a": [{}]}}],
     }, "spec": {"containers": []}});
-    let kept = Metadata::of_pod(pod.to_string().as_bytes(), &["team"].into()).unwrap();
+    let kept = ObjectMetadata::of_pod(pod.to_string().as_bytes(), &["team"].into()).unwrap();
     assert_eq!(
         (&*kept.name, &*kept.namespace, &*kept.version),
         ("web-1", "shop", "12")
@@ -49,7 +49,7 @@ fn keeps_no_more_of_a_value_than_decides() {
     let long = "ä\n".repeat(100 << 10);
     let pod = json!({"metadata": {"name": "x".repeat(1 << 20), "annotations": {"sidescale.io/tags": long},
         "ownerReferences": [{"kind": long, "name": long, "uid": long, "controller": true}]}});
-    let kept = Metadata::of_pod(pod.to_string().as_bytes(), &BTreeSet::new()).unwrap();
+    let kept = ObjectMetadata::of_pod(pod.to_string().as_bytes(), &BTreeSet::new()).unwrap();
     assert!((4097..4100).contains(&kept.annotations[0].1.len()));
     let owner = kept.owner.unwrap();
     assert!(kept.name.len() + owner.kind.len() + owner.name.len() <= 3 * LONGEST_NAME);
@@ -59,7 +59,7 @@ fn keeps_no_more_of_a_value_than_decides() {
 fn of_two_values_with_one_key_one_is_kept() {
     let twice = r#""sidescale.io/tags":"1","sidescale.io/tags":"2""#;
     let pod = format!(r#"{{"metadata":{{"annotations":{{{twice}}}}}}}"#);
-    let kept = Metadata::of_pod(pod.as_bytes(), &BTreeSet::new()).unwrap();
+    let kept = ObjectMetadata::of_pod(pod.as_bytes(), &BTreeSet::new()).unwrap();
     assert_eq!(pairs(&kept.annotations), [("sidescale.io/tags", "2")]);
 }
 
@@ -75,7 +75,8 @@ fn keeps_of_a_namespace_what_decides_and_some_of_what_is_remarked_on() {
     labels.insert("team".into(), json!("a"));
     let namespace =
         json!({"metadata": {"name": "shop", "labels": labels, "annotations": annotations}});
-    let kept = Metadata::of_namespace(namespace.to_string().as_bytes(), &["team"].into()).unwrap();
+    let kept =
+        ObjectMetadata::of_namespace(namespace.to_string().as_bytes(), &["team"].into()).unwrap();
     assert_eq!(
         pairs(&kept.labels)[MOST_LABELS..],
         [(INJECT, "tailscale"), ("team", "a")]
@@ -118,7 +119,7 @@ fn says_who_wrote_last() {
             })
             .collect();
         let secret = json!({"metadata": {"managedFields": managers}});
-        let last = Metadata::of_secret(secret.to_string().as_bytes())
+        let last = ObjectMetadata::of_secret(secret.to_string().as_bytes())
             .unwrap()
             .last_write;
         assert_eq!(
@@ -142,7 +143,7 @@ fn what_is_no_object_of_kubernetes_is_refused() {
         r#"{"metadata":{"name":"a","name":"b"}}"#,
     ] {
         assert!(
-            Metadata::of_pod(bytes.as_bytes(), &BTreeSet::new()).is_err(),
+            ObjectMetadata::of_pod(bytes.as_bytes(), &BTreeSet::new()).is_err(),
             "{bytes}"
         );
     }
@@ -151,7 +152,7 @@ fn what_is_no_object_of_kubernetes_is_refused() {
         "[".repeat(1 << 18),
         "]".repeat(1 << 18)
     );
-    assert!(Metadata::of_pod(deep.as_bytes(), &BTreeSet::new()).is_ok());
+    assert!(ObjectMetadata::of_pod(deep.as_bytes(), &BTreeSet::new()).is_ok());
     let frame = |text: &str| serde_json::from_str::<Frame>(text).is_ok();
     assert!(frame(r#"{"metadata":{},"items":[]}"#) && frame(r#"{"items":null}"#));
     assert!(!frame(r#"{"items":[1]}"#) && !frame("{"));

@@ -11,9 +11,9 @@ use sidescale_webhook::profile;
 use tracing::{debug, info, warn};
 
 use super::context::Context;
-use crate::api_key::keeper::{CHECK_EVERY, Keeper};
-use crate::api_key::run::{Place, Settled, Trouble, settle};
-use crate::api_key::{Policy, form};
+use crate::api_key::keeper::{CHECK_EVERY, TokenKeeper};
+use crate::api_key::run::{KeyPlace, TokenProblem, TokenResult, settle};
+use crate::api_key::{TokenPolicy, form};
 use crate::clock::after;
 use crate::control_plane::{ControlPlane, Endpoint, Error};
 use crate::outage::Outage;
@@ -34,36 +34,39 @@ const RETRY: Duration = Duration::from_secs(300);
 
 /// The API keys by control plane, and when each is looked at.
 #[derive(Debug)]
-pub(super) struct ApiKeys(BTreeMap<String, Slot>);
+pub(super) struct ApiKeys(BTreeMap<String, TokenSlot>);
 
 #[derive(Debug)]
-struct Slot {
+struct TokenSlot {
     /// Not here while it is at work.
-    keeper: Option<Keeper>,
+    keeper: Option<TokenKeeper>,
     next: Timestamp,
     outage: Outage,
 }
 
 /// What a look has come to.
 #[derive(Debug)]
-pub(super) struct Looked {
+pub(super) struct TokenOutcome {
     pub(super) name: String,
-    keeper: Keeper,
+    keeper: TokenKeeper,
     /// Whether the key in the Secret is another now.
     pub(super) renewed: bool,
-    outcome: Result<Option<Settled>, String>,
+    outcome: Result<Option<TokenResult>, String>,
 }
 
 impl ApiKeys {
     /// All of them are looked at now.
     pub(super) fn new<'a>(
-        planes: impl Iterator<Item = (&'a String, &'a profile::ControlPlane)>,
+        planes: impl Iterator<Item = (&'a String, &'a profile::ControlPlaneSettings)>,
         writer: &str,
         now: Timestamp,
     ) -> Self {
-        let slot = |(name, config): (&String, &profile::ControlPlane)| {
-            let slot = Slot {
-                keeper: Some(Keeper::new(format!("rotation/{writer}"), policy(config))),
+        let slot = |(name, config): (&String, &profile::ControlPlaneSettings)| {
+            let slot = TokenSlot {
+                keeper: Some(TokenKeeper::new(
+                    format!("rotation/{writer}"),
+                    policy(config),
+                )),
                 next: now,
                 outage: Outage::default(),
             };
@@ -79,7 +82,7 @@ impl ApiKeys {
         &mut self,
         now: Timestamp,
         answers: impl Fn(&str) -> bool,
-    ) -> Vec<(String, Keeper)> {
+    ) -> Vec<(String, TokenKeeper)> {
         let all = self.0.iter_mut();
         let due = all.filter(|(name, slot)| slot.next <= now && answers(name));
         due.filter_map(|(name, slot)| Some((name.clone(), slot.keeper.take()?)))
@@ -94,8 +97,8 @@ impl ApiKeys {
     }
 
     /// Takes in what a look has come to.
-    pub(super) fn looked(&mut self, looked: Looked, now: Timestamp) {
-        let Looked {
+    pub(super) fn looked(&mut self, looked: TokenOutcome, now: Timestamp) {
+        let TokenOutcome {
             name,
             keeper,
             renewed,
@@ -113,23 +116,25 @@ impl ApiKeys {
             );
         }
         match outcome {
-            Ok(Some(Settled { rest, .. })) => {
+            Ok(Some(TokenResult { rest, .. })) => {
                 slot.next = slot.next.min(rest.until.max(now));
                 slot.outage = Outage::default();
                 debug!(control_plane = name, state = ?rest.state, until = %rest.until, "Looked at the API key");
             }
             Ok(None) => slot.outage = Outage::default(),
-            Err(trouble) => {
+            Err(problem) => {
                 slot.next = after(now, RETRY);
                 if slot.outage.failed() {
                     warn!(
                         control_plane = name,
-                        trouble, "The API key cannot be looked after in place of its manager"
+                        error = problem,
+                        "The API key cannot be looked after in place of its manager"
                     );
                 } else {
                     debug!(
                         control_plane = name,
-                        trouble, "The API key still cannot be looked after"
+                        error = problem,
+                        "The API key still cannot be looked after"
                     );
                 }
             }
@@ -138,7 +143,11 @@ impl ApiKeys {
 }
 
 /// Looks at one API key, and renews it where that is called for.
-pub(super) async fn look(context: Arc<Context>, name: String, mut keeper: Keeper) -> Looked {
+pub(super) async fn look(
+    context: Arc<Context>,
+    name: String,
+    mut keeper: TokenKeeper,
+) -> TokenOutcome {
     let (mut renewed, mut outcome) = (false, Ok(None));
     if let Some(config) = context.policy.control_planes.get(&name) {
         let before = value(&context.store, config).await;
@@ -148,7 +157,7 @@ pub(super) async fn look(context: Arc<Context>, name: String, mut keeper: Keeper
             (Ok(_) | Err(_), _) => false,
         };
     }
-    Looked {
+    TokenOutcome {
         name,
         keeper,
         renewed,
@@ -160,13 +169,13 @@ pub(super) async fn look(context: Arc<Context>, name: String, mut keeper: Keeper
 async fn settled(
     context: &Context,
     name: &str,
-    config: &profile::ControlPlane,
-    keeper: &mut Keeper,
-) -> Result<Option<Settled>, String> {
+    config: &profile::ControlPlaneSettings,
+    keeper: &mut TokenKeeper,
+) -> Result<Option<TokenResult>, String> {
     let mut last = None;
     loop {
         let found = value(&context.store, config).await;
-        let api_key = match found.map_err(|error| said(Trouble::Secret(error)))? {
+        let api_key = match found.map_err(|error| said(TokenProblem::Secret(error)))? {
             // There is nothing to renew, and what is the same as before was refused.
             None => return Ok(None),
             Some(value) if Some(&value) == last.as_ref() => return Ok(None),
@@ -181,7 +190,7 @@ async fn settled(
             allow_insecure: config.allow_insecure,
         };
         let control_plane = ControlPlane::new(endpoint.clone());
-        let place = Place {
+        let place = KeyPlace {
             store: &context.store,
             namespace: &config.api_key_namespace,
             name: &config.api_key_secret,
@@ -191,18 +200,18 @@ async fn settled(
         };
         match settle(keeper, &place).await {
             Ok(settled) => return Ok(Some(settled)),
-            Err(Trouble::Headscale {
+            Err(TokenProblem::Headscale {
                 source: Error::Unauthorized { .. },
                 ..
             }) => {}
-            Err(trouble) => return Err(said(trouble)),
+            Err(problem) => return Err(said(problem)),
         }
     }
 }
 
 async fn value(
     store: &Store,
-    config: &profile::ControlPlane,
+    config: &profile::ControlPlaneSettings,
 ) -> Result<Option<crate::key_value::KeyValue>, StoreError> {
     let found = store
         .read(&config.api_key_namespace, &config.api_key_secret)
@@ -210,12 +219,12 @@ async fn value(
     Ok(found.and_then(|secret| form::read(&secret, MANAGED_BY.1, &config.api_key_data_key).value))
 }
 
-fn said(trouble: Trouble) -> String {
-    format!("{:#}", anyhow::Error::new(trouble))
+fn said(problem: TokenProblem) -> String {
+    format!("{:#}", anyhow::Error::new(problem))
 }
 
-fn policy(config: &profile::ControlPlane) -> Policy {
-    Policy {
+fn policy(config: &profile::ControlPlaneSettings) -> TokenPolicy {
+    TokenPolicy {
         expiration: EXPIRATION,
         buffer: BUFFER,
         overlap: Duration::ZERO,

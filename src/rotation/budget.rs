@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use sidescale_webhook::profile::Rotation;
 
-use super::owner::{KeyUser, Owner};
+use super::owner::{KeyUser, ServiceOwner};
 use crate::clock::after;
 use crate::control_plane::{PreAuthKey, UserId};
 
@@ -21,15 +21,15 @@ const FORGET_AT: usize = 1_024;
 /// The buckets of all services and namespaces. The process that leads has them; they start full with it.
 #[derive(Clone, Debug, Default)]
 pub struct Budget {
-    buckets: BTreeMap<Holder, Bucket>,
+    buckets: BTreeMap<BucketOwner, Bucket>,
     forget_at: usize,
 }
 
 /// Whose a bucket is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Holder {
+enum BucketOwner {
     /// Shared keys of one service.
-    Service(Owner),
+    Service(ServiceOwner),
     /// Shared keys of one namespace.
     Namespace(String),
     /// Keys of single pods of one namespace.
@@ -89,7 +89,7 @@ impl Budget {
     pub fn take(
         &mut self,
         now: Timestamp,
-        owner: &Owner,
+        owner: &ServiceOwner,
         of_pods: bool,
         rotation: &Rotation,
     ) -> Result<(), Timestamp> {
@@ -105,7 +105,7 @@ impl Budget {
     }
 
     /// Gives back what was taken for a key that the control plane did not create.
-    pub fn give_back(&mut self, owner: &Owner, of_pods: bool, rotation: &Rotation) {
+    pub fn give_back(&mut self, owner: &ServiceOwner, of_pods: bool, rotation: &Rotation) {
         for (holder, size) in sizes(owner, of_pods, rotation) {
             if let Some(bucket) = self.buckets.get_mut(&holder) {
                 let refill = SignedDuration::try_from(size.refill).unwrap_or_default();
@@ -122,14 +122,14 @@ impl Budget {
     }
 }
 
-fn sizes(owner: &Owner, of_pods: bool, rotation: &Rotation) -> Vec<(Holder, Size)> {
+fn sizes(owner: &ServiceOwner, of_pods: bool, rotation: &Rotation) -> Vec<(BucketOwner, Size)> {
     let namespace = || owner.namespace.clone();
     if of_pods {
         let (keys, per_hour) = (
             rotation.pod_keys_per_namespace,
             rotation.pod_keys_per_namespace_per_hour,
         );
-        return vec![(Holder::Pods(namespace()), Size::new(keys, per_hour))];
+        return vec![(BucketOwner::Pods(namespace()), Size::new(keys, per_hour))];
     }
     let service = Size::new(
         rotation.keys_per_service,
@@ -140,8 +140,8 @@ fn sizes(owner: &Owner, of_pods: bool, rotation: &Rotation) -> Vec<(Holder, Size
         rotation.new_keys_per_namespace_per_hour,
     );
     vec![
-        (Holder::Service(owner.clone()), service),
-        (Holder::Namespace(namespace()), all),
+        (BucketOwner::Service(owner.clone()), service),
+        (BucketOwner::Namespace(namespace()), all),
     ]
 }
 
@@ -199,7 +199,7 @@ mod tests {
     }
 
     /// How many keys the service gets at that second, and when the next.
-    fn got(budget: &mut Budget, second: i64, owner: &Owner, of_pods: bool) -> (usize, i64) {
+    fn got(budget: &mut Budget, second: i64, owner: &ServiceOwner, of_pods: bool) -> (usize, i64) {
         for got in 0..100 {
             if let Err(until) = budget.take(at(second), owner, of_pods, &rotation()) {
                 return (got, until.duration_since(at(second)).as_secs());
@@ -212,7 +212,7 @@ mod tests {
     fn a_service_gets_what_is_in_its_bucket_and_a_namespace_no_more_than_its_own() {
         let mut budget = Budget::default();
         let [api, web, other] = [("shop", "api"), ("shop", "web"), ("other", "api")]
-            .map(|(namespace, service)| Owner::new(namespace, service));
+            .map(|(namespace, service)| ServiceOwner::new(namespace, service));
         assert_eq!(got(&mut budget, 0, &api, false), (3, 600));
         assert_eq!(got(&mut budget, 599, &api, false), (0, 1));
         assert_eq!(got(&mut budget, 600, &api, false), (1, 600));
@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn a_refused_key_costs_nothing_and_one_that_was_not_created_is_given_back() {
         let mut budget = Budget::default();
-        let api = Owner::new("shop", "api");
+        let api = ServiceOwner::new("shop", "api");
         assert_eq!(got(&mut budget, 0, &api, false).0, 3);
         for _ in 0..50 {
             assert!(budget.take(at(0), &api, false, &rotation()).is_err());
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn a_clock_that_was_set_back_empties_no_bucket() {
         let mut budget = Budget::default();
-        let api = Owner::new("shop", "api");
+        let api = ServiceOwner::new("shop", "api");
         assert_eq!(got(&mut budget, 400 * 86_400, &api, false).0, 3);
         assert_eq!(got(&mut budget, 0, &api, false), (3, 600));
     }
@@ -251,7 +251,7 @@ mod tests {
     fn full_buckets_are_forgotten() {
         let mut budget = Budget::default();
         for n in 0..10_000 {
-            let owner = Owner::new(&format!("n{n}"), "api");
+            let owner = ServiceOwner::new(&format!("n{n}"), "api");
             budget.take(at(n * 60), &owner, false, &rotation()).unwrap();
         }
         assert!(
@@ -268,7 +268,7 @@ mod tests {
             .map(|(id, namespace)| {
                 let user = KeyUser {
                     name: namespace.into(),
-                    owner: Some(Owner::new(namespace, "api")),
+                    owner: Some(ServiceOwner::new(namespace, "api")),
                     created: None,
                 };
                 (UserId(id), user)

@@ -12,7 +12,7 @@ use kube::{Client, Error};
 use serde_json::json;
 use tracing::debug;
 
-use super::nodes::Notes;
+use super::nodes::NodeCheckpoints;
 use crate::cluster;
 use crate::store::FIELD_MANAGER;
 
@@ -25,20 +25,20 @@ const LONGEST: usize = 200 * 1024;
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Whose hostnames are, as text, by control plane.
-type Hostnames = BTreeMap<String, String>;
+type HostnamesText = BTreeMap<String, String>;
 
 /// What is noted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Noted {
+pub struct CheckpointContents {
     /// Of nodes.
-    pub nodes: Notes,
+    pub nodes: NodeCheckpoints,
     /// Of hostnames.
-    pub hostnames: Hostnames,
+    pub hostnames: HostnamesText,
 }
 
 /// What came of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Written {
+pub(super) enum CheckpointWrite {
     /// It was done.
     Yes,
     /// The API server does not answer, which is reported elsewhere.
@@ -49,9 +49,9 @@ pub(super) enum Written {
 
 /// Where notes are kept; clones are one notebook.
 #[derive(Clone)]
-pub enum Notebook {
+pub enum Checkpoint {
     /// In memory, for as long as the program runs.
-    Memory(Arc<Mutex<Noted>>),
+    Memory(Arc<Mutex<CheckpointContents>>),
     /// At a Lease and in a ConfigMap that are there.
     Cluster {
         /// The cluster.
@@ -65,21 +65,21 @@ pub enum Notebook {
     },
 }
 
-impl Default for Notebook {
+impl Default for Checkpoint {
     fn default() -> Self {
         Self::Memory(Arc::default())
     }
 }
 
-impl std::fmt::Debug for Notebook {
+impl std::fmt::Debug for Checkpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Notebook")
+        f.write_str("Checkpoint")
     }
 }
 
-impl Notebook {
+impl Checkpoint {
     /// What was noted last; none if that cannot be asked now, and nothing where nobody may ask.
-    pub(super) async fn read(&self) -> Option<Noted> {
+    pub(super) async fn read(&self) -> Option<CheckpointContents> {
         let (client, namespace, lease, hostnames) = match self {
             Self::Memory(noted) => {
                 return Some(noted.lock().unwrap_or_else(PoisonError::into_inner).clone());
@@ -96,7 +96,7 @@ impl Notebook {
         let of_nodes = of_nodes.and_then(|lease| lease.metadata.annotations?.remove(ANNOTATION));
         let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
         let of_hostnames = there(api.get_opt(hostnames), namespace, hostnames).await?;
-        Some(Noted {
+        Some(CheckpointContents {
             // Notes that cannot be read say nothing, and are written anew.
             nodes: of_nodes
                 .and_then(|noted| serde_json::from_str(&noted).ok())
@@ -106,7 +106,7 @@ impl Notebook {
     }
 
     /// Notes it of nodes; says whether that was done.
-    pub(super) async fn write_nodes(&self, notes: &Notes) -> bool {
+    pub(super) async fn write_nodes(&self, notes: &NodeCheckpoints) -> bool {
         let (client, namespace, name) = match self {
             Self::Memory(kept) => {
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -136,16 +136,20 @@ impl Notebook {
         let patch = Patch::Merge(json!({"metadata": {"annotations": {ANNOTATION: text}}}));
         let params = params();
         let patched = api.patch_metadata(name, &params, &patch);
-        written(patched, namespace, name).await == Written::Yes
+        written(patched, namespace, name).await == CheckpointWrite::Yes
     }
 
     /// Notes it of hostnames, where that differs from what was noted before.
-    pub(super) async fn write_hostnames(&self, before: &Hostnames, now: &Hostnames) -> Written {
+    pub(super) async fn write_hostnames(
+        &self,
+        before: &HostnamesText,
+        now: &HostnamesText,
+    ) -> CheckpointWrite {
         let (client, namespace, name) = match self {
             Self::Memory(kept) => {
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
                 kept.hostnames.clone_from(now);
-                return Written::Yes;
+                return CheckpointWrite::Yes;
             }
             Self::Cluster {
                 client,
@@ -191,20 +195,20 @@ async fn written<T>(
     written: impl Future<Output = Result<T, Error>>,
     namespace: &str,
     name: &str,
-) -> Written {
+) -> CheckpointWrite {
     match tokio::time::timeout(DEADLINE, written).await {
-        Ok(Ok(_)) => Written::Yes,
+        Ok(Ok(_)) => CheckpointWrite::Yes,
         Ok(Err(error)) => {
             let is_away = cluster::is_away(&error);
             let error = cluster::chain(&error);
             debug!(namespace, name, error, "Notes were not written");
             if is_away {
-                Written::Away
+                CheckpointWrite::Away
             } else {
-                Written::No(error)
+                CheckpointWrite::No(error)
             }
         }
-        Err(_) => Written::Away,
+        Err(_) => CheckpointWrite::Away,
     }
 }
 

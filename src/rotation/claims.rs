@@ -12,7 +12,7 @@ use sidescale_webhook::hostnames::{self, Hashed};
 use sidescale_webhook::profile::HostnameOwner;
 
 use super::demand::Demands;
-use super::owner::Owner;
+use super::owner::ServiceOwner;
 use super::tailnet::Tailnet;
 use crate::clock::after;
 
@@ -32,10 +32,10 @@ pub struct Rules<'a> {
 
 /// The names of one control plane that belong to a namespace, as far as there is room to remember them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Claims(BTreeMap<Hashed, Row>);
+pub struct Claims(BTreeMap<Hashed, ClaimRow>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Row {
+struct ClaimRow {
     namespace: Hashed,
     idle_since: Option<Timestamp>,
 }
@@ -44,7 +44,7 @@ struct Row {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Party {
     /// The service.
-    pub owner: Owner,
+    pub owner: ServiceOwner,
     /// Secret of its key.
     pub secret: String,
 }
@@ -64,7 +64,7 @@ pub struct Conflict {
 
 /// What came of one look.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Look {
+pub struct HostnameReport {
     /// Names that more ask for than may have them.
     pub conflicts: Vec<Conflict>,
     /// Namespaces with a name that is not remembered for want of room, and the bound that was met.
@@ -84,7 +84,7 @@ pub enum Bound {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Ask<'a> {
     created: Timestamp,
-    owner: Owner,
+    owner: ServiceOwner,
     /// Secret of the key of its pods; none where only a node asks.
     secret: Option<&'a str>,
 }
@@ -95,7 +95,7 @@ impl Claims {
     pub fn read(text: &str) -> Self {
         let rows = hostnames::rows(text).map(|row| {
             let idle = row.idle_since.map(Timestamp::from_second);
-            let kept = Row {
+            let kept = ClaimRow {
                 namespace: row.namespace,
                 idle_since: idle.and_then(Result::ok),
             };
@@ -108,7 +108,7 @@ impl Claims {
     #[must_use]
     pub fn text(&self) -> String {
         let lines = self.0.iter().map(|(hostname, row)| {
-            let row = hostnames::Row {
+            let row = hostnames::HostnameRow {
                 hostname: *hostname,
                 namespace: row.namespace,
                 idle_since: row.idle_since.map(Timestamp::as_second),
@@ -126,16 +126,16 @@ impl Claims {
         demands: &Demands,
         tailnet: &Tailnet,
         rules: &Rules<'_>,
-    ) -> Look {
+    ) -> HostnameReport {
         let asked = asks(plane, demands, tailnet);
         self.idle(now, &asked);
-        let (mut room, mut look) = (Room::of(self), Look::default());
+        let (mut room, mut look) = (NameRoom::of(self), HostnameReport::default());
         // The oldest first: what finds no room is younger than what has some.
         let mut asked: Vec<_> = asked.into_iter().collect();
         asked.sort_by(|(_, one), (_, other)| one.first().cmp(&other.first()));
         for (hostname, asks) in asked {
             if let Some(holder) = rules.reserved.get(hostname) {
-                let holds = |owner: &Owner| {
+                let holds = |owner: &ServiceOwner| {
                     let HostnameOwner { namespace, service } = holder;
                     owner.namespace == *namespace && owner.service == *service
                 };
@@ -154,7 +154,7 @@ impl Claims {
                     namespace
                 }
             };
-            let holds = |owner: &Owner| Hashed::of(&owner.namespace) == namespace;
+            let holds = |owner: &ServiceOwner| Hashed::of(&owner.namespace) == namespace;
             look.add(hostname, false, &asks, holds);
         }
         look
@@ -178,7 +178,7 @@ impl Claims {
                 Some(row.idle_since.unwrap_or(now))
             };
         }
-        let lasts = |row: &Row| {
+        let lasts = |row: &ClaimRow| {
             row.idle_since
                 .is_none_or(|since| now < after(since, KEPT_FOR))
         };
@@ -188,12 +188,12 @@ impl Claims {
 
 /// How many names each namespace has, and which of them it does not ask for, the longest first.
 #[derive(Default)]
-struct Room {
+struct NameRoom {
     used: usize,
     namespaces: BTreeMap<Hashed, (usize, BTreeSet<(Timestamp, Hashed)>)>,
 }
 
-impl Room {
+impl NameRoom {
     fn of(claims: &Claims) -> Self {
         let mut room = Self::default();
         for (hostname, row) in &claims.0 {
@@ -229,7 +229,7 @@ impl Room {
             *count += 1;
             self.used += 1;
         }
-        let row = Row {
+        let row = ClaimRow {
             namespace,
             idle_since: None,
         };
@@ -238,14 +238,14 @@ impl Room {
     }
 }
 
-impl Look {
+impl HostnameReport {
     /// Adds the conflicts about one name.
     fn add(
         &mut self,
         hostname: &str,
         reserved: bool,
         asks: &BTreeSet<Ask<'_>>,
-        holds: impl Fn(&Owner) -> bool,
+        holds: impl Fn(&ServiceOwner) -> bool,
     ) {
         let parties: BTreeSet<Party> = asks
             .iter()
@@ -274,16 +274,16 @@ fn asks<'a>(
     tailnet: &'a Tailnet,
 ) -> BTreeMap<&'a str, BTreeSet<Ask<'a>>> {
     let mut asks: BTreeMap<&str, BTreeSet<Ask<'_>>> = BTreeMap::new();
-    let ask = |owner: &Owner, secret| Ask {
+    let ask = |owner: &ServiceOwner, secret| Ask {
         created: tailnet.created(owner).unwrap_or(Timestamp::MAX),
         owner: owner.clone(),
         secret,
     };
     for (namespace, demand) in &demands.namespaces {
-        for fleet in &demand.fleets {
+        for fleet in &demand.replica_groups {
             let here = fleet.control_plane == plane && !fleet.pods.is_empty();
             if let Some(hostname) = fleet.hostname.as_deref().filter(|_| here) {
-                let owner = Owner::new(namespace, &fleet.service);
+                let owner = ServiceOwner::new(namespace, &fleet.service);
                 let asks = asks.entry(hostname).or_default();
                 asks.insert(ask(&owner, Some(&fleet.secret)));
             }

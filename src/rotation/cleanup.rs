@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::owner::KeyUser;
 use super::record::KeyRecord;
 use crate::clock::after;
-use crate::control_plane::{KeyId, Node, PreAuthKey, Release, UserId};
+use crate::control_plane::{HeadscaleRelease, KeyId, Node, PreAuthKey, UserId};
 
 /// The newest rows of ended keys of a user are kept for this long: they say whose a node was.
 const ROWS_FOR: Duration = Duration::from_secs(7 * 24 * 3_600);
@@ -57,7 +57,7 @@ pub fn unused(now: Timestamp, key: &KeyRecord, demanded: bool, kept_for: Duratio
 
 /// Everything at one control plane, listed in this order: keys, then nodes. Records were read after both.
 #[derive(Clone, Copy, Debug)]
-pub struct View<'a> {
+pub struct ServerView<'a> {
     /// All keys.
     pub keys: &'a [PreAuthKey],
     /// All nodes.
@@ -76,7 +76,7 @@ pub struct View<'a> {
 /// A node is ephemeral through its key's row alone: without it the node would stay for ever. The last row of a user
 /// stays as well, and says since when nobody needed the user.
 #[must_use]
-pub fn rows(now: Timestamp, view: &View<'_>) -> Vec<KeyId> {
+pub fn rows(now: Timestamp, view: &ServerView<'_>) -> Vec<KeyId> {
     let used: BTreeSet<KeyId> = view
         .nodes
         .iter()
@@ -123,10 +123,15 @@ fn over_since(key: &PreAuthKey, end: Timestamp) -> Timestamp {
 /// The users that may go: ours, without node or live key, wanted by nobody, their last key ended `unused` ago. One that
 /// has no row of a key, because its first was never made or somebody deleted it, counts from when it was made. Never on 0.28, where a user's end is that of every pre-auth key of the server.
 #[must_use]
-pub fn users(now: Timestamp, view: &View<'_>, release: Release, unused: Duration) -> Vec<UserId> {
+pub fn users(
+    now: Timestamp,
+    view: &ServerView<'_>,
+    release: HeadscaleRelease,
+    unused: Duration,
+) -> Vec<UserId> {
     match release {
-        Release::V0_28 => return Vec::new(),
-        Release::V0_29 | Release::V0_30 => {}
+        HeadscaleRelease::V0_28 => return Vec::new(),
+        HeadscaleRelease::V0_29 | HeadscaleRelease::V0_30 => {}
     }
     let owners: BTreeMap<KeyId, UserId> = view
         .keys
@@ -159,7 +164,7 @@ pub fn users(now: Timestamp, view: &View<'_>, release: Release, unused: Duration
 }
 
 /// The keys of users of ours, and when each ends; a row without an end was never a key.
-fn ends<'a>(view: &View<'a>) -> impl Iterator<Item = (UserId, Timestamp, &'a PreAuthKey)> {
+fn ends<'a>(view: &ServerView<'a>) -> impl Iterator<Item = (UserId, Timestamp, &'a PreAuthKey)> {
     let users = view.users;
     view.keys.iter().filter_map(move |key| {
         let user = key.user?;
@@ -174,7 +179,7 @@ fn ends<'a>(view: &View<'a>) -> impl Iterator<Item = (UserId, Timestamp, &'a Pre
 mod tests {
     use super::*;
     use crate::control_plane::NodeId;
-    use crate::rotation::owner::Owner;
+    use crate::rotation::owner::ServiceOwner;
 
     const DAY: i64 = 86_400;
 
@@ -253,7 +258,7 @@ mod tests {
         let user = |(id, name, service): (_, _, Option<&str>)| {
             let user = KeyUser {
                 name: String::from(name),
-                owner: service.map(|service| Owner::new("shop", service)),
+                owner: service.map(|service| ServiceOwner::new("shop", service)),
                 created: Some(at(0)),
             };
             (UserId(id), user)
@@ -269,7 +274,7 @@ mod tests {
 
     fn rows_over(keys: &[PreAuthKey], nodes: &[Node], named: &[u64], now: Timestamp) -> Vec<u64> {
         let users = known();
-        let view = View {
+        let view = ServerView {
             keys,
             nodes,
             users: &users,
@@ -350,7 +355,7 @@ mod tests {
         let all = known();
         let over = |day: i64, nodes: &[Node], wanted: &[u64], release| {
             let wanted = wanted.iter().map(|id| UserId(*id)).collect();
-            let view = View {
+            let view = ServerView {
                 keys: &keys,
                 nodes,
                 users: &all,
@@ -360,7 +365,7 @@ mod tests {
             let users = users(at(day * DAY), &view, release, month);
             users.iter().map(|id| id.0).collect::<Vec<_>>()
         };
-        let new = Release::V0_29;
+        let new = HeadscaleRelease::V0_29;
         assert_eq!(over(39, &[], &[], new), Vec::<u64>::new());
         assert_eq!(over(40, &[], &[], new), [1, 2]);
         assert_eq!(over(40, &[], &[1], new), [2]);
@@ -374,8 +379,11 @@ mod tests {
             [1],
             "by its user"
         );
-        assert_eq!(over(4_000, &[], &[], Release::V0_28), Vec::<u64>::new());
-        assert_eq!(over(40, &[], &[], Release::V0_30), [1, 2]);
+        assert_eq!(
+            over(4_000, &[], &[], HeadscaleRelease::V0_28),
+            Vec::<u64>::new()
+        );
+        assert_eq!(over(40, &[], &[], HeadscaleRelease::V0_30), [1, 2]);
     }
 
     #[test]
@@ -383,7 +391,7 @@ mod tests {
         let month = Duration::from_secs(30 * 86_400);
         let mut all = known();
         let gone = |day: i64, second: i64, all: &BTreeMap<_, _>, keys: &[PreAuthKey]| {
-            let view = View {
+            let view = ServerView {
                 keys,
                 nodes: &[],
                 users: all,
@@ -391,7 +399,7 @@ mod tests {
                 wanted: &BTreeSet::new(),
             };
             let now = at(day * DAY + second);
-            let users = users(now, &view, Release::V0_29, month);
+            let users = users(now, &view, HeadscaleRelease::V0_29, month);
             users.iter().map(|id| id.0).collect::<Vec<_>>()
         };
         assert_eq!(gone(30, -1, &all, &[]), Vec::<u64>::new());
@@ -407,7 +415,7 @@ mod tests {
     fn a_user_with_a_live_key_stays() {
         let keys = [key(1, 1, 10), key(2, 1, 100)];
         let all = known();
-        let view = View {
+        let view = ServerView {
             keys: &keys,
             nodes: &[],
             users: &all,
@@ -415,7 +423,7 @@ mod tests {
             wanted: &BTreeSet::new(),
         };
         let month = Duration::from_secs(30 * 86_400);
-        let gone = users(at(60 * DAY), &view, Release::V0_29, month);
+        let gone = users(at(60 * DAY), &view, HeadscaleRelease::V0_29, month);
         assert_eq!(gone, [UserId(2)], "it has none");
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sidescale_webhook::profile::Policy;
 
-use super::checkpoint::Notebook;
+use super::checkpoint::Checkpoint;
 use super::owner::Installation;
 use crate::clock::Clock;
 use crate::events::Events;
@@ -26,7 +26,7 @@ pub struct Context {
     /// Where people look.
     pub events: Events,
     /// What the next process should know of nodes.
-    pub notebook: Notebook,
+    pub notebook: Checkpoint,
     /// The cluster's pods, one at a time.
     pub pods: Pods,
     /// Where it is counted.

@@ -8,19 +8,19 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sidescale_webhook::annotations::{
-    Caller, Decision, Key, ManagedKey, NamespaceMetadata, Subject, decide,
+    AuthKeyRef, Caller, Decision, ManagedKey, NamespaceMetadata, Subject, decide,
 };
-use sidescale_webhook::identity::{Hostname, Owner, POD_SECRET};
+use sidescale_webhook::identity::{Hostname, POD_SECRET, WorkloadOwner};
 use sidescale_webhook::profile::{DEFAULT, Policy};
 
-use super::fleet::{self, Fleet, Fleets, Identity, Member};
-use super::record::Asked;
+use super::record::KeySpec;
+use super::replicas::{self, GroupIdentity, PodRef, ReplicaGroup, ReplicaGroups};
 use super::workload::Workload;
 
-mod shape;
+mod pod_inputs;
 
-pub use shape::Shape;
-use shape::{AsReceipted, Labels, own_digits};
+pub use pod_inputs::PodInputs;
+use pod_inputs::{PodLabels, ReceiptOverlay, own_digits};
 
 /// One pod as the index keeps it.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +34,7 @@ pub struct PodSeen<'a> {
     /// Whether it is being deleted.
     pub leaving: bool,
     /// What decides its key.
-    pub shape: &'a Arc<Shape>,
+    pub shape: &'a Arc<PodInputs>,
 }
 
 /// Names a Secret.
@@ -74,7 +74,7 @@ impl SecretDemand {
 
     /// The data keys that pods refer to, whatever policy says.
     #[must_use]
-    pub fn held(&self) -> &BTreeSet<String> {
+    pub fn referenced(&self) -> &BTreeSet<String> {
         static NOTHING: BTreeSet<String> = BTreeSet::new();
         let namespace = self.namespace.as_ref();
         let held = namespace.and_then(|namespace| namespace.held.get(&self.secret));
@@ -111,7 +111,7 @@ pub struct NamespaceDemand {
     /// Pods that carry our label and get no key: disabled, denied, or a receipt that policy does not bear out.
     pub refused: usize,
     /// The pods that the tailnet should show.
-    pub fleets: Vec<Fleet>,
+    pub replica_groups: Vec<ReplicaGroup>,
     /// What runs the pods of each key, by Secret and data key.
     pub users: BTreeMap<(String, String), BTreeSet<Workload>>,
     /// The pods that rotation makes no key for, by the key that they refer to.
@@ -119,7 +119,7 @@ pub struct NamespaceDemand {
     /// Data keys that pods refer to, by Secret: they stay as long as those are there, whatever policy says.
     pub held: BTreeMap<String, BTreeSet<String>>,
     /// How many pods may be connected, by control plane and service: those too that get no key any more or are leaving.
-    pub guests: BTreeMap<(String, String), usize>,
+    pub expected_nodes: BTreeMap<(String, String), usize>,
 }
 
 /// Pods that refer to a key which rotation does not make.
@@ -132,7 +132,7 @@ pub struct Unserved {
     /// Whether it is their author's own key; else policy gives them none.
     pub own: bool,
     /// The pods, the oldest first; those that are being deleted are left out.
-    pub pods: Vec<Member>,
+    pub pods: Vec<PodRef>,
 }
 
 /// What the pods of all namespaces need.
@@ -154,7 +154,7 @@ pub struct KeyDemand {
     /// Name of the control plane.
     pub control_plane: String,
     /// What the key has to be.
-    pub asked: Asked,
+    pub asked: KeySpec,
     /// Its life.
     pub expiration: Duration,
     /// How long before its end it is renewed.
@@ -170,8 +170,8 @@ pub struct KeyDemand {
 }
 
 /// Pods that share a shape.
-struct Group<'a> {
-    shape: &'a Shape,
+struct PodGroup<'a> {
+    shape: &'a PodInputs,
     pods: Vec<PodSeen<'a>>,
     newest: (Timestamp, u128),
     since: Timestamp,
@@ -189,8 +189,8 @@ impl PodSeen<'_> {
         (self.created, self.uid)
     }
 
-    fn member(&self) -> Member {
-        Member {
+    fn member(&self) -> PodRef {
+        PodRef {
             created: self.created,
             uid: self.uid,
             name: Arc::clone(self.name),
@@ -213,15 +213,15 @@ pub fn of_namespace<'a>(
     policy: &Policy,
 ) -> NamespaceDemand {
     let mut demand = NamespaceDemand::default();
-    let mut asking: BTreeMap<(String, String), Vec<(Group<'a>, KeyDemand)>> = BTreeMap::new();
-    let mut fleets = Fleets::default();
-    let mut unserved: BTreeMap<_, Vec<Member>> = BTreeMap::new();
+    let mut asking: BTreeMap<(String, String), Vec<(PodGroup<'a>, KeyDemand)>> = BTreeMap::new();
+    let mut fleets = ReplicaGroups::default();
+    let mut unserved: BTreeMap<_, Vec<PodRef>> = BTreeMap::new();
     for group in alike(pods) {
         if group.shape.needs_no_key() {
             continue;
         }
-        if let Some(guest) = guest(group.shape, policy) {
-            *demand.guests.entry(guest).or_default() += group.pods.len();
+        if let Some(guest) = expected_node(group.shape, policy) {
+            *demand.expected_nodes.entry(guest).or_default() += group.pods.len();
         }
         if let Some(receipt) = group.shape.receipt() {
             let held = demand.held.entry(receipt.secret.into_owned());
@@ -246,8 +246,8 @@ pub fn of_namespace<'a>(
                 let own = (secret == POD_SECRET && hostname.needs_pod_name)
                     .then(|| group.pods.first())
                     .flatten();
-                demand.hostname = own.and_then(|pod| fleet::name_of(&hostname, pod.name));
-                let identity = Identity {
+                demand.hostname = own.and_then(|pod| replicas::name_of(&hostname, pod.name));
+                let identity = GroupIdentity {
                     control_plane: demand.control_plane.clone(),
                     user: demand.asked.user.clone(),
                     service: demand.service.clone(),
@@ -278,16 +278,16 @@ pub fn of_namespace<'a>(
             .or_default()
             .insert(data_key, key);
     }
-    demand.fleets = fleets.finish();
+    demand.replica_groups = fleets.finish();
     demand.unserved = listed(unserved);
     demand
 }
 
 /// Puts together the pods that ask for the same in the same words.
-fn alike<'a>(pods: impl Iterator<Item = PodSeen<'a>>) -> impl Iterator<Item = Group<'a>> {
-    let mut groups: HashMap<*const Shape, Group<'a>> = HashMap::new();
+fn alike<'a>(pods: impl Iterator<Item = PodSeen<'a>>) -> impl Iterator<Item = PodGroup<'a>> {
+    let mut groups: HashMap<*const PodInputs, PodGroup<'a>> = HashMap::new();
     for pod in pods {
-        let first = Group {
+        let first = PodGroup {
             shape: pod.shape,
             pods: Vec::new(),
             newest: pod.age(),
@@ -302,7 +302,7 @@ fn alike<'a>(pods: impl Iterator<Item = PodSeen<'a>>) -> impl Iterator<Item = Gr
 }
 
 /// What is asked of one key by its newest pod, which decides.
-fn of_newest(asking: &[(Group<'_>, KeyDemand)]) -> Option<KeyDemand> {
+fn of_newest(asking: &[(PodGroup<'_>, KeyDemand)]) -> Option<KeyDemand> {
     let (_, newest) = asking.iter().max_by_key(|(group, _)| group.newest)?;
     let differing = asking.iter().filter(|(_, key)| key.asked != newest.asked);
     Some(KeyDemand {
@@ -318,12 +318,12 @@ fn of_newest(asking: &[(Group<'_>, KeyDemand)]) -> Option<KeyDemand> {
 }
 
 /// What runs the pods of one key, as far as that can be told.
-fn workloads(asking: &[(Group<'_>, KeyDemand)]) -> BTreeSet<Workload> {
+fn workloads(asking: &[(PodGroup<'_>, KeyDemand)]) -> BTreeSet<Workload> {
     let shapes = asking.iter().map(|(group, _)| group.shape);
-    shapes.filter_map(Shape::workload).collect()
+    shapes.filter_map(PodInputs::workload).collect()
 }
 
-fn listed(unserved: BTreeMap<(String, String, bool), Vec<Member>>) -> Vec<Unserved> {
+fn listed(unserved: BTreeMap<(String, String, bool), Vec<PodRef>>) -> Vec<Unserved> {
     let unserved = unserved.into_iter().filter(|(_, pods)| !pods.is_empty());
     let unserved = unserved.map(|((secret, data_key, own), mut pods)| {
         pods.sort();
@@ -338,7 +338,7 @@ fn listed(unserved: BTreeMap<(String, String, bool), Vec<Member>>) -> Vec<Unserv
 }
 
 /// Whose node a pod of this shape may be, by what its receipt names: policy may have changed since it joined.
-fn guest(shape: &Shape, policy: &Policy) -> Option<(String, String)> {
+fn expected_node(shape: &PodInputs, policy: &Policy) -> Option<(String, String)> {
     let receipt = shape.receipt()?;
     let plane = receipt.control_plane;
     policy
@@ -350,7 +350,7 @@ fn guest(shape: &Shape, policy: &Policy) -> Option<(String, String)> {
 /// What pods of this shape need; none where policy gives them nothing.
 fn wanted(
     namespace: &str,
-    shape: &Shape,
+    shape: &PodInputs,
     metadata: Option<&NamespaceMetadata>,
     policy: &Policy,
 ) -> Option<Wanted> {
@@ -362,7 +362,7 @@ fn wanted(
     }
     let whole = shape.whole_receipt()?;
     let receipt = shape.receipt()?;
-    let annotations = AsReceipted {
+    let annotations = ReceiptOverlay {
         shape,
         receipt: &receipt,
     };
@@ -370,11 +370,11 @@ fn wanted(
         namespace,
         name: &shape.name,
         annotations: &annotations,
-        labels: &Labels(&shape.labels),
+        labels: &PodLabels(&shape.labels),
         owner: shape
             .owner
             .as_ref()
-            .map(|(kind, name)| Owner { kind, name }),
+            .map(|(kind, name)| WorkloadOwner { kind, name }),
         namespace_metadata: metadata,
         // Believed, whatever the namespace's label says by now: a pod may opt in by itself.
         namespace_opted_in: true,
@@ -388,8 +388,8 @@ fn wanted(
         Decision::Deny(_) | Decision::Skip(_) | Decision::Warn(_) => return None,
     };
     let key = match sidecar.key {
-        Key::Managed(key) => key,
-        Key::Given { .. } => return None,
+        AuthKeyRef::Managed(key) => key,
+        AuthKeyRef::Given { .. } => return None,
     };
     let ManagedKey {
         secret: _,
@@ -415,7 +415,7 @@ fn wanted(
     let demand = KeyDemand {
         service: sidecar.service.to_owned(),
         control_plane: sidecar.control_plane.to_owned(),
-        asked: Asked {
+        asked: KeySpec {
             user,
             tags,
             reusable,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Is shared by the jobs of this process on one Secret; clones are one.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Beside(Arc<Mutex<Jobs>>);
+pub(super) struct InFlight(Arc<Mutex<Jobs>>);
 
 #[derive(Debug, Default)]
 struct Jobs {
@@ -14,7 +14,7 @@ struct Jobs {
     intents: BTreeMap<u64, BTreeSet<String>>,
 }
 
-impl Beside {
+impl InFlight {
     /// Tells earlier jobs that this one is at work, and knows more than they.
     pub(super) fn begin(&self, number: u64) {
         let mut jobs = self.jobs();
@@ -22,7 +22,7 @@ impl Beside {
     }
 
     /// Whether a later job is at work.
-    pub(super) fn overtaken(&self, number: u64) -> bool {
+    pub(super) fn superseded(&self, number: u64) -> bool {
         self.jobs().last > number
     }
 
@@ -42,7 +42,7 @@ impl Beside {
     /// The job is over and follows nothing; says whether it was overtaken.
     pub(super) fn over(&self, number: u64) -> bool {
         self.jobs().intents.remove(&number);
-        self.overtaken(number)
+        self.superseded(number)
     }
 
     fn jobs(&self) -> MutexGuard<'_, Jobs> {

@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use group::{Group, Memory};
-pub use note::{Note, Notes};
+pub use checkpoint::{NodeCheckpoint, NodeCheckpoints};
+use group::{GroupState, NodeGroup};
 pub(super) use report::LATE_AFTER;
-pub use report::{Counts, Finding, KeyOf, Look, NodeState, Place};
+pub use report::{Counts, KeyOf, NodeFinding, NodeReport, NodeState, PodOwner};
 
 use super::demand::Demands;
-use super::owner::Owner;
-use super::tailnet::{Joined, Tailnet};
+use super::owner::ServiceOwner;
+use super::tailnet::{JoinedNode, Tailnet};
 use crate::clock::after;
 
+mod checkpoint;
 mod group;
-mod note;
 mod report;
 
 /// More nodes than pods are a matter of a rollout for this long.
@@ -24,20 +24,20 @@ const UNINVITED_AFTER: Duration = Duration::from_secs(120);
 
 /// What earlier looks at one control plane have shown. It holds no more than the pods that are there.
 #[derive(Clone, Debug, Default)]
-pub struct Truth {
+pub struct NodeTracker {
     /// What the process before this one noted.
-    before: Option<Note>,
+    before: Option<NodeCheckpoint>,
     /// How far what is known reaches: the youngest pod of which all that are older have been seen.
     as_of: Option<Timestamp>,
-    groups: BTreeMap<(Owner, Option<String>), Memory>,
+    groups: BTreeMap<(ServiceOwner, Option<String>), GroupState>,
     /// Since when a service has had more nodes than pods.
-    uninvited: BTreeMap<Owner, Timestamp>,
+    uninvited: BTreeMap<ServiceOwner, Timestamp>,
 }
 
-impl Truth {
+impl NodeTracker {
     /// Goes on from what an earlier process has noted.
     #[must_use]
-    pub fn after(before: Option<Note>) -> Self {
+    pub fn after(before: Option<NodeCheckpoint>) -> Self {
         Self {
             as_of: before.as_ref().map(|before| before.as_of),
             before,
@@ -47,9 +47,9 @@ impl Truth {
 
     /// What the next process should know; nothing before there was a pod.
     #[must_use]
-    pub fn note(&self) -> Option<Note> {
+    pub fn note(&self) -> Option<NodeCheckpoint> {
         let waiting = self.groups.values().flat_map(|memory| &memory.waiting);
-        Some(Note::new(self.as_of?, waiting))
+        Some(NodeCheckpoint::new(self.as_of?, waiting))
     }
 
     /// Holds the pods that want to be nodes of `plane` against the nodes that it just listed. Where each pod has a key of
@@ -61,12 +61,12 @@ impl Truth {
         demands: &Demands,
         tailnet: &Tailnet,
         key_of: &KeyOf<'_>,
-    ) -> Look {
-        let mut groups: BTreeMap<(Owner, Option<&str>), Group<'_>> = BTreeMap::new();
+    ) -> NodeReport {
+        let mut groups: BTreeMap<(ServiceOwner, Option<&str>), NodeGroup<'_>> = BTreeMap::new();
         for (namespace, demand) in &demands.namespaces {
-            for fleet in &demand.fleets {
+            for fleet in &demand.replica_groups {
                 if fleet.control_plane == plane {
-                    let owner = Owner::new(namespace, &fleet.service);
+                    let owner = ServiceOwner::new(namespace, &fleet.service);
                     let group = groups.entry((owner, fleet.hostname.as_deref()));
                     let group = group.or_default();
                     group.namespace = namespace;
@@ -74,12 +74,12 @@ impl Truth {
                 }
             }
         }
-        let pods = groups.values().flat_map(Group::pods);
+        let pods = groups.values().flat_map(NodeGroup::pods);
         let settled = pods
             .map(|pod| pod.created)
-            .filter(|created| note::is_settled(now, *created));
+            .filter(|created| checkpoint::is_settled(now, *created));
         self.as_of = settled.max().max(self.as_of);
-        let mut look = Look::default();
+        let mut look = NodeReport::default();
         let mut known = std::mem::take(&mut self.groups);
         for ((owner, hostname), group) in &groups {
             let key = (owner.clone(), hostname.map(str::to_owned));
@@ -100,7 +100,7 @@ impl Truth {
                 .get(owner.namespace.as_str())
                 .and_then(|demand| {
                     let guest = (plane.to_owned(), owner.service.clone());
-                    demand.guests.get(&guest).copied()
+                    demand.expected_nodes.get(&guest).copied()
                 })
                 .unwrap_or_default();
             let since = known.remove(owner);
@@ -116,11 +116,11 @@ impl Truth {
 fn uninvited(
     now: Timestamp,
     user: &str,
-    nodes: &[Joined],
+    nodes: &[JoinedNode],
     pods: usize,
-    place: Option<Place>,
+    place: Option<PodOwner>,
     since: Option<Timestamp>,
-    look: &mut Look,
+    look: &mut NodeReport,
 ) -> Option<Timestamp> {
     let online = nodes
         .iter()
@@ -136,7 +136,7 @@ fn uninvited(
     }
     online.sort();
     look.counts.uninvited += count;
-    look.findings.push(Finding {
+    look.findings.push(NodeFinding {
         state: NodeState::Uninvited,
         user: user.to_owned(),
         place,

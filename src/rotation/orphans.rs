@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::owner::{KeyUser, Owner};
+use super::owner::{KeyUser, ServiceOwner};
 use super::record::{Intent, KeyRecord, Record};
 
 use crate::clock::after;
@@ -19,7 +19,7 @@ pub fn candidates<'a>(
     keys: &'a [PreAuthKey],
     users: &'a BTreeMap<UserId, KeyUser>,
     age: Duration,
-) -> impl Iterator<Item = (&'a Owner, &'a KeyUser, &'a PreAuthKey)> {
+) -> impl Iterator<Item = (&'a ServiceOwner, &'a KeyUser, &'a PreAuthKey)> {
     keys.iter().filter_map(move |key| {
         let user = users.get(&key.user?)?;
         let owner = user.owner.as_ref()?;
@@ -33,7 +33,12 @@ pub fn candidates<'a>(
 
 /// Whether the record, of a Secret in the owner's namespace, knows the key, or may have asked for it.
 #[must_use]
-pub fn is_known(record: &Record, control_plane: &str, owner: &Owner, key: &PreAuthKey) -> bool {
+pub fn is_known(
+    record: &Record,
+    control_plane: &str,
+    owner: &ServiceOwner,
+    key: &PreAuthKey,
+) -> bool {
     let known = |record: &KeyRecord| {
         let KeyRecord {
             current,
@@ -62,7 +67,7 @@ pub fn is_known(record: &Record, control_plane: &str, owner: &Owner, key: &PreAu
 mod tests {
     use super::*;
     use crate::control_plane::KeyId;
-    use crate::rotation::record::{Asked, Issued, Previous};
+    use crate::rotation::record::{IssuedKey, KeySpec, Previous};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -86,7 +91,7 @@ mod tests {
     fn only_old_live_keys_of_users_of_ours_may_be_orphans() {
         let user = |name: &str, owner: Option<&str>| KeyUser {
             name: name.into(),
-            owner: owner.map(|service| Owner::new("shop", service)),
+            owner: owner.map(|service| ServiceOwner::new("shop", service)),
             created: None,
         };
         let users = BTreeMap::from([
@@ -119,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_record_knows_what_it_has_had_and_asked_for() {
-        let asked = || Asked {
+        let asked = || KeySpec {
             user: "shop.api".into(),
             tags: Vec::new(),
             reusable: true,
@@ -133,7 +138,7 @@ mod tests {
             asked: asked(),
         };
         let mut api = KeyRecord::new("api", "default");
-        api.current = Some(Issued {
+        api.current = Some(IssuedKey {
             origin: crate::rotation::record::Origin::Ours,
             id: KeyId(1),
             created: at(0),
@@ -150,7 +155,7 @@ mod tests {
         api.intend(intent(9_004), at(0));
         let mut record = Record::default();
         record.keys.insert("api-authkey".into(), api);
-        let owner = Owner::new("shop", "api");
+        let owner = ServiceOwner::new("shop", "api");
         for (id, expires, want) in [
             (1, 9_001, true),
             (2, 9_002, true),
@@ -164,7 +169,7 @@ mod tests {
             let key = key(id, Some(1), 0, expires);
             assert_eq!(is_known(&record, "default", &owner, &key), want, "{id}");
             assert!(!is_known(&record, "other", &owner, &key));
-            let other = Owner::new("shop", "web");
+            let other = ServiceOwner::new("shop", "web");
             assert!(!is_known(&record, "default", &other, &key));
         }
     }

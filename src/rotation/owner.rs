@@ -17,7 +17,7 @@ pub(crate) const PREFIX: &str = "sidescale ";
 
 /// A service of a namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Owner {
+pub struct ServiceOwner {
     /// Its namespace.
     pub namespace: String,
     /// Its name there.
@@ -37,32 +37,32 @@ pub struct KeyUser {
     /// Its name.
     pub name: String,
     /// The service that this installation created it for; none for a user in `adoptUsers`, which is a person's.
-    pub owner: Option<Owner>,
+    pub owner: Option<ServiceOwner>,
     /// When it was created.
     pub created: Option<Timestamp>,
 }
 
 /// Whose nodes and keys belong together: a service's, whatever its users are called, or those of an adopted user.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Holder {
+pub enum KeyHolder {
     /// A service that users were created for.
-    Service(Owner),
+    Service(ServiceOwner),
     /// A user in `adoptUsers`, by name.
     Adopted(String),
 }
 
 /// What a Secret's record says of a key.
 #[derive(Clone, Copy, Debug)]
-pub struct Claim<'a> {
+pub struct KeyClaim<'a> {
     /// The Secret's namespace, and the service of the record's entry.
-    pub owner: &'a Owner,
+    pub owner: &'a ServiceOwner,
     /// The key.
     pub id: KeyId,
     /// Its exact end: ids are given again after a control plane was restored from a backup.
     pub expires: Timestamp,
 }
 
-impl Owner {
+impl ServiceOwner {
     /// The owner with this namespace and service.
     #[must_use]
     pub fn new(namespace: &str, service: &str) -> Self {
@@ -86,7 +86,7 @@ impl Owner {
     }
 }
 
-impl std::fmt::Display for Owner {
+impl std::fmt::Display for ServiceOwner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.namespace, self.service)
     }
@@ -110,18 +110,18 @@ impl Installation {
 
     /// The display name of the user of this service.
     #[must_use]
-    pub fn owner_tag(&self, owner: &Owner) -> String {
+    pub fn owner_tag(&self, owner: &ServiceOwner) -> String {
         format!("{PREFIX}{} {owner}", self.name)
     }
 
     /// Reads a display name; none if this installation did not write it.
     #[must_use]
-    pub fn owner_of(&self, display_name: &str) -> Option<Owner> {
+    pub fn owner_of(&self, display_name: &str) -> Option<ServiceOwner> {
         let rest = display_name.strip_prefix(PREFIX)?;
         let names = std::iter::once(&self.name).chain(&self.former);
         names
             .filter_map(|name| rest.strip_prefix(name.as_str())?.strip_prefix(' '))
-            .find_map(Owner::parse)
+            .find_map(ServiceOwner::parse)
     }
 
     /// The users that keys are made for, by id: those of ours, and those in `adopted`.
@@ -150,17 +150,17 @@ impl Installation {
 impl KeyUser {
     /// Whose its keys are.
     #[must_use]
-    pub fn holder(&self) -> Holder {
+    pub fn holder(&self) -> KeyHolder {
         match &self.owner {
-            Some(owner) => Holder::Service(owner.clone()),
-            None => Holder::Adopted(self.name.clone()),
+            Some(owner) => KeyHolder::Service(owner.clone()),
+            None => KeyHolder::Adopted(self.name.clone()),
         }
     }
 
     /// Whether keys of this user are the service's own. `adopted` is the name of the user that the service's keys are made for:
     /// a user in `adoptUsers` bears no owner, so that its name alone says whose it is.
     #[must_use]
-    pub fn serves(&self, owner: &Owner, adopted: &str) -> bool {
+    pub fn serves(&self, owner: &ServiceOwner, adopted: &str) -> bool {
         match &self.owner {
             Some(known) => known == owner,
             None => self.name == adopted,
@@ -175,7 +175,7 @@ impl KeyUser {
 pub fn owns(
     row: &PreAuthKey,
     users: &BTreeMap<UserId, KeyUser>,
-    claim: &Claim<'_>,
+    claim: &KeyClaim<'_>,
     adopted: &str,
 ) -> bool {
     let user = row.user.and_then(|user| users.get(&user));
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn reads_the_display_names_that_it_writes() {
-        let owner = Owner::new("shop", "api.v2");
+        let owner = ServiceOwner::new("shop", "api.v2");
         let tag = installation().owner_tag(&owner);
         assert_eq!(tag, "sidescale uid-1 sidescale shop/api.v2");
         assert_eq!(installation().owner_of(&tag), Some(owner));
@@ -223,7 +223,7 @@ mod tests {
             ("shop/web", None),
             ("", None),
         ] {
-            let want = want.map(|(namespace, service)| Owner::new(namespace, service));
+            let want = want.map(|(namespace, service)| ServiceOwner::new(namespace, service));
             assert_eq!(
                 installation().owner_of(display_name),
                 want,
@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_secret_speaks_of_the_keys_of_its_own_service_alone() {
-        let owner = Owner::new("shop", "web");
+        let owner = ServiceOwner::new("shop", "web");
         let row = |user: Option<u64>, id, expires| PreAuthKey {
             id: KeyId(id),
             prefix: None,
@@ -275,7 +275,7 @@ mod tests {
             tags: Vec::new(),
         };
         let end = Timestamp::new(100, 123_456_000).unwrap();
-        let claim = Claim {
+        let claim = KeyClaim {
             owner: &owner,
             id: KeyId(9),
             expires: end,
@@ -312,8 +312,8 @@ mod tests {
             let owned = owns(&row(user, id, expires), &users(), &claim, adopted);
             assert_eq!(owned, want, "{why}");
         }
-        let elsewhere = Owner::new("shop", "api");
-        let claim = Claim {
+        let elsewhere = ServiceOwner::new("shop", "api");
+        let claim = KeyClaim {
             owner: &elsewhere,
             ..claim
         };

@@ -6,14 +6,14 @@ use sidescale_webhook::keys::{ADOPT, PAUSED};
 
 use super::demand::SecretRef;
 use super::plan::Ownership;
-use super::problem::Trouble;
+use super::problem::Problem;
 use super::record::Record;
-use super::state::State;
+use super::state::KeyState;
 use crate::control_plane::KeyId;
 use crate::store::{MANAGED_BY, StoredSecret};
 
 /// Says whose the Secret is and reads its record; one that is not ours to write says what to do about it.
-pub(crate) fn ownership(secret: &StoredSecret) -> (Ownership, Record, Option<Trouble>) {
+pub(crate) fn ownership(secret: &StoredSecret) -> (Ownership, Record, Option<Problem>) {
     let is = |key: &str| {
         secret
             .annotations
@@ -26,12 +26,12 @@ pub(crate) fn ownership(secret: &StoredSecret) -> (Ownership, Record, Option<Tro
         .is_some_and(|value| value == MANAGED_BY.1);
     let name = SecretRef::new(&secret.namespace, &secret.name);
     let not_ours = |message| {
-        let trouble = Trouble {
-            state: State::SecretNotOurs,
+        let problem = Problem {
+            state: KeyState::SecretNotOurs,
             message,
             of_plane: false,
         };
-        (Ownership::NotOurs, Record::default(), Some(trouble))
+        (Ownership::NotOurs, Record::default(), Some(problem))
     };
     if !ours && !is(ADOPT) {
         let (label, value) = MANAGED_BY;
@@ -61,7 +61,7 @@ pub(crate) fn joining<'a>(
 }
 
 /// The keys of others that people put into Secrets of ours, with their control planes and the Secrets' namespaces.
-pub(crate) fn lent<'a>(
+pub(crate) fn foreign_keys<'a>(
     secrets: impl IntoIterator<Item = &'a StoredSecret>,
 ) -> BTreeSet<(String, KeyId, String)> {
     let mut lent = BTreeSet::new();

@@ -7,37 +7,37 @@ use sidescale_webhook::profile::Rotation;
 
 use super::cleanup::{self, Unused};
 use super::demand::KeyDemand;
-use super::record::{Intent, Issued as Made, KeyRecord, Origin};
-use super::state::State;
+use super::record::{Intent, IssuedKey as Made, KeyRecord, Origin};
+use super::state::KeyState;
 use crate::clock::after;
 
-mod by_hand;
 mod confirmed;
-mod over;
-mod own;
+mod expire;
+mod manual_keys;
+mod per_pod;
 mod recreated;
 mod room;
 mod step;
 mod view;
 mod when;
 
-use by_hand::Found;
 use confirmed::confirm;
 pub(in crate::rotation) use confirmed::confirms_end;
-pub use over::mismatch;
-pub use step::{Over, Plan, Step, Why};
-pub use view::{Claimed, Held, Issued, Ownership, Process, View};
+pub use expire::mismatch;
+use manual_keys::ManualValue;
+pub use step::{ExpireReason, KeyReason, Plan, Step};
+pub use view::{Blocked, Claimed, IssuedKeys, Ownership, Process, SecretView};
 use when::{before, earliest};
 
 /// Plans the work on one Secret.
 #[must_use]
-pub fn plan(now: Timestamp, view: &View<'_>, rotation: &Rotation) -> Plan {
+pub fn plan(now: Timestamp, view: &SecretView<'_>, rotation: &Rotation) -> Plan {
     let mut plan = Plan::default();
     let stopped = match view.ownership {
-        Ownership::Ours if rotation.paused => Some(State::Paused),
+        Ownership::Ours if rotation.paused => Some(KeyState::Paused),
         Ownership::Ours => None,
-        Ownership::NotOurs => Some(State::SecretNotOurs),
-        Ownership::Paused => Some(State::Paused),
+        Ownership::NotOurs => Some(KeyState::SecretNotOurs),
+        Ownership::Paused => Some(KeyState::Paused),
     };
     if let Some(state) = stopped {
         plan.states = view
@@ -49,20 +49,20 @@ pub fn plan(now: Timestamp, view: &View<'_>, rotation: &Rotation) -> Plan {
     }
     let mut over_quota = view.over_quota.clone();
     if view.of_pods {
-        over_quota.extend(own::over_quota(view));
+        over_quota.extend(per_pod::over_quota(view));
     }
     let room = room::of_bytes(view);
     plan.full = !room.over.is_empty();
     over_quota.extend(room.over.iter().cloned());
     let overlap = overlap(view.of_pods, rotation);
     let unused_after = if view.of_pods {
-        own::KEPT_FOR
+        per_pod::KEPT_FOR
     } else {
         rotation.unused_keys_after
     };
     for (data_key, demand) in view.demand {
         let state = if over_quota.contains(data_key) {
-            State::QuotaExceeded
+            KeyState::QuotaExceeded
         } else {
             demanded(now, view, data_key, demand, &mut plan)
         };
@@ -73,9 +73,9 @@ pub fn plan(now: Timestamp, view: &View<'_>, rotation: &Rotation) -> Plan {
         if !view.demand.contains_key(data_key) {
             undemanded(now, view, data_key, key, &mut plan);
         }
-        over::cleanup(now, view, (data_key, key), &in_force, overlap, &mut plan);
+        expire::cleanup(now, view, (data_key, key), &in_force, overlap, &mut plan);
         if view.of_pods {
-            own::ask_before_the_end(now, view, data_key, key, &mut plan);
+            per_pod::ask_before_the_end(now, view, data_key, key, &mut plan);
         }
         let demanded = view.demand.contains_key(data_key) || view.held.contains(data_key);
         if view.synced {
@@ -83,14 +83,14 @@ pub fn plan(now: Timestamp, view: &View<'_>, rotation: &Rotation) -> Plan {
             if let (Unused::Note(Some(since)), true) = (unused, view.of_pods) {
                 earliest(&mut plan.cleanup_at, after(since, unused_after));
             }
-            over::use_of(data_key, unused, &mut plan);
+            expire::use_of(data_key, unused, &mut plan);
         }
     }
     room::make(now, view, &room, &mut plan);
     recreated::take_over(now, view, &mut plan);
     plan.steps.sort_by_key(step::urgency);
     if view.of_pods {
-        own::bound(&mut plan);
+        per_pod::bound(&mut plan);
     }
     plan
 }
@@ -98,24 +98,28 @@ pub fn plan(now: Timestamp, view: &View<'_>, rotation: &Rotation) -> Plan {
 /// How long a key that was replaced lives on.
 #[must_use]
 pub fn overlap(of_pods: bool, rotation: &Rotation) -> Duration {
-    let most = if of_pods { own::OVERLAP } else { Duration::MAX };
+    let most = if of_pods {
+        per_pod::OVERLAP
+    } else {
+        Duration::MAX
+    };
     rotation.overlap.min(most)
 }
 
 /// Plans for a key that pods use, and says how it is doing.
 fn demanded(
     now: Timestamp,
-    view: &View<'_>,
+    view: &SecretView<'_>,
     data_key: &str,
     demand: &KeyDemand,
     plan: &mut Plan,
-) -> State {
+) -> KeyState {
     let record = view.record.keys.get(data_key);
-    if let Some(state) = by_hand(now, view, data_key, demand, plan) {
+    if let Some(state) = manual_keys(now, view, data_key, demand, plan) {
         return state;
     }
     let why = if view.of_pods {
-        own::need(now, view, data_key, record, demand, plan)
+        per_pod::need(now, view, data_key, record, demand, plan)
     } else {
         need(now, view, data_key, record, demand)
     };
@@ -126,12 +130,15 @@ fn demanded(
             }
             give_up(now, view, data_key, key, plan);
         }
-        return State::Ready;
+        return KeyState::Ready;
     };
     let usable = record
         .and_then(|key| key.current.as_ref())
         .is_some_and(|current| {
-            let dead = matches!(why, Why::Lost | Why::NotOwned | Why::Refused(_));
+            let dead = matches!(
+                why,
+                KeyReason::Lost | KeyReason::NotOwned | KeyReason::Refused(_)
+            );
             view.filled.contains(data_key) && now < current.expires && !dead
         });
     if let Some(held) = view.process.held.get(data_key) {
@@ -143,7 +150,7 @@ fn demanded(
     match record.and_then(|key| key.intent.as_ref()) {
         Some(intent) if followed(view.process, intent) && intent.asked == demand.asked => {
             let (data_key, intent) = (data_key.to_owned(), intent.clone());
-            plan.steps.push(Step::Mint {
+            plan.steps.push(Step::Create {
                 data_key,
                 intent,
                 why,
@@ -164,38 +171,38 @@ fn demanded(
         }),
     }
     if usable {
-        State::Ready
+        KeyState::Ready
     } else {
-        State::Degraded
+        KeyState::Degraded
     }
 }
 
 /// Plans for a value that a person put there, and says how the key is doing; none if there is no such value to wait for.
-fn by_hand(
+fn manual_keys(
     now: Timestamp,
-    view: &View<'_>,
+    view: &SecretView<'_>,
     data_key: &str,
     demand: &KeyDemand,
     plan: &mut Plan,
-) -> Option<State> {
+) -> Option<KeyState> {
     if view.of_pods {
         return None;
     }
     let record = view.record.keys.get(data_key);
-    match by_hand::found(now, view, data_key, record, demand) {
-        Found::AsLeft => None,
-        Found::Asked => {
+    match manual_keys::found(now, view, data_key, record, demand) {
+        ManualValue::AsLeft => None,
+        ManualValue::Asked => {
             // What stands there may be a key of a person's: nothing is done before that is known.
             if !view.issued.contains_key(&demand.control_plane) {
                 earliest(&mut plan.confirm_at, now);
             }
             let held = view.process.held.get(data_key);
-            Some(held.map_or(State::Degraded, |held| held.state))
+            Some(held.map_or(KeyState::Degraded, |held| held.state))
         }
-        Found::Key(key) => {
+        ManualValue::Key(key) => {
             let data_key = data_key.to_owned();
             plan.steps.push(Step::Adopt { data_key, key });
-            Some(State::Ready)
+            Some(KeyState::Ready)
         }
     }
 }
@@ -203,21 +210,21 @@ fn by_hand(
 /// Why the key has to be made, if it has to.
 fn need(
     now: Timestamp,
-    view: &View<'_>,
+    view: &SecretView<'_>,
     data_key: &str,
     record: Option<&KeyRecord>,
     demand: &KeyDemand,
-) -> Option<Why> {
+) -> Option<KeyReason> {
     let known = record.and_then(|key| Some((key, key.current.as_ref()?)));
     let current = known.map(|(_, current)| current);
-    if let Some(flaw) = by_hand::flaw(now, view, data_key, current, demand) {
-        return Some(Why::Refused(flaw));
+    if let Some(flaw) = manual_keys::flaw(now, view, data_key, current, demand) {
+        return Some(KeyReason::Refused(flaw));
     }
     let Some((key, current)) = known else {
-        return Some(Why::First);
+        return Some(KeyReason::First);
     };
     if !view.filled.contains(data_key) {
-        return Some(Why::ValueLost);
+        return Some(KeyReason::ValueLost);
     }
     if let Some(why) = view
         .issued
@@ -227,12 +234,12 @@ fn need(
         return Some(why);
     }
     if current.asked != demand.asked {
-        return Some(Why::Changed);
+        return Some(KeyReason::Changed);
     }
     if view.requests.open(data_key, key).is_some() {
-        return Some(Why::Requested);
+        return Some(KeyReason::Requested);
     }
-    (now >= due(current, demand)).then_some(Why::Due)
+    (now >= due(current, demand)).then_some(KeyReason::Due)
 }
 
 /// When the key is renewed. One that a person made may live for less than the buffer: it is given two thirds of its life.
@@ -246,13 +253,25 @@ fn due(current: &Made, demand: &KeyDemand) -> Timestamp {
 }
 
 /// Plans for a key that no pod uses: it is kept as it is.
-fn undemanded(now: Timestamp, view: &View<'_>, data_key: &str, key: &KeyRecord, plan: &mut Plan) {
+fn undemanded(
+    now: Timestamp,
+    view: &SecretView<'_>,
+    data_key: &str,
+    key: &KeyRecord,
+    plan: &mut Plan,
+) {
     if view.synced {
         give_up(now, view, data_key, key, plan);
     }
 }
 
-fn give_up(now: Timestamp, view: &View<'_>, data_key: &str, key: &KeyRecord, plan: &mut Plan) {
+fn give_up(
+    now: Timestamp,
+    view: &SecretView<'_>,
+    data_key: &str,
+    key: &KeyRecord,
+    plan: &mut Plan,
+) {
     let Some(intent) = &key.intent else { return };
     if view.process.beside.contains(&intent.op) {
         return;
@@ -273,11 +292,11 @@ fn followed(process: &Process, intent: &Intent) -> bool {
 /// Until when an intent is left to its writer; none if that is this process, which knows best.
 fn respected_until(now: Timestamp, process: &Process, intent: &Intent) -> Option<Timestamp> {
     // One from the future was written by a clock that is off: it may never come of age.
-    let from_the_future = intent.started_at > after(now, process.respect);
+    let from_the_future = intent.started_at > after(now, process.intent_ttl);
     if intent.writer == process.writer || from_the_future {
         return None;
     }
-    Some(after(intent.started_at, process.respect))
+    Some(after(intent.started_at, process.intent_ttl))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sidescale_webhook::profile::ControlPlane;
+use sidescale_webhook::profile::ControlPlaneSettings;
 
 use super::demand::KeyDemand;
 
@@ -13,7 +13,7 @@ pub(super) const DATA_KEY: &str = "ca.crt";
 #[must_use]
 pub(super) fn bundle(
     demand: &BTreeMap<String, KeyDemand>,
-    control_planes: &BTreeMap<String, ControlPlane>,
+    control_planes: &BTreeMap<String, ControlPlaneSettings>,
 ) -> Option<Vec<u8>> {
     let named: BTreeSet<&String> = demand.values().map(|key| &key.control_plane).collect();
     let mut pem = String::new();
@@ -30,7 +30,7 @@ pub(super) fn bundle(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rotation::record::Asked;
+    use crate::rotation::record::KeySpec;
     use sidescale_webhook::profile::Policy;
 
     fn demand(control_planes: &[&str]) -> BTreeMap<String, KeyDemand> {
@@ -38,7 +38,7 @@ mod tests {
             let key = KeyDemand {
                 service: "web".into(),
                 control_plane: (*name).into(),
-                asked: Asked {
+                asked: KeySpec {
                     user: "shop.web".into(),
                     tags: Vec::new(),
                     reusable: true,

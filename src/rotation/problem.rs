@@ -1,24 +1,24 @@
 //! What stands in the way of a key, and which answers of a control plane mean that. Pure.
 
-use super::state::State;
+use super::state::KeyState;
 use crate::control_plane::Error;
 
 /// Says what stands in the way, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
+pub struct Problem {
     /// The state that follows.
-    pub state: State,
+    pub state: KeyState,
     /// Names the object, what was met, what is wanted and what to do. Never a key's value.
     pub message: String,
     /// Whether it may be the whole control plane that has it, not one key.
     pub of_plane: bool,
 }
 
-impl From<Error> for Trouble {
+impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let (state, of_plane) = match &error {
-            Error::Unauthorized { .. } => (State::InvalidCredentials, true),
-            Error::Unsupported { .. } => (State::Unsupported, true),
+            Error::Unauthorized { .. } => (KeyState::InvalidCredentials, true),
+            Error::Unsupported { .. } => (KeyState::Unsupported, true),
             Error::InvalidEndpoint { .. }
             | Error::Unreachable { .. }
             | Error::Untrusted { .. }
@@ -27,14 +27,14 @@ impl From<Error> for Trouble {
             | Error::NotHeadscale { .. }
             | Error::Away { .. }
             | Error::MalformedKey { .. }
-            | Error::TooLarge { .. } => (State::Degraded, true),
+            | Error::TooLarge { .. } => (KeyState::Degraded, true),
             // It answers, and keys go on: asking how it does would read as much again.
-            Error::TooManyRows { .. } => (State::TooManyRows, false),
-            Error::Refused { status: 403, .. } => (State::InvalidCredentials, false),
+            Error::TooManyRows { .. } => (KeyState::TooManyRows, false),
+            Error::Refused { status: 403, .. } => (KeyState::InvalidCredentials, false),
             Error::NotFound { .. }
             | Error::Conflict { .. }
             | Error::Refused { .. }
-            | Error::DeletesAllKeys { .. } => (State::Degraded, false),
+            | Error::DeletesAllKeys { .. } => (KeyState::Degraded, false),
         };
         let mut message = error.to_string();
         if matches!(error, Error::Refused { status: 403, .. }) {

@@ -33,7 +33,7 @@ const MOST_OF_ONE: usize = 2;
 
 /// Kinds of work, most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Class {
+pub enum JobClass {
     /// Pods changed: some may wait for a first key.
     New,
     /// Keys that are due or may be tried again.
@@ -48,15 +48,15 @@ pub struct Job {
     /// Which.
     pub secret: SecretRef,
     /// What for.
-    pub class: Class,
+    pub class: JobClass,
     /// Tells it from every other; later ones have greater numbers.
     pub number: u64,
 }
 
 /// Holds when each Secret is to be looked at, and for what.
 #[derive(Debug, Default)]
-pub struct Queue {
-    wanted: BTreeMap<SecretRef, BTreeMap<Class, Timestamp>>,
+pub struct JobQueue {
+    wanted: BTreeMap<SecretRef, BTreeMap<JobClass, Timestamp>>,
     running: BTreeMap<SecretRef, Vec<Running>>,
     renewals_from: Option<Timestamp>,
     given_out: u64,
@@ -66,19 +66,19 @@ pub struct Queue {
 #[derive(Clone, Copy, Debug)]
 struct Running {
     number: u64,
-    class: Class,
+    class: JobClass,
     began: Timestamp,
 }
 
-impl Queue {
+impl JobQueue {
     /// Asks for work at a time; an earlier time that is known stays.
-    pub fn want(&mut self, secret: &SecretRef, class: Class, at: Timestamp) {
+    pub fn want(&mut self, secret: &SecretRef, class: JobClass, at: Timestamp) {
         let times = self.wanted.entry(secret.clone()).or_default();
         let time = times.entry(class).or_insert(at);
         *time = at.min(*time);
     }
 
-    /// Takes the most urgent job whose time has come. Its Secret is left alone until [`Queue::done`], but for new pods:
+    /// Takes the most urgent job whose time has come. Its Secret is left alone until [`JobQueue::done`], but for new pods:
     /// they overtake a job that takes long.
     pub fn next(&mut self, now: Timestamp) -> Option<Job> {
         let opens = self.opens();
@@ -88,7 +88,7 @@ impl Queue {
             .map(|(secret, class, at)| (class, at, secret))
             .min()
             .map(|(class, _, secret)| (class, secret.clone()))?;
-        if class == Class::Renewal {
+        if class == JobClass::Renewal {
             self.renewals_from = Some(after(now, RENEWAL_GAP));
         }
         if let Some(times) = self.wanted.get_mut(&secret) {
@@ -140,14 +140,14 @@ impl Queue {
     }
 
     /// What is wanted of Secrets that are not in other hands, and when it may begin for their sake.
-    fn free(&self) -> impl Iterator<Item = (&SecretRef, Class, Timestamp)> {
+    fn free(&self) -> impl Iterator<Item = (&SecretRef, JobClass, Timestamp)> {
         self.wanted.iter().flat_map(|(secret, times)| {
             let running = self.running.get(secret).map_or(&[][..], Vec::as_slice);
             let overtakes = running.iter().map(|running| after(running.began, PATIENCE));
             let overtakes = overtakes.max().unwrap_or(Timestamp::MIN);
-            let free = move |class: &Class| match class {
-                Class::New => running.len() < MOST_OF_ONE,
-                Class::Renewal | Class::Cleanup => running.is_empty(),
+            let free = move |class: &JobClass| match class {
+                JobClass::New => running.len() < MOST_OF_ONE,
+                JobClass::Renewal | JobClass::Cleanup => running.is_empty(),
             };
             let free = times.iter().filter(move |(class, _)| free(class));
             free.map(move |(class, at)| (secret, *class, overtakes.max(*at)))
@@ -155,21 +155,21 @@ impl Queue {
     }
 
     /// From when on there is a place for each class; none while all are taken.
-    fn opens(&self) -> impl Fn(Class) -> Option<Timestamp> + use<> {
+    fn opens(&self) -> impl Fn(JobClass) -> Option<Timestamp> + use<> {
         let (mut new, mut others) = (0, 0);
         for running in self.running.values().flatten() {
             match running.class {
-                Class::New => new += 1,
-                Class::Renewal | Class::Cleanup => others += 1,
+                JobClass::New => new += 1,
+                JobClass::Renewal | JobClass::Cleanup => others += 1,
             }
         }
         let any = new + others < AT_ONCE;
         let renewals_from = self.renewals_from.unwrap_or(Timestamp::MIN);
         move |class| {
             let (place, from) = match class {
-                Class::New => (new < MOST_NEW, Timestamp::MIN),
-                Class::Renewal => (others < MOST_OTHERS, renewals_from),
-                Class::Cleanup => (others < MOST_OTHERS, Timestamp::MIN),
+                JobClass::New => (new < MOST_NEW, Timestamp::MIN),
+                JobClass::Renewal => (others < MOST_OTHERS, renewals_from),
+                JobClass::Cleanup => (others < MOST_OTHERS, Timestamp::MIN),
             };
             (any && place).then_some(from)
         }

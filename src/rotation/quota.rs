@@ -61,7 +61,7 @@ mod tests {
 
     use super::*;
     use crate::rotation::demand::KeyDemand;
-    use crate::rotation::record::Asked;
+    use crate::rotation::record::KeySpec;
 
     /// Keys that pods need, by Secret: service, and since when.
     fn demand(secrets: &[(&str, &[(&str, i64)])]) -> NamespaceDemand {
@@ -69,7 +69,7 @@ mod tests {
             let key = KeyDemand {
                 service: (*service).into(),
                 control_plane: "default".into(),
-                asked: Asked {
+                asked: KeySpec {
                     user: String::new(),
                     tags: Vec::new(),
                     reusable: true,

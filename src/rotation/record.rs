@@ -13,7 +13,7 @@ use crate::store::StoredSecret;
 mod bounds;
 mod key;
 
-pub use key::{Abandoned, Asked, Intent, Issued, KeyRecord, Origin, Previous};
+pub use key::{Abandoned, Intent, IssuedKey, KeyRecord, KeySpec, Origin, Previous};
 
 /// Is the data key that holds the record.
 pub const DATA_KEY: &str = "sidescale.json";

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use sidescale_webhook::profile::{Policy, Users};
+use sidescale_webhook::profile::{Policy, UserPolicy};
 
-use super::cleanup::{self, View};
+use super::cleanup::{self, ServerView};
 use super::demand::Demands;
 use super::orphans;
-use super::owner::{KeyUser, Owner};
+use super::owner::{KeyUser, ServiceOwner};
 use super::record::{KeyRecord, Record};
 use super::survey::Survey;
 use crate::clock::after;
@@ -24,7 +24,7 @@ pub enum Removal<'a> {
         /// Name of its user.
         user: &'a str,
         /// The service that the user was created for.
-        owner: &'a Owner,
+        owner: &'a ServiceOwner,
     },
     /// The row of a key that ended long ago.
     Row {
@@ -84,7 +84,7 @@ pub fn decide<'a>(
     }
     let mut found = Vec::new();
     let age = policy.rotation.orphaned_keys_after;
-    let unreadable = |owner: &Owner| {
+    let unreadable = |owner: &ServiceOwner| {
         records.is_some_and(|records| records.unreadable.contains(&owner.namespace))
     };
     let candidates = orphans::candidates(now, keys, users, age);
@@ -102,7 +102,7 @@ pub fn decide<'a>(
         return found;
     };
     let readable = records.users(users);
-    let view = View {
+    let view = ServerView {
         keys,
         nodes,
         users: &readable,
@@ -111,7 +111,7 @@ pub fn decide<'a>(
     };
     let rows = cleanup::rows(now, &view).into_iter();
     found.extend(rows.map(|key| Removal::Row { key }));
-    if policy.rotation.users == Users::Never || *truncated {
+    if policy.rotation.users == UserPolicy::Never || *truncated {
         return found;
     }
     let over = cleanup::users(now, &view, *release, policy.rotation.unused_users_after);
@@ -227,7 +227,10 @@ fn wanted(
     });
     let named: BTreeSet<(&str, &str)> = recorded.chain(asked).collect();
     let guests = namespaces.flat_map(|(namespace, demand)| {
-        let here = demand.guests.keys().filter(|(plane, _)| plane == name);
+        let here = demand
+            .expected_nodes
+            .keys()
+            .filter(|(plane, _)| plane == name);
         here.map(|(_, service)| (&**namespace, service.as_str()))
     });
     let guests: BTreeSet<(&str, &str)> = guests.collect();

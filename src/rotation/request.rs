@@ -21,7 +21,7 @@ pub const ANNOTATION: &str = "sidescale.io/rotate-requested";
 /// Asks for another key in the place of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct Request {
+pub struct RotationRequest {
     /// The key that is to be replaced; the request is over when another is in force.
     pub replaces: KeyId,
     /// Whether the old key ends at once, without the overlap.
@@ -32,7 +32,7 @@ pub struct Request {
 /// The requests on one Secret, by data key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(transparent)]
-pub struct Requests(BTreeMap<String, Request>);
+pub struct Requests(BTreeMap<String, RotationRequest>);
 
 /// Says that the annotation cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -78,17 +78,17 @@ impl Requests {
     }
 
     /// Asks for another key; what was asked before of the same data key goes on only if it was more.
-    pub fn add(&mut self, data_key: &str, request: Request) {
+    pub fn add(&mut self, data_key: &str, request: RotationRequest) {
         let known = self.0.get(data_key);
         let revoke = request.revoke
             || known.is_some_and(|known| known.replaces == request.replaces && known.revoke);
         self.0
-            .insert(data_key.to_owned(), Request { revoke, ..request });
+            .insert(data_key.to_owned(), RotationRequest { revoke, ..request });
     }
 
     /// The request on that data key, while the key that it names is in force.
     #[must_use]
-    pub fn open(&self, data_key: &str, key: &KeyRecord) -> Option<Request> {
+    pub fn open(&self, data_key: &str, key: &KeyRecord) -> Option<RotationRequest> {
         let current = key.current.as_ref()?.id;
         self.0
             .get(data_key)
@@ -112,7 +112,7 @@ impl Requests {
         record: &Record,
         annotations: &mut BTreeMap<String, String>,
     ) -> Result<(), serde_json::Error> {
-        let open = |(data_key, request): &(String, Request)| {
+        let open = |(data_key, request): &(String, RotationRequest)| {
             let Some(key) = record.keys.get(data_key) else {
                 return false;
             };
@@ -139,16 +139,16 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::rotation::record::{Asked, Issued, Previous};
+    use crate::rotation::record::{IssuedKey, KeySpec, Previous};
 
     fn record(id: u64) -> Record {
         let mut key = KeyRecord::new("api", "default");
-        key.current = Some(Issued {
+        key.current = Some(IssuedKey {
             origin: crate::rotation::record::Origin::Ours,
             id: KeyId(id),
             created: Timestamp::UNIX_EPOCH,
             expires: Timestamp::MAX,
-            asked: Asked {
+            asked: KeySpec {
                 user: "shop.api".into(),
                 tags: Vec::new(),
                 reusable: true,
@@ -192,14 +192,14 @@ mod tests {
         let mut requests = Requests::default();
         for revoke in [false, true, false] {
             let replaces = KeyId(7);
-            requests.add("api-authkey", Request { replaces, revoke });
+            requests.add("api-authkey", RotationRequest { replaces, revoke });
         }
         let key = &record(7).keys["api-authkey"];
         assert!(requests.open("api-authkey", key).unwrap().revoke);
         let replaces = KeyId(8);
         requests.add(
             "api-authkey",
-            Request {
+            RotationRequest {
                 replaces,
                 revoke: false,
             },

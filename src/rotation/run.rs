@@ -11,22 +11,22 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::api_keys::{ApiKeys, Looked};
+use super::api_keys::{ApiKeys, TokenOutcome};
 use super::budget::Budget;
 use super::context::Context;
 use super::demand::{Demands, SecretDemand, SecretRef};
-use super::housekeeping::{self, Up};
-use super::known::{Known, LastKeys};
-use super::outcome::Outcome;
-use super::plane::Plane;
-use super::planes::Planes;
-use super::problem::Trouble;
-use super::queue::{Class, Queue};
-use super::standing::Standings;
+use super::key_status::KeyStatuses;
+use super::node_monitor::{self, Connected};
+use super::outcome::JobOutcome;
+use super::problem::Problem;
+use super::queue::{JobClass, JobQueue};
+use super::secret_state::{LastKeys, SecretState};
+use super::session::Session;
+use super::sessions::Sessions;
 use crate::clock::after;
 use crate::outage::Outage;
 
-mod endings;
+mod expiries;
 mod jobs;
 mod outcomes;
 mod pass;
@@ -35,7 +35,7 @@ mod shown;
 mod snapshots;
 
 use pass::Pass;
-pub(super) use snapshots::Seen;
+pub(super) use snapshots::ReadSecret;
 
 /// Everything is looked at this often, whatever happens.
 const PASS_EVERY: Duration = Duration::from_secs(3_600);
@@ -52,23 +52,23 @@ const SUSPECTS: usize = 8;
 /// What is under way at the end may take this long.
 const GRACE: Duration = Duration::from_secs(5);
 
-pub(super) enum Done {
-    Settled(SecretRef, u64, Box<Outcome>),
-    Connected(String, Box<Result<Plane, Trouble>>),
+pub(super) enum FinishedJob {
+    Reconciled(SecretRef, u64, Box<JobOutcome>),
+    Connected(String, Box<Result<Session, Problem>>),
     Passed(Box<Pass>),
-    Looked(Box<Looked>),
+    Looked(Box<TokenOutcome>),
 }
 
 pub(super) struct Loop {
     context: Arc<Context>,
-    queue: Queue,
-    planes: Planes,
+    queue: JobQueue,
+    sessions: Sessions,
     api_keys: ApiKeys,
-    secrets: BTreeMap<SecretRef, Known>,
+    secrets: BTreeMap<SecretRef, SecretState>,
     /// For whoever sweeps.
     pub(super) kept: LastKeys,
     /// For whoever looks after pods.
-    standings: Standings,
+    standings: KeyStatuses,
     /// How many keys each namespace may have created.
     budget: Arc<Mutex<Budget>>,
     demands: Demands,
@@ -82,7 +82,7 @@ pub(super) struct Loop {
     /// When there will be something to say of keys that were not renewed.
     endings_at: Option<Timestamp>,
     /// Given out, and not begun yet.
-    pub(super) jobs: Vec<BoxFuture<'static, Done>>,
+    pub(super) jobs: Vec<BoxFuture<'static, FinishedJob>>,
 }
 
 /// Rotates, and looks after nodes, until `shutdown`; what is under way then gets a moment to finish.
@@ -91,10 +91,10 @@ pub async fn run(
     demands: watch::Receiver<Demands>,
     shutdown: CancellationToken,
 ) {
-    let (up, planes) = watch::channel(Up::new());
+    let (up, planes) = watch::channel(Connected::new());
     let (suspects, suspected) = mpsc::channel(SUSPECTS);
     let rotation = Loop::new(Arc::clone(&context));
-    let keeper = housekeeping::run(
+    let keeper = node_monitor::run(
         context,
         demands.clone(),
         (rotation.kept.clone(), rotation.standings.clone()),
@@ -108,7 +108,7 @@ pub async fn run(
 async fn rotate(
     mut rotation: Loop,
     mut demands: watch::Receiver<Demands>,
-    up: watch::Sender<Up>,
+    up: watch::Sender<Connected>,
     mut suspected: mpsc::Receiver<String>,
     shutdown: CancellationToken,
 ) {
@@ -123,7 +123,7 @@ async fn rotate(
         if jobs.is_empty() {
             rotation.show();
         }
-        rotation.tell(&up);
+        rotation.notify(&up);
         let wake = rotation.wake();
         let clock = rotation.context.clock.clone();
         tokio::select! {
@@ -136,10 +136,10 @@ async fn rotate(
                 rotation.take(fresh);
             }
             Some(done) = jobs.join_next() => match done {
-                Ok(done) => rotation.absorb(done),
+                Ok(done) => rotation.apply_outcome(done),
                 Err(error) => error!(%error, "A job of rotation panicked"),
             },
-            Some(name) = suspected.recv() => rotation.planes.suspect(&name, clock.now()),
+            Some(name) = suspected.recv() => rotation.sessions.recheck(&name, clock.now()),
             () = clock.sleep_until(wake) => {}
         }
     }
@@ -163,13 +163,13 @@ impl Loop {
         let planes = &context.policy.control_planes;
         let looked_after = planes.iter().filter(|_| stands_in);
         Self {
-            planes: Planes::new(planes.keys(), now),
+            sessions: Sessions::new(planes.keys(), now),
             api_keys: ApiKeys::new(looked_after, &context.writer, now),
             context,
-            queue: Queue::default(),
+            queue: JobQueue::default(),
             secrets: BTreeMap::new(),
             kept: LastKeys::default(),
-            standings: Standings::default(),
+            standings: KeyStatuses::default(),
             budget: Arc::default(),
             demands: Demands::default(),
             pass_at: now,
@@ -233,16 +233,16 @@ impl Loop {
         let touched = touched.iter().map(|secret| (secret.clone(), now));
         for (secret, at) in touched.chain(changed) {
             for demand in self.demand(&secret).values() {
-                self.planes.hurry(&demand.control_plane, now);
+                self.sessions.retry_soon(&demand.control_plane, now);
             }
-            self.queue.want(&secret, Class::New, at);
+            self.queue.want(&secret, JobClass::New, at);
         }
     }
 
     /// Tells which control planes answer, if that has changed.
-    fn tell(&self, up: &watch::Sender<Up>) {
-        let now = self.planes.up();
-        let same = |known: &Up| {
+    fn notify(&self, up: &watch::Sender<Connected>) {
+        let now = self.sessions.answering();
+        let same = |known: &Connected| {
             let both = known.iter().zip(&now);
             known.len() == now.len()
                 && both
@@ -260,12 +260,12 @@ impl Loop {
 
     pub(super) fn wake(&self) -> Timestamp {
         let now = self.context.clock.now();
-        let pass = (!self.passing && !self.planes.up().is_empty()).then_some(self.pass_at);
+        let pass = (!self.passing && !self.sessions.answering().is_empty()).then_some(self.pass_at);
         let times = [
             self.queue.wake(),
             pass,
-            self.planes.wake(),
-            self.api_keys.wake(|name| self.planes.answers(name)),
+            self.sessions.wake(),
+            self.api_keys.wake(|name| self.sessions.answers(name)),
             self.endings_at,
             Some(after(now, PASS_EVERY)),
         ];
@@ -273,7 +273,7 @@ impl Loop {
     }
 
     #[cfg(test)]
-    pub(super) fn known(&self, secret: &SecretRef) -> Option<&Known> {
+    pub(super) fn known(&self, secret: &SecretRef) -> Option<&SecretState> {
         self.secrets.get(secret)
     }
 

@@ -2,7 +2,7 @@
 
 /// Says how a key, or what it hangs on, is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum State {
+pub enum KeyState {
     /// There is a key, valid as far as we know.
     Ready,
     /// The control plane is away or refuses: the old key is kept, and it is tried again.
@@ -31,7 +31,7 @@ pub enum State {
     Paused,
 }
 
-impl State {
+impl KeyState {
     /// Every state, for metrics that show all of them.
     pub const ALL: [Self; 13] = [
         Self::Ready,

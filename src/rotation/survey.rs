@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::owner::KeyUser;
-use crate::control_plane::{Node, PreAuthKey, Release, UserId};
+use crate::control_plane::{HeadscaleRelease, Node, PreAuthKey, UserId};
 
 /// Everything that a control plane holds: users, then keys, then nodes.
 #[derive(Clone, Debug)]
@@ -17,5 +17,5 @@ pub struct Survey {
     /// Users that keys are made for.
     pub users: BTreeMap<UserId, KeyUser>,
     /// What it behaves like.
-    pub release: Release,
+    pub release: HeadscaleRelease,
 }

@@ -5,20 +5,20 @@ use std::time::Instant;
 use super::context::Context;
 use super::demand::{Demands, SecretRef};
 use super::orphans;
-use super::owner::Claim;
+use super::owner::KeyClaim;
 use super::ownership;
 use super::plan::{Claimed, Ownership};
-use super::plane::Plane;
-use super::problem::Trouble;
+use super::problem::Problem;
 use super::record::Record;
 use super::removal::{Records, Removal, away, decide};
-use super::state::State;
+use super::session::Session;
+use super::state::KeyState;
 use super::survey::Survey;
 use crate::metrics::RotationResult;
 
 /// A Secret of keys, and what it remembers.
 #[derive(Clone, Debug)]
-pub(crate) struct Listed {
+pub(crate) struct ListedSecret {
     /// Its name.
     pub(crate) secret: SecretRef,
     /// Whether rotation writes it at present.
@@ -33,26 +33,26 @@ pub(crate) enum Removed {
     /// It is gone.
     Yes,
     /// It stays: a Secret knows the key by now.
-    Known,
+    StillReferenced,
     /// It stays: the namespace cannot be asked, and this is why.
     Unread(String),
 }
 
 /// A second look at everything, for what nothing gives back: much may have happened since the first.
-pub(crate) struct SecondLook {
+pub(crate) struct Confirmation {
     survey: Survey,
     records: Records,
 }
 
-impl SecondLook {
+impl Confirmation {
     /// Asks the control plane, then the Secrets; what pods need has to be read after that.
     ///
     /// # Errors
     /// A call failed.
-    pub(crate) async fn read(context: &Context, plane: &Plane) -> Result<Self, Trouble> {
+    pub(crate) async fn read(context: &Context, plane: &Session) -> Result<Self, Problem> {
         let survey = plane.survey().await?;
-        let listed = listed(context).await.map_err(|message| Trouble {
-            state: State::Degraded,
+        let listed = listed(context).await.map_err(|message| Problem {
+            state: KeyState::Degraded,
             message,
             of_plane: false,
         })?;
@@ -77,39 +77,39 @@ impl SecondLook {
     }
 }
 
-/// Removes it at the control plane. A node or a user wants a [`SecondLook`] first.
+/// Removes it at the control plane. A node or a user needs a [`Confirmation`] first.
 ///
 /// # Errors
 /// A call failed.
 pub(crate) async fn remove(
     context: &Context,
     control_plane: &str,
-    plane: &Plane,
+    plane: &Session,
     removal: &Removal<'_>,
-) -> Result<Removed, Trouble> {
+) -> Result<Removed, Problem> {
     match removal {
         Removal::Orphan { key, owner, .. } => {
             // The list was for everybody; what counts is what this namespace says now.
             let records = match of_namespace(context, &owner.namespace).await {
                 Ok(records) => records,
-                Err(trouble) => return Ok(Removed::Unread(trouble)),
+                Err(problem) => return Ok(Removed::Unread(problem)),
             };
             let mut records = records.iter();
             if records.any(|record| orphans::is_known(record, control_plane, owner, key)) {
-                return Ok(Removed::Known);
+                return Ok(Removed::StillReferenced);
             }
             let Some(expires) = key.expiration else {
-                return Ok(Removed::Known);
+                return Ok(Removed::StillReferenced);
             };
             let read = Instant::now();
-            let claim = Claim {
+            let claim = KeyClaim {
                 owner,
                 id: key.id,
                 expires,
             };
             match plane.judge(&claim, read, context.clock.now()).await? {
                 Claimed::Owned => plane.expire(key.id).await?,
-                Claimed::NotListed | Claimed::NotOwned => return Ok(Removed::Known),
+                Claimed::NotListed | Claimed::NotOwned => return Ok(Removed::StillReferenced),
             }
             context.metrics.rotation.count(RotationResult::Expired);
         }
@@ -121,10 +121,10 @@ pub(crate) async fn remove(
 }
 
 /// All Secrets of keys in the cluster. A record that cannot be read is trouble of its own namespace alone.
-pub(crate) async fn listed(context: &Context) -> Result<Vec<Listed>, String> {
+pub(crate) async fn listed(context: &Context) -> Result<Vec<ListedSecret>, String> {
     let mut listed = Vec::new();
     let found = context.each_secret(|secret| {
-        listed.push(Listed {
+        listed.push(ListedSecret {
             ours: ownership(&secret).0 == Ownership::Ours,
             // Whoever it belongs to by now: what it names is in use.
             record: Record::named(&secret),
@@ -139,9 +139,9 @@ pub(crate) async fn listed(context: &Context) -> Result<Vec<Listed>, String> {
 }
 
 /// The same by namespace.
-pub(crate) fn records(listed: Vec<Listed>) -> Records {
+pub(crate) fn records(listed: Vec<ListedSecret>) -> Records {
     let mut records = Records::default();
-    for Listed { secret, record, .. } in listed {
+    for ListedSecret { secret, record, .. } in listed {
         let namespace = secret.namespace;
         match record {
             Ok(record) => records.read.entry(namespace).or_default().push(record),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use jiff::Timestamp;
 
-use super::owner::{Holder, KeyUser, Owner};
+use super::owner::{KeyHolder, KeyUser, ServiceOwner};
 use crate::control_plane::{KeyId, Node, NodeId, UserId};
 
 /// What is kept of a pre-auth key: whose it is, and what its nodes are.
@@ -18,7 +18,7 @@ pub struct KeyOrigin {
 
 /// A node that a key of such a user made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Joined {
+pub struct JoinedNode {
     /// Its id; a younger node has a greater one.
     pub id: NodeId,
     /// The host's own name.
@@ -38,26 +38,26 @@ pub struct Joined {
 /// The nodes of one control plane.
 #[derive(Clone, Debug, Default)]
 pub struct Tailnet {
-    holders: BTreeMap<Holder, Nodes>,
+    holders: BTreeMap<KeyHolder, HolderNodes>,
     /// Nodes of which nobody can tell whose they are, because their key's row is gone and tags took them from their user.
-    nobodys: BTreeMap<String, Vec<Joined>>,
+    nobodys: BTreeMap<String, Vec<JoinedNode>>,
     /// Nodes that joined with keys of others, by the namespaces whose Secrets hold those keys, and by name.
-    lent: BTreeMap<(String, String), Vec<Joined>>,
+    lent: BTreeMap<(String, String), Vec<JoinedNode>>,
     given_names: HashSet<String>,
     /// When the first user of each service was created.
-    created: BTreeMap<Owner, Timestamp>,
+    created: BTreeMap<ServiceOwner, Timestamp>,
 }
 
 /// Nodes of one holder.
 #[derive(Clone, Debug, Default)]
-struct Nodes {
+struct HolderNodes {
     /// Name of the user of the last one.
     user: String,
-    nodes: Vec<Joined>,
+    nodes: Vec<JoinedNode>,
 }
 
 /// Keys of others that stand or stood in Secrets of ours, each with that Secret's namespace.
-pub type Lent = BTreeSet<(KeyId, String)>;
+pub type ForeignRows = BTreeSet<(KeyId, String)>;
 
 impl Tailnet {
     /// Sorts the nodes that a control plane listed by the services whose keys made them; expired ones are none.
@@ -67,7 +67,7 @@ impl Tailnet {
         nodes: Vec<Node>,
         keys: &BTreeMap<KeyId, KeyOrigin>,
         users: &BTreeMap<UserId, KeyUser>,
-        lent: &Lent,
+        lent: &ForeignRows,
     ) -> Self {
         let mut tailnet = Self::default();
         for user in users.values() {
@@ -83,7 +83,7 @@ impl Tailnet {
             }
             let origin = node.pre_auth_key.and_then(|key| keys.get(&key));
             let owner = origin.map(|origin| origin.user).or(node.user);
-            let joined = Joined {
+            let joined = JoinedNode {
                 id: node.id,
                 name: node.name,
                 given_name: node.given_name,
@@ -118,32 +118,34 @@ impl Tailnet {
     }
 
     /// Services with nodes: the name of a user, and the nodes.
-    pub fn services(&self) -> impl Iterator<Item = (&Owner, &str, &[Joined])> {
+    pub fn services(&self) -> impl Iterator<Item = (&ServiceOwner, &str, &[JoinedNode])> {
         self.holders
             .iter()
             .filter_map(|(holder, held)| match holder {
-                Holder::Service(owner) => Some((owner, held.user.as_str(), held.nodes.as_slice())),
-                Holder::Adopted(_) => None,
+                KeyHolder::Service(owner) => {
+                    Some((owner, held.user.as_str(), held.nodes.as_slice()))
+                }
+                KeyHolder::Adopted(_) => None,
             })
     }
 
     /// The nodes of a service.
     #[must_use]
-    pub fn of_service(&self, owner: &Owner) -> &[Joined] {
-        self.of(&Holder::Service(owner.clone()))
+    pub fn of_service(&self, owner: &ServiceOwner) -> &[JoinedNode] {
+        self.of(&KeyHolder::Service(owner.clone()))
     }
 
     /// The nodes of a service, and those of the adopted user of that name.
     pub fn of_service_or_adopted(
         &self,
-        owner: &Owner,
+        owner: &ServiceOwner,
         user: &str,
-    ) -> impl Iterator<Item = &Joined> {
-        let adopted = self.of(&Holder::Adopted(user.to_owned()));
+    ) -> impl Iterator<Item = &JoinedNode> {
+        let adopted = self.of(&KeyHolder::Adopted(user.to_owned()));
         self.of_service(owner).iter().chain(adopted)
     }
 
-    fn of(&self, holder: &Holder) -> &[Joined] {
+    fn of(&self, holder: &KeyHolder) -> &[JoinedNode] {
         self.holders
             .get(holder)
             .map_or(&[], |held| held.nodes.as_slice())
@@ -151,13 +153,13 @@ impl Tailnet {
 
     /// When the first user of a service was created; none for one whose user is adopted, or not there yet.
     #[must_use]
-    pub fn created(&self, owner: &Owner) -> Option<Timestamp> {
+    pub fn created(&self, owner: &ServiceOwner) -> Option<Timestamp> {
         self.created.get(owner).copied()
     }
 
     /// Whose nodes are online, and the host names of those.
     #[must_use]
-    pub fn online(&self) -> BTreeSet<(Holder, String)> {
+    pub fn online(&self) -> BTreeSet<(KeyHolder, String)> {
         let nodes = self.holders.iter();
         let nodes =
             nodes.flat_map(|(holder, held)| held.nodes.iter().map(move |node| (holder, node)));
@@ -168,7 +170,7 @@ impl Tailnet {
     }
 
     /// Nodes of that host's name that might be of a pod in the namespace: in doubt a pod is not called lost.
-    pub fn nobodys(&self, namespace: &str, name: &str) -> impl Iterator<Item = &Joined> {
+    pub fn unowned(&self, namespace: &str, name: &str) -> impl Iterator<Item = &JoinedNode> {
         let lent = self.lent.get(&(namespace.to_owned(), name.to_owned()));
         let nobodys = self.nobodys.get(name).into_iter();
         nobodys.chain(lent).flatten()
@@ -208,7 +210,7 @@ mod tests {
             owner,
             created: None,
         };
-        let api = Owner::new("shop", "api");
+        let api = ServiceOwner::new("shop", "api");
         let users = [
             (UserId(1), user("shop.api", Some(api.clone()))),
             (UserId(2), user("adopted", None)),
@@ -246,9 +248,9 @@ mod tests {
             },
         ];
         let shop = || "shop".to_owned();
-        let lent = Lent::from([(KeyId(31), shop()), (KeyId(10), shop())]);
+        let lent = ForeignRows::from([(KeyId(31), shop()), (KeyId(10), shop())]);
         let tailnet = Tailnet::new(now, nodes, &keys.into(), &users.into(), &lent);
-        let ids = |nodes: &[Joined]| {
+        let ids = |nodes: &[JoinedNode]| {
             let nodes = nodes.iter().map(|node| (node.id.0, node.ephemeral));
             nodes.collect::<Vec<_>>()
         };
@@ -259,11 +261,11 @@ mod tests {
         assert_eq!(own[2].key, None);
         let with_adopted = tailnet.of_service_or_adopted(&api, "adopted");
         assert_eq!(with_adopted.last().unwrap().id, NodeId(3));
-        let web = Owner::new("shop", "web");
+        let web = ServiceOwner::new("shop", "web");
         let adopted: Vec<_> = tailnet.of_service_or_adopted(&web, "adopted").collect();
         assert_eq!(adopted.len(), 1);
         let nobodys = |namespace: &str, name: &str| {
-            let nodes = tailnet.nobodys(namespace, name);
+            let nodes = tailnet.unowned(namespace, name);
             nodes.map(|node| node.id.0).collect::<Vec<_>>()
         };
         assert_eq!(nobodys("any", "api"), [6]);

@@ -46,7 +46,7 @@ pub(crate) enum KeyKind {
 
 /// What can be told of a value that stands in a Secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Value {
+pub struct StoredValue {
     /// By which its row is found; none for a key of another form.
     pub prefix: Option<KeyPrefix>,
     /// Why it cannot be a key, if its form tells.
@@ -85,7 +85,7 @@ impl Flaw {
     }
 }
 
-impl Value {
+impl StoredValue {
     /// Looks at the values of all keys that pods need.
     #[must_use]
     pub fn all(
@@ -215,10 +215,10 @@ mod tests {
             (b"YOUR_KEY_HERE", false, true),
             (&[0xff], false, true),
         ] {
-            let seen = Value::of(value).unwrap();
+            let seen = StoredValue::of(value).unwrap();
             assert_eq!((seen.prefix.is_some(), seen.flaw.is_some()), (prefix, flaw));
         }
-        assert_eq!(Value::of(b" \n"), None);
+        assert_eq!(StoredValue::of(b" \n"), None);
     }
 
     #[test]

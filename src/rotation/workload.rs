@@ -6,7 +6,7 @@ use sidescale_webhook::forms::is_dns_subdomain;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Workload {
     /// What it is.
-    pub kind: Kind,
+    pub kind: OwnerKind,
     /// Its name.
     pub name: Box<str>,
     /// Its uid; none where the pod's metadata does not hold it: a Deployment's is known to its ReplicaSet alone.
@@ -15,7 +15,7 @@ pub struct Workload {
 
 /// The kinds of objects whose API version is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
+pub enum OwnerKind {
     /// Found by the name of its ReplicaSet.
     Deployment,
     /// Argo's, found in the same way.
@@ -34,7 +34,7 @@ pub enum Kind {
     Pod,
 }
 
-impl Kind {
+impl OwnerKind {
     /// Its name in the Kubernetes API.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -93,20 +93,20 @@ impl Workload {
                         uid: None,
                     })
                 };
-                let above = made_by(Kind::Rollout, of_rollout);
-                let above = above.or_else(|| made_by(Kind::Deployment, of_deployment));
-                Some(above.unwrap_or_else(|| itself(Kind::ReplicaSet)))
+                let above = made_by(OwnerKind::Rollout, of_rollout);
+                let above = above.or_else(|| made_by(OwnerKind::Deployment, of_deployment));
+                Some(above.unwrap_or_else(|| itself(OwnerKind::ReplicaSet)))
             }
-            "StatefulSet" => Some(itself(Kind::StatefulSet)),
-            "DaemonSet" => Some(itself(Kind::DaemonSet)),
+            "StatefulSet" => Some(itself(OwnerKind::StatefulSet)),
+            "DaemonSet" => Some(itself(OwnerKind::DaemonSet)),
             "Job" => {
                 let made_at = |end: &str| end.len() >= 8 && end.bytes().all(|b| b.is_ascii_digit());
                 let above = name.rsplit_once('-');
                 let above = above.filter(|(stem, end)| !stem.is_empty() && made_at(end));
                 Some(above.map_or_else(
-                    || itself(Kind::Job),
+                    || itself(OwnerKind::Job),
                     |(stem, _)| Self {
-                        kind: Kind::CronJob,
+                        kind: OwnerKind::CronJob,
                         name: stem.into(),
                         uid: None,
                     },
@@ -120,7 +120,7 @@ impl Workload {
     #[must_use]
     pub fn pod(name: &str) -> Self {
         Self {
-            kind: Kind::Pod,
+            kind: OwnerKind::Pod,
             name: name.into(),
             uid: None,
         }
@@ -142,57 +142,57 @@ mod tests {
                 "ReplicaSet",
                 "web-7c9d8f6b5",
                 [hash, None],
-                Some((Kind::Deployment, "web", None)),
+                Some((OwnerKind::Deployment, "web", None)),
             ),
             (
                 "ReplicaSet",
                 "web-blue-7c9d8f6b5",
                 [hash, None],
-                Some((Kind::Deployment, "web-blue", None)),
+                Some((OwnerKind::Deployment, "web-blue", None)),
             ),
             (
                 "ReplicaSet",
                 "web-7c9d8f6b5",
                 [None, hash],
-                Some((Kind::Rollout, "web", None)),
+                Some((OwnerKind::Rollout, "web", None)),
             ),
             (
                 "ReplicaSet",
                 "web-7c9d8f6b5",
                 none,
-                Some((Kind::ReplicaSet, "web-7c9d8f6b5", Some(7))),
+                Some((OwnerKind::ReplicaSet, "web-7c9d8f6b5", Some(7))),
             ),
             ("ReplicaSet", "-7c9d8f6b5", [hash, None], None),
             (
                 "StatefulSet",
                 "db",
                 none,
-                Some((Kind::StatefulSet, "db", Some(7))),
+                Some((OwnerKind::StatefulSet, "db", Some(7))),
             ),
             (
                 "DaemonSet",
                 "log",
                 none,
-                Some((Kind::DaemonSet, "log", Some(7))),
+                Some((OwnerKind::DaemonSet, "log", Some(7))),
             ),
             (
                 "Job",
                 "backup-28600000",
                 none,
-                Some((Kind::CronJob, "backup", None)),
+                Some((OwnerKind::CronJob, "backup", None)),
             ),
             (
                 "Job",
                 "backup-1",
                 none,
-                Some((Kind::Job, "backup-1", Some(7))),
+                Some((OwnerKind::Job, "backup-1", Some(7))),
             ),
             ("CloneSet", "web", none, None),
             (
                 "StatefulSet",
                 &long[1..],
                 none,
-                Some((Kind::StatefulSet, &long[1..], Some(7))),
+                Some((OwnerKind::StatefulSet, &long[1..], Some(7))),
             ),
             ("StatefulSet", &long, none, None),
             ("DaemonSet", "log\u{1b}[2J", none, None),

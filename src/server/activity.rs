@@ -19,12 +19,12 @@ const LEAVES_WITHIN: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Activity {
     peer: IpAddr,
-    state: Mutex<State>,
+    state: Mutex<ActivityState>,
     evicted: Notify,
 }
 
 #[derive(Debug)]
-struct State {
+struct ActivityState {
     phase: Phase,
     since: Instant,
     begun: usize,
@@ -34,14 +34,14 @@ struct State {
 
 /// Is held while a request is being answered.
 #[derive(Debug)]
-pub(super) struct InFlight(Arc<Activity>);
+pub(super) struct OpenRequest(Arc<Activity>);
 
 impl Activity {
     /// Starts in `phase`.
     pub(super) fn new(peer: IpAddr, phase: Phase) -> Self {
         Self {
             peer,
-            state: Mutex::new(State {
+            state: Mutex::new(ActivityState {
                 phase,
                 since: Instant::now(),
                 begun: 0,
@@ -59,10 +59,10 @@ impl Activity {
     }
 
     /// Notes a request whose head is complete; dropping the guard notes its answer.
-    pub(super) fn begin(self: &Arc<Self>) -> InFlight {
+    pub(super) fn begin(self: &Arc<Self>) -> OpenRequest {
         self.enter(Phase::Receiving);
         self.lock().begun += 1;
-        InFlight(Arc::clone(self))
+        OpenRequest(Arc::clone(self))
     }
 
     /// Notes that the whole request has come.
@@ -98,12 +98,12 @@ impl Activity {
         (state.phase, state.since) = (phase, Instant::now());
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ActivityState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for InFlight {
+impl Drop for OpenRequest {
     fn drop(&mut self) {
         self.0.enter(Phase::Idle);
     }
@@ -126,7 +126,7 @@ struct Taken {
 
 /// Is held for as long as a connection is open.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct ConnectionGuard {
     pub(super) activity: Arc<Activity>,
     id: u64,
     places: Arc<Places>,
@@ -146,7 +146,7 @@ impl Places {
 
     /// Takes a place for a connection from `peer`. Where there is none, another connection ends; only where each has a
     /// request in flight, which is a matter of milliseconds, is one waited for.
-    pub(super) async fn take(self: &Arc<Self>, peer: IpAddr, phase: Phase) -> Place {
+    pub(super) async fn take(self: &Arc<Self>, peer: IpAddr, phase: Phase) -> ConnectionGuard {
         let permit = loop {
             if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
                 break permit;
@@ -163,7 +163,7 @@ impl Places {
         let id = taken.next;
         taken.next += 1;
         taken.by.insert(id, Arc::clone(&activity));
-        Place {
+        ConnectionGuard {
             activity,
             id,
             places: Arc::clone(self),
@@ -209,7 +209,7 @@ impl Places {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.places.lock().by.remove(&self.id);
     }

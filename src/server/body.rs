@@ -96,7 +96,7 @@ impl IntoResponse for Rejection {
 /// Only bytes that came count: a length that is merely declared costs its sender nothing. One connection may hold it all:
 /// an API server sends every review over one, and whoever means harm opens as many as it likes.
 #[derive(Clone, Debug)]
-pub(super) struct Budget {
+pub(super) struct MemoryBudget {
     small: Arc<Semaphore>,
     large: Arc<Semaphore>,
     turns: Arc<Semaphore>,
@@ -104,20 +104,20 @@ pub(super) struct Budget {
 
 /// A body, and what of the budget is held for it.
 #[derive(Debug)]
-pub(super) struct Read {
+pub(super) struct ReadBody {
     pub(super) bytes: Bytes,
     /// Whether it is answered beside the small ones.
     pub(super) large: bool,
     pub(super) permit: OwnedSemaphorePermit,
 }
 
-impl Default for Budget {
+impl Default for MemoryBudget {
     fn default() -> Self {
         Self::of(SMALL_KIB, LARGE_KIB)
     }
 }
 
-impl Budget {
+impl MemoryBudget {
     fn of(small_kib: usize, large_kib: usize) -> Self {
         Self {
             small: Arc::new(Semaphore::new(small_kib)),
@@ -152,7 +152,7 @@ fn take(from: &Arc<Semaphore>, kib: usize) -> Result<OwnedSemaphorePermit, Rejec
 }
 
 /// Reads the whole body, at most [`MAX_BODY`] bytes.
-pub(super) async fn read(mut body: Body, budget: &Budget) -> Result<Read, Rejection> {
+pub(super) async fn read(mut body: Body, budget: &MemoryBudget) -> Result<ReadBody, Rejection> {
     let hint = body.size_hint().upper();
     let declared = usize::try_from(hint.unwrap_or(0)).unwrap_or(usize::MAX);
     if declared > MAX_BODY {
@@ -205,7 +205,7 @@ pub(super) async fn read(mut body: Body, budget: &Budget) -> Result<Read, Reject
     }
     rest.shrink_to_fit();
     let bytes = if rest.is_empty() { first } else { rest.into() };
-    Ok(Read {
+    Ok(ReadBody {
         bytes,
         large,
         permit,
@@ -267,7 +267,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_what_came_counts() {
-        let budget = Budget::of(16, 0);
+        let budget = MemoryBudget::of(16, 0);
         let stalled =
             tokio::time::timeout(Duration::from_millis(50), read(body(10, true), &budget));
         tokio::pin!(stalled);
@@ -289,11 +289,11 @@ mod tests {
     #[tokio::test]
     async fn a_large_body_draws_its_multiple_and_leaves_the_small_ones_their_reserve() {
         let large_kib = 100 * MULTIPLE + MORE / KIB;
-        let budget = Budget::of(SMALL / KIB, large_kib);
+        let budget = MemoryBudget::of(SMALL / KIB, large_kib);
         let first = read(body(100, false), &budget).await.unwrap();
         assert!(first.large);
         assert_eq!(first.bytes.len(), 100 * KIB);
-        let left = |budget: &Budget| {
+        let left = |budget: &MemoryBudget| {
             (
                 budget.small.available_permits(),
                 budget.large.available_permits(),
@@ -314,7 +314,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_large_body_that_stops_lets_go_of_what_it_holds() {
-        let budget = Budget::default();
+        let budget = MemoryBudget::default();
         let start = Instant::now();
         let refused = read(body(MAX_BODY / KIB - 1, true), &budget).await;
         assert!(matches!(refused, Err(Rejection::Slow)), "{refused:?}");

@@ -69,7 +69,7 @@ impl Transport {
 }
 
 /// Holds what all connections of one port share.
-pub(super) struct Shared {
+pub(super) struct PortState {
     pub(super) transport: Transport,
     pub(super) deadlines: Deadlines,
     pub(super) router: axum::Router,
@@ -119,7 +119,7 @@ impl<S: Sync> FromRequestParts<S> for CallerCertificate {
 }
 
 /// Serves `tcp` until it ends.
-pub(super) async fn serve(tcp: TcpStream, activity: Arc<Activity>, shared: Arc<Shared>) {
+pub(super) async fn serve(tcp: TcpStream, activity: Arc<Activity>, shared: Arc<PortState>) {
     // Answers are small and complete: waiting for more would only add latency. A failure here shows at the first read.
     let _ = tcp.set_nodelay(true);
     let caller = CallerCertificate::Unverified;
@@ -165,7 +165,7 @@ async fn serve_http(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     caller: CallerCertificate,
     activity: Arc<Activity>,
-    shared: Arc<Shared>,
+    shared: Arc<PortState>,
 ) {
     let Deadlines {
         handshake: _,
@@ -215,7 +215,7 @@ async fn answer(
     mut request: Request<Incoming>,
     caller: CallerCertificate,
     activity: Arc<Activity>,
-    shared: Arc<Shared>,
+    shared: Arc<PortState>,
 ) -> Result<Response<Body>, Infallible> {
     let in_flight = activity.begin();
     if caller != CallerCertificate::default() {

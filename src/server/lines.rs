@@ -14,7 +14,7 @@ pub(super) const LONGEST_ERROR: usize = 512;
 
 /// Names a kind of line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum LineKind {
     /// A request is no review.
     Undecodable,
     /// A pod was injected.
@@ -25,7 +25,7 @@ pub(super) enum Kind {
     Remark,
 }
 
-impl Kind {
+impl LineKind {
     /// How many lines may come at once.
     fn burst(self) -> u32 {
         match self {
@@ -37,7 +37,7 @@ impl Kind {
 
 /// Counts the lines of each kind.
 #[derive(Debug, Default)]
-pub(super) struct Lines(Mutex<[Count; 4]>);
+pub(super) struct LineCounts(Mutex<[Count; 4]>);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Count {
@@ -46,9 +46,9 @@ struct Count {
     omitted: u64,
 }
 
-impl Lines {
+impl LineCounts {
     /// Whether a line of `kind` may be written now; then, how many were left out since the last.
-    pub(super) fn admit(&self, kind: Kind, now: Instant) -> Option<u64> {
+    pub(super) fn admit(&self, kind: LineKind, now: Instant) -> Option<u64> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = &mut counts[kind as usize];
         let even = count.even.map_or(now, |even| even.max(now));
@@ -73,18 +73,18 @@ mod tests {
     #[test]
     fn writes_one_a_second_and_counts_the_rest() {
         let start = Instant::now();
-        let lines = Lines::default();
+        let lines = LineCounts::default();
         for (millis, kind, want) in [
-            (0, Kind::Undecodable, Some(0)),
-            (1, Kind::Undecodable, None),
-            (999, Kind::Undecodable, None),
+            (0, LineKind::Undecodable, Some(0)),
+            (1, LineKind::Undecodable, None),
+            (999, LineKind::Undecodable, None),
             // Another kind has a count of its own.
-            (999, Kind::Denied, Some(0)),
-            (1_000, Kind::Undecodable, Some(2)),
-            (1_001, Kind::Undecodable, None),
-            (60_000, Kind::Undecodable, Some(1)),
+            (999, LineKind::Denied, Some(0)),
+            (1_000, LineKind::Undecodable, Some(2)),
+            (1_001, LineKind::Undecodable, None),
+            (60_000, LineKind::Undecodable, Some(1)),
             // Silence saves nothing up.
-            (60_001, Kind::Undecodable, None),
+            (60_001, LineKind::Undecodable, None),
         ] {
             let now = start + Duration::from_millis(millis);
             assert_eq!(lines.admit(kind, now), want, "{kind:?} at {millis} ms");
@@ -94,8 +94,8 @@ mod tests {
     #[test]
     fn shows_a_rollout_whole() {
         let start = Instant::now();
-        let lines = Lines::default();
-        for kind in [Kind::Injected, Kind::Denied, Kind::Remark] {
+        let lines = LineCounts::default();
+        for kind in [LineKind::Injected, LineKind::Denied, LineKind::Remark] {
             let at_once = (0..1_000).filter(|_| lines.admit(kind, start).is_some());
             assert_eq!(at_once.count(), 50, "{kind:?}");
             let next = start + EVERY;

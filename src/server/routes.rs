@@ -11,7 +11,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use sidescale_webhook::annotations::NamespaceMetadata;
-use sidescale_webhook::mutate::{OptIn, Outcome, Undecodable, Verdict, mutate};
+use sidescale_webhook::mutate::{OptIn, ReviewOutcome, Undecodable, Verdict, mutate};
 use sidescale_webhook::profile::Policy;
 use sidescale_webhook::quote;
 use sidescale_webhook::workload::{Advice, validate};
@@ -20,9 +20,9 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 use tracing::{debug, error, info, warn};
 
-use super::body::{self, Budget, Read, Rejection};
+use super::body::{self, MemoryBudget, ReadBody, Rejection};
 use super::connection::CallerCertificate;
-use super::lines::{Kind, LONGEST_ERROR, LONGEST_NAME, Lines, beginning};
+use super::lines::{LONGEST_ERROR, LONGEST_NAME, LineCounts, LineKind, beginning};
 use crate::causes;
 use crate::config::Current;
 use crate::metrics::Metrics;
@@ -44,8 +44,8 @@ struct Reviews {
     namespaces: Arc<NamespaceLookup>,
     hostnames: Arc<Hostnames>,
     metrics: Arc<Metrics>,
-    budget: Budget,
-    lines: Arc<Lines>,
+    budget: MemoryBudget,
+    lines: Arc<LineCounts>,
 }
 
 /// Makes the webhook's routes with all their limits.
@@ -60,7 +60,7 @@ pub fn router(
         namespaces,
         hostnames,
         metrics,
-        budget: Budget::default(),
+        budget: MemoryBudget::default(),
         lines: Arc::default(),
     };
     limited(
@@ -126,7 +126,7 @@ impl Reviews {
             Ok(read) => read,
             Err(rejection) => return self.rejected(rejection),
         };
-        let Read {
+        let ReadBody {
             bytes,
             large,
             permit,
@@ -212,7 +212,7 @@ impl Reviews {
     fn undecodable(&self, error: &Undecodable) -> Response {
         self.metrics.rejected("undecodable");
         let text = format!("{}; {WANTED}", quote::line(&causes::all(error)));
-        if let Some(omitted) = self.lines.admit(Kind::Undecodable, Instant::now()) {
+        if let Some(omitted) = self.lines.admit(LineKind::Undecodable, Instant::now()) {
             let error = beginning(&text, LONGEST_ERROR);
             warn!(error, omitted, "Request is no AdmissionReview");
         }
@@ -220,7 +220,7 @@ impl Reviews {
     }
 
     /// Whether a line of `kind` may be written now, and how many were left out before it. An API server is believed.
-    fn admit(&self, kind: Kind, caller: CallerCertificate) -> Option<u64> {
+    fn admit(&self, kind: LineKind, caller: CallerCertificate) -> Option<u64> {
         match caller {
             CallerCertificate::Verified => Some(0),
             CallerCertificate::Unverified => self.lines.admit(kind, Instant::now()),
@@ -228,8 +228,8 @@ impl Reviews {
     }
 
     /// Counts the outcome, and writes a line if something happened to the pod.
-    fn note(&self, outcome: &Outcome, caller: CallerCertificate) {
-        let Outcome {
+    fn note(&self, outcome: &ReviewOutcome, caller: CallerCertificate) {
+        let ReviewOutcome {
             reply: _,
             verdict,
             kinds,
@@ -260,13 +260,13 @@ impl Reviews {
         let pod = beginning(pod, LONGEST_NAME);
         let whose = caller.as_str();
         for remark in unknown {
-            if let Some(omitted) = self.admit(Kind::Remark, caller) {
+            if let Some(omitted) = self.admit(LineKind::Remark, caller) {
                 info!(namespace, pod, remark, omitted, "Annotation is not known");
             }
         }
         match verdict {
             Verdict::Inject => {
-                if let Some(omitted) = self.admit(Kind::Injected, caller) {
+                if let Some(omitted) = self.admit(LineKind::Injected, caller) {
                     info!(
                         namespace,
                         pod,
@@ -280,7 +280,7 @@ impl Reviews {
                 }
             }
             Verdict::Deny(reason) => {
-                if let Some(omitted) = self.admit(Kind::Denied, caller) {
+                if let Some(omitted) = self.admit(LineKind::Denied, caller) {
                     let reason = reason.as_str();
                     info!(
                         namespace,

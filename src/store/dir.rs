@@ -28,7 +28,7 @@ pub struct DirectoryStore {
 }
 
 #[derive(Default, Deserialize, Serialize)]
-struct Labels {
+struct FileLabels {
     labels: BTreeMap<String, String>,
     annotations: BTreeMap<String, String>,
 }
@@ -106,7 +106,7 @@ impl DirectoryStore {
             let path = folder.join(&key);
             let value = Zeroizing::new(std::fs::read(&path).map_err(|source| at(&path, source))?);
             if key == LABELS {
-                let Labels {
+                let FileLabels {
                     labels,
                     annotations,
                 } = serde_json::from_slice(&value).unwrap_or_default();
@@ -145,7 +145,7 @@ impl DirectoryStore {
             checked(key)?;
             write_file(&folder.join(key), value)?;
         }
-        let labels = Labels {
+        let labels = FileLabels {
             labels: secret.labels.clone(),
             annotations: secret.annotations.clone(),
         };

@@ -14,16 +14,16 @@ use sidescale_webhook::keys::PREFIX;
 use zeroize::Zeroizing;
 
 use super::limits::{MOST_DATA_KEYS, MOST_LABELS};
-use super::{Kept, MANAGED_BY, StoredSecret};
-use crate::metadata::{Fields, LastWrite, each_pair};
+use super::{MANAGED_BY, PreservedFields, StoredSecret};
+use crate::metadata::{LastWrite, MetadataFields, each_pair};
 
 /// Bounds owners and finalizers.
 const LONGEST_LIST: usize = 64 << 10;
 
 #[derive(Deserialize)]
-struct Read<'a> {
+struct ReadForm<'a> {
     #[serde(borrow)]
-    metadata: Fields<'a>,
+    metadata: MetadataFields<'a>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
     immutable: Option<bool>,
@@ -33,7 +33,7 @@ struct Read<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Written<'a> {
+struct WrittenForm<'a> {
     api_version: &'static str,
     kind: &'static str,
     metadata: WrittenMetadata<'a>,
@@ -87,7 +87,7 @@ impl StoredSecret {
 
 /// One with more parts than are read has the marks that are ours, and no data.
 fn read(bytes: &[u8]) -> serde_json::Result<StoredSecret> {
-    let Read {
+    let ReadForm {
         metadata,
         data,
         immutable,
@@ -129,8 +129,8 @@ fn read(bytes: &[u8]) -> serde_json::Result<StoredSecret> {
         data: values,
         revision: metadata.resource_version.map(Cow::into_owned),
         writer: last.by_other().map(str::to_owned),
-        kept: Kept {
-            kind: kind.unwrap_or_else(|| Kept::default().kind),
+        kept: PreservedFields {
+            kind: kind.unwrap_or_else(|| PreservedFields::default().kind),
             immutable: immutable.unwrap_or_default(),
             owners,
             finalizers,
@@ -150,7 +150,7 @@ pub(super) fn body(secret: &StoredSecret) -> serde_json::Result<Vec<u8>> {
         revision,
         writer: _,
         kept:
-            Kept {
+            PreservedFields {
                 kind,
                 immutable,
                 owners,
@@ -158,7 +158,7 @@ pub(super) fn body(secret: &StoredSecret) -> serde_json::Result<Vec<u8>> {
             },
         oversized: _,
     } = secret;
-    serde_json::to_vec(&Written {
+    serde_json::to_vec(&WrittenForm {
         api_version: "v1",
         kind: "Secret",
         metadata: WrittenMetadata {

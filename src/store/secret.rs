@@ -10,7 +10,7 @@ use kube::{Client, Error, Resource};
 use super::limits::DEADLINE;
 use super::{FIELD_MANAGER, StoreError, StoredSecret, form};
 use crate::cluster::Body;
-use crate::items::{Item, Items};
+use crate::items::{Items, ListItem};
 use crate::metadata::{Frame, Paging};
 
 /// Is the longest Secret that is read: the API server takes 1 MiB of data, and a quarter of that of annotations.
@@ -33,7 +33,7 @@ impl std::fmt::Debug for SecretStore {
 
 /// Names what is being done, for errors.
 #[derive(Clone, Copy)]
-struct Call<'a> {
+struct StoreCall<'a> {
     verb: &'static str,
     namespace: &'a str,
     name: &'a str,
@@ -51,7 +51,7 @@ impl SecretStore {
         namespace: &str,
         name: &str,
     ) -> Result<Option<StoredSecret>, StoreError> {
-        let call = Call {
+        let call = StoreCall {
             verb: "get",
             namespace,
             name,
@@ -82,7 +82,7 @@ impl SecretStore {
             .fields(&format!("metadata.name={name}"))
             .limit(PAGE);
         loop {
-            let call = Call {
+            let call = StoreCall {
                 verb: "list",
                 namespace: "*",
                 name,
@@ -109,8 +109,8 @@ impl SecretStore {
             items
                 .push(chunk, |item| {
                     let bytes = match item {
-                        Item::Whole(bytes) => bytes,
-                        Item::TooLong(_) => return Err(form::unreadable()),
+                        ListItem::Whole(bytes) => bytes,
+                        ListItem::TooLong(_) => return Err(form::unreadable()),
                     };
                     each(StoredSecret::parse(bytes)?);
                     Ok(())
@@ -135,7 +135,7 @@ impl SecretStore {
         } else {
             ("update", at(Some(namespace)).replace(name, &params, body))
         };
-        let call = Call {
+        let call = StoreCall {
             verb,
             namespace,
             name,
@@ -160,7 +160,7 @@ fn at(namespace: Option<&str>) -> Request {
     Request::new(Secret::url_path(&(), namespace))
 }
 
-impl Call<'_> {
+impl StoreCall<'_> {
     async fn bounded<T>(
         self,
         call: impl Future<Output = Result<T, Error>>,

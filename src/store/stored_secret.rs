@@ -30,14 +30,14 @@ pub struct StoredSecret {
     /// The field manager that wrote it last, if that was another's and is known.
     pub writer: Option<String>,
     /// What a write leaves as it was read.
-    pub kept: Kept,
+    pub kept: PreservedFields,
     /// Whether it has more parts than are read: then its data is empty here, and it cannot be written.
     pub oversized: bool,
 }
 
 /// What a Secret has beside its labels, annotations and data.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Kept {
+pub struct PreservedFields {
     /// Its type, `Opaque` for ours.
     pub kind: String,
     /// Whether its data can no longer be changed.
@@ -48,7 +48,7 @@ pub struct Kept {
     pub finalizers: Vec<String>,
 }
 
-impl Default for Kept {
+impl Default for PreservedFields {
     fn default() -> Self {
         Self {
             kind: "Opaque".to_owned(),
@@ -71,7 +71,7 @@ impl StoredSecret {
             data: BTreeMap::new(),
             revision: None,
             writer: None,
-            kept: Kept::default(),
+            kept: PreservedFields::default(),
             oversized: false,
         }
     }

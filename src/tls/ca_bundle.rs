@@ -30,7 +30,7 @@ pub(super) struct Configuration<K> {
 }
 
 /// A kind of webhook configuration.
-pub(super) trait Kind:
+pub(super) trait WebhookKind:
     Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned
 {
     /// Its name.
@@ -40,7 +40,7 @@ pub(super) trait Kind:
     fn parts(self) -> (ObjectMeta, Vec<(String, Option<ByteString>)>);
 }
 
-impl Kind for MutatingWebhookConfiguration {
+impl WebhookKind for MutatingWebhookConfiguration {
     const KIND: &str = "MutatingWebhookConfiguration";
 
     fn parts(self) -> (ObjectMeta, Vec<(String, Option<ByteString>)>) {
@@ -50,7 +50,7 @@ impl Kind for MutatingWebhookConfiguration {
     }
 }
 
-impl Kind for ValidatingWebhookConfiguration {
+impl WebhookKind for ValidatingWebhookConfiguration {
     const KIND: &str = "ValidatingWebhookConfiguration";
 
     fn parts(self) -> (ObjectMeta, Vec<(String, Option<ByteString>)>) {
@@ -90,7 +90,7 @@ impl Live {
     }
 }
 
-impl<K: Kind> Configuration<K> {
+impl<K: WebhookKind> Configuration<K> {
     /// Reads it.
     pub(super) async fn read(&self) -> Result<Live, TlsError> {
         let missing = || TlsError::Missing {

@@ -235,7 +235,7 @@ impl Tls {
             self.health.ok(Part::CaBundle, detail);
         } else {
             let detail = format!("not yet in every entry of MutatingWebhookConfiguration {name:?}");
-            self.health.trouble(Part::CaBundle, detail);
+            self.health.problem(Part::CaBundle, detail);
         }
         Ok((live, wrote))
     }
@@ -286,13 +286,13 @@ impl Tls {
             | TlsError::NotOurs { .. } => Part::Certificate,
             TlsError::Missing { .. } | TlsError::NoEntries { .. } => {
                 self.metrics.ca_bundle_in_sync.set(0);
-                self.health.trouble(Part::CaBundle, text);
+                self.health.problem(Part::CaBundle, text);
                 return;
             }
             TlsError::Configuration { .. } | TlsError::TimedOut { .. } => Part::CaBundle,
         };
         if self.leaf.is_none() {
-            self.health.trouble(part, text);
+            self.health.problem(part, text);
         }
     }
 }

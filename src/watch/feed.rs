@@ -13,8 +13,8 @@ use kube::{Client, Error as ClientError};
 use tracing::{debug, warn};
 
 use crate::cluster::{self, Body};
-use crate::items::{Item, Items, Lines};
-use crate::metadata::{Bookmark, Frame, Line, Metadata};
+use crate::items::{Items, ListItem, ObjectLines};
+use crate::metadata::{Bookmark, Frame, Line, ObjectMetadata};
 
 /// Is the longest object that is read: etcd takes 1.5 MiB, and JSON escapes make up to three of them.
 const LONGEST: usize = 4 << 20;
@@ -32,7 +32,7 @@ const INITIAL_QUIET: Duration = Duration::from_secs(30);
 const WATCH_QUIET: Duration = Duration::from_secs(295);
 
 /// What is watched.
-pub(super) struct Subject {
+pub(super) struct WatchTarget {
     /// In the plural, for the log.
     pub(super) what: &'static str,
     /// Path of the resource, in all namespaces or in one.
@@ -46,9 +46,9 @@ pub(super) struct Subject {
 /// Watches one kind of objects; `read` makes of one what is kept of it.
 pub(super) struct Feed<R> {
     client: Client,
-    subject: Subject,
+    subject: WatchTarget,
     read: R,
-    state: State,
+    state: FeedState,
     /// Whether the server has watch lists, as far as we know.
     streams: bool,
     /// What went wrong after the events that came before it.
@@ -56,7 +56,7 @@ pub(super) struct Feed<R> {
     warned: bool,
 }
 
-enum State {
+enum FeedState {
     /// Nothing is known.
     Begin,
     /// The next page is to be asked for.
@@ -68,22 +68,22 @@ enum State {
     /// Events come; of a watch list those of its beginning, which is no whole yet.
     Watching {
         body: Body,
-        lines: Lines,
+        lines: ObjectLines,
         version: Option<String>,
     },
 }
 
 impl<R> Feed<R>
 where
-    R: Fn(&[u8]) -> serde_json::Result<Metadata>,
+    R: Fn(&[u8]) -> serde_json::Result<ObjectMetadata>,
 {
     /// Watches with this client's account; asks for nothing yet.
-    pub(super) fn new(client: Client, subject: Subject, read: R) -> Self {
+    pub(super) fn new(client: Client, subject: WatchTarget, read: R) -> Self {
         Self {
             client,
             subject,
             read,
-            state: State::Begin,
+            state: FeedState::Begin,
             streams: true,
             failed: None,
             warned: false,
@@ -91,23 +91,23 @@ where
     }
 
     /// The events, in the batches in which they came. An error is followed by another try: the caller waits between.
-    pub(super) fn events(self) -> impl Stream<Item = Result<Vec<Event<Metadata>>, Error>> {
+    pub(super) fn events(self) -> impl Stream<Item = Result<Vec<Event<ObjectMetadata>>, Error>> {
         stream::unfold(self, async |mut feed| {
             let events = feed.step().await;
             Some((events, feed))
         })
     }
 
-    async fn step(&mut self) -> Result<Vec<Event<Metadata>>, Error> {
+    async fn step(&mut self) -> Result<Vec<Event<ObjectMetadata>>, Error> {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
-        match std::mem::replace(&mut self.state, State::Begin) {
-            State::Begin => self.begin().await,
-            State::Pages { next } => self.ask_for_page(next).await,
-            State::Page { body, items } => self.read_page(body, items).await,
-            State::Resume { version } => self.resume(version).await,
-            State::Watching {
+        match std::mem::replace(&mut self.state, FeedState::Begin) {
+            FeedState::Begin => self.begin().await,
+            FeedState::Pages { next } => self.ask_for_page(next).await,
+            FeedState::Page { body, items } => self.read_page(body, items).await,
+            FeedState::Resume { version } => self.resume(version).await,
+            FeedState::Watching {
                 body,
                 lines,
                 version,
@@ -115,9 +115,9 @@ where
         }
     }
 
-    async fn begin(&mut self) -> Result<Vec<Event<Metadata>>, Error> {
+    async fn begin(&mut self) -> Result<Vec<Event<ObjectMetadata>>, Error> {
         if !self.streams {
-            self.state = State::Pages { next: None };
+            self.state = FeedState::Pages { next: None };
             return Ok(vec![Event::Init]);
         }
         match self.watch(true, "").await {
@@ -134,7 +134,10 @@ where
         }
     }
 
-    async fn ask_for_page(&mut self, next: Option<String>) -> Result<Vec<Event<Metadata>>, Error> {
+    async fn ask_for_page(
+        &mut self,
+        next: Option<String>,
+    ) -> Result<Vec<Event<ObjectMetadata>>, Error> {
         let params = ListParams {
             label_selector: self.subject.labels.map(str::to_owned),
             field_selector: self.subject.fields.clone(),
@@ -148,7 +151,7 @@ where
         let body = Body::of(&self.client, request).await;
         let body = body.map_err(Error::InitialListFailed)?;
         let items = Items::new("items", LONGEST);
-        self.state = State::Page { body, items };
+        self.state = FeedState::Page { body, items };
         Ok(Vec::new())
     }
 
@@ -156,7 +159,7 @@ where
         &mut self,
         mut body: Body,
         mut items: Items,
-    ) -> Result<Vec<Event<Metadata>>, Error> {
+    ) -> Result<Vec<Event<ObjectMetadata>>, Error> {
         let chunk = body.chunk(LIST_QUIET).await;
         let chunk =
             chunk.map_err(|error| Error::InitialListFailed(ClientError::ReadEvents(error)))?;
@@ -167,7 +170,7 @@ where
                 Ok::<_, std::convert::Infallible>(())
             });
             body.done();
-            self.state = State::Page { body, items };
+            self.state = FeedState::Page { body, items };
             return Ok(events);
         }
         let frame: Frame = serde_json::from_slice(&items.frame())
@@ -175,15 +178,15 @@ where
         let (next, version) = (frame.metadata.next, frame.metadata.resource_version);
         let some = |text: &String| !text.is_empty();
         if let Some(next) = next.filter(some) {
-            self.state = State::Pages { next: Some(next) };
+            self.state = FeedState::Pages { next: Some(next) };
             return Ok(events);
         }
         let version = version.filter(some).ok_or(Error::NoResourceVersion)?;
-        self.state = State::Resume { version };
+        self.state = FeedState::Resume { version };
         Ok(vec![Event::InitDone])
     }
 
-    async fn resume(&mut self, version: String) -> Result<Vec<Event<Metadata>>, Error> {
+    async fn resume(&mut self, version: String) -> Result<Vec<Event<ObjectMetadata>>, Error> {
         match self.watch(false, &version).await {
             Ok(body) => {
                 self.watching(body, Some(version));
@@ -191,7 +194,7 @@ where
             }
             Err(error) => {
                 if !matches!(&error, ClientError::Api(status) if status.code == 410) {
-                    self.state = State::Resume { version };
+                    self.state = FeedState::Resume { version };
                 }
                 Err(Error::WatchStartFailed(error))
             }
@@ -201,9 +204,9 @@ where
     async fn read_events(
         &mut self,
         mut body: Body,
-        mut lines: Lines,
+        mut lines: ObjectLines,
         mut version: Option<String>,
-    ) -> Result<Vec<Event<Metadata>>, Error> {
+    ) -> Result<Vec<Event<ObjectMetadata>>, Error> {
         let quiet = match &version {
             Some(_) => WATCH_QUIET,
             None => INITIAL_QUIET,
@@ -220,7 +223,7 @@ where
         body.done();
         match whole {
             Ok(()) => {
-                self.state = State::Watching {
+                self.state = FeedState::Watching {
                     body,
                     lines,
                     version,
@@ -231,7 +234,7 @@ where
                 if status.code != 410
                     && let Some(version) = version
                 {
-                    self.state = State::Resume { version };
+                    self.state = FeedState::Resume { version };
                 }
                 self.failed = Some(Error::WatchError(status));
             }
@@ -242,11 +245,11 @@ where
     /// Takes a line; an error of the server ends the watch.
     fn event(
         &mut self,
-        line: Item<'_>,
+        line: ListItem<'_>,
         version: &mut Option<String>,
-        events: &mut Vec<Event<Metadata>>,
+        events: &mut Vec<Event<ObjectMetadata>>,
     ) -> Result<(), Box<Status>> {
-        let Item::Whole(bytes) = line else {
+        let ListItem::Whole(bytes) = line else {
             self.kept(line);
             return Ok(());
         };
@@ -275,7 +278,7 @@ where
                     .boxed());
             }
             kind => {
-                let Some(kept) = self.kept(Item::Whole(object)) else {
+                let Some(kept) = self.kept(ListItem::Whole(object)) else {
                     return Ok(());
                 };
                 if version.is_some() && !kept.version.is_empty() {
@@ -292,16 +295,16 @@ where
     }
 
     /// What is kept of an object; none if it is too long or not readable, which costs that object only.
-    fn kept(&mut self, item: Item<'_>) -> Option<Metadata> {
+    fn kept(&mut self, item: ListItem<'_>) -> Option<ObjectMetadata> {
         match item {
-            Item::Whole(bytes) => {
+            ListItem::Whole(bytes) => {
                 let read = (self.read)(bytes);
                 if read.is_err() {
                     self.skipped("an object that is not readable", bytes.len());
                 }
                 read.ok()
             }
-            Item::TooLong(length) => {
+            ListItem::TooLong(length) => {
                 self.skipped("an object that is too long", length);
                 None
             }
@@ -336,8 +339,8 @@ where
     }
 
     fn watching(&mut self, body: Body, version: Option<String>) {
-        let lines = Lines::new(LONGEST);
-        self.state = State::Watching {
+        let lines = ObjectLines::new(LONGEST);
+        self.state = FeedState::Watching {
             body,
             lines,
             version,
@@ -349,9 +352,9 @@ where
         &mut self,
         version: Option<String>,
         error: Option<std::io::Error>,
-    ) -> Result<Vec<Event<Metadata>>, Error> {
+    ) -> Result<Vec<Event<ObjectMetadata>>, Error> {
         match (version, error.is_some()) {
-            (Some(version), _) => self.state = State::Resume { version },
+            (Some(version), _) => self.state = FeedState::Resume { version },
             (None, true) => {}
             (None, false) => self.no_streams("it ended, or was quiet for too long"),
         }

@@ -12,10 +12,10 @@ use kube::{Api, Client};
 use sidescale_webhook::hostnames::ClaimedHostnames;
 use tracing::{debug, info};
 
-use super::feed::{Feed, Subject};
+use super::feed::{Feed, WatchTarget};
 use super::namespaces::report;
 use crate::cluster;
-use crate::metadata::Metadata;
+use crate::metadata::ObjectMetadata;
 use crate::outage::Outage;
 
 /// What could not be read is read again after this long.
@@ -42,13 +42,13 @@ impl Hostnames {
     /// Watches until it is dropped. The watch tells of metadata alone, and so when to read the object.
     pub async fn run(&self, client: Client, namespace: &str, name: &str) {
         let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-        let subject = Subject {
+        let subject = WatchTarget {
             what: "hostnames",
             path: format!("/api/v1/namespaces/{namespace}/configmaps").into(),
             labels: None,
             fields: Some(format!("metadata.name={name}")),
         };
-        let read = |bytes: &[u8]| Metadata::of_secret(bytes);
+        let read = |bytes: &[u8]| ObjectMetadata::of_secret(bytes);
         let mut events = pin!(Feed::new(client, subject, read).events().default_backoff());
         let (mut outage, mut stale) = (Outage::default(), false);
         loop {
@@ -60,7 +60,7 @@ impl Hostnames {
                 None => return,
                 Some(Err(error)) => report(&error, "hostnames", &mut outage),
                 Some(Ok(batch)) => {
-                    let changes = |event: &Event<Metadata>| match event {
+                    let changes = |event: &Event<ObjectMetadata>| match event {
                         Event::Init | Event::InitApply(_) => false,
                         Event::InitDone | Event::Apply(_) | Event::Delete(_) => true,
                     };

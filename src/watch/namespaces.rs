@@ -15,23 +15,23 @@ use sidescale_webhook::profile::Policy;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use super::feed::{Feed, Subject};
+use super::feed::{Feed, WatchTarget};
 use crate::cluster;
 use crate::config::Current;
-use crate::metadata::Metadata;
+use crate::metadata::ObjectMetadata;
 use crate::outage::Outage;
 
 /// Holds every namespace seen; shared by the webhook, which reads it at each review.
 #[derive(Debug)]
 pub struct Namespaces {
-    seen: RwLock<HashMap<Box<str>, Seen>>,
+    seen: RwLock<HashMap<Box<str>, SeenNamespace>>,
     // Counts the changes that matter; none until all were seen once.
     changes: watch::Sender<Option<u64>>,
 }
 
 /// What is kept of a namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Seen {
+struct SeenNamespace {
     metadata: Arc<NamespaceMetadata>,
     /// Its uid, if it is known.
     uid: Option<u128>,
@@ -80,14 +80,14 @@ impl Namespaces {
     pub fn insert(&self, name: &str, metadata: NamespaceMetadata) {
         self.put(
             name.into(),
-            Seen {
+            SeenNamespace {
                 metadata: Arc::new(metadata),
                 uid: None,
             },
         );
     }
 
-    fn put(&self, name: Box<str>, seen: Seen) {
+    fn put(&self, name: Box<str>, seen: SeenNamespace) {
         let old = self.write().insert(name, seen.clone());
         if old != Some(seen) {
             self.changed();
@@ -127,13 +127,13 @@ impl Namespaces {
     }
 
     async fn watch(&self, client: Client, selecting: &BTreeSet<&str>) {
-        let subject = Subject {
+        let subject = WatchTarget {
             what: "namespaces",
             path: "/api/v1/namespaces".into(),
             labels: None,
             fields: None,
         };
-        let read = |bytes: &[u8]| Metadata::of_namespace(bytes, selecting);
+        let read = |bytes: &[u8]| ObjectMetadata::of_namespace(bytes, selecting);
         let mut events = pin!(Feed::new(client, subject, read).events().default_backoff());
         let mut fresh = HashMap::new();
         let mut outage = Outage::default();
@@ -156,7 +156,7 @@ impl Namespaces {
         }
     }
 
-    fn take(&self, event: Event<Metadata>, fresh: &mut HashMap<Box<str>, Seen>) {
+    fn take(&self, event: Event<ObjectMetadata>, fresh: &mut HashMap<Box<str>, SeenNamespace>) {
         match event {
             Event::Init => fresh.clear(),
             Event::InitApply(namespace) => {
@@ -188,13 +188,13 @@ impl Namespaces {
         });
     }
 
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<Box<str>, Seen>> {
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<Box<str>, SeenNamespace>> {
         self.seen.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What a watch has kept.
-fn seen(namespace: Metadata) -> (Box<str>, Seen) {
+fn seen(namespace: ObjectMetadata) -> (Box<str>, SeenNamespace) {
     let owned = |(key, value): (Box<str>, Box<str>)| (String::from(key), String::from(value));
     let labels: BTreeMap<_, _> = namespace.labels.into_iter().map(owned).collect();
     let metadata = NamespaceMetadata {
@@ -202,7 +202,7 @@ fn seen(namespace: Metadata) -> (Box<str>, Seen) {
         labels,
         annotations: namespace.annotations.into_iter().map(owned).collect(),
     };
-    let seen = Seen {
+    let seen = SeenNamespace {
         metadata: Arc::new(metadata),
         uid: namespace.uid,
     };
@@ -249,7 +249,7 @@ mod tests {
     fn a_namespace_that_was_created_again_has_another_uid_and_is_news() {
         let object = |uid: &str| {
             let object = serde_json::json!({"metadata": {"name": "shop", "uid": uid}});
-            Metadata::of_namespace(object.to_string().as_bytes(), &BTreeSet::new()).unwrap()
+            ObjectMetadata::of_namespace(object.to_string().as_bytes(), &BTreeSet::new()).unwrap()
         };
         let namespaces = Namespaces::default();
         let mut fresh = HashMap::new();

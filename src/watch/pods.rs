@@ -10,18 +10,18 @@ use kube::Client;
 use kube::api::ObjectMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::Event;
-use sidescale_webhook::identity::Owner;
+use sidescale_webhook::identity::WorkloadOwner;
 use sidescale_webhook::keys::SIDECAR_LABEL;
 use sidescale_webhook::profile::Policy;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::Namespaces;
-use super::feed::{Feed, Subject};
+use super::feed::{Feed, WatchTarget};
 use super::namespaces::report;
-use crate::metadata::Metadata;
+use crate::metadata::ObjectMetadata;
 use crate::outage::Outage;
-use crate::rotation::demand::{Demands, NamespaceDemand, PodSeen, Shape, of_namespace};
+use crate::rotation::demand::{Demands, NamespaceDemand, PodInputs, PodSeen, of_namespace};
 
 /// A metadata watch cannot see a phase, but can leave out the pods that are over: they then come as deleted.
 pub(crate) const RUNNING: &str = "status.phase!=Succeeded,status.phase!=Failed";
@@ -34,7 +34,7 @@ const MOST_OF_NAMESPACE: usize = 1 << 20;
 #[derive(Debug, Default)]
 struct Namespace {
     pods: HashMap<Arc<str>, Entry>,
-    shapes: HashSet<Arc<Shape>>,
+    shapes: HashSet<Arc<PodInputs>>,
     /// What the shapes take.
     bytes: usize,
     /// Whether pods were left out, and it was said.
@@ -48,17 +48,17 @@ struct Entry {
     created: i64,
     uid: (u64, u64),
     leaving: bool,
-    shape: Arc<Shape>,
+    shape: Arc<PodInputs>,
 }
 
 /// The injected pods.
 #[derive(Debug, Default)]
-struct Index<'p> {
+struct PodIndex<'p> {
     /// The labels that choose a profile.
     selecting: BTreeSet<&'p str>,
     namespaces: HashMap<Arc<str>, Namespace>,
     /// Stands for whatever a pod is that was left out: nothing in it asks for a key.
-    left_out: Arc<Shape>,
+    left_out: Arc<PodInputs>,
 }
 
 /// Watches until it is dropped, and tells what keys the pods need.
@@ -73,17 +73,17 @@ pub async fn run(
     if changes.wait_for(Option::is_some).await.is_err() {
         return;
     }
-    let subject = Subject {
+    let subject = WatchTarget {
         what: "pods",
         path: "/api/v1/pods".into(),
         labels: Some(SIDECAR_LABEL),
         fields: Some(RUNNING.to_owned()),
     };
     let selecting = policy.pod_labels();
-    let read = |bytes: &[u8]| Metadata::of_pod(bytes, &selecting);
+    let read = |bytes: &[u8]| ObjectMetadata::of_pod(bytes, &selecting);
     let mut batches = pin!(Feed::new(client, subject, read).events().default_backoff());
-    let mut index = Index::of(policy);
-    let mut fresh = Index::of(policy);
+    let mut index = PodIndex::of(policy);
+    let mut fresh = PodIndex::of(policy);
     let mut outage = Outage::default();
     loop {
         let batch = tokio::select! {
@@ -109,11 +109,11 @@ pub async fn run(
         let (mut relisted, mut works) = (false, false);
         for event in batch {
             match event {
-                Event::Init => fresh = Index::of(policy),
+                Event::Init => fresh = PodIndex::of(policy),
                 Event::InitApply(pod) => touched.extend(fresh.insert(pod)),
                 Event::InitDone => {
                     touched.extend(index.namespaces.into_keys());
-                    index = std::mem::replace(&mut fresh, Index::of(policy));
+                    index = std::mem::replace(&mut fresh, PodIndex::of(policy));
                     (relisted, works) = (true, true);
                 }
                 Event::Apply(pod) => {
@@ -138,14 +138,14 @@ pub async fn run(
 }
 
 /// Decides for pods that were listed once, as a command does that looks and ends.
-pub(crate) fn fold(
+pub(crate) fn demands_of(
     pods: Vec<ObjectMeta>,
     namespaces: &Namespaces,
     policy: &Policy,
 ) -> BTreeMap<Arc<str>, Arc<NamespaceDemand>> {
-    let mut index = Index::of(policy);
+    let mut index = PodIndex::of(policy);
     for pod in pods {
-        index.insert(Metadata::of_read_pod(&pod));
+        index.insert(ObjectMetadata::of_read_pod(&pod));
     }
     let names = index.namespaces.keys();
     names
@@ -158,7 +158,7 @@ pub(crate) fn fold(
 
 /// Decides anew for the namespaces that were touched, and tells if anything came of it.
 fn publish(
-    index: &Index<'_>,
+    index: &PodIndex<'_>,
     touched: &BTreeSet<Arc<str>>,
     namespaces: &Namespaces,
     policy: &Policy,
@@ -188,7 +188,7 @@ fn publish(
     });
 }
 
-impl<'p> Index<'p> {
+impl<'p> PodIndex<'p> {
     fn of(policy: &'p Policy) -> Self {
         Self {
             selecting: policy.pod_labels(),
@@ -196,8 +196,8 @@ impl<'p> Index<'p> {
         }
     }
 
-    fn insert(&mut self, pod: Metadata) -> Option<Arc<str>> {
-        let Metadata {
+    fn insert(&mut self, pod: ObjectMetadata) -> Option<Arc<str>> {
+        let ObjectMetadata {
             name,
             namespace,
             version: _,
@@ -212,11 +212,11 @@ impl<'p> Index<'p> {
         if name.is_empty() || namespace.is_empty() {
             return None;
         }
-        let shape = Shape::new(
+        let shape = PodInputs::new(
             &name,
             annotations.iter().map(|(key, value)| (&**key, &**value)),
             labels.iter().map(|(key, value)| (&**key, &**value)),
-            owner.as_ref().map(|owner| Owner {
+            owner.as_ref().map(|owner| WorkloadOwner {
                 kind: &owner.kind,
                 name: &owner.name,
             }),
@@ -251,7 +251,7 @@ impl<'p> Index<'p> {
         Some(known)
     }
 
-    fn remove(&mut self, pod: &Metadata) -> Option<Arc<str>> {
+    fn remove(&mut self, pod: &ObjectMetadata) -> Option<Arc<str>> {
         let known = self.namespaces.get_key_value(&*pod.namespace);
         let known = known.map(|(known, _)| Arc::clone(known))?;
         let namespace = self.namespaces.get_mut(&known)?;
@@ -287,7 +287,7 @@ impl<'p> Index<'p> {
 
 impl Namespace {
     /// The one of all equal shapes that is kept; none where there is no room for another.
-    fn shared(&mut self, shape: Shape) -> Option<Arc<Shape>> {
+    fn shared(&mut self, shape: PodInputs) -> Option<Arc<PodInputs>> {
         if let Some(known) = self.shapes.get(&shape) {
             return Some(Arc::clone(known));
         }
@@ -314,7 +314,7 @@ impl Namespace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rotation::fleet::Member;
+    use crate::rotation::replicas::PodRef;
 
     fn pod(name: &str) -> ObjectMeta {
         ObjectMeta {
@@ -341,18 +341,18 @@ mod tests {
         }
     }
 
-    fn seen(pod: &ObjectMeta) -> Metadata {
+    fn seen(pod: &ObjectMeta) -> ObjectMetadata {
         let object = serde_json::json!({"metadata": pod}).to_string();
-        Metadata::of_pod(object.as_bytes(), &BTreeSet::new()).unwrap()
+        ObjectMetadata::of_pod(object.as_bytes(), &BTreeSet::new()).unwrap()
     }
 
-    fn shapes(index: &Index<'_>) -> usize {
+    fn shapes(index: &PodIndex<'_>) -> usize {
         index.namespaces["shop"].shapes.len()
     }
 
     #[test]
     fn pods_of_one_owner_share_all_but_their_name() {
-        let mut index = Index::default();
+        let mut index = PodIndex::default();
         for n in 0..100 {
             index.insert(seen(&pod(&format!("api-6d4cf56db6-{n:05}"))));
         }
@@ -361,7 +361,7 @@ mod tests {
         // Twice the entry: a hash map is at worst half empty. The name is shared with the fleet, and counted.
         let counts = 2 * size_of::<usize>();
         let indexed = 2 * (size_of::<Entry>() + size_of::<Arc<str>>()) + counts + name;
-        assert!(indexed + size_of::<Member>() <= 200);
+        assert!(indexed + size_of::<PodRef>() <= 200);
         for n in 0..100 {
             index.remove(&seen(&pod(&format!("api-6d4cf56db6-{n:05}"))));
         }
@@ -370,7 +370,7 @@ mod tests {
 
     #[test]
     fn a_pod_that_changes_leaves_nothing_behind() {
-        let mut index = Index::default();
+        let mut index = PodIndex::default();
         for n in 0..100 {
             let mut changed = pod("api-0");
             let annotations = changed.annotations.as_mut().unwrap();
@@ -392,7 +392,7 @@ mod tests {
     #[test]
     fn keeps_no_more_of_a_pod_than_decides() {
         let kept = |pod| {
-            let mut index = Index::default();
+            let mut index = PodIndex::default();
             index.insert(seen(&pod));
             let shapes = &index.namespaces["shop"].shapes;
             format!("{shapes:?}").len()
@@ -417,7 +417,7 @@ mod tests {
 
     #[test]
     fn a_pod_that_is_removed_twice_or_was_never_there_does_no_harm() {
-        let mut index = Index::default();
+        let mut index = PodIndex::default();
         let pod = seen(&pod("a"));
         assert_eq!(index.remove(&pod), None);
         index.insert(pod.clone());
@@ -438,7 +438,7 @@ mod tests {
             }
             seen(&pod)
         };
-        let mut index = Index::default();
+        let mut index = PodIndex::default();
         for n in 0..1000 {
             index.insert(fat(n));
         }

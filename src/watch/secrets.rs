@@ -12,15 +12,15 @@ use sidescale_webhook::profile::Policy;
 use tokio::sync::watch;
 use tracing::info;
 
-use super::feed::{Feed, Subject};
+use super::feed::{Feed, WatchTarget};
 use super::namespaces::report;
-use crate::metadata::Metadata;
+use crate::metadata::ObjectMetadata;
 use crate::outage::Outage;
 use crate::rotation::demand::{Demands, SecretRef};
 
 /// The resourceVersion of every Secret seen.
 #[derive(Debug, Default)]
-struct Index {
+struct SecretIndex {
     seen: HashMap<SecretRef, Box<str>>,
     listed: bool,
     /// A list that is under way.
@@ -33,14 +33,14 @@ pub(crate) async fn run(client: Client, policy: &Policy, demands: &watch::Sender
     let names = policy.auth_key_secrets();
     // One watch a name: the right to watch is bound to the name, so the selector has to name it.
     let watches: SelectAll<_> = select_all(names.into_iter().map(|name| {
-        let subject = Subject {
+        let subject = WatchTarget {
             what: "key Secrets",
             path: "/api/v1/secrets".into(),
             labels: None,
             fields: Some(format!("metadata.name={name}")),
         };
-        let mut index = Index::default();
-        let events = Feed::new(client.clone(), subject, Metadata::of_secret).events();
+        let mut index = SecretIndex::default();
+        let events = Feed::new(client.clone(), subject, ObjectMetadata::of_secret).events();
         Box::pin(events.default_backoff().map(move |batch| {
             let batch = batch?.into_iter();
             Ok(batch
@@ -69,9 +69,9 @@ pub(crate) async fn run(client: Client, policy: &Policy, demands: &watch::Sender
     }
 }
 
-impl Index {
+impl SecretIndex {
     /// Takes in an event, and gives the Secrets that somebody else has changed.
-    fn take(&mut self, event: Event<Metadata>) -> BTreeSet<SecretRef> {
+    fn take(&mut self, event: Event<ObjectMetadata>) -> BTreeSet<SecretRef> {
         match event {
             Event::Init => {
                 self.fresh.clear();
@@ -112,7 +112,7 @@ impl Index {
     }
 }
 
-fn kept(secret: Metadata) -> (SecretRef, Box<str>) {
+fn kept(secret: ObjectMetadata) -> (SecretRef, Box<str>) {
     let name = SecretRef {
         namespace: secret.namespace.into(),
         name: secret.name.into(),
@@ -126,7 +126,7 @@ mod tests {
 
     use super::*;
 
-    fn secret(namespace: &str, version: &str, managers: &[(&str, u8)]) -> Metadata {
+    fn secret(namespace: &str, version: &str, managers: &[(&str, u8)]) -> ObjectMetadata {
         let managers: Vec<_> = managers
             .iter()
             .map(|(manager, second)| {
@@ -138,7 +138,7 @@ mod tests {
                 "namespace": namespace, "name": "keys", "resourceVersion": version, "managedFields": managers,
             },
         });
-        Metadata::of_secret(secret.to_string().as_bytes()).unwrap()
+        ObjectMetadata::of_secret(secret.to_string().as_bytes()).unwrap()
     }
 
     fn names(touched: BTreeSet<SecretRef>) -> Vec<String> {
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn tells_of_what_others_do() {
-        let mut index = Index::default();
+        let mut index = SecretIndex::default();
         let mut apply = |version: &str, managers: &[(&str, u8)]| {
             names(index.take(Event::Apply(secret("a", version, managers))))
         };
@@ -169,8 +169,8 @@ mod tests {
 
     #[test]
     fn a_second_list_tells_of_what_was_missed() {
-        let mut index = Index::default();
-        let mut list = |secrets: Vec<Metadata>| {
+        let mut index = SecretIndex::default();
+        let mut list = |secrets: Vec<ObjectMetadata>| {
             index.take(Event::Init);
             for secret in secrets {
                 assert!(index.take(Event::InitApply(secret)).is_empty());

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
-use sidescale::control_plane::Release;
+use sidescale::control_plane::HeadscaleRelease;
 use sidescale::key_value::KeyValue;
 
 use crate::Case;
@@ -68,11 +68,11 @@ fn run(context: &Context, program: Option<&Program>) -> Result<()> {
     Ok(())
 }
 
-fn release(version: &str) -> Release {
+fn release(version: &str) -> HeadscaleRelease {
     match version.trim_start_matches('v') {
-        old if old.starts_with("0.28") => Release::V0_28,
-        old if old.starts_with("0.29") => Release::V0_29,
-        _ => Release::V0_30,
+        old if old.starts_with("0.28") => HeadscaleRelease::V0_28,
+        old if old.starts_with("0.29") => HeadscaleRelease::V0_29,
+        _ => HeadscaleRelease::V0_30,
     }
 }
 

@@ -20,7 +20,7 @@ use sidescale::commands::demo::headscale::{Embedded, Flavour};
 use sidescale::control_plane::{ControlPlane, Endpoint, KeyId, PreAuthKey};
 use sidescale::key_value::KeyValue;
 use sidescale::rotation::demand::SecretRef;
-use sidescale::rotation::record::{DATA_KEY, Issued, Record};
+use sidescale::rotation::record::{DATA_KEY, IssuedKey, Record};
 
 use crate::{
     Case,
@@ -354,7 +354,7 @@ impl<'a> World<'a> {
     }
 
     /// The key that a Secret names, and its value; none while there is none.
-    async fn key(&self, secret: &str, service: &str) -> Result<Option<(Issued, Vec<u8>)>> {
+    async fn key(&self, secret: &str, service: &str) -> Result<Option<(IssuedKey, Vec<u8>)>> {
         let data_key = format!("{service}-authkey");
         let data = self.secret(secret).await?.and_then(|secret| secret.data);
         let mut data = data.unwrap_or_default();

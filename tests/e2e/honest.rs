@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
 use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
 use serde_json::json;
 use sidescale::control_plane::{ControlPlane, KeyId};
-use sidescale_webhook::profile::{Namespaces, Policy};
+use sidescale_webhook::profile::{NamespaceScope, Policy};
 
 use crate::Case;
 use crate::support::context::Context;
@@ -211,7 +211,7 @@ impl<'a> People<'a> {
             // What the restored Secret does not know is an orphan, and ten minutes is what a test has not.
             policy.rotation.orphaned_keys_after = Duration::ZERO;
             if let Some(plane) = policy.control_planes.get_mut("default") {
-                plane.namespaces = Some(Namespaces::Names(vec!["nobody".to_owned()]));
+                plane.namespaces = Some(NamespaceScope::Names(vec!["nobody".to_owned()]));
             }
         };
         let running = self.world.start(closed).await?;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use sidescale::control_plane::{ControlPlane, KeyId, NewPreAuthKey, PreAuthKey, User};
 use sidescale::key_value::KeyValue;
 use sidescale::rotation::record::DATA_KEY;
-use sidescale_webhook::profile::{Namespaces, Policy};
+use sidescale_webhook::profile::{NamespaceScope, Policy};
 
 use crate::Case;
 use crate::support::api::kubeconfig;
@@ -151,7 +151,7 @@ async fn attacks(world: &World, tenant: &Kubectl, closed: &str) -> Result<()> {
             plane.login_server = closed.to_owned();
             plane.api_url = closed.to_owned();
             plane.api_key_secret = "closed-api-key".to_owned();
-            plane.namespaces = Some(Namespaces::Names(vec!["nobody".to_owned()]));
+            plane.namespaces = Some(NamespaceScope::Names(vec!["nobody".to_owned()]));
             policy.control_planes.insert("closed".to_owned(), plane);
         }
     };

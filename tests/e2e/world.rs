@@ -20,7 +20,7 @@ use sidescale::leader::Lease;
 use sidescale::metrics::Metrics;
 use sidescale::rotation::demand::SecretRef;
 use sidescale::rotation::record::{DATA_KEY, Record};
-use sidescale::rotation::state::State;
+use sidescale::rotation::state::KeyState;
 use sidescale::watch::Namespaces;
 use sidescale_webhook::profile::Policy;
 use tokio::runtime::Runtime;
@@ -78,7 +78,7 @@ impl Running {
     }
 
     /// How many keys that pods need are in this state.
-    pub(crate) fn keys(&self, state: State) -> i64 {
+    pub(crate) fn keys(&self, state: KeyState) -> i64 {
         let keys = &self.metrics.rotation.keys;
         keys.with_label_values(&[state.as_str()]).get()
     }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use sidescale::args::Args;
 use sidescale::metrics::{Handshake, Metrics};
 use sidescale::rotation::nodes::NodeState;
-use sidescale::rotation::state::State;
+use sidescale::rotation::state::KeyState;
 
 const RULES: &str = include_str!("../../charts/sidescale/rules.yaml");
 
@@ -37,7 +37,7 @@ fn page() -> String {
     let key = ["shop", "headscale-auth-keys", "web-authkey"];
     rotation.expiry.with_label_values(&key).set(1.0);
     rotation.due.with_label_values(&key).set(1.0);
-    for state in State::ALL {
+    for state in KeyState::ALL {
         rotation.keys.with_label_values(&[state.as_str()]).set(1);
         let plane = ["default", state.as_str()];
         rotation.control_planes.with_label_values(&plane).set(1);
@@ -113,7 +113,7 @@ fn every_state_that_somebody_has_to_mend_is_in_an_alert() {
         .map(|alert| text(alert, "/expr").to_owned())
         .collect();
     for (metric, states) in [
-        ("sidescale_keys{", &State::ALL.map(State::as_str)[..]),
+        ("sidescale_keys{", &KeyState::ALL.map(KeyState::as_str)[..]),
         ("sidescale_nodes{", &NodeState::ALL.map(NodeState::as_str)),
     ] {
         let of_it: Vec<_> = exprs.iter().filter(|expr| expr.contains(metric)).collect();

@@ -9,7 +9,7 @@ use serde_json::Value;
 use sidescale::args::Args;
 use sidescale::commands::config;
 use sidescale::rotation::nodes::NodeState;
-use sidescale::rotation::state::State;
+use sidescale::rotation::state::KeyState;
 
 const SUMMARY: &str = "docs/SUMMARY.md";
 
@@ -197,7 +197,7 @@ fn the_page_of_annotations_has_those_that_there_are() {
 #[test]
 fn the_pages_of_keys_and_nodes_have_every_state() {
     for (page, states) in [
-        ("docs/keys.md", &State::ALL.map(State::as_str)[..]),
+        ("docs/keys.md", &KeyState::ALL.map(KeyState::as_str)[..]),
         ("docs/nodes.md", &NodeState::ALL.map(NodeState::as_str)),
     ] {
         let text = read(page);

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use sidescale::clock::{Clock, after};
 use sidescale::commands::demo::headscale::{Embedded, Flavour};
 use sidescale::control_plane::{ControlPlane, Endpoint, NewPreAuthKey};
-use sidescale::rotation::record::{Asked, DATA_KEY, Issued, KeyRecord, Origin, Record};
+use sidescale::rotation::record::{DATA_KEY, IssuedKey, KeyRecord, KeySpec, Origin, Record};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
@@ -173,11 +173,11 @@ async fn installed(headscale: &Embedded) -> (Answers, String) {
     };
     let minted = client.create_pre_auth_key(&new).await.unwrap();
     let mut key = KeyRecord::new("web", "default");
-    key.current = Some(Issued {
+    key.current = Some(IssuedKey {
         id: minted.key.id,
         created: now,
         expires,
-        asked: Asked {
+        asked: KeySpec {
             user: "shop.web".into(),
             tags: Vec::new(),
             reusable: true,

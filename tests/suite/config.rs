@@ -11,7 +11,7 @@ use axum::{Json, Router};
 use jiff::Timestamp;
 use serde_json::Value;
 use sidescale::clock::Clock;
-use sidescale::config::{Current, Follower, Told};
+use sidescale::config::{Current, EditReports, Follower};
 use sidescale::events::Events;
 use sidescale::health::{Health, Part};
 use sidescale::metrics::Metrics;
@@ -67,7 +67,7 @@ impl Process {
 
     fn with(file: PathBuf, events: Events) -> Self {
         let (follower, current) = Follower::open(file).unwrap();
-        let told = Told {
+        let told = EditReports {
             metrics: Arc::new(Metrics::new().unwrap()),
             health: Arc::default(),
             events,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use sidescale::clock::Clock;
 use sidescale::commands::demo::headscale::{Embedded, Flavour};
-use sidescale::control_plane::Release;
+use sidescale::control_plane::HeadscaleRelease;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio_rustls::TlsAcceptor;
 
@@ -64,9 +64,9 @@ async fn serve(flavour: Flavour, embedded: Embedded, way: Way, socket: PathBuf) 
         Way::Socket => "socket",
     };
     let release = match flavour {
-        Flavour::V0_28 => Release::V0_28,
-        Flavour::V0_29 => Release::V0_29,
-        Flavour::Main => Release::V0_30,
+        Flavour::V0_28 => HeadscaleRelease::V0_28,
+        Flavour::V0_29 => HeadscaleRelease::V0_29,
+        Flavour::Main => HeadscaleRelease::V0_30,
     };
     let on_socket = embedded.clone();
     let server = cases::Server::new(

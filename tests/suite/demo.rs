@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use sidescale::commands::demo::{DemoArgs, Spoilt, Step, show};
+use sidescale::commands::demo::{DemoArgs, DemoStep, Spoilt, show};
 use tokio_util::sync::CancellationToken;
 
 #[test]
@@ -56,7 +56,7 @@ fn ends_with_1_and_names_the_step() {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_step_fails_when_it_is_spoilt() {
     let patience = Duration::from_millis(700);
-    let running = Step::ALL.map(async |step| {
+    let running = DemoStep::ALL.map(async |step| {
         let mut out = Vec::new();
         let spoilt = Some(Spoilt { step, patience });
         let shown = show(

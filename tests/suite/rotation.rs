@@ -5,17 +5,17 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use sidescale::clock::Clock;
-use sidescale::commands::demo::headscale::{Call, Embedded, Fault, Flavour, IssuedKey};
+use sidescale::commands::demo::headscale::{Call, Embedded, Fault, Flavour, ServerKey};
 use sidescale::control_plane::{ControlPlane, Endpoint, NewPreAuthKey};
 use sidescale::events::Events;
 use sidescale::health::{Health, Part};
 use sidescale::metrics::Metrics;
 use sidescale::pods::Pods;
-use sidescale::rotation::Notebook;
+use sidescale::rotation::Checkpoint;
 use sidescale::rotation::context::Context;
 use sidescale::rotation::demand::{Demands, KeyDemand, NamespaceDemand};
-use sidescale::rotation::owner::{Installation, Owner};
-use sidescale::rotation::record::{Asked, DATA_KEY, Record};
+use sidescale::rotation::owner::{Installation, ServiceOwner};
+use sidescale::rotation::record::{DATA_KEY, KeySpec, Record};
 use sidescale::rotation::run;
 use sidescale::store::{DirectoryStore, Store, StoredSecret};
 use sidescale_webhook::identity::data_key;
@@ -59,7 +59,7 @@ struct World {
     demands: watch::Sender<Demands>,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
-    notebook: Notebook,
+    notebook: Checkpoint,
     _root: tempfile::TempDir,
     _server: JoinHandle<()>,
 }
@@ -79,7 +79,7 @@ fn installation() -> Installation {
 
 /// The display name of the user of a service of namespace `shop`.
 fn owner_tag(service: &str) -> String {
-    installation().owner_tag(&Owner::new("shop", service))
+    installation().owner_tag(&ServiceOwner::new("shop", service))
 }
 
 impl World {
@@ -116,7 +116,7 @@ impl World {
             }),
             metrics: Arc::new(Metrics::new().unwrap()),
             health: Arc::default(),
-            notebook: Notebook::default(),
+            notebook: Checkpoint::default(),
             headscale,
             clock,
             _root: root,
@@ -239,7 +239,7 @@ impl World {
         secret.map_or_else(Record::default, |secret| Record::of(&secret).unwrap())
     }
 
-    fn alive(&self) -> Vec<IssuedKey> {
+    fn alive(&self) -> Vec<ServerKey> {
         let now = self.clock.now();
         self.headscale
             .issued()
@@ -295,7 +295,7 @@ fn key_demand(service: &str) -> KeyDemand {
     KeyDemand {
         service: service.into(),
         control_plane: "default".into(),
-        asked: Asked {
+        asked: KeySpec {
             user: format!("shop.{service}"),
             tags: Vec::new(),
             reusable: true,

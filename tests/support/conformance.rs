@@ -11,7 +11,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use sidescale::commands::demo::headscale::Embedded;
 use sidescale::control_plane::{
-    Api, ControlPlane, Endpoint, NewPreAuthKey, Release, UserId, Version,
+    Api, ControlPlane, Endpoint, HeadscaleRelease, NewPreAuthKey, UserId, Version,
 };
 use sidescale::key_value::KeyValue;
 
@@ -45,7 +45,7 @@ pub(crate) struct Server {
     /// Its Unix socket, where our client shall use that.
     pub(crate) socket: Option<PathBuf>,
     /// The release it should be taken for.
-    pub(crate) release: Release,
+    pub(crate) release: HeadscaleRelease,
     /// Our own, which can be told to go wrong.
     pub(crate) embedded: Option<Embedded>,
     /// Kept, because each new client reads the machine's authorities.
@@ -87,7 +87,7 @@ impl Server {
         url: String,
         api_key: KeyValue,
         ca_bundle: Option<String>,
-        release: Release,
+        release: HeadscaleRelease,
         embedded: Option<Embedded>,
     ) -> Self {
         Self {

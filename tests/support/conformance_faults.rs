@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use sidescale::commands::demo::headscale::{Call, Fault};
-use sidescale::control_plane::{ApiKey, ApiKeyId, Error, KeyId, NodeId, Release, UserId, Version};
+use sidescale::control_plane::{
+    ApiKey, ApiKeyId, Error, HeadscaleRelease, KeyId, NodeId, UserId, Version,
+};
 
 use super::{Case, Only, Server, case, new_key};
 
@@ -96,7 +98,7 @@ async fn answers(server: &Server, deadline: Duration) -> Result<Answers> {
     let end = "2099-01-01T00:00:00Z".parse()?;
     let version = Version {
         text: String::new(),
-        release: Release::V0_29,
+        release: HeadscaleRelease::V0_29,
     };
     let api_key = ApiKey {
         id: ApiKeyId(9999),

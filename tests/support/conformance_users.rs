@@ -1,7 +1,7 @@
 //! Users: created, listed, deleted.
 
 use anyhow::{Context as _, Result, bail, ensure};
-use sidescale::control_plane::{Error, Release, User, UserId};
+use sidescale::control_plane::{Error, HeadscaleRelease, User, UserId};
 
 use super::nodes::offline_node;
 use super::{Case, Only, Server, anywhere, new_key};
@@ -108,7 +108,7 @@ async fn a_user_is_deleted_with_its_keys_alone(server: &Server) -> Result<()> {
     let keys = client.list_pre_auth_keys().await?;
     let is_listed = |id| keys.iter().any(|key| key.id == id);
     ensure!(is_listed(kept), "another user's key is gone");
-    if server.release == Release::V0_28 {
+    if server.release == HeadscaleRelease::V0_28 {
         ensure!(
             matches!(answer, Err(Error::DeletesAllKeys { .. })),
             "answered {answer:?}"
@@ -133,11 +133,11 @@ async fn a_user_with_a_node_is_not_deleted(server: &Server) -> Result<()> {
     offline_node(server, &user, "inside").await?;
     let answer = client.delete_user(user.id, &server.version()).await;
     match server.release {
-        Release::V0_28 => ensure!(
+        HeadscaleRelease::V0_28 => ensure!(
             matches!(answer, Err(Error::DeletesAllKeys { .. })),
             "answered {answer:?}"
         ),
-        Release::V0_29 | Release::V0_30 => ensure!(
+        HeadscaleRelease::V0_29 | HeadscaleRelease::V0_30 => ensure!(
             matches!(&answer, Err(Error::Refused { message, .. }) if message.contains("user not empty")),
             "answered {answer:?}"
         ),
@@ -153,11 +153,11 @@ async fn an_unknown_user_counts_as_deleted(server: &Server) -> Result<()> {
         .delete_user(UserId(9999), &server.version())
         .await;
     match server.release {
-        Release::V0_28 => ensure!(
+        HeadscaleRelease::V0_28 => ensure!(
             matches!(answer, Err(Error::DeletesAllKeys { .. })),
             "answered {answer:?}"
         ),
-        Release::V0_29 | Release::V0_30 => answer?,
+        HeadscaleRelease::V0_29 | HeadscaleRelease::V0_30 => answer?,
     }
     Ok(())
 }

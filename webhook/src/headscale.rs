@@ -2,7 +2,7 @@
 
 use crate::annotations::{DenyReason, Refusal};
 use crate::keys::PREFIX;
-use crate::pod::{Container, Details};
+use crate::pod::{ContainerDetails, Details};
 
 const NAME: &str = "headscale";
 
@@ -14,13 +14,13 @@ const MOST_NAMES: usize = 16;
 pub(crate) struct Headscale<'a> {
     /// Its place among the pod's containers.
     pub(crate) place: usize,
-    pub(crate) container: &'a Container<'a>,
-    pub(crate) user: User,
+    pub(crate) container: &'a ContainerDetails<'a>,
+    pub(crate) user: ContainerUser,
 }
 
 /// Whom a container runs as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct User {
+pub(crate) struct ContainerUser {
     /// None where only the image can tell.
     pub(crate) uid: Option<i64>,
     pub(crate) gid: Option<i64>,
@@ -54,7 +54,7 @@ impl<'a> Headscale<'a> {
     }
 }
 
-fn not_there(containers: &[Container<'_>], asked: Option<&str>) -> Refusal {
+fn not_there(containers: &[ContainerDetails<'_>], asked: Option<&str>) -> Refusal {
     let shown = containers.iter().take(MOST_NAMES);
     let names: Vec<&str> = shown.map(|container| &*container.name).collect();
     let mut names = names.join(", ");
@@ -76,10 +76,10 @@ fn not_there(containers: &[Container<'_>], asked: Option<&str>) -> Refusal {
 }
 
 /// The container's own word above the pod's.
-fn user(details: &Details<'_>, container: &Container<'_>) -> User {
+fn user(details: &Details<'_>, container: &ContainerDetails<'_>) -> ContainerUser {
     let pod = details.spec.security_context.unwrap_or_default();
     let own = container.security_context.unwrap_or_default();
-    User {
+    ContainerUser {
         uid: own.run_as_user.or(pod.run_as_user),
         gid: own.run_as_group.or(pod.run_as_group),
         fs_group: pod.fs_group,
@@ -87,7 +87,7 @@ fn user(details: &Details<'_>, container: &Container<'_>) -> User {
     }
 }
 
-impl User {
+impl ContainerUser {
     /// Uid and gid for a container that has to be the same user: 0:0 where nobody says anything, as Headscale's image is.
     pub(crate) fn same(self) -> (Option<i64>, Option<i64>) {
         match self.uid {

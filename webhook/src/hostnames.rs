@@ -20,7 +20,7 @@ pub struct Hashed([u8; BYTES]);
 
 /// A name in the tailnet of one control plane, and the namespace that it belongs to; one line of the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Row {
+pub struct HostnameRow {
     /// The name.
     pub hostname: Hashed,
     /// The namespace.
@@ -68,7 +68,7 @@ impl FromStr for Hashed {
     }
 }
 
-impl fmt::Display for Row {
+impl fmt::Display for HostnameRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             hostname,
@@ -80,7 +80,7 @@ impl fmt::Display for Row {
     }
 }
 
-impl FromStr for Row {
+impl FromStr for HostnameRow {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
@@ -100,7 +100,7 @@ impl FromStr for Row {
 }
 
 /// Reads the list of one control plane; a line that cannot be read is left out, and so is what is more than [`MOST`].
-pub fn rows(text: &str) -> impl Iterator<Item = Row> {
+pub fn rows(text: &str) -> impl Iterator<Item = HostnameRow> {
     text.lines().filter_map(|line| line.parse().ok()).take(MOST)
 }
 
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn reads_the_rows_that_it_writes_and_leaves_out_all_else() {
-        let row = |idle_since| Row {
+        let row = |idle_since| HostnameRow {
             hostname: Hashed::of("vault"),
             namespace: Hashed::of("prod"),
             idle_since,
@@ -153,7 +153,7 @@ mod tests {
             format!("{hash} {}", "+f".repeat(10)),
             format!("{hash} {}", "é".repeat(10)),
         ] {
-            assert_eq!(wrong.parse::<Row>(), Err(()), "{wrong:?}");
+            assert_eq!(wrong.parse::<HostnameRow>(), Err(()), "{wrong:?}");
         }
         let text = format!("x\n{}\n\n{}\n", row(None), row(Some(7)));
         assert_eq!(rows(&text).count(), 2);
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_name_is_anothers_at_its_own_control_plane_only() {
-        let row = Row {
+        let row = HostnameRow {
             hostname: Hashed::of("vault"),
             namespace: Hashed::of("prod"),
             idle_since: None,

@@ -17,7 +17,7 @@ const LONGEST_HOSTNAME: usize = 63;
 
 /// Names a pod's controller, from its ownerReference with `controller: true`.
 #[derive(Clone, Copy, Debug)]
-pub struct Owner<'a> {
+pub struct WorkloadOwner<'a> {
     /// For example `ReplicaSet`.
     pub kind: &'a str,
     /// The owner's name.
@@ -37,14 +37,14 @@ pub struct Hostname<'a> {
 
 /// Holds what a hostname template may name.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Names<'a> {
+pub(crate) struct TemplateNames<'a> {
     pub(crate) service: &'a str,
     pub(crate) namespace: &'a str,
     /// Empty where the API server will still generate it.
     pub(crate) pod: &'a str,
 }
 
-enum Piece<'a> {
+enum TemplatePiece<'a> {
     Text(&'a str),
     Service,
     Namespace,
@@ -55,11 +55,11 @@ enum Piece<'a> {
 /// Derives the service from metadata alone; `hashes` are the values of `pod-template-hash` and `rollouts-pod-template-hash`.
 #[must_use]
 pub fn service<'a>(
-    owner: Option<Owner<'a>>,
+    owner: Option<WorkloadOwner<'a>>,
     pod: &'a str,
     hashes: [Option<&str>; 2],
 ) -> Option<&'a str> {
-    let Some(Owner { kind, name }) = owner else {
+    let Some(WorkloadOwner { kind, name }) = owner else {
         return (!pod.is_empty()).then_some(pod);
     };
     let stem = match kind {
@@ -135,14 +135,19 @@ pub(crate) fn is_hostname_template(template: &str) -> bool {
     }
     let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b);
     pieces(template).all(|piece| match piece {
-        Some(Piece::Text(text)) => text.bytes().all(fits),
-        Some(Piece::Service | Piece::Namespace | Piece::Pod | Piece::Node) => true,
+        Some(TemplatePiece::Text(text)) => text.bytes().all(fits),
+        Some(
+            TemplatePiece::Service
+            | TemplatePiece::Namespace
+            | TemplatePiece::Pod
+            | TemplatePiece::Node,
+        ) => true,
         None => false,
     })
 }
 
 /// Fills a checked template in.
-pub(crate) fn hostname<'a>(template: &str, names: Names<'a>) -> Hostname<'a> {
+pub(crate) fn hostname<'a>(template: &str, names: TemplateNames<'a>) -> Hostname<'a> {
     let whole = match template {
         "{service}" => names.service,
         "{pod}" => names.pod,
@@ -159,15 +164,15 @@ pub(crate) fn hostname<'a>(template: &str, names: Names<'a>) -> Hostname<'a> {
     let (mut needs_pod_name, mut needs_node_name) = (false, false);
     for piece in pieces(template).flatten() {
         let part = match piece {
-            Piece::Text(text) => text,
-            Piece::Service => names.service,
-            Piece::Namespace => names.namespace,
-            Piece::Pod if names.pod.is_empty() => {
+            TemplatePiece::Text(text) => text,
+            TemplatePiece::Service => names.service,
+            TemplatePiece::Namespace => names.namespace,
+            TemplatePiece::Pod if names.pod.is_empty() => {
                 needs_pod_name = true;
                 "$(POD_NAME)"
             }
-            Piece::Pod => names.pod,
-            Piece::Node => {
+            TemplatePiece::Pod => names.pod,
+            TemplatePiece::Node => {
                 needs_node_name = true;
                 "$(NODE_NAME)"
             }
@@ -197,7 +202,7 @@ fn cut(mut text: String) -> String {
 }
 
 /// Splits a template; `None` stands for a brace that names nothing.
-fn pieces(template: &str) -> impl Iterator<Item = Option<Piece<'_>>> {
+fn pieces(template: &str) -> impl Iterator<Item = Option<TemplatePiece<'_>>> {
     let mut rest = template;
     std::iter::from_fn(move || {
         if rest.is_empty() {
@@ -207,7 +212,7 @@ fn pieces(template: &str) -> impl Iterator<Item = Option<Piece<'_>>> {
         if start > 0 {
             let (text, after) = rest.split_at(start);
             rest = after;
-            return Some(Some(Piece::Text(text)));
+            return Some(Some(TemplatePiece::Text(text)));
         }
         let Some(end) = rest.find('}') else {
             rest = "";
@@ -216,10 +221,10 @@ fn pieces(template: &str) -> impl Iterator<Item = Option<Piece<'_>>> {
         let name = &rest[1..end];
         rest = &rest[end + 1..];
         Some(match name {
-            "service" => Some(Piece::Service),
-            "namespace" => Some(Piece::Namespace),
-            "pod" => Some(Piece::Pod),
-            "node" => Some(Piece::Node),
+            "service" => Some(TemplatePiece::Service),
+            "namespace" => Some(TemplatePiece::Namespace),
+            "pod" => Some(TemplatePiece::Pod),
+            "node" => Some(TemplatePiece::Node),
             _ => None,
         })
     })
@@ -282,7 +287,7 @@ mod tests {
             (None, "", none, None),
         ];
         for (owner, pod, hashes, want) in table {
-            let owner = owner.map(|(kind, name)| Owner { kind, name });
+            let owner = owner.map(|(kind, name)| WorkloadOwner { kind, name });
             assert_eq!(service(owner, pod, hashes), want, "{owner:?} {pod:?}");
         }
     }
@@ -304,7 +309,7 @@ mod tests {
     #[test]
     fn names_hosts() {
         let long = "a".repeat(70);
-        let names = Names {
+        let names = TemplateNames {
             service: "api.v2",
             namespace: "shop",
             pod: "",
@@ -320,7 +325,7 @@ mod tests {
         assert_eq!(
             hostname(
                 "{pod}",
-                Names {
+                TemplateNames {
                     pod: "db-0",
                     ..names
                 }
@@ -330,7 +335,7 @@ mod tests {
         );
         let cut = hostname(
             "{service}",
-            Names {
+            TemplateNames {
                 service: &long,
                 ..names
             },
@@ -376,7 +381,7 @@ mod tests {
 
         #[test]
         fn hostnames_fit_in_a_label(service in "[a-z0-9]([a-z0-9.-]{0,150}[a-z0-9])?", pod in "[a-z0-9.-]{0,80}") {
-            let names = Names { service: &service, namespace: "shop", pod: &pod };
+            let names = TemplateNames { service: &service, namespace: "shop", pod: &pod };
             let host = hostname("{service}-{namespace}", names).text;
             proptest::prop_assert!(host.len() <= 63 && !host.contains('.') && !host.ends_with('-'), "{}", host);
         }

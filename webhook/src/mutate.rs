@@ -8,12 +8,12 @@ mod fit;
 mod hostname;
 mod incoming;
 mod outcome;
+mod public_reply;
 mod source;
-mod told;
 
-pub(crate) use fit::{Fit, PullSecrets};
+pub(crate) use fit::{PullSecrets, SidecarPlacement};
 pub(crate) use incoming::Incoming;
-pub use outcome::{OptIn, Outcome, Verdict};
+pub use outcome::{OptIn, ReviewOutcome, Verdict};
 pub(crate) use source::{Source, Template};
 
 use crate::annotations::{Caller, Kinds, NamespaceMetadata, SkipReason};
@@ -63,7 +63,7 @@ pub fn mutate(
     caller: Caller,
     namespaces: &dyn Fn(&str) -> Option<Arc<NamespaceMetadata>>,
     policy: &Policy,
-) -> Result<Outcome, Undecodable> {
+) -> Result<ReviewOutcome, Undecodable> {
     let review: PodReview<'_> = match read(body) {
         Ok(review) => review,
         Err(error) => return not_a_pod(body, error),
@@ -100,7 +100,7 @@ pub fn mutate(
 }
 
 /// A review that cannot be read as a pod's is answered all the same, if it is of something else.
-fn not_a_pod(body: &[u8], error: serde_json::Error) -> Result<Outcome, Undecodable> {
+fn not_a_pod(body: &[u8], error: serde_json::Error) -> Result<ReviewOutcome, Undecodable> {
     let Ok(review) = read::<AnyReview<'_>>(body) else {
         return Err(Undecodable::Form(error));
     };
@@ -135,12 +135,12 @@ pub(crate) fn check<O>(review: &Review<'_, O>) -> Result<(), Undecodable> {
     }
 }
 
-fn untouched(uid: &str, namespace: Option<Name<'_>>, reason: SkipReason) -> Outcome {
+fn untouched(uid: &str, namespace: Option<Name<'_>>, reason: SkipReason) -> ReviewOutcome {
     let response = Response {
         allowed: true,
         ..Response::to(uid)
     };
-    Outcome {
+    ReviewOutcome {
         reply: reply(response, None),
         verdict: Verdict::Skip(reason),
         kinds: Kinds::default(),

@@ -4,9 +4,9 @@ use serde::Serialize;
 
 use crate::annotations::Injection;
 use crate::json::write;
-use crate::mutate::{Fit, PullSecrets};
+use crate::mutate::{PullSecrets, SidecarPlacement};
 use crate::pod::{Containers, Metadata, Spec};
-use crate::sidecar::shapes::{Mount, Volume};
+use crate::sidecar::shapes::{SidecarMount, SidecarVolume};
 use crate::sidecar::{Receipt, apikey_manager, tailscale};
 
 /// Collects operations as JSON.
@@ -52,7 +52,7 @@ impl Patch {
     }
 
     /// Adds mounts to Headscale's container.
-    fn mounts(&mut self, fit: &Fit<'_>) {
+    fn mounts(&mut self, fit: &SidecarPlacement<'_>) {
         let manager = fit.apikey_manager.as_ref();
         let manager = manager.and_then(|manager| manager.mount_of_headscale());
         let keys = fit.server_keys.as_ref();
@@ -61,7 +61,7 @@ impl Patch {
         let Some(headscale) = found.or(keys.as_ref().map(|(headscale, _)| *headscale)) else {
             return;
         };
-        let mut mounts: Vec<Mount<'_>> = Vec::new();
+        let mut mounts: Vec<SidecarMount<'_>> = Vec::new();
         mounts.extend(manager.map(|(_, mount)| mount));
         mounts.extend(keys.into_iter().flat_map(|(_, mounts)| mounts));
         let path = format!("/spec/containers/{}/volumeMounts", headscale.place);
@@ -74,7 +74,7 @@ impl Patch {
     }
 
     /// Adds the Secrets that our images are pulled with, and the pod has not.
-    fn pull_secrets(&mut self, fit: &Fit<'_>) {
+    fn pull_secrets(&mut self, fit: &SidecarPlacement<'_>) {
         let PullSecrets { present, missing } = &fit.pull_secrets;
         let missing: Vec<_> = missing.iter().map(|name| Reference { name }).collect();
         if missing.is_empty() {
@@ -123,7 +123,7 @@ pub(crate) fn injection(
     metadata: &Metadata<'_>,
     spec: &Spec<'_>,
     injection: &Injection<'_>,
-    fit: &Fit<'_>,
+    fit: &SidecarPlacement<'_>,
     receipt: &Receipt<'_>,
     namespace: &str,
 ) -> Vec<u8> {
@@ -188,7 +188,7 @@ pub(crate) fn injection(
 }
 
 /// Names our empty volumes, behind those that the pod names: else they would keep the autoscaler from moving it.
-fn evictable(metadata: &Metadata<'_>, volumes: &[Volume<'_>]) -> Option<String> {
+fn evictable(metadata: &Metadata<'_>, volumes: &[SidecarVolume<'_>]) -> Option<String> {
     let mut names = String::with_capacity(128);
     let annotations = metadata.annotations.as_ref();
     let theirs = annotations.and_then(|annotations| annotations.safe_to_evict.as_deref());

@@ -12,11 +12,11 @@ mod details;
 mod labels;
 
 pub(crate) use containers::Containers;
-pub(crate) use details::{Container, Details, Env, Keeps, Mount, each_claim};
+pub(crate) use details::{ContainerDetails, Details, Keeps, Mount, ProxyVariables, each_claim};
 pub(crate) use labels::{AllLabels, Labelled, Unread};
 
 use crate::annotations::is_known;
-use crate::identity::Owner;
+use crate::identity::WorkloadOwner;
 use crate::json::each_item;
 use crate::keys::{PREFIX, SAFE_TO_EVICT, SERVER_KEYS, SIDECAR_LABEL, STATUS, VOLUME_PREFIX};
 use crate::lookup::Lookup;
@@ -45,7 +45,7 @@ pub(crate) struct Metadata<'a> {
     #[serde(borrow)]
     pub(crate) generate_name: Option<Name<'a>>,
     #[serde(borrow)]
-    pub(crate) labels: Option<Labels<'a>>,
+    pub(crate) labels: Option<ServiceLabels<'a>>,
     #[serde(borrow)]
     pub(crate) annotations: Option<Annotations<'a>>,
     #[serde(borrow)]
@@ -77,7 +77,7 @@ pub(crate) struct Os<'a> {
 
 /// The labels that a service is read from, and ours.
 #[derive(Debug, Default)]
-pub(crate) struct Labels<'a> {
+pub(crate) struct ServiceLabels<'a> {
     pub(crate) template_hash: Option<Text<'a>>,
     rollouts_hash: Option<Text<'a>>,
     pub(crate) sidecar: Option<Text<'a>>,
@@ -147,13 +147,13 @@ impl Volumes {
 
 impl Metadata<'_> {
     /// The controller.
-    pub(crate) fn owner(&self) -> Option<Owner<'_>> {
+    pub(crate) fn owner(&self) -> Option<WorkloadOwner<'_>> {
         let OwnerReference {
             kind,
             name,
             controller: _,
         } = self.owner_references.as_ref()?.0.as_ref()?;
-        Some(Owner {
+        Some(WorkloadOwner {
             kind: kind.as_deref()?,
             name: name.as_deref()?,
         })
@@ -230,7 +230,7 @@ impl Lookup for Annotations<'_> {
     }
 }
 
-impl Lookup for Labels<'_> {
+impl Lookup for ServiceLabels<'_> {
     fn value(&self, key: &str) -> Option<&str> {
         match key {
             "pod-template-hash" => self.template_hash.as_deref(),
@@ -275,7 +275,7 @@ impl<'de, T: Entries<'de>> Visitor<'de> for EntriesVisitor<T> {
     }
 }
 
-impl<'de> Entries<'de> for Labels<'de> {
+impl<'de> Entries<'de> for ServiceLabels<'de> {
     fn entry<M: MapAccess<'de>>(&mut self, key: &Text<'de>, map: &mut M) -> Result<Kept, M::Error> {
         match &**key {
             "pod-template-hash" => self.template_hash = map.next_value()?,
@@ -311,9 +311,9 @@ impl<'de> Entries<'de> for NodeSelector<'de> {
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Labels<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for ServiceLabels<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(EntriesVisitor::<Labels<'de>>(PhantomData))
+        deserializer.deserialize_map(EntriesVisitor::<ServiceLabels<'de>>(PhantomData))
     }
 }
 

@@ -15,10 +15,10 @@ pub use config::{
     Config, ContainerOverride, ControlPlaneConfig, NamespacesConfig, ProfileConfig,
     RequirementConfig, RotationConfig, SecretConfig, SelectorConfig, WebhookConfig,
 };
-pub use error::ConfigError;
+pub use error::PolicyError;
 pub use overlay::Overlay;
 pub use resources::Resources;
-pub use scope::{Namespaces, Operator, Requirement, Selector};
+pub use scope::{NamespaceScope, Operator, Requirement, Selector};
 
 use crate::annotations::Defaults;
 use crate::identity::POD_SECRET;
@@ -39,7 +39,7 @@ pub const USER_TEMPLATE: &str = "{namespace}.{service}";
 #[derive(Clone, Debug)]
 pub struct Policy {
     /// Control planes by name; `default` always exists.
-    pub control_planes: BTreeMap<String, ControlPlane>,
+    pub control_planes: BTreeMap<String, ControlPlaneSettings>,
     /// Profiles by name; `default` always exists.
     pub profiles: BTreeMap<String, Profile>,
     /// Where rotation differs from its defaults.
@@ -67,7 +67,7 @@ pub struct HostnameOwner {
 
 /// Names one Headscale.
 #[derive(Clone, Debug)]
-pub struct ControlPlane {
+pub struct ControlPlaneSettings {
     /// URL given to sidecars as `--login-server`.
     pub login_server: String,
     /// URL for our own calls; the login server where the file names none.
@@ -87,7 +87,7 @@ pub struct ControlPlane {
     /// Users that were not made by us and may be used all the same.
     pub adopt_users: Vec<String>,
     /// Namespaces whose pods may name it; `None`: all for the default one, none for others.
-    pub namespaces: Option<Namespaces>,
+    pub namespaces: Option<NamespaceScope>,
 }
 
 /// Holds what a profile defaults and allows.
@@ -110,7 +110,7 @@ pub struct Profile {
     /// Secrets that images are pulled with, added to the pod's own.
     pub image_pull_secrets: Vec<String>,
     /// Namespaces whose pods may name it; `None`: all for the default one, none for others.
-    pub namespaces: Option<Namespaces>,
+    pub namespaces: Option<NamespaceScope>,
     /// Pods of opted-in namespaces that get it without an annotation.
     pub pod_selector: Option<Selector>,
     /// What a mistake in an annotation leads to.
@@ -169,7 +169,7 @@ impl Default for Rotation {
             orphaned_keys_after: Duration::from_secs(600),
             unused_users_after: Duration::from_secs(30 * 24 * 3600),
             on_lost: OnLost::Report,
-            users: Users::Manage,
+            users: UserPolicy::Manage,
         }
     }
 }
@@ -216,8 +216,8 @@ impl Policy {
         let profiles = self.profiles.values().map(|profile| &profile.namespaces);
         let planes = self.control_planes.values().map(|plane| &plane.namespaces);
         let selectors = profiles.chain(planes).filter_map(|open| match open {
-            Some(Namespaces::Labels(selector)) => Some(selector),
-            Some(Namespaces::Names(_)) | None => None,
+            Some(NamespaceScope::Labels(selector)) => Some(selector),
+            Some(NamespaceScope::Names(_)) | None => None,
         });
         selectors.flat_map(Selector::keys).collect()
     }
@@ -296,13 +296,13 @@ pub struct Rotation {
     pub unused_users_after: Duration,
     /// What happens to a pod that lost its node; default [`OnLost::Report`].
     pub on_lost: OnLost,
-    /// Who makes Headscale users; default [`Users::Manage`].
-    pub users: Users,
+    /// Who makes Headscale users; default [`UserPolicy::Manage`].
+    pub users: UserPolicy,
 }
 
 /// Who makes and removes the Headscale users that keys are made for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Users {
+pub enum UserPolicy {
     /// We do.
     #[default]
     Manage,

@@ -14,7 +14,7 @@ pub(crate) mod server_keys;
 pub(crate) mod shapes;
 pub(crate) mod tailscale;
 
-use crate::annotations::{Injection, Key, SkipReason, Tailscale};
+use crate::annotations::{AuthKeyRef, Injection, SkipReason, Tailscale};
 use crate::{forms, identity};
 
 // To the byte: with a slash at the end the token is mounted all the same.
@@ -196,8 +196,8 @@ impl<'a> Injected<'a> {
 
     fn of(sidecar: &'a Tailscale<'_>) -> Self {
         let (secret, data_key, own_key) = match &sidecar.key {
-            Key::Managed(key) => (&key.secret, &key.data_key, false),
-            Key::Given { secret, data_key } => (secret, data_key, true),
+            AuthKeyRef::Managed(key) => (&key.secret, &key.data_key, false),
+            AuthKeyRef::Given { secret, data_key } => (secret, data_key, true),
         };
         Self {
             service: Cow::Borrowed(sidecar.service),

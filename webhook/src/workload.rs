@@ -8,7 +8,9 @@ use serde_json::value::RawValue;
 use crate::annotations::{Caller, NamespaceMetadata, SkipReason};
 use crate::bounded::parse;
 use crate::hostnames::ClaimedHostnames;
-use crate::mutate::{Incoming, OptIn, Outcome, Source, Template, Undecodable, Verdict, check};
+use crate::mutate::{
+    Incoming, OptIn, ReviewOutcome, Source, Template, Undecodable, Verdict, check,
+};
 use crate::profile::Policy;
 use crate::quote;
 use crate::review::{Response, Review, read, reply};
@@ -31,7 +33,7 @@ pub struct Advice {
 
 /// The kinds that are looked at.
 #[derive(Clone, Copy)]
-enum Kind {
+enum WorkloadKind {
     Deployment,
     StatefulSet,
     DaemonSet,
@@ -41,27 +43,27 @@ enum Kind {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Workload<'a> {
+struct ReviewedWorkload<'a> {
     #[serde(borrow)]
     kind: Name<'a>,
     #[serde(borrow)]
-    metadata: Named<'a>,
+    metadata: NamedWorkload<'a>,
     #[serde(borrow)]
-    spec: Spec<'a>,
+    spec: WorkloadSpec<'a>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Named<'a> {
+struct NamedWorkload<'a> {
     #[serde(borrow)]
     name: Name<'a>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Spec<'a> {
+struct WorkloadSpec<'a> {
     #[serde(borrow)]
-    template: Option<Parts<'a>>,
+    template: Option<TemplateParts<'a>>,
     #[serde(borrow)]
     job_template: Option<JobTemplate<'a>>,
     #[serde(borrow)]
@@ -79,13 +81,13 @@ struct JobTemplate<'a> {
 #[serde(default)]
 struct JobSpec<'a> {
     #[serde(borrow)]
-    template: Option<Parts<'a>>,
+    template: Option<TemplateParts<'a>>,
 }
 
 /// A template, of which nothing is read yet: most workloads ask for nothing.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Parts<'a> {
+struct TemplateParts<'a> {
     #[serde(borrow)]
     metadata: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -110,14 +112,15 @@ pub fn validate(
     let namespace = request.namespace.unwrap_or_default();
     let known = namespaces(&namespace);
     let object = request.object.map(RawValue::get);
-    let workload: Workload<'_> = object
+    let workload: ReviewedWorkload<'_> = object
         .and_then(|object| parse(object).ok())
         .unwrap_or_default();
     let (name, shown) = (
         &*workload.metadata.name,
         quote::line(&format!("{} {}", &*workload.kind, &*workload.metadata.name)),
     );
-    let template = Kind::of(&workload.kind).and_then(|kind| kind.template(name, workload.spec));
+    let template =
+        WorkloadKind::of(&workload.kind).and_then(|kind| kind.template(name, workload.spec));
     let outcome = template.and_then(|template| {
         let about = (&*request.uid, &*namespace);
         let seen = (known.as_deref(), hostnames);
@@ -142,7 +145,7 @@ pub fn validate(
     })
 }
 
-impl Kind {
+impl WorkloadKind {
     fn of(text: &str) -> Option<Self> {
         Some(match text {
             "Deployment" => Self::Deployment,
@@ -155,13 +158,13 @@ impl Kind {
     }
 
     /// What the controller would make pods from; none where there is no template.
-    fn template<'a>(self, name: &str, spec: Spec<'a>) -> Option<Template<'a>> {
-        let Spec {
+    fn template<'a>(self, name: &str, spec: WorkloadSpec<'a>) -> Option<Template<'a>> {
+        let WorkloadSpec {
             template,
             job_template,
             volume_claim_templates,
         } = spec;
-        let Parts { metadata, spec } = match self {
+        let TemplateParts { metadata, spec } = match self {
             Self::CronJob => job_template?.spec.template?,
             Self::Deployment | Self::StatefulSet | Self::DaemonSet | Self::Job => template?,
         };
@@ -195,7 +198,7 @@ fn outcome(
     caller: Caller,
     (known, hostnames): (Option<&NamespaceMetadata>, &ClaimedHostnames),
     policy: &Policy,
-) -> serde_json::Result<Outcome> {
+) -> serde_json::Result<ReviewOutcome> {
     let label = known.and_then(|known| known.inject.as_deref());
     let opt_in = match label {
         Some("tailscale" | "true") => OptIn::Namespace,
@@ -226,8 +229,8 @@ fn outcome(
 }
 
 /// What the author has to know; nothing where the pods get what was asked for.
-fn said(outcome: &Outcome) -> Vec<String> {
-    let Outcome {
+fn said(outcome: &ReviewOutcome) -> Vec<String> {
+    let ReviewOutcome {
         verdict,
         message,
         warnings,

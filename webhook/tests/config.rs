@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use sidescale_webhook::profile::{Config, HostnameOwner, OnLost, Policy, Rotation, Users};
+use sidescale_webhook::profile::{Config, HostnameOwner, OnLost, Policy, Rotation, UserPolicy};
 
 const PLANE: &str = "controlPlanes: {default: {loginServer: 'https://hs.example.com'}}\n";
 
@@ -162,7 +162,7 @@ rotation: {overlap: 30m, paused: true, maxServicesPerNamespace: 5, onLost: evict
     assert_eq!(policy.image, "registry.example.com/sidescale:v1");
     assert!(policy.rotation.paused);
     assert_eq!(policy.rotation.on_lost, OnLost::Evict);
-    assert_eq!(policy.rotation.users, Users::Never);
+    assert_eq!(policy.rotation.users, UserPolicy::Never);
     assert_eq!(
         policy.rotation.orphaned_keys_after,
         Duration::from_secs(3600)

@@ -9,17 +9,17 @@ fn secret() -> StoredSecret {
 #[test]
 fn what_is_written_is_read_back() {
     let now = Timestamp::from_second(1_700_000_000).unwrap();
-    let issued = Issued {
+    let issued = IssuedApiKey {
         value: KeyValue::new("hskey".into()),
         expires: "2024-02-12T22:13:20.123456Z".parse().unwrap(),
         created_at: now,
     };
     let mut secret = secret();
-    write(&mut secret, "headscale-operator", &Record::default());
+    write(&mut secret, "headscale-operator", &ApiKeyRecord::default());
     write_key(&mut secret, DATA_KEY, &issued);
     check_in(&mut secret, "headscale-0", now);
     let held = read(&secret, "headscale-operator", DATA_KEY);
-    assert_eq!(held.ownership, Ownership::Ours);
+    assert_eq!(held.ownership, TokenOwnership::Ours);
     assert!(held.labelled && !held.record_damaged);
     assert_eq!(held.value, Some(issued.value));
     assert_eq!(
@@ -32,7 +32,7 @@ fn what_is_written_is_read_back() {
     let theirs = read(&secret, "sidescale", DATA_KEY).ownership;
     assert_eq!(
         theirs,
-        Ownership::NotOurs(Some("headscale-operator".into()))
+        TokenOwnership::NotOurs(Some("headscale-operator".into()))
     );
 }
 

@@ -2,9 +2,9 @@
 
 use jiff::Timestamp;
 
-use crate::api_key::form::Ownership;
-use crate::api_key::need::Why;
-use crate::api_key::record::{Intent, Key};
+use crate::api_key::form::TokenOwnership;
+use crate::api_key::need::TokenReason;
+use crate::api_key::record::{ApiKeyIntent, RecordedApiKey};
 use crate::key_value::KeyValue;
 use crate::store::StoredSecret;
 
@@ -23,17 +23,17 @@ pub enum Action {
         /// Its value.
         value: KeyValue,
         /// The key.
-        key: Key,
+        key: RecordedApiKey,
     },
     /// End a key at Headscale, by its id.
     Expire {
         /// Which.
-        key: Key,
+        key: RecordedApiKey,
         /// Whether it was made by a run that did not get to write it.
         orphan: bool,
     },
     /// Nothing, until a time or until something changes.
-    Rest(Rest),
+    Rest(Idle),
 }
 
 /// A Secret to write.
@@ -49,11 +49,11 @@ pub struct Write {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// A key is about to be made.
-    Intend(Intent, Why),
+    Intend(ApiKeyIntent, TokenReason),
     /// A key that was made is put in force.
-    Store(Key),
+    Store(RecordedApiKey),
     /// The key that was made last is put back in force, because somebody undid that.
-    PutBack(Key),
+    PutBack(RecordedApiKey),
     /// An intent is given up, and why.
     GiveUp(&'static str),
     /// Annotations are made to say what Headscale says.
@@ -66,7 +66,7 @@ pub enum Change {
 
 /// What came of an action.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Done {
+pub enum ActionOutcome {
     /// It was done.
     Ok,
     /// A key was made.
@@ -79,9 +79,9 @@ pub enum Done {
 
 /// Says why nothing is to be done, and until when.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rest {
+pub struct Idle {
     /// How the key is.
-    pub state: State,
+    pub state: TokenState,
     /// When it ends, as Headscale reports it.
     pub expires: Option<Timestamp>,
     /// When it is renewed.
@@ -94,7 +94,7 @@ pub struct Rest {
 
 /// How a key is when there is nothing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum TokenState {
     /// Good.
     Good,
     /// Somebody else is making one.
@@ -102,9 +102,9 @@ pub enum State {
     /// Somebody else looks after it.
     Attended(String),
     /// It is not good, and is renewed by those who can.
-    LeftToOthers(Why),
+    LeftToOthers(TokenReason),
     /// Somebody keeps undoing it, or too many keys were made. Names who wrote the Secret last.
     Contended(String),
     /// The Secret is not ours to write.
-    Left(Ownership),
+    Left(TokenOwnership),
 }

@@ -2,14 +2,14 @@
 
 use jiff::Timestamp;
 
-use crate::api_key::record::{Intent, Key};
+use crate::api_key::record::{ApiKeyIntent, RecordedApiKey};
 use crate::key_value::KeyValue;
 
 /// A new key, and what led to it.
 #[derive(Debug)]
 pub(super) struct Hand {
     pub(super) value: KeyValue,
-    pub(super) intent: Intent,
+    pub(super) intent: ApiKeyIntent,
     pub(super) used: Use,
 }
 
@@ -26,15 +26,15 @@ const FIGHT: usize = 2;
 
 /// The key that was written last. It is kept for an hour at most.
 #[derive(Debug)]
-pub(super) struct Last {
+pub(super) struct LastWritten {
     pub(super) value: KeyValue,
-    pub(super) key: Key,
+    pub(super) key: RecordedApiKey,
     pub(super) made_at: Timestamp,
     put_back: usize,
 }
 
-impl Last {
-    pub(super) fn new(value: KeyValue, key: Key, made_at: Timestamp) -> Self {
+impl LastWritten {
+    pub(super) fn new(value: KeyValue, key: RecordedApiKey, made_at: Timestamp) -> Self {
         Self {
             value,
             key,

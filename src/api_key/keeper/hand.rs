@@ -2,30 +2,30 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::created::{Hand, Last, Use};
-use super::look::Look;
-use super::{Action, Change, Keeper};
-use crate::api_key::form::{self, Issued, Ownership};
-use crate::api_key::record::Key;
-use crate::api_key::value::Listed;
+use super::created::{Hand, LastWritten, Use};
+use super::look::TokenView;
+use super::{Action, Change, TokenKeeper};
+use crate::api_key::form::{self, IssuedApiKey, TokenOwnership};
+use crate::api_key::record::RecordedApiKey;
+use crate::api_key::value::ListedApiKey;
 
-impl Keeper {
+impl TokenKeeper {
     /// What to do with a key that only this process has.
-    pub(super) fn in_hand(&mut self, look: &Look<'_>) -> Option<Action> {
+    pub(super) fn in_hand(&mut self, look: &TokenView<'_>) -> Option<Action> {
         let hand = self.hand.as_ref()?;
         let row = look.listed.iter().find(|row| row.is_of(&hand.value));
         if look.held.value.as_ref() == Some(&hand.value) {
             // The write's answer was lost.
-            if let Some(key) = row.and_then(Listed::key) {
+            if let Some(key) = row.and_then(ListedApiKey::key) {
                 self.stored(key);
             }
             self.hand = None;
             return None;
         }
-        let ours = look.held.ownership == Ownership::Ours;
+        let ours = look.held.ownership == TokenOwnership::Ours;
         if !ours || look.held.record.intent.as_ref() != Some(&hand.intent) {
             // Somebody else went on: this key is nobody's.
-            self.dropped.extend(row.and_then(Listed::key));
+            self.dropped.extend(row.and_then(ListedApiKey::key));
             self.hand = None;
             return None;
         }
@@ -53,15 +53,15 @@ impl Keeper {
         }
     }
 
-    pub(super) fn stored(&mut self, key: Key) {
+    pub(super) fn stored(&mut self, key: RecordedApiKey) {
         if let Some(hand) = self.hand.take() {
-            self.last = Some(Last::new(hand.value, key, hand.intent.started_at));
+            self.last = Some(LastWritten::new(hand.value, key, hand.intent.started_at));
         }
         self.made.push(key);
     }
 
-    fn store(&self, look: &Look<'_>, key: Key, hand: &Hand) -> Action {
-        let issued = Issued {
+    fn store(&self, look: &TokenView<'_>, key: RecordedApiKey, hand: &Hand) -> Action {
+        let issued = IssuedApiKey {
             value: hand.value.clone(),
             expires: key.expires,
             created_at: look.now,
@@ -72,13 +72,13 @@ impl Keeper {
     /// Writes a key, and that all others of ours are over.
     pub(super) fn put_in_force(
         &self,
-        look: &Look<'_>,
-        key: Key,
+        look: &TokenView<'_>,
+        key: RecordedApiKey,
         change: Change,
-        issued: &Issued,
+        issued: &IssuedApiKey,
     ) -> Action {
         let mut record = look.held.record.clone();
-        let old = [look.row.and_then(Listed::key), record.current];
+        let old = [look.row.and_then(ListedApiKey::key), record.current];
         let old = old.into_iter().flatten().chain(self.made.iter().copied());
         for old in old.filter(|old| *old != key && look.is_live(*old)) {
             record.replaced(old, look.now);
@@ -92,7 +92,12 @@ impl Keeper {
     }
 
     /// Stops an intent; a key that it has led to is ended.
-    pub(super) fn give_up(&self, look: &Look<'_>, key: Option<Key>, why: &'static str) -> Action {
+    pub(super) fn give_up(
+        &self,
+        look: &TokenView<'_>,
+        key: Option<RecordedApiKey>,
+        why: &'static str,
+    ) -> Action {
         let mut record = look.held.record.clone();
         record.give_up(look.now);
         if let Some(key) = key {

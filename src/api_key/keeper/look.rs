@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::api_key::form::{self, Held};
-use crate::api_key::need::Policy;
-use crate::api_key::record::{Key, Record};
-use crate::api_key::value::Listed;
+use crate::api_key::form::{self, SecretContents};
+use crate::api_key::need::TokenPolicy;
+use crate::api_key::record::{ApiKeyRecord, RecordedApiKey};
+use crate::api_key::value::ListedApiKey;
 use crate::fingerprint::same_fingerprint;
 use crate::store::StoredSecret;
 
@@ -15,23 +15,23 @@ use crate::store::StoredSecret;
 const CHECK_IN_EVERY: Duration = Duration::from_secs(1_800);
 
 /// A look at the Secret and at Headscale's list.
-pub(super) struct Look<'a> {
+pub(super) struct TokenView<'a> {
     pub(super) now: Timestamp,
     pub(super) secret: &'a StoredSecret,
-    pub(super) held: Held,
-    pub(super) listed: &'a [Listed],
-    pub(super) row: Option<&'a Listed>,
+    pub(super) held: SecretContents,
+    pub(super) listed: &'a [ListedApiKey],
+    pub(super) row: Option<&'a ListedApiKey>,
 }
 
-impl<'a> Look<'a> {
+impl<'a> TokenView<'a> {
     pub(super) fn new(
         now: Timestamp,
         secret: &'a StoredSecret,
-        listed: &'a [Listed],
-        policy: &Policy,
+        listed: &'a [ListedApiKey],
+        policy: &TokenPolicy,
     ) -> Self {
         let held = form::read(secret, &policy.managed_by, &policy.data_key);
-        let of = |row: &&Listed| held.value.as_ref().is_some_and(|value| row.is_of(value));
+        let of = |row: &&ListedApiKey| held.value.as_ref().is_some_and(|value| row.is_of(value));
         let row = listed.iter().find(of);
         Self {
             now,
@@ -42,16 +42,16 @@ impl<'a> Look<'a> {
         }
     }
 
-    pub(super) fn is_live(&self, key: Key) -> bool {
+    pub(super) fn is_live(&self, key: RecordedApiKey) -> bool {
         self.listed
             .iter()
             .any(|row| row.key() == Some(key) && row.is_live(self.now))
     }
 
     /// A live key that a given-up intent has led to.
-    pub(super) fn abandoned_key(&self, record: &Record) -> Option<Key> {
+    pub(super) fn abandoned_key(&self, record: &ApiKeyRecord) -> Option<RecordedApiKey> {
         let current = self.row.map(|row| row.id);
-        let of = |row: &&Listed| {
+        let of = |row: &&ListedApiKey| {
             Some(row.id) != current
                 && row.is_live(self.now)
                 && row.expires.is_some_and(|end| {
@@ -59,7 +59,7 @@ impl<'a> Look<'a> {
                     abandoned.any(|abandoned| same_fingerprint(abandoned.expires, end))
                 })
         };
-        self.listed.iter().find(of).and_then(Listed::key)
+        self.listed.iter().find(of).and_then(ListedApiKey::key)
     }
 
     pub(super) fn checked_long_ago(&self) -> bool {

@@ -3,10 +3,10 @@ use crate::api_key::form::{CREATED_AT, DATA_KEY, EXPIRATION};
 use crate::api_key::record;
 use crate::control_plane::{ApiKey, ApiKeyId};
 use crate::key_value::KeyValue;
-use crate::store::Kept;
+use crate::store::PreservedFields;
 use sidescale_webhook::keys::{ADOPT, PAUSED};
 
-mod trouble;
+mod problem;
 
 const HOUR: i64 = 3_600;
 const DAY: i64 = 24 * HOUR;
@@ -16,12 +16,12 @@ const OURS: [(&str, &str); 1] = [("app.kubernetes.io/managed-by", "sidescale")];
 struct World {
     now: Timestamp,
     secret: StoredSecret,
-    listed: Vec<Listed>,
+    listed: Vec<ListedApiKey>,
     calls: Vec<String>,
 }
 
-fn row(id: u64, prefix: &str, expires: Timestamp) -> Listed {
-    Listed::new(ApiKey {
+fn row(id: u64, prefix: &str, expires: Timestamp) -> ListedApiKey {
+    ListedApiKey::new(ApiKey {
         id: ApiKeyId(id),
         prefix: prefix.into(),
         expiration: Some(expires),
@@ -38,8 +38,8 @@ fn hours(hours: u64) -> Duration {
     Duration::from_secs(hours * 3_600)
 }
 
-fn policy() -> Policy {
-    Policy {
+fn policy() -> TokenPolicy {
+    TokenPolicy {
         expiration: hours(2_160),
         buffer: hours(240),
         overlap: Duration::ZERO,
@@ -50,8 +50,8 @@ fn policy() -> Policy {
     }
 }
 
-fn keeper(name: &str) -> Keeper {
-    Keeper::new(name.into(), policy())
+fn keeper(name: &str) -> TokenKeeper {
+    TokenKeeper::new(name.into(), policy())
 }
 
 fn value(id: u64) -> String {
@@ -92,11 +92,15 @@ impl World {
     }
 
     /// Does what the keeper says until it rests.
-    fn run(&mut self, keeper: &mut Keeper) -> Rest {
+    fn run(&mut self, keeper: &mut TokenKeeper) -> Idle {
         self.run_with(keeper, |_, done| done)
     }
 
-    fn run_with(&mut self, keeper: &mut Keeper, spoil: impl Fn(&Action, Done) -> Done) -> Rest {
+    fn run_with(
+        &mut self,
+        keeper: &mut TokenKeeper,
+        spoil: impl Fn(&Action, ActionOutcome) -> ActionOutcome,
+    ) -> Idle {
         for _ in 0..50 {
             let action = keeper.next(self.now, &self.secret, &self.listed, 123_456);
             if let Action::Rest(rest) = action {
@@ -109,7 +113,7 @@ impl World {
         panic!("it never rests: {:?}", self.calls);
     }
 
-    fn act(&mut self, action: &Action) -> Done {
+    fn act(&mut self, action: &Action) -> ActionOutcome {
         let (call, done) = match action {
             Action::Write(write) => {
                 self.secret = write.secret.clone();
@@ -120,19 +124,19 @@ impl World {
                     Change::PutBack(_) => "PutBack".into(),
                     other => format!("{other:?}"),
                 };
-                (call, Done::Ok)
+                (call, ActionOutcome::Ok)
             }
             Action::Create { expires } => {
                 let value = KeyValue::new(self.create(*expires));
-                ("create".into(), Done::Created(value))
+                ("create".into(), ActionOutcome::Created(value))
             }
-            Action::Verify { key, .. } => (format!("verify {}", key.id), Done::Ok),
+            Action::Verify { key, .. } => (format!("verify {}", key.id), ActionOutcome::Ok),
             Action::Expire { key, .. } => {
                 let row = self.listed.iter_mut().find(|row| row.id == key.id).unwrap();
                 row.expires = Some(self.now);
-                (format!("expire {}", key.id), Done::Ok)
+                (format!("expire {}", key.id), ActionOutcome::Ok)
             }
-            Action::Rest(_) => ("rest".into(), Done::Ok),
+            Action::Rest(_) => ("rest".into(), ActionOutcome::Ok),
         };
         self.calls.push(call);
         done
@@ -173,7 +177,7 @@ fn the_first_key_is_made_in_order_and_its_secret_has_the_exact_form() {
     assert_eq!(world.note(EXPIRATION), "2024-02-12T22:13:20Z");
     assert_eq!(world.note(form::CHECKED_BY), "headscale-0");
     assert_eq!(world.note(form::CHECKED_AT), "2023-11-14T22:13:20Z");
-    assert_eq!(rest.state, State::Good);
+    assert_eq!(rest.state, TokenState::Good);
     assert_eq!(rest.until, at(HOUR));
     assert_eq!(rest.due.unwrap().as_second(), at(80 * DAY).as_second());
 }
@@ -242,12 +246,12 @@ fn a_key_is_renewed_exactly_when_it_is_due() {
 #[test]
 fn an_hourly_look_is_not_all() {
     let mut world = World::new();
-    let policy = Policy {
+    let policy = TokenPolicy {
         expiration: hours(1),
         buffer: Duration::from_secs(1_800),
         ..policy()
     };
-    let mut keeper = Keeper::new("a".into(), policy);
+    let mut keeper = TokenKeeper::new("a".into(), policy);
     for n in 1..=20 {
         let rest = world.run(&mut keeper);
         assert_eq!(rest.until, rest.due.unwrap(), "round {n}");
@@ -375,43 +379,48 @@ fn a_secret_that_is_not_ours_is_left_alone() {
     let ours = [("app.kubernetes.io/managed-by", "sidescale")];
     let foreign = [("app.kubernetes.io/managed-by", "Helm")];
     for (labels, annotations, kept, want) in [
-        (&[][..], &[][..], Kept::default(), Ownership::NotOurs(None)),
+        (
+            &[][..],
+            &[][..],
+            PreservedFields::default(),
+            TokenOwnership::NotOurs(None),
+        ),
         (
             &foreign[..],
             &[],
-            Kept::default(),
-            Ownership::NotOurs(Some("Helm".into())),
+            PreservedFields::default(),
+            TokenOwnership::NotOurs(Some("Helm".into())),
         ),
         (
             &ours,
             &[(PAUSED, "true")],
-            Kept::default(),
-            Ownership::Paused,
+            PreservedFields::default(),
+            TokenOwnership::Paused,
         ),
         (
             &ours,
             &[],
-            Kept {
+            PreservedFields {
                 kind: "kubernetes.io/tls".into(),
-                ..Kept::default()
+                ..PreservedFields::default()
             },
-            Ownership::WrongType("kubernetes.io/tls".into()),
+            TokenOwnership::WrongType("kubernetes.io/tls".into()),
         ),
         (
             &ours,
             &[],
-            Kept {
+            PreservedFields {
                 immutable: true,
-                ..Kept::default()
+                ..PreservedFields::default()
             },
-            Ownership::Immutable,
+            TokenOwnership::Immutable,
         ),
     ] {
         let mut world = World::new();
         world.put(&content, labels, annotations);
         world.secret.kept = kept;
         let rest = world.run(&mut keeper("a"));
-        assert_eq!(rest.state, State::Left(want));
+        assert_eq!(rest.state, TokenState::Left(want));
         assert_eq!(world.called(), [""; 0]);
     }
     let mut world = World::new();

@@ -2,13 +2,13 @@
 
 use jiff::Timestamp;
 
-use super::created::Last;
-use super::look::Look;
-use super::{Action, Change, Keeper, Why, need};
-use crate::api_key::form::Issued;
+use super::created::LastWritten;
+use super::look::TokenView;
+use super::{Action, Change, TokenKeeper, TokenReason, need};
+use crate::api_key::form::IssuedApiKey;
 use crate::clock::after;
 
-impl Keeper {
+impl TokenKeeper {
     /// Forgets the key that was written last, once another may be made.
     pub(super) fn forget_last(&mut self, now: Timestamp) {
         let every = self.every();
@@ -17,18 +17,21 @@ impl Keeper {
     }
 
     /// Puts the key that was written last back, if it is as good as it was, and was taken out of the Secret.
-    pub(super) fn put_back(&self, look: &Look<'_>, why: &Why) -> Option<Action> {
+    pub(super) fn put_back(&self, look: &TokenView<'_>, why: &TokenReason) -> Option<Action> {
         let last = self.last.as_ref()?;
         let taken_out = match why {
-            Why::First | Why::NotAKey | Why::Unknown | Why::Ended => true,
-            Why::Unstated(_) | Why::Due => false,
+            TokenReason::First
+            | TokenReason::NotAKey
+            | TokenReason::Unknown
+            | TokenReason::Ended => true,
+            TokenReason::Unstated(_) | TokenReason::Due => false,
         };
-        let Last { value, key, .. } = last;
+        let LastWritten { value, key, .. } = last;
         let good = look.is_live(*key) && look.now < need::due(key.expires, &self.policy);
         if !taken_out || !good || look.held.value.as_ref() == Some(value) {
             return None;
         }
-        let issued = Issued {
+        let issued = IssuedApiKey {
             value: value.clone(),
             expires: key.expires,
             created_at: last.made_at,

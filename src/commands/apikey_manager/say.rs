@@ -5,27 +5,27 @@ use std::time::Duration;
 use jiff::Timestamp;
 use sidescale_webhook::keys::{ADOPT, PAUSED};
 
-use crate::api_key::Ownership;
-use crate::api_key::keeper::State;
-use crate::api_key::run::{Settled, Trouble};
+use crate::api_key::TokenOwnership;
+use crate::api_key::keeper::TokenState;
+use crate::api_key::run::{TokenProblem, TokenResult};
 use crate::store::{MANAGED_BY, StoreError};
 
 /// One word for what was decided.
-pub(super) fn decision(settled: &Settled) -> &'static str {
+pub(super) fn decision(settled: &TokenResult) -> &'static str {
     match &settled.rest.state {
-        State::Good if settled.renewed => "renewed",
-        State::Good => "no rotation needed",
-        State::Yields(_) => "left to another replica",
-        State::Attended(_) => "left to whoever looked last",
-        State::LeftToOthers(_) => "left to whoever can",
-        State::Contended(_) => "held back",
-        State::Left(_) => "left alone",
+        TokenState::Good if settled.renewed => "renewed",
+        TokenState::Good => "no rotation needed",
+        TokenState::Yields(_) => "left to another replica",
+        TokenState::Attended(_) => "left to whoever looked last",
+        TokenState::LeftToOthers(_) => "left to whoever can",
+        TokenState::Contended(_) => "held back",
+        TokenState::Left(_) => "left alone",
     }
 }
 
 /// What somebody has to do about a look's outcome, if anything.
 pub(super) fn advice(
-    state: &State,
+    state: &TokenState,
     namespace: &str,
     name: &str,
     managed_by: &str,
@@ -34,8 +34,11 @@ pub(super) fn advice(
     let other = "or name another one with --secret-name (annotation sidescale.io/api-key-secret)";
     let delete = format!("kubectl delete secret {name} -n {namespace}");
     match state {
-        State::Good | State::Yields(_) | State::Attended(_) | State::LeftToOthers(_) => None,
-        State::Contended(by) => {
+        TokenState::Good
+        | TokenState::Yields(_)
+        | TokenState::Attended(_)
+        | TokenState::LeftToOthers(_) => None,
+        TokenState::Contended(by) => {
             let by = if by.is_empty() { "somebody" } else { by };
             Some(format!(
                 "{secret} was changed again and again since our last writes ({by} wrote the key that it holds): the last key is put \
@@ -43,11 +46,11 @@ pub(super) fn advice(
                  and give each Headscale a Secret of its own"
             ))
         }
-        State::Left(Ownership::Ours) => None,
-        State::Left(Ownership::Paused) => Some(format!(
+        TokenState::Left(TokenOwnership::Ours) => None,
+        TokenState::Left(TokenOwnership::Paused) => Some(format!(
             "{secret} has the annotation {PAUSED}: its key is not renewed until that is removed"
         )),
-        State::Left(Ownership::NotOurs(label)) => {
+        TokenState::Left(TokenOwnership::NotOurs(label)) => {
             let key = MANAGED_BY.0;
             let has = label.as_ref().map_or_else(
                 || format!("no label {key}"),
@@ -58,39 +61,39 @@ pub(super) fn advice(
                  secret {name} -n {namespace} {ADOPT}=true, {other}"
             ))
         }
-        State::Left(Ownership::WrongType(kind)) => Some(format!(
+        TokenState::Left(TokenOwnership::WrongType(kind)) => Some(format!(
             "{secret} is of type {kind}, want Opaque, and a type cannot be changed: {delete}, {other}"
         )),
-        State::Left(Ownership::Immutable) => Some(format!(
+        TokenState::Left(TokenOwnership::Immutable) => Some(format!(
             "{secret} is immutable, so that its key cannot be renewed: {delete}, {other}"
         )),
     }
 }
 
 /// What stands in the way, its causes, and what to do.
-pub(super) fn trouble(trouble: Trouble) -> String {
-    let fix = match &trouble {
-        Trouble::Secret(StoreError::Forbidden {
+pub(super) fn problem(problem: TokenProblem) -> String {
+    let fix = match &problem {
+        TokenProblem::Secret(StoreError::Forbidden {
             namespace, name, ..
         }) => format!(
             ": the pod's ServiceAccount needs get and update on Secret {name} and create on Secrets in {namespace}; the chart's \
              headscale.namespace and headscale.serviceAccount give it that"
         ),
-        Trouble::Secret(StoreError::Kubernetes { .. } | StoreError::TimedOut { .. }) => {
+        TokenProblem::Secret(StoreError::Kubernetes { .. } | StoreError::TimedOut { .. }) => {
             ": the API server is asked again".to_owned()
         }
-        Trouble::Secret(
+        TokenProblem::Secret(
             StoreError::Conflict { .. }
             | StoreError::File { .. }
             | StoreError::Document(_)
             | StoreError::Name { .. }
             | StoreError::TooLarge { .. },
         )
-        | Trouble::Headscale { .. }
-        | Trouble::GivenUp(_)
-        | Trouble::Restless { .. } => String::new(),
+        | TokenProblem::Headscale { .. }
+        | TokenProblem::GivenUp(_)
+        | TokenProblem::Restless { .. } => String::new(),
     };
-    format!("{:#}{fix}", anyhow::Error::new(trouble))
+    format!("{:#}{fix}", anyhow::Error::new(problem))
 }
 
 /// How long is left, as people say it: `80d`, `79d23h`, `1h30m`.
@@ -148,7 +151,7 @@ mod tests {
     fn what_somebody_has_to_do_names_the_object_and_the_way_out() {
         for (state, words) in [
             (
-                State::Left(Ownership::NotOurs(None)),
+                TokenState::Left(TokenOwnership::NotOurs(None)),
                 &[
                     "kubectl annotate secret k -n hs sidescale.io/adopt=true",
                     "--secret-name",
@@ -156,11 +159,11 @@ mod tests {
                 ][..],
             ),
             (
-                State::Left(Ownership::NotOurs(Some("Helm".into()))),
+                TokenState::Left(TokenOwnership::NotOurs(Some("Helm".into()))),
                 &["app.kubernetes.io/managed-by: Helm", "hs/k"],
             ),
             (
-                State::Left(Ownership::WrongType("kubernetes.io/tls".into())),
+                TokenState::Left(TokenOwnership::WrongType("kubernetes.io/tls".into())),
                 &[
                     "kubernetes.io/tls",
                     "Opaque",
@@ -168,18 +171,21 @@ mod tests {
                 ],
             ),
             (
-                State::Left(Ownership::Immutable),
+                TokenState::Left(TokenOwnership::Immutable),
                 &["immutable", "kubectl delete secret k -n hs"],
             ),
-            (State::Left(Ownership::Paused), &["sidescale.io/paused"]),
             (
-                State::Contended("headscale-1".into()),
+                TokenState::Left(TokenOwnership::Paused),
+                &["sidescale.io/paused"],
+            ),
+            (
+                TokenState::Contended("headscale-1".into()),
                 &["headscale-1", "hs/k", "once an hour"],
             ),
         ] {
             let advice = advice(&state, "hs", "k", "sidescale").unwrap();
             assert!(words.iter().all(|word| advice.contains(word)), "{advice}");
         }
-        assert_eq!(advice(&State::Good, "hs", "k", "sidescale"), None);
+        assert_eq!(advice(&TokenState::Good, "hs", "k", "sidescale"), None);
     }
 }

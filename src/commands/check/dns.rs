@@ -14,7 +14,7 @@ const CONTAINER: &str = "headscale";
 
 /// What is known of the names of a tailnet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Names {
+pub(super) enum TailnetNames {
     /// Headscale's settings were read.
     Set(Dns),
     /// They are nowhere in this cluster: why.

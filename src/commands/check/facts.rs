@@ -11,16 +11,16 @@ use sidescale_webhook::keys::{CONTAINER, STATUS};
 use sidescale_webhook::profile::Policy;
 use sidescale_webhook::sidecar::{Injected, Receipt};
 
-use super::dns::Names;
+use super::dns::TailnetNames;
 use super::words::Refused;
 use crate::commands::view::held::PlaneView;
-use crate::commands::view::inventory::Note;
+use crate::commands::view::inventory::RotationWarning;
 use crate::pods::start;
 use crate::store::StoredSecret;
 
 /// Something that was looked for.
 #[derive(Clone, Debug)]
-pub(super) enum Looked<T> {
+pub(super) enum Observed<T> {
     /// It was seen.
     Saw(T),
     /// It could not be looked at: the call and why.
@@ -29,7 +29,7 @@ pub(super) enum Looked<T> {
     NotAsked,
 }
 
-impl<T> Looked<T> {
+impl<T> Observed<T> {
     pub(super) fn seen(&self) -> Option<&T> {
         match self {
             Self::Saw(seen) => Some(seen),
@@ -44,27 +44,27 @@ pub(super) struct Facts {
     pub(super) now: Timestamp,
     pub(super) pod: Pod,
     /// The pod's namespace.
-    pub(super) namespace: Looked<NamespaceMetadata>,
+    pub(super) namespace: Observed<NamespaceMetadata>,
     /// The injected pods of its namespace.
-    pub(super) injected: Looked<Vec<ObjectMeta>>,
+    pub(super) injected: Observed<Vec<ObjectMeta>>,
     /// The configuration.
-    pub(super) policy: Looked<Policy>,
+    pub(super) policy: Observed<Policy>,
     /// The Secret that the pod refers to.
-    pub(super) secret: Looked<Option<StoredSecret>>,
+    pub(super) secret: Observed<Option<StoredSecret>>,
     /// What rotation has warned of about that Secret; the newest first.
-    pub(super) notes: Vec<Note>,
+    pub(super) notes: Vec<RotationWarning>,
     /// What the control plane holds.
-    pub(super) plane: Looked<PlaneView>,
+    pub(super) plane: Observed<PlaneView>,
     /// Policies around Sidescale's own account that its process found not in force; the newest first.
-    pub(super) fences: Vec<Note>,
+    pub(super) fences: Vec<RotationWarning>,
     /// The names that the control plane gives.
-    pub(super) names: Looked<Names>,
+    pub(super) names: Observed<TailnetNames>,
     /// Whose names are, as rotation has written it down; nothing where that may not be read.
     pub(super) hostnames: ClaimedHostnames,
     /// The cluster's domain, where it may be read.
     pub(super) cluster_domain: Option<String>,
     /// Why the control server refused the sidecar, by its log.
-    pub(super) log: Looked<Option<Refused>>,
+    pub(super) log: Observed<Option<Refused>>,
     /// What our own commands need behind their words.
     pub(super) flags: String,
     /// The command that shows Sidescale's log.
@@ -85,7 +85,7 @@ pub(super) enum Level {
 
 /// What one look has shown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Finding {
+pub(super) struct CheckFinding {
     /// How it is.
     pub(super) result: Level,
     /// What was looked at.
@@ -96,7 +96,7 @@ pub(super) struct Finding {
     pub(super) next: Option<String>,
 }
 
-impl Finding {
+impl CheckFinding {
     pub(super) fn ok(check: &'static str, text: String) -> Self {
         Self {
             result: Level::Ok,

@@ -5,36 +5,36 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::{Api, ListParams};
 use kube::{Client, Error};
-use sidescale_webhook::profile::ControlPlane;
+use sidescale_webhook::profile::ControlPlaneSettings;
 
-use super::dns::{self, Dns, Names};
-use super::facts::Looked;
+use super::dns::{self, Dns, TailnetNames};
+use super::facts::Observed;
 use crate::commands::view::release;
 
 /// A namespace of Headscale holds few pods; of one that many share so many are looked at.
 const PODS: u32 = 500;
 
 /// What is known of the names that this control plane gives.
-pub(super) async fn names(client: &Client, plane: &ControlPlane) -> Looked<Names> {
+pub(super) async fn names(client: &Client, plane: &ControlPlaneSettings) -> Observed<TailnetNames> {
     let namespace = &plane.api_key_namespace;
     match found(client, namespace).await {
-        Err(why) => Looked::Blind(why),
-        Ok((_, 0)) => Looked::Saw(Names::Unseen(format!(
+        Err(why) => Observed::Blind(why),
+        Ok((_, 0)) => Observed::Saw(TailnetNames::Unseen(format!(
             "no pod of Headscale runs in namespace {namespace}"
         ))),
-        Ok((settings, _)) => Looked::Saw(chosen(settings, plane).map_or_else(
+        Ok((settings, _)) => Observed::Saw(chosen(settings, plane).map_or_else(
             || {
-                Names::Unseen(format!(
+                TailnetNames::Unseen(format!(
                     "Headscale's pod in namespace {namespace} has its configuration in no ConfigMap"
                 ))
             },
-            Names::Set,
+            TailnetNames::Set,
         )),
     }
 }
 
 /// That of the server that sidecars log in to, where there are several.
-fn chosen(settings: Vec<Dns>, plane: &ControlPlane) -> Option<Dns> {
+fn chosen(settings: Vec<Dns>, plane: &ControlPlaneSettings) -> Option<Dns> {
     let plain = |url: &str| url.trim_end_matches('/').to_owned();
     let is_it = |dns: &Dns| {
         let url = dns.server_url.as_deref();

@@ -1,6 +1,6 @@
 //! One pod's facts -> what is well with it, what is not, and what to do about it. Pure.
 
-use super::facts::{Facts, Finding, Looked};
+use super::facts::{CheckFinding, Facts, Observed};
 
 mod container;
 mod fences;
@@ -10,7 +10,7 @@ mod names;
 mod node;
 
 /// Judges everything, in the order in which a pod comes to be a node: what fails first is what to mend first.
-pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
+pub(super) fn judge(facts: &Facts) -> Vec<CheckFinding> {
     let mut findings = injection::judge(facts);
     findings.extend(fences::judge(facts));
     let Some(reference) = facts.reference() else {
@@ -18,8 +18,8 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     };
     findings.push(container::judge(facts));
     findings.extend(key::judge(facts, &reference));
-    if let Looked::Blind(why) = &facts.policy {
-        findings.push(Finding::blind("configuration", why));
+    if let Observed::Blind(why) = &facts.policy {
+        findings.push(CheckFinding::blind("configuration", why));
     }
     findings.extend(node::judge(facts, &reference));
     findings.extend(names::anothers(facts, &reference));

@@ -13,12 +13,12 @@ use sidescale_webhook::hostnames::ClaimedHostnames;
 use sidescale_webhook::keys::CONTAINER;
 use sidescale_webhook::sidecar::Injected;
 
-use super::facts::{Facts, Looked, is_tailscales};
+use super::facts::{Facts, Observed, is_tailscales};
 use super::headscale;
 use super::words::{Refused, refused};
 use crate::cluster;
 use crate::commands::view::held::PlaneView;
-use crate::commands::view::inventory::{Inventory, Note, injected, note};
+use crate::commands::view::inventory::{Inventory, RotationWarning, injected, note};
 use crate::commands::view::progress::Progress;
 use crate::commands::view::release::{self, Release, ReleaseArgs};
 use crate::commands::view::verify;
@@ -58,19 +58,19 @@ pub(super) async fn look(
         now: Timestamp::now(),
         pod,
         namespace: namespace_seen,
-        injected: Looked::NotAsked,
+        injected: Observed::NotAsked,
         policy: match &release {
-            Ok(release) => Looked::Saw(release.policy.clone()),
-            Err(error) => Looked::Blind(format!("{error:#}")),
+            Ok(release) => Observed::Saw(release.policy.clone()),
+            Err(error) => Observed::Blind(format!("{error:#}")),
         },
-        secret: Looked::NotAsked,
+        secret: Observed::NotAsked,
         notes: Vec::new(),
         fences: open_fences(client, &args.namespace).await,
-        plane: Looked::NotAsked,
-        names: Looked::NotAsked,
+        plane: Observed::NotAsked,
+        names: Observed::NotAsked,
         hostnames: ClaimedHostnames::default(),
         cluster_domain: None,
-        log: Looked::NotAsked,
+        log: Observed::NotAsked,
         flags: cluster::flags(&args.namespace, &args.access.release_name),
         logs: format!(
             "kubectl logs --namespace {} --selector app.kubernetes.io/instance={} --tail 100",
@@ -94,7 +94,7 @@ pub(super) async fn look(
             plane(release, &reference).await
         }
         // The configuration says so already.
-        Err(_) => Looked::NotAsked,
+        Err(_) => Observed::NotAsked,
     };
     if let Ok(release) = &release {
         let plane = release.policy.control_planes.get(&*reference.control_plane);
@@ -121,7 +121,7 @@ pub(super) async fn look(
 }
 
 /// What the process has reported of its own fences; who may not read Events there goes without.
-async fn open_fences(client: &Client, namespace: &str) -> Vec<Note> {
+async fn open_fences(client: &Client, namespace: &str) -> Vec<RotationWarning> {
     let api: Api<Event> = Api::namespaced(client.clone(), namespace);
     let selector = format!("involvedObject.kind=ConfigMap,reason={FENCE_OPEN}");
     let Ok(events) = api.list(&ListParams::default().fields(&selector)).await else {
@@ -131,60 +131,60 @@ async fn open_fences(client: &Client, namespace: &str) -> Vec<Note> {
         .items
         .into_iter()
         .filter_map(|event| note(namespace, event));
-    let mut notes: Vec<Note> = notes.map(|(_, note)| note).collect();
+    let mut notes: Vec<RotationWarning> = notes.map(|(_, note)| note).collect();
     notes.sort_by_key(|note| std::cmp::Reverse(note.at));
     notes
 }
 
-fn looked<T>(read: Result<T, impl Display>) -> Looked<T> {
+fn looked<T>(read: Result<T, impl Display>) -> Observed<T> {
     match read {
-        Ok(seen) => Looked::Saw(seen),
-        Err(why) => Looked::Blind(why.to_string()),
+        Ok(seen) => Observed::Saw(seen),
+        Err(why) => Observed::Blind(why.to_string()),
     }
 }
 
-async fn namespace_of(client: &Client, name: &str) -> Looked<NamespaceMetadata> {
+async fn namespace_of(client: &Client, name: &str) -> Observed<NamespaceMetadata> {
     let api: Api<Namespace> = Api::all(client.clone());
     match api.get_metadata(name).await {
         Ok(read) => {
             let namespaces = Namespaces::default();
             namespaces.take_listed(std::iter::once(read.metadata));
             let seen = namespaces.get(name);
-            Looked::Saw(seen.map(|seen| (*seen).clone()).unwrap_or_default())
+            Observed::Saw(seen.map(|seen| (*seen).clone()).unwrap_or_default())
         }
         Err(error) => {
             let call = format!("get namespace {name}");
-            Looked::Blind(format!("{:#}", release::refused(error, &call)))
+            Observed::Blind(format!("{:#}", release::refused(error, &call)))
         }
     }
 }
 
 /// What the control plane holds, if its API key may be read here.
-async fn plane(release: &Release, reference: &Injected<'_>) -> Looked<PlaneView> {
+async fn plane(release: &Release, reference: &Injected<'_>) -> Observed<PlaneView> {
     let name = &*reference.control_plane;
     let Some(config) = release.policy.control_planes.get(name) else {
-        return Looked::Blind(format!(
+        return Observed::Blind(format!(
             "control plane {name:?} is not in the configuration"
         ));
     };
     let (namespace, secret) = (&config.api_key_namespace, &config.api_key_secret);
     match release.store.read(namespace, secret).await {
-        Err(error @ StoreError::Forbidden { .. }) => Looked::Blind(cluster::chain(&error)),
-        Ok(_) | Err(_) => Looked::Saw(verify::view(release, name, config).await),
+        Err(error @ StoreError::Forbidden { .. }) => Observed::Blind(cluster::chain(&error)),
+        Ok(_) | Err(_) => Observed::Saw(verify::view(release, name, config).await),
     }
 }
 
 /// Why the control server refused the sidecar, by its log; of one that ended, by the log before it.
-async fn log(pods: &Api<Pod>, pod: &Pod) -> Looked<Option<Refused>> {
+async fn log(pods: &Api<Pod>, pod: &Pod) -> Observed<Option<Refused>> {
     let Some(status) = start::status(pod, CONTAINER) else {
-        return Looked::NotAsked;
+        return Observed::NotAsked;
     };
     let running = status
         .state
         .as_ref()
         .is_some_and(|state| state.running.is_some());
     if !running && status.restart_count == 0 {
-        return Looked::NotAsked;
+        return Observed::NotAsked;
     }
     let params = |previous| LogParams {
         container: Some(CONTAINER.to_owned()),
@@ -205,9 +205,9 @@ async fn log(pods: &Api<Pod>, pod: &Pod) -> Looked<Option<Refused>> {
             Err(Error::Api(status)) if status.code != 403 => {}
             Err(error) => {
                 let call = format!("get pods/log of {name}");
-                return Looked::Blind(format!("{:#}", release::refused(error, &call)));
+                return Observed::Blind(format!("{:#}", release::refused(error, &call)));
             }
         }
     }
-    Looked::Saw(found)
+    Observed::Saw(found)
 }

@@ -2,16 +2,16 @@
 
 use std::fmt::Write;
 
-use super::facts::{Finding, Level};
+use super::facts::{CheckFinding, Level};
 use crate::quote::printable;
 
 /// A line for each finding, below it what to do next, and a line that counts.
-pub(super) fn render(pod: &str, findings: &[Finding]) -> String {
+pub(super) fn render(pod: &str, findings: &[CheckFinding]) -> String {
     let mut text = format!("pod {}\n", printable(pod));
     let width = findings.iter().map(|finding| finding.check.len());
     let width = width.max().unwrap_or_default();
     for finding in findings {
-        let Finding {
+        let CheckFinding {
             result,
             check,
             text: said,

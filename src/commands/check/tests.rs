@@ -11,17 +11,17 @@ use sidescale_webhook::keys::STATUS;
 use sidescale_webhook::profile::Policy;
 use zeroize::Zeroizing;
 
-use super::dns::{Dns, Names};
-use super::facts::{Facts, Finding, Level, Looked};
+use super::dns::{Dns, TailnetNames};
+use super::facts::{CheckFinding, Facts, Level, Observed};
 use super::judge::judge;
 use super::words::Refused;
 use super::*;
-use crate::commands::view::held::{Held, PlaneView};
-use crate::commands::view::inventory::Note;
+use crate::commands::view::held::{PlaneView, ServerSnapshot};
+use crate::commands::view::inventory::RotationWarning;
 use crate::control_plane::{KeyId, Node, NodeId, PreAuthKey, User, UserId};
-use crate::rotation::problem::Trouble;
-use crate::rotation::record::{Asked, DATA_KEY, Issued, KeyRecord, Record};
-use crate::rotation::state::State;
+use crate::rotation::problem::Problem;
+use crate::rotation::record::{DATA_KEY, IssuedKey, KeyRecord, KeySpec, Record};
+use crate::rotation::state::KeyState;
 use crate::store::StoredSecret;
 
 mod key;
@@ -95,8 +95,8 @@ fn node(id: u64) -> Node {
     }
 }
 
-fn asked() -> Asked {
-    Asked {
+fn asked() -> KeySpec {
+    KeySpec {
         user: "shop.web".into(),
         tags: Vec::new(),
         reusable: true,
@@ -119,13 +119,13 @@ struct World {
     facts: Facts,
     secret: StoredSecret,
     record: KeyRecord,
-    held: Held,
+    held: ServerSnapshot,
 }
 
 impl World {
     fn well() -> Self {
         let mut record = KeyRecord::new("web", "default");
-        record.current = Some(Issued {
+        record.current = Some(IssuedKey {
             origin: crate::rotation::record::Origin::Ours,
             id: KeyId(7),
             created: at(60 * DAY),
@@ -135,7 +135,7 @@ impl World {
         let mut secret = StoredSecret::absent("shop", "headscale-auth-keys");
         let bytes = Zeroizing::new(value().into_bytes());
         secret.data.insert("web-authkey".into(), bytes);
-        let held = Held {
+        let held = ServerSnapshot {
             users: vec![User {
                 id: UserId(1),
                 name: "shop.web".into(),
@@ -159,17 +159,19 @@ impl World {
         let facts = Facts {
             now: at(70 * DAY),
             pod: serde_json::from_value(pod()).unwrap(),
-            namespace: Looked::Saw(NamespaceMetadata::default()),
-            injected: Looked::Saw(Vec::new()),
-            policy: Looked::Saw(Policy::for_login_server("https://headscale.example.com").unwrap()),
-            secret: Looked::NotAsked,
+            namespace: Observed::Saw(NamespaceMetadata::default()),
+            injected: Observed::Saw(Vec::new()),
+            policy: Observed::Saw(
+                Policy::for_login_server("https://headscale.example.com").unwrap(),
+            ),
+            secret: Observed::NotAsked,
             notes: Vec::new(),
             fences: Vec::new(),
-            plane: Looked::NotAsked,
-            names: Looked::Saw(Names::Set(dns())),
+            plane: Observed::NotAsked,
+            names: Observed::Saw(TailnetNames::Set(dns())),
             hostnames: ClaimedHostnames::default(),
             cluster_domain: None,
-            log: Looked::Saw(None),
+            log: Observed::Saw(None),
             flags: " --namespace tailnet".into(),
             logs: "kubectl logs --namespace tailnet".into(),
         };
@@ -183,9 +185,10 @@ impl World {
     }
 
     /// Once what is not set yet is filled in.
-    fn judged(mut self) -> Vec<Finding> {
+    fn judged(mut self) -> Vec<CheckFinding> {
         self.facts.pod = serde_json::from_value(self.pod).unwrap();
-        if let (Looked::NotAsked, Some(reference)) = (&self.facts.secret, self.facts.reference()) {
+        if let (Observed::NotAsked, Some(reference)) = (&self.facts.secret, self.facts.reference())
+        {
             let mut record = Record::default();
             record
                 .keys
@@ -195,10 +198,10 @@ impl World {
             if !reference.own_key {
                 self.secret.data.insert(DATA_KEY.into(), document);
             }
-            self.facts.secret = Looked::Saw(Some(self.secret));
+            self.facts.secret = Observed::Saw(Some(self.secret));
         }
-        if matches!(self.facts.plane, Looked::NotAsked) {
-            self.facts.plane = Looked::Saw(PlaneView::Held(self.held));
+        if matches!(self.facts.plane, Observed::NotAsked) {
+            self.facts.plane = Observed::Saw(PlaneView::Held(self.held));
         }
         judge(&self.facts)
     }
@@ -338,8 +341,8 @@ all 8 looks are well
 fn nothing_of_a_finding_steers_the_terminal() {
     let evil = "web\x1b[2K\nok    node           all is well\u{202e}";
     let findings = [
-        Finding::ok("node", evil.to_owned()),
-        Finding::fail("key", evil.to_owned(), format!("kubectl delete pod {evil}")),
+        CheckFinding::ok("node", evil.to_owned()),
+        CheckFinding::fail("key", evil.to_owned(), format!("kubectl delete pod {evil}")),
     ];
     let table = table::render(&format!("shop/{evil}"), &findings);
     // The pod, a line and another with what to do next, none, and the sum.

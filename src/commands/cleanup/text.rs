@@ -7,7 +7,7 @@ use sidescale_webhook::profile::Policy;
 use crate::rotation::cleanup::{Unused, unused};
 use crate::rotation::demand::Demands;
 use crate::rotation::removal::Removal;
-use crate::rotation::sweep::{Listed, Removed};
+use crate::rotation::sweep::{ListedSecret, Removed};
 
 /// What is to be done, after "would".
 pub(super) fn to_do(control_plane: &str, removal: &Removal<'_>) -> String {
@@ -47,8 +47,8 @@ pub(super) fn outcome(
     let to_do = || to_do(control_plane, removal);
     match removed {
         Ok(Removed::Yes) => done(control_plane, removal),
-        Ok(Removed::Known) => format!("left, because it is needed by now: {}", to_do()),
-        Ok(Removed::Unread(trouble)) => format!("left, because {trouble}: {}", to_do()),
+        Ok(Removed::StillReferenced) => format!("left, because it is needed by now: {}", to_do()),
+        Ok(Removed::Unread(problem)) => format!("left, because {problem}: {}", to_do()),
         Err(error) => format!("failed to {}: {error:#}", to_do()),
     }
 }
@@ -81,12 +81,12 @@ fn done(control_plane: &str, removal: &Removal<'_>) -> String {
 /// The keys that no pod needs: the running Sidescale, which alone writes their Secrets, ends them in their time.
 pub(super) fn left(
     now: Timestamp,
-    secrets: &[Listed],
+    secrets: &[ListedSecret],
     demands: &Demands,
     policy: &Policy,
 ) -> Vec<String> {
     let mut lines = Vec::new();
-    for Listed {
+    for ListedSecret {
         secret,
         ours: _,
         record,
@@ -96,8 +96,8 @@ pub(super) fn left(
         let needed = namespace.and_then(|namespace| namespace.secrets.get(&secret.name));
         let record = match record {
             Ok(record) => record,
-            Err(trouble) => {
-                lines.push(format!("left, with everything of its namespace: {trouble}"));
+            Err(problem) => {
+                lines.push(format!("left, with everything of its namespace: {problem}"));
                 continue;
             }
         };

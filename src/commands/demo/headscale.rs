@@ -20,8 +20,8 @@ mod routes;
 mod socket;
 mod state;
 
-pub use state::IssuedKey;
-use state::State;
+pub use state::ServerKey;
+use state::ServerState;
 
 /// The release whose answers are given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -120,10 +120,10 @@ pub enum Fault {
 /// A Headscale in memory; clones share it.
 #[derive(Clone)]
 pub struct Embedded {
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
 }
 
-struct Shared {
+struct SharedState {
     flavour: Flavour,
     clock: Clock,
     inner: Mutex<Inner>,
@@ -131,7 +131,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Inner {
-    state: State,
+    state: ServerState,
     calls: BTreeMap<Call, u64>,
     fault: Option<(Option<Call>, Fault)>,
 }
@@ -142,7 +142,7 @@ impl Embedded {
     pub fn new(flavour: Flavour, clock: Clock) -> Self {
         let inner = Mutex::new(Inner::default());
         Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(SharedState {
                 flavour,
                 clock,
                 inner,
@@ -171,7 +171,7 @@ impl Embedded {
 
     /// Loses all users, keys and nodes, and all API keys, as with its database.
     pub fn forget(&self) {
-        self.inner().state = State::default();
+        self.inner().state = ServerState::default();
     }
 
     /// How many requests of a kind came, refused ones included.
@@ -188,7 +188,7 @@ impl Embedded {
 
     /// All pre-auth keys, expired ones included, by id.
     #[must_use]
-    pub fn issued(&self) -> Vec<IssuedKey> {
+    pub fn issued(&self) -> Vec<ServerKey> {
         self.inner().state.issued()
     }
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use super::headscale::{Call, Fault, IssuedKey};
+use super::headscale::{Call, Fault, ServerKey};
 use super::show::Show;
-use super::stage::{Key, Stage, at, days, failed};
-use super::step::{Failed, Step};
+use super::stage::{PodKey, Stage, at, days, failed};
+use super::step::{DemoStep, Failed};
 use crate::control_plane::KeyId;
 use crate::key_value::KeyValue;
 
@@ -22,7 +22,7 @@ const EARLY: SignedDuration = SignedDuration::from_hours(2);
 impl Stage {
     /// Every key that a patched pod refers to is made, and Headscale lists it.
     pub(super) async fn mint(&mut self, show: &mut Show<'_>) -> Result<(), Failed> {
-        let step = Step::Mint;
+        let step = DemoStep::Mint;
         show.step("A key for each service").map_err(at(step))?;
         if self.is_spoilt(step) {
             self.headscale
@@ -49,7 +49,7 @@ impl Stage {
             ))
             .map_err(at(step))?;
             let (id, created, expires) = (minted.id, minted.created_at, minted.expiration);
-            self.keys.push(Key {
+            self.keys.push(PodKey {
                 name,
                 path,
                 buffer,
@@ -64,7 +64,7 @@ impl Stage {
 
     /// Nobody else may read the files.
     pub(super) async fn read_files(&mut self, show: &mut Show<'_>) -> Result<(), Failed> {
-        let step = Step::Files;
+        let step = DemoStep::Files;
         show.step("The keys as files").map_err(at(step))?;
         for key in &self.keys {
             if self.is_spoilt(step) {
@@ -103,14 +103,14 @@ impl Stage {
     /// The clock is set ahead to where each key is due.
     pub(super) async fn rotate(&mut self, show: &mut Show<'_>) -> Result<(), Failed> {
         show.step("Three months on a fast clock")
-            .map_err(at(Step::Rotate))?;
+            .map_err(at(DemoStep::Rotate))?;
         let mut keys = self.keys.clone();
         keys.sort_by_key(|key| key.expires - key.buffer);
-        if self.is_spoilt(Step::Rotate) {
+        if self.is_spoilt(DemoStep::Rotate) {
             self.headscale
                 .break_calls(Some(Call::CreatePreAuthKey), Fault::Status(500));
         }
-        if self.is_spoilt(Step::Expire) {
+        if self.is_spoilt(DemoStep::Expire) {
             self.headscale
                 .break_calls(Some(Call::ExpirePreAuthKey), Fault::Status(500));
         }
@@ -128,11 +128,11 @@ impl Stage {
     async fn renew(
         &self,
         show: &mut Show<'_>,
-        key: &Key,
+        key: &PodKey,
         due: Timestamp,
         start: Timestamp,
-    ) -> Result<(IssuedKey, KeyValue), Failed> {
-        let step = Step::Rotate;
+    ) -> Result<(ServerKey, KeyValue), Failed> {
+        let step = DemoStep::Rotate;
         let old = self
             .issued(key.id)
             .ok_or_else(|| failed(step, "Headscale forgot a key"))?;
@@ -182,12 +182,12 @@ impl Stage {
     async fn outlive(
         &self,
         show: &mut Show<'_>,
-        key: &Key,
+        key: &PodKey,
         old: &KeyValue,
-        new: &IssuedKey,
+        new: &ServerKey,
         start: Timestamp,
     ) -> Result<(), Failed> {
-        let step = Step::Overlap;
+        let step = DemoStep::Overlap;
         let end = new.created_at + OVERLAP;
         if self.is_spoilt(step) {
             self.control_plane(step)?
@@ -214,7 +214,7 @@ impl Stage {
             .map_err(at(step))?;
             self.clock.set(end);
         }
-        let step = Step::Expire;
+        let step = DemoStep::Expire;
         // Expired by us, not by its age.
         let listed = self
             .see(step, async || {
@@ -259,7 +259,7 @@ impl Stage {
     }
 
     /// The key in a file, as Headscale made it; another than `but`.
-    fn in_file(&self, path: &std::path::Path, but: Option<KeyId>) -> Result<IssuedKey, String> {
+    fn in_file(&self, path: &std::path::Path, but: Option<KeyId>) -> Result<ServerKey, String> {
         let value = std::fs::read_to_string(path)
             .map_err(|error| format!("{}: {error}", path.display()))?;
         let value = KeyValue::new(value);
@@ -274,7 +274,7 @@ impl Stage {
     }
 
     /// Our client, too, sees the key on the server.
-    async fn is_listed(&self, step: Step, key: &IssuedKey) -> Result<(), Failed> {
+    async fn is_listed(&self, step: DemoStep, key: &ServerKey) -> Result<(), Failed> {
         let listed = self
             .control_plane(step)?
             .list_pre_auth_keys()
@@ -298,7 +298,7 @@ impl Stage {
         Ok(())
     }
 
-    fn issued(&self, id: KeyId) -> Option<IssuedKey> {
+    fn issued(&self, id: KeyId) -> Option<ServerKey> {
         self.headscale.issued().into_iter().find(|key| key.id == id)
     }
 }

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use sidescale_webhook::annotations::NamespaceMetadata;
-use sidescale_webhook::identity::Owner;
+use sidescale_webhook::identity::WorkloadOwner;
 use sidescale_webhook::keys::{INJECT, PREFIX};
 use sidescale_webhook::profile::Policy;
 
-use crate::rotation::demand::Shape;
+use crate::rotation::demand::PodInputs;
 
 /// A pod as it comes to admission.
 #[derive(Clone, Debug)]
@@ -87,17 +87,17 @@ pub(super) fn read(files: &[(String, String)]) -> Result<Manifests, String> {
 }
 
 /// What a watch of pods would keep of a pod.
-pub(super) fn shape(name: &str, pod: &Value, policy: &Policy) -> Shape {
+pub(super) fn shape(name: &str, pod: &Value, policy: &Policy) -> PodInputs {
     let entries = |map: &'static str| {
         let entries = pod["metadata"][map].as_object().into_iter().flatten();
         entries.filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)))
     };
     let owner = &pod["metadata"]["ownerReferences"][0];
     let owner = match (owner["kind"].as_str(), owner["name"].as_str()) {
-        (Some(kind), Some(name)) => Some(Owner { kind, name }),
+        (Some(kind), Some(name)) => Some(WorkloadOwner { kind, name }),
         _ => None,
     };
-    Shape::new(
+    PodInputs::new(
         name,
         entries("annotations"),
         entries("labels"),

@@ -13,14 +13,14 @@ use super::manifests::Sample;
 use super::review::{HOST, Reviewed, Reviewer};
 use super::show::Show;
 use super::stage::{Stage, at, failed, listen};
-use super::step::{Failed, Step};
+use super::step::{DemoStep, Failed};
 use crate::server::{self, Limits, ServerTls};
 use crate::tls::ServingKey;
 
 impl Stage {
     /// The webhook as `serve` runs it, asked as an API server asks.
     pub(super) async fn start_webhook(&mut self, show: &mut Show<'_>) -> Result<(), Failed> {
-        let step = Step::Webhook;
+        let step = DemoStep::Webhook;
         show.step("The webhook, over HTTPS").map_err(at(step))?;
         let now = Timestamp::now();
         let authority = Authority::generate(HOST, now).map_err(at(step))?;
@@ -41,7 +41,7 @@ impl Stage {
                 ..NamespaceMetadata::default()
             };
             let known = known.entry(sample.namespace.clone()).or_default();
-            if self.is_spoilt(Step::Patch) {
+            if self.is_spoilt(DemoStep::Patch) {
                 *known = Arc::new(disabled());
             }
         }
@@ -101,7 +101,7 @@ impl Stage {
 
     /// Each pod goes through the webhook as an API server would send it.
     pub(super) async fn patch_pods(&mut self, show: &mut Show<'_>) -> Result<(), Failed> {
-        let step = Step::Patch;
+        let step = DemoStep::Patch;
         for sample in std::mem::take(&mut self.manifests.samples) {
             show.step(&format!(
                 "{}: pod {}/{}",
@@ -157,7 +157,7 @@ impl Stage {
 
     /// What was patched once is not patched again.
     pub(super) async fn patch_again(&mut self, show: &mut Show<'_>) -> Result<(), Failed> {
-        let step = Step::Unchanged;
+        let step = DemoStep::Unchanged;
         show.step("The patched pods once more").map_err(at(step))?;
         for (sample, patched) in &self.injected {
             let pod = if self.is_spoilt(step) {
@@ -189,7 +189,7 @@ impl Stage {
 
     async fn review(
         &self,
-        step: Step,
+        step: DemoStep,
         path: &str,
         sample: &Sample,
         pod: &Value,

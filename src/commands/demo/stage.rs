@@ -18,7 +18,7 @@ use super::headscale::{Call, Embedded, Fault, Flavour};
 use super::manifests::{self, Manifests, Sample};
 use super::review::{self, HOST, Reviewer};
 use super::show::Show;
-use super::step::{Failed, PATIENCE, Spoilt, Step};
+use super::step::{DemoStep, Failed, PATIENCE, Spoilt};
 use crate::admin;
 use crate::causes;
 use crate::clock::Clock;
@@ -28,9 +28,9 @@ use crate::health::Health;
 use crate::key_value::KeyValue;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
-use crate::rotation::Notebook;
+use crate::rotation::Checkpoint;
 use crate::rotation::context::Context;
-use crate::rotation::demand::{Demands, PodSeen, Shape, of_namespace};
+use crate::rotation::demand::{Demands, PodInputs, PodSeen, of_namespace};
 use crate::rotation::owner::Installation;
 use crate::rotation::run as rotation;
 use crate::store::{DirectoryStore, Store, StoredSecret};
@@ -42,11 +42,11 @@ const FACTOR: f64 = 600.0;
 const API_KEY_LIFE: Duration = Duration::from_secs(400 * 24 * 3600);
 
 /// What decides an injected pod's key, its uid and its name.
-type Pod = (Arc<Shape>, u128, Arc<str>);
+type StagePod = (Arc<PodInputs>, u128, Arc<str>);
 
 /// A key that pods refer to.
 #[derive(Clone, Debug)]
-pub(super) struct Key {
+pub(super) struct PodKey {
     /// As people name it.
     pub(super) name: String,
     pub(super) path: PathBuf,
@@ -67,7 +67,7 @@ pub(super) struct Stage {
     pub(super) folder: tempfile::TempDir,
     pub(super) client: Option<ControlPlane>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) keys: Vec<Key>,
+    pub(super) keys: Vec<PodKey>,
     pub(super) injected: Vec<(Sample, Value)>,
     pub(super) minted: u64,
     pub(super) renewed: u64,
@@ -84,13 +84,13 @@ impl Stage {
         spoilt: Option<Spoilt>,
     ) -> Result<Self, Failed> {
         let manifests = manifests::read(&files).map_err(|problem| Failed {
-            step: Step::Manifests,
+            step: DemoStep::Manifests,
             problem,
         })?;
         let folder = tempfile::Builder::new()
             .prefix("sidescale-demo-")
             .tempdir()
-            .map_err(at(Step::Files))?;
+            .map_err(at(DemoStep::Files))?;
         let clock = Clock::scaled(Timestamp::now(), FACTOR);
         Ok(Self {
             spoilt,
@@ -99,7 +99,7 @@ impl Stage {
             files: DirectoryStore::new(folder.path().join("keys")),
             folder,
             client: None,
-            metrics: Arc::new(Metrics::new().map_err(at(Step::Metrics))?),
+            metrics: Arc::new(Metrics::new().map_err(at(DemoStep::Metrics))?),
             keys: Vec::new(),
             injected: Vec::new(),
             minted: 0,
@@ -112,14 +112,14 @@ impl Stage {
         })
     }
 
-    pub(super) fn is_spoilt(&self, step: Step) -> bool {
+    pub(super) fn is_spoilt(&self, step: DemoStep) -> bool {
         self.spoilt.is_some_and(|spoilt| spoilt.step == step)
     }
 
     /// Looks again and again until something is seen, or patience ends.
     pub(super) async fn see<T>(
         &self,
-        step: Step,
+        step: DemoStep,
         mut look: impl AsyncFnMut() -> Result<T, String>,
     ) -> Result<T, Failed> {
         // Only the spoilt step is known to fail: the others get the time that a busy machine needs.
@@ -137,7 +137,7 @@ impl Stage {
 
     /// A Headscale in memory, asked by the client that rotation uses.
     pub(super) async fn start_headscale(&mut self, show: &mut Show<'_>) -> Result<(), Failed> {
-        let step = Step::ControlPlane;
+        let step = DemoStep::ControlPlane;
         show.step("A Headscale, in memory").map_err(at(step))?;
         if self.is_spoilt(step) {
             self.headscale.break_calls(Some(Call::Version), Fault::Html);
@@ -177,7 +177,7 @@ impl Stage {
         let plane = policy
             .control_planes
             .get("default")
-            .ok_or_else(|| failed(Step::ControlPlane, "no control plane"))?;
+            .ok_or_else(|| failed(DemoStep::ControlPlane, "no control plane"))?;
         let mut secret = StoredSecret::absent(&plane.api_key_namespace, &plane.api_key_secret);
         let value = Zeroizing::new(api_key.expose().as_bytes().to_vec());
         secret.data.insert(plane.api_key_data_key.clone(), value);
@@ -186,15 +186,15 @@ impl Stage {
             .write(&secret)
             .await
             .map(drop)
-            .map_err(at(Step::Files))
+            .map_err(at(DemoStep::Files))
     }
 
     /// The pods are there, so rotation makes their keys.
     pub(super) fn start_rotation(&mut self) -> Result<(), Failed> {
-        let step = Step::Mint;
+        let step = DemoStep::Mint;
         let policy = Arc::clone(self.policy(step)?);
         let now = self.clock.now();
-        let mut pods: BTreeMap<&str, Vec<Pod>> = BTreeMap::new();
+        let mut pods: BTreeMap<&str, Vec<StagePod>> = BTreeMap::new();
         for (sample, pod) in &self.injected {
             let shape = Arc::new(manifests::shape(&sample.name, pod, &policy));
             pods.entry(&sample.namespace).or_default().push((
@@ -225,7 +225,7 @@ impl Stage {
             policy: Arc::clone(&policy),
             clock: self.clock.clone(),
             events: Events::log(self.clock.clone()),
-            notebook: Notebook::default(),
+            notebook: Checkpoint::default(),
             pods: Pods::none(),
             metrics: Arc::clone(&self.metrics),
             health: Arc::new(Health::default()),
@@ -245,7 +245,7 @@ impl Stage {
 
     /// Reads the metrics over the admin port.
     pub(super) async fn read_metrics(&mut self, show: &mut Show<'_>) -> Result<(), Failed> {
-        let step = Step::Metrics;
+        let step = DemoStep::Metrics;
         show.step("What the admin port counts").map_err(at(step))?;
         let metrics = if self.is_spoilt(step) {
             Arc::new(Metrics::new().map_err(at(step))?)
@@ -341,13 +341,13 @@ impl Stage {
         }
     }
 
-    pub(super) fn control_plane(&self, step: Step) -> Result<&ControlPlane, Failed> {
+    pub(super) fn control_plane(&self, step: DemoStep) -> Result<&ControlPlane, Failed> {
         self.client
             .as_ref()
             .ok_or_else(|| failed(step, "Headscale is not up"))
     }
 
-    pub(super) fn policy(&self, step: Step) -> Result<&Arc<Policy>, Failed> {
+    pub(super) fn policy(&self, step: DemoStep) -> Result<&Arc<Policy>, Failed> {
         self.policy
             .as_ref()
             .ok_or_else(|| failed(step, "no policy"))
@@ -361,14 +361,14 @@ impl Drop for Stage {
 }
 
 /// An error as this step's.
-pub(super) fn at<E: std::fmt::Display>(step: Step) -> impl Fn(E) -> Failed {
+pub(super) fn at<E: std::fmt::Display>(step: DemoStep) -> impl Fn(E) -> Failed {
     move |error| Failed {
         step,
         problem: error.to_string(),
     }
 }
 
-pub(super) fn failed(step: Step, problem: &str) -> Failed {
+pub(super) fn failed(step: DemoStep, problem: &str) -> Failed {
     Failed {
         step,
         problem: problem.to_owned(),
@@ -386,7 +386,7 @@ pub(super) fn days(span: SignedDuration) -> String {
     )
 }
 
-pub(super) async fn listen(step: Step) -> Result<(TcpListener, SocketAddr), Failed> {
+pub(super) async fn listen(step: DemoStep) -> Result<(TcpListener, SocketAddr), Failed> {
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(at(step))?;
     let address = listener.local_addr().map_err(at(step))?;
     Ok((listener, address))

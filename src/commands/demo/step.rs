@@ -7,7 +7,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(8);
 
 /// A step of the demo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum DemoStep {
     /// The manifests are read.
     Manifests,
     /// The embedded Headscale answers our client.
@@ -32,7 +32,7 @@ pub enum Step {
     Metrics,
 }
 
-impl Step {
+impl DemoStep {
     /// All of them, in their order.
     pub const ALL: [Self; 11] = [
         Self::Manifests,
@@ -72,7 +72,7 @@ impl Step {
 #[error("step \"{}\": {problem}", step.as_str())]
 pub struct Failed {
     /// The step.
-    pub step: Step,
+    pub step: DemoStep,
     /// What was seen instead.
     pub problem: String,
 }
@@ -81,7 +81,7 @@ pub struct Failed {
 #[derive(Clone, Copy, Debug)]
 pub struct Spoilt {
     /// The step that cannot work.
-    pub step: Step,
+    pub step: DemoStep,
     /// The wait.
     pub patience: Duration,
 }

@@ -15,7 +15,7 @@ use crate::rotation::record::{KeyRecord, Record};
 
 /// A service, or all those of a namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
+pub struct RotateTarget {
     /// The namespace.
     pub namespace: String,
     /// The service; none stands for all.
@@ -36,7 +36,7 @@ pub(super) type ChosenBySecret = BTreeMap<SecretRef, Vec<Chosen>>;
 /// A key that is not, and why.
 pub(super) type LeftOut = (String, String);
 
-impl FromStr for Target {
+impl FromStr for RotateTarget {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -62,7 +62,7 @@ impl FromStr for Target {
     }
 }
 
-impl Target {
+impl RotateTarget {
     fn fits(&self, namespace: &str, service: &str) -> bool {
         self.namespace == namespace && self.service.as_deref().is_none_or(|name| name == service)
     }
@@ -74,14 +74,14 @@ impl Target {
 /// A target names nothing, or a service that cannot have another key now.
 pub(super) fn choose(
     inventory: &Inventory,
-    targets: &[Target],
+    targets: &[RotateTarget],
 ) -> Result<(ChosenBySecret, Vec<LeftOut>)> {
     let mut chosen = ChosenBySecret::new();
     let mut left_out = Vec::new();
     let mut met = vec![false; targets.len()];
     let mut known = Vec::new();
     for (name, secret) in &inventory.secrets {
-        let (owned, record, trouble) = ownership(secret);
+        let (owned, record, problem) = ownership(secret);
         let demand = inventory.demand(name);
         for (data_key, key) in &record.keys {
             let service = format!("{}/{}", name.namespace, key.service);
@@ -96,7 +96,7 @@ pub(super) fn choose(
                 met[*at] = true;
             }
             let why = match (owned, &key.current) {
-                (Ownership::NotOurs, _) => trouble.as_ref().map(|trouble| trouble.message.clone()),
+                (Ownership::NotOurs, _) => problem.as_ref().map(|problem| problem.message.clone()),
                 (Ownership::Paused, _) => Some(format!(
                     "Secret {name} is paused: kubectl annotate secret {} --namespace {} sidescale.io/paused-",
                     name.name, name.namespace
@@ -134,7 +134,7 @@ pub(super) fn choose(
         }
     }
     if let Some(at) = met.iter().position(|met| !met) {
-        let Target { namespace, service } = &targets[at];
+        let RotateTarget { namespace, service } = &targets[at];
         let name = service.iter().fold(namespace.clone(), |name, service| {
             format!("{name}/{service}")
         });

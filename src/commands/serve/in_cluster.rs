@@ -24,7 +24,7 @@ use crate::pods::Pods;
 use crate::rotation::context::Context;
 use crate::rotation::demand::Demands;
 use crate::rotation::owner::Installation;
-use crate::rotation::{Notebook, run};
+use crate::rotation::{Checkpoint, run};
 use crate::store::{SecretStore, Store};
 use crate::watch::{Namespaces, pods, run_secrets};
 
@@ -107,7 +107,7 @@ async fn act(
             policy: Arc::clone(&policy),
             clock: cluster.clock.clone(),
             events: cluster.events.clone(),
-            notebook: Notebook::Cluster {
+            notebook: Checkpoint::Cluster {
                 client: cluster.client.clone(),
                 namespace: cluster.lease.namespace.clone(),
                 lease: cluster.lease.name.clone(),

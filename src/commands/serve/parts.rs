@@ -5,12 +5,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 /// Holds the tasks of the process: one ends, all stop.
-pub(super) struct Parts {
+pub(super) struct ProcessTasks {
     tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
     shutdown: CancellationToken,
 }
 
-impl Parts {
+impl ProcessTasks {
     pub(super) fn new(shutdown: CancellationToken) -> Self {
         Self {
             tasks: JoinSet::new(),
@@ -58,7 +58,7 @@ mod tests {
     #[tokio::test]
     async fn a_part_that_fails_stops_the_others_and_is_named() {
         let shutdown = CancellationToken::new();
-        let mut parts = Parts::new(shutdown.clone());
+        let mut parts = ProcessTasks::new(shutdown.clone());
         parts.spawn("patient", async move {
             shutdown.cancelled().await;
             Ok(())
@@ -70,7 +70,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_part_that_just_ends_stops_the_others_too() {
-        let mut parts = Parts::new(CancellationToken::new());
+        let mut parts = ProcessTasks::new(CancellationToken::new());
         parts.spawn("short", async { Ok(()) });
         assert_eq!(
             parts.join().await.unwrap_err().to_string(),
@@ -81,7 +81,7 @@ mod tests {
     #[tokio::test]
     async fn parts_that_were_asked_to_end_are_no_failure() {
         let shutdown = CancellationToken::new();
-        let mut parts = Parts::new(shutdown.clone());
+        let mut parts = ProcessTasks::new(shutdown.clone());
         let stop = shutdown.clone();
         parts.spawn("one", async move {
             stop.cancelled().await;

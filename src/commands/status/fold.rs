@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use sidescale_webhook::identity::POD_SECRET;
 
-use super::row::Row;
-use crate::rotation::state::State;
+use super::row::StatusRow;
+use crate::rotation::state::KeyState;
 
 /// Puts the keys of single pods together, by service and control plane; the others stay as they are.
-pub(super) fn fold(rows: Vec<Row>) -> Vec<Row> {
+pub(super) fn fold(rows: Vec<StatusRow>) -> Vec<StatusRow> {
     let mut folded = Vec::new();
-    let mut own: BTreeMap<(String, String, String), Row> = BTreeMap::new();
+    let mut own: BTreeMap<(String, String, String), StatusRow> = BTreeMap::new();
     for row in rows {
         // A Secret that is damaged as a whole is nobody's.
         if row.secret != POD_SECRET || row.service.is_empty() {
@@ -23,7 +23,7 @@ pub(super) fn fold(rows: Vec<Row>) -> Vec<Row> {
             None => {
                 let data_key = format!("{}-*-authkey", row.service);
                 let key_id = None;
-                let row = Row {
+                let row = StatusRow {
                     data_key,
                     key_id,
                     ..row
@@ -36,8 +36,8 @@ pub(super) fn fold(rows: Vec<Row>) -> Vec<Row> {
     folded
 }
 
-fn join(all: &mut Row, row: Row) {
-    let Row {
+fn join(all: &mut StatusRow, row: StatusRow) {
+    let StatusRow {
         namespace: _,
         service: _,
         control_plane: _,
@@ -94,7 +94,7 @@ fn join(all: &mut Row, row: Row) {
 fn weight(state: &str) -> u8 {
     match state {
         "Unused" => 0,
-        state if state == State::Ready.as_str() => 1,
+        state if state == KeyState::Ready.as_str() => 1,
         _ => 2,
     }
 }

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::row::{Problem, Row};
+use super::row::{RowProblem, StatusRow};
 use crate::commands::view::held::PlaneView;
 use crate::commands::view::inventory::Inventory;
 use crate::rotation::demand::{Demands, SecretRef};
-use crate::rotation::nodes::{Finding, NodeState, Place, Truth};
-use crate::rotation::{joining, lent};
+use crate::rotation::nodes::{NodeFinding, NodeState, NodeTracker, PodOwner};
+use crate::rotation::{foreign_keys, joining};
 
 /// So many pods are named.
 const MOST_NAMED: usize = 5;
@@ -17,7 +17,7 @@ const MOST_NAMED: usize = 5;
 /// Holds the pods against the nodes, as rotation does, and writes into the rows which have none.
 pub(super) fn miss(
     now: Timestamp,
-    rows: &mut [Row],
+    rows: &mut [StatusRow],
     inventory: &Inventory,
     planes: &BTreeMap<String, PlaneView>,
 ) {
@@ -27,7 +27,7 @@ pub(super) fn miss(
         ..Demands::default()
     };
     let joining = joining(&inventory.secrets);
-    let key_of = |place: &Place| {
+    let key_of = |place: &PodOwner| {
         let secret = SecretRef::new(&place.namespace, &place.secret);
         joining.get(&(&secret, place.data_key.clone())).copied()
     };
@@ -35,11 +35,11 @@ pub(super) fn miss(
         let PlaneView::Held(held) = view else {
             continue;
         };
-        let lent = lent(inventory.secrets.values()).into_iter();
+        let lent = foreign_keys(inventory.secrets.values()).into_iter();
         let lent = lent.filter(|(of, ..)| of == plane);
         let lent = lent.map(|(_, id, namespace)| (id, namespace));
         let tailnet = held.tailnet(now, &lent.collect());
-        let look = Truth::default().look(now, plane, &demands, &tailnet, &key_of);
+        let look = NodeTracker::default().look(now, plane, &demands, &tailnet, &key_of);
         for row in rows.iter_mut().filter(|row| row.control_plane == *plane) {
             let findings = look.findings.iter().filter(|finding| {
                 let state = matches!(finding.state, NodeState::Late | NodeState::Lost);
@@ -54,7 +54,7 @@ pub(super) fn miss(
 }
 
 /// Pods with a hostname of their own have a finding each, replicas that share one have one together.
-fn missing(row: &Row, findings: &[&Finding]) -> Problem {
+fn missing(row: &StatusRow, findings: &[&NodeFinding]) -> RowProblem {
     let count: usize = findings.iter().map(|finding| finding.count).sum();
     let pods = findings.iter().flat_map(|finding| &finding.pods);
     let pods = Vec::from_iter(pods.map(|pod| &*pod.name));
@@ -66,7 +66,7 @@ fn missing(row: &Row, findings: &[&Finding]) -> Problem {
     let (of, among) = (row.pods, if certain { "" } else { "some of " });
     let have = if count == 1 { "pod has" } else { "pods have" };
     let first = pods.first().copied().unwrap_or("POD");
-    Problem {
+    RowProblem {
         text: format!("{count} of {of} {have} no node in the tailnet: {among}{names}"),
         fix: Some(format!(
             "kubectl logs --namespace {} {first} --container tailscale (says why)",

@@ -8,19 +8,19 @@ use sidescale_webhook::profile::Policy;
 
 use super::fold::fold;
 use super::missing;
-use super::row::{Hints, Row};
-use super::secret::Keys;
+use super::row::{Hints, StatusRow};
+use super::secret::SecretRows;
 use crate::commands::view::held::PlaneView;
 use crate::commands::view::inventory::Inventory;
 
 /// Everything that is shown.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Report {
+pub(crate) struct StatusReport {
     /// The keys, by namespace, service and control plane.
-    pub(crate) keys: Vec<Row>,
+    pub(crate) keys: Vec<StatusRow>,
 }
 
-impl Report {
+impl StatusReport {
     /// Looks at every Secret as rotation itself would.
     pub(crate) fn new(
         now: Timestamp,
@@ -30,9 +30,9 @@ impl Report {
         hints: &Hints,
     ) -> Self {
         let secrets = inventory.all_secrets();
-        let mut keys: Vec<Row> = secrets
+        let mut keys: Vec<StatusRow> = secrets
             .iter()
-            .flat_map(|name| Keys::new(now, name, inventory, policy, planes).rows(hints))
+            .flat_map(|name| SecretRows::new(now, name, inventory, policy, planes).rows(hints))
             .collect();
         keys = fold(keys);
         missing::miss(now, &mut keys, inventory, planes);
@@ -42,7 +42,7 @@ impl Report {
 
     /// How many keys were verified and are not as they should be.
     pub(crate) fn unverified(&self) -> usize {
-        let wrong = |key: &&Row| key.verified == Some(false);
+        let wrong = |key: &&StatusRow| key.verified == Some(false);
         self.keys.iter().filter(wrong).count()
     }
 }

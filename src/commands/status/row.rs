@@ -8,7 +8,7 @@ use sidescale_webhook::identity::POD_SECRET;
 
 use crate::commands::view::held::NodeRow;
 use crate::control_plane::KeyId;
-use crate::rotation::nodes::Place;
+use crate::rotation::nodes::PodOwner;
 
 /// What is told to be typed, for this installation.
 #[derive(Clone, Debug)]
@@ -22,7 +22,7 @@ pub(crate) struct Hints {
 /// A key.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Row {
+pub(crate) struct StatusRow {
     pub(crate) namespace: String,
     pub(crate) service: String,
     pub(crate) control_plane: String,
@@ -53,7 +53,7 @@ pub(crate) struct Row {
     pub(crate) nodes: Option<Vec<NodeRow>>,
     /// Whether the control plane holds the key as it should be; none where nobody was asked.
     pub(crate) verified: Option<bool>,
-    pub(crate) problems: Vec<Problem>,
+    pub(crate) problems: Vec<RowProblem>,
     /// Whether it lacks a usable key and nothing says why.
     #[serde(skip)]
     pub(crate) unexplained: bool,
@@ -61,17 +61,17 @@ pub(crate) struct Row {
 
 /// Something that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Problem {
+pub(crate) struct RowProblem {
     /// What it is; where it comes from rotation itself, it says what to do as well.
     pub(crate) text: String,
     /// What mends it.
     pub(crate) fix: Option<String>,
 }
 
-impl Row {
+impl StatusRow {
     /// Whether the pods of that place use it.
-    pub(super) fn is_at(&self, place: &Place) -> bool {
-        let Place {
+    pub(super) fn is_at(&self, place: &PodOwner) -> bool {
+        let PodOwner {
             namespace,
             service,
             secret,

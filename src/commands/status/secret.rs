@@ -6,18 +6,18 @@ use jiff::{SignedDuration, Timestamp};
 use sidescale_webhook::identity::POD_SECRET;
 use sidescale_webhook::profile::Policy;
 
-use super::row::{Hints, Problem, Row};
+use super::row::{Hints, RowProblem, StatusRow};
 use crate::commands::view::held::PlaneView;
-use crate::commands::view::inventory::{Inventory, Note};
+use crate::commands::view::inventory::{Inventory, RotationWarning};
 use crate::commands::view::span::span;
 use crate::rotation::demand::{KeyDemand, SecretRef};
-use crate::rotation::owner::Owner;
+use crate::rotation::owner::ServiceOwner;
 use crate::rotation::ownership;
-use crate::rotation::plan::{Ownership, Plan, Process, Step, View, plan};
+use crate::rotation::plan::{Ownership, Plan, Process, SecretView, Step, plan};
 use crate::rotation::record::{DATA_KEY, KeyRecord, Record};
 use crate::rotation::request::Requests;
-use crate::rotation::state::State;
-use crate::rotation::{Value, may_be_a_key};
+use crate::rotation::state::KeyState;
+use crate::rotation::{StoredValue, may_be_a_key};
 
 /// A warning of rotation counts this long.
 const FRESH: SignedDuration = SignedDuration::from_hours(1);
@@ -29,20 +29,20 @@ const LATE: SignedDuration = SignedDuration::from_hours(1);
 const PATIENCE: SignedDuration = SignedDuration::from_mins(1);
 
 /// One Secret, while its rows are made.
-pub(super) struct Keys<'a> {
+pub(super) struct SecretRows<'a> {
     now: Timestamp,
     name: &'a SecretRef,
     inventory: &'a Inventory,
     policy: &'a Policy,
     planes: &'a BTreeMap<String, PlaneView>,
-    trouble: Option<String>,
+    problem: Option<String>,
     paused: bool,
     record: Record,
     demand: BTreeMap<String, KeyDemand>,
     plan: Plan,
 }
 
-impl<'a> Keys<'a> {
+impl<'a> SecretRows<'a> {
     pub(super) fn new(
         now: Timestamp,
         name: &'a SecretRef,
@@ -52,7 +52,7 @@ impl<'a> Keys<'a> {
     ) -> Self {
         let demand = inventory.demand(name);
         let secret = inventory.secrets.get(name);
-        let (owned, record, trouble) =
+        let (owned, record, problem) =
             secret.map_or_else(|| (Ownership::Ours, Record::default(), None), ownership);
         let filled = secret.into_iter().flat_map(|secret| &secret.data);
         let filled: BTreeSet<String> = filled
@@ -67,7 +67,7 @@ impl<'a> Keys<'a> {
             PlaneView::Trouble(_) => None,
         });
         let quota = inventory.quota(name, policy.rotation.max_services_per_namespace);
-        let view = View {
+        let view = SecretView {
             namespace: &name.namespace,
             ownership: owned,
             record: &record,
@@ -75,7 +75,7 @@ impl<'a> Keys<'a> {
             bytes: secret.map_or(0, |secret| secret.size()),
             filled: &filled,
             values: &secret
-                .map(|secret| Value::all(&secret.data, &demand))
+                .map(|secret| StoredValue::all(&secret.data, &demand))
                 .unwrap_or_default(),
             requests: &requests,
             demand: &demand,
@@ -94,7 +94,7 @@ impl<'a> Keys<'a> {
             inventory,
             policy,
             planes,
-            trouble: trouble.map(|trouble| trouble.message),
+            problem: problem.map(|problem| problem.message),
             paused: owned == Ownership::Paused,
             record,
             demand,
@@ -102,16 +102,16 @@ impl<'a> Keys<'a> {
         }
     }
 
-    pub(super) fn rows(&self, hints: &Hints) -> Vec<Row> {
+    pub(super) fn rows(&self, hints: &Hints) -> Vec<StatusRow> {
         let data_keys: BTreeSet<_> = self.record.keys.keys().chain(self.demand.keys()).collect();
-        if let (true, Some(trouble)) = (data_keys.is_empty(), &self.trouble) {
+        if let (true, Some(problem)) = (data_keys.is_empty(), &self.problem) {
             // A Secret of somebody else that no pod needs is none of our business, but one that is damaged is.
             let ours = self
                 .inventory
                 .secrets
                 .get(self.name)
                 .is_some_and(|secret| secret.data.contains_key(DATA_KEY));
-            return Vec::from_iter(ours.then(|| self.damaged(trouble)));
+            return Vec::from_iter(ours.then(|| self.damaged(problem)));
         }
         data_keys
             .into_iter()
@@ -119,7 +119,7 @@ impl<'a> Keys<'a> {
             .collect()
     }
 
-    fn row(&self, data_key: &str, hints: &Hints) -> Row {
+    fn row(&self, data_key: &str, hints: &Hints) -> StatusRow {
         let key = self.record.keys.get(data_key);
         let demand = self.demand.get(data_key);
         let current = key.and_then(|key| key.current.as_ref());
@@ -141,7 +141,7 @@ impl<'a> Keys<'a> {
             .inventory
             .owners
             .get(&(self.name.clone(), data_key.to_owned()));
-        let mut row = Row {
+        let mut row = StatusRow {
             namespace: self.name.namespace.clone(),
             service: demand
                 .map(|demand| &demand.service)
@@ -178,9 +178,9 @@ impl<'a> Keys<'a> {
         self.compare(&mut row, key, hints);
         let waits = demand.map(|demand| self.now.duration_since(demand.since));
         let waits = waits.is_some_and(|waits| waits > PATIENCE);
-        if row.state == State::Degraded.as_str() && row.problems.is_empty() && waits {
+        if row.state == KeyState::Degraded.as_str() && row.problems.is_empty() && waits {
             row.unexplained = true;
-            row.problems.push(Problem {
+            row.problems.push(RowProblem {
                 text: "it has no usable key, and no Event says why".to_owned(),
                 fix: Some(hints.logs.clone()),
             });
@@ -188,8 +188,8 @@ impl<'a> Keys<'a> {
         row
     }
 
-    fn damaged(&self, trouble: &str) -> Row {
-        Row {
+    fn damaged(&self, problem: &str) -> StatusRow {
+        StatusRow {
             namespace: self.name.namespace.clone(),
             service: String::new(),
             control_plane: String::new(),
@@ -204,15 +204,15 @@ impl<'a> Keys<'a> {
             next_rotation: None,
             pending: None,
             ending: Vec::new(),
-            state: State::SecretNotOurs.as_str().to_owned(),
+            state: KeyState::SecretNotOurs.as_str().to_owned(),
             owners: BTreeSet::new(),
             pods: 0,
             nodes_online: None,
             last_seen: None,
             nodes: None,
             verified: None,
-            problems: vec![Problem {
-                text: trouble.to_owned(),
+            problems: vec![RowProblem {
+                text: problem.to_owned(),
                 fix: None,
             }],
             unexplained: false,
@@ -223,7 +223,7 @@ impl<'a> Keys<'a> {
     fn pending(&self, data_key: &str) -> Option<&'static str> {
         self.plan.steps.iter().find_map(|step| match step {
             Step::Intend { data_key: of, why }
-            | Step::Mint {
+            | Step::Create {
                 data_key: of, why, ..
             } if of == data_key => Some(why.as_str()),
             _ => None,
@@ -234,7 +234,7 @@ impl<'a> Keys<'a> {
         let Some(state) = self.plan.states.get(data_key) else {
             return "Unused".to_owned();
         };
-        if *state == State::Degraded
+        if *state == KeyState::Degraded
             && let Some(note) = self.notes().next()
         {
             return note.reason.clone();
@@ -243,17 +243,18 @@ impl<'a> Keys<'a> {
     }
 
     /// What rotation has warned of in the last hour.
-    fn notes(&self) -> impl Iterator<Item = &Note> {
+    fn notes(&self) -> impl Iterator<Item = &RotationWarning> {
         let notes = self.inventory.notes.get(self.name).into_iter().flatten();
         notes.filter(|note| self.now.duration_since(note.at) < FRESH)
     }
 
     /// What is wrong as far as the cluster alone says.
-    fn judge(&self, row: &mut Row, demand: Option<&KeyDemand>, hints: &Hints) {
-        let mut say = |text: String, fix: Option<String>| row.problems.push(Problem { text, fix });
+    fn judge(&self, row: &mut StatusRow, demand: Option<&KeyDemand>, hints: &Hints) {
+        let mut say =
+            |text: String, fix: Option<String>| row.problems.push(RowProblem { text, fix });
         let SecretRef { namespace, name } = self.name;
-        if let Some(trouble) = &self.trouble {
-            say(trouble.clone(), None);
+        if let Some(problem) = &self.problem {
+            say(problem.clone(), None);
         } else if self.policy.rotation.paused {
             say(
                 "rotation is paused everywhere".to_owned(),
@@ -264,13 +265,13 @@ impl<'a> Keys<'a> {
                 "kubectl annotate secret {name} --namespace {namespace} sidescale.io/paused-"
             );
             say(format!("rotation of Secret {name} is paused"), Some(fix));
-        } else if row.state == State::QuotaExceeded.as_str() && name == POD_SECRET {
+        } else if row.state == KeyState::QuotaExceeded.as_str() && name == POD_SECRET {
             say(
                 "the namespace has more pods with keys of their own than a Secret has room for"
                     .to_owned(),
                 Some("run fewer of them there, or set sidescale.io/key-mode to shared".to_owned()),
             );
-        } else if row.state == State::QuotaExceeded.as_str() {
+        } else if row.state == KeyState::QuotaExceeded.as_str() {
             say(
                 "the namespace has more services than it may".to_owned(),
                 Some("remove some, or raise rotation.maxServicesPerNamespace".to_owned()),
@@ -297,18 +298,14 @@ impl<'a> Keys<'a> {
     }
 
     /// What the control plane says of the key.
-    fn compare(&self, row: &mut Row, key: Option<&KeyRecord>, hints: &Hints) {
+    fn compare(&self, row: &mut StatusRow, key: Option<&KeyRecord>, hints: &Hints) {
         let held = match self.planes.get(&row.control_plane) {
             None => return,
-            Some(PlaneView::Trouble(trouble)) => {
+            Some(PlaneView::Trouble(problem)) => {
                 row.verified = Some(false);
-                if row
-                    .problems
-                    .iter()
-                    .all(|problem| problem.text != trouble.message)
-                {
-                    row.problems.push(Problem {
-                        text: trouble.message.clone(),
+                if row.problems.iter().all(|row| row.text != problem.message) {
+                    row.problems.push(RowProblem {
+                        text: problem.message.clone(),
                         fix: None,
                     });
                 }
@@ -325,13 +322,13 @@ impl<'a> Keys<'a> {
         };
         let plane = &row.control_plane;
         let joined = key.is_some_and(|key| key.joined_with.is_some());
-        let owner = Owner::new(&row.namespace, &row.service);
+        let owner = ServiceOwner::new(&row.namespace, &row.service);
         let wrong = held
             .difference(self.now, &owner, current)
             .filter(|_| !joined);
         row.verified = Some(wrong.is_none());
         if let Some(wrong) = wrong {
-            row.problems.push(Problem {
+            row.problems.push(RowProblem {
                 text: format!("control plane {plane:?}: key {} {wrong}", current.id.0),
                 fix: Some(if row.secret == POD_SECRET {
                     "none is needed: rotation makes another within the hour, unless the pod has joined".to_owned()

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use sidescale_webhook::identity::POD_SECRET;
 use sidescale_webhook::quote;
 
-use super::report::Report;
-use super::row::Row;
+use super::report::StatusReport;
+use super::row::StatusRow;
 use crate::commands::view::span::span;
 use crate::quote::printable;
 
@@ -31,7 +31,7 @@ const HEAD: [&str; 13] = [
 const NOTHING: &str = "-";
 
 /// The whole text: the table, what is wrong, a line that counts.
-pub(super) fn render(now: Timestamp, report: &Report) -> String {
+pub(super) fn render(now: Timestamp, report: &StatusReport) -> String {
     let mut text = String::new();
     if report.keys.is_empty() {
         text.push_str("No keys: no pod asks for one yet, and no Secret holds any.\n");
@@ -74,7 +74,7 @@ pub(super) fn render(now: Timestamp, report: &Report) -> String {
     text
 }
 
-fn cells(now: Timestamp, key: &Row) -> [String; 13] {
+fn cells(now: Timestamp, key: &StatusRow) -> [String; 13] {
     let ago = |at: Option<Timestamp>| {
         at.map_or_else(|| NOTHING.to_owned(), |at| span(now.duration_since(at)))
     };
@@ -115,7 +115,7 @@ fn cells(now: Timestamp, key: &Row) -> [String; 13] {
 }
 
 /// When a node of it was online last.
-fn seen(now: Timestamp, key: &Row) -> String {
+fn seen(now: Timestamp, key: &StatusRow) -> String {
     match (key.nodes_online, key.last_seen) {
         (Some(1..), _) => "now".to_owned(),
         (_, Some(at)) => format!("{} ago", span(now.duration_since(at))),
@@ -132,7 +132,7 @@ fn when(now: Timestamp, at: Timestamp) -> String {
     }
 }
 
-fn name(key: &Row) -> String {
+fn name(key: &StatusRow) -> String {
     if key.service.is_empty() {
         format!("{}/{}", key.namespace, key.secret)
     } else {

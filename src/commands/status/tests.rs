@@ -4,15 +4,15 @@ use jiff::{SignedDuration, Timestamp};
 use sidescale_webhook::profile::Policy;
 use zeroize::Zeroizing;
 
-use super::report::Report;
-use super::row::Problem;
+use super::report::StatusReport;
+use super::row::RowProblem;
 use super::table;
 use crate::commands::view::held::PlaneView;
 use crate::commands::view::span::span;
 use crate::control_plane::{KeyId, PreAuthKey, UserId};
-use crate::rotation::problem::Trouble;
+use crate::rotation::problem::Problem;
 use crate::rotation::record::{DATA_KEY, Previous, Record};
-use crate::rotation::state::State;
+use crate::rotation::state::KeyState;
 use crate::store::StoredSecret;
 
 mod world;
@@ -62,11 +62,11 @@ fn shows_every_key_and_what_is_wrong_with_it() {
         .pods("new", "web", 2)
         .note(
             "new",
-            State::NoCredentials,
+            KeyState::NoCredentials,
             "control plane \"default\" has no API key: make one with: x",
             60,
         )
-        .note("new", State::Degraded, "long over", 7_200)
+        .note("new", KeyState::Degraded, "long over", 7_200)
         .pods("mute", "web", 1)
         .key("late", "web", 9, -11)
         .pods("late", "web", 1);
@@ -188,7 +188,7 @@ fn pods_without_a_node_are_named_and_so_is_when_a_node_was_seen() {
         .pods("shop", "web", 1);
     let mut planes = held(|_| {});
     let report = world.report(&policy(), &planes);
-    let said = |report: &Report, row: usize| {
+    let said = |report: &StatusReport, row: usize| {
         let problems = report.keys[row].problems.iter();
         let problems = problems.filter(|problem| problem.text.contains("tailnet"));
         problems
@@ -226,12 +226,12 @@ fn pods_without_a_node_are_named_and_so_is_when_a_node_was_seen() {
 
 #[test]
 fn a_control_plane_that_cannot_be_asked_is_the_problem_of_all_its_keys() {
-    let trouble = Trouble {
-        state: State::InvalidCredentials,
+    let problem = Problem {
+        state: KeyState::InvalidCredentials,
         message: "the API key is refused".into(),
         of_plane: true,
     };
-    let planes = BTreeMap::from([("default".to_owned(), PlaneView::Trouble(trouble))]);
+    let planes = BTreeMap::from([("default".to_owned(), PlaneView::Trouble(problem))]);
     let world = World::default()
         .key("shop", "api", 7, 60)
         .pods("shop", "api", 1);
@@ -312,7 +312,7 @@ fn nothing_of_a_row_steers_the_terminal() {
     let row = &mut report.keys[0];
     (row.namespace, row.service, row.control_plane) = (evil(), evil(), evil());
     (row.user, row.state, row.owners) = (Some(evil()), evil(), [evil()].into());
-    row.problems = vec![Problem {
+    row.problems = vec![RowProblem {
         text: evil(),
         fix: Some(evil()),
     }];

@@ -4,7 +4,7 @@ use clap::ValueEnum;
 
 /// Forms of output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Form {
+pub enum OutputFormat {
     /// For people.
     Table,
     /// For programs: every field, times in RFC 3339.

@@ -8,24 +8,24 @@ use serde::Serialize;
 
 use crate::control_plane::{KeyId, Node, NodeId, PreAuthKey, User, UserId};
 use crate::fingerprint::same_fingerprint;
-use crate::rotation::owner::{KeyUser, Owner};
-use crate::rotation::plan::Issued;
-use crate::rotation::problem::Trouble;
+use crate::rotation::owner::{KeyUser, ServiceOwner};
+use crate::rotation::plan::IssuedKeys;
+use crate::rotation::problem::Problem;
 use crate::rotation::record::{self, KeyRecord, Origin};
-use crate::rotation::tailnet::{KeyOrigin, Lent, Tailnet};
+use crate::rotation::tailnet::{ForeignRows, KeyOrigin, Tailnet};
 
 /// What is known of a control plane.
 #[derive(Clone, Debug)]
 pub(crate) enum PlaneView {
     /// What it holds.
-    Held(Held),
+    Held(ServerSnapshot),
     /// Why it could not be asked.
-    Trouble(Trouble),
+    Trouble(Problem),
 }
 
 /// What a control plane holds.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Held {
+pub(crate) struct ServerSnapshot {
     pub(crate) users: Vec<User>,
     pub(crate) keys: Vec<PreAuthKey>,
     pub(crate) nodes: Vec<Node>,
@@ -42,14 +42,14 @@ pub(crate) struct NodeRow {
     pub(crate) last_seen: Option<Timestamp>,
 }
 
-impl Held {
-    pub(crate) fn issued(&self, now: Timestamp) -> Issued {
+impl ServerSnapshot {
+    pub(crate) fn issued(&self, now: Timestamp) -> IssuedKeys {
         let keys = self.keys.iter().map(|key| (key.id, key.clone()));
-        Issued {
+        IssuedKeys {
             keys: Arc::new(keys.collect()),
             truncated: false,
             users: Arc::new(self.key_users()),
-            online: self.tailnet(now, &Lent::new()).online(),
+            online: self.tailnet(now, &ForeignRows::new()).online(),
         }
     }
 
@@ -59,7 +59,7 @@ impl Held {
         let users = users.map(|user| {
             let key_user = KeyUser {
                 name: user.name.clone(),
-                owner: Owner::of_any_installation(&user.display_name),
+                owner: ServiceOwner::of_any_installation(&user.display_name),
                 created: user.created_at,
             };
             (user.id, key_user)
@@ -95,7 +95,7 @@ impl Held {
     }
 
     /// Its nodes as rotation sees them.
-    pub(crate) fn tailnet(&self, now: Timestamp, lent: &Lent) -> Tailnet {
+    pub(crate) fn tailnet(&self, now: Timestamp, lent: &ForeignRows) -> Tailnet {
         let origin = |key: &PreAuthKey| {
             let origin = KeyOrigin {
                 user: key.user.unwrap_or(UserId(0)),
@@ -116,8 +116,8 @@ impl Held {
     pub(crate) fn difference(
         &self,
         now: Timestamp,
-        owner: &Owner,
-        current: &record::Issued,
+        owner: &ServiceOwner,
+        current: &record::IssuedKey,
     ) -> Option<String> {
         let Some(key) = self.keys.iter().find(|key| key.id == current.id) else {
             return Some("is not there any more".to_owned());

@@ -31,12 +31,12 @@ pub(crate) struct Inventory {
     /// The workloads whose pods use a key, such as `deployment/web`.
     pub(crate) owners: BTreeMap<(SecretRef, String), BTreeSet<String>>,
     /// What rotation has warned of, by Secret; the newest first.
-    pub(crate) notes: BTreeMap<SecretRef, Vec<Note>>,
+    pub(crate) notes: BTreeMap<SecretRef, Vec<RotationWarning>>,
 }
 
 /// A warning of rotation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Note {
+pub(crate) struct RotationWarning {
     /// The name of a state.
     pub(crate) reason: String,
     /// What happened and what to do.
@@ -70,7 +70,7 @@ impl Inventory {
                 found.owners.entry(key).or_default().insert(owner);
             }
         }
-        found.demands = pods::fold(pods, &namespaces, &release.policy);
+        found.demands = pods::demands_of(pods, &namespaces, &release.policy);
         Ok(found)
     }
 
@@ -139,7 +139,7 @@ impl Inventory {
 }
 
 /// A warning of ours about an object of that name, as an Event tells it.
-pub(crate) fn note(namespace: &str, event: Event) -> Option<(SecretRef, Note)> {
+pub(crate) fn note(namespace: &str, event: Event) -> Option<(SecretRef, RotationWarning)> {
     let series = event.series.and_then(|series| series.last_observed_time);
     let at = series
         .map(|time| time.0)
@@ -151,7 +151,7 @@ pub(crate) fn note(namespace: &str, event: Event) -> Option<(SecretRef, Note)> {
         namespace: namespace.to_owned(),
         name: event.involved_object.name?,
     };
-    let note = Note {
+    let note = RotationWarning {
         reason: event.reason?,
         text: event.message?,
         at,

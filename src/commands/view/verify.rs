@@ -2,36 +2,36 @@
 
 use sidescale_webhook::profile;
 
-use super::held::{Held, PlaneView};
+use super::held::{PlaneView, ServerSnapshot};
 use super::release::Release;
 use crate::api_key::value::flaw;
 use crate::control_plane::{ControlPlane, Endpoint, Error};
 use crate::key_value::KeyValue;
-use crate::rotation::plane::{no_api_key, no_credentials};
-use crate::rotation::problem::Trouble;
-use crate::rotation::state::State;
+use crate::rotation::problem::Problem;
+use crate::rotation::session::{no_api_key, no_credentials};
+use crate::rotation::state::KeyState;
 
 /// What the control plane holds, or why that is not known.
 pub(crate) async fn view(
     release: &Release,
     name: &str,
-    config: &profile::ControlPlane,
+    config: &profile::ControlPlaneSettings,
 ) -> PlaneView {
     match held(release, name, config).await {
         Ok(held) => PlaneView::Held(held),
-        Err(trouble) => PlaneView::Trouble(trouble),
+        Err(problem) => PlaneView::Trouble(problem),
     }
 }
 
 async fn held(
     release: &Release,
     name: &str,
-    config: &profile::ControlPlane,
-) -> Result<Held, Trouble> {
+    config: &profile::ControlPlaneSettings,
+) -> Result<ServerSnapshot, Problem> {
     let client = client(release, name, config).await?;
     let held = async {
         client.probe().await?;
-        Ok::<_, Error>(Held {
+        Ok::<_, Error>(ServerSnapshot {
             users: client.list_users().await?,
             keys: client.list_pre_auth_keys().await?,
             nodes: client.list_nodes().await?,
@@ -44,12 +44,12 @@ async fn held(
 pub(crate) async fn client(
     release: &Release,
     name: &str,
-    config: &profile::ControlPlane,
-) -> Result<ControlPlane, Trouble> {
+    config: &profile::ControlPlaneSettings,
+) -> Result<ControlPlane, Problem> {
     let (namespace, secret) = (&config.api_key_namespace, &config.api_key_secret);
     let read = release.store.read(namespace, secret).await;
-    let read = read.map_err(|error| Trouble {
-        state: State::Degraded,
+    let read = read.map_err(|error| Problem {
+        state: KeyState::Degraded,
         message: format!(
             "API key of control plane \"{name}\": {:#}",
             anyhow::Error::new(error)

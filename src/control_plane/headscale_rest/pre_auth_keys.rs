@@ -1,13 +1,13 @@
 //! Pre-auth keys of Headscale by REST. I/O.
 
 use super::{Error, HeadscaleRest, wire};
-use crate::control_plane::objects::Listed;
+use crate::control_plane::objects::RowList;
 use crate::control_plane::{KeyId, MintedKey, NewPreAuthKey, PreAuthKey};
 
 impl HeadscaleRest {
     pub(in crate::control_plane) async fn list_last_pre_auth_keys(
         &self,
-    ) -> Result<Listed<PreAuthKey>, Error> {
+    ) -> Result<RowList<PreAuthKey>, Error> {
         self.list_last("/api/v1/preauthkey").await
     }
 

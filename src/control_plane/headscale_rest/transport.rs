@@ -4,10 +4,10 @@ use reqwest::{Method, Response, StatusCode, header};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::wire::{Problem, Row, Rows};
+use super::wire::{ListProblem, Rows, WireRow};
 use super::{At, Auth, Error, HeadscaleRest, wire};
 use crate::causes;
-use crate::control_plane::objects::Listed;
+use crate::control_plane::objects::RowList;
 use crate::control_plane::text::shown;
 
 /// Longest list that is read, of which a few fields a row are kept: half a million keys at about 410 bytes each.
@@ -23,7 +23,7 @@ const REFUSAL_LIMIT: usize = 64 << 10;
 const QUOTE_LIMIT: usize = 200;
 
 /// A whole answer.
-pub(super) struct Answer {
+pub(super) struct HttpAnswer {
     pub(super) at: At,
     pub(super) status: StatusCode,
     /// For messages, such as `text/html`.
@@ -33,16 +33,20 @@ pub(super) struct Answer {
 }
 
 impl HeadscaleRest {
-    pub(super) async fn get(&self, path: &str, auth: Auth) -> Result<Answer, Error> {
+    pub(super) async fn get(&self, path: &str, auth: Auth) -> Result<HttpAnswer, Error> {
         self.call(Method::GET, path, None::<&()>, auth).await
     }
 
-    pub(super) async fn post(&self, path: &str, body: &impl Serialize) -> Result<Answer, Error> {
+    pub(super) async fn post(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<HttpAnswer, Error> {
         self.call(Method::POST, path, Some(body), Auth::Bearer)
             .await
     }
 
-    pub(super) async fn delete(&self, path: &str) -> Result<Answer, Error> {
+    pub(super) async fn delete(&self, path: &str) -> Result<HttpAnswer, Error> {
         self.call(Method::DELETE, path, None::<&()>, Auth::Bearer)
             .await
     }
@@ -63,7 +67,7 @@ impl HeadscaleRest {
         path: &str,
         body: Option<&impl Serialize>,
         auth: Auth,
-    ) -> Result<Answer, Error> {
+    ) -> Result<HttpAnswer, Error> {
         let at = self.at(verb(&method), path);
         let whole = async {
             let response = self.send(&at, method, path, body, auth).await?;
@@ -73,12 +77,12 @@ impl HeadscaleRest {
     }
 
     /// Reads a list as a stream.
-    pub(super) async fn list<T: Row>(&self, path: &str) -> Result<Vec<T>, Error> {
+    pub(super) async fn list<T: WireRow>(&self, path: &str) -> Result<Vec<T>, Error> {
         self.list_last(path).await?.whole()
     }
 
     /// Reads a list as a stream; where it has too many rows, the last of them.
-    pub(super) async fn list_last<T: Row>(&self, path: &str) -> Result<Listed<T>, Error> {
+    pub(super) async fn list_last<T: WireRow>(&self, path: &str) -> Result<RowList<T>, Error> {
         let at = self.at("GET", path);
         let whole = async {
             let none = None::<&()>;
@@ -90,7 +94,7 @@ impl HeadscaleRest {
                 let none = |_: &[u8]| Err("no list".to_owned());
                 return self.parse(answer, T::EXPECTED, none);
             }
-            let trouble = |problem| self.no_list(&at, status, T::EXPECTED, problem);
+            let problem = |problem| self.no_list(&at, status, T::EXPECTED, problem);
             let mut rows = Rows::<T>::new();
             loop {
                 match response.chunk().await {
@@ -98,11 +102,11 @@ impl HeadscaleRest {
                         let (at, limit) = (at.clone(), LIST_LIMIT);
                         return Err(Error::TooLarge { at, limit });
                     }
-                    Ok(Some(chunk)) => rows.push(&chunk).map_err(trouble)?,
+                    Ok(Some(chunk)) => rows.push(&chunk).map_err(problem)?,
                     Ok(None) => {
-                        let (rows, truncated) = rows.finish().map_err(trouble)?;
+                        let (rows, truncated) = rows.finish().map_err(problem)?;
                         let beyond = truncated.then(|| at.clone());
-                        return Ok(Listed { rows, beyond });
+                        return Ok(RowList { rows, beyond });
                     }
                     Err(_) => return Err(broken(at.clone(), status, rows.length())),
                 }
@@ -116,16 +120,16 @@ impl HeadscaleRest {
         at: &At,
         status: StatusCode,
         expected: &'static str,
-        problem: Problem,
+        problem: ListProblem,
     ) -> Error {
         let at = at.clone();
         match problem {
-            Problem::TooManyRows => Error::TooManyRows { at },
-            Problem::TooLarge => Error::TooLarge {
+            ListProblem::TooManyRows => Error::TooManyRows { at },
+            ListProblem::TooLarge => Error::TooLarge {
                 at,
                 limit: REFUSAL_LIMIT,
             },
-            Problem::Other(answered) => Error::NotHeadscale {
+            ListProblem::Other(answered) => Error::NotHeadscale {
                 at,
                 status: status.as_u16(),
                 answered: self.quote(&answered),
@@ -172,7 +176,7 @@ impl HeadscaleRest {
     }
 
     /// Reads an answer, never more of it than the limit.
-    async fn receive(&self, at: At, mut response: Response) -> Result<Answer, Error> {
+    async fn receive(&self, at: At, mut response: Response) -> Result<HttpAnswer, Error> {
         let status = response.status();
         let text = |name| {
             let value = response
@@ -213,7 +217,7 @@ impl HeadscaleRest {
                 Err(_) => return Err(broken(at, status, body.len())),
             }
         }
-        Ok(Answer {
+        Ok(HttpAnswer {
             at,
             status,
             content_type,
@@ -224,11 +228,11 @@ impl HeadscaleRest {
     /// What an answer says, if it is the one that was expected.
     pub(super) fn parse<T>(
         &self,
-        answer: Answer,
+        answer: HttpAnswer,
         expected: &'static str,
         reader: impl FnOnce(&[u8]) -> Result<T, String>,
     ) -> Result<T, Error> {
-        let Answer {
+        let HttpAnswer {
             at,
             status,
             content_type,

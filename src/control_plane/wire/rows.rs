@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use super::{ApiKeyBody, NodeBody, PreAuthKeyBody, UserBody, json, json_of};
 use super::{one_api_key, one_key, one_node, one_user};
 use crate::control_plane::{ApiKey, Node, PreAuthKey, User};
-use crate::items::{Item, Items};
+use crate::items::{Items, ListItem};
 
 /// Bounds the rows of a list, ten times what rotation goes on making keys with.
 const MOST_ROWS: usize = 200_000;
@@ -22,7 +22,7 @@ const DROPPED: usize = 8;
 const LONGEST_ROW: usize = 4 << 20;
 
 /// A row of a list.
-pub(crate) trait Row: Sized {
+pub(crate) trait WireRow: Sized {
     /// The field that holds the list.
     const LIST: &'static str;
 
@@ -44,7 +44,7 @@ pub(crate) trait Row: Sized {
 
 /// Why there is no list.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Problem {
+pub(crate) enum ListProblem {
     /// What came is none: what it is instead.
     Other(String),
     /// It has more rows than are kept.
@@ -61,7 +61,7 @@ pub(crate) struct Rows<T> {
     truncated: bool,
 }
 
-impl<T: Row> Rows<T> {
+impl<T: WireRow> Rows<T> {
     /// Begins with none.
     pub(crate) fn new() -> Self {
         Self {
@@ -73,7 +73,7 @@ impl<T: Row> Rows<T> {
     }
 
     /// Takes the next bytes.
-    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), Problem> {
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), ListProblem> {
         let Self {
             items,
             rows,
@@ -82,16 +82,16 @@ impl<T: Row> Rows<T> {
         } = self;
         items.push(bytes, |item| {
             let row = match item {
-                Item::Whole(bytes) => T::read(bytes).map_err(Problem::Other)?,
-                Item::TooLong(_) if T::LEFT_OUT => return Ok(()),
-                Item::TooLong(length) => {
-                    return Err(Problem::Other(format!("a row of {length} bytes")));
+                ListItem::Whole(bytes) => T::read(bytes).map_err(ListProblem::Other)?,
+                ListItem::TooLong(_) if T::LEFT_OUT => return Ok(()),
+                ListItem::TooLong(length) => {
+                    return Err(ListProblem::Other(format!("a row of {length} bytes")));
                 }
             };
             *heap += row.heap();
             if rows.len() >= MOST_ROWS || *heap + (rows.len() + 1) * size_of::<T>() > MOST_BYTES {
                 if !T::KEEPS_LAST {
-                    return Err(Problem::TooManyRows);
+                    return Err(ListProblem::TooManyRows);
                 }
                 *truncated = true;
                 let dropped = rows.drain(..rows.len().div_ceil(DROPPED));
@@ -105,7 +105,7 @@ impl<T: Row> Rows<T> {
             Ok(())
         })?;
         match items.is_no_list() {
-            true => Err(Problem::TooLarge),
+            true => Err(ListProblem::TooLarge),
             false => Ok(()),
         }
     }
@@ -116,11 +116,11 @@ impl<T: Row> Rows<T> {
     }
 
     /// The rows, if the list came to its end, and whether these are only the last of them.
-    pub(crate) fn finish(self) -> Result<(Vec<T>, bool), Problem> {
+    pub(crate) fn finish(self) -> Result<(Vec<T>, bool), ListProblem> {
         let length = self.items.length();
         frame(&self.items.frame(), T::LIST, length)
             .map(|()| (self.rows, self.truncated))
-            .map_err(Problem::Other)
+            .map_err(ListProblem::Other)
     }
 }
 
@@ -134,7 +134,7 @@ fn frame(frame: &[u8], list: &str, length: usize) -> Result<(), String> {
     }
 }
 
-impl Row for User {
+impl WireRow for User {
     const LIST: &'static str = "users";
     const EXPECTED: &'static str = "a list of users";
     const LEFT_OUT: bool = false;
@@ -149,7 +149,7 @@ impl Row for User {
     }
 }
 
-impl Row for PreAuthKey {
+impl WireRow for PreAuthKey {
     const LIST: &'static str = "preAuthKeys";
     const EXPECTED: &'static str = "a list of pre-auth keys";
     const LEFT_OUT: bool = false;
@@ -165,7 +165,7 @@ impl Row for PreAuthKey {
     }
 }
 
-impl Row for Node {
+impl WireRow for Node {
     const LIST: &'static str = "nodes";
     const EXPECTED: &'static str = "a list of nodes";
     const LEFT_OUT: bool = true;
@@ -180,7 +180,7 @@ impl Row for Node {
     }
 }
 
-impl Row for ApiKey {
+impl WireRow for ApiKey {
     const LIST: &'static str = "apiKeys";
     const EXPECTED: &'static str = "a list of API keys";
     const LEFT_OUT: bool = false;

@@ -1,13 +1,13 @@
 //! What an answer must hold. Pure.
 
 use super::minted;
-use super::rows::{Problem, Row, Rows};
+use super::rows::{ListProblem, Rows, WireRow};
 use crate::control_plane::{NewPreAuthKey, Node, PreAuthKey, User, UserId};
 
 const VALUE: &str = "hskey-auth-abcdefghijkl-secret";
 
 /// Reads a list in chunks of all sizes, which must not matter.
-fn list<T: Row + PartialEq + std::fmt::Debug>(body: &[u8]) -> Result<Vec<T>, Problem> {
+fn list<T: WireRow + PartialEq + std::fmt::Debug>(body: &[u8]) -> Result<Vec<T>, ListProblem> {
     let read = |size: usize| {
         let mut rows = Rows::new();
         body.chunks(size).try_for_each(|chunk| rows.push(chunk))?;
@@ -132,7 +132,7 @@ fn names_what_came_instead_of_json() {
         (r#"{"users": [{"id":"1"}]}"#, r#"JSON without "user.name""#),
     ] {
         let problem = list::<User>(body.as_bytes()).unwrap_err();
-        assert_eq!(problem, Problem::Other(want.to_owned()), "{body}");
+        assert_eq!(problem, ListProblem::Other(want.to_owned()), "{body}");
     }
 }
 
@@ -187,7 +187,7 @@ fn a_node_that_is_too_long_costs_itself_only_and_a_key_the_list() {
     assert_eq!(ids, [2]);
     let mut rows = Rows::<User>::new();
     let problem = rows.push(body.replace("nodes", "users").as_bytes());
-    assert!(matches!(problem, Err(Problem::Other(_))));
+    assert!(matches!(problem, Err(ListProblem::Other(_))));
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn too_many_rows_are_a_problem_of_their_own() {
     rows.push(br#"{"nodes":["#).unwrap();
     let chunk = br#"{"id":"1","name":"","online":true},"#.repeat(1000);
     let mut pushed = (0..480).map(|_| rows.push(&chunk));
-    assert_eq!(pushed.find_map(Result::err), Some(Problem::TooManyRows));
+    assert_eq!(pushed.find_map(Result::err), Some(ListProblem::TooManyRows));
 }
 
 #[test]

@@ -30,17 +30,17 @@ fn api(takes: Duration) -> (Client, Got) {
     (Client::new(tower::service_fn(answer), "default"), got)
 }
 
-fn queue(client: Client) -> (Queue, Publisher, Arc<Metrics>) {
+fn queue(client: Client) -> (EventQueue, Publisher, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new().unwrap());
     let reporter = Reporter {
         controller: "sidescale".into(),
         instance: Some("a".into()),
     };
-    let (queue, publisher) = Queue::new(client, reporter, Arc::clone(&metrics));
+    let (queue, publisher) = EventQueue::new(client, reporter, Arc::clone(&metrics));
     (queue, publisher, metrics)
 }
 
-fn item(note: &str) -> Item {
+fn item(note: &str) -> QueuedEvent {
     let event = Event {
         type_: EventType::Warning,
         reason: "Late".into(),
@@ -72,17 +72,17 @@ async fn alerts_about_keys_and_control_planes_go_first_and_have_a_queue_of_their
     assert!(queue.push(item("urgent"), true));
     let dropped = "sidescale_events_dropped_total{reason=\"queue_full\"} 3";
     assert!(shows(&metrics, dropped));
-    assert_eq!(queue.outage.dropped.load(Ordering::Relaxed), 3);
-    let outage = Arc::clone(&queue.outage);
+    assert_eq!(queue.overflow.dropped.load(Ordering::Relaxed), 3);
+    let overflow = Arc::clone(&queue.overflow);
     drop(queue);
     publisher.run(CancellationToken::new()).await;
     let got = got.lock().unwrap();
     assert_eq!(got.len(), MOST_OTHERS + 1);
     assert_eq!(got[..2], ["urgent", "other 0"]);
     assert_eq!(
-        outage.dropped.load(Ordering::Relaxed),
+        overflow.dropped.load(Ordering::Relaxed),
         0,
-        "an empty queue ends the outage"
+        "an empty queue ends the overflow"
     );
 }
 

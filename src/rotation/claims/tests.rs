@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::*;
 use crate::control_plane::{KeyId, Node, NodeId, UserId};
 use crate::rotation::demand::NamespaceDemand;
-use crate::rotation::fleet::{Fleet, Member};
 use crate::rotation::owner::KeyUser;
-use crate::rotation::tailnet::{KeyOrigin, Lent};
+use crate::rotation::replicas::{PodRef, ReplicaGroup};
+use crate::rotation::tailnet::{ForeignRows, KeyOrigin};
 
 mod bounds;
 
@@ -28,9 +28,9 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-fn owner(text: &str) -> Owner {
+fn owner(text: &str) -> ServiceOwner {
     let (namespace, service) = text.split_once('/').unwrap();
-    Owner::new(namespace, service)
+    ServiceOwner::new(namespace, service)
 }
 
 /// Services of three namespaces; the users of `old` and `young` are of the seconds 10 and 20.
@@ -65,13 +65,13 @@ impl World {
         };
         let mut namespaces: BTreeMap<Arc<str>, NamespaceDemand> = BTreeMap::new();
         for (service, hostname) in &self.pods {
-            let Owner { namespace, service } = owner(service);
-            let pod = Member {
+            let ServiceOwner { namespace, service } = owner(service);
+            let pod = PodRef {
                 created: at(0),
                 uid: 1,
                 name: "pod".into(),
             };
-            let fleet = Fleet {
+            let fleet = ReplicaGroup {
                 control_plane: "default".into(),
                 user: format!("{namespace}.{service}"),
                 secret: "keys".into(),
@@ -81,7 +81,7 @@ impl World {
                 pods: vec![pod],
             };
             let demand = namespaces.entry(namespace.as_str().into()).or_default();
-            demand.fleets.push(fleet);
+            demand.replica_groups.push(fleet);
         }
         let namespaces = namespaces.into_iter();
         demands.namespaces = namespaces
@@ -129,13 +129,13 @@ impl World {
             nodes.collect(),
             &keys.collect(),
             &users,
-            &Lent::new(),
+            &ForeignRows::new(),
         )
     }
 
-    fn look(&self, claims: &mut Claims, second: i64) -> Look {
+    fn look(&self, claims: &mut Claims, second: i64) -> HostnameReport {
         let reserved = self.reserved.iter().map(|(hostname, service)| {
-            let Owner { namespace, service } = owner(service);
+            let ServiceOwner { namespace, service } = owner(service);
             ((*hostname).to_owned(), HostnameOwner { namespace, service })
         });
         let rules = Rules {

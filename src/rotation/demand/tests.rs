@@ -19,14 +19,14 @@ fn receipt(service: &str, secret: &str) -> String {
     )
 }
 
-fn shape(service: &str, more: &[(&str, &str)]) -> Arc<Shape> {
+fn shape(service: &str, more: &[(&str, &str)]) -> Arc<PodInputs> {
     let receipt = receipt(service, "headscale-auth-keys");
     let annotations = [
         (STATUS, receipt.as_str()),
         ("sidescale.io/inject", "tailscale"),
     ];
     let labels = [("pod-template-hash", "6d4cf56db6"), ("app", "x")];
-    let owner = Owner {
+    let owner = WorkloadOwner {
         kind: "ReplicaSet",
         name: "api-6d4cf56db6",
     };
@@ -34,7 +34,7 @@ fn shape(service: &str, more: &[(&str, &str)]) -> Arc<Shape> {
         .into_iter()
         .chain(more.iter().copied())
         .collect();
-    Arc::new(Shape::new(
+    Arc::new(PodInputs::new(
         "api-6d4cf56db6-abcde",
         annotations.into_iter(),
         labels.into_iter(),
@@ -49,7 +49,7 @@ fn pod_name() -> &'static Arc<str> {
     &NAME
 }
 
-fn pod(shape: &Arc<Shape>, second: i64) -> PodSeen<'_> {
+fn pod(shape: &Arc<PodInputs>, second: i64) -> PodSeen<'_> {
     PodSeen {
         created: Timestamp::from_second(second).unwrap(),
         uid: 1,
@@ -96,7 +96,7 @@ fn who_may_have_none_gets_none() {
     let good = shape("api", &[]);
     let forged = |receipt: &str| {
         let annotations = [(STATUS, receipt), ("sidescale.io/inject", "tailscale")];
-        Arc::new(Shape::new(
+        Arc::new(PodInputs::new(
             "x",
             annotations.into_iter(),
             std::iter::empty(),
@@ -121,7 +121,7 @@ fn who_may_have_none_gets_none() {
     let too_long = format!("tag:web{}", " ".repeat(100 << 10));
     let too_long = shape("api", &[("sidescale.io/tags", &too_long)]);
     let garbage = forged("{");
-    let none = Arc::new(Shape::new(
+    let none = Arc::new(PodInputs::new(
         "x",
         std::iter::empty(),
         std::iter::empty(),
@@ -174,11 +174,11 @@ fn who_may_have_none_gets_none() {
 fn a_pod_that_has_only_the_manager_of_the_api_key_needs_no_key() {
     let managed = |inject: &str, receipt: &str| {
         let annotations = [(STATUS, receipt), ("sidescale.io/inject", inject)];
-        let owner = Owner {
+        let owner = WorkloadOwner {
             kind: "StatefulSet",
             name: "headscale",
         };
-        Arc::new(Shape::new(
+        Arc::new(PodInputs::new(
             "headscale-0",
             annotations.into_iter(),
             std::iter::empty(),
@@ -231,11 +231,11 @@ fn pods_are_fleets_by_hostname_and_those_that_leave_are_guests_alone() {
         None,
     );
     let fleets: Vec<_> = demand
-        .fleets
+        .replica_groups
         .iter()
-        .map(|fleet| {
-            let created = fleet.pods.iter().map(|pod| pod.created.as_second());
-            (fleet.hostname.as_deref(), created.collect::<Vec<_>>())
+        .map(|group| {
+            let created = group.pods.iter().map(|pod| pod.created.as_second());
+            (group.hostname.as_deref(), created.collect::<Vec<_>>())
         })
         .collect();
     assert_eq!(
@@ -245,9 +245,14 @@ fn pods_are_fleets_by_hostname_and_those_that_leave_are_guests_alone() {
             (Some("api-6d4cf56db6-abcde"), vec![30])
         ]
     );
-    assert!(demand.fleets.iter().all(|fleet| fleet.user == "shop.api"));
+    assert!(
+        demand
+            .replica_groups
+            .iter()
+            .all(|fleet| fleet.user == "shop.api")
+    );
     let guest = ("default".to_owned(), "api".to_owned());
-    assert_eq!(demand.guests, [(guest, 5)].into());
+    assert_eq!(demand.expected_nodes, [(guest, 5)].into());
 }
 
 /// A pod of a service, injected with a profile that its receipt names and no annotation does.
@@ -257,7 +262,7 @@ fn of_profile(
     plane: &str,
     app: &str,
     policy: &Policy,
-) -> Arc<Shape> {
+) -> Arc<PodInputs> {
     let receipt = format!(
         r#"{{"version":"0.1.0","decision":"inject","profile":"{profile}","profileHash":"0","service":"api",
         "controlPlane":"{plane}","secret":"headscale-auth-keys","dataKey":"{data_key}"}}"#
@@ -266,11 +271,11 @@ fn of_profile(
         (STATUS, receipt.as_str()),
         ("sidescale.io/inject", "tailscale"),
     ];
-    let owner = Owner {
+    let owner = WorkloadOwner {
         kind: "DaemonSet",
         name: "api",
     };
-    Arc::new(Shape::new(
+    Arc::new(PodInputs::new(
         "api-x",
         annotations.into_iter(),
         [("app", app)].into_iter(),
@@ -358,7 +363,7 @@ profiles:
     let policy = Policy::from_config(serde_saphyr::from_str(text).unwrap()).unwrap();
     let labels = [("pod-name", "x-1"), ("canary", "1"), ("app", "db")];
     let none = std::iter::empty();
-    let shape = Shape::new("x", none, labels.into_iter(), None, &policy.pod_labels());
+    let shape = PodInputs::new("x", none, labels.into_iter(), None, &policy.pod_labels());
     let kept: Vec<_> = shape.labels.iter().map(|(key, _)| &**key).collect();
     assert_eq!(kept, ["app", "canary"]);
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::world::{Mishap, World};
 use crate::control_plane::{
-    At, Error, KeyId, MintedKey, NewPreAuthKey, Node, PreAuthKey, Release, User, Version,
+    At, Error, HeadscaleRelease, KeyId, MintedKey, NewPreAuthKey, Node, PreAuthKey, User, Version,
 };
 use crate::store::{StoreError, StoredSecret};
 
@@ -108,7 +108,7 @@ impl Door {
         self.call(|_| Ok(())).await?;
         Ok(Version {
             text: "model".into(),
-            release: Release::V0_29,
+            release: HeadscaleRelease::V0_29,
         })
     }
 

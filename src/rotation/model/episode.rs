@@ -13,7 +13,7 @@ use super::world::{SECRET, World};
 use crate::clock::after;
 use crate::metrics::Metrics;
 use crate::rotation::demand::{Demands, KeyDemand, NamespaceDemand, SecretRef};
-use crate::rotation::record::{Asked, Record};
+use crate::rotation::record::{KeySpec, Record};
 use crate::rotation::removal::{Removal, decide};
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -128,7 +128,7 @@ pub(super) fn service(number: usize) -> KeyDemand {
     KeyDemand {
         service: format!("s{number}"),
         control_plane: "default".into(),
-        asked: Asked {
+        asked: KeySpec {
             user: format!("shop.s{number}"),
             tags: Vec::new(),
             reusable: true,

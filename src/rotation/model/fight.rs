@@ -13,7 +13,7 @@ use super::world::{SECRET, World};
 use crate::metrics::Metrics;
 use crate::rotation::demand::{Demands, SecretRef};
 use crate::rotation::record::DATA_KEY as RECORD;
-use crate::rotation::state::State;
+use crate::rotation::state::KeyState;
 use crate::store::StoredSecret;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -102,7 +102,7 @@ impl Fight {
         self.door.world().created()
     }
 
-    fn state(&self) -> Option<State> {
+    fn state(&self) -> Option<KeyState> {
         self.process.state(&self.secret, DATA_KEY)
     }
 }
@@ -142,7 +142,7 @@ fn a_co_writer_that_undoes_each_key_for_hours_gets_one_an_hour() {
                 (4..=AT_FIRST + 2).contains(&made),
                 "{made} in ten minutes, racing: {racing}"
             );
-            assert_eq!(fight.state(), Some(State::Contended), "racing: {racing}");
+            assert_eq!(fight.state(), Some(KeyState::Contended), "racing: {racing}");
             let note = fight.process.notes(&fight.secret).concat();
             assert_eq!(
                 note.contains("field manager \"gitops\" keeps putting"),
@@ -167,7 +167,7 @@ fn a_co_writer_that_undoes_each_key_for_hours_gets_one_an_hour() {
                 fight.work(false);
             }
             assert_eq!(fight.created() - made, later + 1);
-            assert_eq!(fight.state(), Some(State::Ready));
+            assert_eq!(fight.state(), Some(KeyState::Ready));
         }
     }
 }
@@ -179,9 +179,9 @@ fn a_co_writer_whose_key_is_good_has_its_way_until_that_is_due() {
     fight.door.world().pass(SECOND * 2 * HOUR);
     fight.fight(600, 1, false);
     assert_eq!(fight.created(), 1);
-    assert_eq!(fight.state(), Some(State::Ready));
+    assert_eq!(fight.state(), Some(KeyState::Ready));
     fight.fight(5 * HOUR / 2, 5, false);
     let made = fight.created();
     assert!((4..=AT_FIRST + 3).contains(&made), "{made}");
-    assert_eq!(fight.state(), Some(State::Contended));
+    assert_eq!(fight.state(), Some(KeyState::Contended));
 }

@@ -15,12 +15,12 @@ use crate::events::Events;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
-use crate::rotation::Notebook;
+use crate::rotation::Checkpoint;
 use crate::rotation::context::Context;
 use crate::rotation::demand::{Demands, SecretRef};
 use crate::rotation::owner::Installation;
-use crate::rotation::run::{Done, Loop};
-use crate::rotation::state::State;
+use crate::rotation::run::{FinishedJob, Loop};
+use crate::rotation::state::KeyState;
 use crate::store::Store;
 
 pub(super) fn installation() -> Installation {
@@ -32,7 +32,7 @@ pub(super) struct Process {
     pub(super) skew: SignedDuration,
     clock: Clock,
     rotation: Loop,
-    jobs: Vec<BoxFuture<'static, Done>>,
+    jobs: Vec<BoxFuture<'static, FinishedJob>>,
     /// By its clock, when it was last asked what is to be done; none if something has changed since.
     asked: Option<Timestamp>,
 }
@@ -57,7 +57,7 @@ impl Process {
             flags: String::new(),
             writer: uuid::Uuid::new_v4().simple().to_string(),
             respect: Duration::from_secs(120),
-            notebook: Notebook::default(),
+            notebook: Checkpoint::default(),
             pods: Pods::none(),
         };
         let mut rotation = Loop::new(Arc::new(context));
@@ -95,7 +95,7 @@ impl Process {
             drop(self.jobs.swap_remove(index));
             self.asked = None;
             // No future: the loop itself waits for nothing.
-            let absorb: fn(&mut Loop, Done) = Loop::absorb;
+            let absorb: fn(&mut Loop, FinishedJob) = Loop::apply_outcome;
             absorb(&mut self.rotation, done);
         }
     }
@@ -106,7 +106,7 @@ impl Process {
     }
 
     /// How that key does.
-    pub(super) fn state(&self, secret: &SecretRef, data_key: &str) -> Option<State> {
+    pub(super) fn state(&self, secret: &SecretRef, data_key: &str) -> Option<KeyState> {
         self.rotation.known(secret)?.states.get(data_key).copied()
     }
 

@@ -6,13 +6,13 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use sidescale_webhook::identity::POD_SECRET;
 
-use super::note::Note;
-use super::report::{Finding, KeyOf, LATE_AFTER, Look, NodeState, Place};
+use super::checkpoint::NodeCheckpoint;
+use super::report::{KeyOf, LATE_AFTER, NodeFinding, NodeReport, NodeState, PodOwner};
 use crate::clock::after;
 use crate::control_plane::KeyId;
-use crate::rotation::fleet::{Fleet, Member};
-use crate::rotation::owner::Owner;
-use crate::rotation::tailnet::{Joined, Tailnet};
+use crate::rotation::owner::ServiceOwner;
+use crate::rotation::replicas::{PodRef, ReplicaGroup};
+use crate::rotation::tailnet::{JoinedNode, Tailnet};
 
 /// The clocks of Headscale and the API server may be this far apart.
 const SKEW: Duration = Duration::from_secs(60);
@@ -22,7 +22,7 @@ const LOOKS: u32 = 2;
 
 /// What earlier looks have shown of one group.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Memory {
+pub(super) struct GroupState {
     joined: BTreeSet<u128>,
     /// Pods of which it is certain.
     lost: BTreeSet<u128>,
@@ -34,17 +34,17 @@ pub(super) struct Memory {
 /// The pods of a group, the oldest first, and how many of which have no node.
 struct Compared {
     /// All of these.
-    lost: Vec<Member>,
+    lost: Vec<PodRef>,
     /// So many of `suspects`, and nobody can tell which.
     of_suspects: usize,
     /// Those that had joined, and of which no node tells that they still are.
-    suspects: Vec<Member>,
+    suspects: Vec<PodRef>,
     /// Never had one yet.
-    waiting: Vec<Member>,
+    waiting: Vec<PodRef>,
 }
 
 /// The nodes that may be a group's.
-struct Nodes {
+struct CandidateNodes {
     /// The pods whose own key some node has joined with: those are certain.
     seated: BTreeSet<u128>,
     /// So many nodes more, and nobody can tell whose each is.
@@ -53,23 +53,23 @@ struct Nodes {
 
 /// Pods that share user and hostname; keys of single pods have a fleet each.
 #[derive(Default)]
-pub(super) struct Group<'a> {
+pub(super) struct NodeGroup<'a> {
     pub(super) namespace: &'a str,
-    pub(super) fleets: Vec<&'a Fleet>,
+    pub(super) fleets: Vec<&'a ReplicaGroup>,
 }
 
-impl<'a> Group<'a> {
-    pub(super) fn pods(&self) -> impl Iterator<Item = &Member> {
+impl<'a> NodeGroup<'a> {
+    pub(super) fn pods(&self) -> impl Iterator<Item = &PodRef> {
         self.fleets.iter().flat_map(|fleet| &fleet.pods)
     }
 
     /// The place of one, where nobody can tell which.
-    pub(super) fn place(&self) -> Option<Place> {
+    pub(super) fn place(&self) -> Option<PodOwner> {
         Some(self.place_of(self.fleets.first()?))
     }
 
-    fn place_of(&self, fleet: &Fleet) -> Place {
-        Place {
+    fn place_of(&self, fleet: &ReplicaGroup) -> PodOwner {
+        PodOwner {
             namespace: self.namespace.to_owned(),
             service: fleet.service.clone(),
             secret: fleet.secret.clone(),
@@ -78,7 +78,11 @@ impl<'a> Group<'a> {
     }
 
     /// Gives each node to the pod whose own key it joined with, as far as that is known.
-    fn nodes(&self, nodes: impl Iterator<Item = &'a Joined>, key_of: &KeyOf<'_>) -> Nodes {
+    fn nodes(
+        &self,
+        nodes: impl Iterator<Item = &'a JoinedNode>,
+        key_of: &KeyOf<'_>,
+    ) -> CandidateNodes {
         let own = self
             .fleets
             .iter()
@@ -96,13 +100,13 @@ impl<'a> Group<'a> {
                 None => others += 1,
             }
         }
-        Nodes { seated, others }
+        CandidateNodes { seated, others }
     }
 }
 
-impl Memory {
+impl GroupState {
     /// Takes those for joined that had joined before this process began.
-    pub(super) fn recall(&mut self, before: Option<&Note>, group: &Group<'_>) {
+    pub(super) fn recall(&mut self, before: Option<&NodeCheckpoint>, group: &NodeGroup<'_>) {
         let Some(before) = before else {
             return;
         };
@@ -117,18 +121,18 @@ impl Memory {
     pub(super) fn look(
         &mut self,
         now: Timestamp,
-        (owner, hostname): (&Owner, Option<&str>),
-        group: &Group<'_>,
+        (owner, hostname): (&ServiceOwner, Option<&str>),
+        group: &NodeGroup<'_>,
         (tailnet, key_of): (&Tailnet, &KeyOf<'_>),
-        look: &mut Look,
+        look: &mut NodeReport,
     ) {
-        let pods: BTreeSet<&Member> = group.pods().collect();
+        let pods: BTreeSet<&PodRef> = group.pods().collect();
         let Some(oldest) = pods.first().map(|pod| pod.created) else {
             return;
         };
         let user = group.fleets.first().map_or("", |fleet| &fleet.user);
         let own = tailnet.of_service_or_adopted(owner, user);
-        let strays = hostname.map(|name| tailnet.nobodys(group.namespace, name));
+        let strays = hostname.map(|name| tailnet.unowned(group.namespace, name));
         let nodes = own
             .chain(strays.into_iter().flatten())
             .filter(|node| hostname.is_none_or(|name| node.name == name) && may_be(node, oldest));
@@ -161,7 +165,7 @@ impl Memory {
                 NodeState::Lost => look.counts.lost += count,
                 NodeState::Joined | NodeState::Uninvited => {}
             }
-            let finding = |place, count, of, pods| Finding {
+            let finding = |place, count, of, pods| NodeFinding {
                 state,
                 user: user.to_owned(),
                 place,
@@ -194,7 +198,7 @@ impl Memory {
     /// Says of which pods the missing nodes are, as far as earlier looks tell.
     fn compare(
         &mut self,
-        pods: &BTreeSet<&Member>,
+        pods: &BTreeSet<&PodRef>,
         missing: usize,
         seated: &BTreeSet<u128>,
     ) -> Compared {
@@ -214,7 +218,7 @@ impl Memory {
         self.joined.retain(|uid| !self.lost.contains(uid));
         let of = |uids: &BTreeSet<u128>| {
             let pods = pods.iter().filter(|pod| uids.contains(&pod.uid));
-            pods.map(|pod| Member::clone(pod)).collect::<Vec<_>>()
+            pods.map(|pod| PodRef::clone(pod)).collect::<Vec<_>>()
         };
         let waiting: BTreeSet<u128> = uids
             .into_iter()
@@ -243,7 +247,7 @@ impl Memory {
 }
 
 /// Whether it may be the node of a pod that is not older than `oldest`: an ephemeral one is made anew for each pod.
-fn may_be(node: &Joined, oldest: Timestamp) -> bool {
+fn may_be(node: &JoinedNode, oldest: Timestamp) -> bool {
     let skew = SignedDuration::try_from(SKEW).unwrap_or_default();
     let from = oldest.checked_sub(skew).unwrap_or(Timestamp::MIN);
     !node.ephemeral || node.created.is_none_or(|created| created >= from)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::control_plane::{KeyId, NodeId};
-use crate::rotation::fleet::Member;
+use crate::rotation::replicas::PodRef;
 
 /// A pod without a node is late after this long.
 pub(in crate::rotation) const LATE_AFTER: Duration = Duration::from_secs(120);
@@ -36,20 +36,20 @@ pub struct Counts {
 
 /// Something that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+pub struct NodeFinding {
     /// What.
     pub state: NodeState,
     /// Headscale user.
     pub user: String,
     /// Where its pods are; empty if it has none.
-    pub place: Option<Place>,
+    pub place: Option<PodOwner>,
     /// How many pods, or nodes, it is about.
     pub count: usize,
     /// Of how many.
     pub of: usize,
     /// The pods that it may be about, the oldest first. Replicas share key and hostname: with `count` of more nobody
     /// can tell which.
-    pub pods: Vec<Member>,
+    pub pods: Vec<PodRef>,
     /// The nodes that it may be about.
     pub nodes: Vec<NodeId>,
     /// Whether a pod of the fleet is still expected to join.
@@ -58,7 +58,7 @@ pub struct Finding {
 
 /// Where the pods of a finding are, and where their key is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct PodOwner {
     /// Their namespace.
     pub namespace: String,
     /// The identity.
@@ -70,15 +70,15 @@ pub struct Place {
 }
 
 /// The key that the pods of a place join with, as far as it is known.
-pub type KeyOf<'a> = dyn Fn(&Place) -> Option<KeyId> + 'a;
+pub type KeyOf<'a> = dyn Fn(&PodOwner) -> Option<KeyId> + 'a;
 
 /// What came of one look at one control plane.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Look {
+pub struct NodeReport {
     /// Totals.
     pub counts: Counts,
     /// What is not as it should be.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<NodeFinding>,
 }
 
 impl NodeState {
@@ -124,7 +124,7 @@ impl Counts {
     }
 }
 
-impl Finding {
+impl NodeFinding {
     /// Whether it is certain which pods it is about.
     #[must_use]
     pub fn is_certain(&self) -> bool {

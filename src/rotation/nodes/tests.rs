@@ -7,14 +7,14 @@ use sidescale_webhook::identity::POD_SECRET;
 use super::*;
 use crate::control_plane::{KeyId, Node, NodeId, UserId};
 use crate::rotation::demand::NamespaceDemand;
-use crate::rotation::fleet::{Fleet, Member};
-use crate::rotation::owner::{KeyUser, Owner};
-use crate::rotation::tailnet::{KeyOrigin, Lent};
+use crate::rotation::owner::{KeyUser, ServiceOwner};
+use crate::rotation::replicas::{PodRef, ReplicaGroup};
+use crate::rotation::tailnet::{ForeignRows, KeyOrigin};
 
 /// A cluster and a tailnet, looked at every fifteen seconds.
 struct World {
     now: i64,
-    truth: Truth,
+    truth: NodeTracker,
     /// Hostname (none: only the kubelet knows it), when it was made, uid.
     pods: Vec<(Option<&'static str>, i64, u128)>,
     /// Id, host, when it joined, whether it is connected.
@@ -37,7 +37,7 @@ impl World {
     fn new() -> Self {
         Self {
             now: START,
-            truth: Truth::default(),
+            truth: NodeTracker::default(),
             pods: Vec::new(),
             nodes: Vec::new(),
             leaving: 0,
@@ -60,12 +60,12 @@ impl World {
         world
     }
 
-    fn look(&mut self) -> Look {
+    fn look(&mut self) -> NodeReport {
         self.now += 15;
-        let mut fleets: BTreeMap<(Option<&str>, Option<u128>), Vec<Member>> = BTreeMap::new();
+        let mut fleets: BTreeMap<(Option<&str>, Option<u128>), Vec<PodRef>> = BTreeMap::new();
         for (host, created, uid) in &self.pods {
             let own = Some(*uid).filter(|_| self.own_keys);
-            fleets.entry((*host, own)).or_default().push(Member {
+            fleets.entry((*host, own)).or_default().push(PodRef {
                 created: at(*created),
                 uid: *uid,
                 name: format!("pod-{uid}").into(),
@@ -77,18 +77,20 @@ impl World {
         } else {
             "headscale-auth-keys"
         };
-        let fleets = fleets.into_iter().map(|((hostname, own), pods)| Fleet {
-            control_plane: "default".into(),
-            user: "shop.api".into(),
-            service: "api".into(),
-            secret: secret.into(),
-            data_key: own.map_or_else(|| "api-authkey".to_owned(), |uid| uid.to_string()),
-            hostname: hostname.map(str::to_owned),
-            pods,
-        });
+        let fleets = fleets
+            .into_iter()
+            .map(|((hostname, own), pods)| ReplicaGroup {
+                control_plane: "default".into(),
+                user: "shop.api".into(),
+                service: "api".into(),
+                secret: secret.into(),
+                data_key: own.map_or_else(|| "api-authkey".to_owned(), |uid| uid.to_string()),
+                hostname: hostname.map(str::to_owned),
+                pods,
+            });
         let demand = NamespaceDemand {
-            fleets: fleets.collect(),
-            guests: [(
+            replica_groups: fleets.collect(),
+            expected_nodes: [(
                 ("default".into(), "api".into()),
                 self.pods.len() + self.leaving,
             )]
@@ -118,7 +120,7 @@ impl World {
         };
         let user = KeyUser {
             name: "shop.api".into(),
-            owner: self.ours.then(|| Owner::new("shop", "api")),
+            owner: self.ours.then(|| ServiceOwner::new("shop", "api")),
             created: None,
         };
         let tailnet = Tailnet::new(
@@ -126,9 +128,9 @@ impl World {
             nodes.collect(),
             &(1..10).map(|id| (KeyId(id), key)).collect(),
             &[(UserId(1), user)].into(),
-            &Lent::new(),
+            &ForeignRows::new(),
         );
-        let key_of = |place: &Place| {
+        let key_of = |place: &PodOwner| {
             assert!(own_keys, "of a shared key it tells nothing");
             Some(KeyId(place.data_key.parse::<u64>().unwrap() + 1))
         };
@@ -148,7 +150,7 @@ impl World {
     }
 }
 
-fn uids(finding: &Finding) -> Vec<u128> {
+fn uids(finding: &NodeFinding) -> Vec<u128> {
     finding.pods.iter().map(|pod| pod.uid).collect()
 }
 
@@ -401,21 +403,21 @@ fn the_next_process_knows_who_had_joined_and_who_waited() {
         found.collect::<Vec<_>>()
     };
     let (lost, late) = ((NodeState::Lost, 1), (NodeState::Late, 1));
-    world.truth = Truth::after(Some(noted.clone()));
+    world.truth = NodeTracker::after(Some(noted.clone()));
     assert_eq!(
         states(&mut world),
         [lost, late],
         "api had joined, db waited"
     );
     assert_eq!(world.truth.note(), Some(noted.clone()));
-    world.truth = Truth::default();
+    world.truth = NodeTracker::default();
     assert_eq!(states(&mut world), [late, late], "nothing is known");
     // Who came later is not known either, and a note never knows less than the one before it.
     world.pods = vec![(Some("api"), START + 400, 9)];
-    world.truth = Truth::after(Some(noted));
+    world.truth = NodeTracker::after(Some(noted));
     assert_eq!(states(&mut world), [late]);
     world.pods.clear();
     world.look();
     assert_eq!(world.truth.note().unwrap().as_of, at(START + 400));
-    assert!(Truth::default().note().is_none());
+    assert!(NodeTracker::default().note().is_none());
 }

@@ -2,17 +2,17 @@
 
 use jiff::Timestamp;
 
-use super::over;
-use super::step::Why;
-use super::view::{Issued, View};
+use super::expire;
+use super::step::KeyReason;
+use super::view::{IssuedKeys, SecretView};
 use crate::control_plane::{KeyId, PreAuthKey};
 use crate::fingerprint::same_fingerprint;
 use crate::rotation::demand::KeyDemand;
-use crate::rotation::owner::Owner;
-use crate::rotation::record::{Issued as Made, KeyRecord, Origin};
+use crate::rotation::owner::ServiceOwner;
+use crate::rotation::record::{IssuedKey as Made, KeyRecord, Origin};
 
 /// Whether the row is there, with that end, and the service's own.
-pub(super) fn owned(issued: &Issued, owner: &Owner, current: &Made) -> bool {
+pub(super) fn owned(issued: &IssuedKeys, owner: &ServiceOwner, current: &Made) -> bool {
     let row = listed(issued, current.id, current.expires);
     row.is_some_and(|row| issued.serves(row, owner, &current.asked.user))
 }
@@ -20,7 +20,7 @@ pub(super) fn owned(issued: &Issued, owner: &Owner, current: &Made) -> bool {
 /// Whether the list confirms the end of the key in force; none where it was not asked. A key that a person put there may be another
 /// user's: then the Secret has to hold its value, which is compared by its prefix.
 pub(in crate::rotation) fn confirms_end(
-    view: &View<'_>,
+    view: &SecretView<'_>,
     data_key: &str,
     key: &KeyRecord,
     current: &Made,
@@ -46,30 +46,32 @@ pub(in crate::rotation) fn confirms_end(
 /// The record cannot say that: whoever may edit the Secret may have written it, or have copied it from elsewhere. What a person
 /// put there is the person's choice.
 pub(super) fn confirm(
-    issued: &Issued,
-    view: &View<'_>,
+    issued: &IssuedKeys,
+    view: &SecretView<'_>,
     current: &Made,
     demand: &KeyDemand,
-) -> Option<Why> {
+) -> Option<KeyReason> {
     let Some(row) = listed(issued, current.id, current.expires) else {
-        return issued.tells_of(current.id).then_some(Why::Lost);
+        return issued.tells_of(current.id).then_some(KeyReason::Lost);
     };
     let owner = view.owner(&demand.service);
     match current.origin {
-        Origin::Ours if !issued.serves(row, &owner, &demand.asked.user) => Some(Why::NotOwned),
-        Origin::Ours if over::differs(row, &demand.asked) => Some(Why::Changed),
+        Origin::Ours if !issued.serves(row, &owner, &demand.asked.user) => {
+            Some(KeyReason::NotOwned)
+        }
+        Origin::Ours if expire::differs(row, &demand.asked) => Some(KeyReason::Changed),
         // The person's choice went with the namespace that it was made in.
         Origin::Hand | Origin::Foreign
             if view.recreated && !issued.serves(row, &owner, &demand.asked.user) =>
         {
-            Some(Why::NotOwned)
+            Some(KeyReason::NotOwned)
         }
         Origin::Ours | Origin::Hand | Origin::Foreign => None,
     }
 }
 
 /// A key of ours, as its control plane lists it.
-pub(super) fn listed(issued: &Issued, id: KeyId, expires: Timestamp) -> Option<&PreAuthKey> {
+pub(super) fn listed(issued: &IssuedKeys, id: KeyId, expires: Timestamp) -> Option<&PreAuthKey> {
     // Compared with what was asked, not with our clock: a clock that is off must not look like an ended key.
     // Another end is an ended key, or one that got its id after Headscale was put back as it was.
     let is_this = |key: &&PreAuthKey| {

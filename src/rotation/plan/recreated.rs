@@ -5,13 +5,13 @@ use jiff::Timestamp;
 
 use super::confirmed::owned;
 use super::step::{Plan, Step};
-use super::view::View;
+use super::view::SecretView;
 use super::when::earliest;
 use crate::rotation::record::KeyRecord;
 
 /// Plans for such a record: keys without pods that no control plane confirms are retired, and once every other key is confirmed
 /// the record becomes the namespace's own. Keys that pods need are replaced as [`super::Why::NotOwned`].
-pub(super) fn take_over(now: Timestamp, view: &View<'_>, plan: &mut Plan) {
+pub(super) fn take_over(now: Timestamp, view: &SecretView<'_>, plan: &mut Plan) {
     if !view.recreated {
         return;
     }
@@ -41,7 +41,7 @@ pub(super) fn take_over(now: Timestamp, view: &View<'_>, plan: &mut Plan) {
 }
 
 /// Whether there is no key in force, or the control plane says that it is the service's own.
-fn confirmed(view: &View<'_>, key: &KeyRecord) -> bool {
+fn confirmed(view: &SecretView<'_>, key: &KeyRecord) -> bool {
     let Some(current) = &key.current else {
         return true;
     };
@@ -50,7 +50,7 @@ fn confirmed(view: &View<'_>, key: &KeyRecord) -> bool {
 }
 
 /// Whether the control plane was asked, and has read out what it says of the key in force.
-fn is_read(view: &View<'_>, key: &KeyRecord) -> bool {
+fn is_read(view: &SecretView<'_>, key: &KeyRecord) -> bool {
     let issued = view.issued.get(&key.control_plane);
     let current = key.current.as_ref();
     issued.is_some_and(|issued| current.is_none_or(|current| issued.tells_of(current.id)))

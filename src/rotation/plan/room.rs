@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::own;
+use super::per_pod;
 use super::step::{Plan, Step};
-use super::view::View;
+use super::view::SecretView;
 use crate::clock::after;
 use crate::rotation::record::KeyRecord;
 
@@ -19,7 +19,7 @@ pub(super) const TAKES_NEW: usize = 3 * (1 << 20) / 4;
 
 /// What follows from the bytes of a Secret.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Room {
+pub(super) struct SecretRoom {
     /// Demanded keys that it has no room for.
     pub(super) over: BTreeSet<String>,
     /// How many bytes too much there are, with those keys in it.
@@ -27,9 +27,9 @@ pub(super) struct Room {
 }
 
 /// Looks at the bytes of a Secret of shared keys; the oldest services come first.
-pub(super) fn of_bytes(view: &View<'_>) -> Room {
+pub(super) fn of_bytes(view: &SecretView<'_>) -> SecretRoom {
     if view.of_pods {
-        return Room::default();
+        return SecretRoom::default();
     }
     let is_new = |data_key: &String| {
         let key = view.record.keys.get(data_key);
@@ -38,11 +38,11 @@ pub(super) fn of_bytes(view: &View<'_>) -> Room {
     let new = view.demand.iter();
     let new = new.filter(|(data_key, _)| is_new(data_key) && !view.over_quota.contains(*data_key));
     let mut new: Vec<_> = new
-        .map(|(data_key, demand)| (demand.since, data_key, own::weight_of(data_key, demand)))
+        .map(|(data_key, demand)| (demand.since, data_key, per_pod::weight_of(data_key, demand)))
         .collect();
     new.sort();
     let mut used = view.bytes;
-    let mut room = Room::default();
+    let mut room = SecretRoom::default();
     for (_, data_key, weight) in new {
         if used + weight > TAKES_NEW {
             room.over.insert(data_key.clone());
@@ -51,17 +51,17 @@ pub(super) fn of_bytes(view: &View<'_>) -> Room {
     }
     // What was taken out already is remembered for one overlap more.
     let leaving = |key: &&KeyRecord| key.current.is_none() && !key.previous.is_empty();
-    let leaving = view.record.keys.values().filter(leaving).count() * own::WEIGHT;
+    let leaving = view.record.keys.values().filter(leaving).count() * per_pod::WEIGHT;
     room.lacking = used.saturating_sub(TAKES_NEW + leaving);
     room
 }
 
 /// Has the keys that were unused for longest make room: for services that have no key yet, and for the bytes that are lacking.
-pub(super) fn make(now: Timestamp, view: &View<'_>, room: &Room, plan: &mut Plan) {
+pub(super) fn make(now: Timestamp, view: &SecretView<'_>, room: &SecretRoom, plan: &mut Plan) {
     if !view.synced || view.of_pods {
         return;
     }
-    let for_bytes = room.lacking.div_ceil(own::WEIGHT);
+    let for_bytes = room.lacking.div_ceil(per_pod::WEIGHT);
     for data_key in longest_unused(now, view)
         .into_iter()
         .take(view.excess.max(for_bytes))
@@ -76,7 +76,7 @@ pub(super) fn make(now: Timestamp, view: &View<'_>, room: &Room, plan: &mut Plan
 }
 
 /// The keys in force that no pod needs or refers to, the longest unused first.
-fn longest_unused<'a>(now: Timestamp, view: &View<'a>) -> Vec<&'a String> {
+fn longest_unused<'a>(now: Timestamp, view: &SecretView<'a>) -> Vec<&'a String> {
     let unused = view.record.keys.iter().filter_map(|(data_key, key)| {
         let needed = view.demand.contains_key(data_key) || view.held.contains(data_key);
         let since = key

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use crate::control_plane::KeyId;
-use crate::rotation::record::{Intent, Issued as Adopted};
-use crate::rotation::state::State;
+use crate::rotation::record::{Intent, IssuedKey as Adopted};
+use crate::rotation::state::KeyState;
 use crate::rotation::value::Flaw;
 
 /// Why a key is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Why {
+pub enum KeyReason {
     /// There is none.
     First,
     /// The record names one, and its value is not in the Secret.
@@ -40,16 +40,16 @@ pub enum Step {
         /// The key.
         data_key: String,
         /// Why.
-        why: Why,
+        why: KeyReason,
     },
     /// Make the key that was written down, and put it in force.
-    Mint {
+    Create {
         /// The key.
         data_key: String,
         /// What was written down.
         intent: Intent,
         /// Why.
-        why: Why,
+        why: KeyReason,
     },
     /// Take over a key that a person put in the place of ours.
     Adopt {
@@ -74,7 +74,7 @@ pub enum Step {
         /// When it ends by itself: a key of that id with another end is not the one.
         expires: Timestamp,
         /// Why.
-        why: Over,
+        why: ExpireReason,
     },
     /// Bring what was put off for too long by a clock that was ahead back to now.
     BringBack {
@@ -129,7 +129,7 @@ pub struct Plan {
     /// Most urgent first.
     pub steps: Vec<Step>,
     /// State of every demanded key.
-    pub states: BTreeMap<String, State>,
+    pub states: BTreeMap<String, KeyState>,
     /// Whether the Secret has no room for the keys of some services.
     pub full: bool,
     /// When a key is due or may be tried again.
@@ -142,7 +142,7 @@ pub struct Plan {
 
 /// Says why a key is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Over {
+pub enum ExpireReason {
     /// It was replaced or taken out, and the time that it went on for has passed.
     Overlap,
     /// Somebody asked for its end.
@@ -151,7 +151,7 @@ pub enum Over {
     LostIntent,
 }
 
-impl Over {
+impl ExpireReason {
     /// Its name in logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -163,7 +163,7 @@ impl Over {
     }
 }
 
-impl Why {
+impl KeyReason {
     /// Its name in logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -184,35 +184,44 @@ impl Why {
 pub(super) fn urgency(step: &Step) -> u8 {
     match step {
         Step::Intend {
-            why: Why::First, ..
+            why: KeyReason::First,
+            ..
         }
-        | Step::Mint {
-            why: Why::First, ..
+        | Step::Create {
+            why: KeyReason::First,
+            ..
         } => 0,
         Step::Intend {
             why:
-                Why::ValueLost
-                | Why::Refused(_)
-                | Why::Lost
-                | Why::NotOwned
-                | Why::Changed
-                | Why::Requested
-                | Why::NotJoined,
+                KeyReason::ValueLost
+                | KeyReason::Refused(_)
+                | KeyReason::Lost
+                | KeyReason::NotOwned
+                | KeyReason::Changed
+                | KeyReason::Requested
+                | KeyReason::NotJoined,
             ..
         }
-        | Step::Mint {
+        | Step::Create {
             why:
-                Why::ValueLost
-                | Why::Refused(_)
-                | Why::Lost
-                | Why::NotOwned
-                | Why::Changed
-                | Why::Requested
-                | Why::NotJoined,
+                KeyReason::ValueLost
+                | KeyReason::Refused(_)
+                | KeyReason::Lost
+                | KeyReason::NotOwned
+                | KeyReason::Changed
+                | KeyReason::Requested
+                | KeyReason::NotJoined,
             ..
         }
         | Step::Adopt { .. } => 1,
-        Step::Intend { why: Why::Due, .. } | Step::Mint { why: Why::Due, .. } => 2,
+        Step::Intend {
+            why: KeyReason::Due,
+            ..
+        }
+        | Step::Create {
+            why: KeyReason::Due,
+            ..
+        } => 2,
         Step::GiveUp { .. }
         | Step::Expire { .. }
         | Step::BringBack { .. }

@@ -1,13 +1,13 @@
 use super::*;
 use crate::control_plane::{KeyId, PreAuthKey, UserId};
-use crate::rotation::record::{Abandoned, Asked, Issued as Made, Record};
-use crate::rotation::request::{Request, Requests};
-use crate::rotation::value::{Flaw, Value};
+use crate::rotation::record::{Abandoned, IssuedKey as Made, KeySpec, Record};
+use crate::rotation::request::{Requests, RotationRequest};
+use crate::rotation::value::{Flaw, StoredValue};
 
-mod by_hand;
 mod case;
-mod over;
-mod own;
+mod expire;
+mod manual_keys;
+mod per_pod;
 mod recreated;
 mod room;
 mod truncated;
@@ -44,7 +44,7 @@ fn listed(id: u64, expiration: Timestamp) -> PreAuthKey {
     }
 }
 
-fn intend(why: Why) -> Vec<Step> {
+fn intend(why: KeyReason) -> Vec<Step> {
     vec![Step::Intend {
         data_key: KEY.into(),
         why,
@@ -52,10 +52,10 @@ fn intend(why: Why) -> Vec<Step> {
 }
 
 fn expire(id: u64, expires: Timestamp) -> Vec<Step> {
-    expire_as(id, expires, Over::Overlap)
+    expire_as(id, expires, ExpireReason::Overlap)
 }
 
-fn expire_as(id: u64, expires: Timestamp, why: Over) -> Vec<Step> {
+fn expire_as(id: u64, expires: Timestamp, why: ExpireReason) -> Vec<Step> {
     vec![Step::Expire {
         data_key: KEY.into(),
         control_plane: "default".into(),
@@ -78,32 +78,40 @@ fn the_list_of_keys_says_whether_the_key_in_force_is_what_pods_ask_for() {
         (
             "a person's",
             |row| row.user = Some(UserId(2)),
-            Some(Why::NotOwned),
+            Some(KeyReason::NotOwned),
         ),
         (
             "another namespace's",
             |row| row.user = Some(UserId(3)),
-            Some(Why::NotOwned),
+            Some(KeyReason::NotOwned),
         ),
         ("adopted for it", |row| row.user = Some(UserId(4)), None),
-        ("tags alone", |row| row.user = None, Some(Why::NotOwned)),
+        (
+            "tags alone",
+            |row| row.user = None,
+            Some(KeyReason::NotOwned),
+        ),
         (
             "other tags",
             |row| row.tags = vec!["tag:admin".into()],
-            Some(Why::Changed),
+            Some(KeyReason::Changed),
         ),
-        ("works once", |row| row.reusable = false, Some(Why::Changed)),
+        (
+            "works once",
+            |row| row.reusable = false,
+            Some(KeyReason::Changed),
+        ),
         (
             "stays behind",
             |row| row.ephemeral = false,
-            Some(Why::Changed),
+            Some(KeyReason::Changed),
         ),
         (
             "another end",
             |row| row.expiration = Some(at(80 * DAY)),
-            Some(Why::Lost),
+            Some(KeyReason::Lost),
         ),
-        ("another id", |row| row.id = KeyId(8), Some(Why::Lost)),
+        ("another id", |row| row.id = KeyId(8), Some(KeyReason::Lost)),
     ] {
         let steps = row(change).steps(0);
         assert_eq!(steps, want.map(intend).unwrap_or_default(), "{why}");
@@ -121,9 +129,9 @@ fn a_key_of_ninety_days_is_due_at_day_eighty_to_the_second() {
     let plan = case.plan(at(80 * DAY - 1));
     assert_eq!(plan.steps, []);
     assert_eq!(plan.renew_at, Some(at(80 * DAY)));
-    assert_eq!(plan.states[KEY], State::Ready);
-    assert_eq!(case.steps(80 * DAY), intend(Why::Due));
-    assert_eq!(case.plan(at(80 * DAY)).states[KEY], State::Ready);
+    assert_eq!(plan.states[KEY], KeyState::Ready);
+    assert_eq!(case.steps(80 * DAY), intend(KeyReason::Due));
+    assert_eq!(case.plan(at(80 * DAY)).states[KEY], KeyState::Ready);
 }
 
 #[test]
@@ -132,27 +140,27 @@ fn says_why_a_key_is_made() {
         (
             "no key yet",
             Case::new().with(|case| case.key.current = None),
-            intend(Why::First),
+            intend(KeyReason::First),
         ),
         (
             "the value was taken out",
             Case::new().with(|case| case.filled = false),
-            intend(Why::ValueLost),
+            intend(KeyReason::ValueLost),
         ),
         (
             "the server forgot it",
             Case::new().with(|case| case.issued = Some(Vec::new())),
-            intend(Why::Lost),
+            intend(KeyReason::Lost),
         ),
         (
             "somebody ended it",
             Case::new().with(|case| case.issued = Some(vec![listed(7, at(5))])),
-            intend(Why::Lost),
+            intend(KeyReason::Lost),
         ),
         (
             "its number is another key's, in a new database",
             Case::new().with(|case| case.issued = Some(vec![listed(7, at(91 * DAY))])),
-            intend(Why::Lost),
+            intend(KeyReason::Lost),
         ),
         (
             "the server has it",
@@ -163,22 +171,22 @@ fn says_why_a_key_is_made() {
             "other tags",
             Case::new()
                 .with(|case| case.demand.get_mut(KEY).unwrap().asked.tags = vec!["tag:web".into()]),
-            intend(Why::Changed),
+            intend(KeyReason::Changed),
         ),
         (
             "not ephemeral any more",
             Case::new().with(|case| case.demand.get_mut(KEY).unwrap().asked.ephemeral = false),
-            intend(Why::Changed),
+            intend(KeyReason::Changed),
         ),
         (
             "another user",
             Case::new().with(|case| case.demand.get_mut(KEY).unwrap().asked.user = "x.api".into()),
-            intend(Why::Changed),
+            intend(KeyReason::Changed),
         ),
         (
             "a person asked",
             Case::new().with(|case| case.request(7)),
-            intend(Why::Requested),
+            intend(KeyReason::Requested),
         ),
         (
             "a person asked for what was done since",
@@ -207,21 +215,21 @@ fn says_why_a_key_is_made() {
 
 #[test]
 fn nothing_is_done_where_nothing_may_be_done() {
-    let table: [(&str, Case, State); 6] = [
+    let table: [(&str, Case, KeyState); 6] = [
         (
             "foreign Secret",
             Case::new().with(|case| case.ownership = Ownership::NotOurs),
-            State::SecretNotOurs,
+            KeyState::SecretNotOurs,
         ),
         (
             "paused Secret",
             Case::new().with(|case| case.ownership = Ownership::Paused),
-            State::Paused,
+            KeyState::Paused,
         ),
         (
             "paused everywhere",
             Case::new().with(|case| case.rotation.paused = true),
-            State::Paused,
+            KeyState::Paused,
         ),
         (
             "over the quota",
@@ -229,33 +237,33 @@ fn nothing_is_done_where_nothing_may_be_done() {
                 case.key.current = None;
                 case.over_quota.insert(KEY.into());
             }),
-            State::QuotaExceeded,
+            KeyState::QuotaExceeded,
         ),
         (
             "no API key",
             Case::new().with(|case| {
                 case.process.held.insert(
                     KEY.into(),
-                    Held {
-                        state: State::NoCredentials,
+                    Blocked {
+                        state: KeyState::NoCredentials,
                         until: None,
                     },
                 );
             }),
-            State::NoCredentials,
+            KeyState::NoCredentials,
         ),
         (
             "failed a moment ago",
             Case::new().with(|case| {
                 case.process.held.insert(
                     KEY.into(),
-                    Held {
-                        state: State::Degraded,
+                    Blocked {
+                        state: KeyState::Degraded,
                         until: Some(at(99 * DAY)),
                     },
                 );
             }),
-            State::Degraded,
+            KeyState::Degraded,
         ),
     ];
     for (name, mut case, state) in table {
@@ -271,10 +279,10 @@ fn an_intent_is_followed_by_its_writer_and_respected_by_others() {
     let due = 80 * DAY;
     let with = |intent: Intent| Case::new().with(|case| case.key.intent = Some(intent));
     let mint = |intent: Intent| {
-        vec![Step::Mint {
+        vec![Step::Create {
             data_key: KEY.into(),
             intent,
-            why: Why::Due,
+            why: KeyReason::Due,
         }]
     };
     let fresh = |writer, op| Intent {
@@ -288,14 +296,14 @@ fn an_intent_is_followed_by_its_writer_and_respected_by_others() {
     );
     assert_eq!(
         with(fresh("me", "failed")).steps(due),
-        intend(Why::Due),
+        intend(KeyReason::Due),
         "own, and over"
     );
     let beside = with(fresh("me", "beside"));
     assert_eq!(beside.steps(due), [], "another job is about to make it");
     let other_tags = with(fresh("me", "beside"))
         .with(|case| case.demand.get_mut(KEY).unwrap().asked.tags = vec!["tag:x".into()]);
-    assert_eq!(other_tags.steps(due), intend(Why::Changed));
+    assert_eq!(other_tags.steps(due), intend(KeyReason::Changed));
     assert_eq!(with(fresh("other", "live")).steps(due + 119), []);
     assert_eq!(
         with(fresh("other", "live")).plan(at(due)).renew_at,
@@ -303,14 +311,14 @@ fn an_intent_is_followed_by_its_writer_and_respected_by_others() {
     );
     assert_eq!(
         with(fresh("other", "live")).steps(due + 120),
-        intend(Why::Due),
+        intend(KeyReason::Due),
         "crashed"
     );
     let changed = with(fresh("me", "live"))
         .with(|case| case.demand.get_mut(KEY).unwrap().asked.reusable = false);
     assert_eq!(
         changed.steps(due),
-        intend(Why::Changed),
+        intend(KeyReason::Changed),
         "asked for something else meanwhile"
     );
 }
@@ -366,8 +374,8 @@ fn a_clock_that_is_an_hour_off_does_not_make_a_listed_key_look_ended() {
 fn an_id_that_was_given_again_after_a_restore_is_another_key() {
     let case = |ends| Case::new().with(|case| case.issued = Some(vec![listed(7, at(ends))]));
     assert_eq!(case(90 * DAY).steps(0), []);
-    assert_eq!(case(89 * DAY).steps(0), intend(Why::Lost));
-    assert_eq!(case(91 * DAY).steps(0), intend(Why::Lost));
+    assert_eq!(case(89 * DAY).steps(0), intend(KeyReason::Lost));
+    assert_eq!(case(91 * DAY).steps(0), intend(KeyReason::Lost));
 }
 
 #[test]
@@ -381,5 +389,5 @@ fn an_intent_from_the_future_is_not_waited_for() {
         Case::new().with(|case| case.key.intent = Some(intent))
     };
     assert_eq!(ahead(120).steps(due), []);
-    assert_eq!(ahead(121).steps(due), intend(Why::Due));
+    assert_eq!(ahead(121).steps(due), intend(KeyReason::Due));
 }

@@ -8,15 +8,15 @@ use jiff::Timestamp;
 
 use crate::control_plane::{KeyId, PreAuthKey, UserId};
 use crate::rotation::demand::KeyDemand;
-use crate::rotation::owner::{Claim, Holder, KeyUser, Owner, owns};
+use crate::rotation::owner::{KeyClaim, KeyHolder, KeyUser, ServiceOwner, owns};
 use crate::rotation::record::Record;
 use crate::rotation::request::Requests;
-use crate::rotation::state::State;
-use crate::rotation::value::Value;
+use crate::rotation::state::KeyState;
+use crate::rotation::value::StoredValue;
 
 /// Holds what is known of one Secret. Everything in it was read after the Secret.
 #[derive(Clone, Copy, Debug)]
-pub struct View<'a> {
+pub struct SecretView<'a> {
     /// Its namespace: it speaks of the keys of services there alone.
     pub namespace: &'a str,
     /// Whose it is.
@@ -30,7 +30,7 @@ pub struct View<'a> {
     /// Data keys of the demand under which something stands that may be a key.
     pub filled: &'a BTreeSet<String>,
     /// What can be told of those values.
-    pub values: &'a BTreeMap<String, Value>,
+    pub values: &'a BTreeMap<String, StoredValue>,
     /// What a person asks of it.
     pub requests: &'a Requests,
     /// What pods need of it, by data key.
@@ -46,7 +46,7 @@ pub struct View<'a> {
     /// Whether the pods were all seen, so that a key without demand is really not used.
     pub synced: bool,
     /// What the control planes hold, by name, where they were asked.
-    pub issued: &'a BTreeMap<String, Issued>,
+    pub issued: &'a BTreeMap<String, IssuedKeys>,
     /// What this process is doing and has met.
     pub process: &'a Process,
 }
@@ -64,7 +64,7 @@ pub enum Ownership {
 
 /// What one control plane holds: one fresh look. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Issued {
+pub struct IssuedKeys {
     /// Its pre-auth keys: all of them, unless they are truncated.
     pub keys: Arc<BTreeMap<KeyId, PreAuthKey>>,
     /// Whether it holds more keys than are read: then one that is not listed may be there all the same.
@@ -72,7 +72,7 @@ pub struct Issued {
     /// Users that keys are made for.
     pub users: Arc<BTreeMap<UserId, KeyUser>>,
     /// Whose nodes are online, and their host names; asked for where pods have keys of their own.
-    pub online: BTreeSet<(Holder, String)>,
+    pub online: BTreeSet<(KeyHolder, String)>,
 }
 
 /// What the control plane says of a key that a Secret speaks of.
@@ -86,7 +86,7 @@ pub enum Claimed {
     NotOwned,
 }
 
-impl Issued {
+impl IssuedKeys {
     /// Whether this list says what becomes of that key, if only by not having it.
     pub(super) fn tells_of(&self, id: KeyId) -> bool {
         !self.truncated || self.keys.contains_key(&id)
@@ -94,7 +94,7 @@ impl Issued {
 
     /// What it says of a key that a Secret speaks of, unless that was not read; `adopted` is the name of the user that the service's keys are made for.
     #[must_use]
-    pub fn claimed(&self, claim: &Claim<'_>, adopted: &str) -> Option<Claimed> {
+    pub fn claimed(&self, claim: &KeyClaim<'_>, adopted: &str) -> Option<Claimed> {
         match self.keys.get(&claim.id) {
             None => (!self.truncated).then_some(Claimed::NotListed),
             Some(row) if owns(row, &self.users, claim, adopted) => Some(Claimed::Owned),
@@ -108,16 +108,16 @@ impl Issued {
     }
 
     /// Whether the key is the service's own; `adopted` is the name of the user that its keys are made for.
-    pub(super) fn serves(&self, row: &PreAuthKey, owner: &Owner, adopted: &str) -> bool {
+    pub(super) fn serves(&self, row: &PreAuthKey, owner: &ServiceOwner, adopted: &str) -> bool {
         self.user_of(row)
             .is_some_and(|user| user.serves(owner, adopted))
     }
 }
 
-impl View<'_> {
+impl SecretView<'_> {
     /// The service of this Secret's namespace.
-    pub(super) fn owner(&self, service: &str) -> Owner {
-        Owner::new(self.namespace, service)
+    pub(super) fn owner(&self, service: &str) -> ServiceOwner {
+        ServiceOwner::new(self.namespace, service)
     }
 }
 
@@ -127,20 +127,20 @@ pub struct Process {
     /// Names this process.
     pub writer: String,
     /// How long another writer's intent is respected.
-    pub respect: Duration,
+    pub intent_ttl: Duration,
     /// Intents of ours that were written and whose key is still to be made.
     pub live: BTreeSet<String>,
     /// Intents that other jobs of this process follow.
     pub beside: BTreeSet<String>,
     /// Data keys that are not tried again before a time, and why.
-    pub held: BTreeMap<String, Held>,
+    pub held: BTreeMap<String, Blocked>,
 }
 
 /// Says that a key is not to be made now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Held {
+pub struct Blocked {
     /// What it is waiting for.
-    pub state: State,
+    pub state: KeyState,
     /// When it is tried again; none if something else has to happen first.
     pub until: Option<Timestamp>,
 }

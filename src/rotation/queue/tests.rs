@@ -12,22 +12,22 @@ fn secret(namespace: &str) -> SecretRef {
 
 #[test]
 fn new_pods_overtake_renewals_and_renewals_overtake_cleanup() {
-    let mut queue = Queue::default();
-    queue.want(&secret("a"), Class::Cleanup, at(1));
-    queue.want(&secret("b"), Class::Renewal, at(2));
-    queue.want(&secret("c"), Class::New, at(3));
+    let mut queue = JobQueue::default();
+    queue.want(&secret("a"), JobClass::Cleanup, at(1));
+    queue.want(&secret("b"), JobClass::Renewal, at(2));
+    queue.want(&secret("c"), JobClass::New, at(3));
     let order: Vec<_> = std::iter::from_fn(|| queue.next(at(10)))
         .map(|job| job.class)
         .collect();
-    assert_eq!(order, [Class::New, Class::Renewal, Class::Cleanup]);
+    assert_eq!(order, [JobClass::New, JobClass::Renewal, JobClass::Cleanup]);
 }
 
 #[test]
 fn a_secret_is_worked_on_once_at_a_time_and_again_if_it_changed_meanwhile() {
-    let mut queue = Queue::default();
-    queue.want(&secret("a"), Class::New, at(1));
+    let mut queue = JobQueue::default();
+    queue.want(&secret("a"), JobClass::New, at(1));
     let first = queue.next(at(1)).unwrap();
-    queue.want(&secret("a"), Class::Renewal, at(2));
+    queue.want(&secret("a"), JobClass::Renewal, at(2));
     assert_eq!(queue.next(at(50_000)), None);
     assert_eq!(queue.wake(), None);
     queue.done(&secret("a"), first.number);
@@ -39,10 +39,10 @@ fn a_secret_is_worked_on_once_at_a_time_and_again_if_it_changed_meanwhile() {
 
 #[test]
 fn new_pods_overtake_one_job_on_their_secret_that_takes_long() {
-    let mut queue = Queue::default();
+    let mut queue = JobQueue::default();
     let mut begin = |want: bool, millis: i64| {
         if want {
-            queue.want(&secret("a"), Class::New, at(millis));
+            queue.want(&secret("a"), JobClass::New, at(millis));
         }
         queue.next(at(millis)).map(|job| job.number)
     };
@@ -54,7 +54,7 @@ fn new_pods_overtake_one_job_on_their_secret_that_takes_long() {
     assert_eq!(queue.wake(), Some(at(3_000)), "and not when it was asked");
     assert_eq!(queue.next(at(3_000)).unwrap().number, 3);
     queue.done(&secret("a"), 1);
-    queue.want(&secret("a"), Class::New, at(3_000));
+    queue.want(&secret("a"), JobClass::New, at(3_000));
     assert_eq!(queue.wake(), Some(at(4_000)));
     queue.set_back();
     assert!(queue.next(at(0)).is_none(), "it was not asked for so early");
@@ -63,22 +63,22 @@ fn new_pods_overtake_one_job_on_their_secret_that_takes_long() {
 
 #[test]
 fn renewals_that_are_due_together_run_five_a_second() {
-    let mut queue = Queue::default();
+    let mut queue = JobQueue::default();
     for namespace in ["a", "b", "c"] {
-        queue.want(&secret(namespace), Class::Renewal, at(0));
+        queue.want(&secret(namespace), JobClass::Renewal, at(0));
     }
     assert!(queue.next(at(0)).is_some());
     assert_eq!(queue.next(at(199)), None);
     assert_eq!(queue.wake(), Some(at(200)));
     assert!(queue.next(at(200)).is_some());
     assert_eq!(queue.next(at(399)), None);
-    queue.want(&secret("d"), Class::New, at(200));
-    assert_eq!(queue.next(at(201)).unwrap().class, Class::New);
+    queue.want(&secret("d"), JobClass::New, at(200));
+    assert_eq!(queue.next(at(201)).unwrap().class, JobClass::New);
 }
 
 /// A queue whose jobs take a while.
 struct Sim {
-    queue: Queue,
+    queue: JobQueue,
     millis: i64,
     running: Vec<(i64, SecretRef, u64)>,
     begun: Vec<(i64, Job)>,
@@ -87,7 +87,7 @@ struct Sim {
 impl Sim {
     fn new() -> Self {
         Self {
-            queue: Queue::default(),
+            queue: JobQueue::default(),
             millis: 0,
             running: Vec::new(),
             begun: Vec::new(),
@@ -99,7 +99,7 @@ impl Sim {
         &mut self,
         until: i64,
         takes: impl Fn(&SecretRef) -> i64,
-        mut ended: impl FnMut(&mut Queue, &SecretRef, i64),
+        mut ended: impl FnMut(&mut JobQueue, &SecretRef, i64),
     ) {
         let mut idle_until = self.millis;
         while self.millis < until {
@@ -141,12 +141,12 @@ fn a_new_pod_comes_before_a_thousand_due_renewals() {
         let mut sim = Sim::new();
         for n in 0..1_000 {
             sim.queue
-                .want(&secret(&format!("r{n}")), Class::Renewal, at(0));
+                .want(&secret(&format!("r{n}")), JobClass::Renewal, at(0));
         }
         for second in 1..=60 {
             sim.run(second * 1_000, |_| takes, |_, _, _| {});
             let new = format!("n{second}");
-            sim.queue.want(&secret(&new), Class::New, at(sim.millis));
+            sim.queue.want(&secret(&new), JobClass::New, at(sim.millis));
             sim.run(sim.millis + 50, |_| 50, |_, _, _| {});
             assert_eq!(sim.begun_at(&new), [second * 1_000], "{takes} ms each");
         }
@@ -159,21 +159,22 @@ fn a_new_pod_comes_before_a_thousand_due_renewals() {
 fn one_that_always_fails_delays_nobody() {
     let mut sim = Sim::new();
     let (poisoned, mut backoff) = (secret("poisoned"), Backoff::default());
-    sim.queue.want(&poisoned, Class::New, at(0));
+    sim.queue.want(&poisoned, JobClass::New, at(0));
     for n in 0..100 {
         let due = secret(&format!("r{n}"));
-        sim.queue.want(&due, Class::Renewal, at(n * 6_000 + 1_000));
+        sim.queue
+            .want(&due, JobClass::Renewal, at(n * 6_000 + 1_000));
     }
     for second in 1..=600 {
         let takes = |secret: &SecretRef| if *secret == poisoned { 10_000 } else { 50 };
         sim.run(second * 1_000, takes, |queue, secret, now| {
             if *secret == poisoned {
                 backoff.failed(at(now), 1.0);
-                queue.want(secret, Class::Renewal, backoff.until.unwrap());
+                queue.want(secret, JobClass::Renewal, backoff.until.unwrap());
             }
         });
         let new = secret(&format!("n{second}"));
-        sim.queue.want(&new, Class::New, at(sim.millis));
+        sim.queue.want(&new, JobClass::New, at(sim.millis));
     }
     let tries = sim.begun_at("poisoned");
     assert!((5..=9).contains(&tries.len()), "{tries:?}");
@@ -192,9 +193,11 @@ fn a_server_slower_than_our_deadline_gives_a_thousand_their_turn() {
     let mut sim = Sim::new();
     let mut failures: BTreeMap<SecretRef, Backoff> = BTreeMap::new();
     for n in 0..1_000 {
-        sim.queue.want(&secret(&format!("s{n}")), Class::New, at(0));
+        sim.queue
+            .want(&secret(&format!("s{n}")), JobClass::New, at(0));
     }
-    sim.queue.want(&secret("due"), Class::Renewal, at(60_000));
+    sim.queue
+        .want(&secret("due"), JobClass::Renewal, at(60_000));
     let all_tried = (1_000 / MOST_NEW as i64 + 1) * 10_000;
     sim.run(
         all_tried,
@@ -202,7 +205,7 @@ fn a_server_slower_than_our_deadline_gives_a_thousand_their_turn() {
         |queue, secret, now| {
             let backoff = failures.entry(secret.clone()).or_default();
             backoff.failed(at(now), 0.5);
-            queue.want(secret, Class::Renewal, backoff.until.unwrap());
+            queue.want(secret, JobClass::Renewal, backoff.until.unwrap());
         },
     );
     for n in 0..1_000 {

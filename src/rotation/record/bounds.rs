@@ -19,7 +19,7 @@ pub(super) const MOST_PREVIOUS: usize = 128;
 pub(super) fn keys<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<BTreeMap<String, KeyRecord>, D::Error> {
-    deserializer.deserialize_map(Keys)
+    deserializer.deserialize_map(BoundedKeys)
 }
 
 /// Decodes the last [`MOST_PREVIOUS`] replaced keys. One without an exact end cannot be told from another that got its id
@@ -35,13 +35,13 @@ pub(super) fn previous<'de, D: Deserializer<'de>>(
 pub(super) fn last<'de, D: Deserializer<'de>, T: Deserialize<'de>, const MOST: usize>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {
-    let last: Last<T, MOST> = Last::deserialize(deserializer)?;
+    let last: LastItems<T, MOST> = LastItems::deserialize(deserializer)?;
     Ok(last.0.into())
 }
 
-struct Keys;
+struct BoundedKeys;
 
-impl<'de> Visitor<'de> for Keys {
+impl<'de> Visitor<'de> for BoundedKeys {
     type Value = BTreeMap<String, KeyRecord>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -61,9 +61,9 @@ impl<'de> Visitor<'de> for Keys {
 }
 
 /// The last items of a list, however long that is.
-struct Last<T, const MOST: usize>(std::collections::VecDeque<T>);
+struct LastItems<T, const MOST: usize>(std::collections::VecDeque<T>);
 
-impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for Last<T, MOST> {
+impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for LastItems<T, MOST> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_seq(LastOf(PhantomData))
     }
@@ -72,7 +72,7 @@ impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for Last<T, M
 struct LastOf<T, const MOST: usize>(PhantomData<T>);
 
 impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for LastOf<T, MOST> {
-    type Value = Last<T, MOST>;
+    type Value = LastItems<T, MOST>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a list")
@@ -86,7 +86,7 @@ impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for LastOf<T, MOS
             }
             last.push_back(item);
         }
-        Ok(Last(last))
+        Ok(LastItems(last))
     }
 }
 
@@ -97,19 +97,19 @@ impl<'de> Deserialize<'de> for MaybePrevious {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(serde::Deserialize)]
         #[serde(rename_all = "camelCase")]
-        struct Form {
+        struct BoundedForm {
             id: crate::control_plane::KeyId,
             expire_at: jiff::Timestamp,
             expires: Option<jiff::Timestamp>,
             #[serde(default)]
             revoked: bool,
         }
-        let Form {
+        let BoundedForm {
             id,
             expire_at,
             expires,
             revoked,
-        } = Form::deserialize(deserializer)?;
+        } = BoundedForm::deserialize(deserializer)?;
         Ok(Self(expires.map(|expires| Previous {
             id,
             expire_at,

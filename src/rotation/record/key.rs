@@ -25,7 +25,7 @@ pub struct KeyRecord {
     pub control_plane: String,
     /// The key whose value stands in the Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub current: Option<Issued>,
+    pub current: Option<IssuedKey>,
     /// Keys that went before and are still valid, until their overlap ends.
     #[serde(
         default,
@@ -60,7 +60,7 @@ pub struct KeyRecord {
 
 /// What was asked of a key; a change of any of it makes another key.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Asked {
+pub struct KeySpec {
     /// Headscale user.
     pub user: String,
     /// Tags, sorted.
@@ -74,7 +74,7 @@ pub struct Asked {
 
 /// A key that was made.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Issued {
+pub struct IssuedKey {
     /// Its id at the control plane.
     pub id: KeyId,
     /// When it was made.
@@ -86,7 +86,7 @@ pub struct Issued {
     pub origin: Origin,
     /// What was asked.
     #[serde(flatten)]
-    pub asked: Asked,
+    pub asked: KeySpec,
 }
 
 /// Says who made a key, and so whether it is ours to end.
@@ -137,7 +137,7 @@ pub struct Intent {
     pub expires: Timestamp,
     /// What is asked.
     #[serde(flatten)]
-    pub asked: Asked,
+    pub asked: KeySpec,
 }
 
 /// An intent that was given up.
@@ -222,7 +222,7 @@ impl KeyRecord {
 
     /// Puts the key in force that the intent has led to; the one before goes on until `overlap` has passed.
     pub fn issue(&mut self, key: &PreAuthKey, intent: &Intent, now: Timestamp, overlap: Duration) {
-        let issued = Issued {
+        let issued = IssuedKey {
             id: key.id,
             created: now,
             expires: intent.expires,
@@ -235,7 +235,7 @@ impl KeyRecord {
     }
 
     /// Takes over a key that a person put in the place of ours, as if it were what pods ask for.
-    pub fn adopt(&mut self, adopted: Issued, now: Timestamp, overlap: Duration) {
+    pub fn adopt(&mut self, adopted: IssuedKey, now: Timestamp, overlap: Duration) {
         self.give_up(now);
         self.retire(now, overlap);
         self.previous.retain(|previous| previous.id != adopted.id);
@@ -264,7 +264,7 @@ impl KeyRecord {
 
     /// Takes a key of one pod out of force: it ends now, unless it was used up or is over.
     pub fn retire_own(&mut self, now: Timestamp) {
-        let ended = |key: &Issued| self.joined_with == Some(key.id) || now >= key.expires;
+        let ended = |key: &IssuedKey| self.joined_with == Some(key.id) || now >= key.expires;
         if self.current.as_ref().is_some_and(ended) {
             self.current = None;
         }

@@ -10,8 +10,8 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-fn asked() -> Asked {
-    Asked {
+fn asked() -> KeySpec {
+    KeySpec {
         user: "shop.api".into(),
         tags: vec!["tag:web".into()],
         reusable: true,

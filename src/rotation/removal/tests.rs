@@ -1,8 +1,8 @@
 //! What is found that nothing uses, and what is left. Tests.
 
 use super::*;
-use crate::control_plane::{Node, Release};
-use crate::rotation::record::{Asked, Issued};
+use crate::control_plane::{HeadscaleRelease, Node};
+use crate::rotation::record::{IssuedKey, KeySpec};
 
 const DAY: i64 = 86_400;
 
@@ -28,12 +28,12 @@ fn key(id: u64, user: u64, day: i64) -> PreAuthKey {
 /// What the Secret of `shop` remembers.
 fn record(id: u64) -> Record {
     let mut key = KeyRecord::new("api", "default");
-    key.current = Some(Issued {
+    key.current = Some(IssuedKey {
         origin: crate::rotation::record::Origin::Ours,
         id: KeyId(id),
         created: at(0),
         expires: at(200),
-        asked: Asked {
+        asked: KeySpec {
             user: "shop.api".into(),
             tags: Vec::new(),
             reusable: true,
@@ -53,13 +53,13 @@ fn records(id: u64) -> Records {
     }
 }
 
-fn survey(release: Release) -> Survey {
+fn survey(release: HeadscaleRelease) -> Survey {
     let user = |name: &str| KeyUser {
         name: name.into(),
         owner: name
             .split_once('.')
             .filter(|(namespace, _)| *namespace != "lent")
-            .map(|(namespace, service)| Owner::new(namespace, service)),
+            .map(|(namespace, service)| ServiceOwner::new(namespace, service)),
         created: None,
     };
     let names = [
@@ -138,7 +138,7 @@ fn nodes_that_were_away_for_long_stay_behind_where_nobody_needs_their_user() {
     ];
     let survey = Survey {
         nodes,
-        ..survey(Release::V0_28)
+        ..survey(HeadscaleRelease::V0_28)
     };
     let away = |synced| {
         let demands = Demands {
@@ -171,25 +171,25 @@ fn finds_what_nothing_uses_and_leaves_the_rest() {
         ))
     };
     let (orphan, row) = ("key 8 of gone.web in gone", "row 5");
-    let all = decided(Release::V0_29, Some(&records), &synced);
+    let all = decided(HeadscaleRelease::V0_29, Some(&records), &synced);
     assert_eq!(all, [orphan, row, "user 3 old.db"]);
-    let old = decided(Release::V0_28, Some(&records), &synced);
+    let old = decided(HeadscaleRelease::V0_28, Some(&records), &synced);
     assert_eq!(old, [orphan, row], "users of 0.28 stay");
     let mut theirs = policy.clone();
-    theirs.rotation.users = Users::Never;
-    let kept = survey(Release::V0_29);
+    theirs.rotation.users = UserPolicy::Never;
+    let kept = survey(HeadscaleRelease::V0_29);
     let kept = decide(at(100), "default", &kept, Some(&records), &synced, &theirs);
     assert_eq!(shown(kept), [orphan, row], "people remove users");
-    let unsure = decided(Release::V0_29, Some(&records), &Demands::default());
+    let unsure = decided(HeadscaleRelease::V0_29, Some(&records), &Demands::default());
     assert_eq!(unsure, [orphan], "pods may be missing");
-    let unread = decided(Release::V0_29, None, &synced);
+    let unread = decided(HeadscaleRelease::V0_29, None, &synced);
     let known = "key 7 of shop.api in shop";
     assert_eq!(unread, [known, orphan], "their namespaces are asked");
     let nobody = Policy {
         control_planes: BTreeMap::new(),
         ..policy.clone()
     };
-    let survey = survey(Release::V0_29);
+    let survey = survey(HeadscaleRelease::V0_29);
     let none = decide(
         at(100),
         "default",
@@ -210,7 +210,7 @@ fn what_a_pod_or_an_intent_names_is_wanted() {
         writer: "w".into(),
         started_at: at(0),
         expires: Timestamp::from_second(second).unwrap(),
-        asked: Asked {
+        asked: KeySpec {
             user: user.into(),
             tags: Vec::new(),
             reusable: true,
@@ -222,9 +222,9 @@ fn what_a_pod_or_an_intent_names_is_wanted() {
     record.keys.insert("db-authkey".into(), key);
     let mut namespace = crate::rotation::demand::NamespaceDemand::default();
     let guest = ("default".to_owned(), "guest".to_owned());
-    namespace.guests.insert(guest, 1);
+    namespace.expected_nodes.insert(guest, 1);
     let elsewhere = ("other".to_owned(), "elsewhere".to_owned());
-    namespace.guests.insert(elsewhere, 1);
+    namespace.expected_nodes.insert(elsewhere, 1);
     let mut demands = Demands::default();
     demands
         .namespaces
@@ -232,7 +232,7 @@ fn what_a_pod_or_an_intent_names_is_wanted() {
     let user = |id: u64, name: &str, namespace: &str, service: &str| {
         let user = KeyUser {
             name: name.into(),
-            owner: Some(Owner::new(namespace, service)),
+            owner: Some(ServiceOwner::new(namespace, service)),
             created: None,
         };
         (UserId(id), user)
@@ -261,7 +261,7 @@ fn a_record_speaks_of_its_own_namespace_and_a_damaged_one_stops_no_other() {
         synced: true,
         ..Demands::default()
     };
-    let survey = survey(Release::V0_29);
+    let survey = survey(HeadscaleRelease::V0_29);
     let decided = |records: &Records| {
         shown(decide(
             at(100),
@@ -295,7 +295,7 @@ fn of_more_keys_than_are_read_only_rows_of_ended_ones_are_removed() {
         synced: true,
         ..Demands::default()
     };
-    let mut survey = survey(Release::V0_29);
+    let mut survey = survey(HeadscaleRelease::V0_29);
     survey.truncated = true;
     let records = records(7);
     let found = decide(

@@ -8,16 +8,16 @@ use jiff::Timestamp;
 use tracing::info;
 
 use super::pass::pass;
-use super::{Done, Loop, PASS_EVERY};
+use super::{FinishedJob, Loop, PASS_EVERY};
 use crate::clock::after;
 use crate::rotation::api_keys;
 use crate::rotation::demand::SecretRef;
-use crate::rotation::plan::{Held, Process};
-use crate::rotation::plane::Plane;
-use crate::rotation::queue::{Class, Job};
+use crate::rotation::plan::{Blocked, Process};
+use crate::rotation::queue::{Job, JobClass};
 use crate::rotation::quota::Quota;
-use crate::rotation::settle::{Task, settle};
-use crate::rotation::state::State;
+use crate::rotation::reconcile::{Task, reconcile};
+use crate::rotation::session::Session;
+use crate::rotation::state::KeyState;
 
 /// A clock that goes back by more is taken for one that was set.
 const SET_BACK: Duration = Duration::from_secs(10);
@@ -29,35 +29,35 @@ impl Loop {
         if std::mem::replace(&mut self.shown, now) > after(now, SET_BACK) {
             self.set_back(now);
         }
-        for name in self.planes.due(now) {
+        for name in self.sessions.due(now) {
             let context = Arc::clone(&self.context);
             self.jobs.push(Box::pin(async move {
-                let connected = Plane::connect(&context, &name).await;
-                Done::Connected(name, Box::new(connected))
+                let connected = Session::connect(&context, &name).await;
+                FinishedJob::Connected(name, Box::new(connected))
             }));
         }
-        for (name, keeper) in self.api_keys.due(now, |name| self.planes.answers(name)) {
+        for (name, keeper) in self.api_keys.due(now, |name| self.sessions.answers(name)) {
             let looked = api_keys::look(Arc::clone(&self.context), name, keeper);
-            self.jobs.push(Box::pin(
-                async move { Done::Looked(Box::new(looked.await)) },
-            ));
+            self.jobs.push(Box::pin(async move {
+                FinishedJob::Looked(Box::new(looked.await))
+            }));
         }
-        if !self.passing && now >= self.pass_at && !self.planes.up().is_empty() {
+        if !self.passing && now >= self.pass_at && !self.sessions.answering().is_empty() {
             self.passing = true;
             // From now on whatever wishes for a pass wishes for the next one.
             self.pass_at = after(now, PASS_EVERY);
-            let (context, planes) = (Arc::clone(&self.context), self.planes.up());
+            let (context, planes) = (Arc::clone(&self.context), self.sessions.answering());
             self.jobs.push(Box::pin(async move {
-                Done::Passed(Box::new(pass(&context, planes).await))
+                FinishedJob::Passed(Box::new(pass(&context, planes).await))
             }));
         }
-        self.tell_endings(now);
+        self.report_expiries(now);
         while let Some(job) = self.queue.next(now) {
             let (number, task) = (job.number, self.task(job, now));
             let context = Arc::clone(&self.context);
             self.jobs.push(Box::pin(async move {
-                let (secret, outcome) = settle(&context, task).await;
-                Done::Settled(secret, number, Box::new(outcome))
+                let (secret, outcome) = reconcile(&context, task).await;
+                FinishedJob::Reconciled(secret, number, Box::new(outcome))
             }));
         }
     }
@@ -75,7 +75,7 @@ impl Loop {
         });
         let all: BTreeSet<_> = demanded.chain(self.secrets.keys().cloned()).collect();
         for secret in all {
-            self.queue.want(&secret, Class::Renewal, now);
+            self.queue.want(&secret, JobClass::Renewal, now);
         }
     }
 
@@ -107,13 +107,13 @@ impl Loop {
         let known = self.secrets.entry(secret.clone()).or_default();
         let mut held = known.held(now);
         for (data_key, demand) in demand.iter() {
-            if let Some(trouble) = self.planes.trouble(&demand.control_plane) {
-                let state = trouble.map_or(State::Degraded, |trouble| trouble.state);
-                held.insert(data_key.clone(), Held { state, until: None });
+            if let Some(problem) = self.sessions.problem(&demand.control_plane) {
+                let state = problem.map_or(KeyState::Degraded, |problem| problem.state);
+                held.insert(data_key.clone(), Blocked { state, until: None });
             }
         }
         // A snapshot is good for one look; whatever else is done makes it old.
-        let snapshot = known.snapshot.take().filter(|_| class == Class::Cleanup);
+        let snapshot = known.snapshot.take().filter(|_| class == JobClass::Cleanup);
         let (beside, resting) = (known.beside.clone(), known.resting(now));
         Task {
             class,
@@ -122,10 +122,10 @@ impl Loop {
             demand,
             secret,
             synced: self.demands.synced,
-            planes: self.planes.up(),
+            planes: self.sessions.answering(),
             process: Process {
                 writer: self.context.writer.clone(),
-                respect: self.context.respect,
+                intent_ttl: self.context.respect,
                 live: BTreeSet::new(),
                 beside: BTreeSet::new(),
                 held,

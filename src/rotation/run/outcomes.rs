@@ -7,41 +7,41 @@ use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
 use super::pass::Pass;
-use super::{Done, Loop, PASS_GAP, rotated};
+use super::{FinishedJob, Loop, PASS_GAP, rotated};
 use crate::clock::after;
 use crate::rotation::demand::SecretRef;
-use crate::rotation::known::Next;
-use crate::rotation::outcome::Outcome;
-use crate::rotation::queue::Class;
-use crate::rotation::settle::Snapshot;
+use crate::rotation::outcome::JobOutcome;
+use crate::rotation::queue::JobClass;
+use crate::rotation::reconcile::Snapshot;
+use crate::rotation::secret_state::JobEffects;
 
 /// A pass that failed is tried again after this long.
 const PASS_RETRY: Duration = Duration::from_secs(60);
 
 impl Loop {
     /// Takes in what came of a job. It waits for nothing, and neither does the loop.
-    pub(in crate::rotation) fn absorb(&mut self, done: Done) {
+    pub(in crate::rotation) fn apply_outcome(&mut self, done: FinishedJob) {
         let now = self.context.clock.now();
         match done {
-            Done::Settled(secret, number, outcome) => {
+            FinishedJob::Reconciled(secret, number, outcome) => {
                 self.queue.done(&secret, number);
-                self.settled(secret, *outcome, now);
+                self.reconciled(secret, *outcome, now);
             }
-            Done::Connected(name, connected) => {
-                if self.planes.connected(&name, *connected, now) {
+            FinishedJob::Connected(name, connected) => {
+                if self.sessions.connected(&name, *connected, now) {
                     self.pass_at = self.pass_at.min(after(now, PASS_GAP));
                 }
                 // Also after a failure: the states of the keys, and their Events, change with it.
                 self.wake_users_of(&name, now);
             }
-            Done::Looked(looked) => {
+            FinishedJob::Looked(looked) => {
                 if looked.renewed {
                     // Its client still has the old key.
-                    self.planes.suspect(&looked.name, now);
+                    self.sessions.recheck(&looked.name, now);
                 }
                 self.api_keys.looked(*looked, now);
             }
-            Done::Passed(passed) => {
+            FinishedJob::Passed(passed) => {
                 self.passing = false;
                 self.passed_at = now;
                 // One may have been wished for meanwhile.
@@ -51,19 +51,19 @@ impl Loop {
         }
     }
 
-    fn settled(&mut self, secret: SecretRef, outcome: Outcome, now: Timestamp) {
-        for (name, trouble) in &outcome.suspects {
+    fn reconciled(&mut self, secret: SecretRef, outcome: JobOutcome, now: Timestamp) {
+        for (name, problem) in &outcome.suspects {
             debug!(
                 control_plane = name,
-                trouble = trouble.message,
+                error = problem.message,
                 "Asking how the control plane does"
             );
-            self.planes.suspect(name, now);
+            self.sessions.recheck(name, now);
         }
         let times = [
-            (Class::Renewal, outcome.plan.renew_at),
-            (Class::Cleanup, outcome.plan.cleanup_at),
-            (Class::New, outcome.again.then_some(now)),
+            (JobClass::Renewal, outcome.plan.renew_at),
+            (JobClass::Cleanup, outcome.plan.cleanup_at),
+            (JobClass::New, outcome.again.then_some(now)),
         ];
         for (class, at) in times {
             if let Some(at) = at {
@@ -79,25 +79,26 @@ impl Loop {
         let rotated = namespace
             .map(|namespace| rotated::notices(&secret, &outcome, &namespace.users, overlap));
         let known = self.secrets.entry(secret.clone()).or_default();
-        let Next { retry, confirm } = known.absorb(&secret, outcome, now, &self.context.events);
+        let JobEffects { retry, confirm } =
+            known.apply_outcome(&secret, outcome, now, &self.context.events);
         if let Some(at) = retry {
-            self.queue.want(&secret, Class::Renewal, at);
+            self.queue.want(&secret, JobClass::Renewal, at);
         }
         if confirm {
             self.pass_at = self.pass_at.min(after(now, PASS_GAP));
         }
         self.kept.set(&secret, known.kept(now));
         self.standings.set(&secret, known.standings());
-        let planes = &self.planes;
+        let planes = &self.sessions;
         let of_plane = |data_key: &str| {
             let demand = demand.get(data_key)?;
-            planes.trouble(&demand.control_plane).flatten()
+            planes.problem(&demand.control_plane).flatten()
         };
         let told = known.notices(&secret, of_plane);
         for notice in told.iter().chain(rotated.iter().flatten()) {
             self.context.events.publish(notice);
         }
-        self.watch_endings(&secret, now);
+        self.watch_expiries(&secret, now);
     }
 
     fn passed(&mut self, passed: Pass, now: Timestamp) {
@@ -108,7 +109,7 @@ impl Loop {
             suspects,
         } = passed;
         for name in suspects.keys() {
-            self.planes.suspect(name, now);
+            self.sessions.recheck(name, now);
         }
         let issued = Arc::new(issued);
         let secrets = match secrets {
@@ -118,15 +119,15 @@ impl Loop {
                 }
                 secrets
             }
-            Err(trouble) => {
-                let trouble = trouble.message;
+            Err(problem) => {
+                let problem = problem.message;
                 if self.pass_outage.failed() {
                     warn!(
-                        trouble,
+                        error = problem,
                         "Secrets cannot be listed: old keys are not ended, and it is tried again every minute"
                     );
                 } else {
-                    debug!(trouble, "Secrets still cannot be listed");
+                    debug!(error = problem, "Secrets still cannot be listed");
                 }
                 self.pass_at = self.pass_at.min(after(now, PASS_RETRY));
                 return;
@@ -139,7 +140,7 @@ impl Loop {
                 read_at,
             };
             self.secrets.entry(name.clone()).or_default().snapshot = Some(snapshot);
-            self.queue.want(&name, Class::Cleanup, now);
+            self.queue.want(&name, JobClass::Cleanup, now);
         }
     }
 
@@ -148,7 +149,7 @@ impl Loop {
             for (name, keys) in &demand.secrets {
                 if keys.values().any(|key| key.control_plane == plane) {
                     self.queue
-                        .want(&SecretRef::new(namespace, name), Class::New, now);
+                        .want(&SecretRef::new(namespace, name), JobClass::New, now);
                 }
             }
         }

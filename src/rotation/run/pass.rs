@@ -6,26 +6,26 @@ use std::time::Instant;
 
 use futures::future::join_all;
 
-use super::snapshots::{Seen, Snapshots};
+use super::snapshots::{ReadSecret, Snapshots};
 use crate::cluster;
 use crate::rotation::context::Context;
 use crate::rotation::demand::SecretRef;
-use crate::rotation::plan::Issued;
-use crate::rotation::plane::Plane;
-use crate::rotation::problem::Trouble;
-use crate::rotation::state::State;
+use crate::rotation::plan::IssuedKeys;
+use crate::rotation::problem::Problem;
+use crate::rotation::session::Session;
+use crate::rotation::state::KeyState;
 
 /// What a pass over everything has read: the Secrets, then the keys.
 pub(in crate::rotation) struct Pass {
     /// When the Secrets had been read.
     pub(super) read_at: Instant,
-    pub(super) secrets: Result<Vec<(SecretRef, Seen)>, Trouble>,
-    pub(super) issued: BTreeMap<String, Issued>,
-    pub(super) suspects: BTreeMap<String, Trouble>,
+    pub(super) secrets: Result<Vec<(SecretRef, ReadSecret)>, Problem>,
+    pub(super) issued: BTreeMap<String, IssuedKeys>,
+    pub(super) suspects: BTreeMap<String, Problem>,
 }
 
 /// Reads all Secrets of ours, and after them what the control planes hold: the order matters to `plan`.
-pub(super) async fn pass(context: &Context, planes: BTreeMap<String, Arc<Plane>>) -> Pass {
+pub(super) async fn pass(context: &Context, planes: BTreeMap<String, Arc<Session>>) -> Pass {
     let mut passed = Pass {
         read_at: Instant::now(),
         secrets: Ok(Vec::new()),
@@ -35,8 +35,8 @@ pub(super) async fn pass(context: &Context, planes: BTreeMap<String, Arc<Plane>>
     let mut snapshots = Snapshots::default();
     let read = context.each_secret(|secret| snapshots.take(secret));
     if let Err(error) = read.await {
-        passed.secrets = Err(Trouble {
-            state: State::Degraded,
+        passed.secrets = Err(Problem {
+            state: KeyState::Degraded,
             message: cluster::chain(&error),
             of_plane: false,
         });
@@ -49,7 +49,7 @@ pub(super) async fn pass(context: &Context, planes: BTreeMap<String, Arc<Plane>>
         ..
     } = snapshots;
     for plane in planes.values() {
-        plane.note_all_lent(&lent);
+        plane.note_foreign_keys(&lent);
     }
     passed.secrets = Ok(secrets);
     passed.read_at = Instant::now();
@@ -60,8 +60,8 @@ pub(super) async fn pass(context: &Context, planes: BTreeMap<String, Arc<Plane>>
             Ok(issued) => {
                 passed.issued.insert(name.clone(), issued);
             }
-            Err(trouble) => {
-                passed.suspects.insert(name.clone(), trouble);
+            Err(problem) => {
+                passed.suspects.insert(name.clone(), problem);
             }
         }
     }
@@ -69,7 +69,7 @@ pub(super) async fn pass(context: &Context, planes: BTreeMap<String, Arc<Plane>>
 }
 
 /// What a control plane holds; its nodes as well where they tell whether pods have joined.
-async fn issued(context: &Context, plane: &Plane, own: bool) -> Result<Issued, Trouble> {
+async fn issued(context: &Context, plane: &Session, own: bool) -> Result<IssuedKeys, Problem> {
     let now = context.clock.now();
     let mut issued = plane.issued(now).await?;
     if own {
@@ -77,7 +77,7 @@ async fn issued(context: &Context, plane: &Plane, own: bool) -> Result<Issued, T
             Ok(tailnet) => issued.online = tailnet.online(),
             // Whose nodes there are needs all keys; that is no reason to keep old ones alive.
             Err(_) if issued.truncated => {}
-            Err(trouble) => return Err(trouble),
+            Err(problem) => return Err(problem),
         }
     }
     Ok(issued)

@@ -7,21 +7,21 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::events::{About, Notice};
 use crate::rotation::demand::SecretRef;
-use crate::rotation::outcome::{Minted, Outcome};
-use crate::rotation::plan::Why;
+use crate::rotation::outcome::{CreatedKey, JobOutcome};
+use crate::rotation::plan::KeyReason;
 use crate::rotation::workload::Workload;
 
 /// Bounds the Events of one new key: pods that nothing owns are a workload each.
 const MOST_TOLD: usize = 4;
 
 /// The workloads whose pods use a key, by Secret and data key.
-pub(super) type Users = BTreeMap<(String, String), BTreeSet<Workload>>;
+pub(super) type WorkloadsOfKeys = BTreeMap<(String, String), BTreeSet<Workload>>;
 
 /// Says what to tell of the keys that a job has replaced; of a first key nothing, as nobody had another.
 pub(super) fn notices(
     secret: &SecretRef,
-    outcome: &Outcome,
-    users: &Users,
+    outcome: &JobOutcome,
+    users: &WorkloadsOfKeys,
     overlap: Duration,
 ) -> Vec<Notice> {
     let mut notices = Vec::new();
@@ -51,31 +51,31 @@ pub(super) fn notices(
 }
 
 /// Why it was replaced, and what becomes of the one before.
-fn what(why: Why, overlap: Duration) -> Option<String> {
+fn what(why: KeyReason, overlap: Duration) -> Option<String> {
     let overlap = SignedDuration::try_from(overlap).unwrap_or_default();
     let goes_on = format!("the one before it goes on for {overlap:#}");
     let what = match why {
         // A key of a single pod that has not joined is no news of its workload.
-        Why::First | Why::NotJoined => return None,
-        Why::ValueLost => format!("its value was no longer in the Secret; {goes_on}"),
-        Why::Refused(flaw) => format!("the value that stood there {}", flaw.as_str()),
-        Why::Lost => "the control plane no longer had the one before it".to_owned(),
-        Why::NotOwned => {
+        KeyReason::First | KeyReason::NotJoined => return None,
+        KeyReason::ValueLost => format!("its value was no longer in the Secret; {goes_on}"),
+        KeyReason::Refused(flaw) => format!("the value that stood there {}", flaw.as_str()),
+        KeyReason::Lost => "the control plane no longer had the one before it".to_owned(),
+        KeyReason::NotOwned => {
             "the one before it is of a user that was not created for this service".to_owned()
         }
-        Why::Changed => format!("the pods ask for other tags or properties; {goes_on}"),
-        Why::Requested => {
+        KeyReason::Changed => format!("the pods ask for other tags or properties; {goes_on}"),
+        KeyReason::Requested => {
             format!(
                 "somebody asked for that; {goes_on}, or ended at once if that was asked for too"
             )
         }
-        Why::Due => format!("it was due; {goes_on}"),
+        KeyReason::Due => format!("it was due; {goes_on}"),
     };
     Some(what)
 }
 
-fn note(secret: &SecretRef, minted: &Minted, expires: Option<Timestamp>, what: &str) -> String {
-    let Minted {
+fn note(secret: &SecretRef, minted: &CreatedKey, expires: Option<Timestamp>, what: &str) -> String {
+    let CreatedKey {
         data_key,
         control_plane,
         id,
@@ -93,17 +93,17 @@ fn note(secret: &SecretRef, minted: &Minted, expires: Option<Timestamp>, what: &
 mod tests {
     use super::*;
     use crate::control_plane::KeyId;
-    use crate::rotation::known::KeyEnd;
-    use crate::rotation::workload::Kind;
+    use crate::rotation::secret_state::KeyEnd;
+    use crate::rotation::workload::OwnerKind;
 
-    fn outcome(why: Why) -> Outcome {
+    fn outcome(why: KeyReason) -> JobOutcome {
         let end = KeyEnd {
             id: KeyId(7),
             at: Timestamp::from_second(1_800_000_000).unwrap(),
             confirmed: Some(true),
         };
-        Outcome {
-            minted: vec![Minted {
+        JobOutcome {
+            minted: vec![CreatedKey {
                 data_key: "web-authkey".into(),
                 control_plane: "default".into(),
                 id: KeyId(7),
@@ -111,13 +111,13 @@ mod tests {
                 why,
             }],
             ends: [("web-authkey".to_owned(), end)].into(),
-            ..Outcome::default()
+            ..JobOutcome::default()
         }
     }
 
-    fn users(count: usize) -> Users {
+    fn users(count: usize) -> WorkloadsOfKeys {
         let user = |n| Workload {
-            kind: Kind::StatefulSet,
+            kind: OwnerKind::StatefulSet,
             name: format!("web-{n}").into(),
             uid: Some(n as u128),
         };
@@ -125,7 +125,7 @@ mod tests {
         [(key, (0..count).map(user).collect())].into()
     }
 
-    fn told(why: Why, count: usize) -> Vec<Notice> {
+    fn told(why: KeyReason, count: usize) -> Vec<Notice> {
         let secret = SecretRef::new("shop", "keys");
         let hour = Duration::from_secs(3_600);
         notices(&secret, &outcome(why), &users(count), hour)
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn each_workload_is_told_which_key_and_until_when_and_a_first_key_is_nobodys_news() {
-        let notices = told(Why::Due, 2);
+        let notices = told(KeyReason::Due, 2);
         assert_eq!(notices.len(), 2);
         let Notice {
             about,
@@ -160,9 +160,9 @@ mod tests {
         ] {
             assert!(note.contains(part), "{part}: {note}");
         }
-        assert_eq!(told(Why::First, 2), []);
-        assert_eq!(told(Why::Due, 0), []);
-        assert_eq!(told(Why::Changed, 100).len(), MOST_TOLD);
-        assert!(!told(Why::Lost, 1)[0].note.contains("goes on"));
+        assert_eq!(told(KeyReason::First, 2), []);
+        assert_eq!(told(KeyReason::Due, 0), []);
+        assert_eq!(told(KeyReason::Changed, 100).len(), MOST_TOLD);
+        assert!(!told(KeyReason::Lost, 1)[0].note.contains("goes on"));
     }
 }

@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use super::Loop;
 use crate::health::Part;
 use crate::rotation::demand::{KeyDemand, SecretRef};
-use crate::rotation::ending::Life;
-use crate::rotation::state::State;
+use crate::rotation::expiry_alerts::Lifetime;
+use crate::rotation::state::KeyState;
 
 /// Gauges hold this many keys.
 const MOST_EXPIRIES: usize = 500;
@@ -33,8 +33,8 @@ impl Loop {
     /// Sets the gauges, and what the admin port says.
     pub(super) fn show(&self) {
         let metrics = &self.context.metrics.rotation;
-        let mut counts: BTreeMap<State, i64> =
-            State::ALL.into_iter().map(|state| (state, 0)).collect();
+        let mut counts: BTreeMap<KeyState, i64> =
+            KeyState::ALL.into_iter().map(|state| (state, 0)).collect();
         let mut firsts = BTreeMap::new();
         let mut expiries = Vec::new();
         for (secret, known) in &self.secrets {
@@ -61,25 +61,25 @@ impl Loop {
             let labels = [secret.namespace.as_str(), &secret.name, data_key];
             metrics.expiry.with_label_values(&labels).set(minute(at));
             if let Some(demand) = self.needed(secret, data_key) {
-                let due = Life::new(at, demand).due;
+                let due = Lifetime::new(at, demand).due;
                 metrics.due.with_label_values(&labels).set(minute(due));
             }
         }
-        for (name, state) in self.planes.states() {
-            for other in State::ALL {
+        for (name, state) in self.sessions.states() {
+            for other in KeyState::ALL {
                 let gauge = metrics
                     .control_planes
                     .with_label_values(&[name, other.as_str()]);
                 gauge.set(i64::from(other == state));
             }
         }
-        let ready = counts.get(&State::Ready).copied().unwrap_or_default();
+        let ready = counts.get(&KeyState::Ready).copied().unwrap_or_default();
         let wanting: Vec<_> = self
-            .planes
-            .troubles()
-            .map(|trouble| trouble.message.clone())
+            .sessions
+            .problems()
+            .map(|problem| problem.message.clone())
             .collect();
-        firsts.remove(&State::Ready);
+        firsts.remove(&KeyState::Ready);
         // One of them is named: the Events and the log hold the others.
         let others: Vec<_> = firsts
             .into_iter()
@@ -100,7 +100,7 @@ impl Loop {
             let detail = [vec![format!("{ready} keys ready")], others, wanting]
                 .concat()
                 .join("; ");
-            self.context.health.trouble(Part::Rotation, detail);
+            self.context.health.problem(Part::Rotation, detail);
         }
     }
 }

@@ -6,7 +6,7 @@ use sidescale_webhook::identity::POD_SECRET;
 
 use crate::control_plane::KeyId;
 use crate::rotation::demand::SecretRef;
-use crate::rotation::lent;
+use crate::rotation::foreign_keys;
 use crate::store::StoredSecret;
 
 /// Bytes of one Secret that is kept whole: what the keys of four hundred services need.
@@ -20,7 +20,7 @@ const LEAST: usize = 2 << 10;
 
 /// A Secret as a pass has read it.
 #[derive(Debug)]
-pub(in crate::rotation) enum Seen {
+pub(in crate::rotation) enum ReadSecret {
     /// All of it.
     Whole(Box<StoredSecret>),
     /// Its revision alone: a job reads it again, and uses what was listed since if the revision is still the same.
@@ -31,7 +31,7 @@ pub(in crate::rotation) enum Seen {
 #[derive(Debug, Default)]
 pub(super) struct Snapshots {
     /// The Secrets, in the order in which they were read.
-    pub(super) secrets: Vec<(SecretRef, Seen)>,
+    pub(super) secrets: Vec<(SecretRef, ReadSecret)>,
     /// Whether keys of single pods are among them.
     pub(super) of_pods: bool,
     /// Keys of others in them, with their control planes and namespaces.
@@ -43,15 +43,15 @@ impl Snapshots {
     /// Takes in the next Secret.
     pub(super) fn take(&mut self, secret: StoredSecret) {
         self.of_pods |= secret.name == POD_SECRET;
-        self.lent.extend(lent([&secret]));
+        self.lent.extend(foreign_keys([&secret]));
         let name = SecretRef::new(&secret.namespace, &secret.name);
         let bytes = secret.size() + LEAST;
         let fits = bytes <= MOST_OF_ONE && self.bytes + bytes <= MOST_IN_ALL;
         let seen = if fits {
             self.bytes += bytes;
-            Seen::Whole(Box::new(secret))
+            ReadSecret::Whole(Box::new(secret))
         } else {
-            Seen::Revision(secret.revision)
+            ReadSecret::Revision(secret.revision)
         };
         self.secrets.push((name, seen));
     }
@@ -82,8 +82,8 @@ mod tests {
             assert_eq!(snapshots.secrets.len(), count, "none is left out");
             let seen = snapshots.secrets.iter().map(|(_, seen)| seen);
             let kept = seen.filter(|seen| match seen {
-                Seen::Whole(_) => true,
-                Seen::Revision(revision) => revision.is_none(),
+                ReadSecret::Whole(_) => true,
+                ReadSecret::Revision(revision) => revision.is_none(),
             });
             assert_eq!(kept.count(), whole, "{count} of {bytes} bytes");
             assert!(snapshots.bytes <= MOST_IN_ALL);

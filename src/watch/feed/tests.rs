@@ -59,13 +59,13 @@ async fn answer(Shared((answers, log)): Shared<(Answers, Log)>, request: Request
 async fn events(url: &str, count: usize) -> Vec<String> {
     let config = kube::Config::new(url.parse().unwrap());
     let client = cluster::client(config).unwrap();
-    let subject = Subject {
+    let subject = WatchTarget {
         what: "pods",
         path: "/api/v1/pods".into(),
         labels: Some("a"),
         fields: None,
     };
-    let read = |bytes: &[u8]| Metadata::of_pod(bytes, &[].into());
+    let read = |bytes: &[u8]| ObjectMetadata::of_pod(bytes, &[].into());
     let feed = Feed::new(client, subject, read).events();
     let words = feed.flat_map(|batch| {
         let words = match batch {
@@ -77,7 +77,7 @@ async fn events(url: &str, count: usize) -> Vec<String> {
     words.take(count).collect().await
 }
 
-fn word(event: &Event<Metadata>) -> String {
+fn word(event: &Event<ObjectMetadata>) -> String {
     match event {
         Event::Init => "begin".to_owned(),
         Event::InitApply(pod) => format!("listed {}", pod.name),

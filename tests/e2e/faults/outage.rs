@@ -196,9 +196,8 @@ impl Product {
             message.is_some_and(|message| message.starts_with(text))
         };
         let refused = |line: &&Value| {
-            let fields = [&line["error"], &line["trouble"]];
-            let mut texts = fields.iter().filter_map(|field| field.as_str());
-            texts.any(|text| text.contains(" is forbidden: "))
+            let text = line["error"].as_str();
+            text.is_some_and(|text| text.contains(" is forbidden: "))
         };
         let warnings: Vec<&Value> = lines
             .iter()

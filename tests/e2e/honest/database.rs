@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use sidescale::key_value::KeyValue;
-use sidescale::rotation::state::State;
+use sidescale::rotation::state::KeyState;
 use sidescale_webhook::profile::Policy;
 
 use super::{People, usual};
@@ -68,7 +68,7 @@ impl People<'_> {
             after.at_rest(service, None).await?;
         }
         after.job_at_rest(pods).await?;
-        ensure!(running.keys(State::Throttled) == 0, "throttled");
+        ensure!(running.keys(KeyState::Throttled) == 0, "throttled");
         running.stop().await
     }
 }

@@ -9,7 +9,7 @@ use super::*;
 
 /// A key of another installation, one of another namespace, and a person's.
 async fn others(world: &World) -> Vec<(KeyId, Timestamp, String)> {
-    let elsewhere = installation().owner_tag(&Owner::new("other", "web"));
+    let elsewhere = installation().owner_tag(&ServiceOwner::new("other", "web"));
     let values = [
         world.key_of_another("other.web", &elsewhere).await,
         world

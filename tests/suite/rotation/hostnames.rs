@@ -1,7 +1,7 @@
 //! A name in the tailnet that two namespaces ask for: whose it is, what the name keeper does, and what both sides hear.
 
 use serde_json::Value;
-use sidescale::rotation::fleet::{Fleet, Member};
+use sidescale::rotation::replicas::{PodRef, ReplicaGroup};
 use sidescale::watch::Hostnames;
 use sidescale_webhook::profile::HostnameOwner;
 
@@ -14,7 +14,7 @@ impl World {
     /// One pod of a service that asks for hostname `vault`, or none.
     fn asks_for_vault(&self, namespace: &str, service: &str, pods: usize) {
         let created = self.clock.now();
-        let pods = (0..pods).map(|n| Member {
+        let pods = (0..pods).map(|n| PodRef {
             created,
             uid: n as u128,
             name: format!("{service}-{n}").into(),
@@ -27,8 +27,8 @@ impl World {
         let data_key = data_key(service, "default");
         let demand = NamespaceDemand {
             secrets: [(SECRET.to_owned(), [(data_key.clone(), key)].into())].into(),
-            guests: [(("default".to_owned(), service.to_owned()), pods.len())].into(),
-            fleets: vec![Fleet {
+            expected_nodes: [(("default".to_owned(), service.to_owned()), pods.len())].into(),
+            replica_groups: vec![ReplicaGroup {
                 control_plane: "default".into(),
                 user,
                 service: service.into(),
@@ -190,7 +190,7 @@ async fn the_next_leader_and_every_replica_know_whose_a_name_is() {
     let (api, client) = config_map::Api::serve().await;
     let world = World::new().await;
     let start = |writer: &str| {
-        let notebook = Notebook::Cluster {
+        let notebook = Checkpoint::Cluster {
             client: client.clone(),
             namespace: config_map::NAMESPACE.into(),
             lease: "sidescale".into(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use sidescale::commands::demo::headscale::{Call, Fault};
 use sidescale::store::StoredSecret;
-use sidescale_webhook::profile::Users;
+use sidescale_webhook::profile::UserPolicy;
 use tokio::net::TcpListener;
 
 use super::{SECRET, World, until};
@@ -146,7 +146,7 @@ async fn prepare(world: &mut World, situation: &str) {
             world.store.write(&foreign).await.unwrap();
         }
         "foreign_user" => world.headscale.add_user("shop.api", "Alice", ""),
-        "missing_user" => world.policy.rotation.users = Users::Never,
+        "missing_user" => world.policy.rotation.users = UserPolicy::Never,
         "damaged_record" | "newer_record" => {
             let mut secret = StoredSecret::absent("shop", SECRET);
             let document = if situation == "newer_record" {

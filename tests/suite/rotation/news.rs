@@ -1,7 +1,7 @@
 //! What people hear of a key that was replaced, and of one that should have been.
 
 use serde_json::Value;
-use sidescale::rotation::workload::{Kind, Workload};
+use sidescale::rotation::workload::{OwnerKind, Workload};
 
 use super::messages::Log;
 use super::request::edit;
@@ -13,7 +13,7 @@ impl World {
     /// Service `api`, whose pods a Deployment makes.
     fn demand_of_a_deployment(&self) {
         let user = Workload {
-            kind: Kind::Deployment,
+            kind: OwnerKind::Deployment,
             name: "api".into(),
             uid: None,
         };

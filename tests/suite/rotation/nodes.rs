@@ -6,7 +6,7 @@ use clap::Parser as _;
 use sidescale::args::{Args, Command};
 use sidescale::cluster;
 use sidescale::control_plane::NodeId;
-use sidescale::rotation::fleet::{Fleet, Member};
+use sidescale::rotation::replicas::{PodRef, ReplicaGroup};
 
 use super::by_hand::put;
 use super::messages::Log;
@@ -19,7 +19,7 @@ impl World {
     /// Pods of service `api`, each by the second it was made and its uid.
     fn pods(&self, pods: &[(u64, u128)]) {
         let began = 1_700_000_000;
-        let member = |(second, uid): &(u64, u128)| Member {
+        let member = |(second, uid): &(u64, u128)| PodRef {
             created: Timestamp::from_second(began + i64::try_from(*second).unwrap()).unwrap(),
             uid: *uid,
             name: format!("api-{uid}").into(),
@@ -31,12 +31,12 @@ impl World {
     pub(super) fn one_pod(&self, name: &str, uid: u128) {
         let created = self.clock.now();
         let name = name.into();
-        self.fleet(vec![Member { created, uid, name }]);
+        self.fleet(vec![PodRef { created, uid, name }]);
     }
 
-    fn fleet(&self, pods: Vec<Member>) {
+    fn fleet(&self, pods: Vec<PodRef>) {
         let count = pods.len();
-        let fleet = Fleet {
+        let fleet = ReplicaGroup {
             control_plane: "default".into(),
             user: "shop.api".into(),
             service: "api".into(),
@@ -49,8 +49,8 @@ impl World {
         let key = ("api-authkey".to_owned(), key_demand("api"));
         let demand = NamespaceDemand {
             secrets: [(SECRET.to_owned(), [key].into())].into(),
-            guests: [(guest, count)].into(),
-            fleets: vec![fleet],
+            expected_nodes: [(guest, count)].into(),
+            replica_groups: vec![fleet],
             ..NamespaceDemand::default()
         };
         self.demands.send_modify(|demands| {

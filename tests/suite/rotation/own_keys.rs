@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use sidescale_webhook::identity::POD_SECRET;
 
-use sidescale::rotation::fleet::{Fleet, Member};
+use sidescale::rotation::replicas::{PodRef, ReplicaGroup};
 
 use super::messages::Log;
 use super::*;
@@ -228,14 +228,14 @@ async fn of_pods_with_own_keys_the_very_one_is_told_of_whose_node_is_gone() {
     let _process = world.start("a");
     world.own_keys(&TWO, &[]);
     let [first, second] = [world.own_key(TWO[0]).await, world.own_key(TWO[1]).await];
-    let fleet = |(uid, data_key): (u128, &&str)| Fleet {
+    let fleet = |(uid, data_key): (u128, &&str)| ReplicaGroup {
         control_plane: "default".into(),
         user: "shop.api".into(),
         service: "api".into(),
         secret: POD_SECRET.into(),
         data_key: (*data_key).into(),
         hostname: Some("api".into()),
-        pods: vec![Member {
+        pods: vec![PodRef {
             created: world.clock.now(),
             uid,
             name: format!("api-{uid}").into(),
@@ -246,7 +246,7 @@ async fn of_pods_with_own_keys_the_very_one_is_told_of_whose_node_is_gone() {
         let shop = demands.namespaces.get_mut("shop").unwrap();
         let guest = ("default".to_owned(), "api".to_owned());
         let shop = Arc::make_mut(shop);
-        (shop.fleets, shop.guests) = (fleets, [(guest, 2)].into());
+        (shop.replica_groups, shop.expected_nodes) = (fleets, [(guest, 2)].into());
     });
     world.headscale.join(&first, "api").unwrap();
     let node = world.headscale.join(&second, "api").unwrap();

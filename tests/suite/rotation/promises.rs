@@ -157,7 +157,7 @@ async fn an_api_key_with_too_few_rights_is_told() {
     let trouble = until("it is told", async || {
         world.clock.advance(Duration::from_millis(100));
         let lines = log.lines("Key was not made");
-        lines.first().map(|line| line["trouble"].to_string())
+        lines.first().map(|line| line["error"].to_string())
     })
     .await;
     assert!(

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sidescale::commands::demo::headscale::{Call, Fault};
 use sidescale::rotation::demand::SecretRef;
 use sidescale::rotation::record::Record;
-use sidescale::rotation::request::{ANNOTATION, Request, Requests};
+use sidescale::rotation::request::{ANNOTATION, Requests, RotationRequest};
 use sidescale::store::StoredSecret;
 
 use super::messages::Log;
@@ -19,7 +19,7 @@ async fn ask(world: &World, services: &[&str], revoke: bool) {
         for service in services {
             let data_key = format!("{service}-authkey");
             let replaces = record.keys[&data_key].current.as_ref().unwrap().id;
-            requests.add(&data_key, Request { replaces, revoke });
+            requests.add(&data_key, RotationRequest { replaces, revoke });
         }
         requests.write(&record, &mut secret.annotations).unwrap();
     })

@@ -4,7 +4,7 @@ use axum::Router;
 use axum::extract::State as Shared;
 use axum::routing::post;
 use serde_json::Value;
-use sidescale::rotation::workload::{Kind, Workload};
+use sidescale::rotation::workload::{OwnerKind, Workload};
 use tokio::sync::mpsc;
 
 use super::*;
@@ -34,7 +34,7 @@ async fn slow_api() -> (kube::Client, mpsc::UnboundedReceiver<Value>) {
 fn service_of(name: &str, deployments: &[&str]) -> NamespaceDemand {
     let key = format!("{name}-authkey");
     let users = deployments.iter().map(|name| Workload {
-        kind: Kind::Deployment,
+        kind: OwnerKind::Deployment,
         name: (*name).into(),
         uid: None,
     });

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sidescale::commands::demo::headscale::{Call, Fault};
 use sidescale::store::StoredSecret;
-use sidescale_webhook::profile::Users;
+use sidescale_webhook::profile::UserPolicy;
 
 use super::{DAY, SECRET, World, owner_tag, until};
 
@@ -268,7 +268,7 @@ async fn a_foreign_user_is_never_used_unless_adopted() {
 #[tokio::test]
 async fn users_that_people_make_are_waited_for_and_never_made_or_removed() {
     let mut world = World::new().await;
-    world.policy.rotation.users = Users::Never;
+    world.policy.rotation.users = UserPolicy::Never;
     world.policy.rotation.unused_users_after = DAY;
     let _process = world.start("a");
     world.demand(&["api"], |_| {});

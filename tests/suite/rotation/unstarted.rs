@@ -7,7 +7,7 @@ use axum::extract::State as Shared;
 use axum::routing::{get, post};
 use serde_json::{Value, json};
 use sidescale::rotation::demand::Unserved;
-use sidescale::rotation::fleet::Member;
+use sidescale::rotation::replicas::PodRef;
 
 use super::trouble::settle;
 use super::*;
@@ -78,7 +78,7 @@ impl World {
     }
 
     fn pod_with_a_key_of_its_own(&self) {
-        let pod = Member {
+        let pod = PodRef {
             created: self.clock.now(),
             uid: uuid::Uuid::parse_str(UID).unwrap().as_u128(),
             name: "web-0".into(),

@@ -9,7 +9,7 @@ use crate::{forms, quote};
 
 /// A key that is read; the number is its place in [`KNOWN`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Key {
+pub(super) enum Annotation {
     Inject,
     Service,
     Hostname,
@@ -47,7 +47,7 @@ pub(super) enum Key {
     Mode,
 }
 
-const KEYS: usize = Key::Mode as usize + 1;
+const KEYS: usize = Annotation::Mode as usize + 1;
 
 /// Is the longest value, far above any that makes sense: a pod's annotations may have 256 KiB together, and what is
 /// made of one is several times as long.
@@ -61,14 +61,14 @@ const LONGEST_NAME: usize = 63;
 
 /// A value, and where it stands.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Value<'a> {
+pub(super) struct AnnotationValue<'a> {
     pub(super) text: &'a str,
-    pub(super) place: Place,
+    pub(super) place: ValuePlace,
 }
 
 /// Where a value stands; what comes later gives way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Place {
+pub(super) enum ValuePlace {
     Pod,
     Namespace,
     Profile,
@@ -92,17 +92,17 @@ pub(super) struct Asked<'a> {
     profile: &'a str,
     /// Whether no message lists what the profile allows.
     discreet: bool,
-    values: [Option<Value<'a>>; KEYS],
-    not_built: Option<(&'static str, Value<'a>)>,
+    values: [Option<AnnotationValue<'a>>; KEYS],
+    not_built: Option<(&'static str, AnnotationValue<'a>)>,
 }
 
-impl Key {
+impl Annotation {
     pub(super) fn name(self) -> &'static str {
         KNOWN[self as usize].0
     }
 }
 
-impl Value<'_> {
+impl AnnotationValue<'_> {
     /// The value in quotes; of a long one its beginning, and how long it is.
     fn shown(&self) -> String {
         let Self { text, place: _ } = self;
@@ -110,7 +110,7 @@ impl Value<'_> {
     }
 
     pub(super) fn on_pod(&self) -> bool {
-        self.place == Place::Pod
+        self.place == ValuePlace::Pod
     }
 }
 
@@ -124,17 +124,17 @@ impl<'a> Asked<'a> {
             not_built: None,
         };
         if let Some(metadata) = subject.namespace_metadata {
-            let place = Place::Namespace;
+            let place = ValuePlace::Namespace;
             for (key, text) in &metadata.annotations {
                 // A namespace opts in by its label; `unknown` remarks on this one.
                 if key.strip_prefix(PREFIX) != Some("inject") {
-                    asked.take(key, Value { text, place });
+                    asked.take(key, AnnotationValue { text, place });
                 }
             }
         }
-        let place = Place::Pod;
+        let place = ValuePlace::Pod;
         for (key, text) in subject.annotations.ours() {
-            asked.take(key, Value { text, place });
+            asked.take(key, AnnotationValue { text, place });
         }
         asked
     }
@@ -144,8 +144,8 @@ impl<'a> Asked<'a> {
         self.profile = profile;
         for (place, text) in &defaults.0 {
             if let Some(slot @ None) = self.values.get_mut(*place) {
-                let place = Place::Profile;
-                *slot = Some(Value { text, place });
+                let place = ValuePlace::Profile;
+                *slot = Some(AnnotationValue { text, place });
             }
         }
     }
@@ -170,12 +170,12 @@ impl<'a> Asked<'a> {
         self.profile
     }
 
-    pub(super) fn get(&self, key: Key) -> Option<Value<'a>> {
+    pub(super) fn get(&self, key: Annotation) -> Option<AnnotationValue<'a>> {
         self.values[key as usize]
     }
 
     /// Reads `true` or `false`.
-    pub(super) fn switch(&self, key: Key) -> Result<Option<bool>, Refusal> {
+    pub(super) fn switch(&self, key: Annotation) -> Result<Option<bool>, Refusal> {
         let Some(value) = self.get(key) else {
             return Ok(None);
         };
@@ -185,11 +185,11 @@ impl<'a> Asked<'a> {
     }
 
     /// Refuses the value of `key`, saying what is wanted.
-    pub(super) fn bad(&self, key: Key, want: &str) -> Refusal {
+    pub(super) fn bad(&self, key: Annotation, want: &str) -> Refusal {
         self.refuse(DenyReason::BadValue, key, want)
     }
 
-    pub(super) fn refuse(&self, reason: DenyReason, key: Key, want: &str) -> Refusal {
+    pub(super) fn refuse(&self, reason: DenyReason, key: Annotation, want: &str) -> Refusal {
         let name = key.name();
         let message = match self.get(key) {
             Some(value) => format!(
@@ -236,20 +236,20 @@ impl<'a> Asked<'a> {
     }
 
     /// Where the value of a key is to be mended.
-    fn place(&self, name: &str, place: Place) -> String {
+    fn place(&self, name: &str, place: ValuePlace) -> String {
         let Self {
             namespace, profile, ..
         } = self;
         match place {
-            Place::Pod => format!("annotation \"{PREFIX}{name}\""),
-            Place::Namespace => {
+            ValuePlace::Pod => format!("annotation \"{PREFIX}{name}\""),
+            ValuePlace::Namespace => {
                 format!("annotation \"{PREFIX}{name}\" of namespace {namespace:?}")
             }
-            Place::Profile => format!("profiles.{profile}.annotations.{name}"),
+            ValuePlace::Profile => format!("profiles.{profile}.annotations.{name}"),
         }
     }
 
-    fn take(&mut self, key: &str, value: Value<'a>) {
+    fn take(&mut self, key: &str, value: AnnotationValue<'a>) {
         let Some(name) = key.strip_prefix(PREFIX) else {
             return;
         };
@@ -337,18 +337,24 @@ mod tests {
             .filter(|(_, support)| *support == Support::Now)
             .count();
         assert_eq!(read, KEYS);
-        assert_eq!(KNOWN[Key::Expiration as usize].0, "auth-key-expiration");
-        assert_eq!(KNOWN[Key::Secret as usize].0, "auth-key-secret");
-        assert_eq!(KNOWN[Key::NativeSidecar as usize].0, "native-sidecar");
-        assert_eq!(KNOWN[Key::MemoryLimit as usize].0, "memory-limit");
-        assert_eq!(KNOWN[Key::SocketPath as usize].0, "socket-path");
         assert_eq!(
-            KNOWN[Key::ApiKeyBuffer as usize].0,
+            KNOWN[Annotation::Expiration as usize].0,
+            "auth-key-expiration"
+        );
+        assert_eq!(KNOWN[Annotation::Secret as usize].0, "auth-key-secret");
+        assert_eq!(
+            KNOWN[Annotation::NativeSidecar as usize].0,
+            "native-sidecar"
+        );
+        assert_eq!(KNOWN[Annotation::MemoryLimit as usize].0, "memory-limit");
+        assert_eq!(KNOWN[Annotation::SocketPath as usize].0, "socket-path");
+        assert_eq!(
+            KNOWN[Annotation::ApiKeyBuffer as usize].0,
             "api-key-rotation-buffer"
         );
-        assert_eq!(KNOWN[Key::KeysPath as usize].0, "server-keys-path");
-        assert_eq!(KNOWN[Key::ProxyEnv as usize].0, "proxy-env");
-        assert_eq!(KNOWN[Key::Profile as usize].0, "profile");
-        assert_eq!(KNOWN[Key::Mode as usize].0, "key-mode");
+        assert_eq!(KNOWN[Annotation::KeysPath as usize].0, "server-keys-path");
+        assert_eq!(KNOWN[Annotation::ProxyEnv as usize].0, "proxy-env");
+        assert_eq!(KNOWN[Annotation::Profile as usize].0, "profile");
+        assert_eq!(KNOWN[Annotation::Mode as usize].0, "key-mode");
     }
 }

@@ -1,8 +1,8 @@
 //! Which profile and which control plane a pod gets, and whether its namespace may name them. Pure.
 
-use super::asked::{Asked, Key};
+use super::asked::{Annotation, Asked};
 use super::{Caller, DenyReason, Refusal, Subject};
-use crate::profile::{ControlPlane, DEFAULT, Namespaces, Policy, Profile};
+use crate::profile::{ControlPlaneSettings, DEFAULT, NamespaceScope, Policy, Profile};
 
 /// The profile: the one that is named, or the one that is for such pods, or the default.
 pub(super) fn profile<'a>(
@@ -19,7 +19,7 @@ pub(super) fn profile<'a>(
             .map(|(name, profile)| (name.as_str(), profile))
             .ok_or_else(|| not_open("profile", name, subject));
     }
-    let Some(value) = asked.get(Key::Profile) else {
+    let Some(value) = asked.get(Annotation::Profile) else {
         return selected(subject, policy);
     };
     let entry = policy.profiles.get_key_value(value.text);
@@ -31,7 +31,13 @@ pub(super) fn profile<'a>(
             let listed = |profile: &Profile| may_list(subject, profile.namespaces.as_ref());
             let names = all.filter(|(name, profile)| open(name, profile) && listed(profile));
             let names = names.map(|(name, _)| name.as_str());
-            not_one_of(subject, asked, Key::Profile, "profiles", names.collect())
+            not_one_of(
+                subject,
+                asked,
+                Annotation::Profile,
+                "profiles",
+                names.collect(),
+            )
         })
 }
 
@@ -83,8 +89,9 @@ fn selects(subject: &Subject<'_>, profile: &Profile) -> bool {
 
 /// Whether the profile is for pods of this namespace with such labels.
 fn is_for(subject: &Subject<'_>, profile: &Profile) -> bool {
-    let meant =
-        |namespaces: &Namespaces| namespaces.hold(subject.namespace, subject.namespace_metadata);
+    let meant = |namespaces: &NamespaceScope| {
+        namespaces.hold(subject.namespace, subject.namespace_metadata)
+    };
     let selector = profile.pod_selector.as_ref();
     selector.is_some_and(|selector| selector.selects(subject.labels))
         && profile.namespaces.as_ref().is_none_or(meant)
@@ -96,12 +103,12 @@ pub(super) fn control_plane<'a>(
     asked: &Asked<'a>,
     profile: &Profile,
     policy: &'a Policy,
-) -> Result<(&'a str, &'a ControlPlane), Refusal> {
-    let value = asked.get(Key::ControlPlane);
+) -> Result<(&'a str, &'a ControlPlaneSettings), Refusal> {
+    let value = asked.get(Annotation::ControlPlane);
     let name = value.map_or(DEFAULT, |value| value.text);
     // The operator's own word needs no leave.
     let by_profile = profile.default_of("control-plane") == Some(name);
-    let open = |name: &str, plane: &ControlPlane| {
+    let open = |name: &str, plane: &ControlPlaneSettings| {
         by_profile || may_name(subject, name, plane.namespaces.as_ref())
     };
     let entry = policy.control_planes.get_key_value(name);
@@ -113,13 +120,14 @@ pub(super) fn control_plane<'a>(
                 return not_open("control plane", name, subject);
             }
             let all = policy.control_planes.iter();
-            let listed = |plane: &ControlPlane| may_list(subject, plane.namespaces.as_ref());
+            let listed =
+                |plane: &ControlPlaneSettings| may_list(subject, plane.namespaces.as_ref());
             let names = all.filter(|(name, plane)| open(name, plane) && listed(plane));
             let names = names.map(|(name, _)| name.as_str());
             not_one_of(
                 subject,
                 asked,
-                Key::ControlPlane,
+                Annotation::ControlPlane,
                 "control planes",
                 names.collect(),
             )
@@ -127,7 +135,7 @@ pub(super) fn control_plane<'a>(
 }
 
 /// Whether the pod's namespace may name it: only the default is open to all without a word.
-fn may_name(subject: &Subject<'_>, name: &str, namespaces: Option<&Namespaces>) -> bool {
+fn may_name(subject: &Subject<'_>, name: &str, namespaces: Option<&NamespaceScope>) -> bool {
     match namespaces {
         // The configuration is being checked, for whatever namespace there may be.
         _ if subject.namespace.is_empty() => true,
@@ -137,7 +145,7 @@ fn may_name(subject: &Subject<'_>, name: &str, namespaces: Option<&Namespaces>) 
 }
 
 /// Whether whoever reads a message may know of it: what names no namespaces depends on none.
-pub(super) fn may_list(subject: &Subject<'_>, namespaces: Option<&Namespaces>) -> bool {
+pub(super) fn may_list(subject: &Subject<'_>, namespaces: Option<&NamespaceScope>) -> bool {
     match subject.caller {
         Caller::Verified => true,
         Caller::Unverified => namespaces.is_none(),
@@ -147,7 +155,7 @@ pub(super) fn may_list(subject: &Subject<'_>, namespaces: Option<&Namespaces>) -
 fn not_one_of(
     subject: &Subject<'_>,
     asked: &Asked<'_>,
-    key: Key,
+    key: Annotation,
     what: &str,
     names: Vec<&str>,
 ) -> Refusal {

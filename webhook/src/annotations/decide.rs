@@ -1,12 +1,12 @@
 //! Metadata and policy -> what becomes of a pod. Pure.
 
-use super::asked::{Asked, Key as Name};
-use super::key::Names;
+use super::asked::{Annotation as Name, Asked};
+use super::key::KeyNames;
 use super::{
-    Caller, Decision, DenyReason, Injection, Key, Kinds, NamespaceMetadata, Refusal, SkipReason,
-    Subject, Tailscale, choose, headscale, key, kinds, network, read, state,
+    AuthKeyRef, Caller, Decision, DenyReason, Injection, Kinds, NamespaceMetadata, Refusal,
+    SkipReason, Subject, Tailscale, choose, headscale, key, kinds, network, read, state,
 };
-use crate::identity::{self, Owner};
+use crate::identity::{self, WorkloadOwner};
 use crate::keys::PREFIX;
 use crate::profile::{DEFAULT, Policy, Profile};
 use crate::quote;
@@ -86,7 +86,7 @@ pub(crate) fn check_defaults(
         annotations: &nothing,
         labels: &nothing,
         // Of its pods alone every annotation can be true.
-        owner: Some(Owner {
+        owner: Some(WorkloadOwner {
             kind: "StatefulSet",
             name: "any",
         }),
@@ -122,7 +122,7 @@ fn service<'a>(subject: &Subject<'a>, asked: &Asked<'a>) -> Result<Option<&'a st
 
 fn no_service(subject: &Subject<'_>) -> Refusal {
     let found = match subject.owner {
-        Some(Owner { kind, name }) => {
+        Some(WorkloadOwner { kind, name }) => {
             format!("its owner is {} {}", quote::line(kind), quote::shown(name))
         }
         None if subject.name.is_empty() => {
@@ -203,14 +203,14 @@ fn tailscale<'a>(
     let (delivery, delivery_asked) = read::delivery(asked)?;
     read::only_what_is_built(asked)?;
     let state = state::state(subject, asked)?;
-    let names = Names {
+    let names = KeyNames {
         service,
         control_plane,
         plane,
     };
     let bounds = (profile, &policy.rotation);
     let key = key::key(subject, asked, state, names, bounds, remarks)?;
-    if let (Key::Given { secret, .. }, Some(_)) = (&key, &plane.ca_bundle) {
+    if let (AuthKeyRef::Given { secret, .. }, Some(_)) = (&key, &plane.ca_bundle) {
         remarks.push(format!(
             "annotation '{PREFIX}auth-key-secret' names Secret '{}', and the control plane's certificate is of a private authority: put the PEM of that into the Secret as 'ca.crt', or the pod does not start",
             quote::line(secret)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::asked::{Asked, Key};
+use super::asked::{Annotation, Asked};
 use super::{DenyReason, Refusal, life, read};
 use crate::forms;
 use crate::profile::{Policy, Resources};
@@ -63,22 +63,22 @@ pub(super) fn apikey_manager<'a>(
     remarks: &mut Vec<String>,
 ) -> Result<ApikeyManager<'a>, Refusal> {
     let socket_path = asked
-        .get(Key::SocketPath)
+        .get(Annotation::SocketPath)
         .map_or(SOCKET, |value| value.text);
     if !is_socket_path(socket_path) {
         let want = "want an absolute path below a directory, of letters, digits, dots, dashes and underscores, at most 107 characters, such as /var/run/headscale/headscale.sock";
-        return Err(asked.bad(Key::SocketPath, want));
+        return Err(asked.bad(Annotation::SocketPath, want));
     }
     let secret = asked
-        .get(Key::ApiKeySecret)
+        .get(Annotation::ApiKeySecret)
         .map_or(SECRET, |value| value.text);
     if !forms::is_dns_subdomain(secret, 253) {
         return Err(asked.bad(
-            Key::ApiKeySecret,
+            Annotation::ApiKeySecret,
             "want the name of a Secret, such as headscale-api-key",
         ));
     }
-    let keys = [Key::ApiKeyExpiration, Key::ApiKeyBuffer];
+    let keys = [Annotation::ApiKeyExpiration, Annotation::ApiKeyBuffer];
     let life = life::life(asked, keys, life::Bounds::of_api_keys())?;
     remarks.extend(life.remark());
     remarks.extend(read_by_nobody(namespace, secret, policy));
@@ -109,25 +109,25 @@ fn read_by_nobody(namespace: &str, secret: &str, policy: &Policy) -> Option<Stri
 /// Which keys Headscale gets.
 pub(super) fn server_keys<'a>(asked: &Asked<'a>) -> Result<ServerKeys<'a>, Refusal> {
     let secret = asked
-        .get(Key::KeysSecret)
+        .get(Annotation::KeysSecret)
         .map_or(KEYS_SECRET, |value| value.text);
     if !forms::is_dns_subdomain(secret, 253) {
         return Err(asked.bad(
-            Key::KeysSecret,
+            Annotation::KeysSecret,
             "want the name of a Secret, such as headscale-keys",
         ));
     }
     let path = asked
-        .get(Key::KeysPath)
+        .get(Annotation::KeysPath)
         .map_or(KEYS_PATH, |value| value.text.trim_end_matches('/'));
     if !is_path(path) {
         return Err(asked.bad(
-            Key::KeysPath,
+            Annotation::KeysPath,
             "want an absolute path of letters, digits, dots, dashes and underscores, such as /var/lib/headscale",
         ));
     }
     let text = asked
-        .get(Key::KeysFiles)
+        .get(Annotation::KeysFiles)
         .map_or(KEYS_FILES, |value| value.text);
     let mut files: Vec<&str> = Vec::new();
     for file in text.split(',').map(str::trim) {
@@ -135,7 +135,7 @@ pub(super) fn server_keys<'a>(asked: &Asked<'a>) -> Result<ServerKeys<'a>, Refus
             let want = format!(
                 "want at most {MOST_FILES} names of files, each once, which are data keys of the Secret too, such as {KEYS_FILES}"
             );
-            return Err(asked.bad(Key::KeysFiles, &want));
+            return Err(asked.bad(Annotation::KeysFiles, &want));
         }
         files.push(file);
     }
@@ -148,7 +148,7 @@ pub(super) fn server_keys<'a>(asked: &Asked<'a>) -> Result<ServerKeys<'a>, Refus
 }
 
 fn container<'a>(asked: &Asked<'a>) -> Result<Option<&'a str>, Refusal> {
-    let Some(value) = asked.get(Key::HeadscaleContainer) else {
+    let Some(value) = asked.get(Annotation::HeadscaleContainer) else {
         return Ok(None);
     };
     if forms::is_dns_label(value.text) {
@@ -156,7 +156,7 @@ fn container<'a>(asked: &Asked<'a>) -> Result<Option<&'a str>, Refusal> {
     } else {
         Err(asked.refuse(
             DenyReason::BadValue,
-            Key::HeadscaleContainer,
+            Annotation::HeadscaleContainer,
             "want the name of one of the pod's containers, such as headscale",
         ))
     }

@@ -1,10 +1,10 @@
 //! Whether and how a pod is injected: everything that is needed for it, parsed and allowed. Pure.
 
 use super::headscale::{ApikeyManager, ServerKeys};
-use super::key::Key;
+use super::key::AuthKeyRef;
 use super::kinds::Kinds;
 use super::reason::{Refusal, SkipReason};
-use super::state::State;
+use super::state::StateStorage;
 use crate::identity::Hostname;
 use crate::profile::{Delivery, Overlay, Resources};
 
@@ -41,13 +41,13 @@ pub struct Tailscale<'a> {
     /// Name in the tailnet, which the pod's own name or node may complete.
     pub hostname: Hostname<'a>,
     /// Where the key stands and what it may do.
-    pub key: Key,
+    pub key: AuthKeyRef,
     /// How the key reaches the sidecar.
     pub delivery: Delivery,
     /// Whether the pod itself asks for that delivery.
     pub delivery_asked: bool,
     /// Where the node keeps who it is.
-    pub state: State<'a>,
+    pub state: StateStorage<'a>,
     /// Whether it is a native sidecar, or else an ordinary container.
     pub native: bool,
     /// Whether the app waits until the node is up.
@@ -98,7 +98,7 @@ impl Injection<'_> {
     pub(crate) fn needs_details(&self) -> bool {
         let touches = |sidecar: &Tailscale<'_>| {
             sidecar.proxy.is_some()
-                || matches!(sidecar.state, State::Volume(_))
+                || matches!(sidecar.state, StateStorage::Volume(_))
                 || sidecar.delivery == Delivery::File
                 || !sidecar.overlay.volume_mounts.is_empty()
         };

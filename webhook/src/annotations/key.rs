@@ -3,13 +3,13 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
-use super::asked::{Asked, Key as Name};
+use super::asked::{Annotation as Name, Asked};
 use super::life::{self, Bounds};
-use super::{Refusal, State, Subject, read};
+use super::{Refusal, StateStorage, Subject, read};
 use crate::forms;
 use crate::identity;
 use crate::keys::PREFIX;
-use crate::profile::{ControlPlane, Profile, Rotation};
+use crate::profile::{ControlPlaneSettings, Profile, Rotation};
 
 /// Is the longest life of a key that one pod uses once: it has to last until the pod has joined, and is renewed till then.
 const POD_KEY_LIFE: Duration = Duration::from_secs(3600);
@@ -21,7 +21,7 @@ const MODE: &str = "want shared or per-pod";
 
 /// Describes the pre-auth key that an injected pod refers to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Key {
+pub enum AuthKeyRef {
     /// Made, rotated and removed by us.
     Managed(ManagedKey),
     /// The user's own Secret (`auth-key-secret`): never read, rotated or overwritten.
@@ -57,7 +57,7 @@ pub struct ManagedKey {
 
 /// Whose key it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
+enum KeyScope {
     /// All pods of a service have one.
     Shared,
     /// Each pod has one of its own.
@@ -66,30 +66,30 @@ enum Mode {
 
 /// What a key is named after.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Names<'a> {
+pub(super) struct KeyNames<'a> {
     pub(super) service: &'a str,
     pub(super) control_plane: &'a str,
-    pub(super) plane: &'a ControlPlane,
+    pub(super) plane: &'a ControlPlaneSettings,
 }
 
 /// The key, within what the profile allows.
 pub(super) fn key(
     subject: &Subject<'_>,
     asked: &Asked<'_>,
-    state: State<'_>,
-    names: Names<'_>,
+    state: StateStorage<'_>,
+    names: KeyNames<'_>,
     (profile, rotation): (&Profile, &Rotation),
     remarks: &mut Vec<String>,
-) -> Result<Key, Refusal> {
+) -> Result<AuthKeyRef, Refusal> {
     let tags = read::tags(asked, profile)?;
     let mode = mode(asked, state)?;
     let bounds = |least| Bounds::of_auth_keys(subject, least, asked.profile(), profile, rotation);
     let life = match mode {
-        Mode::Shared => {
+        KeyScope::Shared => {
             let bounds = bounds(rotation.min_auth_key_expiration);
             life::life(asked, [Name::Expiration, Name::Buffer], bounds)?
         }
-        Mode::PerPod => {
+        KeyScope::PerPod => {
             let bounds = bounds(rotation.min_pod_auth_key_expiration);
             life::short_life(asked, Name::Expiration, POD_KEY_LIFE, bounds)?
         }
@@ -97,23 +97,23 @@ pub(super) fn key(
     let reusable = reusable(asked, state, mode)?;
     let ephemeral = ephemeral(asked, state)?;
     if let Some((secret, data_key)) = given(asked, mode)? {
-        return Ok(Key::Given {
+        return Ok(AuthKeyRef::Given {
             secret: secret.to_owned(),
             data_key: data_key.to_owned(),
         });
     }
-    let Names {
+    let KeyNames {
         service,
         control_plane,
         plane,
     } = names;
     remarks.extend(life.remark());
     let (secret, data_key) = match mode {
-        Mode::Shared => {
+        KeyScope::Shared => {
             let data_key = identity::data_key(service, control_plane);
             (profile.auth_key_secret_name.clone(), data_key)
         }
-        Mode::PerPod => {
+        KeyScope::PerPod => {
             let data_key = identity::pod_data_key(service, subject.request, control_plane);
             if data_key.len() > LONGEST_DATA_KEY {
                 let over = data_key.len() - LONGEST_DATA_KEY;
@@ -125,7 +125,7 @@ pub(super) fn key(
             (identity::POD_SECRET.to_owned(), data_key)
         }
     };
-    Ok(Key::Managed(ManagedKey {
+    Ok(AuthKeyRef::Managed(ManagedKey {
         secret,
         data_key,
         user: identity::user(&plane.user_template, subject.namespace, service),
@@ -138,39 +138,42 @@ pub(super) fn key(
 }
 
 /// Whether the service shares a key. One that works once is of no use where each start of the container needs it.
-fn mode(asked: &Asked<'_>, state: State<'_>) -> Result<Mode, Refusal> {
+fn mode(asked: &Asked<'_>, state: StateStorage<'_>) -> Result<KeyScope, Refusal> {
     let Some(value) = asked.get(Name::Mode) else {
-        return Ok(Mode::Shared);
+        return Ok(KeyScope::Shared);
     };
     match value.text {
-        "shared" => Ok(Mode::Shared),
-        "per-pod" if state == State::Memory => {
+        "shared" => Ok(KeyScope::Shared),
+        "per-pod" if state == StateStorage::Memory => {
             let want = format!(
                 "with \"{PREFIX}state\" memory each start of the container logs in again, and a pod's own key works once: want shared, or state emptydir"
             );
             Err(asked.bad(Name::Mode, &want))
         }
-        "per-pod" => Ok(Mode::PerPod),
+        "per-pod" => Ok(KeyScope::PerPod),
         _ => Err(asked.bad(Name::Mode, MODE)),
     }
 }
 
 /// Whether the key may be used again.
-fn reusable(asked: &Asked<'_>, state: State<'_>, mode: Mode) -> Result<bool, Refusal> {
+fn reusable(asked: &Asked<'_>, state: StateStorage<'_>, mode: KeyScope) -> Result<bool, Refusal> {
     let reusable = asked.switch(Name::Reusable)?;
     match mode {
-        Mode::PerPod if reusable == Some(true) && beside_mode(asked, Name::Reusable).is_le() => {
+        KeyScope::PerPod
+            if reusable == Some(true) && beside_mode(asked, Name::Reusable).is_le() =>
+        {
             let want = format!(
                 "with \"{PREFIX}key-mode\" per-pod each pod has a key that works once: remove it, or want key-mode shared"
             );
             Err(asked.bad(Name::Reusable, &want))
         }
-        Mode::PerPod => Ok(false),
-        Mode::Shared if reusable == Some(false) && state == State::Memory => Err(asked.bad(
-            Name::Reusable,
-            "with state memory each start of the container uses the key again: want true",
-        )),
-        Mode::Shared => Ok(reusable.unwrap_or(true)),
+        KeyScope::PerPod => Ok(false),
+        KeyScope::Shared if reusable == Some(false) && state == StateStorage::Memory => Err(asked
+            .bad(
+                Name::Reusable,
+                "with state memory each start of the container uses the key again: want true",
+            )),
+        KeyScope::Shared => Ok(reusable.unwrap_or(true)),
     }
 }
 
@@ -181,9 +184,9 @@ fn beside_mode(asked: &Asked<'_>, key: Name) -> Ordering {
 }
 
 /// Whether its nodes vanish when they go away.
-fn ephemeral(asked: &Asked<'_>, state: State<'_>) -> Result<bool, Refusal> {
+fn ephemeral(asked: &Asked<'_>, state: StateStorage<'_>) -> Result<bool, Refusal> {
     let ephemeral = asked.switch(Name::Ephemeral)?.unwrap_or(true);
-    if !ephemeral && !matches!(state, State::Volume(_)) {
+    if !ephemeral && !matches!(state, StateStorage::Volume(_)) {
         return Err(asked.bad(
             Name::Ephemeral,
             "without state of its own every pod would leave a node behind: want true, or state volume:<name> in a StatefulSet",
@@ -193,7 +196,7 @@ fn ephemeral(asked: &Asked<'_>, state: State<'_>) -> Result<bool, Refusal> {
 }
 
 /// The Secret and data key that stand in place of a key of ours.
-fn given<'a>(asked: &Asked<'a>, mode: Mode) -> Result<Option<(&'a str, &'a str)>, Refusal> {
+fn given<'a>(asked: &Asked<'a>, mode: KeyScope) -> Result<Option<(&'a str, &'a str)>, Refusal> {
     let Some(value) = asked.get(Name::Secret) else {
         return Ok(None);
     };
@@ -206,7 +209,7 @@ fn given<'a>(asked: &Asked<'a>, mode: Mode) -> Result<Option<(&'a str, &'a str)>
         Err(asked.bad(key, &want))
     };
     // What asks for a key of ours from further away gives way to it.
-    if mode == Mode::PerPod && beside_mode(asked, Name::Secret).is_ge() {
+    if mode == KeyScope::PerPod && beside_mode(asked, Name::Secret).is_ge() {
         return refuse(Name::Mode);
     }
     for key in [Name::Tags, Name::Reusable, Name::Expiration, Name::Buffer] {

@@ -1,7 +1,7 @@
 //! What `inject` asks for: which kinds of sidecar. Pure.
 
 use super::Refusal;
-use super::asked::{Asked, Key};
+use super::asked::{Annotation, Asked};
 
 const WANT: &str =
     "want tailscale, apikey-manager, server-keys, several of these with commas, true or false";
@@ -66,7 +66,7 @@ impl Kinds {
 
 /// What the pod itself asks for; no kind at all where it wants none.
 pub(super) fn inject(asked: &Asked<'_>) -> Result<Option<Kinds>, Refusal> {
-    let Some(value) = asked.get(Key::Inject) else {
+    let Some(value) = asked.get(Annotation::Inject) else {
         return Ok(None);
     };
     let mut kinds = Kinds::default();
@@ -77,7 +77,7 @@ pub(super) fn inject(asked: &Asked<'_>) -> Result<Option<Kinds>, Refusal> {
         let name = if name == "true" { "tailscale" } else { name };
         kinds
             .add(name)
-            .ok_or_else(|| asked.bad(Key::Inject, WANT))?;
+            .ok_or_else(|| asked.bad(Annotation::Inject, WANT))?;
     }
     Ok(Some(kinds))
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::asked::{Asked, Key, Place, Value};
+use super::asked::{Annotation, AnnotationValue, Asked, ValuePlace};
 use super::{Refusal, Subject};
 use crate::forms;
 use crate::keys::PREFIX;
@@ -14,7 +14,7 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 const BUFFER: Duration = Duration::from_secs(240 * 3600);
 
 /// How long a key lives, how long before its end it is renewed, and what is to be said of it.
-pub(super) struct Life<'a> {
+pub(super) struct KeyLifetime<'a> {
     pub(super) expiration: Duration,
     pub(super) buffer: Duration,
     /// The buffer as its author wrote it, where that is not the operator.
@@ -67,7 +67,12 @@ impl<'p> Bounds<'p> {
         }
     }
 
-    fn of_life(self, asked: &Asked<'_>, key: Key, given: Duration) -> Result<Duration, Refusal> {
+    fn of_life(
+        self,
+        asked: &Asked<'_>,
+        key: Annotation,
+        given: Duration,
+    ) -> Result<Duration, Refusal> {
         let Self {
             least,
             most,
@@ -95,7 +100,7 @@ impl<'p> Bounds<'p> {
     }
 }
 
-impl Life<'_> {
+impl KeyLifetime<'_> {
     /// A remark where the key is renewed sooner than its author can have meant.
     pub(super) fn remark(&self) -> Option<String> {
         if self.vain.is_some() {
@@ -119,9 +124,9 @@ impl Life<'_> {
 /// The life of a key, by the keys of its length and of its buffer.
 pub(super) fn life<'a>(
     asked: &Asked<'a>,
-    [life, before]: [Key; 2],
+    [life, before]: [Annotation; 2],
     bounds: Bounds<'_>,
-) -> Result<Life<'a>, Refusal> {
+) -> Result<KeyLifetime<'a>, Refusal> {
     let usual = EXPIRATION.clamp(bounds.least, bounds.most.max(bounds.least));
     let expiration = match duration(asked, life)? {
         Some(given) => bounds.of_life(asked, life, given)?,
@@ -135,13 +140,13 @@ pub(super) fn life<'a>(
     };
     let gap = bounds.gap.min(expiration / 3);
     let most = expiration.saturating_sub(gap);
-    let by_author = |key: Key| {
+    let by_author = |key: Annotation| {
         let value = asked.get(key);
-        let value = value.filter(|value| value.place != Place::Profile);
+        let value = value.filter(|value| value.place != ValuePlace::Profile);
         value.map(|value| (key.name(), value.text))
     };
     if buffer <= most && buffer < expiration {
-        return Ok(Life {
+        return Ok(KeyLifetime {
             expiration,
             buffer,
             asked: by_author(before),
@@ -150,7 +155,7 @@ pub(super) fn life<'a>(
         });
     }
     if bounds.lenient {
-        return Ok(Life {
+        return Ok(KeyLifetime {
             expiration,
             buffer: most.min(expiration / 2),
             asked: None,
@@ -175,7 +180,7 @@ pub(super) fn life<'a>(
     Err(asked.bad(life, &want))
 }
 
-fn duration(asked: &Asked<'_>, key: Key) -> Result<Option<Duration>, Refusal> {
+fn duration(asked: &Asked<'_>, key: Annotation) -> Result<Option<Duration>, Refusal> {
     let Some(value) = asked.get(key) else {
         return Ok(None);
     };
@@ -188,10 +193,10 @@ fn duration(asked: &Asked<'_>, key: Key) -> Result<Option<Duration>, Refusal> {
 /// The life of a key that one pod uses once, by the key of its length: no longer than `usual`, renewed in its last third.
 pub(super) fn short_life<'a>(
     asked: &Asked<'a>,
-    key: Key,
+    key: Annotation,
     usual: Duration,
     bounds: Bounds<'_>,
-) -> Result<Life<'a>, Refusal> {
+) -> Result<KeyLifetime<'a>, Refusal> {
     let most = usual.min(bounds.most).max(bounds.least);
     let given = match duration(asked, key)? {
         // Above it a life is cut, not refused: the same annotation may stand for keys that are shared.
@@ -200,7 +205,7 @@ pub(super) fn short_life<'a>(
         None => most,
     };
     let value = asked.get(key);
-    let vain = |value: &Value<'_>| {
+    let vain = |value: &AnnotationValue<'_>| {
         format!(
             "annotation '{PREFIX}{}' is '{}': a key of one pod lives {} at most, and is renewed until the pod has joined",
             key.name(),
@@ -209,7 +214,7 @@ pub(super) fn short_life<'a>(
         )
     };
     let expiration = given.min(most);
-    Ok(Life {
+    Ok(KeyLifetime {
         expiration,
         buffer: expiration / 3,
         asked: None,

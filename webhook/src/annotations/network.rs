@@ -1,6 +1,6 @@
 //! What the node is to do in the tailnet beyond being there: names, routes, arguments, a proxy for the app. Pure.
 
-use super::asked::{Allowed, Asked, Key};
+use super::asked::{Allowed, Annotation, Asked};
 use super::{DenyReason, Refusal};
 use crate::profile::Profile;
 use crate::quote;
@@ -58,14 +58,14 @@ pub(crate) fn is_argument(name: &str) -> bool {
 ///
 /// They are read as Go's `flag` reads them: `-x` is `--x`, a value follows `=` or is the next word, and there is no quoting.
 pub(super) fn extra_args<'a>(asked: &Asked<'a>, profile: &Profile) -> Result<&'a str, Refusal> {
-    let Some(value) = asked.get(Key::ExtraArgs) else {
+    let Some(value) = asked.get(Annotation::ExtraArgs) else {
         return Ok("");
     };
     // `$(X)` would be replaced by the kubelet, by the key itself if X is TS_AUTHKEY.
     let fits = |b: u8| b == b' ' || (b.is_ascii_graphic() && !b"$\"'\\`".contains(&b));
     if !value.text.bytes().all(fits) {
         let want = "want arguments of tailscale up with spaces between them, without quotes, backslashes and $, such as --shields-up";
-        return Err(asked.bad(Key::ExtraArgs, want));
+        return Err(asked.bad(Annotation::ExtraArgs, want));
     }
     let mut takes_a_value = None;
     for word in value.text.split_ascii_whitespace() {
@@ -82,7 +82,7 @@ pub(super) fn extra_args<'a>(asked: &Asked<'a>, profile: &Profile) -> Result<&'a
                     )
                 }
             };
-            return Err(asked.bad(Key::ExtraArgs, &want));
+            return Err(asked.bad(Annotation::ExtraArgs, &want));
         };
         let name = name.strip_prefix('-').unwrap_or(name);
         let (name, whole) = name
@@ -94,11 +94,11 @@ pub(super) fn extra_args<'a>(asked: &Asked<'a>, profile: &Profile) -> Result<&'a
                 "{} is no argument: want arguments such as --shields-up",
                 quote::shown(word)
             );
-            return Err(asked.bad(Key::ExtraArgs, &want));
+            return Err(asked.bad(Annotation::ExtraArgs, &want));
         }
         if let Some(instead) = of_ours(name) {
             let want = format!("--{name} would override what Sidescale sets: {instead}");
-            return Err(asked.refuse(DenyReason::NotAllowed, Key::ExtraArgs, &want));
+            return Err(asked.refuse(DenyReason::NotAllowed, Annotation::ExtraArgs, &want));
         }
         let allowed = &profile.allowed_extra_args;
         if !allowed.iter().any(|allowed| allowed == name) {
@@ -113,7 +113,7 @@ pub(super) fn extra_args<'a>(asked: &Asked<'a>, profile: &Profile) -> Result<&'a
                 "--{name} is not allowed; the profile allows {allowed}, or have the operator add it to profiles.{}.allowedExtraArgs",
                 asked.profile()
             );
-            return Err(asked.refuse(DenyReason::NotAllowed, Key::ExtraArgs, &want));
+            return Err(asked.refuse(DenyReason::NotAllowed, Annotation::ExtraArgs, &want));
         }
     }
     Ok(value.text)
@@ -121,22 +121,22 @@ pub(super) fn extra_args<'a>(asked: &Asked<'a>, profile: &Profile) -> Result<&'a
 
 /// The port of the proxy, and whether the app's containers are told of it.
 pub(super) fn proxy(asked: &Asked<'_>) -> Result<(Option<u16>, bool), Refusal> {
-    let port = match asked.get(Key::Proxy) {
+    let port = match asked.get(Annotation::Proxy) {
         None => None,
         Some(value) if value.text == "false" => None,
         Some(value) => {
             let digits = value.text.bytes().all(|b| b.is_ascii_digit());
             let port: Option<u16> = value.text.parse().ok();
             let port = port.filter(|port| digits && *port >= 1024);
-            Some(port.ok_or_else(|| asked.bad(Key::Proxy, PROXY))?)
+            Some(port.ok_or_else(|| asked.bad(Annotation::Proxy, PROXY))?)
         }
     };
-    let told = asked.switch(Key::ProxyEnv)?.unwrap_or(false);
+    let told = asked.switch(Annotation::ProxyEnv)?.unwrap_or(false);
     // Where the pod says that there is no proxy, its namespace's word on telling the app means nothing.
-    if told && asked.get(Key::Proxy).is_none() {
+    if told && asked.get(Annotation::Proxy).is_none() {
         let want =
             "there is no proxy: want false, or set sidescale.io/proxy to a port such as 1055";
-        return Err(asked.bad(Key::ProxyEnv, want));
+        return Err(asked.bad(Annotation::ProxyEnv, want));
     }
     Ok((port, told && port.is_some()))
 }

@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 
-use super::asked::{Allowed, Asked, Key, Place};
+use super::asked::{Allowed, Annotation, Asked, ValuePlace};
 use super::{DenyReason, Refusal, Subject};
 use crate::forms;
-use crate::identity::{self, Hostname, Names};
+use crate::identity::{self, Hostname, TemplateNames};
 use crate::profile::{Delivery, Profile, Resources};
 use crate::quote;
 
@@ -19,7 +19,7 @@ pub(super) const TAILSCALE: [(&str, &str); 2] = [("50m", "200m"), ("128Mi", "256
 
 /// The key's tags, each allowed by the profile.
 pub(super) fn tags(asked: &Asked<'_>, profile: &Profile) -> Result<Vec<String>, Refusal> {
-    let Some(value) = asked.get(Key::Tags) else {
+    let Some(value) = asked.get(Annotation::Tags) else {
         return Ok(Vec::new());
     };
     // What the profile itself gives needs no leave.
@@ -33,7 +33,7 @@ pub(super) fn tags(asked: &Asked<'_>, profile: &Profile) -> Result<Vec<String>, 
     let mut tags: Vec<String> = Vec::new();
     for tag in value.text.split(',').map(str::trim) {
         if !forms::is_tag(tag) {
-            return Err(asked.bad(Key::Tags, TAGS));
+            return Err(asked.bad(Annotation::Tags, TAGS));
         }
         let allowed = profile.allowed_tags.iter().map(String::as_str);
         let allowed = || allowed.clone().chain(by_profile());
@@ -50,7 +50,7 @@ pub(super) fn tags(asked: &Asked<'_>, profile: &Profile) -> Result<Vec<String>, 
                 quote::redacted(tag),
                 asked.profile()
             );
-            return Err(asked.refuse(DenyReason::NotAllowed, Key::Tags, &want));
+            return Err(asked.refuse(DenyReason::NotAllowed, Annotation::Tags, &want));
         }
         if !tags.iter().any(|known| known == tag) {
             tags.push(tag.to_owned());
@@ -61,20 +61,20 @@ pub(super) fn tags(asked: &Asked<'_>, profile: &Profile) -> Result<Vec<String>, 
 
 /// How the key reaches the sidecar, and whether the pod itself says so.
 pub(super) fn delivery(asked: &Asked<'_>) -> Result<(Delivery, bool), Refusal> {
-    let Some(value) = asked.get(Key::Delivery) else {
+    let Some(value) = asked.get(Annotation::Delivery) else {
         return Ok((Delivery::Env, false));
     };
-    let delivery =
-        Delivery::read(value.text).ok_or_else(|| asked.bad(Key::Delivery, "want env or file"))?;
+    let delivery = Delivery::read(value.text)
+        .ok_or_else(|| asked.bad(Annotation::Delivery, "want env or file"))?;
     Ok((delivery, value.on_pod()))
 }
 
 /// Refuses values of the table that are not built yet.
 pub(super) fn only_what_is_built(asked: &Asked<'_>) -> Result<(), Refusal> {
-    if asked.switch(Key::Userspace)? == Some(false) {
+    if asked.switch(Annotation::Userspace)? == Some(false) {
         return Err(asked.refuse(
             DenyReason::NotSupported,
-            Key::Userspace,
+            Annotation::Userspace,
             "not supported yet, want true",
         ));
     }
@@ -83,24 +83,24 @@ pub(super) fn only_what_is_built(asked: &Asked<'_>) -> Result<(), Refusal> {
 
 /// Whether the sidecar is a native one, and whether the app waits for it.
 pub(super) fn start(asked: &Asked<'_>) -> Result<(bool, bool), Refusal> {
-    let native = asked.switch(Key::NativeSidecar)?.unwrap_or(true);
-    let wait = asked.switch(Key::Wait)?.unwrap_or(false);
+    let native = asked.switch(Annotation::NativeSidecar)?.unwrap_or(true);
+    let wait = asked.switch(Annotation::Wait)?.unwrap_or(false);
     if wait && !native {
         let want =
             "an app can wait for a native sidecar alone: want true, or remove sidescale.io/wait";
-        return Err(asked.bad(Key::NativeSidecar, want));
+        return Err(asked.bad(Annotation::NativeSidecar, want));
     }
     Ok((native, wait))
 }
 
 /// The image, where the profile allows it.
 pub(super) fn image<'a>(asked: &Asked<'a>, profile: &'a Profile) -> Result<&'a str, Refusal> {
-    let Some(value) = asked.get(Key::Image) else {
+    let Some(value) = asked.get(Annotation::Image) else {
         return Ok(&profile.image);
     };
     let image = value.text;
     if !forms::is_image(image) {
-        return Err(asked.bad(Key::Image, forms::IMAGE));
+        return Err(asked.bad(Annotation::Image, forms::IMAGE));
     }
     let allows = |allowed: &String| match allowed.strip_suffix('*') {
         // Behind a tag's or a digest's beginning nothing makes it another image's.
@@ -109,7 +109,7 @@ pub(super) fn image<'a>(asked: &Asked<'a>, profile: &'a Profile) -> Result<&'a s
             .is_some_and(|rest| beginning.ends_with('/') || !rest.contains('/')),
         None => image == allowed,
     };
-    if value.place == Place::Profile
+    if value.place == ValuePlace::Profile
         || image == profile.image
         || profile.allowed_images.iter().any(allows)
     {
@@ -125,7 +125,7 @@ pub(super) fn image<'a>(asked: &Asked<'a>, profile: &'a Profile) -> Result<&'a s
         "the profile allows {allowed}, or have the operator add it to profiles.{}.allowedImages",
         asked.profile()
     );
-    Err(asked.refuse(DenyReason::NotAllowed, Key::Image, &want))
+    Err(asked.refuse(DenyReason::NotAllowed, Annotation::Image, &want))
 }
 
 /// The name in the tailnet.
@@ -134,14 +134,14 @@ pub(super) fn hostname<'a>(
     asked: &Asked<'a>,
     service: &'a str,
 ) -> Result<Hostname<'a>, Refusal> {
-    let names = Names {
+    let names = TemplateNames {
         service,
         namespace: subject.namespace,
         pod: subject.name,
     };
-    if let Some(value) = asked.get(Key::Hostname) {
+    if let Some(value) = asked.get(Annotation::Hostname) {
         if !identity::is_hostname_template(value.text) {
-            return Err(asked.bad(Key::Hostname, HOSTNAME));
+            return Err(asked.bad(Annotation::Hostname, HOSTNAME));
         }
         return Ok(identity::hostname(value.text, names));
     }
@@ -197,8 +197,18 @@ pub(super) fn resources<'a>(
             ),
         })
     };
-    let cpu = pair(Key::CpuRequest, Key::CpuLimit, cpu, forms::CPU)?;
-    let memory = pair(Key::MemoryRequest, Key::MemoryLimit, memory, forms::MEMORY)?;
+    let cpu = pair(
+        Annotation::CpuRequest,
+        Annotation::CpuLimit,
+        cpu,
+        forms::CPU,
+    )?;
+    let memory = pair(
+        Annotation::MemoryRequest,
+        Annotation::MemoryLimit,
+        memory,
+        forms::MEMORY,
+    )?;
     Ok(Resources {
         cpu_request: Cow::Borrowed(cpu.0),
         cpu_limit: Cow::Borrowed(cpu.1),

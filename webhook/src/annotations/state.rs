@@ -1,6 +1,6 @@
 //! Where a node's state is kept, and what that says of its key. Pure.
 
-use super::asked::{Asked, Key};
+use super::asked::{Annotation, Asked};
 use super::{Refusal, Subject};
 use crate::forms;
 
@@ -8,7 +8,7 @@ const STATE: &str = "want emptydir, memory or volume:<name of one of the pod's v
 
 /// Says where a node keeps who it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State<'a> {
+pub enum StateStorage<'a> {
     /// In a volume that ends with the pod: a restarted container is the same node.
     EmptyDir,
     /// Nowhere: a restarted container is a new node.
@@ -18,29 +18,32 @@ pub enum State<'a> {
 }
 
 /// Where the state is.
-pub(super) fn state<'a>(subject: &Subject<'a>, asked: &Asked<'a>) -> Result<State<'a>, Refusal> {
-    let Some(value) = asked.get(Key::State) else {
-        return Ok(State::EmptyDir);
+pub(super) fn state<'a>(
+    subject: &Subject<'a>,
+    asked: &Asked<'a>,
+) -> Result<StateStorage<'a>, Refusal> {
+    let Some(value) = asked.get(Annotation::State) else {
+        return Ok(StateStorage::EmptyDir);
     };
     match value.text {
-        "emptydir" => return Ok(State::EmptyDir),
-        "memory" => return Ok(State::Memory),
+        "emptydir" => return Ok(StateStorage::EmptyDir),
+        "memory" => return Ok(StateStorage::Memory),
         _ => {}
     }
     let volume = value
         .text
         .strip_prefix("volume:")
         .filter(|volume| forms::is_dns_label(volume))
-        .ok_or_else(|| asked.bad(Key::State, STATE))?;
+        .ok_or_else(|| asked.bad(Annotation::State, STATE))?;
     let keeps_its_name = match subject.owner {
         Some(owner) => owner.kind == "StatefulSet",
         None => !subject.name.is_empty(),
     };
     if keeps_its_name {
-        Ok(State::Volume(volume))
+        Ok(StateStorage::Volume(volume))
     } else {
         Err(asked.bad(
-            Key::State,
+            Annotation::State,
             "only pods of a StatefulSet keep their name, and with it their state: want emptydir or memory",
         ))
     }

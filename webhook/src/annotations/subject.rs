@@ -1,6 +1,6 @@
 //! What decides an injection: metadata, and who is answered. Pure.
 
-use crate::identity::Owner;
+use crate::identity::WorkloadOwner;
 use crate::lookup::{Lookup, NamespaceMetadata};
 
 /// Holds what decides an injection: metadata alone, so that rotation can decide the same from a metadata watch.
@@ -15,7 +15,7 @@ pub struct Subject<'a> {
     /// Labels of the pod.
     pub labels: &'a dyn Lookup,
     /// The controller, if the pod has one.
-    pub owner: Option<Owner<'a>>,
+    pub owner: Option<WorkloadOwner<'a>>,
     /// What is known of the namespace; `None` if it was not seen yet.
     pub namespace_metadata: Option<&'a NamespaceMetadata>,
     /// Whether the namespace's own label opts in, which the request's path says at admission.

@@ -1,10 +1,12 @@
 //! What a pod's spec adds to the decision: which kinds stay, and how each of them fits in. Pure.
 
-use crate::annotations::{DenyReason, Injection, Key, Refusal, SkipReason, State, Tailscale};
+use crate::annotations::{
+    AuthKeyRef, DenyReason, Injection, Refusal, SkipReason, StateStorage, Tailscale,
+};
 use crate::keys::PREFIX;
 use crate::pod::{self, Containers, Details, Keeps, MOST_CONTAINERS, Spec};
 use crate::profile::Delivery;
-use crate::sidecar::mode::Mode;
+use crate::sidecar::mode::FileMode;
 use crate::sidecar::restricted::USER;
 use crate::sidecar::shapes::Needs;
 use crate::sidecar::{apikey_manager, proxy_env, server_keys, tailscale};
@@ -18,10 +20,10 @@ const MOST_NAMES: usize = 16;
 
 /// What only the pod's spec decides.
 #[derive(Default)]
-pub(crate) struct Fit<'a> {
-    pub(crate) tailscale: Option<tailscale::Fit>,
-    pub(crate) apikey_manager: Option<apikey_manager::Fit<'a>>,
-    pub(crate) server_keys: Option<server_keys::Fit<'a>>,
+pub(crate) struct SidecarPlacement<'a> {
+    pub(crate) tailscale: Option<tailscale::TailscalePlacement>,
+    pub(crate) apikey_manager: Option<apikey_manager::ApiKeyManagerPlacement<'a>>,
+    pub(crate) server_keys: Option<server_keys::ServerKeysPlacement<'a>>,
     /// What the app's containers are told of the proxy.
     pub(crate) proxy_env: Vec<proxy_env::Missing<'a>>,
     pub(crate) pull_secrets: PullSecrets<'a>,
@@ -130,7 +132,7 @@ pub(super) fn fit<'a>(
     injection: &mut Injection<'a>,
     spec: &Spec<'_>,
     details: Option<&'a Details<'_>>,
-) -> Result<Fit<'a>, Obstacle> {
+) -> Result<SidecarPlacement<'a>, Obstacle> {
     let lists = [spec.init_containers.as_ref(), spec.containers.as_ref()];
     let needs = if spec.resources.is_some() {
         Needs::OfThePod
@@ -139,9 +141,9 @@ pub(super) fn fit<'a>(
     } else {
         Needs::Configured
     };
-    let mut fit = Fit {
+    let mut fit = SidecarPlacement {
         pull_secrets: pull_secrets(injection, details),
-        ..Fit::default()
+        ..SidecarPlacement::default()
     };
     if let Some(sidecar) = &injection.tailscale {
         fit.tailscale = Some(fit_tailscale(sidecar, spec, details, needs)?);
@@ -191,7 +193,7 @@ fn fit_tailscale(
     spec: &Spec<'_>,
     details: Option<&Details<'_>>,
     needs: Needs,
-) -> Result<tailscale::Fit, Refusal> {
+) -> Result<tailscale::TailscalePlacement, Refusal> {
     let delivery = if spec.share_process_namespace != Some(true) {
         sidecar.delivery
     } else if sidecar.delivery_asked && sidecar.delivery == Delivery::Env {
@@ -213,9 +215,9 @@ fn fit_tailscale(
     };
     let security = details.and_then(|details| details.spec.security_context);
     let fs_group = security.unwrap_or_default().fs_group;
-    Ok(tailscale::Fit {
+    Ok(tailscale::TailscalePlacement {
         delivery,
-        key_mode: Mode::of(Some(USER), fs_group),
+        key_mode: FileMode::of(Some(USER), fs_group),
         health_port,
         needs,
     })
@@ -227,10 +229,10 @@ fn check_state(
     details: &Details<'_>,
     remarks: &mut Vec<String>,
 ) -> Result<(), Refusal> {
-    let State::Volume(volume) = sidecar.state else {
+    let StateStorage::Volume(volume) = sidecar.state else {
         return Ok(());
     };
-    let stays = matches!(&sidecar.key, Key::Managed(key) if !key.ephemeral);
+    let stays = matches!(&sidecar.key, AuthKeyRef::Managed(key) if !key.ephemeral);
     let wrong = match details.spec.keeps(volume) {
         None => Some("the pod has no such volume".to_owned()),
         Some(Keeps::Nothing(kind)) => Some(format!("nobody can write to a volume of kind {kind}")),
@@ -274,7 +276,7 @@ fn check_proxy(sidecar: &Tailscale<'_>, details: &Details<'_>) -> Result<(), Ref
         return Ok(());
     };
     let spec = &details.spec;
-    let has = |container: &&pod::Container<'_>| container.has_port(port);
+    let has = |container: &&pod::ContainerDetails<'_>| container.has_port(port);
     // A native sidecar of ours starts before every other init container.
     let init = spec.init_containers.iter().flatten();
     let mut init = init.filter(|_| sidecar.native);

@@ -1,10 +1,10 @@
 //! A pod that is being created, and the answer to it. Pure.
 
-use super::fit::{Fit, Obstacle, fit, prune, refuse_what_is_too_large};
+use super::fit::{Obstacle, SidecarPlacement, fit, prune, refuse_what_is_too_large};
 use super::hostname;
-use super::outcome::{OptIn, Outcome, Verdict};
+use super::outcome::{OptIn, ReviewOutcome, Verdict};
+use super::public_reply::PublicReply;
 use super::source::Source;
-use super::told::Told;
 use crate::annotations::{
     self, Caller, Decision, DenyReason, Injection, Kinds, Lookup, NamespaceMetadata, Refusal,
     SkipReason, Subject, decide,
@@ -13,7 +13,7 @@ use crate::hostnames::ClaimedHostnames;
 use crate::json::write;
 use crate::keys::SAFE_TO_EVICT;
 use crate::patch;
-use crate::pod::{Annotations, Containers, Labels, Metadata, Spec};
+use crate::pod::{Annotations, Containers, Metadata, ServiceLabels, Spec};
 use crate::profile::Policy;
 use crate::quote;
 use crate::review::{AuditAnnotations, Response, Status, reply};
@@ -36,7 +36,7 @@ pub(crate) struct Incoming<'a> {
     /// Which names in the tailnet belong to whom; none where the answer reaches nobody who could choose another.
     pub(crate) hostnames: Option<&'a ClaimedHostnames>,
     /// Bounds what is told; without it everything is.
-    pub(crate) told: Option<Told>,
+    pub(crate) told: Option<PublicReply>,
     /// Whether all is said, also of a pod that bears our receipt already: to find out what may be told.
     pub(crate) says_all: bool,
 }
@@ -46,7 +46,7 @@ impl Incoming<'_> {
     ///
     /// # Errors
     /// If a second look at the pod finds a field of the wrong kind.
-    pub(crate) fn answer(self, policy: &Policy) -> serde_json::Result<Outcome> {
+    pub(crate) fn answer(self, policy: &Policy) -> serde_json::Result<ReviewOutcome> {
         let outcome = self.decided(policy)?;
         let says = outcome.message.is_some() || !outcome.warnings.is_empty();
         let Some(metadata) = self.namespace_metadata.filter(|metadata| {
@@ -64,7 +64,7 @@ impl Incoming<'_> {
             says_all: true,
             ..self
         };
-        let told = Told::of(pod.decided(policy)?);
+        let told = PublicReply::of(pod.decided(policy)?);
         if told.covers(&outcome) {
             return Ok(outcome);
         }
@@ -74,7 +74,7 @@ impl Incoming<'_> {
         pod.decided(policy)
     }
 
-    fn decided(&self, policy: &Policy) -> serde_json::Result<Outcome> {
+    fn decided(&self, policy: &Policy) -> serde_json::Result<ReviewOutcome> {
         let annotations = self.metadata.annotations.as_ref();
         if annotations.is_some_and(|annotations| annotations.mirror) {
             return Ok(self.quiet(SkipReason::MirrorPod));
@@ -82,7 +82,7 @@ impl Incoming<'_> {
         if self.is_ours() {
             return Ok(self.quiet(SkipReason::AlreadyInjected));
         }
-        let (no_annotations, no_labels) = (Annotations::default(), Labels::default());
+        let (no_annotations, no_labels) = (Annotations::default(), ServiceLabels::default());
         let annotations = annotations.unwrap_or(&no_annotations);
         // A selector may ask for any label, which is rare: so only then there is a second look.
         let all = if policy.has_pod_selectors() && self.opt_in == OptIn::Namespace {
@@ -159,7 +159,7 @@ impl Incoming<'_> {
         policy: &Policy,
         profile: &str,
         unknown: Vec<String>,
-    ) -> Outcome {
+    ) -> ReviewOutcome {
         if policy.tolerates(profile) {
             self.warn(refusal, unknown)
         } else {
@@ -196,7 +196,12 @@ impl Incoming<'_> {
         })
     }
 
-    fn inject(&self, injection: &Injection<'_>, fit: &Fit<'_>, unknown: Vec<String>) -> Outcome {
+    fn inject(
+        &self,
+        injection: &Injection<'_>,
+        fit: &SidecarPlacement<'_>,
+        unknown: Vec<String>,
+    ) -> ReviewOutcome {
         let Self {
             metadata,
             spec,
@@ -212,7 +217,7 @@ impl Incoming<'_> {
             warnings: &warnings,
             ..self.audited(Verdict::Inject, Some(injection.profile))
         };
-        Outcome {
+        ReviewOutcome {
             reply: reply(response, Some(&patch)),
             patch_bytes: patch.len(),
             kinds: injection.kinds(),
@@ -228,7 +233,7 @@ impl Incoming<'_> {
     }
 
     /// Leaves the pod alone; an annotated one is told why.
-    fn skip(&self, reason: SkipReason, unknown: Vec<String>, remarks: &[String]) -> Outcome {
+    fn skip(&self, reason: SkipReason, unknown: Vec<String>, remarks: &[String]) -> ReviewOutcome {
         let verdict = Verdict::Skip(reason);
         let annotations = self.metadata.annotations.as_ref();
         let annotated = annotations.is_some_and(Annotations::asks);
@@ -256,7 +261,7 @@ impl Incoming<'_> {
             warnings: &warnings,
             ..self.audited(verdict, None)
         };
-        Outcome {
+        ReviewOutcome {
             reply: reply(response, annotated.then_some(&patch)),
             patch_bytes: patch.len(),
             unknown,
@@ -266,19 +271,19 @@ impl Incoming<'_> {
     }
 
     /// Leaves alone a pod whose author has to mend something.
-    fn warn(&self, refusal: Refusal, unknown: Vec<String>) -> Outcome {
+    fn warn(&self, refusal: Refusal, unknown: Vec<String>) -> ReviewOutcome {
         let (message, withheld) = self.message(refusal.message);
         // Helm escapes double quotes in what it shows.
         let remark = format!("no sidecar: {}", message.replace('"', "'"));
         let outcome = self.skip(SkipReason::Invalid, unknown, &[remark]);
-        Outcome {
+        ReviewOutcome {
             message: Some(message),
             withheld,
             ..outcome
         }
     }
 
-    fn deny(&self, refusal: Refusal, unknown: Vec<String>) -> Outcome {
+    fn deny(&self, refusal: Refusal, unknown: Vec<String>) -> ReviewOutcome {
         let Refusal { reason, message } = refusal;
         let (message, withheld) = self.message(message);
         let told = self.told(&unknown);
@@ -294,7 +299,7 @@ impl Incoming<'_> {
             ..self.audited(verdict, None)
         };
         let reply = reply(response, None);
-        Outcome {
+        ReviewOutcome {
             reply,
             message: Some(message),
             withheld,
@@ -331,12 +336,12 @@ impl Incoming<'_> {
     }
 
     /// Lets the pod pass without a word, not even in the audit log, where a second pass would contradict the first.
-    fn quiet(&self, reason: SkipReason) -> Outcome {
+    fn quiet(&self, reason: SkipReason) -> ReviewOutcome {
         let response = Response {
             allowed: true,
             ..Response::to(self.uid)
         };
-        Outcome {
+        ReviewOutcome {
             reply: reply(response, None),
             ..self.outcome(Verdict::Skip(reason))
         }
@@ -354,7 +359,7 @@ impl Incoming<'_> {
         }
     }
 
-    fn outcome(&self, verdict: Verdict) -> Outcome {
+    fn outcome(&self, verdict: Verdict) -> ReviewOutcome {
         let Metadata {
             name,
             generate_name,
@@ -364,7 +369,7 @@ impl Incoming<'_> {
             .as_deref()
             .or(generate_name.as_deref())
             .unwrap_or_default();
-        Outcome {
+        ReviewOutcome {
             reply: Vec::new(),
             verdict,
             kinds: Kinds::default(),

@@ -24,7 +24,7 @@ pub enum Verdict {
 
 /// Holds the answer to one review, and what a log line and the metrics need of it.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub struct ReviewOutcome {
     /// The AdmissionReview to send, as JSON.
     pub reply: Vec<u8>,
     /// What became of the pod.

@@ -41,7 +41,7 @@ struct Container<'a> {
     liveness_probe: Option<Probe>,
     readiness_probe: Option<Probe>,
     startup_probe: Option<Probe>,
-    resources: Option<Needs>,
+    resources: Option<ContainerNeeds>,
 }
 
 #[derive(Default)]
@@ -50,7 +50,7 @@ struct Ports(u64);
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct ContainerPort {
-    container_port: Option<Port>,
+    container_port: Option<PodPort>,
 }
 
 #[derive(Default, Deserialize)]
@@ -64,15 +64,15 @@ struct Probe {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Target {
-    port: Option<Port>,
+    port: Option<PodPort>,
 }
 
 /// A port by number; 0 where it is named.
-struct Port(u64);
+struct PodPort(u64);
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Needs {
+struct ContainerNeeds {
     requests: Option<Amounts>,
     limits: Option<Amounts>,
 }
@@ -90,7 +90,7 @@ struct Amount(Option<u128>);
 impl Containers {
     /// A port that none of these uses, and that is not `other`.
     pub(crate) fn free_port(lists: [Option<&Self>; 2], other: Option<u16>) -> Option<u16> {
-        let other = other.map_or(0, |port| Port(u64::from(port)).bit());
+        let other = other.map_or(0, |port| PodPort(u64::from(port)).bit());
         let taken = lists
             .into_iter()
             .flatten()
@@ -102,7 +102,7 @@ impl Containers {
     }
 }
 
-impl Needs {
+impl ContainerNeeds {
     fn guaranteed(&self) -> bool {
         let Some(limits) = &self.limits else {
             return false;
@@ -123,7 +123,7 @@ impl Needs {
     }
 }
 
-impl Port {
+impl PodPort {
     fn bit(&self) -> u64 {
         let place = self
             .0
@@ -186,7 +186,7 @@ impl<'de> Deserialize<'de> for Ports {
     }
 }
 
-impl<'de> Deserialize<'de> for Port {
+impl<'de> Deserialize<'de> for PodPort {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(PortVisitor)
     }
@@ -195,22 +195,22 @@ impl<'de> Deserialize<'de> for Port {
 struct PortVisitor;
 
 impl Visitor<'_> for PortVisitor {
-    type Value = Port;
+    type Value = PodPort;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a port by number or name")
     }
 
-    fn visit_u64<E: Error>(self, number: u64) -> Result<Port, E> {
-        Ok(Port(number))
+    fn visit_u64<E: Error>(self, number: u64) -> Result<PodPort, E> {
+        Ok(PodPort(number))
     }
 
-    fn visit_i64<E: Error>(self, _: i64) -> Result<Port, E> {
-        Ok(Port(0))
+    fn visit_i64<E: Error>(self, _: i64) -> Result<PodPort, E> {
+        Ok(PodPort(0))
     }
 
-    fn visit_str<E: Error>(self, _: &str) -> Result<Port, E> {
-        Ok(Port(0))
+    fn visit_str<E: Error>(self, _: &str) -> Result<PodPort, E> {
+        Ok(PodPort(0))
     }
 }
 

@@ -14,19 +14,19 @@ use crate::text::{Name, Text};
 #[serde(default)]
 pub(crate) struct Details<'a> {
     #[serde(borrow)]
-    pub(crate) spec: Spec<'a>,
+    pub(crate) spec: PodDetails<'a>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub(crate) struct Spec<'a> {
+pub(crate) struct PodDetails<'a> {
     pub(crate) service_account_name: Option<IgnoredAny>,
     pub(crate) automount_service_account_token: Option<bool>,
     pub(crate) security_context: Option<SecurityContext>,
     #[serde(borrow)]
-    pub(crate) init_containers: Option<Vec<Container<'a>>>,
+    pub(crate) init_containers: Option<Vec<ContainerDetails<'a>>>,
     #[serde(borrow)]
-    pub(crate) containers: Vec<Container<'a>>,
+    pub(crate) containers: Vec<ContainerDetails<'a>>,
     #[serde(borrow)]
     pub(crate) image_pull_secrets: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -38,7 +38,7 @@ pub(crate) struct Spec<'a> {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub(crate) struct Container<'a> {
+pub(crate) struct ContainerDetails<'a> {
     #[serde(borrow)]
     pub(crate) name: Name<'a>,
     image: Option<Image>,
@@ -46,7 +46,7 @@ pub(crate) struct Container<'a> {
     args: Option<Words>,
     restart_policy: Option<RestartPolicy>,
     pub(crate) security_context: Option<SecurityContext>,
-    pub(crate) env: Option<Env>,
+    pub(crate) env: Option<ProxyVariables>,
     env_from: Option<Sources>,
     #[serde(borrow)]
     ports: Option<&'a RawValue>,
@@ -72,11 +72,11 @@ struct Sources(bool);
 
 /// Which of the proxy's variables a container has.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Env([bool; Self::PROXY.len()]);
+pub(crate) struct ProxyVariables([bool; Self::PROXY.len()]);
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Named<'a> {
+struct NamedEntry<'a> {
     #[serde(borrow)]
     name: Name<'a>,
 }
@@ -84,15 +84,15 @@ struct Named<'a> {
 /// A claim of a StatefulSet.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Claim<'a> {
+struct VolumeClaim<'a> {
     #[serde(borrow)]
-    metadata: Option<Named<'a>>,
+    metadata: Option<NamedEntry<'a>>,
 }
 
 /// A volume, as far as what it is says what becomes of a file in it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Volume<'a> {
+struct PodVolume<'a> {
     #[serde(borrow)]
     name: Name<'a>,
     config_map: Option<IgnoredAny>,
@@ -118,7 +118,7 @@ pub(crate) enum Keeps {
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct ContainerPort {
+struct PortDetails {
     container_port: Option<u64>,
 }
 
@@ -146,9 +146,9 @@ pub(crate) struct Mount<'a> {
     pub(crate) sub_path_expr: Option<Text<'a>>,
 }
 
-impl<'a> Spec<'a> {
+impl<'a> PodDetails<'a> {
     /// The containers that run beside the app's: native sidecars. Other init containers are over by then.
-    pub(crate) fn native_sidecars(&self) -> impl Iterator<Item = &Container<'a>> {
+    pub(crate) fn native_sidecars(&self) -> impl Iterator<Item = &ContainerDetails<'a>> {
         let init = self.init_containers.iter().flatten();
         init.filter(|container| matches!(container.restart_policy, Some(RestartPolicy(true))))
     }
@@ -159,7 +159,7 @@ impl<'a> Spec<'a> {
             return Some(Keeps::ForThoseAfter);
         }
         let mut found = None;
-        each_of(self.volumes, |volume: Volume<'a>| {
+        each_of(self.volumes, |volume: PodVolume<'a>| {
             if found.is_none() && &*volume.name == name {
                 found = Some(volume.keeps());
             }
@@ -170,7 +170,7 @@ impl<'a> Spec<'a> {
     /// Names of the volumes that keep a file for as long as `fits` says, the first few of them.
     pub(crate) fn volumes_that(&self, most: usize, fits: impl Fn(Keeps) -> bool) -> Vec<Name<'a>> {
         let mut names: Vec<Name<'a>> = Vec::new();
-        each_of(self.volumes, |volume: Volume<'a>| {
+        each_of(self.volumes, |volume: PodVolume<'a>| {
             let fits = !volume.name.is_empty() && fits(volume.keeps());
             if fits && names.len() < most {
                 names.push(volume.name);
@@ -199,7 +199,7 @@ impl<'a> Spec<'a> {
     pub(crate) fn lacks_pull_secrets<'n>(&self, names: &'n [String]) -> Vec<&'n str> {
         let mut missing: Vec<&str> = names.iter().map(String::as_str).collect();
         if !missing.is_empty() {
-            each_of(self.image_pull_secrets, |secret: Named<'a>| {
+            each_of(self.image_pull_secrets, |secret: NamedEntry<'a>| {
                 missing.retain(|name| **name != *secret.name);
             });
         }
@@ -209,7 +209,7 @@ impl<'a> Spec<'a> {
 
 /// Reads the names of claims.
 pub(crate) fn each_claim<'a>(claims: Option<&'a RawValue>, mut take: impl FnMut(Name<'a>)) {
-    each_of(claims, |claim: Claim<'a>| {
+    each_of(claims, |claim: VolumeClaim<'a>| {
         let name = claim.metadata.unwrap_or_default().name;
         if !name.is_empty() {
             take(name);
@@ -217,7 +217,7 @@ pub(crate) fn each_claim<'a>(claims: Option<&'a RawValue>, mut take: impl FnMut(
     });
 }
 
-impl<'a> Container<'a> {
+impl<'a> ContainerDetails<'a> {
     /// Whether a ConfigMap or Secret, whose names are not known here, may set any variable of it.
     pub(crate) fn has_env_from(&self) -> bool {
         matches!(self.env_from, Some(Sources(true)))
@@ -233,7 +233,7 @@ impl<'a> Container<'a> {
     /// Whether it has this port.
     pub(crate) fn has_port(&self, port: u16) -> bool {
         let mut has = false;
-        each_of(self.ports, |used: ContainerPort| {
+        each_of(self.ports, |used: PortDetails| {
             has |= used.container_port == Some(u64::from(port));
         });
         has
@@ -245,7 +245,7 @@ impl<'a> Container<'a> {
     }
 }
 
-impl Env {
+impl ProxyVariables {
     /// Variables of a proxy.
     pub(crate) const PROXY: [&'static str; 4] =
         ["ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
@@ -256,7 +256,7 @@ impl Env {
     }
 }
 
-impl Volume<'_> {
+impl PodVolume<'_> {
     fn keeps(&self) -> Keeps {
         let kinds = [
             (&self.config_map, Keeps::Nothing("configMap")),
@@ -315,10 +315,10 @@ impl<'de> Deserialize<'de> for Sources {
     }
 }
 
-impl<'de> Deserialize<'de> for Env {
+impl<'de> Deserialize<'de> for ProxyVariables {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut env = Self::default();
-        each_item(deserializer, |set: Named<'de>| {
+        each_item(deserializer, |set: NamedEntry<'de>| {
             for (has, name) in env.0.iter_mut().zip(Self::PROXY) {
                 *has |= set.name.eq_ignore_ascii_case(name);
             }

@@ -10,7 +10,7 @@ mod value;
 
 use value::{checked_image, refuse, value};
 
-use super::{Config, ConfigError, ControlPlaneConfig, DEFAULT, OWN_IMAGE, Policy, WebhookConfig};
+use super::{Config, ControlPlaneConfig, DEFAULT, OWN_IMAGE, Policy, PolicyError, WebhookConfig};
 use crate::annotations::check_defaults;
 use crate::forms;
 
@@ -22,7 +22,7 @@ impl Policy {
     ///
     /// # Errors
     /// If a key is unknown, a value cannot be read, or something that is needed is missing.
-    pub fn from_config(config: Config) -> Result<Self, ConfigError> {
+    pub fn from_config(config: Config) -> Result<Self, PolicyError> {
         policy(config)
     }
 
@@ -30,7 +30,7 @@ impl Policy {
     ///
     /// # Errors
     /// If the URL is none.
-    pub fn for_login_server(url: &str) -> Result<Self, ConfigError> {
+    pub fn for_login_server(url: &str) -> Result<Self, PolicyError> {
         let plane = ControlPlaneConfig {
             login_server: Some(url.to_owned()),
             allow_insecure: true,
@@ -44,7 +44,7 @@ impl Policy {
     }
 }
 
-fn policy(config: Config) -> Result<Policy, ConfigError> {
+fn policy(config: Config) -> Result<Policy, PolicyError> {
     let Config {
         cluster_name,
         installation,
@@ -99,7 +99,7 @@ fn policy(config: Config) -> Result<Policy, ConfigError> {
             let path = format!("profiles.{name}.maxAuthKeyExpiration");
             return Err(value(path, &forms::show(most), &want));
         }
-        check_defaults(name, profile, &policy).map_err(|refusal| ConfigError::Default {
+        check_defaults(name, profile, &policy).map_err(|refusal| PolicyError::Default {
             message: refusal.message,
         })?;
     }
@@ -110,8 +110,8 @@ fn policy(config: Config) -> Result<Policy, ConfigError> {
 fn named<C: Default, T>(
     path: &str,
     mut configs: BTreeMap<String, C>,
-    check: impl Fn(&str, C) -> Result<T, ConfigError>,
-) -> Result<BTreeMap<String, T>, ConfigError> {
+    check: impl Fn(&str, C) -> Result<T, PolicyError>,
+) -> Result<BTreeMap<String, T>, PolicyError> {
     configs.entry(DEFAULT.to_owned()).or_default();
     let checked = configs.into_iter().map(|(name, config)| {
         // A part of a data key, beside the service's name.
@@ -126,7 +126,7 @@ fn named<C: Default, T>(
     checked.collect()
 }
 
-fn own_image(config: WebhookConfig) -> Result<String, ConfigError> {
+fn own_image(config: WebhookConfig) -> Result<String, PolicyError> {
     let WebhookConfig {
         image,
         inject: _,

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::annotations::{KNOWN, Support};
 
 /// Holds keys that no field takes.
-pub(crate) type Rest = BTreeMap<String, IgnoredAny>;
+pub(crate) type UnknownKeys = BTreeMap<String, IgnoredAny>;
 
 /// Holds the whole file.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -36,7 +36,7 @@ pub struct Config {
     pub webhook: WebhookConfig,
     #[serde(flatten)]
     #[schemars(skip)]
-    pub(crate) rest: Rest,
+    pub(crate) rest: UnknownKeys,
 }
 
 impl Config {
@@ -88,7 +88,7 @@ pub struct ControlPlaneConfig {
     pub namespaces: Option<NamespacesConfig>,
     #[serde(flatten)]
     #[schemars(skip)]
-    pub(crate) rest: Rest,
+    pub(crate) rest: UnknownKeys,
 }
 
 /// Names a Secret.
@@ -104,7 +104,7 @@ pub struct SecretConfig {
     pub key: Option<String>,
     #[serde(flatten)]
     #[schemars(skip)]
-    pub(crate) rest: Rest,
+    pub(crate) rest: UnknownKeys,
 }
 
 /// Holds what a profile defaults and allows.
@@ -140,7 +140,7 @@ pub struct ProfileConfig {
     pub annotations: BTreeMap<String, String>,
     #[serde(flatten)]
     #[schemars(skip)]
-    pub(crate) rest: Rest,
+    pub(crate) rest: UnknownKeys,
 }
 
 /// Holds the numbers of the rotation module.
@@ -188,7 +188,7 @@ pub struct RotationConfig {
     pub users: Option<String>,
     #[serde(flatten)]
     #[schemars(skip)]
-    pub(crate) rest: Rest,
+    pub(crate) rest: UnknownKeys,
 }
 
 /// Holds what the webhook itself needs.
@@ -202,7 +202,7 @@ pub struct WebhookConfig {
     pub inject: Option<bool>,
     #[serde(flatten)]
     #[schemars(skip)]
-    pub(crate) rest: Rest,
+    pub(crate) rest: UnknownKeys,
 }
 
 /// Is laid over the Tailscale container: Kubernetes' own forms.
@@ -222,7 +222,7 @@ pub struct ContainerOverride {
     pub security_context: Option<Map<String, Value>>,
     #[serde(flatten)]
     #[schemars(skip)]
-    pub(crate) rest: Rest,
+    pub(crate) rest: UnknownKeys,
 }
 
 /// Names namespaces, or the labels that they have.
@@ -249,7 +249,7 @@ pub struct SelectorConfig {
     pub match_expressions: Vec<RequirementConfig>,
     #[serde(flatten)]
     #[schemars(skip)]
-    pub(crate) rest: Rest,
+    pub(crate) rest: UnknownKeys,
 }
 
 /// Says what has to be true of one label.
@@ -266,5 +266,5 @@ pub struct RequirementConfig {
     pub values: Vec<String>,
     #[serde(flatten)]
     #[schemars(skip)]
-    pub(crate) rest: Rest,
+    pub(crate) rest: UnknownKeys,
 }

@@ -4,7 +4,7 @@ use thiserror::Error;
 
 /// Says what is wrong with a configuration.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum ConfigError {
+pub enum PolicyError {
     /// Something needed is not there.
     #[error("{path} is missing: want {want}")]
     Missing {

@@ -5,12 +5,12 @@
 
 use serde_json::{Map, Value};
 
-use super::error::ConfigError;
+use super::error::PolicyError;
 use crate::forms;
 
 /// Says what a value has to be.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Form {
+pub(super) enum FieldForm {
     /// Anything: the level *restricted* decides.
     Any,
     /// `true` or `false`.
@@ -26,7 +26,7 @@ pub(super) enum Form {
     /// A quantity, which may be written as a number.
     Quantity,
     /// A list.
-    List(&'static Form),
+    List(&'static FieldForm),
     /// A map with these fields.
     Fields(&'static [Field]),
 }
@@ -42,13 +42,13 @@ enum Need {
 
 /// One field of a map.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Field(&'static str, Need, Form);
+pub(super) struct Field(&'static str, Need, FieldForm);
 
-use Form::{Any, Fields, List, Number, Port, PortNumber, Quantity, Switch, Text};
+use FieldForm::{Any, Fields, List, Number, Port, PortNumber, Quantity, Switch, Text};
 use Need::{May, Must, One};
 
 /// The fields of a variable; what it needs is said with its name.
-pub(super) const VARIABLE: Form = Fields(&[
+pub(super) const VARIABLE: FieldForm = Fields(&[
     Field("name", May, Text),
     Field("value", May, Text),
     Field(
@@ -65,32 +65,32 @@ pub(super) const VARIABLE: Form = Fields(&[
     ),
 ]);
 
-const KEY: Form = Fields(&[
+const KEY: FieldForm = Fields(&[
     Field("name", Must, Text),
     Field("key", Must, Text),
     Field("optional", May, Switch),
 ]);
 
-const FIELD: Form = Fields(&[
+const FIELD: FieldForm = Fields(&[
     Field("apiVersion", May, Text),
     Field("fieldPath", Must, Text),
 ]);
 
-const KEY_OF_FILE: Form = Fields(&[
+const KEY_OF_FILE: FieldForm = Fields(&[
     Field("volumeName", Must, Text),
     Field("path", Must, Text),
     Field("key", Must, Text),
     Field("optional", May, Switch),
 ]);
 
-const RESOURCE: Form = Fields(&[
+const RESOURCE: FieldForm = Fields(&[
     Field("containerName", May, Text),
     Field("resource", Must, Text),
     Field("divisor", May, Quantity),
 ]);
 
 /// The fields of a mount; what it needs is said with its volume.
-pub(super) const MOUNT: Form = Fields(&[
+pub(super) const MOUNT: FieldForm = Fields(&[
     Field("name", May, Text),
     Field("mountPath", May, Text),
     Field("subPath", May, Text),
@@ -101,7 +101,7 @@ pub(super) const MOUNT: Form = Fields(&[
 ]);
 
 /// The fields of a probe.
-pub(super) const PROBE: Form = Fields(&[
+pub(super) const PROBE: FieldForm = Fields(&[
     Field("exec", One, Fields(&[Field("command", Must, List(&Text))])),
     Field(
         "grpc",
@@ -132,10 +132,10 @@ pub(super) const PROBE: Form = Fields(&[
     Field("terminationGracePeriodSeconds", May, Number),
 ]);
 
-const HEADER: Form = Fields(&[Field("name", Must, Text), Field("value", Must, Text)]);
+const HEADER: FieldForm = Fields(&[Field("name", Must, Text), Field("value", Must, Text)]);
 
 /// The fields of a container's security context.
-pub(super) const CONTEXT: Form = Fields(&[
+pub(super) const CONTEXT: FieldForm = Fields(&[
     Field("allowPrivilegeEscalation", May, Switch),
     Field("appArmorProfile", May, Any),
     Field(
@@ -164,9 +164,9 @@ pub(super) const CONTEXT: Form = Fields(&[
     Field("windowsOptions", May, Any),
 ]);
 
-impl Form {
+impl FieldForm {
     /// Checks a value; takes out what is null, which says nothing, and writes quantities as texts.
-    pub(super) fn check(&self, path: &str, given: &mut Value) -> Result<(), ConfigError> {
+    pub(super) fn check(&self, path: &str, given: &mut Value) -> Result<(), PolicyError> {
         let fits = match (self, &mut *given) {
             (Fields(fields), Value::Object(given)) => return map(fields, path, given),
             (List(each), Value::Array(given)) => {
@@ -192,7 +192,7 @@ impl Form {
         if fits {
             return Ok(());
         }
-        Err(ConfigError::Value {
+        Err(PolicyError::Value {
             path: path.to_owned(),
             value: given
                 .as_str()
@@ -216,10 +216,10 @@ impl Form {
     }
 }
 
-fn map(fields: &[Field], path: &str, given: &mut Map<String, Value>) -> Result<(), ConfigError> {
+fn map(fields: &[Field], path: &str, given: &mut Map<String, Value>) -> Result<(), PolicyError> {
     let names = || fields.iter().map(|Field(name, ..)| *name);
     if let Some(unknown) = given.keys().find(|key| names().all(|name| name != *key)) {
-        return Err(ConfigError::Unknown {
+        return Err(PolicyError::Unknown {
             path: format!("{path}.{unknown}"),
             accepted: names().collect::<Vec<_>>().join(", "),
             meant: forms::nearest(unknown, names()),
@@ -230,7 +230,7 @@ fn map(fields: &[Field], path: &str, given: &mut Map<String, Value>) -> Result<(
         match given.get_mut(*name) {
             Some(value) => form.check(&format!("{path}.{name}"), value)?,
             None if *need == Must => {
-                return Err(ConfigError::Missing {
+                return Err(PolicyError::Missing {
                     path: format!("{path}.{name}"),
                     want: form.want(),
                 });
@@ -248,7 +248,7 @@ fn map(fields: &[Field], path: &str, given: &mut Map<String, Value>) -> Result<(
     if one.is_empty() || there.len() == 1 {
         return Ok(());
     }
-    Err(ConfigError::Value {
+    Err(PolicyError::Value {
         path: path.to_owned(),
         value: there.join(", "),
         want: format!("want exactly one of {}", one.join(", ")),

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::error::ConfigError;
-use super::fields::{CONTEXT, Form, MOUNT, PROBE, VARIABLE};
+use super::error::PolicyError;
+use super::fields::{CONTEXT, FieldForm, MOUNT, PROBE, VARIABLE};
 
 /// Begins the names of our volumes.
 const VOLUMES: &str = crate::keys::VOLUME_PREFIX;
@@ -86,7 +86,7 @@ impl Overlay {
         volume_mounts: Vec<Value>,
         probes: [Option<Value>; 2],
         security_context: Option<Map<String, Value>>,
-    ) -> Result<Self, ConfigError> {
+    ) -> Result<Self, PolicyError> {
         let probe = |key: &str, given: Option<Value>| {
             let checked = given.map(|given| probe(&format!("{base}{key}"), given));
             checked
@@ -112,21 +112,21 @@ impl Overlay {
 }
 
 /// Checks the form of a value.
-fn checked(form: &Form, path: String, mut given: Value) -> Result<Value, ConfigError> {
+fn checked(form: &FieldForm, path: String, mut given: Value) -> Result<Value, PolicyError> {
     form.check(&path, &mut given)?;
     Ok(given)
 }
 
 /// Checks the form of each item of a list, and what else is wanted of it.
 fn each(
-    form: &Form,
+    form: &FieldForm,
     path: &str,
     list: Vec<Value>,
     wanted: impl Fn(&Value) -> Result<(), Wrong>,
-) -> Result<Vec<Value>, ConfigError> {
+) -> Result<Vec<Value>, PolicyError> {
     let items = list.into_iter().enumerate().map(|(n, item)| {
         let item = checked(form, format!("{path}[{n}]"), item)?;
-        wanted(&item).map_err(|(value, want)| ConfigError::Value {
+        wanted(&item).map_err(|(value, want)| PolicyError::Value {
             path: path.to_owned(),
             value,
             want,
@@ -174,7 +174,7 @@ fn mount(given: &Value) -> Result<(), Wrong> {
 }
 
 /// Kubernetes mounts one volume at a path.
-fn once_each(path: String, mounts: &[Value]) -> Result<(), ConfigError> {
+fn once_each(path: String, mounts: &[Value]) -> Result<(), PolicyError> {
     let mut paths = BTreeSet::new();
     let again = mounts
         .iter()
@@ -182,7 +182,7 @@ fn once_each(path: String, mounts: &[Value]) -> Result<(), ConfigError> {
         .find(|path| !paths.insert(*path));
     match again {
         None => Ok(()),
-        Some(again) => Err(ConfigError::Value {
+        Some(again) => Err(PolicyError::Value {
             path,
             value: again.to_owned(),
             want: "want each mountPath once".to_owned(),
@@ -191,12 +191,12 @@ fn once_each(path: String, mounts: &[Value]) -> Result<(), ConfigError> {
 }
 
 /// Takes a probe of the pod itself: since Kubernetes 1.34 the level *restricted* has the kubelet ask no other host.
-fn probe(path: &str, given: Value) -> Result<Value, ConfigError> {
+fn probe(path: &str, given: Value) -> Result<Value, PolicyError> {
     let given = checked(&PROBE, path.to_owned(), given)?;
     for handler in ["httpGet", "tcpSocket"] {
         let host = given[handler]["host"].as_str().unwrap_or_default();
         if !host.is_empty() {
-            return Err(ConfigError::Value {
+            return Err(PolicyError::Value {
                 path: format!("{path}.{handler}.host"),
                 value: host.to_owned(),
                 want: "want none, as Pod Security's level restricted does".to_owned(),
@@ -207,13 +207,13 @@ fn probe(path: &str, given: Value) -> Result<Value, ConfigError> {
 }
 
 /// Refuses what the API server refuses of one of the two probes.
-fn kubernetes_takes(base: &str, probe: &str, given: Value) -> Result<Value, ConfigError> {
+fn kubernetes_takes(base: &str, probe: &str, given: Value) -> Result<Value, PolicyError> {
     let (grace, successes) = (
         &given["terminationGracePeriodSeconds"],
         &given["successThreshold"],
     );
     let wrong = |key: &str, value: &Value, want: &str| {
-        Err(ConfigError::Value {
+        Err(PolicyError::Value {
             path: format!("{base}{probe}.{key}"),
             value: value.to_string(),
             want: format!("want {want}, as Kubernetes does"),
@@ -231,7 +231,7 @@ fn kubernetes_takes(base: &str, probe: &str, given: Value) -> Result<Value, Conf
 }
 
 /// Lays a security context over ours; fails if Pod Security's level *restricted* would not take the result.
-fn restricted(path: String, given: Map<String, Value>) -> Result<Value, ConfigError> {
+fn restricted(path: String, given: Map<String, Value>) -> Result<Value, PolicyError> {
     let mut context = json!(crate::sidecar::restricted::security_context());
     if let Some(context) = context.as_object_mut() {
         // A null takes out what is ours.
@@ -239,7 +239,7 @@ fn restricted(path: String, given: Map<String, Value>) -> Result<Value, ConfigEr
     }
     CONTEXT.check(&path, &mut context)?;
     let wrong = |key: &str, want: &str| {
-        Err(ConfigError::Value {
+        Err(PolicyError::Value {
             path: path.clone(),
             value: context[key].to_string(),
             want: format!("{key}: {want}, as Pod Security's level restricted does"),

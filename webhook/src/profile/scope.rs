@@ -6,7 +6,7 @@ use crate::lookup::{Lookup, NamespaceMetadata};
 
 /// Says which namespaces something is open to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Namespaces {
+pub enum NamespaceScope {
     /// To those with such labels.
     Labels(Selector),
     /// To those of these names.
@@ -46,7 +46,7 @@ pub enum Operator {
     NotIn,
 }
 
-impl Namespaces {
+impl NamespaceScope {
     /// Whether this namespace is meant; one that is not known yet has no labels.
     pub(crate) fn hold(&self, name: &str, metadata: Option<&NamespaceMetadata>) -> bool {
         match self {
@@ -133,12 +133,12 @@ mod tests {
             (asks("team", DoesNotExist, &[]), [false, false, true]),
         ];
         for (selector, want) in table {
-            let namespaces = Namespaces::Labels(selector);
+            let namespaces = NamespaceScope::Labels(selector);
             let got = [&db, &web, &none].map(|known| namespaces.hold("shop", Some(known)));
             assert_eq!(got, want, "{namespaces:?}");
             assert!(!namespaces.hold("shop", None), "not known yet");
         }
-        let names = Namespaces::Names(vec!["shop".to_owned()]);
+        let names = NamespaceScope::Names(vec!["shop".to_owned()]);
         assert!(names.hold("shop", None) && !names.hold("shop-2", Some(&db)));
     }
 }

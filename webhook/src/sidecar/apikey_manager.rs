@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 use super::TOKEN_DIRECTORY;
 use super::rendered::{EmptyDirectory, Rendered};
 use super::shapes::{
-    Container, FieldItem, FieldRef, Item, Mount, Needs, Projected, Projection, Resources, Security,
-    SecurityContext, Volume,
+    FieldItem, FieldRef, Item, Needs, Projected, Projection, Security, SidecarContainer,
+    SidecarMount, SidecarResources, SidecarSecurityContext, SidecarVolume,
 };
 use crate::annotations::{ApikeyManager, DenyReason, Refusal};
 use crate::forms;
@@ -29,7 +29,7 @@ const TOKEN_SECONDS: u32 = 3607;
 
 /// What only the pod's spec decides about the manager.
 #[derive(Debug)]
-pub(crate) struct Fit<'a> {
+pub(crate) struct ApiKeyManagerPlacement<'a> {
     headscale: Headscale<'a>,
     /// Where the socket is, for the manager: a mount that Headscale has, or one of ours.
     socket: Socket<'a>,
@@ -60,7 +60,7 @@ pub(crate) fn fit<'a>(
     manager: &ApikeyManager<'a>,
     details: &'a Details<'_>,
     needs: Needs,
-) -> Result<Fit<'a>, Refusal> {
+) -> Result<ApiKeyManagerPlacement<'a>, Refusal> {
     let headscale = Headscale::find(details, manager.container)?;
     let directory = manager
         .socket_path
@@ -100,7 +100,7 @@ pub(crate) fn fit<'a>(
         }
         Some(mount) => Socket::Existing(mount),
     };
-    Ok(Fit {
+    Ok(ApiKeyManagerPlacement {
         token: lacks_token(details, &headscale),
         headscale,
         socket,
@@ -136,7 +136,7 @@ fn lacks_token(details: &Details<'_>, headscale: &Headscale<'_>) -> bool {
     }
 }
 
-impl<'a> Fit<'a> {
+impl<'a> ApiKeyManagerPlacement<'a> {
     /// A remark where it is unknown whom Headscale runs as.
     pub(crate) fn remark(&self) -> Option<String> {
         let unknown = self.headscale.user.same().0.is_none();
@@ -147,22 +147,22 @@ impl<'a> Fit<'a> {
     }
 
     /// The mount that Headscale's container needs, and that container's place in the pod.
-    pub(crate) fn mount_of_headscale(&self) -> Option<(&Headscale<'a>, Mount<'a>)> {
+    pub(crate) fn mount_of_headscale(&self) -> Option<(&Headscale<'a>, SidecarMount<'a>)> {
         match self.socket {
             Socket::Existing(_) => None,
             Socket::New { directory } => {
-                Some((&self.headscale, Mount::writable(SOCKET, directory)))
+                Some((&self.headscale, SidecarMount::writable(SOCKET, directory)))
             }
         }
     }
 
     /// Appends the volumes.
-    pub(crate) fn volumes(&self, volumes: &mut Vec<Volume<'a>>) {
+    pub(crate) fn volumes(&self, volumes: &mut Vec<SidecarVolume<'a>>) {
         if let Socket::New { .. } = self.socket {
-            volumes.push(Volume::empty(&SOCKET_DIRECTORY));
+            volumes.push(SidecarVolume::empty(&SOCKET_DIRECTORY));
         }
         if self.token {
-            volumes.push(Volume::projected(TOKEN, &TOKEN_SOURCES));
+            volumes.push(SidecarVolume::projected(TOKEN, &TOKEN_SOURCES));
         }
     }
 }
@@ -170,24 +170,24 @@ impl<'a> Fit<'a> {
 /// Builds the container.
 pub(crate) fn container<'a>(
     manager: &'a ApikeyManager<'_>,
-    fit: &'a Fit<'_>,
+    fit: &'a ApiKeyManagerPlacement<'_>,
     namespace: &str,
-) -> Container<'a> {
+) -> SidecarContainer<'a> {
     let mut mounts = Vec::with_capacity(2);
     mounts.push(match &fit.socket {
-        Socket::Existing(mount) => Mount {
+        Socket::Existing(mount) => SidecarMount {
             sub_path: mount.sub_path.as_deref(),
             // Connecting to a socket writes to no file.
-            ..Mount::readable(&mount.name, mount.path())
+            ..SidecarMount::readable(&mount.name, mount.path())
         },
-        Socket::New { directory } => Mount::readable(SOCKET, directory),
+        Socket::New { directory } => SidecarMount::readable(SOCKET, directory),
     });
     if fit.token {
-        mounts.push(Mount::readable(TOKEN, TOKEN_DIRECTORY));
+        mounts.push(SidecarMount::readable(TOKEN, TOKEN_DIRECTORY));
     }
     let user = fit.headscale.user;
     let (uid, gid) = user.same();
-    Container {
+    SidecarContainer {
         name: MANAGER,
         image: manager.image,
         args: vec![
@@ -200,12 +200,12 @@ pub(crate) fn container<'a>(
         ],
         restart_policy: None,
         env: Vec::new().into(),
-        resources: Resources::of(&manager.resources, fit.needs),
+        resources: SidecarResources::of(&manager.resources, fit.needs),
         // Headscale starts whatever happens to the manager.
         startup_probe: None,
         liveness_probe: None,
         readiness_probe: None,
-        security_context: Security::Ours(SecurityContext::of(
+        security_context: Security::Ours(SidecarSecurityContext::of(
             uid,
             gid,
             user.non_root || uid.is_some_and(|uid| uid > 0),

@@ -2,13 +2,13 @@
 
 /// Who may read them; the kubelet gives them to root, and to the pod's group where there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mode {
+pub(crate) enum FileMode {
     Owner = 0o400,
     Group = 0o440,
     All = 0o444,
 }
 
-impl Mode {
+impl FileMode {
     /// The least that lets a container read them which runs as this user, in a pod with this group.
     pub(crate) fn of(uid: Option<i64>, fs_group: Option<i64>) -> Self {
         match (uid, fs_group) {
@@ -34,7 +34,11 @@ mod tests {
             (Some(65_532), None, 0o444),
             (None, None, 0o444),
         ] {
-            assert_eq!(Mode::of(uid, fs_group) as u32, mode, "{uid:?} {fs_group:?}");
+            assert_eq!(
+                FileMode::of(uid, fs_group) as u32,
+                mode,
+                "{uid:?} {fs_group:?}"
+            );
         }
     }
 }

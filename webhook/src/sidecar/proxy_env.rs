@@ -1,9 +1,9 @@
 //! What the app's containers are told of the proxy, where they say nothing of their own. Pure.
 
-use super::shapes::{Env, Proxy, Value};
+use super::shapes::{EnvValue, Proxy, SidecarEnv};
 use crate::annotations::{DenyReason, Refusal};
 use crate::keys::PREFIX;
-use crate::pod::{self, Container, Details};
+use crate::pod::{self, ContainerDetails, Details};
 
 /// Keeps the cluster's own names and the private ranges, which its addresses come from, away from the proxy.
 const DIRECT: &str = "localhost,127.0.0.1,::1,.svc,.cluster.local,$(KUBERNETES_SERVICE_HOST),10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7";
@@ -17,8 +17,8 @@ const MOST_REMARKS: usize = 8;
 pub(crate) struct Missing<'a> {
     /// Its place among the pod's containers.
     pub(crate) place: usize,
-    pub(crate) container: &'a Container<'a>,
-    has: pod::Env,
+    pub(crate) container: &'a ContainerDetails<'a>,
+    has: pod::ProxyVariables,
     port: u16,
 }
 
@@ -63,17 +63,17 @@ pub(crate) fn missing<'a>(
 
 impl Missing<'_> {
     /// The variables.
-    pub(crate) fn env(&self) -> impl Iterator<Item = Env<'static>> {
-        let has = pod::Env::PROXY.into_iter().zip(self.has.has());
+    pub(crate) fn env(&self) -> impl Iterator<Item = SidecarEnv<'static>> {
+        let has = pod::ProxyVariables::PROXY.into_iter().zip(self.has.has());
         let lacking = has.filter(|(_, has)| !has);
         lacking.map(|(name, _)| {
             let value = match name {
                 // The proxy resolves names, so that the tailnet's are found.
-                "ALL_PROXY" => Value::Proxy(Proxy("socks5h://", self.port)),
-                "NO_PROXY" => Value::Text(DIRECT),
-                _ => Value::Proxy(Proxy("http://", self.port)),
+                "ALL_PROXY" => EnvValue::Proxy(Proxy("socks5h://", self.port)),
+                "NO_PROXY" => EnvValue::Text(DIRECT),
+                _ => EnvValue::Proxy(Proxy("http://", self.port)),
             };
-            Env { name, value }
+            SidecarEnv { name, value }
         })
     }
 

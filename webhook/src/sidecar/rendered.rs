@@ -28,7 +28,7 @@ pub(crate) struct EmptyDirectory {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Volume {
+struct RenderedVolume {
     name: &'static str,
     empty_dir: EmptyDir,
 }
@@ -43,7 +43,7 @@ impl EmptyDirectory {
     /// One that may take `size_limit`, a quantity of bytes.
     pub(crate) fn new(name: &'static str, size_limit: &'static str) -> Self {
         let empty_dir = EmptyDir { size_limit };
-        let rendered = Rendered::of(&Volume { name, empty_dir });
+        let rendered = Rendered::of(&RenderedVolume { name, empty_dir });
         Self { name, rendered }
     }
 }

@@ -2,18 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use super::mode::Mode;
-use super::shapes::{Item, Mount, Volume};
+use super::mode::FileMode;
+use super::shapes::{Item, SidecarMount, SidecarVolume};
 use crate::annotations::{Refusal, ServerKeys};
-use crate::headscale::{Headscale, User};
+use crate::headscale::{ContainerUser, Headscale};
 use crate::keys::SERVER_KEYS;
 use crate::pod::Details;
 
 /// What only the pod's spec decides about the keys.
 #[derive(Debug)]
-pub(crate) struct Fit<'a> {
+pub(crate) struct ServerKeysPlacement<'a> {
     headscale: Headscale<'a>,
-    mode: Mode,
+    mode: FileMode,
     files: Vec<File<'a>>,
 }
 
@@ -24,7 +24,10 @@ struct File<'a> {
 }
 
 /// Finds Headscale, and the files that it does not mount already.
-pub(crate) fn fit<'a>(keys: &ServerKeys<'a>, details: &'a Details<'_>) -> Result<Fit<'a>, Refusal> {
+pub(crate) fn fit<'a>(
+    keys: &ServerKeys<'a>,
+    details: &'a Details<'_>,
+) -> Result<ServerKeysPlacement<'a>, Refusal> {
     let headscale = Headscale::find(details, keys.container)?;
     let wanted: BTreeSet<&'a str> = keys.files.iter().copied().collect();
     let mut mounted: BTreeSet<&'a str> = BTreeSet::new();
@@ -40,15 +43,15 @@ pub(crate) fn fit<'a>(keys: &ServerKeys<'a>, details: &'a Details<'_>) -> Result
             path: format!("{}/{name}", keys.path),
         })
         .collect();
-    let User { uid, fs_group, .. } = headscale.user;
-    Ok(Fit {
-        mode: Mode::of(uid, fs_group),
+    let ContainerUser { uid, fs_group, .. } = headscale.user;
+    Ok(ServerKeysPlacement {
+        mode: FileMode::of(uid, fs_group),
         headscale,
         files,
     })
 }
 
-impl<'a> Fit<'a> {
+impl<'a> ServerKeysPlacement<'a> {
     /// Whether the pod mounts every file already.
     pub(crate) fn is_made_by_hand(&self) -> bool {
         self.files.is_empty()
@@ -56,29 +59,29 @@ impl<'a> Fit<'a> {
 
     /// A remark where the files could be kept from more readers.
     pub(crate) fn remark(&self) -> Option<String> {
-        (self.mode == Mode::All).then(|| format!(
+        (self.mode == FileMode::All).then(|| format!(
             "the server keys are readable by every user in container '{}': set securityContext.runAsUser to 0 or the pod's fsGroup, whichever Headscale runs with",
             &*self.headscale.container.name
         ))
     }
 
     /// Where Headscale's container is, and what is mounted there.
-    pub(crate) fn mounts_of_headscale(&self) -> (&Headscale<'a>, Vec<Mount<'_>>) {
-        let mounts = self.files.iter().map(|file| Mount {
+    pub(crate) fn mounts_of_headscale(&self) -> (&Headscale<'a>, Vec<SidecarMount<'_>>) {
+        let mounts = self.files.iter().map(|file| SidecarMount {
             sub_path: Some(file.name),
-            ..Mount::readable(SERVER_KEYS, &file.path)
+            ..SidecarMount::readable(SERVER_KEYS, &file.path)
         });
         (&self.headscale, mounts.collect())
     }
 
     /// Appends the volume. It is not optional: Headscale waits for its keys, and never makes others.
-    pub(crate) fn volumes(&self, keys: &ServerKeys<'a>, volumes: &mut Vec<Volume<'a>>) {
+    pub(crate) fn volumes(&self, keys: &ServerKeys<'a>, volumes: &mut Vec<SidecarVolume<'a>>) {
         let items = self.files.iter().map(|file| Item {
             key: file.name,
             path: file.name,
         });
         let mode = self.mode as u32;
-        volumes.push(Volume::secret(
+        volumes.push(SidecarVolume::secret(
             SERVER_KEYS,
             keys.secret,
             mode,

@@ -19,7 +19,7 @@ pub(crate) enum Needs {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Container<'a> {
+pub(crate) struct SidecarContainer<'a> {
     pub(crate) name: &'static str,
     pub(crate) image: &'a str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -28,17 +28,17 @@ pub(crate) struct Container<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) restart_policy: Option<&'static str>,
     #[serde(skip_serializing_if = "Extended::is_empty")]
-    pub(crate) env: Extended<'a, Env<'a>>,
+    pub(crate) env: Extended<'a, SidecarEnv<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) resources: Option<Resources<'a>>,
+    pub(crate) resources: Option<SidecarResources<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) startup_probe: Option<Probe>,
+    pub(crate) startup_probe: Option<SidecarProbe>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) liveness_probe: Option<&'a serde_json::Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) readiness_probe: Option<&'a serde_json::Value>,
     pub(crate) security_context: Security<'a>,
-    pub(crate) volume_mounts: Extended<'a, Mount<'a>>,
+    pub(crate) volume_mounts: Extended<'a, SidecarMount<'a>>,
 }
 
 /// What is the same each time, what is this pod's, and what an operator adds, in this order.
@@ -85,42 +85,42 @@ impl<T: Serialize> Serialize for Extended<'_, T> {
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(crate) enum Security<'a> {
-    Ours(SecurityContext),
+    Ours(SidecarSecurityContext),
     Same(&'static Rendered),
     Given(&'a serde_json::Value),
 }
 
-pub(crate) struct Env<'a> {
+pub(crate) struct SidecarEnv<'a> {
     pub(crate) name: &'static str,
-    pub(crate) value: Value<'a>,
+    pub(crate) value: EnvValue<'a>,
 }
 
-pub(crate) enum Value<'a> {
+pub(crate) enum EnvValue<'a> {
     Text(&'a str),
-    Joined(Joined<'a>),
+    Joined(JoinedText<'a>),
     Proxy(Proxy),
-    From(Source<'a>),
+    From(EnvSource<'a>),
 }
 
 // By hand here and for `Volume`: serde's flatten takes a detour over a map, which costs a review a tenth of its time.
-impl Serialize for Env<'_> {
+impl Serialize for SidecarEnv<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut env = serializer.serialize_struct("Env", 2)?;
         env.serialize_field("name", self.name)?;
         match &self.value {
-            Value::Text(text) => env.serialize_field("value", text)?,
-            Value::Joined(joined) => env.serialize_field("value", joined)?,
-            Value::Proxy(proxy) => env.serialize_field("value", proxy)?,
-            Value::From(source) => env.serialize_field("valueFrom", source)?,
+            EnvValue::Text(text) => env.serialize_field("value", text)?,
+            EnvValue::Joined(joined) => env.serialize_field("value", joined)?,
+            EnvValue::Proxy(proxy) => env.serialize_field("value", proxy)?,
+            EnvValue::From(source) => env.serialize_field("valueFrom", source)?,
         }
         env.end()
     }
 }
 
 /// Text in parts, joined as it is written.
-pub(crate) struct Joined<'a>(pub(crate) [&'a str; 5]);
+pub(crate) struct JoinedText<'a>(pub(crate) [&'a str; 5]);
 
-impl Serialize for Joined<'_> {
+impl Serialize for JoinedText<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let [a, b, c, d, e] = self.0;
         serializer.collect_str(&format_args!("{a}{b}{c}{d}{e}"))
@@ -138,7 +138,7 @@ impl Serialize for Proxy {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum Source<'a> {
+pub(crate) enum EnvSource<'a> {
     FieldRef {
         #[serde(rename = "fieldPath")]
         field_path: &'static str,
@@ -150,20 +150,20 @@ pub(crate) enum Source<'a> {
 }
 
 #[derive(Serialize)]
-pub(crate) struct Resources<'a> {
-    pub(crate) requests: Amounts<'a>,
-    pub(crate) limits: Amounts<'a>,
+pub(crate) struct SidecarResources<'a> {
+    pub(crate) requests: SidecarAmounts<'a>,
+    pub(crate) limits: SidecarAmounts<'a>,
 }
 
 #[derive(Serialize)]
-pub(crate) struct Amounts<'a> {
+pub(crate) struct SidecarAmounts<'a> {
     pub(crate) cpu: &'a str,
     pub(crate) memory: &'a str,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Probe {
+pub(crate) struct SidecarProbe {
     pub(crate) http_get: HttpGet,
     pub(crate) period_seconds: u32,
     pub(crate) failure_threshold: u32,
@@ -177,7 +177,7 @@ pub(crate) struct HttpGet {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct SecurityContext {
+pub(crate) struct SidecarSecurityContext {
     pub(crate) allow_privilege_escalation: bool,
     pub(crate) capabilities: Capabilities,
     pub(crate) privileged: bool,
@@ -203,7 +203,7 @@ pub(crate) struct Seccomp {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Mount<'a> {
+pub(crate) struct SidecarMount<'a> {
     pub(crate) name: &'a str,
     pub(crate) mount_path: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -214,7 +214,7 @@ pub(crate) struct Mount<'a> {
     pub(crate) read_only: bool,
 }
 
-pub(crate) struct Volume<'a> {
+pub(crate) struct SidecarVolume<'a> {
     pub(crate) name: &'static str,
     source: VolumeSource<'a>,
 }
@@ -239,7 +239,7 @@ pub(crate) struct Projected {
     pub(crate) sources: [Projection; 3],
 }
 
-impl<'a> Volume<'a> {
+impl<'a> SidecarVolume<'a> {
     /// An empty directory.
     pub(crate) fn empty(directory: &'static EmptyDirectory) -> Self {
         let EmptyDirectory { name, rendered } = directory;
@@ -274,7 +274,7 @@ impl<'a> Volume<'a> {
     }
 }
 
-impl Serialize for Volume<'_> {
+impl Serialize for SidecarVolume<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if let VolumeSource::EmptyDir(rendered) = &self.source {
             return rendered.serialize(serializer);
@@ -326,7 +326,7 @@ pub(crate) struct Item<'a> {
     pub(crate) path: &'a str,
 }
 
-impl SecurityContext {
+impl SidecarSecurityContext {
     /// What Pod Security's level *restricted* asks for, but for the user.
     pub(crate) fn of(user: Option<i64>, group: Option<i64>, non_root: bool) -> Self {
         Self {
@@ -344,17 +344,17 @@ impl SecurityContext {
     }
 }
 
-impl<'a> Resources<'a> {
+impl<'a> SidecarResources<'a> {
     /// What a container requests, so that the pod's class of service stays what it was.
     pub(crate) fn of(asked: &'a profile::Resources<'_>, needs: Needs) -> Option<Self> {
-        let limits = || Amounts {
+        let limits = || SidecarAmounts {
             cpu: &asked.cpu_limit,
             memory: &asked.memory_limit,
         };
         let requests = match needs {
             Needs::OfThePod => return None,
             Needs::Guaranteed => limits(),
-            Needs::Configured => Amounts {
+            Needs::Configured => SidecarAmounts {
                 cpu: &asked.cpu_request,
                 memory: &asked.memory_request,
             },
@@ -366,7 +366,7 @@ impl<'a> Resources<'a> {
     }
 }
 
-impl<'a> Mount<'a> {
+impl<'a> SidecarMount<'a> {
     /// One that may be written to.
     pub(crate) fn writable(name: &'a str, mount_path: &'a str) -> Self {
         Self {

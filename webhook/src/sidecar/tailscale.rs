@@ -3,14 +3,14 @@
 use std::sync::LazyLock;
 
 use super::TOKEN_DIRECTORY;
-use super::mode::Mode;
+use super::mode::FileMode;
 use super::rendered::{EmptyDirectory, Rendered};
 use super::restricted::security_context;
 use super::shapes::{
-    Container, Env, Extended, HttpGet, Item, Joined, Mount, Needs, Probe, Proxy, Resources,
-    Security, Source, Value, Volume,
+    EnvSource, EnvValue, Extended, HttpGet, Item, JoinedText, Needs, Proxy, Security,
+    SidecarContainer, SidecarEnv, SidecarMount, SidecarProbe, SidecarResources, SidecarVolume,
 };
-use crate::annotations::{Key, State, Tailscale};
+use crate::annotations::{AuthKeyRef, StateStorage, Tailscale};
 use crate::keys::CONTAINER;
 use crate::profile::Delivery;
 
@@ -69,9 +69,9 @@ impl Same {
             ],
             security_context: Rendered::of(&security_context()),
             mounts: [
-                Rendered::of(&Mount::writable(RUN, "/var/run/tailscale")),
-                Rendered::of(&Mount::writable(TMP, "/tmp")),
-                Rendered::of(&Mount::readable(NO_TOKEN, TOKEN_DIRECTORY)),
+                Rendered::of(&SidecarMount::writable(RUN, "/var/run/tailscale")),
+                Rendered::of(&SidecarMount::writable(TMP, "/tmp")),
+                Rendered::of(&SidecarMount::readable(NO_TOKEN, TOKEN_DIRECTORY)),
             ],
             directories: [
                 EmptyDirectory::new(RUN, "16Mi"),
@@ -85,11 +85,11 @@ impl Same {
 
 /// What only the pod's spec decides about its sidecar.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Fit {
+pub(crate) struct TailscalePlacement {
     /// How the key reaches it.
     pub(crate) delivery: Delivery,
     /// Who may read the key's file; no other container mounts it.
-    pub(crate) key_mode: Mode,
+    pub(crate) key_mode: FileMode,
     /// Port of its health check, where the app waits for it; no container of the pod uses it.
     pub(crate) health_port: Option<u16>,
     /// What it requests.
@@ -99,11 +99,11 @@ pub(crate) struct Fit {
 /// Builds the container.
 pub(crate) fn container<'a>(
     sidecar: &'a Tailscale<'_>,
-    fit: Fit,
+    fit: TailscalePlacement,
     port_text: &'a str,
-) -> Container<'a> {
+) -> SidecarContainer<'a> {
     let overlay = sidecar.overlay;
-    Container {
+    SidecarContainer {
         name: CONTAINER,
         image: sidecar.image,
         args: Vec::new(),
@@ -114,8 +114,8 @@ pub(crate) fn container<'a>(
             ours: env(sidecar, fit, port_text),
             more: &overlay.env,
         },
-        resources: Resources::of(&sidecar.resources, fit.needs),
-        startup_probe: fit.health_port.map(|port| Probe {
+        resources: SidecarResources::of(&sidecar.resources, fit.needs),
+        startup_probe: fit.health_port.map(|port| SidecarProbe {
             http_get: HttpGet {
                 path: "/healthz",
                 port,
@@ -138,14 +138,18 @@ pub(crate) fn container<'a>(
 }
 
 /// Appends the volumes.
-pub(crate) fn volumes<'a>(sidecar: &'a Tailscale<'_>, fit: Fit, volumes: &mut Vec<Volume<'a>>) {
+pub(crate) fn volumes<'a>(
+    sidecar: &'a Tailscale<'_>,
+    fit: TailscalePlacement,
+    volumes: &mut Vec<SidecarVolume<'a>>,
+) {
     let (secret, data_key) = secret(sidecar);
     let of_secret =
-        |name, mode, key, path| Volume::secret(name, secret, mode, vec![Item { key, path }]);
-    if sidecar.state == State::EmptyDir {
-        volumes.push(Volume::empty(&SAME.state));
+        |name, mode, key, path| SidecarVolume::secret(name, secret, mode, vec![Item { key, path }]);
+    if sidecar.state == StateStorage::EmptyDir {
+        volumes.push(SidecarVolume::empty(&SAME.state));
     }
-    volumes.extend(SAME.directories.iter().map(Volume::empty));
+    volumes.extend(SAME.directories.iter().map(SidecarVolume::empty));
     if fit.delivery == Delivery::File {
         volumes.push(of_secret(
             AUTH_KEY,
@@ -161,28 +165,32 @@ pub(crate) fn volumes<'a>(sidecar: &'a Tailscale<'_>, fit: Fit, volumes: &mut Ve
 
 fn secret<'a>(sidecar: &'a Tailscale<'_>) -> (&'a str, &'a str) {
     match &sidecar.key {
-        Key::Managed(key) => (&key.secret, &key.data_key),
-        Key::Given { secret, data_key } => (secret, data_key),
+        AuthKeyRef::Managed(key) => (&key.secret, &key.data_key),
+        AuthKeyRef::Given { secret, data_key } => (secret, data_key),
     }
 }
 
-fn text<'a>(name: &'static str, value: &'a str) -> Env<'a> {
-    Env {
+fn text<'a>(name: &'static str, value: &'a str) -> SidecarEnv<'a> {
+    SidecarEnv {
         name,
-        value: Value::Text(value),
+        value: EnvValue::Text(value),
     }
 }
 
-fn env<'a>(sidecar: &'a Tailscale<'_>, fit: Fit, port_text: &'a str) -> Vec<Env<'a>> {
-    let field = |name, field_path| Env {
+fn env<'a>(
+    sidecar: &'a Tailscale<'_>,
+    fit: TailscalePlacement,
+    port_text: &'a str,
+) -> Vec<SidecarEnv<'a>> {
+    let field = |name, field_path| SidecarEnv {
         name,
-        value: Value::From(Source::FieldRef { field_path }),
+        value: EnvValue::From(EnvSource::FieldRef { field_path }),
     };
     let (secret, data_key) = secret(sidecar);
     let hostname = &sidecar.hostname;
     let mut env = Vec::with_capacity(14);
     // Before TS_HOSTNAME, which refers to them; the volume's path does too.
-    if hostname.needs_pod_name || matches!(sidecar.state, State::Volume(_)) {
+    if hostname.needs_pod_name || matches!(sidecar.state, StateStorage::Volume(_)) {
         env.push(field("POD_NAME", "metadata.name"));
     }
     if hostname.needs_node_name {
@@ -190,11 +198,11 @@ fn env<'a>(sidecar: &'a Tailscale<'_>, fit: Fit, port_text: &'a str) -> Vec<Env<
     }
     env.push(match fit.delivery {
         Delivery::Env => {
-            let value = Value::From(Source::SecretKeyRef {
+            let value = EnvValue::From(EnvSource::SecretKeyRef {
                 name: secret,
                 key: data_key,
             });
-            Env {
+            SidecarEnv {
                 name: "TS_AUTHKEY",
                 value,
             }
@@ -203,9 +211,9 @@ fn env<'a>(sidecar: &'a Tailscale<'_>, fit: Fit, port_text: &'a str) -> Vec<Env<
     });
     env.extend([
         text("TS_HOSTNAME", &hostname.text),
-        Env {
+        SidecarEnv {
             name: "TS_EXTRA_ARGS",
-            value: Value::Joined(Joined([
+            value: EnvValue::Joined(JoinedText([
                 "--login-server=",
                 sidecar.login_server,
                 if sidecar.accept_routes {
@@ -231,16 +239,21 @@ fn env<'a>(sidecar: &'a Tailscale<'_>, fit: Fit, port_text: &'a str) -> Vec<Env<
 }
 
 /// Appends what only some sidecars have.
-fn asked_for<'a>(sidecar: &Tailscale<'_>, fit: Fit, port_text: &'a str, env: &mut Vec<Env<'a>>) {
-    if sidecar.state != State::Memory {
+fn asked_for<'a>(
+    sidecar: &Tailscale<'_>,
+    fit: TailscalePlacement,
+    port_text: &'a str,
+    env: &mut Vec<SidecarEnv<'a>>,
+) {
+    if sidecar.state != StateStorage::Memory {
         // A subdirectory: tailscaled changes the mode of its directory, and the volume belongs to root.
         env.push(text("TS_STATE_DIR", "/var/lib/tailscale/state"));
     }
     if let Some(port) = sidecar.proxy {
         // One port serves both; on the pod's address it would open the tailnet to the cluster.
         for name in ["TS_SOCKS5_SERVER", "TS_OUTBOUND_HTTP_PROXY_LISTEN"] {
-            let value = Value::Proxy(Proxy("", port));
-            env.push(Env { name, value });
+            let value = EnvValue::Proxy(Proxy("", port));
+            env.push(SidecarEnv { name, value });
         }
     }
     if sidecar.private_ca {
@@ -248,9 +261,9 @@ fn asked_for<'a>(sidecar: &Tailscale<'_>, fit: Fit, port_text: &'a str, env: &mu
     }
     if fit.health_port.is_some() {
         env.push(text("TS_ENABLE_HEALTH_CHECK", "true"));
-        env.push(Env {
+        env.push(SidecarEnv {
             name: LOCAL_ADDR_PORT,
-            value: Value::Joined(Joined(["[::]:", port_text, "", "", ""])),
+            value: EnvValue::Joined(JoinedText(["[::]:", port_text, "", "", ""])),
         });
     } else {
         // Empty: a Service named ts-local-addr sets it else.
@@ -260,22 +273,22 @@ fn asked_for<'a>(sidecar: &Tailscale<'_>, fit: Fit, port_text: &'a str, env: &mu
     }
 }
 
-fn mounts<'a>(sidecar: &'a Tailscale<'_>, fit: Fit) -> Vec<Mount<'a>> {
+fn mounts<'a>(sidecar: &'a Tailscale<'_>, fit: TailscalePlacement) -> Vec<SidecarMount<'a>> {
     let mut mounts = Vec::with_capacity(3);
     match sidecar.state {
-        State::EmptyDir => mounts.push(Mount::writable(STATE, STATE_DIRECTORY)),
-        State::Memory => {}
+        StateStorage::EmptyDir => mounts.push(SidecarMount::writable(STATE, STATE_DIRECTORY)),
+        StateStorage::Memory => {}
         // Each pod has a directory of its own, whoever else uses the volume.
-        State::Volume(name) => mounts.push(Mount {
+        StateStorage::Volume(name) => mounts.push(SidecarMount {
             sub_path_expr: Some("tailscale/$(POD_NAME)"),
-            ..Mount::writable(name, STATE_DIRECTORY)
+            ..SidecarMount::writable(name, STATE_DIRECTORY)
         }),
     }
     if fit.delivery == Delivery::File {
-        mounts.push(Mount::readable(AUTH_KEY, AUTH_KEY_DIRECTORY));
+        mounts.push(SidecarMount::readable(AUTH_KEY, AUTH_KEY_DIRECTORY));
     }
     if sidecar.private_ca {
-        mounts.push(Mount::readable(PRIVATE_CA, PRIVATE_CA_DIRECTORY));
+        mounts.push(SidecarMount::readable(PRIVATE_CA, PRIVATE_CA_DIRECTORY));
     }
     mounts
 }

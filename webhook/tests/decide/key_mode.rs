@@ -94,7 +94,7 @@ fn what_contradicts_from_further_away_gives_way() {
         assert!(!managed(injection).reusable);
     });
     injected(&[given], says(&[per_pod]).as_ref(), |injection| {
-        assert!(matches!(injection.key, Key::Given { .. }));
+        assert!(matches!(injection.key, AuthKeyRef::Given { .. }));
     });
     injected(
         &[("key-mode", "shared")],

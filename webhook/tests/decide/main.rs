@@ -11,10 +11,10 @@ mod precedence;
 use std::time::Duration;
 
 use sidescale_webhook::annotations::{
-    ApikeyManager, Caller, Decision, DenyReason, Injection, Key, Lookup, ManagedKey,
-    NamespaceMetadata, Refusal, ServerKeys, SkipReason, State, Subject, Tailscale, decide,
+    ApikeyManager, AuthKeyRef, Caller, Decision, DenyReason, Injection, Lookup, ManagedKey,
+    NamespaceMetadata, Refusal, ServerKeys, SkipReason, StateStorage, Subject, Tailscale, decide,
 };
-use sidescale_webhook::identity::Owner;
+use sidescale_webhook::identity::WorkloadOwner;
 use sidescale_webhook::profile::{Delivery, Policy};
 
 #[derive(Debug)]
@@ -72,7 +72,7 @@ fn api(
         name: "",
         annotations: &annotations,
         labels: &labels,
-        owner: Some(Owner {
+        owner: Some(WorkloadOwner {
             kind: "DaemonSet",
             name: "api",
         }),
@@ -112,8 +112,8 @@ fn asking(
 
 fn managed(injection: &Tailscale<'_>) -> ManagedKey {
     match &injection.key {
-        Key::Managed(key) => key.clone(),
-        given @ Key::Given { .. } => panic!("{given:?}"),
+        AuthKeyRef::Managed(key) => key.clone(),
+        given @ AuthKeyRef::Given { .. } => panic!("{given:?}"),
     }
 }
 
@@ -197,7 +197,7 @@ fn uses_a_secret_of_the_users_own() {
     injected(&[("auth-key-secret", "mine/key")], None, |injection| {
         assert_eq!(
             injection.key,
-            Key::Given {
+            AuthKeyRef::Given {
                 secret: "mine".to_owned(),
                 data_key: "key".to_owned()
             }
@@ -250,14 +250,14 @@ fn reads_what_the_node_is_to_do() {
     injected(&pairs, None, |sidecar| {
         assert!(sidecar.accept_dns && sidecar.accept_routes && !sidecar.native);
         assert_eq!((sidecar.proxy, sidecar.proxy_env), (Some(1080), true));
-        assert_eq!(sidecar.state, State::Memory);
+        assert_eq!(sidecar.state, StateStorage::Memory);
         assert_eq!(sidecar.image, "registry.example.com/ts:v2");
         assert_eq!(sidecar.extra_args, "--ssh -shields-up");
     });
     injected(&[], None, |sidecar| {
         assert!(!sidecar.accept_dns && !sidecar.accept_routes && sidecar.native);
         assert_eq!((sidecar.proxy, sidecar.proxy_env), (None, false));
-        assert_eq!(sidecar.state, State::EmptyDir);
+        assert_eq!(sidecar.state, StateStorage::EmptyDir);
         assert_eq!(sidecar.extra_args, "");
     });
 }
@@ -272,7 +272,7 @@ fn keeps_state_only_where_a_pod_keeps_its_name() {
         ("state", "volume:data"),
         ("ephemeral", "false"),
     ]);
-    let owner = |kind| Some(Owner { kind, name: "db" });
+    let owner = |kind| Some(WorkloadOwner { kind, name: "db" });
     let table = [
         ("db-0", owner("StatefulSet"), true),
         ("", owner("DaemonSet"), false),
@@ -298,7 +298,7 @@ fn keeps_state_only_where_a_pod_keeps_its_name() {
             Decision::Inject(injection) => {
                 assert!(kept, "{name:?} {owner:?}");
                 let sidecar = injection.tailscale.unwrap();
-                assert_eq!(sidecar.state, State::Volume("data"));
+                assert_eq!(sidecar.state, StateStorage::Volume("data"));
                 assert!(!managed(&sidecar).ephemeral);
             }
             Decision::Deny(refusal) => {

@@ -60,11 +60,11 @@ fn no_message_shows_a_key_or_all_of_a_megabyte() {
     }
     let (long, nothing) = ("\u{1b}[31mx".repeat(1 << 17), Pairs(Vec::new()));
     for owner in [
-        Some(Owner {
+        Some(WorkloadOwner {
             kind: &long,
             name: "api",
         }),
-        Some(Owner {
+        Some(WorkloadOwner {
             kind: "CloneSet",
             name: &long,
         }),

@@ -46,7 +46,7 @@ fn follows_the_namespace_where_the_pod_says_nothing() {
         name: "",
         annotations: &none,
         labels: &none,
-        owner: Some(Owner {
+        owner: Some(WorkloadOwner {
             kind: "DaemonSet",
             name: "api",
         }),
@@ -130,7 +130,7 @@ profiles: {{default: {{allowedTags: ['tag:pod', 'tag:namespace'], annotations: {
             name: "",
             annotations: &annotations,
             labels: &Pairs(Vec::new()),
-            owner: Some(Owner {
+            owner: Some(WorkloadOwner {
                 kind: "DaemonSet",
                 name: "api",
             }),

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use serde_json::{Map, Value, json};
 use sidescale_webhook::annotations::{Caller, NamespaceMetadata};
 use sidescale_webhook::hostnames::ClaimedHostnames;
-use sidescale_webhook::mutate::{OptIn, Outcome, Verdict, mutate};
+use sidescale_webhook::mutate::{OptIn, ReviewOutcome, Verdict, mutate};
 use sidescale_webhook::profile::{Config, Policy};
 use sidescale_webhook::workload::validate;
 
@@ -129,7 +129,7 @@ pub(crate) fn config(bytes: &[u8]) {
 }
 
 /// What is true of every answer.
-fn answers(outcome: &Outcome) {
+fn answers(outcome: &ReviewOutcome) {
     let reply: Value = serde_json::from_slice(&outcome.reply).unwrap();
     let denied = matches!(outcome.verdict, Verdict::Deny(_));
     assert_eq!(reply["response"]["allowed"], !denied);

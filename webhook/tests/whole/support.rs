@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Map, Value, json};
 use sidescale_webhook::annotations::{Caller, NamespaceMetadata, SkipReason};
-use sidescale_webhook::mutate::{OptIn, Outcome, Verdict, mutate};
+use sidescale_webhook::mutate::{OptIn, ReviewOutcome, Verdict, mutate};
 use sidescale_webhook::profile::Policy;
 
 /// What surrounds a pod.
@@ -19,7 +19,7 @@ pub(crate) struct Setting {
 
 /// The answer, taken apart.
 pub(crate) struct Answer {
-    pub(crate) outcome: Outcome,
+    pub(crate) outcome: ReviewOutcome,
     pub(crate) response: Value,
     /// The pod after the patch, if there was one.
     pub(crate) pod: Option<Value>,

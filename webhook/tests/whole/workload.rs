@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use sidescale_webhook::annotations::{Caller, NamespaceMetadata};
-use sidescale_webhook::hostnames::{ClaimedHostnames, Hashed, Row};
+use sidescale_webhook::hostnames::{ClaimedHostnames, Hashed, HostnameRow};
 use sidescale_webhook::mutate::{OptIn, Verdict};
 use sidescale_webhook::profile::{HostnameOwner, Policy};
 use sidescale_webhook::workload::{Advice, validate};
@@ -225,7 +225,7 @@ fn tells_of_every_case_what_is_said_of_its_pod() {
 
 /// A Deployment `web` of namespace `shop`, where name `vault` belongs to `prod` and the operator reserves `db`.
 fn warned_of(caller: Caller, hostname: &str) -> Vec<String> {
-    let row = Row {
+    let row = HostnameRow {
         hostname: Hashed::of("vault"),
         namespace: Hashed::of("prod"),
         idle_since: None,

@@ -32,7 +32,7 @@ pub(super) struct Weather {
 }
 
 struct Actor {
-    keeper: Keeper,
+    keeper: TokenKeeper,
     name: String,
     stage: Stage,
 }
@@ -40,7 +40,7 @@ struct Actor {
 enum Stage {
     Idle(Timestamp),
     Read(StoredSecret, u64),
-    Listed(StoredSecret, Vec<Listed>, u64),
+    Listed(StoredSecret, Vec<ListedApiKey>, u64),
     Doing(Action, u64),
 }
 
@@ -62,8 +62,8 @@ pub(super) struct World {
     pub(super) stored: u64,
 }
 
-fn row(id: u64, prefix: &str, expires: Timestamp) -> Listed {
-    Listed::new(ApiKey {
+fn row(id: u64, prefix: &str, expires: Timestamp) -> ListedApiKey {
+    ListedApiKey::new(ApiKey {
         id: ApiKeyId(id),
         prefix: prefix.into(),
         expiration: Some(expires),
@@ -72,8 +72,8 @@ fn row(id: u64, prefix: &str, expires: Timestamp) -> Listed {
     })
 }
 
-fn policy() -> Policy {
-    Policy {
+fn policy() -> TokenPolicy {
+    TokenPolicy {
         expiration: Duration::from_secs(9 * 3_600),
         buffer: Duration::from_secs(3_600),
         overlap: Duration::ZERO,
@@ -90,7 +90,7 @@ impl World {
         let actors = (0..weather.actors).map(|n| {
             let name = format!("headscale-{n}");
             Actor {
-                keeper: Keeper::new(name.clone(), policy()),
+                keeper: TokenKeeper::new(name.clone(), policy()),
                 name,
                 stage: Stage::Idle(now),
             }
@@ -126,7 +126,7 @@ impl World {
         value
     }
 
-    fn list(&self) -> Vec<Listed> {
+    fn list(&self) -> Vec<ListedApiKey> {
         let row = |(id, key): (&u64, &Key)| row(*id, &key.value[10..22], key.expires);
         self.keys.iter().map(row).collect()
     }
@@ -235,13 +235,13 @@ impl World {
         };
         // 0: crash before, 1: crash after, 2: lost on the way, 3: done and the answer lost, 4: done much later.
         let done = match fault {
-            0 | 2 => Done::Failed,
+            0 | 2 => ActionOutcome::Failed,
             4 if matches!(action, Action::Create { .. }) => {
                 if let Action::Create { expires } = action {
                     let at = after(self.now, Duration::from_secs(self.dice.below(90)));
                     self.late.push((at, expires));
                 }
-                Done::Failed
+                ActionOutcome::Failed
             }
             _ => self.really(&action, since),
         };
@@ -253,18 +253,22 @@ impl World {
                 format!("headscale-{}", self.dice.roll())
             };
             self.actors[who] = Actor {
-                keeper: Keeper::new(name.clone(), policy()),
+                keeper: TokenKeeper::new(name.clone(), policy()),
                 name,
                 stage: Stage::Idle(self.now),
             };
             return;
         }
-        let done = if fault == 3 { Done::Failed } else { done };
+        let done = if fault == 3 {
+            ActionOutcome::Failed
+        } else {
+            done
+        };
         let now = self.now;
         self.actors[who].keeper.absorb(now, action, done);
     }
 
-    fn really(&mut self, action: &Action, since: u64) -> Done {
+    fn really(&mut self, action: &Action, since: u64) -> ActionOutcome {
         match action {
             Action::Write(write) => {
                 let there = self
@@ -272,7 +276,7 @@ impl World {
                     .as_ref()
                     .and_then(|secret| secret.revision.clone());
                 if write.secret.revision != there {
-                    return Done::Failed;
+                    return ActionOutcome::Failed;
                 }
                 self.revision += 1;
                 let mut secret = write.secret.clone();
@@ -286,16 +290,16 @@ impl World {
                 }
                 self.older.push(secret.clone());
                 self.secret = Some(secret);
-                Done::Ok
+                ActionOutcome::Ok
             }
             Action::Create { expires } => {
-                Done::Created(KeyValue::new(self.create(*expires, false)))
+                ActionOutcome::Created(KeyValue::new(self.create(*expires, false)))
             }
             Action::Verify { key, .. } => {
                 if self.is_live(key.id) {
-                    Done::Ok
+                    ActionOutcome::Ok
                 } else {
-                    Done::Refused
+                    ActionOutcome::Refused
                 }
             }
             Action::Expire { key, .. } => {
@@ -317,9 +321,9 @@ impl World {
                     key.expires = now;
                     self.expired += u64::from(!key.by_hand);
                 }
-                Done::Ok
+                ActionOutcome::Ok
             }
-            Action::Rest(_) => Done::Ok,
+            Action::Rest(_) => ActionOutcome::Ok,
         }
     }
 

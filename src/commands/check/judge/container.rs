@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStateWaiting};
 use sidescale_webhook::keys::CONTAINER;
 
-use super::super::facts::{Facts, Finding};
+use super::super::facts::{CheckFinding, Facts};
 use crate::commands::view::span::span;
 
 const CHECK: &str = "container";
@@ -12,7 +12,7 @@ const CHECK: &str = "container";
 /// A pod may be as young as that and still be starting.
 const STARTING: SignedDuration = SignedDuration::from_mins(1);
 
-pub(super) fn judge(facts: &Facts) -> Finding {
+pub(super) fn judge(facts: &Facts) -> CheckFinding {
     let Some(status) = facts.sidecar() else {
         return without_status(facts);
     };
@@ -37,7 +37,7 @@ pub(super) fn judge(facts: &Facts) -> Finding {
             ..
         }) => {
             let text = format!("{CONTAINER} {}{restarts}", over(facts, ended));
-            Finding::fail(CHECK, text, facts.sidecar_log())
+            CheckFinding::fail(CHECK, text, facts.sidecar_log())
         }
         Some(ContainerState {
             running: Some(running),
@@ -49,16 +49,16 @@ pub(super) fn judge(facts: &Facts) -> Finding {
             });
             let text = format!("{CONTAINER} runs{since}{restarts}");
             match status.started {
-                Some(false) => Finding::warn(CHECK, format!("{text}, and is not up yet"))
+                Some(false) => CheckFinding::warn(CHECK, format!("{text}, and is not up yet"))
                     .then(facts.sidecar_log()),
-                Some(true) | None => Finding::ok(CHECK, text),
+                Some(true) | None => CheckFinding::ok(CHECK, text),
             }
         }
         Some(_) | None => without_status(facts),
     }
 }
 
-fn waits(facts: &Facts, waiting: &ContainerStateWaiting, restarts: &str) -> Finding {
+fn waits(facts: &Facts, waiting: &ContainerStateWaiting, restarts: &str) -> CheckFinding {
     let reason = waiting.reason.as_deref().unwrap_or("without a reason");
     let message = waiting.message.as_deref().map(|said| format!(" ({said})"));
     let text = format!(
@@ -67,12 +67,12 @@ fn waits(facts: &Facts, waiting: &ContainerStateWaiting, restarts: &str) -> Find
     );
     match reason {
         "CrashLoopBackOff" => {
-            Finding::fail(CHECK, text, format!("{} --previous", facts.sidecar_log()))
+            CheckFinding::fail(CHECK, text, format!("{} --previous", facts.sidecar_log()))
         }
         "PodInitializing" | "ContainerCreating" if facts.age() < STARTING => {
-            Finding::warn(CHECK, text)
+            CheckFinding::warn(CHECK, text)
         }
-        _ => Finding::fail(CHECK, text, facts.describe()),
+        _ => CheckFinding::fail(CHECK, text, facts.describe()),
     }
 }
 
@@ -91,7 +91,7 @@ fn over(facts: &Facts, ended: &ContainerStateTerminated) -> String {
 }
 
 /// No kubelet has said anything of it.
-fn without_status(facts: &Facts) -> Finding {
+fn without_status(facts: &Facts) -> CheckFinding {
     let spec = facts.pod.spec.as_ref();
     let made = spec.is_some_and(|spec| {
         let init = spec.init_containers.iter().flatten();
@@ -103,7 +103,7 @@ fn without_status(facts: &Facts) -> Finding {
             format!("the pod has no container {CONTAINER} any more: another webhook took it out");
         let next =
             "kubectl get mutatingwebhookconfigurations (see whose webhooks change pods)".to_owned();
-        return Finding::fail(CHECK, text, next);
+        return CheckFinding::fail(CHECK, text, next);
     }
     let conditions = facts
         .pod
@@ -116,8 +116,8 @@ fn without_status(facts: &Facts) -> Finding {
     if let Some(condition) = unscheduled {
         let why = condition.message.as_deref().unwrap_or("no reason is given");
         let text = format!("the pod is on no machine: {why}");
-        return Finding::fail(CHECK, text, facts.describe());
+        return CheckFinding::fail(CHECK, text, facts.describe());
     }
     let text = format!("nothing is known of {CONTAINER} yet");
-    Finding::warn(CHECK, text).then(facts.describe())
+    CheckFinding::warn(CHECK, text).then(facts.describe())
 }

@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 
-use super::super::facts::{Facts, Finding};
+use super::super::facts::{CheckFinding, Facts};
 
 const FENCES: &str = "fences";
 
@@ -10,7 +10,7 @@ const FENCES: &str = "fences";
 const FRESH: SignedDuration = SignedDuration::from_mins(15);
 
 /// A finding for each that is open; none where nothing was reported, which is no proof that all hold.
-pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
+pub(super) fn judge(facts: &Facts) -> Vec<CheckFinding> {
     let fresh = facts
         .fences
         .iter()
@@ -21,7 +21,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     texts.dedup();
     let finding = |text: &str| {
         let next = "helm upgrade, with the values of the release".to_owned();
-        Finding::fail(FENCES, text.to_owned(), next)
+        CheckFinding::fail(FENCES, text.to_owned(), next)
     };
     texts.into_iter().map(finding).collect()
 }

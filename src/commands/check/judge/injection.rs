@@ -6,7 +6,7 @@ use sidescale_webhook::annotations::{Kinds, NamespaceMetadata, unknown};
 use sidescale_webhook::keys::{INJECT, PREFIX, SIDECAR_LABEL, STATUS};
 use sidescale_webhook::sidecar::{Done, Receipt};
 
-use super::super::facts::{Facts, Finding, Looked};
+use super::super::facts::{CheckFinding, Facts, Observed};
 use crate::commands::view::inventory::workload;
 
 const CHECK: &str = "injection";
@@ -14,13 +14,13 @@ const CHECK: &str = "injection";
 /// The webhook is never called for pods of these namespaces.
 const LEFT_OUT: [&str; 2] = ["kube-system", "kube-node-lease"];
 
-pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
+pub(super) fn judge(facts: &Facts) -> Vec<CheckFinding> {
     let Some(text) = facts.annotation(STATUS) else {
         return unseen(facts);
     };
     let Ok(receipt) = Receipt::parse(text) else {
         let text = format!("annotation {STATUS} of the pod cannot be read: somebody wrote over it");
-        return vec![Finding::fail(CHECK, text, again(facts))];
+        return vec![CheckFinding::fail(CHECK, text, again(facts))];
     };
     let mut findings = vec![match receipt.decision {
         Done::Skip => skipped(facts, receipt.reason.as_deref().unwrap_or_default()),
@@ -28,14 +28,14 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     }];
     if receipt.namespace_unknown {
         let text = "the namespace was so new that its annotations were not seen".to_owned();
-        findings.push(Finding::warn(CHECK, text).then(again(facts)));
+        findings.push(CheckFinding::warn(CHECK, text).then(again(facts)));
     }
     let remarks = receipt.unknown.iter();
-    findings.extend(remarks.map(|remark| Finding::warn("annotation", remark.clone())));
+    findings.extend(remarks.map(|remark| CheckFinding::warn("annotation", remark.clone())));
     findings
 }
 
-fn injected(facts: &Facts, receipt: &Receipt<'_>) -> Finding {
+fn injected(facts: &Facts, receipt: &Receipt<'_>) -> CheckFinding {
     let profile = receipt.profile.as_deref().unwrap_or_default();
     let labels = facts.pod.metadata.labels.as_ref();
     if labels.is_none_or(|labels| !labels.contains_key(SIDECAR_LABEL)) {
@@ -53,17 +53,17 @@ fn injected(facts: &Facts, receipt: &Receipt<'_>) -> Finding {
             facts.name(),
             kinds.as_str()
         );
-        return Finding::fail(CHECK, text, next);
+        return CheckFinding::fail(CHECK, text, next);
     }
     match &receipt.injected {
-        Some(key) => Finding::ok(
+        Some(key) => CheckFinding::ok(
             CHECK,
             format!(
                 "by profile {profile:?}: service {:?}, control plane {:?}",
                 key.service, key.control_plane
             ),
         ),
-        None => Finding::warn(
+        None => CheckFinding::warn(
             CHECK,
             format!(
                 "by profile {profile:?}, without a Tailscale sidecar: annotation {PREFIX}inject is {:?}",
@@ -74,16 +74,16 @@ fn injected(facts: &Facts, receipt: &Receipt<'_>) -> Finding {
 }
 
 /// The webhook looked at it and left it alone.
-fn skipped(facts: &Facts, reason: &str) -> Finding {
+fn skipped(facts: &Facts, reason: &str) -> CheckFinding {
     let fail = |text: &str, next: String| {
-        Finding::fail(CHECK, format!("no sidecar: {text} ({reason})"), next)
+        CheckFinding::fail(CHECK, format!("no sidecar: {text} ({reason})"), next)
     };
     match reason {
-        "disabled" => Finding::warn(
+        "disabled" => CheckFinding::warn(
             CHECK,
             "no sidecar, as its annotation or its namespace asks (disabled)".to_owned(),
         ),
-        "handMade" => Finding::warn(
+        "handMade" => CheckFinding::warn(
             CHECK,
             "no sidecar of ours: the pod has one that was made by hand (handMade)".to_owned(),
         ),
@@ -123,7 +123,7 @@ fn skipped(facts: &Facts, reason: &str) -> Finding {
 }
 
 /// No trace of the webhook is on it.
-fn unseen(facts: &Facts) -> Vec<Finding> {
+fn unseen(facts: &Facts) -> Vec<CheckFinding> {
     let annotations = facts.pod.metadata.annotations.iter().flatten();
     let ours: BTreeMap<String, String> = annotations
         .filter(|(key, _)| key.starts_with(PREFIX))
@@ -139,10 +139,10 @@ fn unseen(facts: &Facts) -> Vec<Finding> {
     findings.extend(
         remarks
             .into_iter()
-            .map(|remark| Finding::warn("annotation", remark)),
+            .map(|remark| CheckFinding::warn("annotation", remark)),
     );
-    if let Looked::Blind(why) = &facts.namespace {
-        findings.push(Finding::blind("namespace", why));
+    if let Observed::Blind(why) = &facts.namespace {
+        findings.push(CheckFinding::blind("namespace", why));
     }
     findings
 }
@@ -151,9 +151,9 @@ fn unseen_for(
     facts: &Facts,
     own: &NamespaceMetadata,
     namespace: Option<&NamespaceMetadata>,
-) -> Finding {
+) -> CheckFinding {
     let name = facts.namespace_name();
-    let fail = |text: String, next: String| Finding::fail(CHECK, text, next);
+    let fail = |text: String, next: String| CheckFinding::fail(CHECK, text, next);
     if LEFT_OUT.contains(&name) {
         let text = format!("no sidecar: pods of namespace {name} are never injected");
         return fail(text, "use another namespace".to_owned());
@@ -197,13 +197,13 @@ fn unseen_for(
 }
 
 /// The webhook should have seen it and did not.
-fn missed(facts: &Facts, why: &str) -> Finding {
+fn missed(facts: &Facts, why: &str) -> CheckFinding {
     let text = format!(
         "no sidecar: {why}, and the webhook never saw the pod. Either it is older than that or than Sidescale, or the API server \
          could not reach Sidescale then and let it pass (kubectl get --raw /metrics shows those under \
          apiserver_admission_webhook_fail_open_count)"
     );
-    Finding::fail(CHECK, text, again(facts))
+    CheckFinding::fail(CHECK, text, again(facts))
 }
 
 /// What has the pod made anew.

@@ -3,12 +3,12 @@
 use jiff::{SignedDuration, Timestamp};
 use sidescale_webhook::sidecar::Injected;
 
-use super::super::facts::{Facts, Finding, Looked, is_tailscales};
+use super::super::facts::{CheckFinding, Facts, Observed, is_tailscales};
 use crate::commands::view::span::span;
 use crate::rotation::demand::KeyDemand;
 use crate::rotation::ownership;
 use crate::rotation::plan::Ownership;
-use crate::rotation::record::{DATA_KEY, Issued, Record};
+use crate::rotation::record::{DATA_KEY, IssuedKey, Record};
 use crate::rotation::{KeyKind, kind_of_key};
 use crate::store::{MANAGED_BY, StoredSecret};
 use crate::watch::{Namespaces, pods};
@@ -23,11 +23,11 @@ const LATE: SignedDuration = SignedDuration::from_hours(1);
 /// A warning of rotation counts this long.
 const FRESH: SignedDuration = SignedDuration::from_hours(1);
 
-pub(super) fn judge(facts: &Facts, reference: &Injected<'_>) -> Vec<Finding> {
+pub(super) fn judge(facts: &Facts, reference: &Injected<'_>) -> Vec<CheckFinding> {
     let secret = match &facts.secret {
-        Looked::Saw(secret) => secret.as_ref(),
-        Looked::Blind(why) => return vec![Finding::blind(SECRET, why)],
-        Looked::NotAsked => return Vec::new(),
+        Observed::Saw(secret) => secret.as_ref(),
+        Observed::Blind(why) => return vec![CheckFinding::blind(SECRET, why)],
+        Observed::NotAsked => return Vec::new(),
     };
     let name = format!("{}/{}", facts.namespace_name(), reference.secret);
     let Some(secret) = secret else {
@@ -35,16 +35,20 @@ pub(super) fn judge(facts: &Facts, reference: &Injected<'_>) -> Vec<Finding> {
         return vec![missing(facts, reference, text)];
     };
     let mut findings = Vec::new();
-    let (owned, record, trouble) = ownership(secret);
+    let (owned, record, problem) = ownership(secret);
     let whose = if reference.own_key {
         "the pod's own, which Sidescale leaves alone"
     } else {
         "made by Sidescale"
     };
     if !reference.own_key
-        && let Some(trouble) = trouble
+        && let Some(problem) = problem
     {
-        findings.push(Finding::fail(SECRET, trouble.message, take_over(secret)));
+        findings.push(CheckFinding::fail(
+            SECRET,
+            problem.message,
+            take_over(secret),
+        ));
     }
     let Some(value) = secret.data.get(&*reference.data_key) else {
         findings.push(missing(facts, reference, without(secret, &name, reference)));
@@ -52,7 +56,7 @@ pub(super) fn judge(facts: &Facts, reference: &Injected<'_>) -> Vec<Finding> {
     };
     if findings.is_empty() {
         let text = format!("{name} holds {}, {whose}", reference.data_key);
-        findings.push(Finding::ok(SECRET, text));
+        findings.push(CheckFinding::ok(SECRET, text));
     }
     if owned == Ownership::Paused && !reference.own_key {
         let next = format!(
@@ -60,7 +64,7 @@ pub(super) fn judge(facts: &Facts, reference: &Injected<'_>) -> Vec<Finding> {
             reference.secret, secret.namespace
         );
         let text = format!("rotation of {name} is paused");
-        findings.push(Finding::warn(SECRET, text).then(next));
+        findings.push(CheckFinding::warn(SECRET, text).then(next));
     }
     findings.push(form(facts, reference, value));
     if !reference.own_key && owned != Ownership::NotOurs {
@@ -103,25 +107,26 @@ fn without(secret: &StoredSecret, name: &str, reference: &Injected<'_>) -> Strin
 }
 
 /// Says who has to put a key there, and why it is not there yet as far as rotation said.
-fn missing(facts: &Facts, reference: &Injected<'_>, text: String) -> Finding {
+fn missing(facts: &Facts, reference: &Injected<'_>, text: String) -> CheckFinding {
     if reference.own_key {
-        return Finding::fail(SECRET, text, put(facts, reference));
+        return CheckFinding::fail(SECRET, text, put(facts, reference));
     }
-    let fresh =
-        |note: &&crate::commands::view::inventory::Note| facts.now.duration_since(note.at) < FRESH;
+    let fresh = |note: &&crate::commands::view::inventory::RotationWarning| {
+        facts.now.duration_since(note.at) < FRESH
+    };
     match facts.notes.iter().find(fresh) {
         Some(note) => {
             let text = format!(
                 "{text}. Sidescale says why ({}): {}",
                 note.reason, note.text
             );
-            Finding::fail(
+            CheckFinding::fail(
                 SECRET,
                 text,
                 format!("sidescale status {}{}", facts.namespace_name(), facts.flags),
             )
         }
-        None => Finding::fail(
+        None => CheckFinding::fail(
             SECRET,
             format!("{text}: Sidescale has not made it, and no Event says why"),
             facts.logs.clone(),
@@ -141,7 +146,7 @@ fn put(facts: &Facts, reference: &Injected<'_>) -> String {
     )
 }
 
-fn form(facts: &Facts, reference: &Injected<'_>, value: &[u8]) -> Finding {
+fn form(facts: &Facts, reference: &Injected<'_>, value: &[u8]) -> CheckFinding {
     let mend = || {
         if reference.own_key {
             put(facts, reference)
@@ -149,7 +154,7 @@ fn form(facts: &Facts, reference: &Injected<'_>, value: &[u8]) -> Finding {
             facts.rotate(reference)
         }
     };
-    let ok = |text: &str| Finding::ok(VALUE, text.to_owned());
+    let ok = |text: &str| CheckFinding::ok(VALUE, text.to_owned());
     let finding = match kind_of_key(value) {
         KeyKind::Headscale => ok("a pre-auth key of Headscale, well formed"),
         KeyKind::OldHeadscale => ok("a pre-auth key of Headscale before 0.28, well formed"),
@@ -157,7 +162,7 @@ fn form(facts: &Facts, reference: &Injected<'_>, value: &[u8]) -> Finding {
             let text = format!(
                 "begins as a pre-auth key of Headscale and has {length} characters, want 88: it was cut or changed"
             );
-            Finding::fail(VALUE, text, mend())
+            CheckFinding::fail(VALUE, text, mend())
         }
         KeyKind::Tailscale if logs_in_there(facts) => {
             ok("a pre-auth key of Tailscale, as its server wants")
@@ -165,10 +170,10 @@ fn form(facts: &Facts, reference: &Injected<'_>, value: &[u8]) -> Finding {
         KeyKind::Tailscale => {
             let text =
                 "is a key of Tailscale's own service, which a Headscale does not know".to_owned();
-            Finding::fail(VALUE, text, mend())
+            CheckFinding::fail(VALUE, text, mend())
         }
-        KeyKind::Unknown => Finding::warn(VALUE, "of no form that is known here".to_owned()),
-        KeyKind::None(what) => Finding::fail(
+        KeyKind::Unknown => CheckFinding::warn(VALUE, "of no form that is known here".to_owned()),
+        KeyKind::None(what) => CheckFinding::fail(
             VALUE,
             format!("cannot be a pre-auth key: it {what}"),
             mend(),
@@ -177,7 +182,7 @@ fn form(facts: &Facts, reference: &Injected<'_>, value: &[u8]) -> Finding {
     let spaced = value.trim_ascii().len() < value.len();
     if spaced && finding.result == super::super::facts::Level::Ok {
         let text = format!("{}, with white space around it", finding.text);
-        return Finding::warn(VALUE, text).then(mend());
+        return CheckFinding::warn(VALUE, text).then(mend());
     }
     finding
 }
@@ -192,20 +197,20 @@ fn logs_in_there(facts: &Facts) -> bool {
 }
 
 /// How old the key is and when it ends, by the record beside it.
-fn age(facts: &Facts, reference: &Injected<'_>, record: &Record) -> Finding {
+fn age(facts: &Facts, reference: &Injected<'_>, record: &Record) -> CheckFinding {
     let key = record.keys.get(&*reference.data_key);
     if let Some(id) = key.and_then(|key| key.joined_with) {
         let text = format!(
             "the pod joined with key {}, which was its own and is not needed again",
             id.0
         );
-        return Finding::ok(KEY, text);
+        return CheckFinding::ok(KEY, text);
     }
     let Some(key) = key.and_then(|key| key.current.as_ref()) else {
         let text = "no record says which key it is, so that it was put there by hand: Sidescale keeps it if it is a living one, and makes another if not".to_owned();
-        return Finding::warn(KEY, text).then(facts.rotate(reference));
+        return CheckFinding::warn(KEY, text).then(facts.rotate(reference));
     };
-    let Issued {
+    let IssuedKey {
         id,
         created,
         expires,
@@ -219,7 +224,7 @@ fn age(facts: &Facts, reference: &Injected<'_>, record: &Record) -> Finding {
             id.0,
             span(now.duration_since(*expires))
         );
-        return Finding::fail(KEY, text, facts.rotate(reference));
+        return CheckFinding::fail(KEY, text, facts.rotate(reference));
     }
     let text = format!(
         "key {} is {old} old, ends in {}",
@@ -227,16 +232,16 @@ fn age(facts: &Facts, reference: &Injected<'_>, record: &Record) -> Finding {
         span(expires.duration_since(now))
     );
     let Some(due) = due(facts, reference, *expires) else {
-        return Finding::ok(KEY, text);
+        return CheckFinding::ok(KEY, text);
     };
     let late = now.duration_since(due);
     if late.is_negative() {
-        Finding::ok(KEY, format!("{text}, renewed in {}", span(late)))
+        CheckFinding::ok(KEY, format!("{text}, renewed in {}", span(late)))
     } else if late < LATE {
-        Finding::ok(KEY, format!("{text}, renewed now"))
+        CheckFinding::ok(KEY, format!("{text}, renewed now"))
     } else {
         let text = format!("{text}; its renewal was due {} ago", span(late));
-        Finding::warn(KEY, text).then(facts.logs.clone())
+        CheckFinding::warn(KEY, text).then(facts.logs.clone())
     }
 }
 
@@ -256,7 +261,7 @@ fn demand(facts: &Facts, reference: &Injected<'_>) -> Option<KeyDemand> {
     if pods.iter().all(|pod| pod.uid != own.uid) {
         pods.push(own.clone());
     }
-    let demands = pods::fold(pods, &namespaces, policy);
+    let demands = pods::demands_of(pods, &namespaces, policy);
     let secrets = &demands.get(facts.namespace_name())?.secrets;
     secrets
         .get(&*reference.secret)?

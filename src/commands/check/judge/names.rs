@@ -2,8 +2,8 @@
 
 use sidescale_webhook::sidecar::Injected;
 
-use super::super::dns::{Dns, Lies, Names, USUAL, lies};
-use super::super::facts::{Facts, Finding, Looked};
+use super::super::dns::{Dns, Lies, TailnetNames, USUAL, lies};
+use super::super::facts::{CheckFinding, Facts, Observed};
 use super::{injection, node};
 
 const CHECK: &str = "names";
@@ -13,28 +13,28 @@ const HOSTNAME: &str = "hostname";
 /// So many names of replicas are shown.
 const SHOWN: usize = 3;
 
-pub(super) fn judge(facts: &Facts, reference: &Injected<'_>) -> Option<Finding> {
+pub(super) fn judge(facts: &Facts, reference: &Injected<'_>) -> Option<CheckFinding> {
     let names = match &facts.names {
-        Looked::NotAsked => return None,
-        Looked::Blind(why) => return Some(Finding::blind(CHECK, why)),
-        Looked::Saw(names) => names,
+        Observed::NotAsked => return None,
+        Observed::Blind(why) => return Some(CheckFinding::blind(CHECK, why)),
+        Observed::Saw(names) => names,
     };
     let nodes = node::names(facts, reference);
     Some(match names {
-        Names::Unseen(why) => {
+        TailnetNames::Unseen(why) => {
             let text = format!(
                 "Headscale's settings are not seen from here: {why}; tailscale status in the container shows names"
             );
-            Finding::ok(CHECK, text)
+            CheckFinding::ok(CHECK, text)
         }
-        Names::Set(dns) => clash(facts, dns)
+        TailnetNames::Set(dns) => clash(facts, dns)
             .or_else(|| missed(facts, dns))
-            .unwrap_or_else(|| Finding::ok(CHECK, named(dns, &nodes))),
+            .unwrap_or_else(|| CheckFinding::ok(CHECK, named(dns, &nodes))),
     })
 }
 
 /// The name that the pod asks for belongs to another service.
-pub(super) fn anothers(facts: &Facts, reference: &Injected<'_>) -> Option<Finding> {
+pub(super) fn anothers(facts: &Facts, reference: &Injected<'_>) -> Option<CheckFinding> {
     let hostname = node::hostname(facts)?;
     let (namespace, service) = (facts.namespace_name(), &*reference.service);
     let policy = facts.policy.seen();
@@ -53,7 +53,7 @@ pub(super) fn anothers(facts: &Facts, reference: &Injected<'_>) -> Option<Findin
     let text =
         format!("{hostname:?} {whose}: Sidescale gives it to no node of service {service:?}");
     let next = injection::annotate(facts, "hostname", "{service}-{namespace}");
-    Some(Finding::warn(HOSTNAME, text).then(next))
+    Some(CheckFinding::warn(HOSTNAME, text).then(next))
 }
 
 /// What the pod is called.
@@ -78,7 +78,7 @@ fn named(dns: &Dns, nodes: &[String]) -> String {
 }
 
 /// The domains of tailnet and cluster are no two.
-fn clash(facts: &Facts, dns: &Dns) -> Option<Finding> {
+fn clash(facts: &Facts, dns: &Dns) -> Option<CheckFinding> {
     let cluster = facts.cluster_domain.as_deref();
     let how = match lies(&dns.base_domain, cluster.unwrap_or(USUAL)) {
         Lies::Apart => return None,
@@ -98,11 +98,11 @@ fn clash(facts: &Facts, dns: &Dns) -> Option<Finding> {
         "give dns.base_domain in {} a domain of its own, such as tailnet.internal, and start Headscale anew",
         dns.place
     );
-    Some(Finding::warn(CHECK, text).then(next))
+    Some(CheckFinding::warn(CHECK, text).then(next))
 }
 
 /// The pod wants names, and there are none.
-fn missed(facts: &Facts, dns: &Dns) -> Option<Finding> {
+fn missed(facts: &Facts, dns: &Dns) -> Option<CheckFinding> {
     let wants = match facts.variable("TS_ACCEPT_DNS") {
         Some("true") => "accept-dns is",
         _ if facts.variable("TS_SOCKS5_SERVER").is_some() => "proxy is",
@@ -116,5 +116,5 @@ fn missed(facts: &Facts, dns: &Dns) -> Option<Finding> {
         "set dns.magic_dns: true in {} and start Headscale anew",
         dns.place
     );
-    Some(Finding::warn(CHECK, text).then(next))
+    Some(CheckFinding::warn(CHECK, text).then(next))
 }

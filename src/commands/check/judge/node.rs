@@ -5,13 +5,13 @@ use kube::api::ObjectMeta;
 use sidescale_webhook::keys::STATUS;
 use sidescale_webhook::sidecar::{Injected, Receipt};
 
-use super::super::facts::{Facts, Finding, Level, Looked, annotation};
+use super::super::facts::{CheckFinding, Facts, Level, Observed, annotation};
 use super::super::words::Refused;
-use crate::commands::view::held::{Held, PlaneView};
+use crate::commands::view::held::{PlaneView, ServerSnapshot};
 use crate::commands::view::span::span;
 use crate::control_plane::{KeyId, Node};
 use crate::rotation::expanded;
-use crate::rotation::owner::Owner;
+use crate::rotation::owner::ServiceOwner;
 use crate::rotation::ownership;
 use crate::rotation::record::KeyRecord;
 
@@ -25,24 +25,24 @@ const LATE_AFTER: SignedDuration = SignedDuration::from_mins(2);
 /// The clocks of Headscale and the API server may be this far apart.
 const SKEW: SignedDuration = SignedDuration::from_mins(1);
 
-pub(super) fn judge(facts: &Facts, reference: &Injected<'_>) -> Vec<Finding> {
+pub(super) fn judge(facts: &Facts, reference: &Injected<'_>) -> Vec<CheckFinding> {
     let mut findings = Vec::new();
     let record = record(facts, reference);
     let mut online = false;
     match &facts.plane {
-        Looked::NotAsked => {}
-        Looked::Blind(why) => findings.push(Finding::blind(PLANE, why)),
-        Looked::Saw(PlaneView::Trouble(trouble)) => {
+        Observed::NotAsked => {}
+        Observed::Blind(why) => findings.push(CheckFinding::blind(PLANE, why)),
+        Observed::Saw(PlaneView::Trouble(problem)) => {
             // Its message names the URL, the cause and what to do.
             let next = "if only this machine cannot reach it, say where it can: --api-url http://127.0.0.1:8080 behind \
                         kubectl port-forward";
-            findings.push(Finding::fail(
+            findings.push(CheckFinding::fail(
                 PLANE,
-                trouble.message.clone(),
+                problem.message.clone(),
                 next.to_owned(),
             ));
         }
-        Looked::Saw(PlaneView::Held(held)) => {
+        Observed::Saw(PlaneView::Held(held)) => {
             let node = node(facts, reference, record.as_ref(), held);
             online = node.result == Level::Ok;
             findings.push(key(facts, reference, record.as_ref(), held, online));
@@ -50,11 +50,11 @@ pub(super) fn judge(facts: &Facts, reference: &Injected<'_>) -> Vec<Finding> {
         }
     }
     match &facts.log {
-        Looked::Blind(why) => findings.push(Finding::blind(LOG, why)),
-        Looked::Saw(Some(refused)) if !online => {
+        Observed::Blind(why) => findings.push(CheckFinding::blind(LOG, why)),
+        Observed::Saw(Some(refused)) if !online => {
             findings.push(refusal(facts, reference, *refused));
         }
-        Looked::Saw(_) | Looked::NotAsked => {}
+        Observed::Saw(_) | Observed::NotAsked => {}
     }
     findings
 }
@@ -70,36 +70,36 @@ fn key(
     facts: &Facts,
     reference: &Injected<'_>,
     record: Option<&KeyRecord>,
-    held: &Held,
+    held: &ServerSnapshot,
     online: bool,
-) -> Finding {
+) -> CheckFinding {
     let plane = &reference.control_plane;
     let Some(current) = record.and_then(|record| record.current.as_ref()) else {
         let text = format!("{plane:?} answers; which of its keys this is, its list does not show");
-        return Finding::ok(PLANE, text);
+        return CheckFinding::ok(PLANE, text);
     };
     let id = current.id.0;
     // A pod's own key may be over, and its row gone, once the pod has joined.
     let joined = record.is_some_and(|record| record.joined_with.is_some());
-    let owner = Owner::new(facts.namespace_name(), &reference.service);
+    let owner = ServiceOwner::new(facts.namespace_name(), &reference.service);
     if let Some(wrong) = held
         .difference(facts.now, &owner, current)
         .filter(|_| !joined)
     {
         let text = format!("{plane:?}: key {id} {wrong}");
-        return Finding::fail(PLANE, text, facts.rotate(reference));
+        return CheckFinding::fail(PLANE, text, facts.rotate(reference));
     }
     let row = held.keys.iter().find(|key| key.id == current.id);
     if row.is_some_and(|key| key.used && !key.reusable) && !online {
         let text = format!("{plane:?}: key {id} was good for one use, and was used");
-        return Finding::fail(PLANE, text, facts.rotate(reference));
+        return CheckFinding::fail(PLANE, text, facts.rotate(reference));
     }
     let text = if joined {
         format!("{plane:?} answers; the pod has joined, and needs no key there")
     } else {
         format!("{plane:?} answers, and key {id} is good there")
     };
-    Finding::ok(PLANE, text)
+    CheckFinding::ok(PLANE, text)
 }
 
 /// What the pod's node is called in the tailnet; where replicas share a name, all of theirs.
@@ -118,7 +118,7 @@ fn candidates<'a>(
     facts: &Facts,
     reference: &Injected<'_>,
     record: Option<&KeyRecord>,
-    held: &'a Held,
+    held: &'a ServerSnapshot,
     host: &str,
 ) -> Vec<&'a Node> {
     let oldest = replicas(facts, reference).oldest;
@@ -133,10 +133,10 @@ fn node(
     facts: &Facts,
     reference: &Injected<'_>,
     record: Option<&KeyRecord>,
-    held: &Held,
-) -> Finding {
+    held: &ServerSnapshot,
+) -> CheckFinding {
     let Some(host) = hostname(facts) else {
-        return Finding::warn(
+        return CheckFinding::warn(
             NODE,
             "the sidecar has no TS_HOSTNAME, by which its node is known".to_owned(),
         );
@@ -154,7 +154,7 @@ fn node(
         ([node], 1) => {
             let other =
                 (node.given_name != host).then(|| format!(", as another node has the name {host}"));
-            Finding::ok(
+            CheckFinding::ok(
                 NODE,
                 format!("{} is online{}", shown(node), other.unwrap_or_default()),
             )
@@ -168,14 +168,14 @@ fn node(
                 "{} nodes named {host} are online, for {of} pods that share that name",
                 some.len()
             );
-            Finding::ok(NODE, text)
+            CheckFinding::ok(NODE, text)
         }
         (some, of) => {
             let text = format!(
                 "{} of {of} pods named {host} are online; they share key and name, so nobody can tell which",
                 some.len()
             );
-            Finding::warn(NODE, text).then(facts.sidecar_log())
+            CheckFinding::warn(NODE, text).then(facts.sidecar_log())
         }
     }
 }
@@ -185,7 +185,7 @@ fn absent(
     reference: &Injected<'_>,
     host: &str,
     seen: Option<(Timestamp, String)>,
-) -> Finding {
+) -> CheckFinding {
     let runs = facts
         .sidecar()
         .and_then(|status| status.state.as_ref())
@@ -196,17 +196,17 @@ fn absent(
             "{node} is offline, seen {} ago",
             span(facts.now.duration_since(at))
         );
-        return Finding::fail(NODE, text, facts.sidecar_log());
+        return CheckFinding::fail(NODE, text, facts.sidecar_log());
     }
     if age < LATE_AFTER {
         let text = format!("no node {host} yet; the pod is {} old", span(age));
-        return Finding::warn(NODE, text).then(facts.sidecar_log());
+        return CheckFinding::warn(NODE, text).then(facts.sidecar_log());
     }
     let text = format!("no node {host}, although the pod is {} old", span(age));
     if runs {
         // A node that was removed comes back by nothing else.
         let text = format!("{text}: it never joined, or was removed from the tailnet");
-        Finding::fail(
+        CheckFinding::fail(
             NODE,
             text,
             format!(
@@ -216,11 +216,11 @@ fn absent(
             ),
         )
     } else {
-        Finding::fail(NODE, text, facts.describe())
+        CheckFinding::fail(NODE, text, facts.describe())
     }
 }
 
-fn refusal(facts: &Facts, reference: &Injected<'_>, refused: Refused) -> Finding {
+fn refusal(facts: &Facts, reference: &Injected<'_>, refused: Refused) -> CheckFinding {
     let server = || {
         let arguments = facts.variable("TS_EXTRA_ARGS").unwrap_or_default();
         let mut words = arguments.split_whitespace();
@@ -249,7 +249,7 @@ fn refusal(facts: &Facts, reference: &Injected<'_>, refused: Refused) -> Finding
             refused.text().to_owned()
         }
     };
-    Finding::fail(LOG, text, next)
+    CheckFinding::fail(LOG, text, next)
 }
 
 /// The name that the pod's node asks for.
@@ -294,7 +294,12 @@ fn replicas(facts: &Facts, reference: &Injected<'_>) -> Replicas {
 }
 
 /// Whether it may be a node of the key's service.
-fn is_of(node: &Node, reference: &Injected<'_>, record: Option<&KeyRecord>, held: &Held) -> bool {
+fn is_of(
+    node: &Node,
+    reference: &Injected<'_>,
+    record: Option<&KeyRecord>,
+    held: &ServerSnapshot,
+) -> bool {
     let Some(record) = record.filter(|record| !reference.own_key && record.current.is_some())
     else {
         return true;

@@ -7,7 +7,7 @@ fn says_what_is_wrong_with_the_secret() {
     let put = "kubectl create secret generic headscale-auth-keys --namespace shop --from-file=web-authkey=FILE";
     hold(&[
         (
-            |world| world.facts.secret = Looked::Saw(None),
+            |world| world.facts.secret = Observed::Saw(None),
             Level::Fail,
             "secret",
             "does not exist: Sidescale has not made it, and no Event says why",
@@ -15,9 +15,9 @@ fn says_what_is_wrong_with_the_secret() {
         ),
         (
             |world| {
-                world.facts.secret = Looked::Saw(None);
-                world.facts.notes.push(Note {
-                    reason: State::NoCredentials.as_str().into(),
+                world.facts.secret = Observed::Saw(None);
+                world.facts.notes.push(RotationWarning {
+                    reason: KeyState::NoCredentials.as_str().into(),
                     text: "control plane has no API key".into(),
                     at: at(70 * DAY - 60),
                 });
@@ -50,7 +50,7 @@ fn says_what_is_wrong_with_the_secret() {
                 let damaged = Zeroizing::new(b"{".to_vec());
                 world.secret.data.insert(DATA_KEY.into(), damaged);
                 let secret = world.secret.clone();
-                world.facts.secret = Looked::Saw(Some(secret));
+                world.facts.secret = Observed::Saw(Some(secret));
             },
             Level::Fail,
             "secret",
@@ -169,7 +169,7 @@ fn says_when_the_key_ends_and_what_the_control_plane_makes_of_it() {
             "kubectl logs --namespace tailnet",
         ),
         (
-            |world| world.facts.policy = Looked::Blind("list ConfigMaps: forbidden (403)".into()),
+            |world| world.facts.policy = Observed::Blind("list ConfigMaps: forbidden (403)".into()),
             Level::Warn,
             "configuration",
             "not looked at: list ConfigMaps: forbidden (403)",
@@ -209,8 +209,8 @@ fn says_when_the_key_ends_and_what_the_control_plane_makes_of_it() {
         ),
         (
             |world| {
-                world.facts.plane = Looked::Saw(PlaneView::Trouble(Trouble {
-                    state: State::Degraded,
+                world.facts.plane = Observed::Saw(PlaneView::Trouble(Problem {
+                    state: KeyState::Degraded,
                     message: "control plane \"default\": GET https://hs: no connection (refused)"
                         .into(),
                     of_plane: true,
@@ -222,7 +222,7 @@ fn says_when_the_key_ends_and_what_the_control_plane_makes_of_it() {
             "--api-url",
         ),
         (
-            |world| world.facts.plane = Looked::Blind("get Secret: forbidden (403)".into()),
+            |world| world.facts.plane = Observed::Blind("get Secret: forbidden (403)".into()),
             Level::Warn,
             "control plane",
             "not looked at: get Secret: forbidden (403)",

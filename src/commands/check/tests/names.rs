@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Pod;
-use sidescale_webhook::hostnames::{ClaimedHostnames, Hashed, Row};
+use sidescale_webhook::hostnames::{ClaimedHostnames, Hashed, HostnameRow};
 use sidescale_webhook::profile::HostnameOwner;
 
-use super::super::dns::{Dns, Lies, Names, cluster_domain, config_maps, headscale, lies, settings};
+use super::super::dns::{
+    Dns, Lies, TailnetNames, cluster_domain, config_maps, headscale, lies, settings,
+};
 use super::*;
 
 fn set(world: &mut World, change: impl FnOnce(&mut Dns)) {
     let mut dns = super::dns();
     change(&mut dns);
-    world.facts.names = Looked::Saw(Names::Set(dns));
+    world.facts.names = Observed::Saw(TailnetNames::Set(dns));
 }
 
 fn variable(world: &mut World, name: &str, value: &str) {
@@ -108,7 +110,7 @@ fn warns_where_a_pod_wants_names_and_there_are_none() {
 
 /// The name `web` belongs to this namespace.
 fn claimed_by(namespace: &str) -> ClaimedHostnames {
-    let row = Row {
+    let row = HostnameRow {
         hostname: Hashed::of("web"),
         namespace: Hashed::of(namespace),
         idle_since: None,
@@ -123,7 +125,7 @@ fn reserved_for(world: &mut World, service: &str) {
         service: service.into(),
     };
     policy.reserved_hostnames.insert("web".into(), owner);
-    world.facts.policy = Looked::Saw(policy);
+    world.facts.policy = Observed::Saw(policy);
 }
 
 #[test]
@@ -200,7 +202,7 @@ fn says_what_the_pod_is_called() {
         (
             |world| {
                 let why = "no pod of Headscale runs in namespace headscale";
-                world.facts.names = Looked::Saw(Names::Unseen(why.into()));
+                world.facts.names = Observed::Saw(TailnetNames::Unseen(why.into()));
             },
             Level::Ok,
             "names",
@@ -210,7 +212,7 @@ fn says_what_the_pod_is_called() {
         (
             |world| {
                 let why = "list pods in namespace headscale: forbidden (403)";
-                world.facts.names = Looked::Blind(why.into());
+                world.facts.names = Observed::Blind(why.into());
             },
             Level::Warn,
             "names",
@@ -227,7 +229,7 @@ fn says_what_the_pod_is_called() {
         "its node will have one below tailnet.internal"
     );
     let mut world = World::well();
-    world.facts.names = Looked::NotAsked;
+    world.facts.names = Observed::NotAsked;
     assert_eq!(world.judged().len(), 7);
 }
 

@@ -65,7 +65,7 @@ fn says_how_the_node_does() {
             "",
         ),
         (
-            |world| world.facts.injected = Looked::Saw(replicas(3)),
+            |world| world.facts.injected = Observed::Saw(replicas(3)),
             Level::Warn,
             "node",
             "1 of 3 pods named web are online",
@@ -73,7 +73,7 @@ fn says_how_the_node_does() {
         ),
         (
             |world| {
-                world.facts.injected = Looked::Saw(replicas(3));
+                world.facts.injected = Observed::Saw(replicas(3));
                 world.held.nodes = vec![node(3), node(4), node(5)];
             },
             Level::Ok,
@@ -90,7 +90,7 @@ fn says_why_the_control_server_does_not_let_it_in() {
         (
             |world| {
                 world.held.nodes.clear();
-                world.facts.log = Looked::Saw(Some(Refused::Expired));
+                world.facts.log = Observed::Saw(Some(Refused::Expired));
             },
             Level::Fail,
             "log",
@@ -100,7 +100,7 @@ fn says_why_the_control_server_does_not_let_it_in() {
         (
             |world| {
                 world.held.nodes.clear();
-                world.facts.log = Looked::Saw(Some(Refused::Unreachable));
+                world.facts.log = Observed::Saw(Some(Refused::Unreachable));
             },
             Level::Fail,
             "log",
@@ -112,7 +112,7 @@ fn says_why_the_control_server_does_not_let_it_in() {
             |world| {
                 world.held.nodes.clear();
                 world.facts.now = at(69 * DAY + 60);
-                world.facts.log = Looked::Saw(Some(Refused::Tags));
+                world.facts.log = Observed::Saw(Some(Refused::Tags));
             },
             Level::Fail,
             "log",
@@ -121,14 +121,14 @@ fn says_why_the_control_server_does_not_let_it_in() {
         ),
         // What is over is no matter.
         (
-            |world| world.facts.log = Looked::Saw(Some(Refused::Expired)),
+            |world| world.facts.log = Observed::Saw(Some(Refused::Expired)),
             Level::Ok,
             "node",
             "is online",
             "",
         ),
         (
-            |world| world.facts.log = Looked::Blind("get pods/log: forbidden (403)".into()),
+            |world| world.facts.log = Observed::Blind("get pods/log: forbidden (403)".into()),
             Level::Warn,
             "log",
             "not looked at: get pods/log: forbidden (403)",
@@ -143,7 +143,7 @@ fn of_a_pod_whose_key_works_once_only_another_pod_joins_again() {
     let mut world = World::well();
     world.joined();
     world.held.nodes.clear();
-    world.facts.log = Looked::Saw(Some(Refused::Used));
+    world.facts.log = Observed::Saw(Some(Refused::Used));
     for finding in world.judged() {
         let next = finding.next.unwrap_or_default();
         assert!(

@@ -28,7 +28,7 @@ fn says_why_a_pod_has_no_sidecar() {
         (
             |world| {
                 world.unseen();
-                world.facts.namespace = Looked::Saw(NamespaceMetadata {
+                world.facts.namespace = Observed::Saw(NamespaceMetadata {
                     inject: Some("tailscale".into()),
                     ..NamespaceMetadata::default()
                 });
@@ -41,7 +41,7 @@ fn says_why_a_pod_has_no_sidecar() {
         (
             |world| {
                 world.unseen();
-                world.facts.namespace = Looked::Saw(NamespaceMetadata {
+                world.facts.namespace = Observed::Saw(NamespaceMetadata {
                     inject: Some("disabled".into()),
                     ..NamespaceMetadata::default()
                 });
@@ -54,7 +54,7 @@ fn says_why_a_pod_has_no_sidecar() {
         (
             |world| {
                 world.unseen();
-                world.facts.namespace = Looked::Saw(NamespaceMetadata {
+                world.facts.namespace = Observed::Saw(NamespaceMetadata {
                     inject: Some("yes".into()),
                     ..NamespaceMetadata::default()
                 });
@@ -221,12 +221,12 @@ fn says_how_the_container_does() {
 
 #[test]
 fn an_open_fence_fails_while_it_is_reported() {
-    let note = |text: &str, seconds: i64| Note {
+    let note = |text: &str, seconds: i64| RotationWarning {
         reason: "FenceOpen".into(),
         text: text.into(),
         at: at(70 * DAY - seconds),
     };
-    let of_fences = |finding: &Finding| finding.check == "fences";
+    let of_fences = |finding: &CheckFinding| finding.check == "fences";
     assert!(!World::well().judged().iter().any(of_fences));
     let mut world = World::well();
     world.facts.fences = vec![

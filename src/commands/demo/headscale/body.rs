@@ -7,7 +7,7 @@ use super::Flavour;
 
 /// What a field may hold.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum FieldKind {
     Bool,
     /// A number, written as a string.
     Id,
@@ -17,10 +17,10 @@ pub(super) enum Kind {
 }
 
 /// A body whose known fields are of their kind.
-pub(super) struct Fields(Map<String, Value>);
+pub(super) struct BodyFields(Map<String, Value>);
 
 /// Why a body is refused.
-pub(super) enum Refusal {
+pub(super) enum BodyRefusal {
     /// No JSON, or, for the gateway, a value of another kind.
     Malformed(String),
     /// 0.30: not as its description says.
@@ -31,21 +31,21 @@ pub(super) enum Refusal {
     },
 }
 
-impl Fields {
+impl BodyFields {
     pub(super) fn read(
         body: &[u8],
         flavour: Flavour,
-        known: &[(&str, Kind)],
-    ) -> Result<Self, Refusal> {
+        known: &[(&str, FieldKind)],
+    ) -> Result<Self, BodyRefusal> {
         let fields: Map<String, Value> = serde_json::from_slice(body)
-            .map_err(|error| Refusal::Malformed(format!("invalid body: {error}")))?;
+            .map_err(|error| BodyRefusal::Malformed(format!("invalid body: {error}")))?;
         let strict = flavour == Flavour::Main;
         for (name, value) in &fields {
             let location = format!("body.{name}");
             let Some((_, kind)) = known.iter().find(|(known, _)| known == name) else {
                 if strict {
                     let (message, value) = ("unexpected property", Value::Object(fields.clone()));
-                    return Err(Refusal::Invalid {
+                    return Err(BodyRefusal::Invalid {
                         message,
                         location,
                         value,
@@ -55,13 +55,13 @@ impl Fields {
             };
             if let Some(message) = kind.objection(value, strict) {
                 return Err(if strict {
-                    Refusal::Invalid {
+                    BodyRefusal::Invalid {
                         message,
                         location,
                         value: value.clone(),
                     }
                 } else {
-                    Refusal::Malformed(format!("invalid value for {name}: {value}"))
+                    BodyRefusal::Malformed(format!("invalid value for {name}: {value}"))
                 });
             }
         }
@@ -93,7 +93,7 @@ impl Fields {
     }
 
     /// An id; none where it is absent, empty or zero, an error where it is no number.
-    pub(super) fn id(&self, name: &str) -> Result<Option<u64>, Refusal> {
+    pub(super) fn id(&self, name: &str) -> Result<Option<u64>, BodyRefusal> {
         let id = match self.0.get(name) {
             None | Some(Value::Null) => return Ok(None),
             Some(Value::Number(number)) => number.as_u64(),
@@ -104,12 +104,12 @@ impl Fields {
         match id {
             Some(0) => Ok(None),
             Some(id) => Ok(Some(id)),
-            None => Err(Refusal::Malformed(format!("invalid {name} id"))),
+            None => Err(BodyRefusal::Malformed(format!("invalid {name} id"))),
         }
     }
 }
 
-impl Kind {
+impl FieldKind {
     /// What is wrong with a value. An id's digits are looked at later: that refusal has another status.
     fn objection(self, value: &Value, strict: bool) -> Option<&'static str> {
         let fits = match (self, value) {

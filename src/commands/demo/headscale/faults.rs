@@ -8,7 +8,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use futures::{StreamExt as _, stream};
 use serde_json::Value;
 
-use super::reply::{self, Reply};
+use super::reply::{self, HttpReply};
 use super::{Fault, Flavour};
 
 /// Longest answer of ours that is mangled.
@@ -19,7 +19,7 @@ const PAGE: &str =
     "<!DOCTYPE html><html><head><title>Sign in</title></head><body>Sign in</body></html>";
 
 /// What is answered instead of doing anything.
-pub(super) fn instead(fault: &Fault, flavour: Flavour) -> Option<Reply> {
+pub(super) fn instead(fault: &Fault, flavour: Flavour) -> Option<HttpReply> {
     match fault {
         Fault::Html => Some(reply::with(
             StatusCode::OK,
@@ -49,7 +49,7 @@ pub(super) async fn before(fault: Option<&Fault>) {
 }
 
 /// Mangles the answer to a request that was done.
-pub(super) async fn after(fault: &Fault, reply: Reply) -> Reply {
+pub(super) async fn after(fault: &Fault, reply: HttpReply) -> HttpReply {
     match fault {
         Fault::CutBody => {
             let (mut parts, body) = reply.into_parts();
@@ -64,7 +64,7 @@ pub(super) async fn after(fault: &Fault, reply: Reply) -> Reply {
                 Err(io::Error::from(io::ErrorKind::ConnectionReset))
             };
             let half = stream::once(async { Ok(half) }).chain(stream::once(broken));
-            Reply::from_parts(parts, Body::from_stream(half))
+            HttpReply::from_parts(parts, Body::from_stream(half))
         }
         Fault::Endless => {
             let (mut parts, _) = reply.into_parts();
@@ -83,7 +83,7 @@ pub(super) async fn after(fault: &Fault, reply: Reply) -> Reply {
             let spaces = stream::repeat_with(|| {
                 Ok::<_, io::Error>(axum::body::Bytes::from_static(&[b' '; 1 << 16]))
             });
-            Reply::from_parts(parts, Body::from_stream(head.chain(spaces)))
+            HttpReply::from_parts(parts, Body::from_stream(head.chain(spaces)))
         }
         Fault::Field(pointer, value) => {
             let (mut parts, body) = reply.into_parts();
@@ -91,7 +91,7 @@ pub(super) async fn after(fault: &Fault, reply: Reply) -> Reply {
             let whole = to_bytes(body, LIMIT).await.unwrap_or_default();
             let mut json: Value = serde_json::from_slice(&whole).unwrap_or_default();
             replace(&mut json, pointer, value.as_ref());
-            Reply::from_parts(parts, Body::from(json.to_string()))
+            HttpReply::from_parts(parts, Body::from(json.to_string()))
         }
         Fault::Html | Fault::Redirect | Fault::Unauthorized | Fault::Status(_) | Fault::Slow(_) => {
             reply

@@ -5,10 +5,12 @@ use sidescale_proto::v1::headscale_service_server::{HeadscaleService, HeadscaleS
 use sidescale_proto::{Time, v1};
 use tonic::{Code, Request, Response, Status};
 
-use super::state::{ApiKey, Key, NewKey, Node, Problem, State, User};
+use super::state::{
+    NewKey, ServerState, StateError, StoredApiKey, StoredKey, StoredNode, StoredUser,
+};
 use super::{Call, Embedded, Flavour, reply};
 
-type Answer<T> = Result<Response<T>, Status>;
+type GrpcAnswer<T> = Result<Response<T>, Status>;
 
 /// What all its methods begin with.
 pub(super) const PATH: &str = "/headscale.v1.HeadscaleService/";
@@ -38,7 +40,7 @@ pub(super) fn kind(method: &str) -> Call {
 
 #[tonic::async_trait]
 impl HeadscaleService for Embedded {
-    async fn health(&self, _: Request<v1::HealthRequest>) -> Answer<v1::HealthResponse> {
+    async fn health(&self, _: Request<v1::HealthRequest>) -> GrpcAnswer<v1::HealthResponse> {
         done(v1::HealthResponse {
             database_connectivity: true,
         })
@@ -47,14 +49,17 @@ impl HeadscaleService for Embedded {
     async fn check_policy(
         &self,
         _: Request<v1::CheckPolicyRequest>,
-    ) -> Answer<v1::CheckPolicyResponse> {
+    ) -> GrpcAnswer<v1::CheckPolicyResponse> {
         match self.shared.flavour {
             Flavour::V0_28 => Err(Status::unimplemented("unknown method CheckPolicy")),
             Flavour::V0_29 | Flavour::Main => done(v1::CheckPolicyResponse {}),
         }
     }
 
-    async fn list_users(&self, _: Request<v1::ListUsersRequest>) -> Answer<v1::ListUsersResponse> {
+    async fn list_users(
+        &self,
+        _: Request<v1::ListUsersRequest>,
+    ) -> GrpcAnswer<v1::ListUsersResponse> {
         let users = self.inner().state.users.iter().map(user).collect();
         done(v1::ListUsersResponse { users })
     }
@@ -62,7 +67,7 @@ impl HeadscaleService for Embedded {
     async fn create_user(
         &self,
         request: Request<v1::CreateUserRequest>,
-    ) -> Answer<v1::CreateUserResponse> {
+    ) -> GrpcAnswer<v1::CreateUserResponse> {
         let v1::CreateUserRequest { name, display_name } = request.into_inner();
         let now = self.now();
         let mut inner = self.inner();
@@ -74,7 +79,7 @@ impl HeadscaleService for Embedded {
     async fn delete_user(
         &self,
         request: Request<v1::DeleteUserRequest>,
-    ) -> Answer<v1::DeleteUserResponse> {
+    ) -> GrpcAnswer<v1::DeleteUserResponse> {
         let all_keys = self.shared.flavour.deletes_all_keys();
         let id = request.into_inner().id;
         self.inner()
@@ -87,7 +92,7 @@ impl HeadscaleService for Embedded {
     async fn list_pre_auth_keys(
         &self,
         _: Request<v1::ListPreAuthKeysRequest>,
-    ) -> Answer<v1::ListPreAuthKeysResponse> {
+    ) -> GrpcAnswer<v1::ListPreAuthKeysResponse> {
         let inner = self.inner();
         let keys = inner.state.keys.iter();
         let pre_auth_keys = keys
@@ -99,7 +104,7 @@ impl HeadscaleService for Embedded {
     async fn create_pre_auth_key(
         &self,
         request: Request<v1::CreatePreAuthKeyRequest>,
-    ) -> Answer<v1::CreatePreAuthKeyResponse> {
+    ) -> GrpcAnswer<v1::CreatePreAuthKeyResponse> {
         let v1::CreatePreAuthKeyRequest {
             user,
             reusable,
@@ -132,7 +137,7 @@ impl HeadscaleService for Embedded {
     async fn expire_pre_auth_key(
         &self,
         request: Request<v1::ExpirePreAuthKeyRequest>,
-    ) -> Answer<v1::ExpirePreAuthKeyResponse> {
+    ) -> GrpcAnswer<v1::ExpirePreAuthKeyResponse> {
         let now = self.now();
         let _ = self.inner().state.expire_key(request.into_inner().id, now);
         done(v1::ExpirePreAuthKeyResponse {})
@@ -142,7 +147,7 @@ impl HeadscaleService for Embedded {
     async fn delete_pre_auth_key(
         &self,
         request: Request<v1::DeletePreAuthKeyRequest>,
-    ) -> Answer<v1::DeletePreAuthKeyResponse> {
+    ) -> GrpcAnswer<v1::DeletePreAuthKeyResponse> {
         let _ = self.inner().state.delete_key(request.into_inner().id);
         done(v1::DeletePreAuthKeyResponse {})
     }
@@ -150,7 +155,7 @@ impl HeadscaleService for Embedded {
     async fn list_api_keys(
         &self,
         _: Request<v1::ListApiKeysRequest>,
-    ) -> Answer<v1::ListApiKeysResponse> {
+    ) -> GrpcAnswer<v1::ListApiKeysResponse> {
         let api_keys = self.inner().state.api_keys.iter().map(api_key).collect();
         done(v1::ListApiKeysResponse { api_keys })
     }
@@ -158,7 +163,7 @@ impl HeadscaleService for Embedded {
     async fn create_api_key(
         &self,
         request: Request<v1::CreateApiKeyRequest>,
-    ) -> Answer<v1::CreateApiKeyResponse> {
+    ) -> GrpcAnswer<v1::CreateApiKeyResponse> {
         let expiration = request.into_inner().expiration.and_then(from_proto);
         let now = self.now();
         let key = self.inner().state.add_api_key(now, expiration);
@@ -169,7 +174,7 @@ impl HeadscaleService for Embedded {
     async fn expire_api_key(
         &self,
         request: Request<v1::ExpireApiKeyRequest>,
-    ) -> Answer<v1::ExpireApiKeyResponse> {
+    ) -> GrpcAnswer<v1::ExpireApiKeyResponse> {
         let v1::ExpireApiKeyRequest { prefix, id } = request.into_inner();
         let now = self.now();
         self.inner()
@@ -186,7 +191,7 @@ impl HeadscaleService for Embedded {
     async fn delete_api_key(
         &self,
         request: Request<v1::DeleteApiKeyRequest>,
-    ) -> Answer<v1::DeleteApiKeyResponse> {
+    ) -> GrpcAnswer<v1::DeleteApiKeyResponse> {
         let v1::DeleteApiKeyRequest { prefix, id } = request.into_inner();
         self.inner()
             .state
@@ -195,7 +200,10 @@ impl HeadscaleService for Embedded {
         done(v1::DeleteApiKeyResponse {})
     }
 
-    async fn list_nodes(&self, _: Request<v1::ListNodesRequest>) -> Answer<v1::ListNodesResponse> {
+    async fn list_nodes(
+        &self,
+        _: Request<v1::ListNodesRequest>,
+    ) -> GrpcAnswer<v1::ListNodesResponse> {
         let inner = self.inner();
         let nodes = inner.state.nodes.iter();
         let nodes = nodes.map(|one| node(&inner.state, one)).collect();
@@ -205,7 +213,7 @@ impl HeadscaleService for Embedded {
     async fn delete_node(
         &self,
         request: Request<v1::DeleteNodeRequest>,
-    ) -> Answer<v1::DeleteNodeResponse> {
+    ) -> GrpcAnswer<v1::DeleteNodeResponse> {
         let id = request.into_inner().node_id;
         self.inner()
             .state
@@ -217,7 +225,7 @@ impl HeadscaleService for Embedded {
     async fn rename_node(
         &self,
         request: Request<v1::RenameNodeRequest>,
-    ) -> Answer<v1::RenameNodeResponse> {
+    ) -> GrpcAnswer<v1::RenameNodeResponse> {
         let v1::RenameNodeRequest { node_id, new_name } = request.into_inner();
         let shortest = self.shared.flavour.shortest_node_name();
         let mut inner = self.inner();
@@ -232,7 +240,7 @@ impl HeadscaleService for Embedded {
     async fn expire_node(
         &self,
         request: Request<v1::ExpireNodeRequest>,
-    ) -> Answer<v1::ExpireNodeResponse> {
+    ) -> GrpcAnswer<v1::ExpireNodeResponse> {
         let id = request.into_inner().node_id;
         let now = self.now();
         let mut inner = self.inner();
@@ -242,12 +250,12 @@ impl HeadscaleService for Embedded {
     }
 }
 
-fn done<T>(answer: T) -> Answer<T> {
+fn done<T>(answer: T) -> GrpcAnswer<T> {
     Ok(Response::new(answer))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn failed(problem: Problem) -> Status {
+fn failed(problem: StateError) -> Status {
     let (code, text) = reply::code(&problem);
     Status::new(Code::from_i32(i32::from(code)), text)
 }
@@ -256,7 +264,7 @@ fn named(id: u64) -> Option<u64> {
     Some(id).filter(|&id| id != 0)
 }
 
-fn user(user: &User) -> v1::User {
+fn user(user: &StoredUser) -> v1::User {
     v1::User {
         id: user.id,
         name: user.name.clone(),
@@ -268,7 +276,7 @@ fn user(user: &User) -> v1::User {
     }
 }
 
-fn pre_auth_key(state: &State, key: &Key, whole: bool) -> v1::PreAuthKey {
+fn pre_auth_key(state: &ServerState, key: &StoredKey, whole: bool) -> v1::PreAuthKey {
     let owner = state.users.iter().find(|user| Some(user.id) == key.user);
     v1::PreAuthKey {
         user: owner.map(user),
@@ -283,7 +291,7 @@ fn pre_auth_key(state: &State, key: &Key, whole: bool) -> v1::PreAuthKey {
     }
 }
 
-fn api_key(key: &ApiKey) -> v1::ApiKey {
+fn api_key(key: &StoredApiKey) -> v1::ApiKey {
     v1::ApiKey {
         id: key.id,
         prefix: key.shown(),
@@ -293,12 +301,12 @@ fn api_key(key: &ApiKey) -> v1::ApiKey {
     }
 }
 
-fn find(state: &State, id: u64) -> Option<v1::Node> {
+fn find(state: &ServerState, id: u64) -> Option<v1::Node> {
     let found = state.nodes.iter().find(|node| node.id == id);
     found.map(|found| node(state, found))
 }
 
-fn node(state: &State, node: &Node) -> v1::Node {
+fn node(state: &ServerState, node: &StoredNode) -> v1::Node {
     let joined_with = state.keys.iter().find(|key| Some(key.id) == node.key);
     let owner = state.users.iter().find(|user| Some(user.id) == node.user);
     let tagged = || v1::User {

@@ -6,22 +6,26 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::Flavour;
-use super::body::Refusal;
-use super::state::{ApiKey, Key, Node, Problem, State, User};
+use super::body::BodyRefusal;
+use super::state::{ServerState, StateError, StoredApiKey, StoredKey, StoredNode, StoredUser};
 
 /// What a request is answered with.
-pub(super) type Reply = Response<Body>;
+pub(super) type HttpReply = Response<Body>;
 
 /// Year 1, which is what a time that was not given becomes.
 const NO_TIME: &str = "0001-01-01T00:00:00Z";
 
 /// 200 and JSON.
-pub(super) fn done(value: &Value) -> Reply {
+pub(super) fn done(value: &Value) -> HttpReply {
     with(StatusCode::OK, "application/json", value.to_string())
 }
 
 /// An answer of any kind.
-pub(super) fn with(status: StatusCode, content_type: &'static str, body: impl Into<Body>) -> Reply {
+pub(super) fn with(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Body>,
+) -> HttpReply {
     let mut reply = Response::new(body.into());
     *reply.status_mut() = status;
     reply.headers_mut().insert(
@@ -32,7 +36,7 @@ pub(super) fn with(status: StatusCode, content_type: &'static str, body: impl In
 }
 
 /// No key, or none that counts.
-pub(super) fn unauthorized(flavour: Flavour) -> Reply {
+pub(super) fn unauthorized(flavour: Flavour) -> HttpReply {
     match flavour {
         Flavour::V0_28 | Flavour::V0_29 => with(
             StatusCode::UNAUTHORIZED,
@@ -44,7 +48,7 @@ pub(super) fn unauthorized(flavour: Flavour) -> Reply {
 }
 
 /// A path that no release has.
-pub(super) fn no_route(flavour: Flavour, api: bool) -> Reply {
+pub(super) fn no_route(flavour: Flavour, api: bool) -> HttpReply {
     match flavour {
         Flavour::V0_28 if !api => with(
             StatusCode::OK,
@@ -61,17 +65,17 @@ pub(super) fn no_route(flavour: Flavour, api: bool) -> Reply {
 }
 
 /// A body that cannot be used.
-pub(super) fn refused(flavour: Flavour, refusal: Refusal) -> Reply {
+pub(super) fn refused(flavour: Flavour, refusal: BodyRefusal) -> HttpReply {
     match (flavour, refusal) {
-        (Flavour::V0_28 | Flavour::V0_29, Refusal::Malformed(message)) => {
+        (Flavour::V0_28 | Flavour::V0_29, BodyRefusal::Malformed(message)) => {
             gateway(StatusCode::BAD_REQUEST, 3, &message)
         }
-        (Flavour::Main, Refusal::Malformed(message)) => {
+        (Flavour::Main, BodyRefusal::Malformed(message)) => {
             problem(StatusCode::BAD_REQUEST, &message, None)
         }
         (
             _,
-            Refusal::Invalid {
+            BodyRefusal::Invalid {
                 message,
                 location,
                 value,
@@ -88,7 +92,7 @@ pub(super) fn refused(flavour: Flavour, refusal: Refusal) -> Reply {
 }
 
 /// A request that was understood and is not done.
-pub(super) fn failed(flavour: Flavour, what: &str, failure: &Problem) -> Reply {
+pub(super) fn failed(flavour: Flavour, what: &str, failure: &StateError) -> HttpReply {
     let (code, text) = code(failure);
     match flavour {
         Flavour::V0_28 | Flavour::V0_29 => {
@@ -108,41 +112,41 @@ const UNKNOWN: u8 = 2;
 const INTERNAL: u8 = 13;
 
 /// How gRPC says it.
-pub(super) fn code(failure: &Problem) -> (u8, &'static str) {
+pub(super) fn code(failure: &StateError) -> (u8, &'static str) {
     match failure {
-        Problem::BadTag(text) => (INVALID, text),
-        Problem::NoApiKeyNamed => (INVALID, "want an id or a prefix, and not both"),
-        Problem::BadNodeName => (UNKNOWN, "not a DNS label"),
-        Problem::UnknownApiKey => (UNKNOWN, "record not found"),
-        Problem::UnknownKey => (UNKNOWN, "no such auth-key"),
-        Problem::UnknownNode => (UNKNOWN, "node no longer exists in the store"),
-        Problem::UnknownUser => (UNKNOWN, "user not found"),
-        Problem::Unowned => (UNKNOWN, "a key needs a tag or a user"),
-        Problem::NodeNameTaken => (UNKNOWN, "node name is not unique"),
-        Problem::UserNotEmpty => (UNKNOWN, "user not empty"),
-        Problem::UserNameTaken => (INTERNAL, "UNIQUE constraint failed: users.name"),
+        StateError::BadTag(text) => (INVALID, text),
+        StateError::NoApiKeyNamed => (INVALID, "want an id or a prefix, and not both"),
+        StateError::BadNodeName => (UNKNOWN, "not a DNS label"),
+        StateError::UnknownApiKey => (UNKNOWN, "record not found"),
+        StateError::UnknownKey => (UNKNOWN, "no such auth-key"),
+        StateError::UnknownNode => (UNKNOWN, "node no longer exists in the store"),
+        StateError::UnknownUser => (UNKNOWN, "user not found"),
+        StateError::Unowned => (UNKNOWN, "a key needs a tag or a user"),
+        StateError::NodeNameTaken => (UNKNOWN, "node name is not unique"),
+        StateError::UserNotEmpty => (UNKNOWN, "user not empty"),
+        StateError::UserNameTaken => (INTERNAL, "UNIQUE constraint failed: users.name"),
     }
 }
 
 /// How 0.30 says it.
-fn status(failure: &Problem) -> StatusCode {
+fn status(failure: &StateError) -> StatusCode {
     match failure {
-        Problem::BadTag(_)
-        | Problem::NoApiKeyNamed
-        | Problem::BadNodeName
-        | Problem::Unowned
-        | Problem::NodeNameTaken
-        | Problem::UserNotEmpty => StatusCode::BAD_REQUEST,
-        Problem::UnknownApiKey
-        | Problem::UnknownKey
-        | Problem::UnknownNode
-        | Problem::UnknownUser => StatusCode::NOT_FOUND,
-        Problem::UserNameTaken => StatusCode::CONFLICT,
+        StateError::BadTag(_)
+        | StateError::NoApiKeyNamed
+        | StateError::BadNodeName
+        | StateError::Unowned
+        | StateError::NodeNameTaken
+        | StateError::UserNotEmpty => StatusCode::BAD_REQUEST,
+        StateError::UnknownApiKey
+        | StateError::UnknownKey
+        | StateError::UnknownNode
+        | StateError::UnknownUser => StatusCode::NOT_FOUND,
+        StateError::UserNameTaken => StatusCode::CONFLICT,
     }
 }
 
 /// A path that this release knows, asked with another method.
-pub(super) fn wrong_method(flavour: Flavour) -> Reply {
+pub(super) fn wrong_method(flavour: Flavour) -> HttpReply {
     match flavour {
         Flavour::V0_28 | Flavour::V0_29 => {
             gateway(StatusCode::NOT_IMPLEMENTED, 12, "Method Not Allowed")
@@ -152,14 +156,14 @@ pub(super) fn wrong_method(flavour: Flavour) -> Reply {
 }
 
 /// A node that is not there when it is deleted: 404 in every release.
-pub(super) fn no_such_node(flavour: Flavour) -> Reply {
+pub(super) fn no_such_node(flavour: Flavour) -> HttpReply {
     match flavour {
         Flavour::V0_28 | Flavour::V0_29 => gateway(StatusCode::NOT_FOUND, 5, "node not found"),
         Flavour::Main => problem(StatusCode::NOT_FOUND, "node not found", None),
     }
 }
 
-pub(super) fn user(user: &User) -> Value {
+pub(super) fn user(user: &StoredUser) -> Value {
     json!({
         "id": user.id.to_string(),
         "name": user.name,
@@ -173,7 +177,7 @@ pub(super) fn user(user: &User) -> Value {
 }
 
 /// A key; its whole value is shown by its creation alone.
-pub(super) fn key(state: &State, key: &Key, whole: bool) -> Value {
+pub(super) fn key(state: &ServerState, key: &StoredKey, whole: bool) -> Value {
     let owner = state.users.iter().find(|user| Some(user.id) == key.user);
     json!({
         "user": owner.map(user),
@@ -188,7 +192,7 @@ pub(super) fn key(state: &State, key: &Key, whole: bool) -> Value {
     })
 }
 
-pub(super) fn api_key(key: &ApiKey) -> Value {
+pub(super) fn api_key(key: &StoredApiKey) -> Value {
     json!({
         "id": key.id.to_string(),
         "prefix": key.shown(),
@@ -198,7 +202,7 @@ pub(super) fn api_key(key: &ApiKey) -> Value {
     })
 }
 
-pub(super) fn node(state: &State, node: &Node) -> Value {
+pub(super) fn node(state: &ServerState, node: &StoredNode) -> Value {
     let joined_with = state.keys.iter().find(|key| Some(key.id) == node.key);
     let owner = state.users.iter().find(|user| Some(user.id) == node.user);
     // The list shows a user that nobody made where the node belongs to its tags.
@@ -235,7 +239,7 @@ fn time(time: Option<Timestamp>) -> String {
     time.map_or_else(|| NO_TIME.to_owned(), |time| time.to_string())
 }
 
-fn gateway(status: StatusCode, code: u8, message: &str) -> Reply {
+fn gateway(status: StatusCode, code: u8, message: &str) -> HttpReply {
     with(
         status,
         "application/json",
@@ -243,7 +247,7 @@ fn gateway(status: StatusCode, code: u8, message: &str) -> Reply {
     )
 }
 
-fn problem(status: StatusCode, detail: &str, error: Option<Value>) -> Reply {
+fn problem(status: StatusCode, detail: &str, error: Option<Value>) -> HttpReply {
     let mut body = json!({
         "title": status.canonical_reason(), "status": status.as_u16(), "detail": detail,
     });

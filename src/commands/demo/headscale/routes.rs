@@ -9,9 +9,9 @@ use axum::routing::{delete, get, post};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::body::{Fields, Kind};
-use super::reply::{self, Reply};
-use super::state::{NewKey, Problem, State};
+use super::body::{BodyFields, FieldKind};
+use super::reply::{self, HttpReply};
+use super::state::{NewKey, ServerState, StateError};
 use super::{Call, Embedded, Flavour, faults, grpc};
 
 /// How a request came in.
@@ -77,7 +77,12 @@ fn finish(routes: Router<Embedded>, server: Embedded, way: Way) -> Router {
 }
 
 /// Counts a request, lets it go wrong if it shall, and asks for its key.
-async fn gate(way: Way, Shared(server): Shared<Embedded>, request: Request, next: Next) -> Reply {
+async fn gate(
+    way: Way,
+    Shared(server): Shared<Embedded>,
+    request: Request,
+    next: Next,
+) -> HttpReply {
     let path = request.uri().path();
     let call = kind(request.method(), path);
     let fault = {
@@ -141,13 +146,13 @@ fn kind(method: &Method, path: &str) -> Call {
     }
 }
 
-async fn version() -> Reply {
+async fn version() -> HttpReply {
     reply::done(
         &json!({"version": "dev", "commit": "unknown", "buildTime": "unknown", "dirty": false}),
     )
 }
 
-async fn health() -> Reply {
+async fn health() -> HttpReply {
     reply::with(
         StatusCode::OK,
         "application/health+json; charset=utf-8",
@@ -155,11 +160,11 @@ async fn health() -> Reply {
     )
 }
 
-async fn api_health() -> Reply {
+async fn api_health() -> HttpReply {
     reply::done(&json!({"databaseConnectivity": true}))
 }
 
-async fn description(Shared(server): Shared<Embedded>) -> Reply {
+async fn description(Shared(server): Shared<Embedded>) -> HttpReply {
     match server.shared.flavour {
         Flavour::V0_28 | Flavour::V0_29 => reply::no_route(server.shared.flavour, true),
         Flavour::Main => reply::with(
@@ -171,14 +176,14 @@ async fn description(Shared(server): Shared<Embedded>) -> Reply {
 }
 
 /// Only its being there is looked at: 0.28 has no such path.
-async fn auth_register(Shared(server): Shared<Embedded>) -> Reply {
+async fn auth_register(Shared(server): Shared<Embedded>) -> HttpReply {
     match server.shared.flavour {
         Flavour::V0_28 => reply::no_route(Flavour::V0_28, true),
         flavour @ (Flavour::V0_29 | Flavour::Main) => reply::wrong_method(flavour),
     }
 }
 
-async fn no_route(Shared(server): Shared<Embedded>, request: Request) -> Reply {
+async fn no_route(Shared(server): Shared<Embedded>, request: Request) -> HttpReply {
     reply::no_route(
         server.shared.flavour,
         request.uri().path().starts_with("/api/"),
@@ -191,7 +196,10 @@ struct UserFilter {
     name: String,
 }
 
-async fn list_users(Shared(server): Shared<Embedded>, Query(filter): Query<UserFilter>) -> Reply {
+async fn list_users(
+    Shared(server): Shared<Embedded>,
+    Query(filter): Query<UserFilter>,
+) -> HttpReply {
     let inner = server.inner();
     let users = inner.state.users.iter();
     let users: Vec<_> = users
@@ -201,15 +209,15 @@ async fn list_users(Shared(server): Shared<Embedded>, Query(filter): Query<UserF
     reply::done(&json!({"users": users}))
 }
 
-async fn create_user(Shared(server): Shared<Embedded>, body: Bytes) -> Reply {
-    const KNOWN: [(&str, Kind); 4] = [
-        ("name", Kind::Text),
-        ("displayName", Kind::Text),
-        ("email", Kind::Text),
-        ("pictureUrl", Kind::Text),
+async fn create_user(Shared(server): Shared<Embedded>, body: Bytes) -> HttpReply {
+    const KNOWN: [(&str, FieldKind); 4] = [
+        ("name", FieldKind::Text),
+        ("displayName", FieldKind::Text),
+        ("email", FieldKind::Text),
+        ("pictureUrl", FieldKind::Text),
     ];
     let (flavour, now) = (server.shared.flavour, server.now());
-    let fields = match Fields::read(&body, flavour, &KNOWN) {
+    let fields = match BodyFields::read(&body, flavour, &KNOWN) {
         Ok(fields) => fields,
         Err(refusal) => return reply::refused(flavour, refusal),
     };
@@ -226,7 +234,7 @@ async fn create_user(Shared(server): Shared<Embedded>, body: Bytes) -> Reply {
     }
 }
 
-async fn delete_user(Shared(server): Shared<Embedded>, Path(id): Path<u64>) -> Reply {
+async fn delete_user(Shared(server): Shared<Embedded>, Path(id): Path<u64>) -> HttpReply {
     let flavour = server.shared.flavour;
     let all_keys = flavour.deletes_all_keys();
     match server.inner().state.delete_user(id, all_keys) {
@@ -235,7 +243,7 @@ async fn delete_user(Shared(server): Shared<Embedded>, Path(id): Path<u64>) -> R
     }
 }
 
-async fn list_keys(Shared(server): Shared<Embedded>) -> Reply {
+async fn list_keys(Shared(server): Shared<Embedded>) -> HttpReply {
     let inner = server.inner();
     let keys: Vec<_> = inner
         .state
@@ -246,17 +254,17 @@ async fn list_keys(Shared(server): Shared<Embedded>) -> Reply {
     reply::done(&json!({"preAuthKeys": keys}))
 }
 
-async fn create_key(Shared(server): Shared<Embedded>, body: Bytes) -> Reply {
-    const KNOWN: [(&str, Kind); 5] = [
-        ("user", Kind::Id),
-        ("reusable", Kind::Bool),
-        ("ephemeral", Kind::Bool),
-        ("expiration", Kind::Time),
-        ("aclTags", Kind::Texts),
+async fn create_key(Shared(server): Shared<Embedded>, body: Bytes) -> HttpReply {
+    const KNOWN: [(&str, FieldKind); 5] = [
+        ("user", FieldKind::Id),
+        ("reusable", FieldKind::Bool),
+        ("ephemeral", FieldKind::Bool),
+        ("expiration", FieldKind::Time),
+        ("aclTags", FieldKind::Texts),
     ];
     let (flavour, now) = (server.shared.flavour, server.now());
-    let read =
-        Fields::read(&body, flavour, &KNOWN).and_then(|fields| Ok((fields.id("user")?, fields)));
+    let read = BodyFields::read(&body, flavour, &KNOWN)
+        .and_then(|fields| Ok((fields.id("user")?, fields)));
     let (user, fields) = match read {
         Ok(read) => read,
         Err(refusal) => return reply::refused(flavour, refusal),
@@ -279,9 +287,10 @@ async fn create_key(Shared(server): Shared<Embedded>, body: Bytes) -> Reply {
     }
 }
 
-async fn expire_key(Shared(server): Shared<Embedded>, body: Bytes) -> Reply {
+async fn expire_key(Shared(server): Shared<Embedded>, body: Bytes) -> HttpReply {
     let (flavour, now) = (server.shared.flavour, server.now());
-    let read = Fields::read(&body, flavour, &[("id", Kind::Id)]).and_then(|fields| fields.id("id"));
+    let read = BodyFields::read(&body, flavour, &[("id", FieldKind::Id)])
+        .and_then(|fields| fields.id("id"));
     let id = match read {
         Ok(id) => id.unwrap_or_default(),
         Err(refusal) => return reply::refused(flavour, refusal),
@@ -299,7 +308,10 @@ struct KeyFilter {
     id: u64,
 }
 
-async fn delete_key(Shared(server): Shared<Embedded>, Query(filter): Query<KeyFilter>) -> Reply {
+async fn delete_key(
+    Shared(server): Shared<Embedded>,
+    Query(filter): Query<KeyFilter>,
+) -> HttpReply {
     match (
         server.inner().state.delete_key(filter.id),
         server.shared.flavour,
@@ -312,7 +324,7 @@ async fn delete_key(Shared(server): Shared<Embedded>, Query(filter): Query<KeyFi
     }
 }
 
-async fn list_nodes(Shared(server): Shared<Embedded>) -> Reply {
+async fn list_nodes(Shared(server): Shared<Embedded>) -> HttpReply {
     let inner = server.inner();
     let nodes: Vec<_> = inner
         .state
@@ -323,14 +335,14 @@ async fn list_nodes(Shared(server): Shared<Embedded>) -> Reply {
     reply::done(&json!({"nodes": nodes}))
 }
 
-async fn delete_node(Shared(server): Shared<Embedded>, Path(id): Path<u64>) -> Reply {
+async fn delete_node(Shared(server): Shared<Embedded>, Path(id): Path<u64>) -> HttpReply {
     match server.inner().state.delete_node(id) {
         Ok(()) => reply::done(&json!({})),
         Err(_) => reply::no_such_node(server.shared.flavour),
     }
 }
 
-async fn expire_node(Shared(server): Shared<Embedded>, Path(id): Path<u64>) -> Reply {
+async fn expire_node(Shared(server): Shared<Embedded>, Path(id): Path<u64>) -> HttpReply {
     let now = server.now();
     let mut inner = server.inner();
     let expired = inner.state.expire_node(id, now).map(|node| node.id);
@@ -340,7 +352,7 @@ async fn expire_node(Shared(server): Shared<Embedded>, Path(id): Path<u64>) -> R
 async fn rename_node(
     Shared(server): Shared<Embedded>,
     Path((id, name)): Path<(u64, String)>,
-) -> Reply {
+) -> HttpReply {
     let shortest = server.shared.flavour.shortest_node_name();
     let mut inner = server.inner();
     let renamed = inner
@@ -350,7 +362,12 @@ async fn rename_node(
     changed(&server, &inner.state, "renaming node", renamed)
 }
 
-fn changed(server: &Embedded, state: &State, what: &str, id: Result<u64, Problem>) -> Reply {
+fn changed(
+    server: &Embedded,
+    state: &ServerState,
+    what: &str,
+    id: Result<u64, StateError>,
+) -> HttpReply {
     match id {
         Ok(id) => {
             let node = state.nodes.iter().find(|node| node.id == id);
@@ -360,15 +377,15 @@ fn changed(server: &Embedded, state: &State, what: &str, id: Result<u64, Problem
     }
 }
 
-async fn list_api_keys(Shared(server): Shared<Embedded>) -> Reply {
+async fn list_api_keys(Shared(server): Shared<Embedded>) -> HttpReply {
     let inner = server.inner();
     let keys: Vec<_> = inner.state.api_keys.iter().map(reply::api_key).collect();
     reply::done(&json!({"apiKeys": keys}))
 }
 
-async fn create_api_key(Shared(server): Shared<Embedded>, body: Bytes) -> Reply {
+async fn create_api_key(Shared(server): Shared<Embedded>, body: Bytes) -> HttpReply {
     let (flavour, now) = (server.shared.flavour, server.now());
-    match Fields::read(&body, flavour, &[("expiration", Kind::Time)]) {
+    match BodyFields::read(&body, flavour, &[("expiration", FieldKind::Time)]) {
         Ok(fields) => {
             let key = server
                 .inner()
@@ -380,10 +397,14 @@ async fn create_api_key(Shared(server): Shared<Embedded>, body: Bytes) -> Reply 
     }
 }
 
-async fn expire_api_key(Shared(server): Shared<Embedded>, body: Bytes) -> Reply {
+async fn expire_api_key(Shared(server): Shared<Embedded>, body: Bytes) -> HttpReply {
     let (flavour, now) = (server.shared.flavour, server.now());
-    let read = Fields::read(&body, flavour, &[("id", Kind::Id), ("prefix", Kind::Text)])
-        .and_then(|fields| Ok((fields.id("id")?, fields)));
+    let read = BodyFields::read(
+        &body,
+        flavour,
+        &[("id", FieldKind::Id), ("prefix", FieldKind::Text)],
+    )
+    .and_then(|fields| Ok((fields.id("id")?, fields)));
     let (id, fields) = match read {
         Ok(read) => read,
         Err(refusal) => return reply::refused(flavour, refusal),
@@ -395,7 +416,7 @@ async fn expire_api_key(Shared(server): Shared<Embedded>, body: Bytes) -> Reply 
     }
 }
 
-async fn delete_api_key(Shared(server): Shared<Embedded>, Path(prefix): Path<String>) -> Reply {
+async fn delete_api_key(Shared(server): Shared<Embedded>, Path(prefix): Path<String>) -> HttpReply {
     match server.inner().state.delete_api_key(None, Some(&prefix)) {
         Ok(()) => reply::done(&json!({})),
         Err(problem) => reply::failed(server.shared.flavour, "getting api key", &problem),

@@ -10,31 +10,31 @@ mod nodes;
 
 /// All tables, each in the order of its ids.
 #[derive(Default)]
-pub(super) struct State {
-    pub(super) users: Vec<User>,
-    pub(super) keys: Vec<Key>,
-    pub(super) api_keys: Vec<ApiKey>,
-    pub(super) nodes: Vec<Node>,
-    last: Last,
+pub(super) struct ServerState {
+    pub(super) users: Vec<StoredUser>,
+    pub(super) keys: Vec<StoredKey>,
+    pub(super) api_keys: Vec<StoredApiKey>,
+    pub(super) nodes: Vec<StoredNode>,
+    last: LastIds,
 }
 
 /// The ids given last: none is given twice.
 #[derive(Default)]
-struct Last {
+struct LastIds {
     user: u64,
     key: u64,
     api_key: u64,
     node: u64,
 }
 
-impl Last {
+impl LastIds {
     fn next(id: &mut u64) -> u64 {
         *id += 1;
         *id
     }
 }
 
-pub(super) struct User {
+pub(super) struct StoredUser {
     pub(super) id: u64,
     pub(super) name: String,
     pub(super) display_name: String,
@@ -43,7 +43,7 @@ pub(super) struct User {
     pub(super) created_at: Timestamp,
 }
 
-pub(super) struct Key {
+pub(super) struct StoredKey {
     pub(super) id: u64,
     /// Index into the users' ids.
     pub(super) user: Option<u64>,
@@ -59,7 +59,7 @@ pub(super) struct Key {
 
 /// A pre-auth key as the server keeps it, for tests and for the demo to read back.
 #[derive(Clone, Debug)]
-pub struct IssuedKey {
+pub struct ServerKey {
     /// Its id.
     pub id: KeyId,
     /// Name of its user.
@@ -78,7 +78,7 @@ pub struct IssuedKey {
     pub tags: Vec<String>,
 }
 
-pub(super) struct Node {
+pub(super) struct StoredNode {
     pub(super) id: u64,
     pub(super) name: String,
     pub(super) given_name: String,
@@ -92,7 +92,7 @@ pub(super) struct Node {
     pub(super) expiry: Option<Timestamp>,
 }
 
-pub(super) struct ApiKey {
+pub(super) struct StoredApiKey {
     pub(super) id: u64,
     value: KeyValue,
     pub(super) expiration: Option<Timestamp>,
@@ -110,7 +110,7 @@ pub(super) struct NewKey {
 
 /// Why something is not done; each release has its own status for it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Problem {
+pub(super) enum StateError {
     /// A tag that is none.
     BadTag(&'static str),
     /// Neither an id nor a prefix of an API key, or both.
@@ -135,16 +135,16 @@ pub(super) enum Problem {
     UserNotEmpty,
 }
 
-impl State {
+impl ServerState {
     pub(super) fn add_user(
         &mut self,
         name: &str,
         display_name: &str,
         provider: &str,
         now: Timestamp,
-    ) -> &mut User {
-        let id = Last::next(&mut self.last.user);
-        self.users.push(User {
+    ) -> &mut StoredUser {
+        let id = LastIds::next(&mut self.last.user);
+        self.users.push(StoredUser {
             id,
             // A user without a name goes by its id.
             name: if name.is_empty() {
@@ -167,20 +167,24 @@ impl State {
         display_name: &str,
         email: &str,
         now: Timestamp,
-    ) -> Result<&User, Problem> {
+    ) -> Result<&StoredUser, StateError> {
         if self
             .users
             .iter()
             .any(|user| user.name == name && user.provider.is_empty())
         {
-            return Err(Problem::UserNameTaken);
+            return Err(StateError::UserNameTaken);
         }
         let user = self.add_user(name, display_name, "", now);
         email.clone_into(&mut user.email);
         Ok(user)
     }
 
-    pub(super) fn create_key(&mut self, new: NewKey, now: Timestamp) -> Result<&Key, Problem> {
+    pub(super) fn create_key(
+        &mut self,
+        new: NewKey,
+        now: Timestamp,
+    ) -> Result<&StoredKey, StateError> {
         let NewKey {
             user,
             reusable,
@@ -190,26 +194,26 @@ impl State {
         } = new;
         for tag in &tags {
             if !tag.starts_with("tag:") {
-                return Err(Problem::BadTag("a tag begins with tag:"));
+                return Err(StateError::BadTag("a tag begins with tag:"));
             }
             if tag.bytes().any(|byte| byte.is_ascii_uppercase()) {
-                return Err(Problem::BadTag("a tag is lower-case"));
+                return Err(StateError::BadTag("a tag is lower-case"));
             }
             if tag.contains(char::is_whitespace) {
-                return Err(Problem::BadTag("a tag holds no space"));
+                return Err(StateError::BadTag("a tag holds no space"));
             }
         }
         if user.is_some_and(|user| !self.users.iter().any(|known| known.id == user)) {
-            return Err(Problem::UnknownUser);
+            return Err(StateError::UnknownUser);
         }
         if user.is_none() && tags.is_empty() {
-            return Err(Problem::Unowned);
+            return Err(StateError::Unowned);
         }
         tags.sort();
         tags.dedup();
-        let id = Last::next(&mut self.last.key);
+        let id = LastIds::next(&mut self.last.key);
         let value = secret("hskey-auth-");
-        self.keys.push(Key {
+        self.keys.push(StoredKey {
             id,
             user,
             value,
@@ -223,23 +227,23 @@ impl State {
         Ok(&self.keys[self.keys.len() - 1])
     }
 
-    pub(super) fn expire_key(&mut self, id: u64, now: Timestamp) -> Result<(), Problem> {
+    pub(super) fn expire_key(&mut self, id: u64, now: Timestamp) -> Result<(), StateError> {
         let key = self
             .keys
             .iter_mut()
             .find(|key| key.id == id)
-            .ok_or(Problem::UnknownKey)?;
+            .ok_or(StateError::UnknownKey)?;
         key.expiration = Some(now);
         Ok(())
     }
 
     /// Deletes a key; its nodes stay, and are ephemeral no longer.
-    pub(super) fn delete_key(&mut self, id: u64) -> Result<(), Problem> {
+    pub(super) fn delete_key(&mut self, id: u64) -> Result<(), StateError> {
         let index = self
             .keys
             .iter()
             .position(|key| key.id == id)
-            .ok_or(Problem::UnknownKey)?;
+            .ok_or(StateError::UnknownKey)?;
         self.keys.remove(index);
         for node in self.nodes.iter_mut().filter(|node| node.key == Some(id)) {
             node.key = None;
@@ -248,14 +252,14 @@ impl State {
     }
 
     /// Deletes a user and its keys, or everybody's, as 0.28 does.
-    pub(super) fn delete_user(&mut self, id: u64, all_keys: bool) -> Result<(), Problem> {
+    pub(super) fn delete_user(&mut self, id: u64, all_keys: bool) -> Result<(), StateError> {
         let index = self
             .users
             .iter()
             .position(|user| user.id == id)
-            .ok_or(Problem::UnknownUser)?;
+            .ok_or(StateError::UnknownUser)?;
         if self.nodes.iter().any(|node| node.user == Some(id)) {
-            return Err(Problem::UserNotEmpty);
+            return Err(StateError::UserNotEmpty);
         }
         let gone = self
             .keys
@@ -272,7 +276,7 @@ impl State {
         self.usable(value, now).is_some()
     }
 
-    pub(super) fn issued(&self) -> Vec<IssuedKey> {
+    pub(super) fn issued(&self) -> Vec<ServerKey> {
         let user = |id: u64| {
             self.users
                 .iter()
@@ -281,7 +285,7 @@ impl State {
         };
         self.keys
             .iter()
-            .map(|key| IssuedKey {
+            .map(|key| ServerKey {
                 id: KeyId(key.id),
                 user: key.user.and_then(user),
                 value: key.value.clone(),
@@ -303,7 +307,7 @@ impl State {
     }
 }
 
-impl User {
+impl StoredUser {
     /// Empty without a provider.
     pub(super) fn provider_id(&self) -> String {
         if self.provider.is_empty() {
@@ -313,7 +317,7 @@ impl User {
     }
 }
 
-impl Key {
+impl StoredKey {
     /// Its value as an answer shows it: whole by its creation alone.
     pub(super) fn shown(&self, whole: bool) -> String {
         let value = self.value.expose();

@@ -10,16 +10,16 @@ use sidescale_webhook::profile::Policy;
 use zeroize::Zeroizing;
 
 use super::{DAY, at, now, policy};
-use crate::commands::status::report::Report;
+use crate::commands::status::report::StatusReport;
 use crate::commands::status::row::Hints;
 use crate::commands::status::table;
-use crate::commands::view::held::{Held, PlaneView};
-use crate::commands::view::inventory::{Inventory, Note};
+use crate::commands::view::held::{PlaneView, ServerSnapshot};
+use crate::commands::view::inventory::{Inventory, RotationWarning};
 use crate::control_plane::{KeyId, Node, NodeId, PreAuthKey, User, UserId};
 use crate::rotation::demand::{KeyDemand, NamespaceDemand, SecretRef};
-use crate::rotation::fleet::{Fleet, Member};
-use crate::rotation::record::{Asked, DATA_KEY, Issued, KeyRecord, Record};
-use crate::rotation::state::State;
+use crate::rotation::record::{DATA_KEY, IssuedKey, KeyRecord, KeySpec, Record};
+use crate::rotation::replicas::{PodRef, ReplicaGroup};
+use crate::rotation::state::KeyState;
 use crate::store::StoredSecret;
 
 const NAME: &str = "headscale-auth-keys";
@@ -37,7 +37,7 @@ impl World {
         let secret = secret.or_insert_with(|| StoredSecret::absent(namespace, NAME));
         let mut record = Record::of(secret).unwrap();
         let mut key = KeyRecord::new(service, "default");
-        key.current = Some(Issued {
+        key.current = Some(IssuedKey {
             origin: crate::rotation::record::Origin::Ours,
             id: KeyId(id),
             created: at(day * DAY),
@@ -87,14 +87,14 @@ impl World {
         hostname: Option<&str>,
         pods: &[&str],
     ) -> Self {
-        let member = |name: &&str| Member {
+        let member = |name: &&str| PodRef {
             created: now() - SignedDuration::from_secs(120),
             uid: name
                 .bytes()
                 .fold(0, |sum, byte| sum * 256 + u128::from(byte)),
             name: (*name).into(),
         };
-        let fleet = |hostname: &str, pods: &[&str]| Fleet {
+        let fleet = |hostname: &str, pods: &[&str]| ReplicaGroup {
             control_plane: "default".into(),
             user: format!("{namespace}.{service}"),
             service: service.into(),
@@ -104,7 +104,7 @@ impl World {
             pods: pods.iter().map(member).collect(),
         };
         let of_namespace = self.0.demands.entry(namespace.into()).or_default();
-        let fleets = &mut Arc::make_mut(of_namespace).fleets;
+        let fleets = &mut Arc::make_mut(of_namespace).replica_groups;
         match hostname {
             Some(hostname) => fleets.push(fleet(hostname, pods)),
             None => fleets.extend(pods.iter().map(|pod| fleet(pod, &[pod]))),
@@ -117,8 +117,8 @@ impl World {
         self
     }
 
-    pub(super) fn note(mut self, namespace: &str, reason: State, text: &str, ago: i64) -> Self {
-        let note = Note {
+    pub(super) fn note(mut self, namespace: &str, reason: KeyState, text: &str, ago: i64) -> Self {
+        let note = RotationWarning {
             reason: reason.as_str().into(),
             text: text.into(),
             at: now() - SignedDuration::from_secs(ago),
@@ -131,12 +131,16 @@ impl World {
         self
     }
 
-    pub(super) fn report(&self, policy: &Policy, planes: &BTreeMap<String, PlaneView>) -> Report {
+    pub(super) fn report(
+        &self,
+        policy: &Policy,
+        planes: &BTreeMap<String, PlaneView>,
+    ) -> StatusReport {
         let hints = Hints {
             logs: LOGS.into(),
             flags: " --namespace tailnet".into(),
         };
-        Report::new(now(), &self.0, policy, planes, &hints)
+        StatusReport::new(now(), &self.0, policy, planes, &hints)
     }
 
     pub(super) fn table(&self) -> String {
@@ -183,7 +187,7 @@ pub(super) fn held(change: impl FnOnce(&mut PreAuthKey)) -> BTreeMap<String, Pla
         last_seen: Some(now() - SignedDuration::from_secs(i64::try_from(id).unwrap() * 60)),
         expiry: None,
     };
-    let held = Held {
+    let held = ServerSnapshot {
         users: vec![user(1, "shop.api"), user(2, "shop.db")],
         keys: vec![before, key],
         nodes: vec![
@@ -220,7 +224,7 @@ pub(super) fn own_keys() -> World {
         let data_key = format!("api-{digits}-authkey");
         let mut key = KeyRecord::new("api", "default");
         let created = now() + SignedDuration::from_secs(made);
-        key.current = Some(Issued {
+        key.current = Some(IssuedKey {
             id: KeyId(id),
             created,
             expires: created + SignedDuration::from_hours(1),
@@ -247,8 +251,8 @@ pub(super) fn own_keys() -> World {
     world
 }
 
-fn asked(user: &str) -> Asked {
-    Asked {
+fn asked(user: &str) -> KeySpec {
+    KeySpec {
         user: user.into(),
         tags: Vec::new(),
         reusable: true,

@@ -4,7 +4,7 @@ use super::*;
 
 const POD_SECRET: &str = "headscale-pod-auth-keys";
 
-fn own(data_key: &str, secret: &str, more: &[(&str, &str)]) -> Arc<Shape> {
+fn own(data_key: &str, secret: &str, more: &[(&str, &str)]) -> Arc<PodInputs> {
     let receipt = format!(
         r#"{{"version":"0.1.0","decision":"inject","profile":"default","profileHash":"0","service":"api",
         "controlPlane":"default","secret":"{secret}","dataKey":"{data_key}"}}"#
@@ -30,7 +30,7 @@ fn a_pod_with_a_key_of_its_own_needs_that_very_key() {
     let keys = &demand.secrets[POD_SECRET];
     assert_eq!((keys.len(), demand.secrets.len()), (2, 1));
     let key = &keys["api-0123456789ab-authkey"];
-    let asked = Asked {
+    let asked = KeySpec {
         user: "shop.api".into(),
         tags: vec!["tag:web".into()],
         reusable: false,
@@ -39,7 +39,7 @@ fn a_pod_with_a_key_of_its_own_needs_that_very_key() {
     assert_eq!((&key.asked, key.pods), (&asked, 1));
     assert_eq!(key.expiration, Duration::from_secs(3_600));
     assert_eq!(demand.held[POD_SECRET], keys.keys().cloned().collect());
-    assert_eq!(demand.fleets.len(), 2);
+    assert_eq!(demand.replica_groups.len(), 2);
 }
 
 #[test]

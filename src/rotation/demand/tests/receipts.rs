@@ -60,11 +60,11 @@ fn bought(receipt: &Map<String, Value>, namespace: &str, inject: Option<&str>) -
         (STATUS, receipt.as_str()),
         ("sidescale.io/inject", "tailscale"),
     ];
-    let owner = Owner {
+    let owner = WorkloadOwner {
         kind: "DaemonSet",
         name: "api",
     };
-    let shape = Arc::new(Shape::new(
+    let shape = Arc::new(PodInputs::new(
         "api-x",
         annotations.into_iter(),
         [("app", "x")].into_iter(),

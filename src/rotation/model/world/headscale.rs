@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 
 use super::{Made, World, value};
 use crate::control_plane::{
-    KeyId, KeyPrefix, MintedKey, NewPreAuthKey, PreAuthKey, Release, User, UserId,
+    HeadscaleRelease, KeyId, KeyPrefix, MintedKey, NewPreAuthKey, PreAuthKey, User, UserId,
 };
 use crate::key_value::KeyValue;
 use crate::rotation::owner::Installation;
@@ -193,7 +193,7 @@ impl World {
             truncated: false,
             nodes: Vec::new(),
             users: installation.key_users(self.server.users.iter(), &[]),
-            release: Release::V0_29,
+            release: HeadscaleRelease::V0_29,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::*;
-use crate::rotation::owner::{Holder, KeyUser, Owner};
+use crate::rotation::owner::{KeyHolder, KeyUser, ServiceOwner};
 
 pub(super) const KEY: &str = "api-authkey";
 
@@ -17,7 +17,7 @@ pub(super) struct Case {
     /// Other keys in its record, by data key.
     pub(super) others: BTreeMap<String, KeyRecord>,
     pub(super) filled: bool,
-    pub(super) value: Option<Value>,
+    pub(super) value: Option<StoredValue>,
     pub(super) requests: Requests,
     pub(super) demand: BTreeMap<String, KeyDemand>,
     pub(super) of_pods: bool,
@@ -27,7 +27,7 @@ pub(super) struct Case {
     pub(super) synced: bool,
     pub(super) issued: Option<Vec<PreAuthKey>>,
     pub(super) truncated: bool,
-    pub(super) online: Vec<(Holder, String)>,
+    pub(super) online: Vec<(KeyHolder, String)>,
     pub(super) process: Process,
     pub(super) rotation: Rotation,
 }
@@ -56,7 +56,7 @@ impl Case {
             online: Vec::new(),
             process: Process {
                 writer: "me".into(),
-                respect: Duration::from_secs(120),
+                intent_ttl: Duration::from_secs(120),
                 live: BTreeSet::from(["live".to_owned()]),
                 beside: BTreeSet::from(["beside".to_owned()]),
                 held: BTreeMap::new(),
@@ -82,13 +82,13 @@ impl Case {
             keys,
             ..Record::default()
         };
-        let issued = self.issued.as_ref().map(|keys| Issued {
+        let issued = self.issued.as_ref().map(|keys| IssuedKeys {
             keys: Arc::new(keys.iter().map(|key| (key.id, key.clone())).collect()),
             truncated: self.truncated,
             users: Arc::new(users()),
             online: self.online.iter().cloned().collect(),
         });
-        let view = View {
+        let view = SecretView {
             namespace: "shop",
             ownership: self.ownership,
             record: &record,
@@ -118,7 +118,7 @@ impl Case {
 
     pub(super) fn request(&mut self, replaces: u64) {
         let (replaces, revoke) = (KeyId(replaces), true);
-        self.requests.add(KEY, Request { replaces, revoke });
+        self.requests.add(KEY, RotationRequest { replaces, revoke });
     }
 
     pub(super) fn steps(&self, now: i64) -> Vec<Step> {
@@ -131,7 +131,7 @@ pub(super) fn users() -> BTreeMap<UserId, KeyUser> {
     let user = |id, name: &str, owner: Option<(&str, &str)>| {
         let user = KeyUser {
             name: name.into(),
-            owner: owner.map(|(namespace, service)| Owner::new(namespace, service)),
+            owner: owner.map(|(namespace, service)| ServiceOwner::new(namespace, service)),
             created: None,
         };
         (UserId(id), user)
@@ -157,8 +157,8 @@ pub(super) fn demand() -> KeyDemand {
     }
 }
 
-pub(super) fn asked() -> Asked {
-    Asked {
+pub(super) fn asked() -> KeySpec {
+    KeySpec {
         user: "shop.api".into(),
         tags: Vec::new(),
         reusable: true,

@@ -7,7 +7,7 @@ use crate::rotation::record::Origin;
 fn of_an_earlier_namespace_what_the_list_confirms_is_kept_and_the_rest_created_again() {
     use Origin::{Foreign, Hand, Ours};
     let keep = vec![Step::TakeOver];
-    let again = || intend(Why::NotOwned);
+    let again = || intend(KeyReason::NotOwned);
     for (who, user, origin, want) in [
         ("its own", 1, Ours, keep.clone()),
         ("its own, put there by hand", 1, Hand, keep.clone()),
@@ -41,7 +41,7 @@ fn of_an_earlier_namespace_nothing_is_decided_without_the_list() {
     assert_eq!((plan.steps, plan.confirm_at), (vec![], Some(at(0))));
     assert_eq!(
         plan.states[KEY],
-        State::Ready,
+        KeyState::Ready,
         "the old value stays until then"
     );
     // In its own namespace no list is wanted for that.

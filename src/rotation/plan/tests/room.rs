@@ -57,12 +57,12 @@ fn a_secret_that_is_nearly_full_takes_no_new_service_and_lets_unused_keys_go() {
         );
         let full = begun.is_empty();
         let state = if full {
-            State::QuotaExceeded
+            KeyState::QuotaExceeded
         } else {
-            State::Degraded
+            KeyState::Degraded
         };
         assert_eq!((plan.states[NEW], plan.full), (state, full), "{bytes}");
-        assert_eq!(plan.states[KEY], State::Ready, "who has a key keeps it");
+        assert_eq!(plan.states[KEY], KeyState::Ready, "who has a key keeps it");
     }
 }
 
@@ -81,7 +81,7 @@ fn a_full_secret_renews_the_keys_that_it_has() {
         .steps
         .into_iter()
         .find_map(|step| match step {
-            Step::Mint { data_key, .. } => Some(data_key),
+            Step::Create { data_key, .. } => Some(data_key),
             _ => None,
         });
     assert_eq!(minted.as_deref(), Some(NEW));

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::control_plane::KeyPrefix;
-use crate::rotation::owner::{Claim, Owner};
+use crate::rotation::owner::{KeyClaim, ServiceOwner};
 use crate::rotation::record::Previous;
 
 /// A list that has this key alone, and not those before it.
@@ -29,7 +29,7 @@ fn lost(case: &mut Case) {
 #[test]
 fn a_key_that_a_truncated_list_does_not_have_is_not_replaced_for_that() {
     assert_eq!(Case::new().with(truncated).steps(0), []);
-    assert_eq!(Case::new().with(whole).steps(0), intend(Why::Lost));
+    assert_eq!(Case::new().with(whole).steps(0), intend(KeyReason::Lost));
     // What it does have counts: another end, another user, and what its time alone asks for.
     let row = |change: fn(&mut PreAuthKey)| {
         let case = Case::new().with(truncated);
@@ -39,10 +39,13 @@ fn a_key_that_a_truncated_list_does_not_have_is_not_replaced_for_that() {
     };
     assert_eq!(row(|_| {}), []);
     let ended = row(|row| row.expiration = Some(at(1)));
-    assert_eq!(ended, intend(Why::Lost));
-    assert_eq!(row(|row| row.user = Some(UserId(3))), intend(Why::NotOwned));
+    assert_eq!(ended, intend(KeyReason::Lost));
+    assert_eq!(
+        row(|row| row.user = Some(UserId(3))),
+        intend(KeyReason::NotOwned)
+    );
     let due = Case::new().with(truncated).steps(80 * DAY);
-    assert_eq!(due, intend(Why::Due));
+    assert_eq!(due, intend(KeyReason::Due));
 }
 
 #[test]
@@ -69,7 +72,7 @@ fn by_a_truncated_list_nothing_is_forgotten_and_old_keys_are_still_expired() {
 fn a_value_that_a_truncated_list_does_not_have_is_left_until_it_is_known() {
     let by_hand = |case: &mut Case| {
         case.key.current = None;
-        case.value = Some(Value {
+        case.value = Some(StoredValue {
             prefix: KeyPrefix::of(&format!("hskey-auth-abcdefghijkl-{}", "s".repeat(64))),
             flaw: None,
         });
@@ -77,9 +80,9 @@ fn a_value_that_a_truncated_list_does_not_have_is_left_until_it_is_known() {
     let plan = Case::new().with(by_hand).with(truncated).plan(at(0));
     // Another look would show no more.
     assert_eq!((plan.steps, plan.confirm_at), (vec![], None));
-    assert_eq!(plan.states[KEY], State::Degraded);
+    assert_eq!(plan.states[KEY], KeyState::Degraded);
     let replaced = Case::new().with(by_hand).with(whole).steps(0);
-    assert_eq!(replaced, intend(Why::Refused(Flaw::Unknown)));
+    assert_eq!(replaced, intend(KeyReason::Refused(Flaw::Unknown)));
 }
 
 #[test]
@@ -87,12 +90,12 @@ fn whether_a_single_pod_has_joined_a_truncated_list_does_not_say() {
     let own = |case: &mut Case| case.of_pods = true;
     let steps = |case: Case| case.with(own).steps(80 * DAY);
     assert_eq!(steps(Case::new().with(truncated)), []);
-    assert_eq!(steps(Case::new().with(whole)), intend(Why::Lost));
+    assert_eq!(steps(Case::new().with(whole)), intend(KeyReason::Lost));
 }
 
 #[test]
 fn of_a_claim_a_truncated_list_says_what_it_has_and_nothing_else() {
-    let owner = Owner::new("shop", "api");
+    let owner = ServiceOwner::new("shop", "api");
     for (truncated, id, end, want) in [
         (false, 7, 90, Some(Claimed::Owned)),
         (false, 7, 91, Some(Claimed::NotOwned)),
@@ -101,7 +104,7 @@ fn of_a_claim_a_truncated_list_says_what_it_has_and_nothing_else() {
         (true, 7, 91, Some(Claimed::NotOwned)),
         (true, 8, 90, None),
     ] {
-        let issued = Issued {
+        let issued = IssuedKeys {
             keys: [(KeyId(7), listed(7, at(90 * DAY)))]
                 .into_iter()
                 .collect::<std::collections::BTreeMap<_, _>>()
@@ -110,7 +113,7 @@ fn of_a_claim_a_truncated_list_says_what_it_has_and_nothing_else() {
             users: case::users().into(),
             online: std::collections::BTreeSet::new(),
         };
-        let claim = Claim {
+        let claim = KeyClaim {
             owner: &owner,
             id: KeyId(id),
             expires: at(end * DAY),

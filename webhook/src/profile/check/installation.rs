@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::value::value;
 use crate::forms;
 use crate::identity;
-use crate::profile::{ConfigError, HostnameOwner};
+use crate::profile::{HostnameOwner, PolicyError};
 
 /// Is the longest mark: the uid of a namespace and the longest name of a release have less.
 const LONGEST: usize = 128;
@@ -13,7 +13,7 @@ const LONGEST: usize = 128;
 const INSTALLATION: &str = "want letters, digits, dashes, dots and _, in one word or in two with a space between, at most 128 characters, such as prod-1";
 
 /// Checks the mark of the users that this release makes.
-pub(super) fn installation(text: Option<String>) -> Result<Option<String>, ConfigError> {
+pub(super) fn installation(text: Option<String>) -> Result<Option<String>, PolicyError> {
     match text {
         Some(text) if !is_installation(&text) => {
             Err(value("installation".to_owned(), &text, INSTALLATION))
@@ -23,7 +23,7 @@ pub(super) fn installation(text: Option<String>) -> Result<Option<String>, Confi
 }
 
 /// Checks the marks of earlier times.
-pub(super) fn former(texts: Vec<String>) -> Result<Vec<String>, ConfigError> {
+pub(super) fn former(texts: Vec<String>) -> Result<Vec<String>, PolicyError> {
     match texts.iter().find(|text| !is_installation(text)) {
         Some(wrong) => Err(value("formerInstallations".to_owned(), wrong, INSTALLATION)),
         None => Ok(texts),
@@ -33,7 +33,7 @@ pub(super) fn former(texts: Vec<String>) -> Result<Vec<String>, ConfigError> {
 /// Checks which service alone may have which name.
 pub(super) fn reserved_hostnames(
     owners: BTreeMap<String, String>,
-) -> Result<BTreeMap<String, HostnameOwner>, ConfigError> {
+) -> Result<BTreeMap<String, HostnameOwner>, PolicyError> {
     let owners = owners.into_iter().map(|(hostname, owner)| {
         if !forms::is_dns_label(&hostname) {
             let want = "want a name in the tailnet of lower-case letters, digits and dashes, at most 63, such as vault";

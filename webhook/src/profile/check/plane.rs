@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use super::value::{self, refuse, value};
 use crate::forms;
-use crate::profile::{ConfigError, ControlPlane, ControlPlaneConfig, SecretConfig, USER_TEMPLATE};
+use crate::profile::{
+    ControlPlaneConfig, ControlPlaneSettings, PolicyError, SecretConfig, USER_TEMPLATE,
+};
 
 const CLUSTER: &str = "{cluster}";
 
@@ -15,7 +17,7 @@ pub(super) fn control_plane(
     name: &str,
     config: ControlPlaneConfig,
     cluster: Option<&str>,
-) -> Result<ControlPlane, ConfigError> {
+) -> Result<ControlPlaneSettings, PolicyError> {
     let ControlPlaneConfig {
         login_server,
         api_url,
@@ -41,7 +43,7 @@ pub(super) fn control_plane(
     refuse(&rest, &path(""), &keys, &[])?;
     let Some(login_server) = login_server else {
         let want = "the URL that sidecars log in to, such as https://headscale.example.com";
-        return Err(ConfigError::Missing {
+        return Err(PolicyError::Missing {
             path: path("loginServer"),
             want,
         });
@@ -71,7 +73,7 @@ pub(super) fn control_plane(
         ));
     }
     let user_template = checked_user_template(path("userTemplate"), user_template, cluster)?;
-    Ok(ControlPlane {
+    Ok(ControlPlaneSettings {
         login_server,
         api_url,
         api_key_namespace,
@@ -87,7 +89,7 @@ pub(super) fn control_plane(
     })
 }
 
-fn secret(config: SecretConfig, base: &str) -> Result<(String, String, String), ConfigError> {
+fn secret(config: SecretConfig, base: &str) -> Result<(String, String, String), PolicyError> {
     let SecretConfig {
         namespace,
         name,
@@ -120,7 +122,9 @@ fn secret(config: SecretConfig, base: &str) -> Result<(String, String, String), 
 }
 
 /// Refuses two data keys in one Secret: it remembers one key's life.
-pub(super) fn one_key_a_secret(planes: &BTreeMap<String, ControlPlane>) -> Result<(), ConfigError> {
+pub(super) fn one_key_a_secret(
+    planes: &BTreeMap<String, ControlPlaneSettings>,
+) -> Result<(), PolicyError> {
     let mut known: BTreeMap<(&str, &str), (&str, &str)> = BTreeMap::new();
     for (name, plane) in planes {
         let key = plane.api_key_data_key.as_str();
@@ -150,7 +154,7 @@ fn checked_user_template(
     path: String,
     template: Option<String>,
     cluster: Option<&str>,
-) -> Result<String, ConfigError> {
+) -> Result<String, PolicyError> {
     let template = template.unwrap_or_else(|| match cluster {
         Some(_) => format!("{CLUSTER}.{USER_TEMPLATE}"),
         None => USER_TEMPLATE.to_owned(),
@@ -194,7 +198,7 @@ fn is_user_template(template: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"-._@".contains(&b))
 }
 
-fn url(path: String, text: String) -> Result<String, ConfigError> {
+fn url(path: String, text: String) -> Result<String, PolicyError> {
     let text = match text.trim_end_matches('/') {
         domain if !domain.contains("://") => format!("https://{domain}"),
         url => url.to_owned(),

@@ -8,7 +8,7 @@ use crate::forms;
 use crate::identity::POD_SECRET;
 use crate::profile::config::NOT_OF_A_PROFILE;
 use crate::profile::{
-    ConfigError, ContainerOverride, IMAGE, OnInvalid, Overlay, Profile, ProfileConfig,
+    ContainerOverride, IMAGE, OnInvalid, Overlay, PolicyError, Profile, ProfileConfig,
 };
 
 const TAGS: &str = "want tags such as tag:web, in lower case";
@@ -29,7 +29,7 @@ const KEYS: [&str; 12] = [
 ];
 
 /// Checks one profile.
-pub(super) fn profile(name: &str, config: ProfileConfig) -> Result<Profile, ConfigError> {
+pub(super) fn profile(name: &str, config: ProfileConfig) -> Result<Profile, PolicyError> {
     let ProfileConfig {
         image,
         allowed_tags,
@@ -106,7 +106,7 @@ pub(super) fn profile(name: &str, config: ProfileConfig) -> Result<Profile, Conf
     Ok(profile)
 }
 
-fn overlay(base: &str, config: ContainerOverride) -> Result<Overlay, ConfigError> {
+fn overlay(base: &str, config: ContainerOverride) -> Result<Overlay, PolicyError> {
     let ContainerOverride {
         env,
         volume_mounts,
@@ -127,7 +127,7 @@ fn overlay(base: &str, config: ContainerOverride) -> Result<Overlay, ConfigError
     Overlay::checked(base, env, volume_mounts, probes, security_context)
 }
 
-fn checked_on_invalid(path: String, text: Option<String>) -> Result<OnInvalid, ConfigError> {
+fn checked_on_invalid(path: String, text: Option<String>) -> Result<OnInvalid, PolicyError> {
     match text.as_deref() {
         None | Some("deny") => Ok(OnInvalid::Deny),
         Some("warn") => Ok(OnInvalid::Warn),
@@ -141,7 +141,7 @@ fn all(
     values: Vec<String>,
     fits: impl Fn(&str) -> bool,
     want: &str,
-) -> Result<Vec<String>, ConfigError> {
+) -> Result<Vec<String>, PolicyError> {
     match values.iter().find(|text| !fits(text)) {
         Some(wrong) => Err(value(path, wrong, want)),
         None => Ok(values),
@@ -149,7 +149,7 @@ fn all(
 }
 
 /// An image, or the beginning of one that no longer name of a registry or a repository has too.
-fn beginning(path: String, image: String) -> Result<String, ConfigError> {
+fn beginning(path: String, image: String) -> Result<String, PolicyError> {
     let whole = match image.strip_suffix('*') {
         Some(beginning) => forms::is_image(beginning) && beginning.ends_with(['/', ':', '@']),
         None => forms::is_image(&image),
@@ -164,7 +164,7 @@ fn beginning(path: String, image: String) -> Result<String, ConfigError> {
     Err(value(path, &image, &want))
 }
 
-fn extra_arg(path: String, argument: &str) -> Result<String, ConfigError> {
+fn extra_arg(path: String, argument: &str) -> Result<String, PolicyError> {
     let name = argument.strip_prefix("--").unwrap_or(argument);
     if !is_argument(name) {
         let want = "want names of arguments of tailscale up, such as --shields-up";
@@ -185,11 +185,11 @@ fn annotation(
     name: &str,
     text: String,
     base: &str,
-) -> Result<(), ConfigError> {
+) -> Result<(), PolicyError> {
     let path = format!("{base}{name}");
     let known = KNOWN.iter().find(|(known, _)| *known == name);
     match known.map(|(_, support)| *support) {
-        Some(Support::NotYet) => return Err(ConfigError::NotSupported { path }),
+        Some(Support::NotYet) => return Err(PolicyError::NotSupported { path }),
         Some(Support::Now) if NOT_OF_A_PROFILE.contains(&name) => {
             let want = "no profile can say this: set it on the pod";
             return Err(value(path, &text, want));
@@ -201,7 +201,7 @@ fn annotation(
                 .filter(|(_, support)| *support == Support::Now)
                 .map(|(known, _)| *known);
             let accepted = now.clone().collect::<Vec<_>>().join(", ");
-            return Err(ConfigError::Unknown {
+            return Err(PolicyError::Unknown {
                 path,
                 accepted,
                 meant: forms::nearest(name, now),

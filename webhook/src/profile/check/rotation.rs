@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::value::{refuse, value};
 use crate::forms;
-use crate::profile::{ConfigError, OnLost, Rotation, RotationConfig, SHORTEST_LIFE, Users};
+use crate::profile::{OnLost, PolicyError, Rotation, RotationConfig, SHORTEST_LIFE, UserPolicy};
 
 /// Is longer than any mint takes: before, a key that no Secret knows may still be on its way there.
 const SHORTEST_ORPHAN: Duration = Duration::from_secs(300);
@@ -34,7 +34,7 @@ const KEYS: [&str; 18] = [
 ];
 
 /// Checks the numbers, and fills their gaps.
-pub(super) fn rotation(config: RotationConfig) -> Result<Rotation, ConfigError> {
+pub(super) fn rotation(config: RotationConfig) -> Result<Rotation, PolicyError> {
     let RotationConfig {
         overlap,
         paused,
@@ -67,7 +67,7 @@ pub(super) fn rotation(config: RotationConfig) -> Result<Rotation, ConfigError> 
         users: one_of(
             "users",
             users,
-            [("manage", Users::Manage), ("never", Users::Never)],
+            [("manage", UserPolicy::Manage), ("never", UserPolicy::Never)],
         )?,
         ..Rotation::default()
     };
@@ -112,7 +112,7 @@ pub(super) fn rotation(config: RotationConfig) -> Result<Rotation, ConfigError> 
 }
 
 /// A number that may not be 0.
-fn positive<N: Default + PartialEq>(name: &str, number: N) -> Result<N, ConfigError> {
+fn positive<N: Default + PartialEq>(name: &str, number: N) -> Result<N, PolicyError> {
     if number == N::default() {
         let want = "want at least 1; rotation.paused stops everything";
         return Err(value(format!("rotation.{name}"), "0", want));
@@ -126,7 +126,7 @@ fn at_least(
     text: Option<String>,
     least: Duration,
     default: Duration,
-) -> Result<Duration, ConfigError> {
+) -> Result<Duration, PolicyError> {
     let Some(text) = text else {
         return Ok(default);
     };
@@ -143,7 +143,7 @@ fn one_of<T>(
     key: &str,
     text: Option<String>,
     [(first, default), (second, other)]: [(&str, T); 2],
-) -> Result<T, ConfigError> {
+) -> Result<T, PolicyError> {
     match text.as_deref() {
         None => Ok(default),
         Some(text) if text == first => Ok(default),

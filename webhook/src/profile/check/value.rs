@@ -1,27 +1,27 @@
 //! Values that several parts of a configuration have, and how one is refused. Pure.
 
-use crate::profile::config::{NamespacesConfig, RequirementConfig, Rest, SelectorConfig};
-use crate::profile::{ConfigError, Namespaces, Operator, Requirement, Selector};
+use crate::profile::config::{NamespacesConfig, RequirementConfig, SelectorConfig, UnknownKeys};
+use crate::profile::{NamespaceScope, Operator, PolicyError, Requirement, Selector};
 use crate::{forms, quote};
 
 /// Checks a list of namespaces, or a selector of theirs.
 pub(super) fn namespaces(
     path: String,
     config: NamespacesConfig,
-) -> Result<Namespaces, ConfigError> {
+) -> Result<NamespaceScope, PolicyError> {
     match config {
         NamespacesConfig::Names(names) => {
             if let Some(name) = names.iter().find(|name| !forms::is_dns_label(name)) {
                 return Err(value(path, name, "want names of namespaces"));
             }
-            Ok(Namespaces::Names(names))
+            Ok(NamespaceScope::Names(names))
         }
-        NamespacesConfig::Labels(config) => selector(&path, config).map(Namespaces::Labels),
+        NamespacesConfig::Labels(config) => selector(&path, config).map(NamespaceScope::Labels),
     }
 }
 
 /// Checks a selector.
-pub(super) fn selector(path: &str, config: SelectorConfig) -> Result<Selector, ConfigError> {
+pub(super) fn selector(path: &str, config: SelectorConfig) -> Result<Selector, PolicyError> {
     let SelectorConfig {
         match_labels,
         match_expressions,
@@ -73,7 +73,7 @@ pub(super) fn checked_image(
     path: String,
     image: String,
     such: &str,
-) -> Result<String, ConfigError> {
+) -> Result<String, PolicyError> {
     if !forms::is_image(&image) {
         return Err(value(
             path,
@@ -85,28 +85,28 @@ pub(super) fn checked_image(
 }
 
 pub(super) fn refuse(
-    rest: &Rest,
+    rest: &UnknownKeys,
     base: &str,
     accepted: &[&'static str],
     later: &[&str],
-) -> Result<(), ConfigError> {
+) -> Result<(), PolicyError> {
     let Some(key) = rest.keys().next() else {
         return Ok(());
     };
     let path = format!("{base}{key}");
     if later.contains(&key.as_str()) {
-        return Err(ConfigError::NotSupported { path });
+        return Err(PolicyError::NotSupported { path });
     }
     let meant = forms::nearest(key, accepted.iter().copied());
-    Err(ConfigError::Unknown {
+    Err(PolicyError::Unknown {
         path,
         accepted: accepted.join(", "),
         meant,
     })
 }
 
-pub(super) fn value(path: String, value: &str, want: &str) -> ConfigError {
-    ConfigError::Value {
+pub(super) fn value(path: String, value: &str, want: &str) -> PolicyError {
+    PolicyError::Value {
         path,
         value: quote::redacted(value).into_owned(),
         want: want.to_owned(),

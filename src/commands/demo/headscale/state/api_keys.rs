@@ -2,10 +2,10 @@
 
 use jiff::Timestamp;
 
-use super::{ApiKey, Last, Problem, State, is_live, secret};
+use super::{LastIds, ServerState, StateError, StoredApiKey, is_live, secret};
 use crate::key_value::KeyValue;
 
-impl State {
+impl ServerState {
     pub(in crate::commands::demo::headscale) fn create_api_key(
         &mut self,
         now: Timestamp,
@@ -19,9 +19,9 @@ impl State {
         now: Timestamp,
         expiration: Option<Timestamp>,
     ) -> KeyValue {
-        let id = Last::next(&mut self.last.api_key);
+        let id = LastIds::next(&mut self.last.api_key);
         let value = secret("hskey-api-");
-        self.api_keys.push(ApiKey {
+        self.api_keys.push(StoredApiKey {
             id,
             value: value.clone(),
             expiration,
@@ -35,7 +35,7 @@ impl State {
         id: Option<u64>,
         prefix: Option<&str>,
         now: Timestamp,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), StateError> {
         let index = self.find_api_key(id, prefix)?;
         self.api_keys[index].expiration = Some(now);
         Ok(())
@@ -45,29 +45,29 @@ impl State {
         &mut self,
         id: Option<u64>,
         prefix: Option<&str>,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), StateError> {
         let index = self.find_api_key(id, prefix)?;
         self.api_keys.remove(index);
         Ok(())
     }
 
     /// Finds an API key by its id, or by its prefix in any of the three forms that are taken.
-    fn find_api_key(&self, id: Option<u64>, prefix: Option<&str>) -> Result<usize, Problem> {
+    fn find_api_key(&self, id: Option<u64>, prefix: Option<&str>) -> Result<usize, StateError> {
         let prefix = prefix.map(|prefix| {
             prefix
                 .trim_start_matches("hskey-api-")
                 .trim_end_matches("-***")
         });
         if id.is_none() == prefix.is_none() {
-            return Err(Problem::NoApiKeyNamed);
+            return Err(StateError::NoApiKeyNamed);
         }
-        let matches = |key: &ApiKey| {
+        let matches = |key: &StoredApiKey| {
             id == Some(key.id) || prefix.is_some_and(|prefix| key.bare_prefix() == prefix)
         };
         self.api_keys
             .iter()
             .position(matches)
-            .ok_or(Problem::UnknownApiKey)
+            .ok_or(StateError::UnknownApiKey)
     }
 
     pub(in crate::commands::demo::headscale) fn authorizes(
@@ -81,7 +81,7 @@ impl State {
     }
 }
 
-impl ApiKey {
+impl StoredApiKey {
     /// What a list shows of its value.
     pub(in crate::commands::demo::headscale) fn shown(&self) -> String {
         format!("hskey-api-{}-***", self.bare_prefix())

@@ -2,10 +2,10 @@
 
 use jiff::Timestamp;
 
-use super::{Last, Node, Problem, State};
+use super::{LastIds, ServerState, StateError, StoredNode};
 use crate::control_plane::NodeId;
 
-impl State {
+impl ServerState {
     pub(in crate::commands::demo::headscale) fn join(
         &mut self,
         value: &str,
@@ -16,7 +16,7 @@ impl State {
         let key = &mut self.keys[index];
         key.used = true;
         let (key, user, tags) = (key.id, key.user, key.tags.clone());
-        let id = Last::next(&mut self.last.node);
+        let id = LastIds::next(&mut self.last.node);
         let taken = |name: &str| self.nodes.iter().any(|node| node.given_name == name);
         let mut given_name = hostname.to_owned();
         let mut suffix = 0;
@@ -25,7 +25,7 @@ impl State {
             given_name = format!("{hostname}-{suffix}");
         }
         let name = hostname.to_owned();
-        self.nodes.push(Node {
+        self.nodes.push(StoredNode {
             id,
             name,
             given_name,
@@ -50,12 +50,12 @@ impl State {
     pub(in crate::commands::demo::headscale) fn delete_node(
         &mut self,
         id: u64,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), StateError> {
         let index = self
             .nodes
             .iter()
             .position(|node| node.id == id)
-            .ok_or(Problem::UnknownNode)?;
+            .ok_or(StateError::UnknownNode)?;
         self.nodes.remove(index);
         Ok(())
     }
@@ -64,12 +64,12 @@ impl State {
         &mut self,
         id: u64,
         now: Timestamp,
-    ) -> Result<&Node, Problem> {
+    ) -> Result<&StoredNode, StateError> {
         let node = self
             .nodes
             .iter_mut()
             .find(|node| node.id == id)
-            .ok_or(Problem::UnknownNode)?;
+            .ok_or(StateError::UnknownNode)?;
         node.expiry = Some(now);
         Ok(node)
     }
@@ -80,7 +80,7 @@ impl State {
         id: u64,
         name: &str,
         shortest: usize,
-    ) -> Result<&Node, Problem> {
+    ) -> Result<&StoredNode, StateError> {
         let label = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         if name.len() < shortest
             || name.len() > 63
@@ -88,19 +88,19 @@ impl State {
             || name.starts_with('-')
             || name.ends_with('-')
         {
-            return Err(Problem::BadNodeName);
+            return Err(StateError::BadNodeName);
         }
         let index = self
             .nodes
             .iter()
             .position(|node| node.id == id)
-            .ok_or(Problem::UnknownNode)?;
+            .ok_or(StateError::UnknownNode)?;
         if self
             .nodes
             .iter()
             .any(|node| node.id != id && node.given_name == name)
         {
-            return Err(Problem::NodeNameTaken);
+            return Err(StateError::NodeNameTaken);
         }
         name.clone_into(&mut self.nodes[index].given_name);
         Ok(&self.nodes[index])

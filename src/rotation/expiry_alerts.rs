@@ -1,0 +1,292 @@
+//! Keys that should have been renewed and were not: when that is told, and in which words. Pure.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::demand::{KeyDemand, SecretRef};
+use super::state::KeyState;
+use crate::clock::after;
+use crate::events::{About, Notice};
+
+/// A renewal may take so long after it was due, or half the buffer where that is less.
+const GRACE: Duration = Duration::from_secs(3_600);
+
+/// A key that ends within this time, and should have been renewed, is told as that.
+const SOON: Duration = Duration::from_secs(7 * 86_400);
+
+/// The same is told again after this long, as long as it lasts.
+pub(super) const TELL_EVERY: Duration = Duration::from_secs(3_600);
+
+/// How far a key is past the time at which it should have been renewed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ExpiryAlert {
+    /// It was due for an hour, and lives on.
+    Overdue,
+    /// It ends within seven days.
+    Expiring,
+    /// It has ended.
+    Expired,
+}
+
+/// When a key that pods need is due, and when it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetime {
+    /// When it is to be renewed.
+    pub due: Timestamp,
+    /// When it ends.
+    pub expires: Timestamp,
+}
+
+/// What is to be told of one Secret.
+#[derive(Debug)]
+pub(super) struct MostUrgent<'a> {
+    pub(super) ending: ExpiryAlert,
+    pub(super) data_key: &'a str,
+    pub(super) service: &'a str,
+    pub(super) life: Lifetime,
+    pub(super) state: KeyState,
+    /// How many keys of the Secret are that far.
+    pub(super) count: usize,
+}
+
+impl ExpiryAlert {
+    /// Its name in Events.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Overdue => "KeyOverdue",
+            Self::Expiring => "KeyExpiring",
+            Self::Expired => "KeyExpired",
+        }
+    }
+}
+
+impl Lifetime {
+    /// The life of a key that ends then.
+    #[must_use]
+    pub fn new(expires: Timestamp, demand: &KeyDemand) -> Self {
+        let buffer = SignedDuration::try_from(demand.buffer).unwrap_or(SignedDuration::MAX);
+        let due = expires.checked_sub(buffer).unwrap_or(Timestamp::MIN);
+        Self { due, expires }
+    }
+
+    /// How far it is past its time; none while all is as it should be.
+    #[must_use]
+    pub fn ending(self, now: Timestamp) -> Option<ExpiryAlert> {
+        let [late, soon, end] = self.thresholds();
+        if now >= end {
+            Some(ExpiryAlert::Expired)
+        } else if now >= soon {
+            Some(ExpiryAlert::Expiring)
+        } else {
+            (now >= late).then_some(ExpiryAlert::Overdue)
+        }
+    }
+
+    /// When there is something else to say of it, if it is not renewed.
+    #[must_use]
+    pub fn next(self, now: Timestamp) -> Option<Timestamp> {
+        let times = self.thresholds().into_iter();
+        times.filter(|at| *at > now).min()
+    }
+
+    /// When it is late, when it ends soon, and when it ends.
+    fn thresholds(self) -> [Timestamp; 3] {
+        let Self { due, expires } = self;
+        let buffer = expires.duration_since(due).unsigned_abs();
+        let late = after(due, GRACE.min(buffer / 2));
+        let soon = SignedDuration::try_from(SOON).unwrap_or_default();
+        let soon = expires.checked_sub(soon).unwrap_or(Timestamp::MIN);
+        [late, soon.max(late), expires]
+    }
+}
+
+/// What to tell of the key of a Secret that is worst off.
+pub(super) fn notice(secret: &SecretRef, worst: &MostUrgent<'_>, flags: &str) -> Notice {
+    Notice {
+        namespace: secret.namespace.clone(),
+        about: About::secret(&secret.name),
+        warning: true,
+        reason: worst.ending.as_str(),
+        note: note(secret, worst, flags),
+    }
+}
+
+/// The key of a Secret that is worst off, and how many are as far.
+pub(super) fn most_urgent<'a>(
+    now: Timestamp,
+    lives: impl Iterator<Item = (&'a str, &'a KeyDemand, Timestamp, KeyState)>,
+) -> Option<MostUrgent<'a>> {
+    let mut worst: Option<MostUrgent<'a>> = None;
+    for (data_key, demand, expires, state) in lives {
+        let life = Lifetime::new(expires, demand);
+        let Some(ending) = life.ending(now) else {
+            continue;
+        };
+        let known = worst.as_ref().map(|worst| (worst.ending, worst.count));
+        let count = match known {
+            Some((known, _)) if known > ending => continue,
+            Some((known, count)) if known == ending => count + 1,
+            Some(_) | None => 1,
+        };
+        if count > 1
+            && worst
+                .as_ref()
+                .is_some_and(|worst| worst.life.expires <= expires)
+        {
+            if let Some(worst) = &mut worst {
+                worst.count = count;
+            }
+            continue;
+        }
+        worst = Some(MostUrgent {
+            ending,
+            data_key,
+            service: &demand.service,
+            life,
+            state,
+            count,
+        });
+    }
+    worst
+}
+
+fn note(secret: &SecretRef, worst: &MostUrgent<'_>, flags: &str) -> String {
+    let MostUrgent {
+        ending,
+        data_key,
+        service,
+        life: Lifetime { due, expires },
+        state,
+        count,
+    } = worst;
+    let SecretRef { namespace, name } = secret;
+    let others = match count {
+        0 | 1 => String::new(),
+        2 => ", and one more of this Secret,".to_owned(),
+        n => format!(", and {} more of this Secret,", n - 1),
+    };
+    let what = match ending {
+        ExpiryAlert::Overdue => {
+            format!("was to be renewed at {due:.0} and was not; it ends at {expires:.0}")
+        }
+        ExpiryAlert::Expiring => format!(
+            "ends within seven days, at {expires:.0}, and was to be renewed at {due:.0}: then no new pod joins"
+        ),
+        ExpiryAlert::Expired => format!(
+            "ended at {expires:.0} and was not renewed: no new pod joins, and those that run stay connected"
+        ),
+    };
+    format!(
+        "key {data_key}{others} {what}. Its state is {}: kubectl events -n {namespace} --for secret/{name} says what \
+         is in the way; once that is gone it is renewed by itself, or at once by sidescale rotate --now \
+         {namespace}/{service}{flags}",
+        state.as_str()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rotation::record::KeySpec;
+
+    const DAY: u64 = 86_400;
+
+    fn at(second: u64) -> Timestamp {
+        Timestamp::from_second(i64::try_from(second).unwrap()).unwrap()
+    }
+
+    fn demand(buffer: u64) -> KeyDemand {
+        KeyDemand {
+            service: "web".into(),
+            control_plane: "default".into(),
+            asked: KeySpec {
+                user: "shop.web".into(),
+                tags: Vec::new(),
+                reusable: true,
+                ephemeral: true,
+            },
+            expiration: Duration::from_secs(90 * DAY),
+            hostname: None,
+            buffer: Duration::from_secs(buffer),
+            pods: 1,
+            differing: 0,
+            since: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn a_key_is_overdue_after_an_hour_expiring_in_its_last_week_and_expired_at_its_end() {
+        let end = 90 * DAY;
+        let table = [
+            // Buffer, then seconds before the end, and what is said.
+            (10 * DAY, 10 * DAY, None),
+            (10 * DAY, 10 * DAY - 3_599, None),
+            (10 * DAY, 10 * DAY - 3_600, Some(ExpiryAlert::Overdue)),
+            (10 * DAY, 7 * DAY + 1, Some(ExpiryAlert::Overdue)),
+            (10 * DAY, 7 * DAY, Some(ExpiryAlert::Expiring)),
+            (10 * DAY, 1, Some(ExpiryAlert::Expiring)),
+            (10 * DAY, 0, Some(ExpiryAlert::Expired)),
+            // A short buffer begins within the last week: being due alone is no news.
+            (DAY, 7 * DAY, None),
+            (DAY, DAY - 3_599, None),
+            (DAY, DAY - 3_600, Some(ExpiryAlert::Expiring)),
+            (20, 11, None),
+            (20, 10, Some(ExpiryAlert::Expiring)),
+            (0, 1, None),
+            (0, 0, Some(ExpiryAlert::Expired)),
+        ];
+        for (buffer, before, ending) in table {
+            let life = Lifetime::new(at(end), &demand(buffer));
+            assert_eq!(life.ending(at(end - before)), ending, "{buffer} {before}");
+        }
+    }
+
+    #[test]
+    fn there_is_a_time_for_each_thing_to_say_and_none_after_the_end() {
+        let life = Lifetime::new(at(90 * DAY), &demand(10 * DAY));
+        let mut now = at(0);
+        let mut times = Vec::new();
+        while let Some(next) = life.next(now) {
+            times.push(life.ending(next));
+            now = next;
+        }
+        let all = [
+            ExpiryAlert::Overdue,
+            ExpiryAlert::Expiring,
+            ExpiryAlert::Expired,
+        ];
+        assert_eq!(times, all.map(Some));
+    }
+
+    #[test]
+    fn the_worst_key_of_a_secret_is_told_with_what_to_do() {
+        let secret = SecretRef::new("shop", "headscale-auth-keys");
+        let demand = demand(10 * DAY);
+        let keys = [("a", 95), ("b", 90), ("c", 91), ("d", 300)];
+        let tell = |now: Timestamp| {
+            let lives = keys
+                .iter()
+                .map(|(key, day)| (*key, &demand, at(day * DAY), KeyState::Degraded));
+            let worst = most_urgent(now, lives)?;
+            Some(notice(&secret, &worst, " --release-name prod"))
+        };
+        assert_eq!(tell(at(79 * DAY)), None);
+        let overdue = tell(at(82 * DAY)).unwrap();
+        assert_eq!((overdue.reason, overdue.warning), ("KeyOverdue", true));
+        for part in [
+            "key b, and one more of this Secret,",
+            "1970-03-22T00:00:00Z",
+            "state is Degraded",
+            "kubectl events -n shop --for secret/headscale-auth-keys",
+            "sidescale rotate --now shop/web --release-name prod",
+        ] {
+            assert!(overdue.note.contains(part), "{part}: {}", overdue.note);
+        }
+        assert_eq!(tell(at(84 * DAY)).unwrap().reason, "KeyExpiring");
+        let expired = tell(at(90 * DAY)).unwrap();
+        assert_eq!(expired.reason, "KeyExpired");
+        assert!(expired.note.starts_with("key b ended"), "{}", expired.note);
+    }
+}

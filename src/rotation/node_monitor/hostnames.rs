@@ -1,0 +1,264 @@
+//! Reports a name in the tailnet that more than one namespace asks for to both sides. I/O around pure texts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use sidescale_webhook::hostnames::MOST;
+use tracing::{error, info, warn};
+
+use super::shared::NodeMonitor;
+use crate::events::{About, Notice, Topic};
+use crate::rotation::claims::{Bound, HostnameReport, Party};
+
+/// The same is reported again after this long, as long as it lasts.
+const REPORT_EVERY: Duration = Duration::from_secs(3_600);
+
+/// So many names stand in one text.
+const SHOWN: usize = 3;
+
+/// The service asks for a name that is another's.
+const TAKEN: &str = "HostnameTaken";
+
+/// Another asks for a name of the service.
+const WANTED: &str = "HostnameWanted";
+
+/// There is no room to remember whose a name is.
+const FULL: &str = "HostnamesFull";
+
+impl NodeMonitor {
+    /// Reports conflicts to the services that ask and to those that the names belong to. Returns all topics, reported before or not.
+    pub(super) fn report_hostnames(
+        &self,
+        control_plane: &str,
+        look: &HostnameReport,
+    ) -> BTreeSet<Topic> {
+        let mut open = BTreeSet::new();
+        for (party, notice) in taken(look) {
+            let topic = Topic::new(
+                &notice.namespace,
+                &notice.about,
+                &party.owner.service,
+                TAKEN,
+            );
+            if self.context.events.claim(REPORT_EVERY, &topic) {
+                self.context.events.send(&topic, &notice);
+            }
+            open.insert(topic);
+        }
+        for notice in wanted(look) {
+            self.context.events.publish_every(REPORT_EVERY, &notice);
+            open.insert(Topic::of(&notice));
+        }
+        self.log(control_plane, look);
+        open
+    }
+
+    /// The log is the operator's, and names both sides.
+    fn log(&self, control_plane: &str, look: &HostnameReport) {
+        for conflict in &look.conflicts {
+            let (hostname, owner) = (&conflict.hostname, &conflict.by.owner);
+            let topic = Topic::new(
+                &owner.namespace,
+                &About::secret(&conflict.by.secret),
+                &format!("{control_plane}/{hostname}/{}", owner.service),
+                TAKEN,
+            );
+            if !self.context.events.may_log(REPORT_EVERY, &topic) {
+                continue;
+            }
+            let holder = conflict
+                .holders
+                .first()
+                .map(|holder| holder.owner.to_string());
+            warn!(
+                control_plane,
+                namespace = owner.namespace,
+                service = owner.service,
+                hostname,
+                holder,
+                reserved = conflict.reserved,
+                "A service asks for a hostname that belongs to another"
+            );
+        }
+        for (namespace, bound) in &look.no_room {
+            let topic = match bound {
+                Bound::Namespace => Topic::new(namespace, &About::secret(""), control_plane, FULL),
+                Bound::All => Topic::other(control_plane, FULL),
+            };
+            if !self.context.events.may_log(REPORT_EVERY, &topic) {
+                continue;
+            }
+            match bound {
+                Bound::Namespace => info!(
+                    control_plane,
+                    namespace,
+                    "The namespace asks for more hostnames than are remembered of one: rotation.maxServicesPerNamespace bounds them"
+                ),
+                Bound::All => error!(
+                    control_plane,
+                    namespace,
+                    most = MOST,
+                    "Too many hostnames to remember: new ones do not stay their namespace's when its pods and nodes go; reserve those \
+                     that matter with reservedHostnames"
+                ),
+            }
+        }
+    }
+}
+
+/// Notices to the services that ask for names of others.
+fn taken(look: &HostnameReport) -> Vec<(&Party, Notice)> {
+    let mut names: BTreeMap<(&Party, bool), Vec<&str>> = BTreeMap::new();
+    for conflict in &look.conflicts {
+        let names = names.entry((&conflict.by, conflict.reserved)).or_default();
+        names.push(&conflict.hostname);
+    }
+    let notices = names.into_iter().map(|((party, reserved), names)| {
+        let whose = if reserved {
+            "which the operator reserves for another service"
+        } else {
+            "which belongs to a service of another namespace"
+        };
+        let note = format!(
+            "service {} asks for hostname {}, {whose}: Sidescale gives it to no node of this service. Set annotation \
+             sidescale.io/hostname to another name, such as {{service}}-{{namespace}}",
+            party.owner.service,
+            listed(&names)
+        );
+        (party, notice(party, true, TAKEN, note))
+    });
+    notices.collect()
+}
+
+/// Notices to the services whose names others ask for: one a Secret, so that a tenant cannot use up the budget of another.
+fn wanted(look: &HostnameReport) -> Vec<Notice> {
+    let mut names: BTreeMap<(&str, &str), (&Party, BTreeSet<&str>)> = BTreeMap::new();
+    for conflict in &look.conflicts {
+        let others = conflict.holders.iter();
+        for holder in others.filter(|holder| holder.owner.namespace != conflict.by.owner.namespace)
+        {
+            let place = (holder.owner.namespace.as_str(), holder.secret.as_str());
+            let (_, names) = names
+                .entry(place)
+                .or_insert_with(|| (holder, BTreeSet::new()));
+            names.insert(&conflict.hostname);
+        }
+    }
+    let notices = names.into_values().map(|(party, names)| {
+        let names: Vec<_> = names.into_iter().collect();
+        let note = format!(
+            "a service of another namespace asks for hostname {}, which belongs to a service here: Sidescale gives it to no node \
+             of the other. Headscale itself gives a name that no node has to the first that asks for it: keep a node online where \
+             that matters",
+            listed(&names)
+        );
+        notice(party, false, WANTED, note)
+    });
+    notices.collect()
+}
+
+fn notice(party: &Party, warning: bool, reason: &'static str, note: String) -> Notice {
+    Notice {
+        namespace: party.owner.namespace.clone(),
+        about: About::secret(&party.secret),
+        warning,
+        reason,
+        note,
+    }
+}
+
+fn listed(names: &[&str]) -> String {
+    let shown: Vec<_> = names
+        .iter()
+        .take(SHOWN)
+        .map(|name| format!("{name:?}"))
+        .collect();
+    let more = names.len().saturating_sub(SHOWN);
+    let more = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
+    };
+    shown.join(", ") + &more
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rotation::claims::Conflict;
+    use crate::rotation::owner::ServiceOwner;
+
+    fn party(namespace: &str, service: &str) -> Party {
+        Party {
+            owner: ServiceOwner::new(namespace, service),
+            secret: "keys".into(),
+        }
+    }
+
+    fn look(conflicts: &[(&str, Party, Option<Party>, bool)]) -> HostnameReport {
+        let conflicts = conflicts
+            .iter()
+            .map(|(hostname, by, holder, reserved)| Conflict {
+                hostname: (*hostname).into(),
+                by: by.clone(),
+                holders: holder.iter().cloned().collect(),
+                reserved: *reserved,
+            });
+        HostnameReport {
+            conflicts: conflicts.collect(),
+            ..HostnameReport::default()
+        }
+    }
+
+    #[test]
+    fn both_sides_get_an_event_and_neither_names_the_other() {
+        let (by, holder) = (party("thief", "web"), party("prod", "vault"));
+        let look = look(&[("vault", by, Some(holder), false)]);
+        let taken: Vec<_> = taken(&look).into_iter().map(|(_, notice)| notice).collect();
+        let wanted = wanted(&look);
+        let said = |notices: &[Notice]| -> Vec<(String, bool, &str)> {
+            let said = notices
+                .iter()
+                .map(|one| (one.namespace.clone(), one.warning, one.reason));
+            said.collect()
+        };
+        assert_eq!(said(&taken), [("thief".to_owned(), true, TAKEN)]);
+        assert_eq!(said(&wanted), [("prod".to_owned(), false, WANTED)]);
+        assert!(taken[0].note.starts_with(
+            "service web asks for hostname \"vault\", which belongs to a service of another namespace: "
+        ));
+        assert!(!taken[0].note.contains("prod") && !wanted[0].note.contains("thief"));
+    }
+
+    #[test]
+    fn a_reserved_name_is_reported_to_the_service_that_asks_in_the_same_namespace_too() {
+        let (by, holder) = (party("prod", "web"), party("prod", "vault"));
+        let look = look(&[("vault", by, Some(holder), true)]);
+        assert_eq!(wanted(&look), []);
+        let taken = taken(&look);
+        assert!(
+            taken[0]
+                .1
+                .note
+                .contains("which the operator reserves for another service")
+        );
+    }
+
+    #[test]
+    fn many_names_make_one_event_for_their_owner() {
+        let names = ["a", "b", "c", "d"];
+        let holder = || Some(party("prod", "vault"));
+        let conflicts = names.map(|name| (name, party("thief", name), holder(), false));
+        let look = look(&conflicts);
+        assert_eq!(taken(&look).len(), 4, "each service is its own matter");
+        let wanted = wanted(&look);
+        assert_eq!(wanted.len(), 1);
+        assert!(
+            wanted[0]
+                .note
+                .contains("\"a\", \"b\", \"c\" and 1 more, which"),
+            "{}",
+            wanted[0].note
+        );
+    }
+}

@@ -1,0 +1,236 @@
+//! One look at one control plane: nodes, their names, and once an hour what nobody needs. I/O.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use sidescale_webhook::hostnames::MOST;
+use tracing::{debug, info, warn};
+
+use super::shared::{LOOK_EVERY, NodeMonitor};
+use crate::clock::after;
+use crate::cluster::chain;
+use crate::control_plane::Error;
+use crate::events::Topic;
+use crate::outage::Outage;
+use crate::rotation::claims::{Claims, Rules};
+use crate::rotation::context::Context;
+use crate::rotation::demand::Demands;
+use crate::rotation::foreign_keys;
+use crate::rotation::nodes::{Counts, NodeCheckpoint, NodeReport, NodeTracker, PodOwner};
+use crate::rotation::problem::Problem;
+use crate::rotation::rename::{NodeRenamer, RenameStep};
+use crate::rotation::session::Session;
+use crate::rotation::tailnet::Tailnet;
+
+/// A look that took long is followed by a rest that is so many times longer.
+const REST: u32 = 10;
+
+/// But no longer than this: a server that was slow for a moment must not hide lost nodes for minutes.
+const LONGEST_REST: Duration = Duration::from_secs(60);
+
+/// What nobody needs any more is looked for this often.
+const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
+
+/// A sweep that did not get to its end is followed by another one.
+const SWEEP_AGAIN: Duration = Duration::from_secs(60);
+
+/// Bounds the calls that follow one look.
+const MOST_STEPS: usize = 32;
+
+/// What earlier looks at one control plane have shown.
+pub(super) struct OnePlane {
+    truth: NodeTracker,
+    names: NodeRenamer,
+    pub(super) claims: Claims,
+    pub(super) counts: Counts,
+    /// What was the matter at the last look.
+    open: BTreeSet<Topic>,
+    sweep_at: Timestamp,
+    outage: Outage,
+}
+
+impl OnePlane {
+    /// Goes on from what an earlier process has noted.
+    pub(super) fn after(noted: Option<NodeCheckpoint>, claims: Claims, now: Timestamp) -> Self {
+        Self {
+            truth: NodeTracker::after(noted),
+            names: NodeRenamer::default(),
+            claims,
+            counts: Counts::default(),
+            open: BTreeSet::new(),
+            sweep_at: now,
+            outage: Outage::default(),
+        }
+    }
+
+    /// What the next process should know.
+    pub(super) fn note(&self) -> Option<NodeCheckpoint> {
+        self.truth.note()
+    }
+}
+
+impl NodeMonitor {
+    /// Looks at one control plane, and sweeps it if that is due; says when to look again.
+    pub(super) async fn look(
+        &self,
+        name: &str,
+        plane: &Session,
+        state: &mut OnePlane,
+    ) -> Timestamp {
+        let now = self.context.clock.now();
+        let began = Instant::now();
+        let lent_is_known = knows_lent(&self.context, plane).await;
+        // What pods there are is read after the nodes: before, each new pod would seem to have none.
+        let tailnet = plane.tailnet(now).await;
+        let demands = self.demands.borrow().clone();
+        match tailnet {
+            Ok(tailnet) if demands.synced && lent_is_known => {
+                state.outage = Outage::default();
+                self.looked(name, plane, state, &demands, &tailnet).await;
+            }
+            Ok(_) => {}
+            Err(problem) => self.failed(name, state, &problem),
+        }
+        self.sweep_if_due(name, plane, state).await;
+        let rest = (began.elapsed() * REST).clamp(LOOK_EVERY, LONGEST_REST);
+        after(self.context.clock.now(), rest)
+    }
+
+    async fn sweep_if_due(&self, name: &str, plane: &Session, state: &mut OnePlane) {
+        let now = self.context.clock.now();
+        if now < state.sweep_at || self.context.policy.rotation.paused {
+            return;
+        }
+        let swept = self.sweep(name, plane).await;
+        if let Err(problem) = &swept {
+            let problem = problem.message.as_str();
+            debug!(
+                control_plane = name,
+                error = problem,
+                "Sweep did not get to its end"
+            );
+        }
+        let rest = match swept {
+            Ok(false) => SWEEP_EVERY,
+            Ok(true) | Err(_) => SWEEP_AGAIN,
+        };
+        state.sweep_at = after(now, rest);
+    }
+
+    async fn looked(
+        &self,
+        name: &str,
+        plane: &Session,
+        state: &mut OnePlane,
+        demands: &Demands,
+        tailnet: &Tailnet,
+    ) {
+        let now = self.context.clock.now();
+        let standings = &self.standings;
+        let key_of = |place: &PodOwner| {
+            let standing = standings.of(&place.namespace, &place.secret, &place.data_key)?;
+            standing.key
+        };
+        let NodeReport { counts, findings } =
+            state.truth.look(now, name, demands, tailnet, &key_of);
+        state.counts = counts;
+        let policy = &self.context.policy;
+        let rules = Rules {
+            reserved: &policy.reserved_hostnames,
+            most_of_namespace: policy.rotation.max_services_per_namespace,
+            // Each has its share, so that the names of one leave those of another their room.
+            most: MOST / policy.control_planes.len().max(1),
+        };
+        let claimed = state.claims.look(now, name, demands, tailnet, &rules);
+        if !self.context.policy.rotation.paused {
+            let steps = state.names.steps(now, name, demands, tailnet, &claimed);
+            for step in steps.into_iter().take(MOST_STEPS) {
+                match plane.name_step(&step).await {
+                    Ok(()) => told(name, &step),
+                    Err(error) => {
+                        refused(name, &step, &error);
+                        state.names.refused(&step, now);
+                    }
+                }
+            }
+        }
+        let mut open = self.report_hostnames(name, &claimed);
+        for finding in findings {
+            open.extend(self.found(name, &finding).await);
+        }
+        for over in state.open.difference(&open) {
+            self.context.events.over(over);
+        }
+        state.open = open;
+    }
+
+    fn failed(&self, name: &str, state: &mut OnePlane, problem: &Problem) {
+        if state.outage.failed() {
+            let problem = problem.message.as_str();
+            info!(
+                control_plane = name,
+                error = problem,
+                "Nodes cannot be listed"
+            );
+        }
+        // A full queue has it asked soon anyway.
+        if problem.of_plane {
+            let _ = self.suspects.try_send(name.to_owned());
+        }
+    }
+}
+
+/// Whether the keys of others are known that stand in Secrets of ours; reads them if they are not.
+async fn knows_lent(context: &Context, plane: &Session) -> bool {
+    if plane.knows_foreign_keys() {
+        return true;
+    }
+    let mut keys = BTreeSet::new();
+    let read = context.each_secret(|secret| keys.extend(foreign_keys([&secret])));
+    if let Err(error) = read.await {
+        let problem = chain(&error);
+        debug!(
+            error = problem,
+            "Nodes are not judged before all Secrets were read"
+        );
+        return false;
+    }
+    plane.note_foreign_keys(&keys);
+    true
+}
+
+fn told(control_plane: &str, step: &RenameStep) {
+    match step {
+        RenameStep::Delete { node, name } => {
+            info!(
+                control_plane,
+                node_id = node.0,
+                name,
+                "Removed the node of a pod that is gone"
+            );
+        }
+        RenameStep::Rename { node, from, to } => {
+            info!(
+                control_plane,
+                node_id = node.0,
+                from,
+                to,
+                "Gave a node its name again"
+            );
+        }
+        RenameStep::TellTaken { node, from, to } => {
+            warn!(
+                control_plane,
+                node_id = node.0,
+                name = from,
+                taken = to,
+                "A node has another name than it asked for, because a node of somebody else has that"
+            );
+        }
+    }
+}
+
+fn refused(control_plane: &str, step: &RenameStep, error: &Error) {
+    debug!(control_plane, ?step, %error, "Node was not changed, trying again in a minute");
+}

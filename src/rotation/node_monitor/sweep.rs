@@ -1,0 +1,105 @@
+//! Ends what nobody uses any more: keys that no Secret knows, rows of ended keys, users without a service. I/O.
+
+use std::collections::BTreeSet;
+
+use tracing::{debug, info};
+
+use super::shared::NodeMonitor;
+use crate::rotation::problem::Problem;
+use crate::rotation::removal::{Removal, decide};
+use crate::rotation::session::Session;
+use crate::rotation::sweep::{Confirmation, Removed, listed, records, remove};
+
+/// Bounds what one sweep ends, so that it holds up no look for long; the next one follows soon.
+const MOST_ENDED: usize = 100;
+
+impl NodeMonitor {
+    /// Sweeps one control plane; says whether there is more to do.
+    pub(super) async fn sweep(&self, name: &str, plane: &Session) -> Result<bool, Problem> {
+        let context = &self.context;
+        let survey = plane.survey().await?;
+        // After what they are held against: what is made meanwhile is known here, not there.
+        let listed = listed(context).await;
+        if let Err(problem) = &listed {
+            debug!(
+                control_plane = name,
+                error = problem,
+                "Secrets cannot be listed, so that only orphaned keys are looked for"
+            );
+        }
+        let records = listed.ok().map(records);
+        let records = records.as_ref();
+        let demands = self.demands.borrow().clone();
+        let now = context.clock.now();
+        let mut left = MOST_ENDED;
+        let mut unread = BTreeSet::new();
+        for removal in decide(now, name, &survey, records, &demands, &context.policy) {
+            if left == 0 {
+                break;
+            }
+            if let Removal::Orphan { owner, key, .. } = &removal
+                && (unread.contains(&owner.namespace) || self.kept.hold(name, key.id))
+            {
+                continue;
+            }
+            if let Removal::User { .. } = &removal {
+                let again = Confirmation::read(context, plane).await?;
+                let demands = self.demands.borrow().clone();
+                if !again.confirms(context, name, &demands, &removal) {
+                    continue;
+                }
+            }
+            match remove(context, name, plane, &removal).await? {
+                Removed::Yes => {
+                    left -= 1;
+                    told(name, &removal);
+                }
+                Removed::StillReferenced => {}
+                Removed::Unread(problem) => {
+                    if let Removal::Orphan { owner, .. } = removal {
+                        let namespace = owner.namespace.clone();
+                        info!(
+                            control_plane = name,
+                            namespace,
+                            error = problem,
+                            "Orphaned keys are left, because the namespace cannot be read"
+                        );
+                        unread.insert(namespace);
+                    }
+                }
+            }
+        }
+        Ok(left == 0 || records.is_some() && !demands.synced)
+    }
+}
+
+fn told(control_plane: &str, removal: &Removal<'_>) {
+    match removal {
+        Removal::Orphan { key, user, owner } => info!(
+            control_plane,
+            namespace = owner.namespace,
+            user,
+            key_id = key.id.0,
+            "Ended a key that no Secret knows"
+        ),
+        Removal::Row { key } => info!(
+            control_plane,
+            key_id = key.0,
+            why = "over_for_long",
+            "Removed the row of an ended key"
+        ),
+        Removal::Node { id, name, user, .. } => info!(
+            control_plane,
+            user,
+            node_id = id.0,
+            name,
+            "Removed a node that no pod needs"
+        ),
+        Removal::User { id, name } => info!(
+            control_plane,
+            user = name,
+            user_id = id.0,
+            "Removed a user that had no service"
+        ),
+    }
+}

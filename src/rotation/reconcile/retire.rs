@@ -1,0 +1,289 @@
+//! The end of keys that are over, and of what the record still says of them. I/O.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use tracing::{debug, info};
+
+use super::Reconciler;
+use crate::cluster::chain;
+use crate::control_plane::KeyId;
+use crate::metrics::RotationResult;
+use crate::rotation::demand::SecretRef;
+use crate::rotation::outcome::Unended;
+use crate::rotation::owner::{KeyClaim, ServiceOwner};
+use crate::rotation::plan::{Claimed, ExpireReason, Step};
+use crate::rotation::problem::Problem;
+use crate::rotation::record::{KeyRecord, Origin, Record};
+use crate::rotation::session::Session;
+use crate::rotation::state::KeyState;
+use crate::store::{StoreError, StoredSecret};
+
+/// Old keys are ended this many at a time, so that new pods of the namespace need not wait for long.
+const RETIRED_AT_ONCE: usize = 5;
+
+impl Reconciler<'_> {
+    /// Takes over keys that a person put in the place of ours.
+    pub(super) async fn adopt(
+        &self,
+        secret: StoredSecret,
+        mut record: Record,
+        steps: Vec<Step>,
+    ) -> Result<StoredSecret, StoreError> {
+        let now = self.context.clock.now();
+        let overlap = self.context.policy.rotation.overlap;
+        for step in steps {
+            let Step::Adopt { data_key, key } = step else {
+                continue;
+            };
+            let Some(demand) = self.task.demand.get(&data_key) else {
+                continue;
+            };
+            let (key_id, expires) = (key.id.0, key.expires);
+            let plane = self.task.planes.get(&demand.control_plane);
+            if let (Origin::Foreign, Some(plane)) = (key.origin, plane) {
+                plane.note_foreign_key([(key.id, self.task.secret.namespace.clone())]);
+            }
+            info!(secret = %self.task.secret, data_key, key_id, %expires, "Took over a key that was put there by hand");
+            let known = record.keys.entry(data_key);
+            let known =
+                known.or_insert_with(|| KeyRecord::new(&demand.service, &demand.control_plane));
+            known.adopt(key, now, overlap);
+        }
+        self.write(secret, &record).await
+    }
+
+    /// Ends and forgets what is over.
+    pub(super) async fn retire(
+        &mut self,
+        mut secret: StoredSecret,
+        mut record: Record,
+        steps: Vec<Step>,
+    ) -> Result<(), StoreError> {
+        let before = record.clone();
+        let mut left = RETIRED_AT_ONCE;
+        let mut stuck = false;
+        let expires = |step: &Step| matches!(step, Step::Expire { .. });
+        let elsewhere = if steps.iter().any(expires) {
+            self.elsewhere().await
+        } else {
+            Elsewhere::default()
+        };
+        for step in steps {
+            let Step::Expire {
+                data_key,
+                control_plane,
+                id,
+                expires,
+                why,
+            } = step
+            else {
+                // All of these are done by one write.
+                self.note(step, &mut record, &mut secret);
+                continue;
+            };
+            let Some(plane) = self.task.planes.get(&control_plane).cloned() else {
+                continue;
+            };
+            let judged = self.judge(&plane, &record, (&*data_key, id, expires)).await;
+            if let Ok(false) = judged {
+                // One look tells of all of them: what is another's, or over, costs no call of its own.
+                self.outcome.again |= forget(&mut record, &data_key, id);
+                continue;
+            }
+            if left == 0 {
+                // What stays to be done is another job's: this one must not hold up new pods.
+                self.outcome.again |= !stuck;
+                continue;
+            }
+            left -= 1;
+            // Read again just before: a key that is in force in any Secret of the namespace is never expired.
+            let SecretRef { namespace, name } = &self.task.secret;
+            let fresh = self.context.store.read(namespace, name).await?;
+            if fresh.and_then(|fresh| fresh.revision) != secret.revision {
+                self.outcome.again = true;
+                return Ok(());
+            }
+            let unended = match (judged, elsewhere.hold(&control_plane, id)) {
+                (Err(problem), _) => Some((problem, false)),
+                (Ok(_), Err(problem)) => Some((problem, true)),
+                (Ok(_), Ok(true)) => None,
+                (Ok(_), Ok(false)) => {
+                    let expired = self.expire(&plane, &data_key, id, why).await;
+                    expired.err().map(|problem| (problem, true))
+                }
+            };
+            if let Some((problem, owned)) = unended {
+                self.recheck(&control_plane, &problem);
+                let unended = Unended { id, problem, owned };
+                self.outcome.unended.insert(data_key, unended);
+                stuck = true;
+                continue;
+            }
+            self.outcome.again |= forget(&mut record, &data_key, id);
+        }
+        if record != before {
+            self.write(secret, &record).await?;
+        }
+        Ok(())
+    }
+
+    /// Does what changes the Secret alone.
+    fn note(&mut self, step: Step, record: &mut Record, secret: &mut StoredSecret) {
+        let now = self.context.clock.now();
+        let (own, overlap) = (self.of_pods(), self.overlap());
+        let name = &self.task.secret;
+        let mut of = |data_key: &str, change: &dyn Fn(&mut KeyRecord)| {
+            if let Some(key) = record.keys.get_mut(data_key) {
+                change(key);
+            }
+        };
+        match step {
+            Step::BringBack { data_key } => of(&data_key, &|key| key.bring_back(now, overlap)),
+            Step::ForgetPrevious { data_key, id } => {
+                self.outcome.again |= forget(record, &data_key, id);
+            }
+            Step::ForgetAbandoned { data_key, op } => of(&data_key, &|key| {
+                key.abandoned.retain(|abandoned| abandoned.intent.op != op);
+            }),
+            Step::GiveUp { data_key } => of(&data_key, &|key| key.give_up(now)),
+            Step::NoteJoined { data_key, id } => of(&data_key, &|key| key.joined_with = Some(id)),
+            Step::NoteUse {
+                data_key,
+                unused_since,
+            } => of(&data_key, &|key| key.unused_since = unused_since),
+            Step::Retire { data_key } if own => {
+                of(&data_key, &|key| key.retire_own(now));
+                secret.data.remove(&data_key);
+                self.outcome.again = true;
+                info!(secret = %name, data_key, "Took out the key of a pod that is gone");
+            }
+            Step::Retire { data_key } => {
+                // A pod that read it just now may still join within the overlap.
+                of(&data_key, &|key| key.retire(now, overlap));
+                secret.data.remove(&data_key);
+                self.outcome.again = true;
+                info!(secret = %name, data_key, "Took out a key that no pod needed for long");
+            }
+            Step::Forget { data_key } => {
+                record.keys.remove(&data_key);
+            }
+            Step::TakeOver => {
+                record.take_over();
+                info!(secret = %name, "Took over a Secret of an earlier namespace of that name");
+            }
+            Step::Adopt { .. }
+            | Step::Expire { .. }
+            | Step::Intend { .. }
+            | Step::Create { .. } => {}
+        }
+    }
+
+    /// Asks the control plane whether a key is what the record says; one that is not is forgotten.
+    async fn judge(
+        &self,
+        plane: &Session,
+        record: &Record,
+        (data_key, id, expires): (&str, KeyId, Timestamp),
+    ) -> Result<bool, Problem> {
+        let Some(key) = record.keys.get(data_key) else {
+            return Ok(false);
+        };
+        let secret = &self.task.secret;
+        let owner = ServiceOwner::new(&secret.namespace, &key.service);
+        let claim = KeyClaim {
+            owner: &owner,
+            id,
+            expires,
+        };
+        let key_id = id.0;
+        Ok(
+            match plane
+                .judge(&claim, self.read_at, self.context.clock.now())
+                .await?
+            {
+                Claimed::Owned => true,
+                Claimed::NotListed => {
+                    debug!(%secret, data_key, key_id, "Old key was over");
+                    false
+                }
+                // Expired by hand, given again after a restore, or written into the record by whoever may edit the Secret.
+                Claimed::NotOwned => {
+                    debug!(%secret, data_key, key_id, "Old key is another's or was over");
+                    false
+                }
+            },
+        )
+    }
+
+    /// Expires a key.
+    async fn expire(
+        &self,
+        plane: &Session,
+        data_key: &str,
+        id: KeyId,
+        why: ExpireReason,
+    ) -> Result<(), Problem> {
+        plane.expire(id).await?;
+        self.context.metrics.rotation.count(RotationResult::Expired);
+        let (secret, key_id) = (&self.task.secret, id.0);
+        info!(%secret, data_key, key_id, why = why.as_str(), "Ended old key");
+        Ok(())
+    }
+
+    /// The keys in force in the other Secrets of keys of this namespace.
+    async fn elsewhere(&self) -> Elsewhere {
+        let SecretRef { namespace, name } = &self.task.secret;
+        let mut keys = BTreeSet::new();
+        let names = self.context.policy.auth_key_secrets().into_iter();
+        for other in names.filter(|other| other != name) {
+            let read = self.context.store.read(namespace, other).await;
+            let record = match read {
+                Ok(secret) => secret.as_ref().map(Record::named),
+                Err(error) => return Elsewhere(Err(chain(&error))),
+            };
+            match record {
+                Some(Ok(record)) => {
+                    let in_force = record.in_force().into_iter();
+                    keys.extend(in_force.map(|(plane, id)| (plane.to_owned(), id)));
+                }
+                Some(Err(error)) => return Elsewhere(Err(error)),
+                None => {}
+            }
+        }
+        Elsewhere(Ok(keys))
+    }
+}
+
+/// The keys in force in other Secrets of a namespace, or why these are not known.
+struct Elsewhere(Result<BTreeSet<(String, KeyId)>, String>);
+
+impl Default for Elsewhere {
+    fn default() -> Self {
+        Self(Ok(BTreeSet::new()))
+    }
+}
+
+impl Elsewhere {
+    /// Whether that key is in force there.
+    fn hold(&self, control_plane: &str, id: KeyId) -> Result<bool, Problem> {
+        match &self.0 {
+            Ok(keys) => Ok(keys.contains(&(control_plane.to_owned(), id))),
+            Err(message) => Err(Problem {
+                state: KeyState::Degraded,
+                message: format!("no key of this namespace is expired: {message}"),
+                of_plane: false,
+            }),
+        }
+    }
+}
+
+/// Deletes an old key from the record; says whether its entry is empty now, which the next job deletes.
+fn forget(record: &mut Record, data_key: &str, id: KeyId) -> bool {
+    let Some(key) = record.keys.get_mut(data_key) else {
+        return false;
+    };
+    let before = key.previous.len();
+    key.previous.retain(|previous| previous.id != id);
+    key.previous.len() < before && key.is_empty()
+}

@@ -1,0 +1,188 @@
+//! After a rollout the newest node gets its service's name again, once the old one has made room for it, unless that name belongs
+//! to another service. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::claims;
+use super::demand::Demands;
+use super::owner::ServiceOwner;
+use super::tailnet::{JoinedNode, Tailnet};
+use crate::clock::after;
+use crate::control_plane::NodeId;
+
+/// An old node is removed after being away for this long: a restart of its container is shorter.
+const AWAY_FOR: Duration = Duration::from_secs(60);
+
+/// What was refused is tried again after this long.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RenameStep {
+    /// Remove a node whose pod is gone. One that is gone already counts as removed.
+    Delete {
+        /// Which.
+        node: NodeId,
+        /// Its label in the tailnet's DNS.
+        name: String,
+    },
+    /// Give a node the name that it asked for. Another node may have taken it first, which is no error.
+    Rename {
+        /// Which.
+        node: NodeId,
+        /// Its label now.
+        from: String,
+        /// The name.
+        to: String,
+    },
+    /// Tell people that a node which is none of this service has the name; once.
+    TellTaken {
+        /// The node that asked for it.
+        node: NodeId,
+        /// Its label now.
+        from: String,
+        /// The name.
+        to: String,
+    },
+}
+
+/// What earlier looks at one control plane have shown: no more than the nodes that are away, and what was refused.
+#[derive(Clone, Debug, Default)]
+pub struct NodeRenamer {
+    away: BTreeMap<NodeId, Timestamp>,
+    refused: BTreeMap<NodeId, Timestamp>,
+    told: BTreeSet<NodeId>,
+}
+
+impl RenameStep {
+    /// The node that it is about.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        match self {
+            Self::Delete { node, .. }
+            | Self::Rename { node, .. }
+            | Self::TellTaken { node, .. } => *node,
+        }
+    }
+}
+
+impl NodeRenamer {
+    /// Plans for all fleets of `plane`, from the nodes that it just listed. `claimed` says which names belong to others.
+    pub fn steps(
+        &mut self,
+        now: Timestamp,
+        plane: &str,
+        demands: &Demands,
+        tailnet: &Tailnet,
+        claimed: &claims::HostnameReport,
+    ) -> Vec<RenameStep> {
+        self.note(now, tailnet);
+        let conflicts = claimed.conflicts.iter();
+        let anothers: BTreeSet<(&ServiceOwner, &str)> = conflicts
+            .map(|conflict| (&conflict.by.owner, conflict.hostname.as_str()))
+            .collect();
+        let mut pods: BTreeMap<(ServiceOwner, &str), usize> = BTreeMap::new();
+        for (namespace, demand) in &demands.namespaces {
+            let fleets = demand.replica_groups.iter();
+            for fleet in fleets.filter(|fleet| fleet.control_plane == plane) {
+                if let Some(hostname) = &fleet.hostname {
+                    let owner = ServiceOwner::new(namespace, &fleet.service);
+                    *pods.entry((owner, hostname)).or_default() += fleet.pods.len();
+                }
+            }
+        }
+        let mut steps = Vec::new();
+        // An adopted user may have nodes that are none of our business.
+        for ((owner, hostname), pods) in pods {
+            let first = steps.len();
+            self.of_host(now, &owner, hostname, pods, tailnet, &mut steps);
+            if anothers.contains(&(&owner, hostname)) {
+                // It only makes room, for the one whose name it is.
+                let of_host = steps.split_off(first).into_iter();
+                steps.extend(of_host.filter(|step| matches!(step, RenameStep::Delete { .. })));
+            }
+        }
+        let taken = |step: &RenameStep| matches!(step, RenameStep::TellTaken { .. });
+        let told = steps
+            .iter()
+            .filter(|step| taken(step))
+            .map(RenameStep::node);
+        let told = std::mem::replace(&mut self.told, told.collect());
+        steps.retain(|step| !taken(step) || !told.contains(&step.node()));
+        steps
+    }
+
+    /// Notes that a step was refused.
+    pub fn refused(&mut self, step: &RenameStep, now: Timestamp) {
+        self.refused.insert(step.node(), now);
+    }
+
+    /// Remembers since when nodes of ours are away, and forgets those that are not any more.
+    fn note(&mut self, now: Timestamp, tailnet: &Tailnet) {
+        let away = tailnet
+            .services()
+            .flat_map(|(_, _, nodes)| nodes)
+            .filter(|node| !node.online)
+            .map(|node| (node.id, self.away.get(&node.id).copied().unwrap_or(now)));
+        self.away = away.collect();
+        self.refused.retain(|_, at| now < after(*at, RETRY));
+    }
+
+    fn of_host(
+        &self,
+        now: Timestamp,
+        owner: &ServiceOwner,
+        hostname: &str,
+        pods: usize,
+        tailnet: &Tailnet,
+        steps: &mut Vec<RenameStep>,
+    ) {
+        // Only what a key of ours made.
+        let nodes = tailnet
+            .of_service(owner)
+            .iter()
+            .filter(|node| node.name == hostname && node.key.is_some());
+        let Some(newest) = nodes.clone().max_by_key(|node| node.id) else {
+            return;
+        };
+        let online = nodes.clone().filter(|node| node.online).count();
+        if !newest.online || pods == 0 || online < pods {
+            return;
+        }
+        let own = nodes.clone().any(|node| node.given_name == hostname);
+        let old: Vec<_> = nodes.filter(|node| self.is_over(now, node)).collect();
+        let frees = old.iter().any(|node| node.given_name == hostname);
+        steps.extend(old.into_iter().map(|node| RenameStep::Delete {
+            node: node.id,
+            name: node.given_name.clone(),
+        }));
+        if (frees || !tailnet.is_taken(hostname)) && !self.refused.contains_key(&newest.id) {
+            steps.push(RenameStep::Rename {
+                node: newest.id,
+                from: newest.given_name.clone(),
+                to: hostname.to_owned(),
+            });
+        } else if !own && tailnet.is_taken(hostname) {
+            steps.push(RenameStep::TellTaken {
+                node: newest.id,
+                from: newest.given_name.clone(),
+                to: hostname.to_owned(),
+            });
+        }
+    }
+
+    /// Whether nothing will come back as this node: it is ephemeral, and has been away for a minute.
+    fn is_over(&self, now: Timestamp, node: &JoinedNode) -> bool {
+        let since = self.away.get(&node.id);
+        node.ephemeral
+            && !node.online
+            && since.is_some_and(|since| now >= after(*since, AWAY_FOR))
+            && !self.refused.contains_key(&node.id)
+    }
+}
+
+#[cfg(test)]
+mod tests;

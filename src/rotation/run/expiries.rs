@@ -1,0 +1,79 @@
+//! Tells of keys that should have been renewed, whatever it is that keeps them from it.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::Loop;
+use crate::clock::after;
+use crate::events::Topic;
+use crate::rotation::demand::{KeyDemand, SecretRef};
+use crate::rotation::expiry_alerts::{Lifetime, TELL_EVERY, most_urgent, notice};
+use crate::rotation::secret_state::SecretState;
+use crate::rotation::state::KeyState;
+
+/// What is found late at a first look may be renewed at once: after our own absence, or a jump of the clock.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+impl Loop {
+    /// Notes when there will be something to say of a Secret's keys.
+    pub(super) fn watch_expiries(&mut self, secret: &SecretRef, now: Timestamp) {
+        let Some(known) = self.secrets.get(secret) else {
+            return;
+        };
+        let next = self
+            .lives(secret, known)
+            .filter_map(|(_, demand, expires, _)| {
+                let life = Lifetime::new(expires, demand);
+                let late = life.ending(now).map(|_| after(now, PATIENCE));
+                late.or_else(|| life.next(now))
+            });
+        let next = next.min();
+        self.endings_at = self.endings_at.into_iter().chain(next).min();
+    }
+
+    /// Tells of them, if the time has come.
+    pub(super) fn report_expiries(&mut self, now: Timestamp) {
+        if self.endings_at.is_none_or(|at| now < at) {
+            return;
+        }
+        let (events, flags) = (&self.context.events, &self.context.flags);
+        let mut next = None;
+        for (secret, known) in &self.secrets {
+            let worst = most_urgent(now, self.lives(secret, known));
+            let again = worst.map(|worst| {
+                let notice = notice(secret, &worst, flags);
+                events.publish_every(TELL_EVERY, &notice);
+                let again = events.again(&Topic::of(&notice));
+                // What had no room is tried again.
+                again.unwrap_or_else(|| after(now, PATIENCE))
+            });
+            let lives = self.lives(secret, known);
+            let times =
+                lives.filter_map(|(_, demand, end, _)| Lifetime::new(end, demand).next(now));
+            next = next.into_iter().chain(again).chain(times).min();
+        }
+        self.endings_at = next;
+    }
+
+    /// The keys of a Secret that pods need, when they end and how they do.
+    fn lives<'a>(
+        &'a self,
+        secret: &SecretRef,
+        known: &'a SecretState,
+    ) -> impl Iterator<Item = (&'a str, &'a KeyDemand, Timestamp, KeyState)> {
+        let namespace = self.demands.namespaces.get(secret.namespace.as_str());
+        let keys = namespace.and_then(|namespace| namespace.secrets.get(&secret.name));
+        let keys = keys.into_iter().flatten();
+        keys.filter_map(|(data_key, demand)| {
+            let expires = known.ends.of(data_key)?;
+            let state = known.states.get(data_key).copied();
+            Some((
+                data_key.as_str(),
+                demand,
+                expires,
+                state.unwrap_or(KeyState::Degraded),
+            ))
+        })
+    }
+}

@@ -1,0 +1,378 @@
+//! What the process remembers of one Secret between its jobs: who waits, who fights, what was said. State, the log.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sidescale_webhook::identity::POD_SECRET;
+use tracing::{debug, info, warn};
+
+use super::demand::SecretRef;
+use super::in_flight::InFlight;
+use super::key_status::KeyStatus;
+use super::outcome::{JobOutcome, Unended};
+use super::plan::{Blocked, KeyReason};
+use super::problem::Problem;
+use super::queue::{Backoff, jitter};
+use super::reconcile::Snapshot;
+use super::state::KeyState;
+use super::value::Flaw;
+use crate::alert_log::WINDOW;
+use crate::clock::after;
+use crate::control_plane::KeyId;
+use crate::events::{About, Events, Topic};
+
+mod contention;
+mod ends;
+mod notices;
+
+use contention::Contention;
+pub(super) use ends::{Ends, KeyEnd};
+
+/// A Secret that is not ours is looked at this often: a person is about to hand it over.
+const NOT_OURS_EVERY: Duration = Duration::from_secs(30);
+
+/// Changes of a Secret that only somebody else made are looked at this far apart.
+const CHANGE_GAP: Duration = Duration::from_secs(1);
+
+/// One Secret, as far as this process has to do with it.
+#[derive(Debug, Default)]
+pub(super) struct SecretState {
+    pub(super) states: BTreeMap<String, KeyState>,
+    pub(super) ends: Ends,
+    /// The keys that pods join with, also those of single pods, whose end is nobody's concern.
+    made: BTreeMap<String, KeyId>,
+    /// The services with a key in force.
+    services: BTreeSet<String>,
+    /// When the last change by somebody else is looked at.
+    changed_at: Option<Timestamp>,
+    pub(super) snapshot: Option<Snapshot>,
+    /// What the jobs on it tell each other.
+    pub(super) beside: InFlight,
+    failing: BTreeMap<String, Failing>,
+    /// Old keys that could not be ended, as the last job met them.
+    unended: BTreeMap<String, (KeyId, Failing)>,
+    problem: Option<Failing>,
+    /// Whether the Secret has no room for some of the keys that pods need.
+    full: bool,
+    fights: BTreeMap<String, Contention>,
+    /// Values that somebody put there and that were replaced in the last job, and why.
+    refused: BTreeMap<String, Flaw>,
+    /// The Secret that this one turned out to be a copy of, in the last job.
+    copied_from: Option<SecretRef>,
+}
+
+/// What follows from a job.
+#[derive(Debug, Default)]
+pub(super) struct JobEffects {
+    /// When to try again.
+    pub(super) retry: Option<Timestamp>,
+    /// Whether the control planes' lists are wanted soon: a key stands there that may have ended.
+    pub(super) confirm: bool,
+}
+
+/// A control plane's name, and a key there.
+type KeyAt = (String, KeyId);
+
+/// Keys that are fought over, as they were made last, for whoever ends what no record names; clones are one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LastKeys(Arc<Mutex<BTreeMap<SecretRef, Vec<KeyAt>>>>);
+
+impl LastKeys {
+    pub(super) fn set(&self, secret: &SecretRef, keys: Vec<KeyAt>) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if keys.is_empty() {
+            kept.remove(secret);
+        } else {
+            kept.insert(secret.clone(), keys);
+        }
+    }
+
+    /// Whether that key may be the last one that a pod got.
+    pub(super) fn hold(&self, control_plane: &str, id: KeyId) -> bool {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = kept.values().flatten();
+        all.any(|(plane, kept)| plane == control_plane && *kept == id)
+    }
+}
+
+/// What goes wrong, and whether people were told.
+#[derive(Debug)]
+struct Failing {
+    backoff: Backoff,
+    problem: Problem,
+    /// Whether it is the API server's being away, which is said once for all Secrets.
+    away: bool,
+    said: bool,
+}
+
+impl Failing {
+    fn new(problem: Problem, away: bool) -> Self {
+        Self {
+            backoff: Backoff::default(),
+            problem,
+            away,
+            said: false,
+        }
+    }
+
+    /// Whether to say of a key that it fails: not again as long as it fails in the same way, and not of all that a
+    /// namespace can have.
+    fn is_news(&self, events: &Events, secret: &SecretRef, data_key: &str, met: &Problem) -> bool {
+        if self.said && self.problem.state == met.state {
+            return false;
+        }
+        let about = About::secret(&secret.name);
+        let topic = Topic::new(&secret.namespace, &about, data_key, met.state.as_str());
+        events.may_log(WINDOW, &topic)
+    }
+}
+
+impl SecretState {
+    /// The keys that are not to be tried now.
+    pub(super) fn held(&self, now: Timestamp) -> BTreeMap<String, Blocked> {
+        let mut held = BTreeMap::new();
+        for (data_key, failing) in &self.failing {
+            if let Some(until) = failing.backoff.waits(now) {
+                held.insert(
+                    data_key.clone(),
+                    Blocked {
+                        state: failing.problem.state,
+                        until: Some(until),
+                    },
+                );
+            }
+        }
+        for (data_key, fight) in &self.fights {
+            if let Some(until) = fight.held(now) {
+                let (state, until) = (KeyState::Contended, Some(until));
+                held.insert(data_key.clone(), Blocked { state, until });
+            }
+        }
+        held
+    }
+
+    /// The keys whose old ones are not to be ended now: that failed a moment ago.
+    pub(super) fn resting(&self, now: Timestamp) -> BTreeSet<String> {
+        let rest = self.unended.iter();
+        let rest = rest.filter(|(_, (_, failing))| failing.backoff.waits(now).is_some());
+        rest.map(|(data_key, _)| data_key.clone()).collect()
+    }
+
+    /// The keys that are fought over, as they were made last: no record may name them, and they are not ended.
+    pub(super) fn kept(&self, now: Timestamp) -> Vec<KeyAt> {
+        let fights = self.fights.values();
+        fights
+            .filter_map(|fight| fight.kept(now).cloned())
+            .collect()
+    }
+
+    /// When a change by somebody else is to be looked at: now, or a second after the one before.
+    pub(super) fn look_at(&mut self, now: Timestamp) -> Timestamp {
+        let next = self.changed_at.map_or(now, |last| after(last, CHANGE_GAP));
+        let at = next.clamp(now, after(now, CHANGE_GAP));
+        self.changed_at = Some(at);
+        at
+    }
+
+    /// The services with a key in force.
+    pub(super) fn services(&self) -> impl Iterator<Item = &str> {
+        self.services.iter().map(String::as_str)
+    }
+
+    /// How the keys that pods need do.
+    pub(super) fn standings(&self) -> BTreeMap<String, KeyStatus> {
+        let states = self.states.iter();
+        let standing = |(data_key, state): (&String, &KeyState)| {
+            let standing = KeyStatus {
+                state: *state,
+                key: self.made.get(data_key).copied(),
+            };
+            (data_key.clone(), standing)
+        };
+        states.map(standing).collect()
+    }
+
+    /// Takes in what came of a job; says what follows.
+    pub(super) fn apply_outcome(
+        &mut self,
+        secret: &SecretRef,
+        outcome: JobOutcome,
+        now: Timestamp,
+        events: &Events,
+    ) -> JobEffects {
+        let JobOutcome {
+            plan,
+            failed,
+            unended,
+            resting,
+            minted,
+            undone,
+            problem,
+            ends,
+            in_force,
+            services,
+            joining,
+            writer,
+            away,
+            copied_from,
+            suspects: _,
+            again: _,
+            overtaken,
+        } = outcome;
+        // Nothing was read while the API server was away: what was seen before is shown on.
+        if !away && !overtaken {
+            (self.states, self.full) = (plan.states, plan.full);
+            let states = &self.states;
+            self.ends
+                .absorb(&ends, |data_key| states.contains_key(data_key));
+            self.made = joining;
+            self.services = services;
+        }
+        self.refused.clear();
+        self.copied_from = copied_from;
+        if secret.name == POD_SECRET {
+            // Pods come and go, and none comes again.
+            let states = &self.states;
+            self.failing
+                .retain(|data_key, _| states.contains_key(data_key));
+            self.fights
+                .retain(|data_key, _| states.contains_key(data_key));
+        }
+        for minted in minted {
+            if let KeyReason::Refused(flaw) = minted.why {
+                self.refused.insert(minted.data_key.clone(), flaw);
+            }
+            let failing = self.failing.remove(&minted.data_key);
+            if let Some(failing) = failing.filter(|failing| failing.said) {
+                let (data_key, failures) = (&minted.data_key, failing.backoff.failures);
+                info!(%secret, data_key, failures, "Key can be made again");
+            }
+            let fight = self.fights.entry(minted.data_key.clone());
+            // A later job may have told of a later key already.
+            if !overtaken {
+                fight.or_default().created(minted, now);
+            }
+        }
+        for data_key in undone {
+            self.fights.entry(data_key).or_default().overwritten(now);
+        }
+        let confirm = self.apply_process(writer.as_ref(), &in_force, overtaken);
+        let mut retry = None;
+        for (data_key, problem) in failed {
+            let failing = self.failing.entry(data_key.clone());
+            let failing = failing.or_insert_with(|| Failing::new(problem.clone(), false));
+            failing.backoff.failed(now, jitter());
+            retry = retry.into_iter().chain(failing.backoff.until).min();
+            let (state, message) = (problem.state.as_str(), problem.message.as_str());
+            // What may be the whole control plane's is said of that, unless it was asked since and did well.
+            let other = problem.of_plane && failing.backoff.failures == 1;
+            if !other && failing.is_news(events, secret, &data_key, &problem) {
+                warn!(%secret, data_key, state, error = message, "Key was not made");
+                failing.said = true;
+            } else {
+                debug!(%secret, data_key, state, error = message, "Key was not made");
+            }
+            failing.problem = problem;
+        }
+        // A job that was kept from its work, or from all of it, says nothing of old keys.
+        if problem.is_none() && !overtaken {
+            let again = self.apply_unexpired(secret, (unended, &resting), now, events);
+            retry = retry.into_iter().chain(again).min();
+        }
+        let again = self.apply_problem(secret, problem, away, now);
+        let retry = retry.into_iter().chain(again).min();
+        JobEffects { retry, confirm }
+    }
+
+    /// Takes in who wrote the Secret before a job; says whether an older key of ours was put back, which may have ended.
+    fn apply_process(
+        &mut self,
+        writer: Option<&String>,
+        in_force: &BTreeMap<String, KeyId>,
+        overtaken: bool,
+    ) -> bool {
+        let mut confirm = false;
+        for (data_key, fight) in &mut self.fights {
+            fight.written(writer);
+            let current = in_force.get(data_key);
+            confirm |= current.is_some_and(|current| !overtaken && fight.is_put_back(*current));
+        }
+        confirm
+    }
+
+    /// Takes in which old keys could not be ended; says when to try again.
+    fn apply_unexpired(
+        &mut self,
+        secret: &SecretRef,
+        (unended, resting): (BTreeMap<String, Unended>, &BTreeSet<String>),
+        now: Timestamp,
+        events: &Events,
+    ) -> Option<Timestamp> {
+        self.unended.retain(|data_key, (id, failing)| {
+            let stays = unended.contains_key(data_key) || resting.contains(data_key);
+            if !stays && failing.said {
+                let (key_id, failures) = (id.0, failing.backoff.failures);
+                info!(%secret, data_key, key_id, failures, "Old key stands no longer in the way");
+            }
+            stays
+        });
+        for (data_key, unended) in unended {
+            let Unended { id, problem, owned } = unended;
+            let known = self.unended.entry(data_key.clone());
+            let (known, failing) =
+                known.or_insert_with(|| (id, Failing::new(problem.clone(), false)));
+            *known = id;
+            failing.backoff.failed(now, jitter());
+            let (key_id, state, message) = (id.0, problem.state.as_str(), problem.message.as_str());
+            // As with keys that were not made: what may be the whole control plane's is said of that first.
+            let other = problem.of_plane && failing.backoff.failures == 1;
+            // The record alone says that this key is the service's: nobody is told to expire what it names.
+            let other = other || !owned;
+            if !other && failing.is_news(events, secret, &data_key, &problem) {
+                warn!(%secret, data_key, key_id, state, error = message, "Old key was not ended");
+                failing.said = true;
+            } else {
+                debug!(%secret, data_key, key_id, state, error = message, "Old key was not ended");
+            }
+            failing.problem = problem;
+        }
+        let tries = self.unended.values();
+        tries.filter_map(|(_, failing)| failing.backoff.until).min()
+    }
+
+    fn apply_problem(
+        &mut self,
+        secret: &SecretRef,
+        problem: Option<Problem>,
+        away: bool,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let Some(problem) = problem else {
+            if let Some(was) = self.problem.take().filter(|failing| failing.said) {
+                info!(%secret, was = was.problem.state.as_str(), "Secret can be used again");
+            }
+            return None;
+        };
+        let failing = self
+            .problem
+            .get_or_insert_with(|| Failing::new(problem.clone(), away));
+        failing.backoff.failed(now, jitter());
+        failing.away = away;
+        let (state, message) = (problem.state.as_str(), problem.message.as_str());
+        if !away && (!failing.said || failing.problem.state != problem.state) {
+            warn!(%secret, state, error = message, "Secret cannot be used");
+            failing.said = true;
+        } else {
+            debug!(%secret, state, error = message, "Secret cannot be used");
+        }
+        let not_ours = problem.state == KeyState::SecretNotOurs;
+        failing.problem = problem;
+        if not_ours {
+            Some(after(now, NOT_OURS_EVERY))
+        } else {
+            failing.backoff.until
+        }
+    }
+}

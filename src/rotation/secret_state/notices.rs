@@ -1,0 +1,144 @@
+//! What people are told of one Secret. State, no I/O.
+
+use std::collections::BTreeMap;
+
+use sidescale_webhook::identity::POD_SECRET;
+
+use super::contention::{Contention, OVERWRITES};
+use super::{Failing, SecretState};
+use crate::events::{About, Notice};
+use crate::quote::{self, quoted};
+use crate::rotation::demand::SecretRef;
+use crate::rotation::problem::Problem;
+use crate::rotation::state::KeyState;
+
+impl SecretState {
+    /// What to tell people of this Secret.
+    pub(in crate::rotation) fn notices<'a>(
+        &'a self,
+        secret: &SecretRef,
+        of_plane: impl Fn(&str) -> Option<&'a Problem>,
+    ) -> Vec<Notice> {
+        let notice = |state: KeyState, note: String| Notice {
+            namespace: secret.namespace.clone(),
+            about: About::secret(&secret.name),
+            warning: true,
+            reason: state.as_str(),
+            note,
+        };
+        if let Some(Failing { problem, away, .. }) = &self.problem {
+            // Who would take the Event is away.
+            let notice = (!away).then(|| notice(problem.state, problem.message.clone()));
+            return notice.into_iter().collect();
+        }
+        let mut notices: BTreeMap<KeyState, Notice> = BTreeMap::new();
+        let refused = self.refused.iter().map(|(data_key, flaw)| {
+            let (data_key, flaw) = (quoted(data_key), flaw.as_str());
+            let note = format!(
+                "the value that somebody wrote to data key {data_key} of Secret {secret} {flaw}: another key was made \
+                 in its place. To use a key of your own, write the whole value of a living, reusable pre-auth key of that \
+                 control plane there"
+            );
+            Notice {
+                reason: "ValueRefused",
+                ..notice(KeyState::Ready, note)
+            }
+        });
+        let unended = self.unended.iter();
+        let unended = unended.filter(|(_, (_, failing))| failing.said);
+        let unended = unended.map(|(data_key, (id, failing))| {
+            let (id, data_key, problem) = (id.0, quoted(data_key), &failing.problem.message);
+            let note = format!(
+                "key {id}, an old one of data key {data_key} of Secret {secret}, was not ended, and whoever has it may \
+                 still join with it: {problem}. It is tried again, every five minutes in the end; by hand: headscale \
+                 preauthkeys expire --id {id}"
+            );
+            Notice {
+                reason: "KeyNotEnded",
+                ..notice(KeyState::Degraded, note)
+            }
+        });
+        for (key, state) in &self.states {
+            let failing = self.failing.get(key).map(|failing| &failing.problem);
+            let data_key = quote::name(key);
+            let note = match state {
+                KeyState::Ready | KeyState::Paused => continue,
+                KeyState::QuotaExceeded => self.too_many(secret, &data_key),
+                KeyState::Contended => self.contended(secret, key),
+                KeyState::Degraded
+                | KeyState::NoCredentials
+                | KeyState::InvalidCredentials
+                | KeyState::SecretNotOurs
+                | KeyState::UserNotOurs
+                | KeyState::UserMissing
+                | KeyState::Unsupported
+                | KeyState::Throttled
+                | KeyState::TooManyRows => {
+                    // What is known of the control plane by now may be newer than the state.
+                    if let Some(problem) = of_plane(key).or(failing) {
+                        let note = || notice(problem.state, problem.message.clone());
+                        notices.entry(problem.state).or_insert_with(note);
+                    }
+                    continue;
+                }
+            };
+            notices
+                .entry(*state)
+                .or_insert_with(|| notice(*state, note));
+        }
+        let copied = self.copied_from.iter().map(|from| Notice {
+            reason: "SecretCopied",
+            ..notice(KeyState::Ready, copied(secret, from))
+        });
+        let first = copied.chain(refused).chain(unended);
+        first.chain(notices.into_values()).collect()
+    }
+
+    /// What is said of a key that is one too many: for the pods of a namespace, for the bytes of a Secret, or for the quota.
+    fn too_many(&self, secret: &SecretRef, data_key: &str) -> String {
+        let key = format!("key {data_key} of Secret {secret}");
+        if secret.name == POD_SECRET {
+            return format!(
+                "{key} is one too many: a Secret has room for the keys of some 2000 pods of a namespace; run fewer pods with \
+                 sidescale.io/key-mode: per-pod there, or set key-mode to shared"
+            );
+        }
+        if self.full {
+            return format!(
+                "{key} has no room there: a Secret may have 1 MiB, and this one is nearly full; take out data keys that do \
+                 not belong there, or have the operator set authKeySecretName in a profile, so that services have another Secret"
+            );
+        }
+        format!(
+            "{key} is one too many: the namespace has as many services as rotation.maxServicesPerNamespace allows; remove \
+             some, or raise that number"
+        )
+    }
+
+    fn contended(&self, secret: &SecretRef, data_key: &str) -> String {
+        let SecretRef { namespace, name } = secret;
+        let by = self.fights.get(data_key).and_then(Contention::by);
+        let data_key = quote::name(data_key);
+        let (who, find) = match by {
+            Some(manager) => (
+                format!("field manager {}", quoted(manager)),
+                "see what it wrote",
+            ),
+            None => ("another writer".to_owned(), "find it"),
+        };
+        format!(
+            "key {data_key} of Secret {secret} was made {OVERWRITES} times within an hour because {who} keeps putting an \
+             older state back: it is made once an hour from now on, and the one made last stays valid; {find} with \
+             kubectl get secret {name} -n {namespace} -o yaml --show-managed-fields, and have it leave the Secret alone"
+        )
+    }
+}
+
+/// What is said of a Secret that was copied. The name it was copied from stands in a record that anybody may have written.
+fn copied(secret: &SecretRef, from: &SecretRef) -> String {
+    let from = quoted(&from.to_string());
+    format!(
+        "Secret {secret} was copied from Secret {from}, whose keys are for the services there: its keys are created anew; \
+         leave Secrets of keys out of backups and of tools that copy Secrets"
+    )
+}

@@ -1,0 +1,197 @@
+//! The API key of a control plane: read from its Secret, looked over, and asked for where it is missing. I/O.
+
+use sidescale_webhook::profile;
+use tracing::{debug, info};
+
+use crate::api_key::{form, value};
+use crate::cluster;
+use crate::control_plane::At;
+use crate::events::{About, Notice};
+use crate::key_value::KeyValue;
+use crate::rotation::context::Context;
+use crate::rotation::problem::Problem;
+use crate::rotation::state::KeyState;
+use crate::store::{StoreError, StoredSecret};
+
+/// An API key, as it stands in its Secret.
+pub(super) struct FoundApiKey {
+    pub(super) api_key: KeyValue,
+    /// Whether the Secret is still marked as waiting for it.
+    pub(super) placeholder: bool,
+}
+
+/// Reads the API key from its Secret. Where there is none, a Secret without a key is put there that says what to do.
+pub(super) async fn api_key(
+    context: &Context,
+    plane: &str,
+    config: &profile::ControlPlaneSettings,
+) -> Result<FoundApiKey, Problem> {
+    let (namespace, name) = (&config.api_key_namespace, &config.api_key_secret);
+    let data_key = &config.api_key_data_key;
+    let read = context.store.read(namespace, name).await;
+    let secret = read.map_err(|error| Problem {
+        state: KeyState::Degraded,
+        message: format!(
+            "API key of control plane \"{plane}\": {}",
+            cluster::chain(&error)
+        ),
+        of_plane: true,
+    })?;
+    let held = secret
+        .as_ref()
+        .and_then(|secret| secret.data.get(data_key))
+        .filter(|value| !value.trim_ascii().is_empty());
+    let Some(held) = held else {
+        let exists = match secret {
+            Some(_) => true,
+            None => put_placeholder(context, config).await,
+        };
+        let problem = no_credentials(plane, config, exists);
+        let notice = Notice {
+            namespace: namespace.clone(),
+            about: About::secret(name),
+            warning: true,
+            reason: problem.state.as_str(),
+            note: problem.message.clone(),
+        };
+        if exists {
+            context.events.publish(&notice);
+        }
+        return Err(problem);
+    };
+    let text = std::str::from_utf8(held).unwrap_or("\0").trim();
+    if let Some(wrong) = value::flaw(text) {
+        return Err(no_api_key(plane, config, wrong));
+    }
+    Ok(FoundApiKey {
+        api_key: KeyValue::new(text.to_owned()),
+        placeholder: secret.as_ref().is_some_and(form::is_placeholder),
+    })
+}
+
+/// Takes the mark of a placeholder off once there is a key that works.
+pub(super) async fn no_placeholder_any_more(
+    context: &Context,
+    config: &profile::ControlPlaneSettings,
+) {
+    let (namespace, name) = (&config.api_key_namespace, &config.api_key_secret);
+    let Ok(Some(mut secret)) = context.store.read(namespace, name).await else {
+        return;
+    };
+    if form::is_placeholder(&secret) && form::unmark_placeholder(&mut secret) {
+        // Another writer may come first, and whoever looks next tries again: the key is used either way.
+        match context.store.write(&secret).await {
+            Ok(_) => info!(namespace, secret = name, "The API key is there"),
+            Err(error) => debug!(
+                namespace,
+                secret = name,
+                error = cluster::chain(&error),
+                "Mark of the placeholder stays"
+            ),
+        }
+    }
+}
+
+/// What stands in the API key's place is none: `wrong` says what it is.
+pub(crate) fn no_api_key(
+    plane: &str,
+    config: &profile::ControlPlaneSettings,
+    wrong: &str,
+) -> Problem {
+    let (namespace, name) = (&config.api_key_namespace, &config.api_key_secret);
+    let data_key = &config.api_key_data_key;
+    let message = format!(
+        "control plane \"{plane}\" has no usable API key: data key \"{data_key}\" of Secret {namespace}/{name} \
+         {wrong}; put an API key in its place with: {}",
+        command(config)
+    );
+    Problem {
+        state: KeyState::InvalidCredentials,
+        message,
+        of_plane: true,
+    }
+}
+
+pub(crate) fn no_credentials(
+    plane: &str,
+    config: &profile::ControlPlaneSettings,
+    exists: bool,
+) -> Problem {
+    let (namespace, name) = (&config.api_key_namespace, &config.api_key_secret);
+    let found = if exists {
+        format!("has no value under \"{}\"", config.api_key_data_key)
+    } else {
+        "does not exist".to_owned()
+    };
+    let message = format!(
+        "control plane \"{plane}\" has no API key: Secret {namespace}/{name} {found}; an apikey-manager beside \
+         Headscale makes one by itself, else paste this, once: {}",
+        command(config)
+    );
+    Problem {
+        state: KeyState::NoCredentials,
+        message,
+        of_plane: true,
+    }
+}
+
+pub(super) fn invalid_credentials(
+    plane: &str,
+    config: &profile::ControlPlaneSettings,
+    at: &At,
+) -> Problem {
+    let (namespace, name) = (&config.api_key_namespace, &config.api_key_secret);
+    let (method, url) = (at.method, &at.url);
+    let message = format!(
+        "control plane \"{plane}\" refuses the API key of Secret {namespace}/{name}: {method} {url} answered 401, \
+         so it is unknown, expired or deleted there; put a new one in its place with: {}",
+        command(config)
+    );
+    Problem {
+        state: KeyState::InvalidCredentials,
+        message,
+        of_plane: true,
+    }
+}
+
+/// Puts a Secret of ours there that holds no key; says whether there is one now.
+async fn put_placeholder(context: &Context, config: &profile::ControlPlaneSettings) -> bool {
+    let (namespace, name) = (&config.api_key_namespace, &config.api_key_secret);
+    let mut secret = StoredSecret::absent(namespace, name);
+    let command = command(config);
+    form::mark_placeholder(&mut secret, context.clock.now(), &command);
+    match context.store.write(&secret).await {
+        Ok(_) => {
+            info!(
+                namespace,
+                secret = name,
+                "Put a placeholder for the API key"
+            );
+            true
+        }
+        Err(StoreError::Conflict { .. }) => true,
+        // Without its namespace, or the right to, it is only said.
+        Err(error) => {
+            debug!(
+                namespace,
+                secret = name,
+                error = cluster::chain(&error),
+                "No placeholder for the API key"
+            );
+            false
+        }
+    }
+}
+
+/// What to paste into a shell to get an API key into its Secret, be it there or not; the labels that it has stay.
+///
+/// The key stands in no argument, and where none is created nothing is written.
+fn command(config: &profile::ControlPlaneSettings) -> String {
+    let (namespace, name) = (&config.api_key_namespace, &config.api_key_secret);
+    let data_key = &config.api_key_data_key;
+    format!(
+        "(key=$(kubectl exec -n {namespace} deploy/headscale -c headscale -- headscale apikeys create -e 90d) && printf %s \
+         \"$key\" | kubectl create secret generic {name} -n {namespace} --from-file={data_key}=/dev/stdin --dry-run=client \
+         -o yaml | kubectl apply --server-side --force-conflicts -f -)"
+    )
+}

@@ -1,0 +1,157 @@
+//! The nodes of a control plane, and the calls that change them. I/O.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+
+use super::{Origins, Session};
+use crate::control_plane::{Error, HeadscaleRelease, KeyId, NodeId, PreAuthKey, RowList, UserId};
+use crate::rotation::owner::KeyUser;
+use crate::rotation::problem::Problem;
+use crate::rotation::rename::RenameStep;
+use crate::rotation::survey::Survey;
+use crate::rotation::tailnet::{KeyOrigin, Tailnet};
+
+impl Session {
+    /// Its nodes, by the users of ours whose keys made them.
+    ///
+    /// # Errors
+    /// A call failed.
+    pub async fn tailnet(&self, now: Timestamp) -> Result<Tailnet, Problem> {
+        let nodes = self.counted("list_nodes", self.client.list_nodes()).await?;
+        let strange = {
+            let origins = self.origins();
+            let mut keys = nodes.iter().filter_map(|node| node.pre_auth_key);
+            keys.any(|key| !origins.contains_key(&key))
+        };
+        if strange {
+            // A key made since the last list, by us or by anybody.
+            let keys = self
+                .counted("list_pre_auth_keys", self.client.list_pre_auth_keys())
+                .await?;
+            self.note_origins(&keys);
+        }
+        let users = self.key_users();
+        let lent = self.lent.keys();
+        Ok(Tailnet::new(now, nodes, &self.origins(), &users, &lent))
+    }
+
+    /// Everything that it holds.
+    ///
+    /// # Errors
+    /// A call failed.
+    pub async fn survey(&self) -> Result<Survey, Problem> {
+        self.list_users().await?;
+        let keys = self.client.list_last_pre_auth_keys();
+        let RowList { rows: keys, beyond } = self.counted("list_pre_auth_keys", keys).await?;
+        let truncated = beyond.is_some();
+        if !truncated {
+            self.note_origins(&keys);
+        }
+        let nodes = self.counted("list_nodes", self.client.list_nodes()).await?;
+        Ok(Survey {
+            keys,
+            truncated,
+            nodes,
+            users: self.key_users(),
+            // Unknown is the one that forbids most.
+            release: self
+                .version
+                .as_ref()
+                .map_or(HeadscaleRelease::V0_28, |version| version.release),
+        })
+    }
+
+    /// Removes the row of a key that no node names.
+    ///
+    /// # Errors
+    /// The call failed.
+    pub async fn delete_key(&self, id: KeyId) -> Result<(), Problem> {
+        let deleted = self.client.delete_pre_auth_key(id);
+        Ok(self.counted("delete_pre_auth_key", deleted).await?)
+    }
+
+    /// Removes a user with its keys, where users are ours to remove.
+    ///
+    /// # Errors
+    /// The call failed, or would remove the keys of others.
+    pub async fn delete_user(&self, id: UserId) -> Result<(), Problem> {
+        let Some(version) = self.version.as_ref().filter(|_| self.manages_users) else {
+            return Ok(());
+        };
+        self.users().retain(|_, user| user.id != id);
+        let deleted = self.client.delete_user(id, version);
+        Ok(self.counted("delete_user", deleted).await?)
+    }
+
+    /// Removes a node; one that is gone already counts as removed.
+    ///
+    /// # Errors
+    /// The call failed.
+    pub async fn delete_node(&self, id: NodeId) -> Result<(), Problem> {
+        let deleted = self.client.delete_node(id);
+        Ok(self.counted("delete_node", deleted).await?)
+    }
+
+    /// Does a step of the name keeper.
+    ///
+    /// # Errors
+    /// The call failed; that another node has the name, or that the node is gone, is said so too.
+    pub async fn name_step(&self, step: &RenameStep) -> Result<(), Error> {
+        match step {
+            RenameStep::Delete { node, name: _ } => {
+                let deleted = self.client.delete_node(*node);
+                self.counted("delete_node", deleted).await
+            }
+            RenameStep::Rename { node, from: _, to } => {
+                let renamed = self.client.rename_node(*node, to);
+                self.counted("rename_node", renamed).await.map(drop)
+            }
+            RenameStep::TellTaken { .. } => Ok(()),
+        }
+    }
+
+    /// Remembers which keys of others stand or stood in Secrets of ours: pods join with them too.
+    pub(in crate::rotation) fn note_foreign_key(
+        &self,
+        keys: impl IntoIterator<Item = (KeyId, String)>,
+    ) {
+        self.lent.note(keys);
+    }
+
+    /// As [`Self::note_lent`], from all Secrets that there are.
+    pub(in crate::rotation) fn note_foreign_keys(&self, lent: &BTreeSet<(String, KeyId, String)>) {
+        let here = lent.iter().filter(|(plane, _, _)| *plane == self.name);
+        self.lent
+            .note_all(here.map(|(_, key, namespace)| (*key, namespace.clone())));
+    }
+
+    /// Whether all keys of others in Secrets of ours are known: before, nobody can tell which nodes are pods'.
+    pub(in crate::rotation) fn knows_foreign_keys(&self) -> bool {
+        self.lent.is_complete()
+    }
+
+    /// Remembers whose each key is.
+    pub(super) fn note_origins(&self, keys: &[PreAuthKey]) {
+        let origin = |key: &PreAuthKey| {
+            // A key with tags alone has no user: it is none of ours.
+            let origin = KeyOrigin {
+                user: key.user.unwrap_or(UserId(0)),
+                ephemeral: key.ephemeral,
+            };
+            (key.id, origin)
+        };
+        *self.origins() = keys.iter().map(origin).collect();
+    }
+
+    /// The users that keys are made for, by id.
+    pub(super) fn key_users(&self) -> BTreeMap<UserId, KeyUser> {
+        self.installation
+            .key_users(self.users().values(), &self.adopted)
+    }
+
+    fn origins(&self) -> MutexGuard<'_, Origins> {
+        self.origins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,159 @@
+//! The users that keys are made for: found, made, or refused because they are another's. I/O.
+
+use std::collections::BTreeMap;
+use std::sync::{MutexGuard, PoisonError};
+
+use super::Session;
+use crate::control_plane::{Error, User, UserId};
+use crate::rotation::owner::{PREFIX, ServiceOwner};
+use crate::rotation::problem::Problem;
+use crate::rotation::state::KeyState;
+
+/// Characters of a display name that are shown.
+const SHOWN: usize = 200;
+
+impl Session {
+    /// Refuses a user that is known to be another's, or missing where people make them; asks again before it does.
+    ///
+    /// # Errors
+    /// The user is not ours, or missing, or the call failed.
+    pub async fn check_user(&self, name: &str, owner: &ServiceOwner) -> Result<(), Problem> {
+        let wrong = |plane: &Self| match plane.users().get(name) {
+            Some(user) if plane.may_use(user, owner) => None,
+            Some(user) => Some(plane.not_ours(user, owner)),
+            None if plane.manages_users => None,
+            None => Some(plane.missing(name, owner)),
+        };
+        if wrong(self).is_none() {
+            return Ok(());
+        }
+        self.list_users().await?;
+        wrong(self).map_or(Ok(()), Err)
+    }
+
+    /// The user to make a key for: known, or made now if that is ours to do.
+    pub(super) async fn user(&self, name: &str, owner: &ServiceOwner) -> Result<UserId, Problem> {
+        let known = self.users().get(name).cloned();
+        if let Some(user) = known.filter(|user| self.may_use(user, owner)) {
+            return Ok(user.id);
+        }
+        if self.manages_users && !self.users().contains_key(name) {
+            let tag = self.installation.owner_tag(owner);
+            // Asked first and looked up only if it is taken: a new service waits for one call less.
+            match self
+                .counted("create_user", self.client.create_user(name, &tag))
+                .await
+            {
+                Ok(user) => {
+                    // Everything that is known of its keys later rests on this.
+                    if user.name != name || !self.is_owned(&user, owner) {
+                        return Err(self.created_otherwise(name, &tag));
+                    }
+                    let id = user.id;
+                    self.users().insert(name.to_owned(), user);
+                    return Ok(id);
+                }
+                Err(Error::Conflict { .. }) => {}
+                Err(error @ Error::Refused { .. }) => {
+                    // Some versions say no more than 500 of a name that is taken.
+                    self.list_users().await?;
+                    if !self.users().contains_key(name) {
+                        return Err(error.into());
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.list_users().await?;
+        let found = self.users().get(name).cloned();
+        match found {
+            Some(user) if self.may_use(&user, owner) => Ok(user.id),
+            Some(user) => Err(self.not_ours(&user, owner)),
+            None if !self.manages_users => Err(self.missing(name, owner)),
+            None => {
+                let message = format!(
+                    "control plane \"{}\": user \"{name}\" came and went: trying again",
+                    self.name
+                );
+                Err(Problem {
+                    state: KeyState::Degraded,
+                    message,
+                    of_plane: false,
+                })
+            }
+        }
+    }
+
+    pub(super) async fn list_users(&self) -> Result<(), Error> {
+        let listed = self.counted("list_users", self.client.list_users()).await?;
+        // Names are unique among users without a provider; the others are nobody's of ours.
+        let ours = listed.into_iter().filter(|user| !user.from_provider);
+        *self.users() = ours.map(|user| (user.name.clone(), user)).collect();
+        Ok(())
+    }
+
+    fn may_use(&self, user: &User, owner: &ServiceOwner) -> bool {
+        self.is_owned(user, owner) || !user.from_provider && self.adopted.contains(&user.name)
+    }
+
+    /// Whether Sidescale created the user for this service.
+    fn is_owned(&self, user: &User, owner: &ServiceOwner) -> bool {
+        let created_for = self.installation.owner_of(&user.display_name);
+        !user.from_provider && created_for.as_ref() == Some(owner)
+    }
+
+    fn not_ours(&self, user: &User, owner: &ServiceOwner) -> Problem {
+        let (plane, name) = (&self.name, &user.name);
+        let tag = self.installation.owner_tag(owner);
+        let another = match user.display_name.starts_with(PREFIX) {
+            true => {
+                "; where that is another cluster's, set clusterName here, which parts their users; where it is a former \
+                 name of this installation, list that under formerInstallations"
+            }
+            false => "",
+        };
+        let shown: String = user.display_name.chars().take(SHOWN).collect();
+        let message = format!(
+            "user {name:?} of control plane \"{plane}\" was not created by this installation for service {owner}: its \
+             display name is {shown:?}, want {tag:?}; rename that user, or list it under \
+             controlPlanes.{plane}.adoptUsers to have keys made for it{another}"
+        );
+        Problem {
+            state: KeyState::UserNotOurs,
+            message,
+            of_plane: false,
+        }
+    }
+
+    fn created_otherwise(&self, name: &str, tag: &str) -> Problem {
+        let message = format!(
+            "control plane \"{}\" created a user with another name or display name than was asked for, want {name:?} and \
+             {tag:?}: no key is made for it; check that nothing between Sidescale and Headscale rewrites requests, and \
+             delete that user",
+            self.name
+        );
+        Problem {
+            state: KeyState::Degraded,
+            message,
+            of_plane: false,
+        }
+    }
+
+    fn missing(&self, name: &str, owner: &ServiceOwner) -> Problem {
+        let (plane, tag) = (&self.name, self.installation.owner_tag(owner));
+        // The tag is ours to give away: whoever may make users may make one for us.
+        let message = format!(
+            "control plane \"{plane}\" has no user \"{name}\", and rotation.users: never leaves making it to people; paste \
+             this where headscale runs, once: headscale users create {name} --display-name \"{tag}\""
+        );
+        Problem {
+            state: KeyState::UserMissing,
+            message,
+            of_plane: false,
+        }
+    }
+
+    pub(super) fn users(&self) -> MutexGuard<'_, BTreeMap<String, User>> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,57 @@
+//! What a caller is told whom nobody vouches for: nothing that only the annotations of the named namespace say. Pure.
+
+use super::outcome::ReviewOutcome;
+use crate::quote;
+
+/// Texts of an answer to the same pod in a namespace without annotations.
+#[derive(Debug)]
+pub(crate) struct PublicReply {
+    message: Option<String>,
+    texts: Vec<String>,
+}
+
+impl PublicReply {
+    /// What was said there.
+    pub(super) fn of(plain: ReviewOutcome) -> Self {
+        let ReviewOutcome {
+            message, warnings, ..
+        } = plain;
+        Self {
+            message,
+            texts: warnings,
+        }
+    }
+
+    /// Whether an answer says no more than that.
+    pub(super) fn covers(&self, outcome: &ReviewOutcome) -> bool {
+        let message = outcome.message.is_none() || outcome.message == self.message;
+        message
+            && outcome
+                .warnings
+                .iter()
+                .all(|text| self.texts.contains(text))
+    }
+
+    /// The message of a denial, or one that names no value in its place.
+    pub(super) fn message(&self, message: &str, namespace: &str) -> String {
+        if self.message.as_deref() == Some(message) {
+            message.to_owned()
+        } else {
+            withheld(namespace)
+        }
+    }
+
+    /// Those of the texts that may be told.
+    pub(super) fn texts(&self, texts: &[String]) -> Vec<String> {
+        let told = texts.iter().filter(|text| self.texts.contains(text));
+        told.cloned().collect()
+    }
+}
+
+/// Says where the author of a pod finds what is not told.
+pub(super) fn withheld(namespace: &str) -> String {
+    let namespace = quote::shown(namespace);
+    format!(
+        "a namespace annotation is not accepted, or does not go with the pod's own: look at the annotations under sidescale.io/ of namespace {namespace}, and at Sidescale's log for the reason"
+    )
+}
