@@ -1,17 +1,19 @@
-//! Makes, renews and ends the keys that injected sidecars refer to.
+//! Creates, renews and expires the keys that injected sidecars refer to.
 //!
 //! ```text
-//! pods ─► demand ─► plan(now, view, policy) ─► steps ─► run: control plane and Secrets
+//! pods ─► demand ─► run ─► queue ─► reconcile ─► plan ─► steps ─► create, retire ─► control plane and Secret
+//!                    ▲                                                       │
+//!                    └────────── secret_state ◄────────── outcome ◄──────────┘
 //! ```
-//! `record`, `demand`, `plan`, `queue` and `state` are pure; `run` obeys them.
+//! Read it in this order. `demand`, `queue`, `plan`, `record`, `owner` and `budget` are pure; `run` and `reconcile` obey them.
 //!
 //! ```text
-//! pods ─► fleet ─┬─► nodes: joined, late, lost, uninvited ─► housekeeping: Events, gauges, evictions
-//! nodes ─► tailnet ─► names: who makes room, who is named ─► housekeeping: the control plane
-//! pods, nodes ─► claims: which namespace a name belongs to ─► names, and housekeeping: Events, a ConfigMap
+//! pods  ─► replicas ┬─► nodes: joined, late, lost, uninvited ──► node_monitor: Events, gauges, evictions
+//! nodes ─► tailnet ─┼─► rename: who gets a hostname again ─────► node_monitor: the control plane
+//!                   └─► claims: whose a hostname is ───────────► rename, and node_monitor: Events, a ConfigMap
 //! ```
-//! The five are pure as well, and looked at every few seconds beside the rotation of keys; so are `orphans`, `cleanup` and
-//! `removal`, which say once an hour, or when a person asks, what nobody needs any more.
+//! These are pure as well, and looked at every few seconds beside the rotation of keys. So are `orphans`, `cleanup` and `removal`, which
+//! say once an hour, or when a person asks, what is not needed any more.
 
 mod api_keys;
 pub mod budget;

@@ -10,6 +10,7 @@
 mod acceptance;
 mod alerts;
 mod apikey_manager;
+mod architecture;
 mod book;
 mod chart;
 mod check;
