@@ -120,7 +120,7 @@ impl Session {
         self.lent.note(keys);
     }
 
-    /// As [`Self::note_lent`], from all Secrets that there are.
+    /// As [`Self::note_foreign_key`], from all Secrets that there are.
     pub(in crate::rotation) fn note_foreign_keys(&self, lent: &BTreeSet<(String, KeyId, String)>) {
         let here = lent.iter().filter(|(plane, _, _)| *plane == self.name);
         self.lent
