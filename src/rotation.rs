@@ -9,11 +9,11 @@
 //!
 //! ```text
 //! pods  ─► replicas ┬─► nodes: joined, late, lost, uninvited ──► node_monitor: Events, gauges, evictions
-//! nodes ─► tailnet ─┼─► rename: who gets a hostname again ─────► node_monitor: the control plane
-//!                   └─► claims: whose a hostname is ───────────► rename, and node_monitor: Events, a ConfigMap
+//! nodes ─► tailnet ─┼─► rename: which node gets its name back ─► node_monitor: the control plane
+//!                   └─► claims: owner of each hostname ────────► rename, and node_monitor: Events, a ConfigMap
 //! ```
-//! These are pure as well, and looked at every few seconds beside the rotation of keys. So are `orphans`, `cleanup` and `removal`, which
-//! say once an hour, or when a person asks, what is not needed any more.
+//! These are pure as well and run every few seconds, independently of key rotation. So are `orphans`, `cleanup` and `removal`, which list
+//! what is no longer needed, once an hour and when a person asks.
 
 mod api_keys;
 pub mod budget;

@@ -1,4 +1,4 @@
-//! Injected pods -> the keys they need: the webhook's own decision, asked again with what its receipt names. Pure.
+//! From injected pods to the keys they need: repeats the webhook's decision with the values of the pod's receipt. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -22,32 +22,28 @@ mod pod_inputs;
 pub use pod_inputs::PodInputs;
 use pod_inputs::{PodLabels, ReceiptOverlay, own_digits};
 
-/// One pod as the index keeps it.
+/// One pod as the index stores it.
 #[derive(Clone, Copy, Debug)]
 pub struct PodSeen<'a> {
-    /// When it was made.
     pub created: Timestamp,
-    /// Its uid, which decides between pods of one second.
+    /// Its uid, which orders pods created in the same second.
     pub uid: u128,
-    /// Its name.
     pub name: &'a Arc<str>,
-    /// Whether it is being deleted.
+    /// Whether it is terminating.
     pub leaving: bool,
-    /// What decides its key.
+    /// Inputs to the decision about its key.
     pub shape: &'a Arc<PodInputs>,
 }
 
-/// Names a Secret.
+/// Namespace and name of a Secret.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SecretRef {
-    /// Its namespace.
     pub namespace: String,
-    /// Its name.
     pub name: String,
 }
 
 impl SecretRef {
-    /// The Secret of that name in a namespace.
+    /// Returns a reference to the Secret of that name.
     #[must_use]
     pub fn new(namespace: &str, name: &str) -> Self {
         Self {
@@ -57,7 +53,7 @@ impl SecretRef {
     }
 }
 
-/// What pods need of one Secret: a view of what its namespace needs, which jobs share.
+/// What pods need of one Secret: a view of the namespace's demand, shared by jobs.
 #[derive(Clone, Debug)]
 pub struct SecretDemand {
     namespace: Option<Arc<NamespaceDemand>>,
@@ -65,14 +61,14 @@ pub struct SecretDemand {
 }
 
 impl SecretDemand {
-    /// The keys of the Secret of that name; none where the namespace needs none.
+    /// Returns the demand for the Secret of that name; empty if the namespace has none.
     #[must_use]
     pub fn new(namespace: Option<Arc<NamespaceDemand>>, secret: &str) -> Self {
         let secret = secret.to_owned();
         Self { namespace, secret }
     }
 
-    /// The data keys that pods refer to, whatever policy says.
+    /// Returns the data keys that pods refer to, even those that policy denies.
     #[must_use]
     pub fn referenced(&self) -> &BTreeSet<String> {
         static NOTHING: BTreeSet<String> = BTreeSet::new();
@@ -81,7 +77,7 @@ impl SecretDemand {
         held.unwrap_or(&NOTHING)
     }
 
-    /// Uid of the namespace, if it is known.
+    /// Returns the uid of the namespace, if known.
     #[must_use]
     pub fn namespace_uid(&self) -> Option<u128> {
         self.namespace.as_ref()?.uid
@@ -104,72 +100,69 @@ impl Deref for SecretDemand {
 /// What the pods of a namespace need, by Secret and data key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NamespaceDemand {
-    /// Uid of the namespace, if it is known.
+    /// Uid of the namespace, if known.
     pub uid: Option<u128>,
     /// Keys by Secret name and data key.
     pub secrets: BTreeMap<String, BTreeMap<String, KeyDemand>>,
-    /// Pods that carry our label and get no key: disabled, denied, or a receipt that policy does not bear out.
+    /// Number of labelled pods that get no key: disabled, denied, or with a receipt that policy does not confirm.
     pub refused: usize,
-    /// The pods that the tailnet should show.
+    /// The pods that should be in the tailnet.
     pub replica_groups: Vec<ReplicaGroup>,
-    /// What runs the pods of each key, by Secret and data key.
+    /// The workloads of each key, by Secret and data key.
     pub users: BTreeMap<(String, String), BTreeSet<Workload>>,
-    /// The pods that rotation makes no key for, by the key that they refer to.
+    /// The pods that rotation creates no key for, by the key that they refer to.
     pub unserved: Vec<Unserved>,
-    /// Data keys that pods refer to, by Secret: they stay as long as those are there, whatever policy says.
+    /// Data keys that pods refer to, by Secret: they stay as long as those pods exist, even if policy denies them.
     pub held: BTreeMap<String, BTreeSet<String>>,
-    /// How many pods may be connected, by control plane and service: those too that get no key any more or are leaving.
+    /// How many pods may be connected, by control plane and service, including terminating pods and pods that no longer get a key.
     pub expected_nodes: BTreeMap<(String, String), usize>,
 }
 
-/// Pods that refer to a key which rotation does not make.
+/// Pods that refer to a key which rotation does not create.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unserved {
-    /// Secret of the key.
     pub secret: String,
-    /// Data key in it.
     pub data_key: String,
-    /// Whether it is their author's own key; else policy gives them none.
+    /// Whether the pods' author supplies the key; otherwise policy denies them one.
     pub own: bool,
-    /// The pods, the oldest first; those that are being deleted are left out.
+    /// The pods, oldest first, without terminating ones.
     pub pods: Vec<PodRef>,
 }
 
 /// What the pods of all namespaces need.
 #[derive(Clone, Debug, Default)]
 pub struct Demands {
-    /// Whether the pods were all seen once; before that, absence says nothing.
+    /// Whether all pods were seen once; before that, a missing pod means nothing.
     pub synced: bool,
     /// Demand by namespace; an unchanged namespace keeps its `Arc`.
     pub namespaces: BTreeMap<Arc<str>, Arc<NamespaceDemand>>,
-    /// How often each Secret of keys was seen to be changed by somebody else.
+    /// How many changes by other writers were seen on each Secret of keys.
     pub changes: BTreeMap<SecretRef, u64>,
 }
 
 /// One key that pods need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyDemand {
-    /// The identity.
+    /// Service of the pods that use it.
     pub service: String,
-    /// Name of the control plane.
     pub control_plane: String,
-    /// What the key has to be.
+    /// The properties that the key must have.
     pub asked: KeySpec,
-    /// Its life.
+    /// Lifetime of the key.
     pub expiration: Duration,
-    /// How long before its end it is renewed.
+    /// How long before its expiry it is renewed.
     pub buffer: Duration,
     /// How many pods use it.
     pub pods: usize,
-    /// How many of them ask for something else than the newest, which decides.
+    /// How many of them ask for other properties than the newest pod, which decides.
     pub differing: usize,
-    /// When its oldest pod was made.
+    /// Creation time of its oldest pod.
     pub since: Timestamp,
-    /// Name of its one pod's node, where no other pod has it.
+    /// Hostname of its single pod's node, if no other pod has that hostname.
     pub hostname: Option<String>,
 }
 
-/// Pods that share a shape.
+/// Pods with equal inputs.
 struct PodGroup<'a> {
     shape: &'a PodInputs,
     pods: Vec<PodSeen<'a>>,
@@ -204,7 +197,7 @@ impl fmt::Display for SecretRef {
     }
 }
 
-/// Decides what the labelled pods of one namespace need.
+/// Returns what the labelled pods of one namespace need.
 #[must_use]
 pub fn of_namespace<'a>(
     namespace: &str,
@@ -242,7 +235,7 @@ pub fn of_namespace<'a>(
                 mut demand,
                 hostname,
             }) => {
-                // Names of pods are told apart by the pods' own.
+                // Hostnames made from pod names are unique per pod.
                 let own = (secret == POD_SECRET && hostname.needs_pod_name)
                     .then(|| group.pods.first())
                     .flatten();
@@ -267,7 +260,7 @@ pub fn of_namespace<'a>(
         let Some(key) = of_newest(&asking) else {
             continue;
         };
-        // That a single pod has another key is no news of its workload.
+        // A new key for a single pod is not reported on its workload.
         if secret != POD_SECRET {
             let key = (secret.clone(), data_key.clone());
             demand.users.insert(key, workloads(&asking));
@@ -283,7 +276,7 @@ pub fn of_namespace<'a>(
     demand
 }
 
-/// Puts together the pods that ask for the same in the same words.
+/// Groups the pods that share one `PodInputs`.
 fn alike<'a>(pods: impl Iterator<Item = PodSeen<'a>>) -> impl Iterator<Item = PodGroup<'a>> {
     let mut groups: HashMap<*const PodInputs, PodGroup<'a>> = HashMap::new();
     for pod in pods {
@@ -301,7 +294,7 @@ fn alike<'a>(pods: impl Iterator<Item = PodSeen<'a>>) -> impl Iterator<Item = Po
     groups.into_values()
 }
 
-/// What is asked of one key by its newest pod, which decides.
+/// Returns the demand of the newest pod, which decides.
 fn of_newest(asking: &[(PodGroup<'_>, KeyDemand)]) -> Option<KeyDemand> {
     let (_, newest) = asking.iter().max_by_key(|(group, _)| group.newest)?;
     let differing = asking.iter().filter(|(_, key)| key.asked != newest.asked);
@@ -317,7 +310,7 @@ fn of_newest(asking: &[(PodGroup<'_>, KeyDemand)]) -> Option<KeyDemand> {
     })
 }
 
-/// What runs the pods of one key, as far as that can be told.
+/// Returns the known workloads of one key.
 fn workloads(asking: &[(PodGroup<'_>, KeyDemand)]) -> BTreeSet<Workload> {
     let shapes = asking.iter().map(|(group, _)| group.shape);
     shapes.filter_map(PodInputs::workload).collect()
@@ -337,7 +330,7 @@ fn listed(unserved: BTreeMap<(String, String, bool), Vec<PodRef>>) -> Vec<Unserv
     unserved.collect()
 }
 
-/// Whose node a pod of this shape may be, by what its receipt names: policy may have changed since it joined.
+/// Returns the control plane and service of the pod's node, from its receipt: policy may have changed since it joined.
 fn expected_node(shape: &PodInputs, policy: &Policy) -> Option<(String, String)> {
     let receipt = shape.receipt()?;
     let plane = receipt.control_plane;
@@ -347,7 +340,7 @@ fn expected_node(shape: &PodInputs, policy: &Policy) -> Option<(String, String)>
         .then(|| (plane.into_owned(), receipt.service.into_owned()))
 }
 
-/// What pods of this shape need; none where policy gives them nothing.
+/// Returns what such pods need; none if policy denies them a key.
 fn wanted(
     namespace: &str,
     shape: &PodInputs,
@@ -376,9 +369,9 @@ fn wanted(
             .as_ref()
             .map(|(kind, name)| WorkloadOwner { kind, name }),
         namespace_metadata: metadata,
-        // Believed, whatever the namespace's label says by now: a pod may opt in by itself.
+        // Trusted even if the namespace no longer has the label: a pod may opt in itself.
         namespace_opted_in: true,
-        // Never chosen anew: that would believe the receipt about what only the namespace's label says.
+        // Never selected again: that would trust the receipt about what only the namespace's label says.
         profile: Some(whole.profile.as_deref().unwrap_or(DEFAULT)),
         caller: Caller::Verified,
         request: own_digits(&receipt).unwrap_or_default(),

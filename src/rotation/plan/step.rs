@@ -1,4 +1,4 @@
-//! What a plan says is to be done: the steps, why, and when to ask again. Pure.
+//! The steps of a plan, their reasons, and when to plan again. Pure.
 
 use std::collections::BTreeMap;
 
@@ -9,124 +9,102 @@ use crate::rotation::record::{Intent, IssuedKey as Adopted};
 use crate::rotation::state::KeyState;
 use crate::rotation::value::Flaw;
 
-/// Why a key is made.
+/// Why a key is created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum KeyReason {
-    /// There is none.
+    /// The record has no key.
     First,
-    /// The record names one, and its value is not in the Secret.
+    /// The record names a key, but the Secret does not have its value.
     ValueLost,
-    /// Somebody put a value in its place that is no key to use.
+    /// A person or program replaced the value with one that is not a usable key.
     Refused(Flaw),
-    /// The control plane does not have it any more, or ended it early.
+    /// The control plane no longer has the key, or expired it early.
     Lost,
-    /// The control plane says that it is another's: of a user that was not created for this service.
+    /// By the control plane, the key belongs to a user that was not created for this service.
     NotOwned,
-    /// Pods ask for other tags, another user or other properties than it has, by the record or the control plane.
+    /// Pods ask for other tags, another user or other properties than the key has by the record or the control plane.
     Changed,
-    /// A person asked for another one.
+    /// A person requested a new key.
     Requested,
-    /// The pod that it is for has not joined, and the time has come.
+    /// The key is due, and its pod has not joined.
     NotJoined,
-    /// Its time has come.
+    /// The key is due.
     Due,
 }
 
-/// One thing to do.
+/// One step of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Write down that a key is about to be made; one that was under way is given up.
+    /// Write an intent to create a key; an earlier intent is abandoned.
     Intend {
-        /// The key.
         data_key: String,
-        /// Why.
         why: KeyReason,
     },
-    /// Make the key that was written down, and put it in force.
+    /// Create the key of an intent and put it in force.
     Create {
-        /// The key.
         data_key: String,
-        /// What was written down.
         intent: Intent,
-        /// Why.
         why: KeyReason,
     },
     /// Take over a key that a person put in the place of ours.
     Adopt {
-        /// The key.
         data_key: String,
-        /// What it is.
         key: Adopted,
     },
-    /// Stop an intent that nobody follows.
+    /// Abandon an intent that no process follows.
     GiveUp {
-        /// The key.
         data_key: String,
     },
-    /// End a key at the control plane; if it was one of the previous, forget it.
+    /// Expire a key at the control plane; remove it from the previous keys.
     Expire {
-        /// The key.
         data_key: String,
-        /// Where.
         control_plane: String,
-        /// Which.
         id: KeyId,
-        /// When it ends by itself: a key of that id with another end is not the one.
+        /// When it expires; a key of the same id with another expiry is a different key.
         expires: Timestamp,
-        /// Why.
         why: ExpireReason,
     },
-    /// Bring what was put off for too long by a clock that was ahead back to now.
+    /// Move times that a fast clock set too far in the future back to now.
     BringBack {
-        /// The key.
         data_key: String,
     },
-    /// Forget a previous key that is over, or is the one in force.
+    /// Forget a previous key that has expired, or is the one in force.
     ForgetPrevious {
-        /// The key.
         data_key: String,
-        /// Which.
         id: KeyId,
     },
-    /// Write down that the one pod that a key is for has joined.
+    /// Record that the one pod of a key has joined.
     NoteJoined {
-        /// The key.
         data_key: String,
-        /// With which.
+        /// The key that it joined with.
         id: KeyId,
     },
-    /// Write down since when no pod needs the key; none: a pod needs it again.
+    /// Record since when no pod needs the key; none: a pod needs it again.
     NoteUse {
-        /// The key.
         data_key: String,
-        /// Since when.
         unused_since: Option<Timestamp>,
     },
-    /// Take a key that nobody needed for long out of the Secret; it then ends as any that went before.
+    /// Take a key that was unused for long out of the Secret; it then expires like other previous keys.
     Retire {
-        /// The key.
         data_key: String,
     },
-    /// Forget a key of which nothing is left.
+    /// Forget a key that has nothing left to remember.
     Forget {
-        /// The key.
         data_key: String,
     },
-    /// Write down that the record of an earlier namespace of that name was confirmed.
+    /// Record that the record of an earlier namespace of that name was confirmed.
     TakeOver,
-    /// Forget an intent whose key can no longer turn up.
+    /// Forget an abandoned intent whose key can no longer turn up.
     ForgetAbandoned {
-        /// The key.
         data_key: String,
-        /// The intent.
         op: String,
     },
 }
 
-/// What to do now, and when to ask again.
+/// Steps to do now, and when to plan again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Most urgent first.
+    /// The steps, most urgent first.
     pub steps: Vec<Step>,
     /// State of every demanded key.
     pub states: BTreeMap<String, KeyState>,
@@ -134,25 +112,25 @@ pub struct Plan {
     pub full: bool,
     /// When a key is due or may be tried again.
     pub renew_at: Option<Timestamp>,
-    /// When a key is to be ended.
+    /// When a key is to be expired.
     pub cleanup_at: Option<Timestamp>,
-    /// When the control plane's list of keys is wanted.
+    /// When the control plane's list of keys is needed.
     pub confirm_at: Option<Timestamp>,
 }
 
-/// Says why a key is ended.
+/// Why a key is expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExpireReason {
-    /// It was replaced or taken out, and the time that it went on for has passed.
+    /// It was replaced or taken out, and its overlap has passed.
     Overlap,
-    /// Somebody asked for its end.
+    /// A person revoked it.
     Revoked,
-    /// It came of an intent that was given up: nobody has its value.
+    /// It was created from an abandoned intent: its value is lost.
     LostIntent,
 }
 
 impl ExpireReason {
-    /// Its name in logs.
+    /// Returns the name used in logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -164,7 +142,7 @@ impl ExpireReason {
 }
 
 impl KeyReason {
-    /// Its name in logs.
+    /// Returns the name used in logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

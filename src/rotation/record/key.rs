@@ -1,4 +1,4 @@
-//! What is remembered of one key: what is in force, what went before, what is being made. Pure.
+//! The record of one key: the key in force, previous keys, intents. Pure.
 
 use std::time::Duration;
 
@@ -9,56 +9,56 @@ use super::bounds;
 use crate::clock::after;
 use crate::control_plane::{KeyId, PreAuthKey};
 
-/// Bounds how many lost intents of a key are remembered.
+/// Maximum number of lost intents remembered for a key.
 const MOST_ABANDONED: usize = 32;
 
-/// Bounds how many keys of others are remembered for one of ours.
+/// Maximum number of foreign keys remembered for a key.
 const MOST_LENT: usize = 8;
 
-/// Remembers one key: what is in force, what went before, what is being made.
+/// The record of one key.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KeyRecord {
-    /// The identity of the pods that use it.
+    /// Service of the pods that use it.
     pub service: String,
-    /// Name of the control plane that made it.
+    /// Name of the control plane that created it.
     pub control_plane: String,
-    /// The key whose value stands in the Secret.
+    /// The key whose value is in the Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current: Option<IssuedKey>,
-    /// Keys that went before and are still valid, until their overlap ends.
+    /// Replaced keys that are still valid, until their overlap ends.
     #[serde(
         default,
         deserialize_with = "bounds::previous",
         skip_serializing_if = "Vec::is_empty"
     )]
     pub previous: Vec<Previous>,
-    /// The key that is being made.
+    /// The key that is being created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intent: Option<Intent>,
-    /// Intents whose end nobody saw: a key with that fingerprint is ours, and nobody has its value.
+    /// Intents with an unknown outcome: a key with such a fingerprint is ours, and its value is lost.
     #[serde(
         default,
         deserialize_with = "bounds::last::<_, _, MOST_ABANDONED>",
         skip_serializing_if = "Vec::is_empty"
     )]
     pub abandoned: Vec<Abandoned>,
-    /// Keys of others that people put into the Secret, the latest last: pods have joined with them.
+    /// Foreign keys that people put into the Secret, the latest last: pods have joined with them.
     #[serde(
         default,
         deserialize_with = "bounds::last::<_, _, MOST_LENT>",
         skip_serializing_if = "Vec::is_empty"
     )]
     pub lent: Vec<KeyId>,
-    /// Since when no pod has needed it, as far as that was seen.
+    /// Since when no pod is known to have needed it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unused_since: Option<Timestamp>,
-    /// The key that the one pod it is for has joined with: nobody needs another.
+    /// The key that its single pod has joined with: that pod needs no other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joined_with: Option<KeyId>,
 }
 
-/// What was asked of a key; a change of any of it makes another key.
+/// Properties requested of a key; a change to any of them leads to a new key.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct KeySpec {
     /// Headscale user.
@@ -72,33 +72,29 @@ pub struct KeySpec {
     pub ephemeral: bool,
 }
 
-/// A key that was made.
+/// A created key.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct IssuedKey {
-    /// Its id at the control plane.
     pub id: KeyId,
-    /// When it was made.
     pub created: Timestamp,
-    /// When it ends.
     pub expires: Timestamp,
-    /// Who made it.
     #[serde(default, skip_serializing_if = "Origin::is_ours")]
     pub origin: Origin,
-    /// What was asked.
+    /// The requested properties.
     #[serde(flatten)]
     pub asked: KeySpec,
 }
 
-/// Says who made a key, and so whether it is ours to end.
+/// Who created a key, and so whether Sidescale may expire it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Origin {
-    /// We did.
+    /// Sidescale.
     #[default]
     Ours,
-    /// A person put it into the Secret; it is of the user that Sidescale created for this service.
+    /// A person put it into the Secret; its user is the one that Sidescale created for this service.
     Hand,
-    /// As that, and of another user: it is never ended by us.
+    /// A person put it into the Secret; it belongs to another user, so Sidescale never expires it.
     Foreign,
 }
 
@@ -108,49 +104,48 @@ impl Origin {
     }
 }
 
-/// A key that was replaced.
+/// A replaced key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Previous {
-    /// Its id at the control plane.
     pub id: KeyId,
-    /// When we end it.
+    /// When Sidescale expires it.
     pub expire_at: Timestamp,
-    /// When it ends by itself; tells it from another key that got its id after a restore.
+    /// When it expires anyway; tells it from another key that got its id after a restore.
     pub expires: Timestamp,
-    /// Whether somebody asked for its end.
+    /// Whether a person revoked it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub revoked: bool,
 }
 
-/// A key that is about to be made.
+/// A key that is about to be created.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Intent {
-    /// Names this attempt.
+    /// Id of this attempt.
     pub op: String,
-    /// Names the process that makes it.
+    /// Id of the process that creates it.
     pub writer: String,
-    /// When it began.
+    /// When the attempt began.
     pub started_at: Timestamp,
-    /// The exact end that is asked for: its sub-second part is the key's fingerprint.
+    /// The exact expiry that is requested: its sub-second part is the key's fingerprint.
     pub expires: Timestamp,
-    /// What is asked.
+    /// The requested properties.
     #[serde(flatten)]
     pub asked: KeySpec,
 }
 
-/// An intent that was given up.
+/// An abandoned intent.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Abandoned {
-    /// When it was given up.
+    /// When it was abandoned.
     pub since: Timestamp,
-    /// The intent; a key just like it may have been made.
+    /// The intent; a key that matches it may have been created.
     pub intent: Intent,
 }
 
 impl KeyRecord {
-    /// A key that nobody made yet.
+    /// Returns the record of a key that was not created yet.
     #[must_use]
     pub fn new(service: &str, control_plane: &str) -> Self {
         Self {
@@ -166,14 +161,14 @@ impl KeyRecord {
         }
     }
 
-    /// The key that its pods join with; once a single pod has joined, the one that it did.
+    /// Returns the key that its pods join with; once its single pod has joined, the key that the pod used.
     #[must_use]
     pub fn joins_with(&self) -> Option<KeyId> {
         let current = self.current.as_ref().map(|current| current.id);
         self.joined_with.or(current)
     }
 
-    /// Whether nothing is left to remember.
+    /// Returns whether nothing is left to remember.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.current.is_none()
@@ -182,7 +177,7 @@ impl KeyRecord {
             && self.abandoned.is_empty()
     }
 
-    /// Whether that key stands or stood in the Secret: its id alone may be another's after a restore.
+    /// Returns whether the key is or was in the Secret; after a restore, another key may have the same id.
     #[must_use]
     pub fn holds(&self, id: KeyId, expires: Timestamp) -> bool {
         let current = self.current.as_ref();
@@ -191,7 +186,7 @@ impl KeyRecord {
         current || self.previous.iter().any(previous)
     }
 
-    /// Has previous keys end one overlap from now at the latest, and counts the age of lost intents from now at the latest.
+    /// Limits times from a fast clock: previous keys expire within one overlap, and lost intents are dated no later than now.
     pub fn bring_back(&mut self, now: Timestamp, overlap: Duration) {
         for previous in &mut self.previous {
             previous.expire_at = previous.expire_at.min(after(now, overlap));
@@ -201,10 +196,10 @@ impl KeyRecord {
         }
     }
 
-    /// Gives up the intent that is under way, if any.
+    /// Abandons the current intent, if any.
     pub fn give_up(&mut self, now: Timestamp) {
         if let Some(lost) = self.intent.take() {
-            // A Secret has its limit; what is dropped here ends by itself.
+            // A Secret has a size limit; a key whose intent is dropped here expires on schedule.
             let dropped = self.abandoned.len().saturating_sub(MOST_ABANDONED - 1);
             self.abandoned.drain(..dropped);
             self.abandoned.push(Abandoned {
@@ -214,13 +209,13 @@ impl KeyRecord {
         }
     }
 
-    /// Takes up a new intent; one that was under way is given up, and its key looked for later.
+    /// Stores a new intent; an earlier one is abandoned and its key looked for later.
     pub fn intend(&mut self, intent: Intent, now: Timestamp) {
         self.give_up(now);
         self.intent = Some(intent);
     }
 
-    /// Puts the key in force that the intent has led to; the one before goes on until `overlap` has passed.
+    /// Puts the created key in force; the key before it stays valid until `overlap` has passed.
     pub fn issue(&mut self, key: &PreAuthKey, intent: &Intent, now: Timestamp, overlap: Duration) {
         let issued = IssuedKey {
             id: key.id,
@@ -234,7 +229,7 @@ impl KeyRecord {
         self.intent = None;
     }
 
-    /// Takes over a key that a person put in the place of ours, as if it were what pods ask for.
+    /// Takes over a key that a person put in the place of ours, as if it had the properties that pods ask for.
     pub fn adopt(&mut self, adopted: IssuedKey, now: Timestamp, overlap: Duration) {
         self.give_up(now);
         self.retire(now, overlap);
@@ -248,21 +243,21 @@ impl KeyRecord {
         self.current = Some(adopted);
     }
 
-    /// Takes the key out of force; it goes on until `overlap` has passed.
+    /// Takes the key out of force; it stays valid until `overlap` has passed.
     pub fn retire(&mut self, now: Timestamp, overlap: Duration) {
         let old = self.current.take();
         if let Some(old) = old.filter(|old| old.origin != Origin::Foreign) {
             self.previous.push(Previous {
                 revoked: false,
                 id: old.id,
-                // Not earlier because it ends by itself: the clock that says so may be wrong.
+                // Not capped at the key's own expiry: the clock that compares them may be wrong.
                 expire_at: after(now, overlap),
                 expires: old.expires,
             });
         }
     }
 
-    /// Takes a key of one pod out of force: it ends now, unless it was used up or is over.
+    /// Takes the key of a single pod out of force; it expires now, unless it was used up or has expired.
     pub fn retire_own(&mut self, now: Timestamp) {
         let ended = |key: &IssuedKey| self.joined_with == Some(key.id) || now >= key.expires;
         if self.current.as_ref().is_some_and(ended) {
@@ -271,7 +266,7 @@ impl KeyRecord {
         self.retire(now, Duration::ZERO);
     }
 
-    /// Ends what went before at once: somebody may have it who should not.
+    /// Expires the previous keys at once: they may have leaked.
     pub fn revoke_previous(&mut self, now: Timestamp) {
         for previous in &mut self.previous {
             previous.expire_at = previous.expire_at.min(now);
