@@ -1,7 +1,7 @@
-//! Which service a user of the control plane was created for, and so which keys a Secret may speak of. Pure.
+//! Which service a user of the control plane was created for, and so which keys a Secret may claim. Pure.
 //!
-//! A tenant can write everything in its namespace, the record in its Secret too. So whether a key may be expired, deleted,
-//! adopted or counted for a service is decided by the control plane's own list: the display name of the key's user names the
+//! A tenant can write everything in its namespace, including the record in its Secret. So the control plane's own list decides
+//! whether a key may be expired, deleted, adopted or counted for a service: the display name of the key's user holds the
 //! namespace and the service that Sidescale created it for.
 
 use std::collections::BTreeMap;
@@ -12,37 +12,33 @@ use sidescale_webhook::identity;
 use crate::control_plane::{KeyId, PreAuthKey, User, UserId};
 use crate::fingerprint::same_fingerprint;
 
-/// What every display name of ours begins with.
+/// Prefix of every display name that Sidescale writes.
 pub(crate) const PREFIX: &str = "sidescale ";
 
 /// A service of a namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceOwner {
-    /// Its namespace.
     pub namespace: String,
-    /// Its name there.
     pub service: String,
 }
 
-/// Tells the users of this installation from those of other clusters and releases.
+/// Name and former names of this installation: they tell its users from those of other clusters and releases.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Installation {
     name: String,
     former: Vec<String>,
 }
 
-/// A user that keys are made for.
+/// A user that keys are created for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyUser {
-    /// Its name.
     pub name: String,
-    /// The service that this installation created it for; none for a user in `adoptUsers`, which is a person's.
+    /// The service that this installation created it for; none for a user in `adoptUsers`, which belongs to a person.
     pub owner: Option<ServiceOwner>,
-    /// When it was created.
     pub created: Option<Timestamp>,
 }
 
-/// Whose nodes and keys belong together: a service's, whatever its users are called, or those of an adopted user.
+/// Owner of nodes and keys that belong together: a service, under any user name, or an adopted user.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum KeyHolder {
     /// A service that users were created for.
@@ -51,19 +47,18 @@ pub enum KeyHolder {
     Adopted(String),
 }
 
-/// What a Secret's record says of a key.
+/// A record's claim to a key.
 #[derive(Clone, Copy, Debug)]
 pub struct KeyClaim<'a> {
     /// The Secret's namespace, and the service of the record's entry.
     pub owner: &'a ServiceOwner,
-    /// The key.
     pub id: KeyId,
-    /// Its exact end: ids are given again after a control plane was restored from a backup.
+    /// Its exact expiry: after a restore from a backup, the control plane assigns ids again.
     pub expires: Timestamp,
 }
 
 impl ServiceOwner {
-    /// The owner with this namespace and service.
+    /// Returns the owner with this namespace and service.
     #[must_use]
     pub fn new(namespace: &str, service: &str) -> Self {
         Self {
@@ -72,7 +67,7 @@ impl ServiceOwner {
         }
     }
 
-    /// Reads the display name that any installation gave a user, for commands that only show what is there.
+    /// Parses the display name that any installation gave a user, for commands that only list.
     #[must_use]
     pub(crate) fn of_any_installation(display_name: &str) -> Option<Self> {
         let (_, owner) = display_name.strip_prefix(PREFIX)?.rsplit_once(' ')?;
@@ -93,7 +88,7 @@ impl std::fmt::Display for ServiceOwner {
 }
 
 impl Installation {
-    /// The installation of this name; users that bear one of the `former` names are its own as well.
+    /// Returns the installation of this name; it also owns users with one of the `former` names.
     #[must_use]
     pub fn new(name: &str, former: &[String]) -> Self {
         Self {
@@ -102,19 +97,18 @@ impl Installation {
         }
     }
 
-    /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The display name of the user of this service.
+    /// Returns the display name for the user of this service.
     #[must_use]
     pub fn owner_tag(&self, owner: &ServiceOwner) -> String {
         format!("{PREFIX}{} {owner}", self.name)
     }
 
-    /// Reads a display name; none if this installation did not write it.
+    /// Parses a display name; none if this installation did not write it.
     #[must_use]
     pub fn owner_of(&self, display_name: &str) -> Option<ServiceOwner> {
         let rest = display_name.strip_prefix(PREFIX)?;
@@ -124,7 +118,7 @@ impl Installation {
             .find_map(ServiceOwner::parse)
     }
 
-    /// The users that keys are made for, by id: those of ours, and those in `adopted`.
+    /// Returns the users that keys are created for, by id: those of this installation, and those in `adopted`.
     #[must_use]
     pub fn key_users<'a>(
         &self,
@@ -148,7 +142,7 @@ impl Installation {
 }
 
 impl KeyUser {
-    /// Whose its keys are.
+    /// Returns the holder of the user's keys.
     #[must_use]
     pub fn holder(&self) -> KeyHolder {
         match &self.owner {
@@ -157,8 +151,8 @@ impl KeyUser {
         }
     }
 
-    /// Whether keys of this user are the service's own. `adopted` is the name of the user that the service's keys are made for:
-    /// a user in `adoptUsers` bears no owner, so that its name alone says whose it is.
+    /// Returns whether keys of this user are the service's own. `adopted` is the name of the user that the service's keys are
+    /// created for: a user in `adoptUsers` has no owner, so only its name tells.
     #[must_use]
     pub fn serves(&self, owner: &ServiceOwner, adopted: &str) -> bool {
         match &self.owner {
@@ -168,9 +162,9 @@ impl KeyUser {
     }
 }
 
-/// Decides whether a key is what a Secret's record says it is, and so the Secret's to speak of.
+/// Returns whether a key is what a Secret's record says it is, so that the Secret may claim it.
 ///
-/// `row` and `users` come from one fresh look at the control plane. A key without a user, which has tags alone, is never ours.
+/// `row` and `users` come from one fresh listing of the control plane. A key with tags only has no user and is never owned.
 #[must_use]
 pub fn owns(
     row: &PreAuthKey,

@@ -1,4 +1,4 @@
-//! What of a control plane nothing uses any more, of all that is there: one decision for the hourly sweep and `cleanup`. Pure.
+//! What is no longer used in a control plane: one decision for the hourly sweep and `cleanup`. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,55 +14,47 @@ use super::survey::Survey;
 use crate::clock::after;
 use crate::control_plane::{KeyId, NodeId, PreAuthKey, UserId};
 
-/// Something to remove. In this order: what still works, what is only a row, what is empty.
+/// Something to remove, in this order: a working key, a row, a node, a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Removal<'a> {
-    /// A key that still works and that no Secret knows; its namespace has to say so once more before it is ended.
+    /// A working key that no Secret knows; its namespace is checked once more before the key is expired.
     Orphan {
-        /// The key.
         key: &'a PreAuthKey,
-        /// Name of its user.
         user: &'a str,
-        /// The service that the user was created for.
         owner: &'a ServiceOwner,
     },
-    /// The row of a key that ended long ago.
+    /// The row of a key that expired long ago.
     Row {
-        /// The key.
         key: KeyId,
     },
-    /// A node that was away for long, of a user that nothing needs. Only a person has these removed.
+    /// A node that was away for long, of an unused user. Removed only when a person asks.
     Node {
-        /// The node.
         id: NodeId,
         /// Its label in the tailnet's DNS.
         name: &'a str,
-        /// Name of its user.
         user: &'a str,
-        /// When the control plane saw it last.
+        /// When the control plane last saw it.
         seen: Timestamp,
     },
-    /// A user that nothing needs.
+    /// An unused user.
     User {
-        /// The user.
         id: UserId,
-        /// Its name.
         name: &'a str,
     },
 }
 
-/// What the Secrets of keys remember, by their namespaces.
+/// The records of all Secrets of keys, by namespace.
 #[derive(Clone, Debug, Default)]
 pub struct Records {
-    /// A record speaks of services in its own namespace alone.
+    /// Records that could be read. A record speaks only for services in its own namespace.
     pub read: BTreeMap<String, Vec<Record>>,
-    /// Namespaces with a record that cannot be read: it may know everything there, so nothing of theirs is removed.
+    /// Namespaces with an unreadable record: it may name anything there, so nothing of the namespace is removed.
     pub unreadable: BTreeSet<String>,
 }
 
-/// Decides about one control plane. Secrets and pods were read after it; without them only orphans can be told, and
-/// only for as long as each namespace is asked again. Of a control plane that holds more keys than are read, rows of ended keys
-/// alone are removed: that brings it back below the bound.
+/// Returns what to remove from one control plane. Secrets and pods were read after it. Without them only orphans are found,
+/// and only if each namespace is asked once more. If the control plane holds more keys than are read, only rows of expired keys
+/// are removed, to bring it back below the limit.
 #[must_use]
 pub fn decide<'a>(
     now: Timestamp,
@@ -122,8 +114,8 @@ pub fn decide<'a>(
     found
 }
 
-/// The nodes that stay behind where keys were not ephemeral: of users of ours that no pod and no record names, not seen for
-/// as long as makes a user unused. The hourly sweep leaves them: a node may be what somebody still looks for.
+/// Returns the nodes left behind by keys that were not ephemeral: of users that Sidescale created, that no pod and no record names,
+/// not seen for as long as makes a user unused. The hourly sweep leaves them: somebody may still look for such a node.
 #[must_use]
 pub fn away<'a>(
     now: Timestamp,
@@ -161,12 +153,12 @@ pub fn away<'a>(
 }
 
 impl Records {
-    /// The records of one namespace.
+    /// Returns the records of one namespace.
     fn of(&self, namespace: &str) -> impl Iterator<Item = &Record> {
         self.read.get(namespace).into_iter().flatten()
     }
 
-    /// The users, without those of namespaces that cannot be read.
+    /// Returns the users, without those of namespaces with an unreadable record.
     fn users(&self, users: &BTreeMap<UserId, KeyUser>) -> BTreeMap<UserId, KeyUser> {
         let is_readable = |user: &KeyUser| {
             let owner = user.owner.as_ref();
@@ -176,7 +168,7 @@ impl Records {
         readable.map(|(id, user)| (*id, user.clone())).collect()
     }
 
-    /// The keys that records speak of, with the services that they speak of them for.
+    /// Returns the keys in records, with the namespace of each record.
     fn entries<'a>(&'a self, plane: &'a str) -> impl Iterator<Item = (&'a str, &'a KeyRecord)> {
         let entries = self.read.iter().flat_map(|(namespace, records)| {
             let keys = records.iter().flat_map(|record| record.keys.values());
@@ -186,7 +178,7 @@ impl Records {
     }
 }
 
-/// The ids of all keys that records of their own services name.
+/// Returns the ids of all keys that a record of their own service names.
 fn named(name: &str, survey: &Survey, records: &Records) -> BTreeSet<KeyId> {
     let owned = survey.keys.iter().filter_map(|key| {
         let owner = survey.users.get(&key.user?)?.owner.as_ref()?;
@@ -203,7 +195,7 @@ fn named(name: &str, survey: &Survey, records: &Records) -> BTreeSet<KeyId> {
     named.collect()
 }
 
-/// The users that a record or a pod of their own namespace names.
+/// Returns the users that a record or a pod of their own namespace names.
 fn wanted(
     name: &str,
     users: &BTreeMap<UserId, KeyUser>,

@@ -1,4 +1,4 @@
-//! What the process remembers of one Secret between its jobs: who waits, who fights, what was said. State, the log.
+//! What the process remembers of one Secret between jobs: failures, contention, what was reported. State, the log.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,52 +30,52 @@ mod notices;
 use contention::Contention;
 pub(super) use ends::{Ends, KeyEnd};
 
-/// A Secret that is not ours is looked at this often: a person is about to hand it over.
+/// How often a Secret that is not ours is checked: a person is about to hand it over.
 const NOT_OURS_EVERY: Duration = Duration::from_secs(30);
 
-/// Changes of a Secret that only somebody else made are looked at this far apart.
+/// Minimum time between jobs for a Secret that only others changed.
 const CHANGE_GAP: Duration = Duration::from_secs(1);
 
-/// One Secret, as far as this process has to do with it.
+/// State of one Secret in this process.
 #[derive(Debug, Default)]
 pub(super) struct SecretState {
     pub(super) states: BTreeMap<String, KeyState>,
     pub(super) ends: Ends,
-    /// The keys that pods join with, also those of single pods, whose end is nobody's concern.
+    /// The keys that pods join with, including those of single pods, whose expiry is not tracked.
     made: BTreeMap<String, KeyId>,
     /// The services with a key in force.
     services: BTreeSet<String>,
-    /// When the last change by somebody else is looked at.
+    /// When the last change by another writer is handled.
     changed_at: Option<Timestamp>,
     pub(super) snapshot: Option<Snapshot>,
-    /// What the jobs on it tell each other.
+    /// State that the Secret's jobs share.
     pub(super) beside: InFlight,
     failing: BTreeMap<String, Failing>,
-    /// Old keys that could not be ended, as the last job met them.
+    /// Old keys that could not be expired, as of the last job.
     unended: BTreeMap<String, (KeyId, Failing)>,
     problem: Option<Failing>,
-    /// Whether the Secret has no room for some of the keys that pods need.
+    /// Whether the Secret is too full for some of the keys that pods need.
     full: bool,
     fights: BTreeMap<String, Contention>,
-    /// Values that somebody put there and that were replaced in the last job, and why.
+    /// Values from other writers that the last job replaced, and why.
     refused: BTreeMap<String, Flaw>,
-    /// The Secret that this one turned out to be a copy of, in the last job.
+    /// The Secret that this one is a copy of, as the last job found.
     copied_from: Option<SecretRef>,
 }
 
-/// What follows from a job.
+/// What to do after a job.
 #[derive(Debug, Default)]
 pub(super) struct JobEffects {
     /// When to try again.
     pub(super) retry: Option<Timestamp>,
-    /// Whether the control planes' lists are wanted soon: a key stands there that may have ended.
+    /// Whether the control planes' lists are needed soon: the Secret has a key that may have expired.
     pub(super) confirm: bool,
 }
 
-/// A control plane's name, and a key there.
+/// Name of a control plane, and a key there.
 type KeyAt = (String, KeyId);
 
-/// Keys that are fought over, as they were made last, for whoever ends what no record names; clones are one.
+/// The latest keys of contended data keys, for code that expires keys without a record; clones share the same list.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LastKeys(Arc<Mutex<BTreeMap<SecretRef, Vec<KeyAt>>>>);
 
@@ -89,7 +89,7 @@ impl LastKeys {
         }
     }
 
-    /// Whether that key may be the last one that a pod got.
+    /// Returns whether the key may be the last one that a pod got.
     pub(super) fn hold(&self, control_plane: &str, id: KeyId) -> bool {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = kept.values().flatten();
@@ -97,12 +97,12 @@ impl LastKeys {
     }
 }
 
-/// What goes wrong, and whether people were told.
+/// A failure, and whether it was reported.
 #[derive(Debug)]
 struct Failing {
     backoff: Backoff,
     problem: Problem,
-    /// Whether it is the API server's being away, which is said once for all Secrets.
+    /// Whether the API server is unavailable, which is reported once for all Secrets.
     away: bool,
     said: bool,
 }
@@ -117,8 +117,7 @@ impl Failing {
         }
     }
 
-    /// Whether to say of a key that it fails: not again as long as it fails in the same way, and not of all that a
-    /// namespace can have.
+    /// Returns whether to report that a key fails: once per kind of failure, and within the log limit of the namespace.
     fn is_news(&self, events: &Events, secret: &SecretRef, data_key: &str, met: &Problem) -> bool {
         if self.said && self.problem.state == met.state {
             return false;
@@ -130,7 +129,7 @@ impl Failing {
 }
 
 impl SecretState {
-    /// The keys that are not to be tried now.
+    /// Returns the keys that must not be tried now.
     pub(super) fn held(&self, now: Timestamp) -> BTreeMap<String, Blocked> {
         let mut held = BTreeMap::new();
         for (data_key, failing) in &self.failing {
@@ -153,14 +152,14 @@ impl SecretState {
         held
     }
 
-    /// The keys whose old ones are not to be ended now: that failed a moment ago.
+    /// Returns the keys whose previous keys must not be expired now, because that failed a moment ago.
     pub(super) fn resting(&self, now: Timestamp) -> BTreeSet<String> {
         let rest = self.unended.iter();
         let rest = rest.filter(|(_, (_, failing))| failing.backoff.waits(now).is_some());
         rest.map(|(data_key, _)| data_key.clone()).collect()
     }
 
-    /// The keys that are fought over, as they were made last: no record may name them, and they are not ended.
+    /// Returns the latest keys of contended data keys: no record may name them, and they are not expired.
     pub(super) fn kept(&self, now: Timestamp) -> Vec<KeyAt> {
         let fights = self.fights.values();
         fights
@@ -168,7 +167,7 @@ impl SecretState {
             .collect()
     }
 
-    /// When a change by somebody else is to be looked at: now, or a second after the one before.
+    /// Returns when to handle a change by another writer: now, or one second after the previous one.
     pub(super) fn look_at(&mut self, now: Timestamp) -> Timestamp {
         let next = self.changed_at.map_or(now, |last| after(last, CHANGE_GAP));
         let at = next.clamp(now, after(now, CHANGE_GAP));
@@ -176,12 +175,12 @@ impl SecretState {
         at
     }
 
-    /// The services with a key in force.
+    /// Returns the services with a key in force.
     pub(super) fn services(&self) -> impl Iterator<Item = &str> {
         self.services.iter().map(String::as_str)
     }
 
-    /// How the keys that pods need do.
+    /// Returns the status of each key that pods need.
     pub(super) fn standings(&self) -> BTreeMap<String, KeyStatus> {
         let states = self.states.iter();
         let standing = |(data_key, state): (&String, &KeyState)| {
@@ -194,7 +193,7 @@ impl SecretState {
         states.map(standing).collect()
     }
 
-    /// Takes in what came of a job; says what follows.
+    /// Applies the outcome of a job; returns what to do next.
     pub(super) fn apply_outcome(
         &mut self,
         secret: &SecretRef,
@@ -221,7 +220,7 @@ impl SecretState {
             again: _,
             overtaken,
         } = outcome;
-        // Nothing was read while the API server was away: what was seen before is shown on.
+        // Nothing was read while the API server was unavailable: the earlier state remains.
         if !away && !overtaken {
             (self.states, self.full) = (plan.states, plan.full);
             let states = &self.states;
@@ -233,7 +232,7 @@ impl SecretState {
         self.refused.clear();
         self.copied_from = copied_from;
         if secret.name == POD_SECRET {
-            // Pods come and go, and none comes again.
+            // A pod's name is never used again.
             let states = &self.states;
             self.failing
                 .retain(|data_key, _| states.contains_key(data_key));
@@ -250,7 +249,7 @@ impl SecretState {
                 info!(%secret, data_key, failures, "Key can be made again");
             }
             let fight = self.fights.entry(minted.data_key.clone());
-            // A later job may have told of a later key already.
+            // A later job may have reported a later key already.
             if !overtaken {
                 fight.or_default().created(minted, now);
             }
@@ -266,7 +265,7 @@ impl SecretState {
             failing.backoff.failed(now, jitter());
             retry = retry.into_iter().chain(failing.backoff.until).min();
             let (state, message) = (problem.state.as_str(), problem.message.as_str());
-            // What may be the whole control plane's is said of that, unless it was asked since and did well.
+            // A failure of the control plane is reported there first, unless it was rechecked since and is available.
             let other = problem.of_plane && failing.backoff.failures == 1;
             if !other && failing.is_news(events, secret, &data_key, &problem) {
                 warn!(%secret, data_key, state, error = message, "Key was not made");
@@ -276,7 +275,7 @@ impl SecretState {
             }
             failing.problem = problem;
         }
-        // A job that was kept from its work, or from all of it, says nothing of old keys.
+        // A job that was prevented from doing all of its work has no news of old keys.
         if problem.is_none() && !overtaken {
             let again = self.apply_unexpired(secret, (unended, &resting), now, events);
             retry = retry.into_iter().chain(again).min();
@@ -286,7 +285,7 @@ impl SecretState {
         JobEffects { retry, confirm }
     }
 
-    /// Takes in who wrote the Secret before a job; says whether an older key of ours was put back, which may have ended.
+    /// Applies who wrote the Secret before a job; returns whether an older key of ours, which may have expired, was put back.
     fn apply_process(
         &mut self,
         writer: Option<&String>,
@@ -302,7 +301,7 @@ impl SecretState {
         confirm
     }
 
-    /// Takes in which old keys could not be ended; says when to try again.
+    /// Applies which old keys could not be expired; returns when to try again.
     fn apply_unexpired(
         &mut self,
         secret: &SecretRef,
@@ -326,9 +325,9 @@ impl SecretState {
             *known = id;
             failing.backoff.failed(now, jitter());
             let (key_id, state, message) = (id.0, problem.state.as_str(), problem.message.as_str());
-            // As with keys that were not made: what may be the whole control plane's is said of that first.
+            // As for keys that were not created: a failure of the control plane is reported there first.
             let other = problem.of_plane && failing.backoff.failures == 1;
-            // The record alone says that this key is the service's: nobody is told to expire what it names.
+            // Only the record says that this key is the service's, so no message may ask a person to expire it.
             let other = other || !owned;
             if !other && failing.is_news(events, secret, &data_key, &problem) {
                 warn!(%secret, data_key, key_id, state, error = message, "Old key was not ended");

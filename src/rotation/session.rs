@@ -1,4 +1,4 @@
-//! One control plane as rotation uses it: credentials from its Secret, users of ours, calls counted. I/O.
+//! One control plane as rotation uses it: credentials from its Secret, users created by Sidescale, counted calls. I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -34,17 +34,17 @@ use credentials::{FoundApiKey, api_key, invalid_credentials, no_placeholder_any_
 pub(crate) use credentials::{no_api_key, no_credentials};
 pub(in crate::rotation) use foreign_keys::ForeignKeys;
 
-/// Keys are made this many at a time, whatever the number of Secrets: each call costs Headscale some 60 ms of a processor,
-/// and what waits here is not yet waited for.
+/// Maximum number of keys created at a time, for all Secrets: each call costs Headscale some 60 ms of a processor,
+/// and no pod waits yet for what is queued here.
 const CREATES_AT_ONCE: usize = 8;
 
-/// For so long a look at users and keys tells whose each key is.
+/// How long a listing of users and keys is fresh enough to judge ownership.
 const FRESH: Duration = Duration::from_secs(10);
 
-/// Whose each key is, as it was listed last.
+/// Origin of each key, as last listed.
 type Origins = BTreeMap<KeyId, KeyOrigin>;
 
-/// A control plane that answered.
+/// A connected control plane.
 #[derive(Debug)]
 pub struct Session {
     name: String,
@@ -56,35 +56,35 @@ pub struct Session {
     users: Mutex<BTreeMap<String, User>>,
     minting: Semaphore,
     origins: Mutex<Origins>,
-    /// Keys of others that people put into Secrets of ours.
+    /// Foreign keys that people put into Secrets of keys.
     lent: Arc<ForeignKeys>,
-    /// What answered; none before anything did.
+    /// Version of the control plane; none before it answered.
     version: Option<Version>,
-    /// The last look at all users and keys.
+    /// The last listing of all users and keys.
     looked: Mutex<Option<PlaneListing>>,
-    /// Held by the one job that looks because of a claim; what others wait for is then the same look.
+    /// Held by the one job that lists because of a claim; jobs that wait share its listing.
     looking: tokio::sync::Mutex<()>,
     most_rows: usize,
-    /// Namespaces for which no key is created, as of the last look.
+    /// Namespaces for which no key is created, as of the last listing.
     over_rows: Mutex<BTreeSet<String>>,
     metrics: Arc<Metrics>,
 }
 
-/// A look at all users and keys.
+/// A listing of all users and keys.
 #[derive(Clone, Debug)]
 struct PlaneListing {
     /// When it began, by the loop's clock.
     at: Timestamp,
-    /// The same, by a clock that only goes on.
+    /// When it began, by a monotonic clock.
     began: Instant,
     issued: IssuedKeys,
 }
 
 impl Session {
-    /// Reads the API key, asks for the version and lists the users once.
+    /// Reads the API key, requests the version and lists the users once.
     ///
     /// # Errors
-    /// No API key, one that is refused, or a control plane that does not answer as it should.
+    /// The API key is missing or refused, or the control plane does not answer as expected.
     pub async fn connect(context: &Context, name: &str) -> Result<Self, Problem> {
         let Some(config) = context.policy.control_planes.get(name) else {
             let known: Vec<_> = context
@@ -147,7 +147,7 @@ impl Session {
         Ok(plane)
     }
 
-    /// Goes on with what an earlier connection knew of keys of others.
+    /// Takes over the foreign keys known to an earlier session.
     pub(super) fn share(&mut self, lent: &Arc<ForeignKeys>) {
         self.lent = Arc::clone(lent);
     }
@@ -156,16 +156,16 @@ impl Session {
         &self.name
     }
 
-    /// Makes the key that was written down, and checks the answer; a key that is not as asked is ended at once.
+    /// Creates the key of an intent and checks the answer; a key with other properties is expired at once.
     ///
     /// # Errors
-    /// The user is not ours, or the call failed.
+    /// Sidescale may not use the user, or the call failed.
     pub async fn create_key(
         &self,
         intent: &Intent,
         owner: &ServiceOwner,
     ) -> Result<MintedKey, Problem> {
-        // Its only error is that it was closed, which nobody does.
+        // It fails only if the semaphore is closed, which never happens.
         let _turn = self.minting.acquire().await;
         let user = self.user(&intent.asked.user, owner).await?;
         let new = NewPreAuthKey {
@@ -181,7 +181,7 @@ impl Session {
         {
             Ok(minted) => minted,
             Err(error) => {
-                // It may be the user that is gone: it is looked for again next time.
+                // The user may be gone: it is looked up again next time.
                 self.users().remove(&intent.asked.user);
                 return Err(error.into());
             }
@@ -203,12 +203,12 @@ impl Session {
         })
     }
 
-    /// Asks whether a key is the claiming service's own. A look at users and keys that is a few seconds old may say that it is;
-    /// that it is not, only one that began after the claim was `read`: the key may have been created since. Such a look is
-    /// shared by all who wait for one, so that claims of any number cost one look at a time.
+    /// Returns whether a key is the claiming service's own. A listing that is a few seconds old is enough to confirm it. Only a
+    /// listing that began after the claim was `read` can deny it: the key may have been created since. All waiting jobs share
+    /// such a listing, so any number of claims costs one listing at a time.
     ///
     /// # Errors
-    /// A call failed, or the control plane holds so many keys that this one was not read.
+    /// A call failed, or the control plane has so many keys that this one was not read.
     pub async fn judge(
         &self,
         claim: &KeyClaim<'_>,
@@ -231,7 +231,7 @@ impl Session {
         self.certain(self.issued(now).await?.claimed(claim, &adopted))
     }
 
-    /// Refuses what was not read.
+    /// Fails for a key that was not read.
     fn certain(&self, claimed: Option<Claimed>) -> Result<Claimed, Problem> {
         claimed.ok_or_else(|| Problem {
             state: KeyState::TooManyRows,
@@ -244,14 +244,14 @@ impl Session {
         })
     }
 
-    /// Whether the last look read only the youngest keys.
+    /// Returns whether the last listing read only the newest keys.
     pub(super) fn is_truncated(&self) -> bool {
         let looked = self.looked();
         looked.as_ref().is_some_and(|look| look.issued.truncated)
     }
 
-    /// Expires a key that was judged to be a service's own, or that this process has just created; one that is over or not
-    /// there counts as expired.
+    /// Expires a key that was judged to be a service's own, or that this process has just created; a key that has expired or
+    /// is not there counts as expired.
     ///
     /// # Errors
     /// The call failed.
@@ -261,13 +261,13 @@ impl Session {
             .await?)
     }
 
-    /// All keys that the control plane holds, or where these are too many the youngest, and the users that keys are made for.
+    /// Returns the users that keys are created for, and all keys of the control plane, or the newest where there are too many.
     ///
     /// # Errors
     /// A call failed.
     pub async fn issued(&self, now: Timestamp) -> Result<IssuedKeys, Problem> {
         let began = Instant::now();
-        // The users first: a key of a user that is created in between is nobody's until the next look, which is the safe way.
+        // Users first: a key whose user is created in between has no owner until the next listing, which is the safe side.
         self.list_users().await?;
         let keys = self.client.list_last_pre_auth_keys();
         let RowList { rows: keys, beyond } = self.counted("list_pre_auth_keys", keys).await?;
@@ -294,7 +294,7 @@ impl Session {
         Ok(issued)
     }
 
-    /// Logs it when the control plane begins to hold more keys than are read, and when that is over.
+    /// Logs when the control plane begins to hold more keys than are read, and when it no longer does.
     fn note_truncated(&self, truncated: bool) -> bool {
         match (self.is_truncated(), truncated) {
             (false, true) => warn!(
@@ -311,10 +311,10 @@ impl Session {
         truncated
     }
 
-    /// Refuses a namespace to which most of the rows belong that are too many for the control plane.
+    /// Refuses a namespace that owns most of the keys when the control plane holds too many.
     ///
     /// # Errors
-    /// The control plane held too many rows at the last look.
+    /// The control plane held too many keys at the last listing.
     pub fn check_rows(&self, namespace: &str) -> Result<(), Problem> {
         let over = self
             .over_rows
@@ -337,7 +337,7 @@ impl Session {
         })
     }
 
-    /// The last look, if it is fresh.
+    /// Returns the last listing, if it is fresh.
     fn last_look(&self, now: Timestamp) -> Option<PlaneListing> {
         let looked = self.looked();
         let fresh = |look: &&PlaneListing| look.at <= now && now < after(look.at, FRESH);
@@ -378,7 +378,7 @@ fn client(_: &Context, endpoint: Endpoint) -> Result<ControlPlane, Error> {
     ControlPlane::new(endpoint)
 }
 
-/// Keys in a model's memory are made by the model's Headscale.
+/// Returns the client of the model's Headscale, if the store is a model's.
 #[cfg(test)]
 fn client(context: &Context, endpoint: Endpoint) -> Result<ControlPlane, Error> {
     match &context.store {
