@@ -1,4 +1,4 @@
-//! What nothing needs any more: keys of services without pods, rows of ended keys, and users. Pure.
+//! What is no longer needed: keys of services without pods, rows of expired keys, and users. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,31 +10,31 @@ use super::record::KeyRecord;
 use crate::clock::after;
 use crate::control_plane::{HeadscaleRelease, KeyId, Node, PreAuthKey, UserId};
 
-/// The newest rows of ended keys of a user are kept for this long: they say whose a node was.
+/// How long the newest rows of a user's expired keys are kept: they tell which user a node belonged to.
 const ROWS_FOR: Duration = Duration::from_secs(7 * 24 * 3_600);
 
-/// So many rows of a user are its newest.
+/// How many rows of a user are its newest.
 const NEWEST: usize = 2;
 
-/// The others are kept for this long: whoever joined a moment ago is in no list of nodes yet.
+/// How long the other rows are kept: a node that joined a moment ago is not in the list of nodes yet.
 const OLDER_ROWS_FOR: Duration = Duration::from_secs(3_600);
 
-/// What is to be done about a key, as far as its use goes.
+/// What to do about an unused or used key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unused {
-    /// Nothing: it is used, or on its way out.
+    /// Nothing: it is used, or already retired.
     Used,
-    /// Write down since when it is not used; none: it is used again.
+    /// Record since when it is unused; none: it is used again.
     Note(Option<Timestamp>),
     /// Nothing before that time.
     Wait(Timestamp),
-    /// Take it out of its Secret, and end it.
+    /// Take it out of its Secret, and expire it.
     Retire,
-    /// Forget it: nothing is left of it.
+    /// Forget it: nothing is left to remember.
     Forget,
 }
 
-/// Says what is to be done about a key that pods demand, or do not; the pods have to be seen whole.
+/// Returns what to do about a key, by whether pods demand it; all pods must have been seen.
 #[must_use]
 pub fn unused(now: Timestamp, key: &KeyRecord, demanded: bool, kept_for: Duration) -> Unused {
     match key.unused_since {
@@ -42,7 +42,7 @@ pub fn unused(now: Timestamp, key: &KeyRecord, demanded: bool, kept_for: Duratio
         None if demanded => Unused::Used,
         Some(_) | None if key.is_empty() => Unused::Forget,
         Some(_) | None if key.current.is_none() => Unused::Used,
-        // A time that has not come was written by a clock that is off.
+        // A time in the future was written by a clock that is off.
         Some(since) if since <= now => {
             let until = after(since, kept_for);
             if now < until {
@@ -62,7 +62,7 @@ pub struct ServerView<'a> {
     pub keys: &'a [PreAuthKey],
     /// All nodes.
     pub nodes: &'a [Node],
-    /// Users that keys are made for.
+    /// Users that keys are created for.
     pub users: &'a BTreeMap<UserId, KeyUser>,
     /// Ids of keys that a record of their own service names.
     pub named: &'a BTreeSet<KeyId>,
@@ -70,11 +70,11 @@ pub struct ServerView<'a> {
     pub wanted: &'a BTreeSet<UserId>,
 }
 
-/// The rows that may go: of a user of ours, over for an hour, or a week for the newest two of a user, and named by no node and no
-/// record.
+/// Returns the rows that may be deleted: of users that Sidescale created, named by no node and no record, and expired for an
+/// hour, or for a week if among the newest two of a user.
 ///
-/// A node is ephemeral through its key's row alone: without it the node would stay for ever. The last row of a user
-/// stays as well, and says since when nobody needed the user.
+/// A node is ephemeral only through its key's row: without the row it would stay forever. The last row of a user stays as
+/// well: it tells since when the user was not needed.
 #[must_use]
 pub fn rows(now: Timestamp, view: &ServerView<'_>) -> Vec<KeyId> {
     let used: BTreeSet<KeyId> = view
@@ -112,7 +112,7 @@ pub fn rows(now: Timestamp, view: &ServerView<'_>) -> Vec<KeyId> {
     found
 }
 
-/// Since when the key is good for nothing. When one that works once was used is not known: not before it was created.
+/// Returns since when the key is useless. The time when a single-use key was used is unknown: its creation time is the earliest.
 fn over_since(key: &PreAuthKey, end: Timestamp) -> Timestamp {
     match key.created_at {
         Some(created) if key.used && !key.reusable => end.min(created),
@@ -120,8 +120,9 @@ fn over_since(key: &PreAuthKey, end: Timestamp) -> Timestamp {
     }
 }
 
-/// The users that may go: ours, without node or live key, wanted by nobody, their last key ended `unused` ago. One that
-/// has no row of a key, because its first was never made or somebody deleted it, counts from when it was made. Never on 0.28, where a user's end is that of every pre-auth key of the server.
+/// Returns the users that may be deleted: created by Sidescale, without nodes and working keys, needed by no pod or record, their
+/// last key expired `unused` ago. A user without rows of keys, because its first key was never created or its rows were
+/// deleted, counts from its creation. None on 0.28, where deleting a user deletes every pre-auth key of the server.
 #[must_use]
 pub fn users(
     now: Timestamp,
@@ -163,13 +164,13 @@ pub fn users(
     over.map(|(id, _)| *id).collect()
 }
 
-/// The keys of users of ours, and when each ends; a row without an end was never a key.
+/// Returns the keys of users that Sidescale created, and when each expires; a row without expiry was never a key.
 fn ends<'a>(view: &ServerView<'a>) -> impl Iterator<Item = (UserId, Timestamp, &'a PreAuthKey)> {
     let users = view.users;
     view.keys.iter().filter_map(move |key| {
         let user = key.user?;
         users.get(&user)?.owner.as_ref()?;
-        // What was made later than it ends was ended by a clock that is off.
+        // A key created after its own expiry was expired by a clock that is off.
         let end = key.expiration?.max(key.created_at?);
         Some((user, end, key))
     })
@@ -253,7 +254,7 @@ mod tests {
         }
     }
 
-    /// Users 1 and 2 are ours, 3 was lent.
+    /// Users 1 and 2 are ours, 3 is adopted.
     fn known() -> BTreeMap<UserId, KeyUser> {
         let user = |(id, name, service): (_, _, Option<&str>)| {
             let user = KeyUser {
@@ -291,7 +292,7 @@ mod tests {
             key(1, 1, 10),
             key(4, 1, 12),
             key(5, 3, 10),
-            // Of another's user.
+            // Of another owner's user.
             key(6, 9, 10),
             // The last of its user.
             key(7, 2, 10),
@@ -326,7 +327,7 @@ mod tests {
             .collect();
         let rows = |second: i64, named: &[u64]| rows_over(&keys, &[], named, at(10 * DAY + second));
         let none: [u64; 0] = [];
-        // 6 works no more, and is the last of its user by its end.
+        // 6 no longer works, and is the last of its user by its expiry.
         assert_eq!(rows(3_599, &[]), none);
         assert_eq!(rows(3_600, &[]), [1, 2]);
         assert_eq!(rows(3_600, &[2]), [1], "a record names it");

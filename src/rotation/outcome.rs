@@ -1,4 +1,4 @@
-//! What a job has found and done. Types alone.
+//! The outcome of a job. Types only.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,61 +8,61 @@ use super::problem::Problem;
 use super::secret_state::KeyEnd;
 use crate::control_plane::KeyId;
 
-/// What a job has found and done.
+/// The outcome of a job.
 #[derive(Debug, Default)]
 pub(super) struct JobOutcome {
     /// The last plan: states and times.
     pub(super) plan: Plan,
-    /// Keys that could not be made.
+    /// Keys that could not be created.
     pub(super) failed: BTreeMap<String, Problem>,
-    /// Old keys that could not be ended.
+    /// Old keys that could not be expired.
     pub(super) unended: BTreeMap<String, Unended>,
-    /// Keys whose old ones were left for later, as they could not be ended a moment ago.
+    /// Keys whose old keys were left for later, because expiring them failed a moment ago.
     pub(super) resting: BTreeSet<String>,
-    /// Keys that were made.
+    /// Keys that were created and written.
     pub(super) minted: Vec<CreatedKey>,
-    /// Keys that were made, and that a writer who is none of us kept from being written.
+    /// Keys that were created, but that another writer prevented from being written.
     pub(super) undone: Vec<String>,
-    /// The trouble of the whole Secret.
+    /// The problem of the Secret as a whole.
     pub(super) problem: Option<Problem>,
-    /// Whether that is the API server's being away.
+    /// Whether the problem is that the API server is unavailable.
     pub(super) away: bool,
-    /// Control planes to ask how they do.
+    /// Control planes to recheck.
     pub(super) suspects: BTreeMap<String, Problem>,
-    /// When the keys in force end that pods share: one of a single pod may end once that has joined.
+    /// When the shared keys in force expire; the key of a single pod may expire once the pod has joined.
     pub(super) ends: BTreeMap<String, KeyEnd>,
     /// The keys in force.
     pub(super) in_force: BTreeMap<String, KeyId>,
     /// The services with a key in force.
     pub(super) services: BTreeSet<String>,
-    /// The keys that pods join with, or their one pod has joined with.
+    /// The keys that pods join with, or that their single pod has joined with.
     pub(super) joining: BTreeMap<String, KeyId>,
-    /// The field manager that wrote the Secret before this job, if that was another's.
+    /// The field manager that wrote the Secret before this job, if it was not ours.
     pub(super) writer: Option<String>,
-    /// Whether there is more to do at once.
+    /// Whether more work is due now.
     pub(super) again: bool,
-    /// The Secret that this one was copied from, if that was found.
+    /// The Secret that this one was copied from, if known.
     pub(super) copied_from: Option<SecretRef>,
-    /// Whether a later job has begun meanwhile, which knows better how the keys do.
+    /// Whether a later job has started, which knows the state of the keys better.
     pub(super) overtaken: bool,
 }
 
-/// A key that was made and written.
+/// A key that was created and written.
 #[derive(Debug)]
 pub(super) struct CreatedKey {
     pub(super) data_key: String,
     pub(super) control_plane: String,
     pub(super) id: KeyId,
-    /// The key that stood there.
+    /// The key that was in force before.
     pub(super) replaced: Option<KeyId>,
     pub(super) why: KeyReason,
 }
 
-/// An old key that could not be ended.
+/// An old key that could not be expired.
 #[derive(Debug)]
 pub(super) struct Unended {
     pub(super) id: KeyId,
     pub(super) problem: Problem,
-    /// Whether the control plane said that it is the service's own: nobody is told to expire one of which it did not.
+    /// Whether the control plane confirmed that it is the service's own; otherwise no message may ask a person to expire it.
     pub(super) owned: bool,
 }

@@ -1,4 +1,4 @@
-//! What is to be done for the keys of one Secret, from what is known of it now. Pure.
+//! Plans the work on the keys of one Secret, from what is known of it now. Pure.
 
 use std::time::Duration;
 
@@ -95,7 +95,7 @@ pub fn plan(now: Timestamp, view: &SecretView<'_>, rotation: &Rotation) -> Plan 
     plan
 }
 
-/// How long a key that was replaced lives on.
+/// Returns how long a replaced key stays valid.
 #[must_use]
 pub fn overlap(of_pods: bool, rotation: &Rotation) -> Duration {
     let most = if of_pods {
@@ -106,7 +106,7 @@ pub fn overlap(of_pods: bool, rotation: &Rotation) -> Duration {
     rotation.overlap.min(most)
 }
 
-/// Plans for a key that pods use, and says how it is doing.
+/// Plans for a key that pods use, and returns its state.
 fn demanded(
     now: Timestamp,
     view: &SecretView<'_>,
@@ -177,7 +177,7 @@ fn demanded(
     }
 }
 
-/// Plans for a value that a person put there, and says how the key is doing; none if there is no such value to wait for.
+/// Plans for a value that a person put there, and returns the key's state; none if there is no such value to wait for.
 fn manual_keys(
     now: Timestamp,
     view: &SecretView<'_>,
@@ -192,7 +192,7 @@ fn manual_keys(
     match manual_keys::found(now, view, data_key, record, demand) {
         ManualValue::AsLeft => None,
         ManualValue::Asked => {
-            // What stands there may be a key of a person's: nothing is done before that is known.
+            // The value may be a person's key: nothing is done before that is known.
             if !view.issued.contains_key(&demand.control_plane) {
                 earliest(&mut plan.confirm_at, now);
             }
@@ -207,7 +207,7 @@ fn manual_keys(
     }
 }
 
-/// Why the key has to be made, if it has to.
+/// Returns why the key has to be created, if it has to.
 fn need(
     now: Timestamp,
     view: &SecretView<'_>,
@@ -242,7 +242,7 @@ fn need(
     (now >= due(current, demand)).then_some(KeyReason::Due)
 }
 
-/// When the key is renewed. One that a person made may live for less than the buffer: it is given two thirds of its life.
+/// Returns when the key is renewed. A person's key may live for less than the buffer: it is renewed after two thirds of its life.
 fn due(current: &Made, demand: &KeyDemand) -> Timestamp {
     let life = Duration::try_from(current.expires.duration_since(current.created));
     let buffer = match current.origin {
@@ -252,7 +252,7 @@ fn due(current: &Made, demand: &KeyDemand) -> Timestamp {
     before(current.expires, buffer)
 }
 
-/// Plans for a key that no pod uses: it is kept as it is.
+/// Plans for a key that no pod uses: it stays as it is.
 fn undemanded(
     now: Timestamp,
     view: &SecretView<'_>,
@@ -284,14 +284,14 @@ fn give_up(
     }
 }
 
-/// Whether this process is about to make that key.
+/// Returns whether this process is about to create the key of the intent.
 fn followed(process: &Process, intent: &Intent) -> bool {
     intent.writer == process.writer && process.live.contains(&intent.op)
 }
 
-/// Until when an intent is left to its writer; none if that is this process, which knows best.
+/// Returns until when an intent is left to the process that wrote it; none if this process wrote it.
 fn respected_until(now: Timestamp, process: &Process, intent: &Intent) -> Option<Timestamp> {
-    // One from the future was written by a clock that is off: it may never come of age.
+    // An intent from the future was written by a clock that is off: it might never grow old enough.
     let from_the_future = intent.started_at > after(now, process.intent_ttl);
     if intent.writer == process.writer || from_the_future {
         return None;

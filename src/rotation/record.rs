@@ -1,4 +1,4 @@
-//! What a Secret remembers of its keys: one JSON document beside them, moved by the same write. Pure.
+//! The record of a Secret's keys: one JSON document beside them, written with them. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,30 +15,29 @@ mod key;
 
 pub use key::{Abandoned, Intent, IssuedKey, KeyRecord, KeySpec, Origin, Previous};
 
-/// Is the data key that holds the record.
+/// Data key of the record.
 pub const DATA_KEY: &str = "sidescale.json";
 
-/// Is the form that this program writes; a record with a greater number is left alone.
+/// Version of the document that this program writes; a record with a greater one is not touched.
 pub const VERSION: u32 = 1;
 
-/// How long a lost intent's key is looked for: a create may still be under way when its writer is given up.
+/// How long the key of a lost intent is looked for: a create call may still be running when its process is given up.
 pub const ABANDONED_FOR: Duration = Duration::from_secs(600);
 
-/// Largest document that is read, in bytes: what 2,000 keys of single pods need, and less than a Secret may hold.
+/// Largest document that is read, in bytes: enough for 2,000 keys of single pods, and less than a Secret may hold.
 pub const LARGEST: usize = 7 * (1 << 20) / 8;
 
-/// Remembers every key of one Secret, by data key.
+/// The record of all keys of one Secret, by data key.
 ///
-/// A tenant can write it, so it speaks for its own namespace alone, and `super::owner` says of which keys.
+/// A tenant can write it, so it speaks only for its own namespace, and `super::owner` decides for which keys.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
-    /// Form of the document.
     pub version: u32,
     /// Namespace of the Secret that it was written into; empty before the first write.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub namespace: String,
-    /// Uid of that namespace; empty where it was not known.
+    /// Uid of that namespace; empty if it was unknown.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub namespace_uid: String,
     /// Name of that Secret.
@@ -47,28 +46,27 @@ pub struct Record {
     /// The keys by data key.
     #[serde(default, deserialize_with = "bounds::keys")]
     pub keys: BTreeMap<String, KeyRecord>,
-    /// The Secret that the document was written into, where that is another one: it was copied, and none of it counts.
+    /// The other Secret that the document was written into, if any: it was copied, so all of it is ignored.
     #[serde(skip)]
     pub copied_from: Option<SecretRef>,
 }
 
-/// Says why a record is not usable.
+/// Why a record is not usable.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// It was written by a newer program.
+    /// A newer program wrote it.
     #[error(
         "data key \"{DATA_KEY}\" has version {found}, this program knows {VERSION}: run the newer version again"
     )]
     Newer {
-        /// The version it names.
         found: u32,
     },
-    /// It is no record.
+    /// It is not a record.
     #[error(
         "data key \"{DATA_KEY}\" cannot be read ({0}): put it back as it was, or delete that data key to have all keys made anew"
     )]
     Damaged(serde_json::Error),
-    /// It is larger than any that this program writes.
+    /// It is larger than this program ever writes.
     #[error(
         "data key \"{DATA_KEY}\" has {found} bytes, more than {LARGEST}: delete that data key to have all keys made anew"
     )]
@@ -76,7 +74,7 @@ pub enum RecordError {
         /// Its size in bytes.
         found: usize,
     },
-    /// The Secret around it has more labels, annotations, owners or data keys than any of ours; its data was not read.
+    /// The Secret has more labels, annotations, owners or data keys than Sidescale ever writes; its data was not read.
     #[error(
         "it has more labels, annotations, owners or data keys than a Secret of keys may have: take out what others put there"
     )]
@@ -97,7 +95,7 @@ impl Default for Record {
 }
 
 impl Record {
-    /// Reads the record of a Secret; a Secret without one has an empty record.
+    /// Reads the record of a Secret; without one, the record is empty.
     ///
     /// # Errors
     /// As for [`Self::parse`].
@@ -110,7 +108,7 @@ impl Record {
         Self::parse(document.map(|document| document.as_slice()), &name)
     }
 
-    /// The same; the error names the Secret.
+    /// Reads the record of a Secret; the error names the Secret.
     pub(super) fn named(secret: &StoredSecret) -> Result<Self, String> {
         Self::of(secret).map_err(|error| {
             let error = anyhow::Error::new(error);
@@ -118,11 +116,11 @@ impl Record {
         })
     }
 
-    /// Reads the record from the document in `secret`. Entries whose service and control plane do not give their own data key
-    /// are dropped; of a document that was written into another Secret, everything is.
+    /// Reads the record from the document in `secret`. Drops entries whose data key does not match their service and control plane,
+    /// and all entries of a document that was written into another Secret.
     ///
     /// # Errors
-    /// It was written by a newer program, is damaged, or larger than it may be.
+    /// A newer program wrote the document, it is damaged, or it is too large.
     pub fn parse(document: Option<&[u8]>, secret: &SecretRef) -> Result<Self, RecordError> {
         let Some(document) = document else {
             return Ok(Self::default());
@@ -156,8 +154,8 @@ impl Record {
         Ok(record)
     }
 
-    /// Writes down into which Secret the record goes. The uid of a namespace is written once: a record that was written in an
-    /// earlier namespace of that name says so until [`Self::take_over`].
+    /// Sets the Secret that the record is written into. The uid of the namespace is set once: a record from an earlier namespace
+    /// of that name keeps that uid until [`Self::take_over`].
     pub fn belong_to(&mut self, namespace: &str, uid: Option<u128>, secret: &str) {
         namespace.clone_into(&mut self.namespace);
         secret.clone_into(&mut self.secret);
@@ -166,28 +164,28 @@ impl Record {
         }
     }
 
-    /// Whether it was written in an earlier namespace of that name. Without a uid on either side it was not.
+    /// Returns whether it was written in an earlier namespace of that name; if either uid is unknown, it was not.
     #[must_use]
     pub fn is_of_earlier_namespace(&self, uid: Option<u128>) -> bool {
         !self.namespace_uid.is_empty() && uid.is_some_and(|uid| uid_text(uid) != self.namespace_uid)
     }
 
-    /// Has the next write name the namespace as it is now. Nodes that joined with keys of others went with the earlier one.
+    /// Makes the next write name the current namespace. Nodes that joined with foreign keys went with the earlier one.
     pub fn take_over(&mut self) {
         self.namespace_uid.clear();
         self.keys.values_mut().for_each(|key| key.lent.clear());
     }
 
-    /// The document to write.
+    /// Returns the document to write.
     ///
     /// # Errors
-    /// Never in practice: every part of it has a JSON form.
+    /// Never in practice: every part has a JSON form.
     pub fn document(&self) -> Result<Vec<u8>, serde_json::Error> {
         serde_json::to_vec(self)
     }
 
-    /// The document to write into a Secret that has `room` bytes left. Where that is not enough, it leaves out what can be found
-    /// at the control plane as well, as keys that no Secret knows: those of lost intents first, then replaced keys.
+    /// Returns the document for a Secret with `room` bytes left. If it is too large, leaves out what can also be found at the
+    /// control plane, as keys that no Secret knows: keys of lost intents first, then replaced keys.
     ///
     /// # Errors
     /// As for [`Self::document`].
@@ -205,7 +203,7 @@ impl Record {
         Ok(document)
     }
 
-    /// The keys in force, with their control planes: these are never expired.
+    /// Returns the keys in force, with their control planes: these are never expired.
     #[must_use]
     pub fn in_force(&self) -> BTreeSet<(&str, KeyId)> {
         let keys = self.keys.values();
@@ -215,7 +213,7 @@ impl Record {
 }
 
 impl KeyRecord {
-    /// Whether its service and control plane give this data key, in a Secret of keys that pods share or have for themselves.
+    /// Returns whether the data key matches its service and control plane, for a Secret of shared keys or of keys of single pods.
     fn is_named(&self, data_key: &str, of_pods: bool) -> bool {
         let (service, plane) = (&self.service, &self.control_plane);
         identity::is_service(service)
@@ -227,7 +225,7 @@ impl KeyRecord {
     }
 }
 
-/// A uid as Kubernetes writes it.
+/// Returns a uid in the form that Kubernetes uses.
 fn uid_text(uid: u128) -> String {
     uuid::Uuid::from_u128(uid).hyphenated().to_string()
 }

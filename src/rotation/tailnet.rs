@@ -1,4 +1,4 @@
-//! The nodes of one control plane, as far as users of ours have to do with them. Pure.
+//! The nodes of one control plane that concern users of Sidescale. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -7,29 +7,26 @@ use jiff::Timestamp;
 use super::owner::{KeyHolder, KeyUser, ServiceOwner};
 use crate::control_plane::{KeyId, Node, NodeId, UserId};
 
-/// What is kept of a pre-auth key: whose it is, and what its nodes are.
+/// Owner and kind of a pre-auth key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyOrigin {
-    /// The user it belongs to.
     pub user: UserId,
-    /// Whether its nodes vanish when they go away.
+    /// Whether Headscale deletes its nodes when they disconnect.
     pub ephemeral: bool,
 }
 
-/// A node that a key of such a user made.
+/// A node that joined with a key of such a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JoinedNode {
-    /// Its id; a younger node has a greater one.
+    /// Its id; a newer node has a greater one.
     pub id: NodeId,
-    /// The host's own name.
+    /// Hostname reported by the node.
     pub name: String,
-    /// The label in the tailnet's DNS.
+    /// Label in the tailnet's DNS.
     pub given_name: String,
-    /// Whether it is connected.
     pub online: bool,
-    /// When it joined.
     pub created: Option<Timestamp>,
-    /// Whether it vanishes when it goes away.
+    /// Whether Headscale deletes it when it disconnects.
     pub ephemeral: bool,
     /// The key it joined with; none if that was deleted since.
     pub key: Option<KeyId>,
@@ -39,9 +36,9 @@ pub struct JoinedNode {
 #[derive(Clone, Debug, Default)]
 pub struct Tailnet {
     holders: BTreeMap<KeyHolder, HolderNodes>,
-    /// Nodes of which nobody can tell whose they are, because their key's row is gone and tags took them from their user.
+    /// Nodes with unknown owner, by name: their key's row is gone, and tags took them from their user.
     nobodys: BTreeMap<String, Vec<JoinedNode>>,
-    /// Nodes that joined with keys of others, by the namespaces whose Secrets hold those keys, and by name.
+    /// Nodes that joined with foreign keys, by the namespaces whose Secrets contain those keys, and by name.
     lent: BTreeMap<(String, String), Vec<JoinedNode>>,
     given_names: HashSet<String>,
     /// When the first user of each service was created.
@@ -51,16 +48,16 @@ pub struct Tailnet {
 /// Nodes of one holder.
 #[derive(Clone, Debug, Default)]
 struct HolderNodes {
-    /// Name of the user of the last one.
+    /// Name of the user listed last.
     user: String,
     nodes: Vec<JoinedNode>,
 }
 
-/// Keys of others that stand or stood in Secrets of ours, each with that Secret's namespace.
+/// Foreign keys that are or were in Secrets of keys, each with that Secret's namespace.
 pub type ForeignRows = BTreeSet<(KeyId, String)>;
 
 impl Tailnet {
-    /// Sorts the nodes that a control plane listed by the services whose keys made them; expired ones are none.
+    /// Groups the listed nodes by the holders of the keys that they joined with; expired nodes are ignored.
     #[must_use]
     pub fn new(
         now: Timestamp,
@@ -105,7 +102,7 @@ impl Tailnet {
                 }
                 continue;
             };
-            // Whoever put the key there vouches for it in that namespace alone.
+            // The key counts only for the namespace of the Secret that contains it.
             for (_, namespace) in lent
                 .range((key, String::new())..)
                 .take_while(|one| one.0 == key)
@@ -117,7 +114,7 @@ impl Tailnet {
         tailnet
     }
 
-    /// Services with nodes: the name of a user, and the nodes.
+    /// Returns services with nodes: the owner, the name of a user, and the nodes.
     pub fn services(&self) -> impl Iterator<Item = (&ServiceOwner, &str, &[JoinedNode])> {
         self.holders
             .iter()
@@ -129,13 +126,13 @@ impl Tailnet {
             })
     }
 
-    /// The nodes of a service.
+    /// Returns the nodes of a service.
     #[must_use]
     pub fn of_service(&self, owner: &ServiceOwner) -> &[JoinedNode] {
         self.of(&KeyHolder::Service(owner.clone()))
     }
 
-    /// The nodes of a service, and those of the adopted user of that name.
+    /// Returns the nodes of a service, and those of the adopted user of that name.
     pub fn of_service_or_adopted(
         &self,
         owner: &ServiceOwner,
@@ -151,13 +148,13 @@ impl Tailnet {
             .map_or(&[], |held| held.nodes.as_slice())
     }
 
-    /// When the first user of a service was created; none for one whose user is adopted, or not there yet.
+    /// Returns when the first user of a service was created; none if the user is adopted or does not exist yet.
     #[must_use]
     pub fn created(&self, owner: &ServiceOwner) -> Option<Timestamp> {
         self.created.get(owner).copied()
     }
 
-    /// Whose nodes are online, and the host names of those.
+    /// Returns the holders and hostnames of nodes that are online.
     #[must_use]
     pub fn online(&self) -> BTreeSet<(KeyHolder, String)> {
         let nodes = self.holders.iter();
@@ -169,14 +166,14 @@ impl Tailnet {
             .collect()
     }
 
-    /// Nodes of that host's name that might be of a pod in the namespace: in doubt a pod is not called lost.
+    /// Returns nodes of that hostname that may belong to a pod of the namespace: in doubt, a pod is not reported as lost.
     pub fn unowned(&self, namespace: &str, name: &str) -> impl Iterator<Item = &JoinedNode> {
         let lent = self.lent.get(&(namespace.to_owned(), name.to_owned()));
         let nobodys = self.nobodys.get(name).into_iter();
         nobodys.chain(lent).flatten()
     }
 
-    /// Whether any node, ours or not, has this label in the tailnet's DNS.
+    /// Returns whether any node of the tailnet has this DNS label.
     #[must_use]
     pub fn is_taken(&self, given_name: &str) -> bool {
         self.given_names.contains(given_name)
@@ -230,18 +227,18 @@ mod tests {
             ..node(8, Some(10), Some(1), &[])
         };
         let nodes = vec![
-            // With tags it is listed under a user that nobody made.
+            // With tags it is listed under a user that was never created.
             node(1, Some(10), Some(2_147_455_555), &["tag:web"]),
             node(2, Some(10), Some(1), &[]),
             node(3, Some(20), Some(2), &[]),
-            // Another's key, and no key: the first is none of ours, the second by its user alone.
+            // Another owner's key, and no key: the first is not ours, the second is by its user only.
             node(4, Some(30), Some(3), &[]),
             node(5, None, Some(1), &[]),
             // The row of its key was deleted.
             node(6, None, Some(2_147_455_555), &["tag:web"]),
             node(7, Some(99), None, &["tag:web"]),
             expired,
-            // Another's key again, which stands in a Secret of ours.
+            // Another owner's key again, which is in a Secret of keys.
             Node {
                 name: "web".into(),
                 ..node(9, Some(31), Some(3), &[])

@@ -15,27 +15,27 @@ use crate::rotation::demand::KeyDemand;
 use crate::rotation::owner::KeyHolder;
 use crate::rotation::record::KeyRecord;
 
-/// A key that was renewed because its pod had not joined: the pod may have read it a moment before.
+/// Overlap of a key that was renewed because its pod had not joined: the pod may have read it a moment before.
 pub(super) const OVERLAP: Duration = Duration::from_secs(300);
 
-/// The key of a pod that is gone is kept for this long: its kubelet may not know yet.
+/// How long the key of a deleted pod is kept: its kubelet may not know yet.
 pub(super) const KEPT_FOR: Duration = Duration::from_secs(600);
 
-/// So many pods of a namespace may have keys of their own.
+/// Maximum number of pods of a namespace with keys of their own.
 const MOST_PODS: usize = 2_000;
 
-/// What a Secret may hold is 1 MiB; an eighth is left for keys that are being made.
+/// Bytes of a Secret that keys may use: a Secret may hold 1 MiB, and an eighth is left for keys that are being created.
 const ROOM: usize = 7 * (1 << 20) / 8;
 
-/// Bytes of one key's value and of what is remembered of it, without names: a value of 90 and a record of 290.
+/// Bytes of one key's value and record without names: a value of 90 and a record of 290.
 pub(super) const WEIGHT: usize = 400;
 
-/// So many keys are begun in one write: an intent is as long as what is remembered of a key.
+/// Maximum number of intents in one write: an intent is as long as the record of a key.
 const MOST_INTENTS: usize = 64;
 
-/// Why the key has to be made, if it has to; or when the control plane's list of keys will tell.
+/// Returns why the key has to be created, if it has to; or plans when to ask the control plane's list of keys.
 ///
-/// Its time alone is no reason: most pods have joined by then, and only the control plane knows.
+/// Being due is no reason on its own: most pods have joined by then, and only the control plane knows.
 pub(super) fn need(
     now: Timestamp,
     view: &SecretView<'_>,
@@ -48,7 +48,7 @@ pub(super) fn need(
         return Some(KeyReason::First);
     };
     if !view.filled.contains(data_key) {
-        // Without any value a container could not start again, though it has no use for the key.
+        // Without a value the container could not restart, even if it does not use the key.
         return Some(KeyReason::ValueLost);
     }
     if key.joined_with.is_some() {
@@ -78,10 +78,10 @@ pub(super) fn need(
     }
     if let Some(issued) = issued {
         if !issued.tells_of(current.id) {
-            // Whether the pod has joined with it cannot be seen.
+            // Whether the pod has joined with it is unknown.
             return None;
         }
-        // A pod with a volume may be the node that the pod before it was, and have no use for its key as yet.
+        // A pod with a volume may come back as an existing node, and not use its key yet.
         let holders = [
             KeyHolder::Service(view.owner(&demand.service)),
             KeyHolder::Adopted(demand.asked.user.clone()),
@@ -100,7 +100,7 @@ pub(super) fn need(
     None
 }
 
-/// Has a key that was renewed end only once it is known that its pod has not joined with it.
+/// Delays the expiry of a renewed key until it is known that its pod has not joined with it.
 pub(super) fn ask_before_the_end(
     now: Timestamp,
     view: &SecretView<'_>,
@@ -120,14 +120,14 @@ pub(super) fn ask_before_the_end(
     }
 }
 
-/// Wants the control plane's list of keys; while that is in trouble nobody can be asked, and once it is well all is looked at.
+/// Requests the control plane's list of keys. Not while the key is blocked: afterwards everything is checked anyway.
 fn ask(now: Timestamp, view: &SecretView<'_>, data_key: &str, plan: &mut Plan) {
     if !view.process.held.contains_key(data_key) {
         earliest(&mut plan.confirm_at, now);
     }
 }
 
-/// Which of a pod's keys was used: the one in force, or one that it had read before that was made.
+/// Returns which of a pod's keys was used: the one in force, or an earlier one that the pod had read before.
 fn used(issued: &IssuedKeys, key: &KeyRecord) -> Option<KeyId> {
     let current = key
         .current
@@ -141,10 +141,10 @@ fn used(issued: &IssuedKeys, key: &KeyRecord) -> Option<KeyId> {
     current.chain(previous).find(is_used).map(|(id, _)| id)
 }
 
-/// The demanded keys that the Secret has no room for: whoever has a key keeps it, then the oldest pods come first.
+/// Returns the demanded keys that the Secret has no room for: existing keys stay, then the oldest pods come first.
 pub(super) fn over_quota(view: &SecretView<'_>) -> BTreeSet<String> {
     let mut room = ROOM;
-    // Those that no pod demands are there all the same.
+    // Keys that no pod demands take up room as well.
     for (data_key, key) in &view.record.keys {
         if !view.demand.contains_key(data_key) {
             room = room.saturating_sub(weight(data_key, key.service.len(), &[]));
@@ -169,7 +169,7 @@ pub(super) fn over_quota(view: &SecretView<'_>) -> BTreeSet<String> {
     too_many.map(|(data_key, _)| data_key.clone()).collect()
 }
 
-/// Leaves what is too much for one write to the next plan.
+/// Leaves intents that are too many for one write to the next plan.
 pub(super) fn bound(plan: &mut Plan) {
     let mut intents = 0;
     plan.steps.retain(|step| {
@@ -179,7 +179,7 @@ pub(super) fn bound(plan: &mut Plan) {
     });
 }
 
-/// Bytes that a key takes in its Secret, and in the record there.
+/// Returns the bytes that a key takes in its Secret, including the record.
 pub(super) fn weight_of(data_key: &str, demand: &KeyDemand) -> usize {
     let names = demand.asked.tags.iter().map(String::len);
     let names: Vec<_> = names.chain([demand.asked.user.len()]).collect();
