@@ -1,4 +1,4 @@
-//! Keys that should have been renewed and were not: when that is told, and in which words. Pure.
+//! Keys that should have been renewed but were not: when and how to report them. Pure.
 
 use std::time::Duration;
 
@@ -9,36 +9,35 @@ use super::state::KeyState;
 use crate::clock::after;
 use crate::events::{About, Notice};
 
-/// A renewal may take so long after it was due, or half the buffer where that is less.
+/// How long a renewal may take after it is due, or half the buffer if that is less.
 const GRACE: Duration = Duration::from_secs(3_600);
 
-/// A key that ends within this time, and should have been renewed, is told as that.
+/// A key that should have been renewed is reported as expiring within this time.
 const SOON: Duration = Duration::from_secs(7 * 86_400);
 
-/// The same is told again after this long, as long as it lasts.
+/// How often the same alert is repeated while it lasts.
 pub(super) const TELL_EVERY: Duration = Duration::from_secs(3_600);
 
-/// How far a key is past the time at which it should have been renewed.
+/// How far a key is past its renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ExpiryAlert {
-    /// It was due for an hour, and lives on.
+    /// It has been due for an hour, and is still valid.
     Overdue,
-    /// It ends within seven days.
+    /// It expires within seven days.
     Expiring,
-    /// It has ended.
+    /// It has expired.
     Expired,
 }
 
-/// When a key that pods need is due, and when it ends.
+/// When a key that pods need is due, and when it expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetime {
-    /// When it is to be renewed.
+    /// When it is renewed.
     pub due: Timestamp,
-    /// When it ends.
     pub expires: Timestamp,
 }
 
-/// What is to be told of one Secret.
+/// The most urgent alert of one Secret.
 #[derive(Debug)]
 pub(super) struct MostUrgent<'a> {
     pub(super) ending: ExpiryAlert,
@@ -46,12 +45,12 @@ pub(super) struct MostUrgent<'a> {
     pub(super) service: &'a str,
     pub(super) life: Lifetime,
     pub(super) state: KeyState,
-    /// How many keys of the Secret are that far.
+    /// How many keys of the Secret have the same alert.
     pub(super) count: usize,
 }
 
 impl ExpiryAlert {
-    /// Its name in Events.
+    /// Returns the name used in Events.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -63,7 +62,7 @@ impl ExpiryAlert {
 }
 
 impl Lifetime {
-    /// The life of a key that ends then.
+    /// Returns the lifetime of a key with this expiry.
     #[must_use]
     pub fn new(expires: Timestamp, demand: &KeyDemand) -> Self {
         let buffer = SignedDuration::try_from(demand.buffer).unwrap_or(SignedDuration::MAX);
@@ -71,7 +70,7 @@ impl Lifetime {
         Self { due, expires }
     }
 
-    /// How far it is past its time; none while all is as it should be.
+    /// Returns how far the key is past its renewal; none while all is well.
     #[must_use]
     pub fn ending(self, now: Timestamp) -> Option<ExpiryAlert> {
         let [late, soon, end] = self.thresholds();
@@ -84,14 +83,14 @@ impl Lifetime {
         }
     }
 
-    /// When there is something else to say of it, if it is not renewed.
+    /// Returns when the alert changes next, if the key is not renewed.
     #[must_use]
     pub fn next(self, now: Timestamp) -> Option<Timestamp> {
         let times = self.thresholds().into_iter();
         times.filter(|at| *at > now).min()
     }
 
-    /// When it is late, when it ends soon, and when it ends.
+    /// Returns when it is overdue, when it expires soon, and when it expires.
     fn thresholds(self) -> [Timestamp; 3] {
         let Self { due, expires } = self;
         let buffer = expires.duration_since(due).unsigned_abs();
@@ -102,7 +101,7 @@ impl Lifetime {
     }
 }
 
-/// What to tell of the key of a Secret that is worst off.
+/// Returns the Event about the most urgent key of a Secret.
 pub(super) fn notice(secret: &SecretRef, worst: &MostUrgent<'_>, flags: &str) -> Notice {
     Notice {
         namespace: secret.namespace.clone(),
@@ -113,7 +112,7 @@ pub(super) fn notice(secret: &SecretRef, worst: &MostUrgent<'_>, flags: &str) ->
     }
 }
 
-/// The key of a Secret that is worst off, and how many are as far.
+/// Returns the most urgent key of a Secret, and how many keys have the same alert.
 pub(super) fn most_urgent<'a>(
     now: Timestamp,
     lives: impl Iterator<Item = (&'a str, &'a KeyDemand, Timestamp, KeyState)>,
@@ -220,7 +219,7 @@ mod tests {
     fn a_key_is_overdue_after_an_hour_expiring_in_its_last_week_and_expired_at_its_end() {
         let end = 90 * DAY;
         let table = [
-            // Buffer, then seconds before the end, and what is said.
+            // Buffer, then seconds before the expiry, and the alert.
             (10 * DAY, 10 * DAY, None),
             (10 * DAY, 10 * DAY - 3_599, None),
             (10 * DAY, 10 * DAY - 3_600, Some(ExpiryAlert::Overdue)),
@@ -228,7 +227,7 @@ mod tests {
             (10 * DAY, 7 * DAY, Some(ExpiryAlert::Expiring)),
             (10 * DAY, 1, Some(ExpiryAlert::Expiring)),
             (10 * DAY, 0, Some(ExpiryAlert::Expired)),
-            // A short buffer begins within the last week: being due alone is no news.
+            // A short buffer begins within the last week: being due causes no alert.
             (DAY, 7 * DAY, None),
             (DAY, DAY - 3_599, None),
             (DAY, DAY - 3_600, Some(ExpiryAlert::Expiring)),

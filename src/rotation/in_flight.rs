@@ -1,9 +1,9 @@
-//! What the jobs on one Secret tell each other: which came last, and whose intents are whose. State, no I/O.
+//! State shared by the jobs on one Secret: which is the latest, and which follows which intents. State, no I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Is shared by the jobs of this process on one Secret; clones are one.
+/// State shared by this process's jobs on one Secret; clones share it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct InFlight(Arc<Mutex<Jobs>>);
 
@@ -15,31 +15,31 @@ struct Jobs {
 }
 
 impl InFlight {
-    /// Tells earlier jobs that this one is at work, and knows more than they.
+    /// Records that this job is at work and supersedes earlier ones.
     pub(super) fn begin(&self, number: u64) {
         let mut jobs = self.jobs();
         jobs.last = jobs.last.max(number);
     }
 
-    /// Whether a later job is at work.
+    /// Returns whether a later job is at work.
     pub(super) fn superseded(&self, number: u64) -> bool {
         self.jobs().last > number
     }
 
-    /// Tells all others to leave these to this job. Said before they are written: others read at any moment.
+    /// Reserves intents for this job, before they are written: other jobs may read them at any moment.
     pub(super) fn follow(&self, number: u64, intents: impl IntoIterator<Item = String>) {
         let mut jobs = self.jobs();
         jobs.intents.entry(number).or_default().extend(intents);
     }
 
-    /// The intents that other jobs follow.
+    /// Returns the intents that other jobs follow.
     pub(super) fn of_others(&self, number: u64) -> BTreeSet<String> {
         let jobs = self.jobs();
         let others = jobs.intents.iter().filter(|(job, _)| **job != number);
         others.flat_map(|(_, intents)| intents).cloned().collect()
     }
 
-    /// The job is over and follows nothing; says whether it was overtaken.
+    /// Ends the job, which follows nothing from now on; returns whether it was superseded.
     pub(super) fn over(&self, number: u64) -> bool {
         self.jobs().intents.remove(&number);
         self.superseded(number)

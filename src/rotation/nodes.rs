@@ -1,4 +1,4 @@
-//! Injected pods beside the node list: who joined, who is late, who was lost, and who came uninvited. Pure.
+//! Compares injected pods with the node list: joined, late, lost, uninvited. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,15 +19,15 @@ mod checkpoint;
 mod group;
 mod report;
 
-/// More nodes than pods are a matter of a rollout for this long.
+/// How long a service may have more nodes than pods: a rollout takes this long.
 const UNINVITED_AFTER: Duration = Duration::from_secs(120);
 
-/// What earlier looks at one control plane have shown. It holds no more than the pods that are there.
+/// State between checks of one control plane, bounded by the existing pods.
 #[derive(Clone, Debug, Default)]
 pub struct NodeTracker {
-    /// What the process before this one noted.
+    /// The checkpoint of the process before this one.
     before: Option<NodeCheckpoint>,
-    /// How far what is known reaches: the youngest pod of which all that are older have been seen.
+    /// Creation time of the youngest pod of which all older pods have been seen.
     as_of: Option<Timestamp>,
     groups: BTreeMap<(ServiceOwner, Option<String>), GroupState>,
     /// Since when a service has had more nodes than pods.
@@ -35,7 +35,7 @@ pub struct NodeTracker {
 }
 
 impl NodeTracker {
-    /// Goes on from what an earlier process has noted.
+    /// Resumes from the checkpoint of an earlier process.
     #[must_use]
     pub fn after(before: Option<NodeCheckpoint>) -> Self {
         Self {
@@ -45,15 +45,15 @@ impl NodeTracker {
         }
     }
 
-    /// What the next process should know; nothing before there was a pod.
+    /// Returns the checkpoint for the next process; none before there was a pod.
     #[must_use]
     pub fn note(&self) -> Option<NodeCheckpoint> {
         let waiting = self.groups.values().flat_map(|memory| &memory.waiting);
         Some(NodeCheckpoint::new(self.as_of?, waiting))
     }
 
-    /// Holds the pods that want to be nodes of `plane` against the nodes that it just listed. Where each pod has a key of
-    /// its own, `key_of` tells which node is whose; elsewhere it is not asked.
+    /// Compares the pods that should have a node at `plane` with the nodes just listed. Where each pod has its own key, `key_of`
+    /// tells which node belongs to which pod; elsewhere it is not called.
     pub fn look(
         &mut self,
         now: Timestamp,
@@ -112,7 +112,7 @@ impl NodeTracker {
     }
 }
 
-/// Counts the online nodes of a user of ours that are more than its pods; says since when there have been some.
+/// Counts the online nodes of a user beyond its pods; returns since when there have been any.
 fn uninvited(
     now: Timestamp,
     user: &str,

@@ -1,4 +1,4 @@
-//! One job on one Secret: reads, plans, does the steps, until nothing is left to do now. I/O.
+//! One job on one Secret: reads, plans and does the steps until nothing is left to do now. I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -34,27 +34,27 @@ mod task;
 use task::IssuedByPlane;
 pub(super) use task::{Snapshot, Task};
 
-/// Bounds one job: enough for a full namespace of new services, eight at a time.
+/// Maximum number of rounds in one job: enough for a full namespace of new services, eight at a time.
 const ROUNDS: usize = 64;
 
-/// So often in one job may another writer come first; then it waits, and longer each time.
+/// How many conflicts with other writers one job accepts; after that it backs off.
 const MOST_CONFLICTS: usize = 8;
 
 struct Reconciler<'a> {
     context: &'a Context,
     task: Task,
     outcome: JobOutcome,
-    /// The one renewal of this job.
+    /// The key that this job renews; one at most.
     renewing: Option<String>,
-    /// Whether keys that had to be made were not.
+    /// Whether keys that are needed were not created.
     unmade: bool,
-    /// Whether the control planes' lists are wanted once more.
+    /// Whether the control planes' lists are needed again.
     list_wanted: bool,
-    /// When the Secret had been read or written last.
+    /// When the Secret was last read or written.
     read_at: Instant,
 }
 
-/// Works on one Secret.
+/// Reconciles one Secret.
 pub(super) async fn reconcile(context: &Context, task: Task) -> (SecretRef, JobOutcome) {
     let secret = task.secret.clone();
     let (number, beside) = (task.number, task.beside.clone());
@@ -104,7 +104,7 @@ impl Reconciler<'_> {
             let mut steps = self.plan(&secret, ownership, &record, &issued);
             self.task.beside.begin(self.task.number);
             if self.task.beside.superseded(self.task.number) {
-                // What pods need is known better there; what was begun here is brought to its end.
+                // The later job knows the demand better; this one only finishes the keys that it has begun.
                 steps.retain(|step| matches!(step, Step::Create { .. }));
                 if steps.is_empty() {
                     break;
@@ -122,15 +122,15 @@ impl Reconciler<'_> {
                 self.outcome.copied_from = Some(from);
                 self.start_over(secret).await.map(Some)
             } else if !taken.is_empty() {
-                // No key is made by this: the list stays good for what is left to do.
+                // This creates no key: the list stays valid for the remaining steps.
                 self.adopt(secret, record, taken).await.map(Some)
             } else if !first.is_empty() {
                 self.intend(secret, record, first).await
             } else if rest.iter().any(|step| matches!(step, Step::Create { .. })) {
-                // A key made now is in no list that was read before.
+                // A list read before does not contain a key created now.
                 let listed = !std::mem::take(&mut issued).is_empty();
                 let minted = self.create(secret, record, rest).await;
-                // What else that list showed, such as keys that a new database lost, the next one has to show.
+                // The next list has to show the rest again, such as keys that a new database lost.
                 self.list_wanted |= listed && (self.unmade || self.of_pods());
                 minted
             } else if ownership == Ownership::Ours && self.lacks_authority(&secret) {
@@ -138,7 +138,7 @@ impl Reconciler<'_> {
             } else if rest.is_empty() {
                 return Ok(());
             } else {
-                // The list that these steps came from is used up by them.
+                // These steps use up the list that they came from.
                 match self.retire(secret, record, rest).await {
                     Ok(()) => return Ok(()),
                     Err(error) => Err(error),
@@ -161,7 +161,7 @@ impl Reconciler<'_> {
         Ok(())
     }
 
-    /// The Secret as the pass has read it, and what was listed after that; nothing if somebody has written it since.
+    /// Returns the Secret that the pass has read, and what was listed after that; nothing if it was written since.
     async fn known(&mut self) -> Result<(Option<StoredSecret>, IssuedByPlane), StoreError> {
         let Some(snapshot) = self.task.snapshot.take() else {
             return Ok((None, Arc::default()));
@@ -191,7 +191,7 @@ impl Reconciler<'_> {
         Ok(read.unwrap_or_else(|| StoredSecret::absent(namespace, name)))
     }
 
-    /// Whose the Secret is, and what it remembers.
+    /// Returns the ownership of the Secret, and its record.
     fn owned(&mut self, secret: &StoredSecret) -> (Ownership, Record) {
         let (ownership, record, problem) = ownership(secret);
         if problem.is_some() {
@@ -200,7 +200,7 @@ impl Reconciler<'_> {
         (ownership, record)
     }
 
-    /// What a person asks of the Secret; what cannot be read asks for nothing.
+    /// Returns the Secret's requests; an unreadable annotation counts as none.
     fn requests(&self, secret: &StoredSecret) -> Requests {
         Requests::parse(&secret.annotations).unwrap_or_else(|error| {
             let notice = error.notice(&self.task.secret);
@@ -215,7 +215,7 @@ impl Reconciler<'_> {
         })
     }
 
-    /// Notes the keys in force for whoever shows or counts them.
+    /// Adds the keys in force to the outcome.
     fn note_in_force(&mut self, record: &Record, ends: BTreeMap<String, KeyEnd>) {
         self.outcome.ends = ends;
         let current = |(data_key, key): (&String, &KeyRecord)| {
@@ -229,7 +229,7 @@ impl Reconciler<'_> {
         self.outcome.joining = joining.collect();
     }
 
-    /// Plans, and keeps the steps that this kind of job may do.
+    /// Plans, and keeps the steps that this class of job may do.
     fn plan(
         &mut self,
         secret: &StoredSecret,
@@ -315,29 +315,29 @@ impl Reconciler<'_> {
         steps
     }
 
-    /// Whether the Secret holds keys of single pods.
+    /// Returns whether the Secret is the one for keys of single pods.
     fn of_pods(&self) -> bool {
         self.task.secret.name == POD_SECRET
     }
 
-    /// How long a key that was replaced lives on.
+    /// Returns how long a replaced key stays valid.
     fn overlap(&self) -> Duration {
         overlap(self.of_pods(), &self.context.policy.rotation)
     }
 
-    /// Whether pods need an authority that the Secret does not hold.
+    /// Returns whether pods need a certificate authority that the Secret does not contain.
     fn lacks_authority(&self, secret: &StoredSecret) -> bool {
         let held = secret.data.get(private_ca::DATA_KEY);
         self.private_ca()
             .is_some_and(|wanted| held.is_none_or(|held| **held != wanted))
     }
 
-    /// The authorities of the control planes that pods need keys of.
+    /// Returns the certificate authorities of the control planes that pods need keys of.
     fn private_ca(&self) -> Option<Vec<u8>> {
         private_ca::bundle(&self.task.demand, &self.context.policy.control_planes)
     }
 
-    /// Takes everything out of a Secret that was copied from elsewhere, so that its keys are created anew.
+    /// Empties a Secret that was copied from elsewhere, so that new keys are created.
     async fn start_over(&mut self, mut secret: StoredSecret) -> Result<StoredSecret, StoreError> {
         secret
             .data
@@ -368,7 +368,7 @@ impl Reconciler<'_> {
             let pem = Zeroizing::new(pem);
             secret.data.insert(private_ca::DATA_KEY.to_owned(), pem);
         }
-        // What cannot be read stays as it is, for the person who wrote it.
+        // An unreadable annotation stays as it is, for the person who wrote it.
         if let Ok(requests) = Requests::parse(&secret.annotations) {
             requests
                 .write(&record, &mut secret.annotations)
@@ -389,7 +389,7 @@ impl Reconciler<'_> {
     }
 }
 
-/// The ends of the keys in force, and whether the control plane has confirmed each: by its list, or by the answer that created it.
+/// Returns when the keys in force expire, and whether the control plane confirmed each: by its list, or when it created the key.
 fn ends(view: &SecretView<'_>, outcome: &JobOutcome) -> BTreeMap<String, KeyEnd> {
     let end = |(data_key, key): (&String, &KeyRecord)| {
         let current = key.current.as_ref()?;

@@ -1,4 +1,4 @@
-//! After a rollout the newest node gets its service's name again, once the old one has made room for it, unless that name belongs
+//! Gives a service's hostname back to its newest node after a rollout, once the old node has made room, unless the name belongs
 //! to another service. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,43 +13,39 @@ use super::tailnet::{JoinedNode, Tailnet};
 use crate::clock::after;
 use crate::control_plane::NodeId;
 
-/// An old node is removed after being away for this long: a restart of its container is shorter.
+/// An old node is deleted after being offline for this long: a container restart is shorter.
 const AWAY_FOR: Duration = Duration::from_secs(60);
 
-/// What was refused is tried again after this long.
+/// How long to wait before a refused step is tried again.
 const RETRY: Duration = Duration::from_secs(60);
 
-/// One thing to do.
+/// One step of the renamer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RenameStep {
-    /// Remove a node whose pod is gone. One that is gone already counts as removed.
+    /// Delete a node whose pod is gone. A node that is gone already counts as deleted.
     Delete {
-        /// Which.
         node: NodeId,
         /// Its label in the tailnet's DNS.
         name: String,
     },
-    /// Give a node the name that it asked for. Another node may have taken it first, which is no error.
+    /// Give a node the name that it requested. Another node may have taken the name first, which is not an error.
     Rename {
-        /// Which.
         node: NodeId,
-        /// Its label now.
+        /// Its current label.
         from: String,
-        /// The name.
         to: String,
     },
-    /// Tell people that a node which is none of this service has the name; once.
+    /// Report, once, that a node outside this service has the name.
     TellTaken {
-        /// The node that asked for it.
+        /// The node that requested it.
         node: NodeId,
-        /// Its label now.
+        /// Its current label.
         from: String,
-        /// The name.
         to: String,
     },
 }
 
-/// What earlier looks at one control plane have shown: no more than the nodes that are away, and what was refused.
+/// State between checks of one control plane: nodes that are offline, steps that were refused, names reported as taken.
 #[derive(Clone, Debug, Default)]
 pub struct NodeRenamer {
     away: BTreeMap<NodeId, Timestamp>,
@@ -58,7 +54,7 @@ pub struct NodeRenamer {
 }
 
 impl RenameStep {
-    /// The node that it is about.
+    /// Returns the node of the step.
     #[must_use]
     pub fn node(&self) -> NodeId {
         match self {
@@ -70,7 +66,7 @@ impl RenameStep {
 }
 
 impl NodeRenamer {
-    /// Plans for all fleets of `plane`, from the nodes that it just listed. `claimed` says which names belong to others.
+    /// Plans for all replica groups of `plane`, from the nodes just listed. `claimed` tells which names belong to others.
     pub fn steps(
         &mut self,
         now: Timestamp,
@@ -95,12 +91,12 @@ impl NodeRenamer {
             }
         }
         let mut steps = Vec::new();
-        // An adopted user may have nodes that are none of our business.
+        // An adopted user may have nodes that are not Sidescale's.
         for ((owner, hostname), pods) in pods {
             let first = steps.len();
             self.of_host(now, &owner, hostname, pods, tailnet, &mut steps);
             if anothers.contains(&(&owner, hostname)) {
-                // It only makes room, for the one whose name it is.
+                // It only makes room for the node that the name belongs to.
                 let of_host = steps.split_off(first).into_iter();
                 steps.extend(of_host.filter(|step| matches!(step, RenameStep::Delete { .. })));
             }
@@ -115,12 +111,12 @@ impl NodeRenamer {
         steps
     }
 
-    /// Notes that a step was refused.
+    /// Records that a step was refused.
     pub fn refused(&mut self, step: &RenameStep, now: Timestamp) {
         self.refused.insert(step.node(), now);
     }
 
-    /// Remembers since when nodes of ours are away, and forgets those that are not any more.
+    /// Records since when our nodes are offline, and forgets those that are back.
     fn note(&mut self, now: Timestamp, tailnet: &Tailnet) {
         let away = tailnet
             .services()
@@ -140,7 +136,7 @@ impl NodeRenamer {
         tailnet: &Tailnet,
         steps: &mut Vec<RenameStep>,
     ) {
-        // Only what a key of ours made.
+        // Only nodes that joined with a key of ours.
         let nodes = tailnet
             .of_service(owner)
             .iter()
@@ -174,7 +170,7 @@ impl NodeRenamer {
         }
     }
 
-    /// Whether nothing will come back as this node: it is ephemeral, and has been away for a minute.
+    /// Returns whether the node will not come back: it is ephemeral, and has been offline for a minute.
     fn is_over(&self, now: Timestamp, node: &JoinedNode) -> bool {
         let since = self.away.get(&node.id);
         node.ephemeral

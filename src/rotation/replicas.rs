@@ -6,40 +6,35 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use sidescale_webhook::identity::Hostname;
 
-/// A DNS label, and so a name in the tailnet, has no more.
+/// Maximum length of a DNS label, and so of a name in the tailnet.
 const LONGEST_LABEL: usize = 63;
 
-/// Pods that share a user and a hostname: replicas of a service, or one pod where each has a name of its own.
+/// Pods that share a user and a hostname: replicas of a service, or one pod where each has its own hostname.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplicaGroup {
-    /// Name of the control plane.
     pub control_plane: String,
     /// Headscale user of their key.
     pub user: String,
-    /// The identity.
     pub service: String,
     /// Secret of their key.
     pub secret: String,
     /// Data key of their key.
     pub data_key: String,
-    /// Name that their nodes ask for; none where only the kubelet knows it.
+    /// Hostname that their nodes request; none where only the kubelet knows it.
     pub hostname: Option<String>,
-    /// The pods, the oldest first; those that are being deleted are left out.
+    /// The pods, oldest first, without terminating ones.
     pub pods: Vec<PodRef>,
 }
 
-/// A pod of a fleet.
+/// A pod of a replica group.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PodRef {
-    /// When it was made.
     pub created: Timestamp,
-    /// Its uid.
     pub uid: u128,
-    /// Its name.
     pub name: Arc<str>,
 }
 
-/// What of a fleet all its pods share.
+/// The properties that all pods of a replica group share.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct GroupIdentity {
     pub(super) control_plane: String,
@@ -49,12 +44,12 @@ pub(super) struct GroupIdentity {
     pub(super) data_key: String,
 }
 
-/// Gathers the fleets of a namespace.
+/// Collects the replica groups of a namespace.
 #[derive(Debug, Default)]
 pub(super) struct ReplicaGroups(BTreeMap<(GroupIdentity, Option<String>), Vec<PodRef>>);
 
 impl ReplicaGroups {
-    /// Adds pods that have their hostname from one template.
+    /// Adds pods whose hostnames come from one template.
     pub(super) fn add(
         &mut self,
         identity: &GroupIdentity,
@@ -104,12 +99,12 @@ impl ReplicaGroups {
     }
 }
 
-/// The name of the one pod's node that has this hostname; none where only the kubelet knows it.
+/// Returns the hostname of the single pod's node; none where only the kubelet knows it.
 pub(super) fn name_of(hostname: &Hostname<'_>, pod: &str) -> Option<String> {
     (!hostname.needs_node_name).then(|| expanded(&hostname.text, pod))
 }
 
-/// What tailscaled makes of a hostname that the kubelet filled in: a label has no dots, and its limit.
+/// Returns what tailscaled makes of a hostname that the kubelet filled in: a label has no dots and a maximum length.
 pub(crate) fn expanded(text: &str, pod: &str) -> String {
     let mut name = text.replace("$(POD_NAME)", pod).replace('.', "-");
     name.truncate(LONGEST_LABEL);

@@ -1,8 +1,7 @@
-//! What a person asks of the keys of one Secret: a new one now, the old one's end at once. Pure.
+//! Requests of a person for the keys of one Secret: a new key now, or also the old one expired at once. Pure.
 //!
-//! A request stands in an annotation of the Secret, and names the key that is to be replaced. So it is over as soon as
-//! another key is in force, whoever made it, and no clock has to agree with another. One that revokes is over when the
-//! key that it names has ended.
+//! A request is in an annotation of the Secret and names the key to replace. So it is done as soon as another key is in force,
+//! whoever created it, and no clocks have to agree. A request that revokes is done when the key that it names has expired.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,16 +14,16 @@ use crate::control_plane::KeyId;
 use crate::events::{About, Notice};
 use crate::quote::quoted;
 
-/// Is the annotation that holds the requests.
+/// Annotation with the requests.
 pub const ANNOTATION: &str = "sidescale.io/rotate-requested";
 
-/// Asks for another key in the place of one.
+/// A request to replace a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RotationRequest {
-    /// The key that is to be replaced; the request is over when another is in force.
+    /// The key to replace; the request is done when another key is in force.
     pub replaces: KeyId,
-    /// Whether the old key ends at once, without the overlap.
+    /// Whether the old key is expired at once, without overlap.
     #[serde(default)]
     pub revoke: bool,
 }
@@ -34,22 +33,22 @@ pub struct RotationRequest {
 #[serde(transparent)]
 pub struct Requests(BTreeMap<String, RotationRequest>);
 
-/// Says that the annotation cannot be read.
+/// The annotation cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "annotation \"{ANNOTATION}\" is {value}: want what \"sidescale rotate --now\" writes, such as \
      {{\"api-authkey\":{{\"replaces\":7,\"revoke\":false}}}}; remove it, and ask again with that command"
 )]
 pub struct Unreadable {
-    /// As it is shown: in quotes, and of a long one the beginning.
+    /// The value for messages: quoted, and cut if long.
     value: String,
 }
 
 impl Unreadable {
-    /// Is how often it is told, as long as it stands there.
+    /// How often it is reported while the annotation remains.
     pub const TELL_EVERY: Duration = Duration::from_secs(3_600);
 
-    /// Returns what the Secret's owner is told.
+    /// Returns the Event for the Secret's owner.
     #[must_use]
     pub fn notice(&self, secret: &SecretRef) -> Notice {
         Notice {
@@ -63,21 +62,21 @@ impl Unreadable {
 }
 
 impl Requests {
-    /// Reads the annotation; a Secret without one asks for nothing.
+    /// Reads the annotation; a Secret without one has no requests.
     ///
     /// # Errors
-    /// It is not in the form that we write.
+    /// The annotation does not have the form that Sidescale writes.
     pub fn parse(annotations: &BTreeMap<String, String>) -> Result<Self, Unreadable> {
         let Some(value) = annotations.get(ANNOTATION) else {
             return Ok(Self::default());
         };
-        // What the parser has to say of it repeats parts of the value, of any length.
+        // The parser's message repeats parts of the value, of any length.
         serde_json::from_str(value).map_err(|_| Unreadable {
             value: quoted(value),
         })
     }
 
-    /// Asks for another key; what was asked before of the same data key goes on only if it was more.
+    /// Adds a request; an earlier request to revoke the same key still applies.
     pub fn add(&mut self, data_key: &str, request: RotationRequest) {
         let known = self.0.get(data_key);
         let revoke = request.revoke
@@ -86,7 +85,7 @@ impl Requests {
             .insert(data_key.to_owned(), RotationRequest { revoke, ..request });
     }
 
-    /// The request on that data key, while the key that it names is in force.
+    /// Returns the request for that data key, while the key that it names is in force.
     #[must_use]
     pub fn open(&self, data_key: &str, key: &KeyRecord) -> Option<RotationRequest> {
         let current = key.current.as_ref()?.id;
@@ -96,14 +95,14 @@ impl Requests {
             .filter(|request| request.replaces == current)
     }
 
-    /// Whether that key is to end at once, should it be in force no more.
+    /// Returns whether the key is to be expired at once when it is no longer in force.
     #[must_use]
     pub fn revoke(&self, data_key: &str, id: KeyId) -> bool {
         let request = self.0.get(data_key);
         request.is_some_and(|request| request.revoke && request.replaces == id)
     }
 
-    /// Writes the requests that are still open back; without any, the annotation goes.
+    /// Writes the open requests back; without any, removes the annotation.
     ///
     /// # Errors
     /// Never in practice: every part has a JSON form.

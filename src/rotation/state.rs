@@ -1,33 +1,33 @@
 //! The states that a key, Secret or control plane can be in, as metrics, Events and `status` name them. Pure.
 
-/// Says how a key, or what it hangs on, is doing.
+/// State of a key, or of what it depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum KeyState {
-    /// There is a key, valid as far as we know.
+    /// There is a key that is valid as far as known.
     Ready,
-    /// The control plane is away or refuses: the old key is kept, and it is tried again.
+    /// The control plane is unavailable or refuses: the old key is kept, and creation is retried.
     Degraded,
     /// There is no API key for the control plane.
     NoCredentials,
     /// The control plane refuses the API key.
     InvalidCredentials,
-    /// A Secret of that name is there and is not ours to write.
+    /// A Secret of that name exists, but Sidescale may not write it.
     SecretNotOurs,
-    /// A user of that name is there and is not ours to use.
+    /// A user of that name exists, but Sidescale may not use it.
     UserNotOurs,
-    /// There is no user, and `rotation.users: never` leaves making it to people.
+    /// The user does not exist, and `rotation.users: never` leaves its creation to people.
     UserMissing,
-    /// The control plane's version is one that we do not know how to talk to.
+    /// The control plane's version is not supported.
     Unsupported,
-    /// Another writer keeps undoing what we write.
+    /// Another writer keeps overwriting what Sidescale writes.
     Contended,
-    /// The namespace has more services than it may.
+    /// The namespace has more services than allowed.
     QuotaExceeded,
-    /// The service, or its namespace, had too many keys created within an hour: the next one has its time.
+    /// The service or its namespace had too many keys created within an hour: the next key is created later.
     Throttled,
-    /// The control plane holds more rows than rotation works with, most of them of this namespace: no more keys are created for it.
+    /// The control plane holds more rows than allowed, most of them of this namespace: no more keys are created for it.
     TooManyRows,
-    /// The operator stopped rotation, everywhere or for this Secret.
+    /// The operator paused rotation, everywhere or for this Secret.
     Paused,
 }
 
@@ -49,7 +49,7 @@ impl KeyState {
         Self::Paused,
     ];
 
-    /// Its name in metrics and Events.
+    /// Returns the name used in metrics and Events.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

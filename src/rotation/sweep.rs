@@ -1,4 +1,4 @@
-//! Removes what was decided on, and asks once more before a key that still works is ended, or a user removed. I/O.
+//! Removes what was decided on; confirms again before a working key is expired or a user deleted. I/O.
 
 use std::time::Instant;
 
@@ -16,36 +16,35 @@ use super::state::KeyState;
 use super::survey::Survey;
 use crate::metrics::RotationResult;
 
-/// A Secret of keys, and what it remembers.
+/// A Secret of keys, with its record.
 #[derive(Clone, Debug)]
 pub(crate) struct ListedSecret {
-    /// Its name.
     pub(crate) secret: SecretRef,
-    /// Whether rotation writes it at present.
+    /// Whether rotation currently writes it.
     pub(crate) ours: bool,
-    /// What it remembers, whoever it belongs to by now; or why that cannot be read.
+    /// Its record, whoever owns the Secret by now; or why the record cannot be read.
     pub(crate) record: Result<Record, String>,
 }
 
-/// What came of a removal.
+/// The result of a removal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Removed {
-    /// It is gone.
+    /// It was removed.
     Yes,
-    /// It stays: a Secret knows the key by now.
+    /// It stays: a Secret refers to the key by now.
     StillReferenced,
-    /// It stays: the namespace cannot be asked, and this is why.
+    /// It stays: the namespace cannot be read, for this reason.
     Unread(String),
 }
 
-/// A second look at everything, for what nothing gives back: much may have happened since the first.
+/// A second survey before a removal that cannot be undone: much may have happened since the first.
 pub(crate) struct Confirmation {
     survey: Survey,
     records: Records,
 }
 
 impl Confirmation {
-    /// Asks the control plane, then the Secrets; what pods need has to be read after that.
+    /// Reads the control plane, then the Secrets; what pods need has to be read after that.
     ///
     /// # Errors
     /// A call failed.
@@ -60,7 +59,7 @@ impl Confirmation {
         Ok(Self { survey, records })
     }
 
-    /// Whether it still says the same.
+    /// Returns whether the removal is still justified.
     pub(crate) fn confirms(
         &self,
         context: &Context,
@@ -77,7 +76,7 @@ impl Confirmation {
     }
 }
 
-/// Removes it at the control plane. A node or a user needs a [`Confirmation`] first.
+/// Removes it from the control plane. A node or a user needs a [`Confirmation`] first.
 ///
 /// # Errors
 /// A call failed.
@@ -89,7 +88,7 @@ pub(crate) async fn remove(
 ) -> Result<Removed, Problem> {
     match removal {
         Removal::Orphan { key, owner, .. } => {
-            // The list was for everybody; what counts is what this namespace says now.
+            // The list covered all namespaces; what counts is what this namespace says now.
             let records = match of_namespace(context, &owner.namespace).await {
                 Ok(records) => records,
                 Err(problem) => return Ok(Removed::Unread(problem)),
@@ -120,13 +119,13 @@ pub(crate) async fn remove(
     Ok(Removed::Yes)
 }
 
-/// All Secrets of keys in the cluster. A record that cannot be read is trouble of its own namespace alone.
+/// Lists all Secrets of keys in the cluster. An unreadable record is a problem of its own namespace only.
 pub(crate) async fn listed(context: &Context) -> Result<Vec<ListedSecret>, String> {
     let mut listed = Vec::new();
     let found = context.each_secret(|secret| {
         listed.push(ListedSecret {
             ours: ownership(&secret).0 == Ownership::Ours,
-            // Whoever it belongs to by now: what it names is in use.
+            // Whoever owns it by now: the keys that it names are in use.
             record: Record::named(&secret),
             secret: SecretRef {
                 namespace: secret.namespace,
@@ -138,7 +137,7 @@ pub(crate) async fn listed(context: &Context) -> Result<Vec<ListedSecret>, Strin
     Ok(listed)
 }
 
-/// The same by namespace.
+/// Groups the records by namespace.
 pub(crate) fn records(listed: Vec<ListedSecret>) -> Records {
     let mut records = Records::default();
     for ListedSecret { secret, record, .. } in listed {
@@ -151,7 +150,7 @@ pub(crate) fn records(listed: Vec<ListedSecret>) -> Records {
     records
 }
 
-/// The records of one namespace, read now.
+/// Reads the records of one namespace.
 pub(super) async fn of_namespace(
     context: &Context,
     namespace: &str,

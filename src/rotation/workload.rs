@@ -1,41 +1,39 @@
-//! What runs the pods of a service: the object whose owner wants to know that its key was replaced. Pure.
+//! The workload that runs a service's pods: its owner wants to know that a key was replaced. Pure.
 
 use sidescale_webhook::forms::is_dns_subdomain;
 
-/// An object that makes pods, as far as a pod's metadata tells.
+/// An object that creates pods, as far as a pod's metadata tells.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Workload {
-    /// What it is.
     pub kind: OwnerKind,
-    /// Its name.
     pub name: Box<str>,
-    /// Its uid; none where the pod's metadata does not hold it: a Deployment's is known to its ReplicaSet alone.
+    /// Its uid; none where the pod's metadata lacks it: only the ReplicaSet knows the uid of its Deployment.
     pub uid: Option<u128>,
 }
 
-/// The kinds of objects whose API version is known.
+/// The kinds of objects with a known API version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum OwnerKind {
     /// Found by the name of its ReplicaSet.
     Deployment,
-    /// Argo's, found in the same way.
+    /// Argo's Rollout, found by the name of its ReplicaSet.
     Rollout,
-    /// One that nothing owns, as far as its name tells.
+    /// A ReplicaSet without an owner, judging by its name.
     ReplicaSet,
-    /// The pods' own owner.
+    /// The direct owner of the pods.
     StatefulSet,
-    /// The pods' own owner.
+    /// The direct owner of the pods.
     DaemonSet,
     /// Found by the name of its Job.
     CronJob,
-    /// One that no CronJob made, as far as its name tells.
+    /// A Job without a CronJob, judging by its name.
     Job,
-    /// A pod that nothing owns.
+    /// A pod without an owner.
     Pod,
 }
 
 impl OwnerKind {
-    /// Its name in the Kubernetes API.
+    /// Returns the kind in the Kubernetes API.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -50,7 +48,7 @@ impl OwnerKind {
         }
     }
 
-    /// Its API version.
+    /// Returns the API version of the kind.
     #[must_use]
     pub fn api_version(self) -> &'static str {
         match self {
@@ -63,8 +61,8 @@ impl OwnerKind {
 }
 
 impl Workload {
-    /// The workload of a pod with that owner; none if its kind is not known, or if no object can have that name: the author of a
-    /// pod may write any text there.
+    /// Returns the workload of a pod with that owner; none if the kind is unknown, or the name is not valid for any object: the
+    /// author of a pod may write any text there.
     ///
     /// `hashes` are the values of `pod-template-hash` and `rollouts-pod-template-hash`.
     #[must_use]
@@ -116,7 +114,7 @@ impl Workload {
         }
     }
 
-    /// A pod that nothing owns.
+    /// Returns the workload of a pod without an owner.
     #[must_use]
     pub fn pod(name: &str) -> Self {
         Self {

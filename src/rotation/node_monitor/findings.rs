@@ -1,4 +1,4 @@
-//! What is not as it should be: told to people, with the command that mends it, and evicted if they want that. I/O.
+//! Reports findings to people, with the command that repairs them, and evicts lost pods if configured. I/O.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -21,17 +21,17 @@ use crate::rotation::nodes::{NodeFinding, NodeState, PodOwner};
 use crate::rotation::ownership::record;
 use crate::rotation::replicas::PodRef;
 
-/// Evictions are at least this far apart.
+/// Minimum time between evictions.
 const EVICT_GAP: Duration = Duration::from_secs(10);
 
-/// The same is told again after this long, as long as it lasts.
+/// How often the same finding is repeated while it lasts.
 const TELL_EVERY: Duration = Duration::from_secs(3_600);
 
-/// So many pods of one finding are read and told of.
+/// Maximum number of pods of one finding that are read and reported.
 const MOST_TOLD: usize = 5;
 
 impl NodeMonitor {
-    /// Tells of a finding, and evicts a lost pod if its time has come. Says what is the matter, told before or not.
+    /// Reports a finding, and evicts a lost pod if one is due. Returns the finding's topics, reported before or not.
     pub(super) async fn found(&self, control_plane: &str, finding: &NodeFinding) -> Vec<Topic> {
         let open = self.report(control_plane, finding).await;
         let evict = self.context.policy.rotation.on_lost == OnLost::Evict;
@@ -52,7 +52,7 @@ impl NodeMonitor {
         open
     }
 
-    /// Takes the next eviction for oneself, if its time has come; gives the time that was set.
+    /// Reserves the next eviction, if it is due; returns the time that was set before.
     fn take_turn(&self, now: Timestamp) -> Option<Timestamp> {
         let mut from = self
             .evict_from
@@ -92,7 +92,7 @@ impl NodeMonitor {
         }
         let is_certain = finding.is_certain();
         let pods = finding.pods.iter().take(MOST_TOLD).enumerate();
-        // Where it is certain, each pod was claimed for itself.
+        // If the pods are certain, each was claimed for itself.
         let pods = pods.filter(|(index, _)| !is_certain || claimed.get(*index) == Some(&true));
         let pods = pods.map(|(_, pod)| pod);
         let (there, lacking) = self.read(finding, place, pods).await;
@@ -122,7 +122,7 @@ impl NodeMonitor {
         topics
     }
 
-    /// Nodes of a user of ours that has no pod are nobody's to look at but the operator's.
+    /// Reports nodes of a user without pods: they concern only the operator.
     fn report_without_owner(&self, control_plane: &str, finding: &NodeFinding) {
         let (user, state) = (&finding.user, finding.state.as_str());
         let topic = Topic::other(&format!("user {user} of {control_plane}"), state);
@@ -140,7 +140,7 @@ impl NodeMonitor {
         );
     }
 
-    /// Sends what was claimed.
+    /// Sends the Event of a claimed topic.
     fn send(&self, place: &PodOwner, about: About, state: NodeState, note: String) {
         let topic = topic(place, &about, state);
         let notice = Notice {
@@ -153,7 +153,7 @@ impl NodeMonitor {
         self.context.events.send(&topic, &notice);
     }
 
-    /// Reads pods of a finding: those that are there, and what to tell of late ones that lack a Secret.
+    /// Reads pods of a finding: returns those that exist, and Events about late ones that lack a Secret.
     async fn read<'a>(
         &self,
         finding: &NodeFinding,
@@ -174,7 +174,7 @@ impl NodeMonitor {
                 PodFound::There {
                     lack: Some(lack), ..
                 } if finding.state == NodeState::Late => {
-                    // Of this one it is certain, whatever can be said of the others.
+                    // This one is certain, even if the others are not.
                     let standing = self.standings.of(namespace, secret, data_key);
                     let source = KeySource::Rotation(standing);
                     let reference = KeyReference::new(namespace, pod, (secret, data_key), source);
@@ -187,7 +187,7 @@ impl NodeMonitor {
         (there, lacking)
     }
 
-    /// Evicts a pod whose controller makes another, if that one will find a key; says whether that was tried.
+    /// Evicts a pod if it has a controller and its successor will find a key; returns whether that was tried.
     async fn evict(&self, place: &PodOwner, pod: &PodRef, now: Timestamp) -> bool {
         let (namespace, name) = (&place.namespace, &pod.name);
         let pods = &self.context.pods;
@@ -236,9 +236,9 @@ impl NodeMonitor {
         true
     }
 
-    /// Whether the Secret holds a key that is good for a while.
+    /// Returns whether the Secret contains a valid key.
     async fn has_key(&self, place: &PodOwner, now: Timestamp) -> bool {
-        // The next pod gets its own, and its control plane has just answered.
+        // The next pod gets its own key, and the control plane has just answered.
         if place.secret == POD_SECRET {
             return true;
         }
@@ -259,7 +259,7 @@ impl NodeMonitor {
     }
 }
 
-/// What a finding is told as: of each of its first pods where it is certain which those are, else of their Secret.
+/// Returns the topics of a finding: each of its first pods if they are certain, otherwise their Secret.
 fn topics(finding: &NodeFinding, place: &PodOwner) -> Vec<Topic> {
     let state = finding.state;
     if state == NodeState::Uninvited || !finding.is_certain() {
@@ -293,7 +293,7 @@ fn log(control_plane: &str, finding: &NodeFinding, place: &PodOwner, note: Optio
     }
 }
 
-/// The command that mends a lost pod, for pasting. By name: with a shared process namespace 1 is another's.
+/// Returns the command that repairs a lost pod. It kills by name: in a shared process namespace, PID 1 is another process.
 fn restart(place: &PodOwner, pod: &str) -> String {
     let namespace = &place.namespace;
     if place.secret == POD_SECRET {

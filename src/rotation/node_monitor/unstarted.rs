@@ -1,4 +1,4 @@
-//! Pods that no look at the tailnet tells of: read once, and told if their container waits for a Secret. I/O.
+//! Pods that checks of the tailnet do not cover: reads them, and reports containers that wait for a Secret. I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -20,24 +20,24 @@ use crate::rotation::nodes::LATE_AFTER;
 use crate::rotation::private_ca::DATA_KEY;
 use crate::rotation::replicas::PodRef;
 
-/// A pod that rotation makes no key for is read at this age: nothing that it waits for is on its way.
+/// Age at which a pod is read if rotation creates no key for it: nothing that it waits for is on its way.
 const FIRST_READ: Duration = Duration::from_secs(20);
 
-/// One that has not started is read again when it is twice as old, at least and at most after this long.
+/// A pod that has not started is read again after its own age, but at least and at most after these.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(100), Duration::from_secs(3_600));
 
-/// Bounds the reads at one time.
+/// Maximum number of reads in one round.
 const MOST_READ: usize = 16;
 
-/// So many data keys are named.
+/// Maximum number of data keys in a message.
 const MOST_KEYS: usize = 4;
 
-/// Who makes the key that a pod refers to.
+/// Who creates the key that a pod refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum KeySource {
-    /// Its author: `auth-key-secret` names it.
+    /// The pod's author: `auth-key-secret` names it.
     Author,
-    /// Rotation; none if it has not decided for that key, or makes none for this pod.
+    /// Rotation; none if it has not decided about the key, or creates none for this pod.
     Rotation(Option<KeyStatus>),
 }
 
@@ -52,7 +52,7 @@ pub(super) struct KeyReference<'a> {
 }
 
 impl<'a> KeyReference<'a> {
-    /// The reference of a pod to a data key of a Secret in its namespace.
+    /// Returns the reference of a pod to a data key of a Secret in its namespace.
     pub(super) fn new(
         namespace: &'a str,
         pod: &'a PodRef,
@@ -68,7 +68,7 @@ impl<'a> KeyReference<'a> {
         }
     }
 
-    /// Whether Secret and data key may stand in a command: they come from the pod's annotations, which are its author's.
+    /// Returns whether Secret and data key are safe to show in a command: they come from annotations of the pod's author.
     fn is_sound(&self) -> bool {
         is_dns_subdomain(self.secret, 253) && is_data_key(self.data_key)
     }
@@ -78,12 +78,12 @@ impl<'a> KeyReference<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Reads {
     next: BTreeMap<u128, Option<Timestamp>>,
-    /// The namespace whose turn it was last.
+    /// The namespace served last.
     last: String,
 }
 
 impl Reads {
-    /// Whether a pod's time has come.
+    /// Returns whether a pod is due.
     fn is_due(&self, now: Timestamp, pod: &PodRef, first: Duration) -> bool {
         let next = self.next.get(&pod.uid).copied();
         let next = next.unwrap_or_else(|| Some(after(pod.created, first)));
@@ -107,7 +107,7 @@ impl Reads {
 }
 
 impl NodeMonitor {
-    /// Reads pods whose key rotation does not make, or cannot: nothing else tells why they do not start.
+    /// Reads pods whose key rotation does not or cannot create: nothing else tells why they do not start.
     pub(super) async fn look_at_unstarted(&self, reads: &mut Reads, up: &Connected) {
         let demands = self.demands.borrow().clone();
         if !demands.synced {
@@ -165,14 +165,14 @@ impl NodeMonitor {
                         error = problem,
                         "Pod cannot be read"
                     );
-                    // The others would not be answered either.
+                    // The API server would not answer the other reads either.
                     return;
                 }
             }
         }
     }
 
-    /// The pods to read, each with the age at which that makes sense.
+    /// Returns the pods to read, each with the age at which that makes sense.
     fn candidates<'a>(
         &self,
         demands: &'a Demands,
@@ -191,7 +191,7 @@ impl NodeMonitor {
                 let references = pods.map(|pod| KeyReference::new(namespace, pod, key, source));
                 found.extend(references.map(|reference| (reference, FIRST_READ)));
             }
-            // While a control plane is away its nodes are not looked at, and a key that is not there does not come.
+            // While a control plane is unavailable, its nodes are not checked, and missing keys are not created.
             let of_others = demand.replica_groups.iter();
             for fleet in of_others.filter(|fleet| !up.contains_key(&fleet.control_plane)) {
                 let key = (&*fleet.secret, &*fleet.data_key);
@@ -209,10 +209,10 @@ impl NodeMonitor {
     }
 }
 
-/// Takes as many as are read at once, one of each namespace in turn, from the namespace after `last` on: however many pods
-/// one has, the others' turn comes.
+/// Selects as many as are read in one round, one of each namespace in turn, starting after namespace `last`: a namespace with
+/// many pods does not delay the others.
 fn in_turn<'a>(due: &[KeyReference<'a>], last: &str) -> Vec<KeyReference<'a>> {
-    // They come by namespace.
+    // They are sorted by namespace.
     let mut namespaces: Vec<_> = due
         .chunk_by(|one, other| one.namespace == other.namespace)
         .collect();
@@ -231,7 +231,7 @@ fn in_turn<'a>(due: &[KeyReference<'a>], last: &str) -> Vec<KeyReference<'a>> {
     all.take(MOST_READ).copied().collect()
 }
 
-/// What a pod's owner is told of a container that cannot start.
+/// Returns the Event about a container that cannot start.
 pub(super) fn notice(reference: &KeyReference<'_>, lack: &Lack) -> Notice {
     let pod = reference.pod;
     Notice {
@@ -256,7 +256,7 @@ fn note(reference: &KeyReference<'_>, lack: &Lack) -> String {
     let KeyReference { namespace, pod, .. } = reference;
     let pod = &pod.name;
     let secret = name(lack.secret());
-    // The kubelet says for certain which Secret it is; a reference of somebody else's is told as that.
+    // Only the kubelet is certain which Secret is missing; if the pod's reference differs, the note says so.
     let what = match lack {
         Lack::Secret { .. } => format!("there is no Secret {namespace}/{secret}"),
         Lack::Key { key, .. } => {
@@ -331,7 +331,7 @@ fn next(reference: &KeyReference<'_>, lack: &Lack) -> String {
     }
 }
 
-/// What the author's Secret has to hold beside the key.
+/// Returns what the author's Secret needs in addition to the key.
 fn beside(lack: &Lack) -> String {
     match lack {
         Lack::Volume { keys, .. } if keys.iter().any(|key| key == DATA_KEY) => {

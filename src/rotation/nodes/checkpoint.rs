@@ -1,4 +1,4 @@
-//! What one process notes for the next, so that a lost node is still told from one that never joined. Pure.
+//! State that a process leaves to the next, to tell lost nodes from nodes that never joined. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,25 +10,25 @@ use uuid::Uuid;
 use super::super::replicas::PodRef;
 use crate::clock::after;
 
-/// A pod is seen this long after it was made at the latest.
+/// How long after its creation a pod is seen at the latest.
 const SEEN_WITHIN: Duration = Duration::from_secs(60);
 
-/// What is known of the pods of each control plane, by its name.
+/// Checkpoints by name of the control plane.
 pub type NodeCheckpoints = BTreeMap<String, NodeCheckpoint>;
 
-/// The pods that had not joined. Whoever is as old as the note and is not named has joined once: those that wait are
-/// few, and those that have joined are many.
+/// The pods that had not joined. A pod as old as the checkpoint that is not listed has joined: few pods wait, many have
+/// joined.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeCheckpoint {
-    /// Pods that were made later are not known.
+    /// Pods created later are unknown.
     pub as_of: Timestamp,
-    /// Uids of those that had no node yet.
+    /// Uids of pods that had no node yet.
     pub waiting: BTreeSet<String>,
 }
 
 impl NodeCheckpoint {
-    /// Notes who of the pods waits, of those that are as old as that.
+    /// Lists the waiting pods that are not younger than `as_of`.
     pub(super) fn new<'a>(
         as_of: Timestamp,
         waiting: impl Iterator<Item = &'a (u128, Timestamp)>,
@@ -40,7 +40,7 @@ impl NodeCheckpoint {
         }
     }
 
-    /// Whether the pod had joined once.
+    /// Returns whether the pod had joined.
     pub(super) fn has_joined(&self, pod: &PodRef) -> bool {
         pod.created <= self.as_of && !self.waiting.contains(&text(pod.uid))
     }
@@ -50,7 +50,7 @@ fn text(uid: u128) -> String {
     Uuid::from_u128(uid).to_string()
 }
 
-/// Whether every pod as old as this one has been seen by now.
+/// Returns whether every pod as old as this one has been seen by now.
 pub(super) fn is_settled(now: Timestamp, created: Timestamp) -> bool {
     now >= after(created, SEEN_WITHIN)
 }

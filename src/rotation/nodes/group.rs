@@ -1,4 +1,4 @@
-//! Pods that share user and hostname beside the nodes of that name: how many are missing, and which. Pure.
+//! Compares pods that share user and hostname with the nodes of that name: how many are missing, and which. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,44 +14,44 @@ use crate::rotation::owner::ServiceOwner;
 use crate::rotation::replicas::{PodRef, ReplicaGroup};
 use crate::rotation::tailnet::{JoinedNode, Tailnet};
 
-/// The clocks of Headscale and the API server may be this far apart.
+/// Maximum difference between the clocks of Headscale and the API server.
 const SKEW: Duration = Duration::from_secs(60);
 
-/// A node has to be missing at so many looks: one list may have come in the middle of its return.
+/// How many checks in a row a node has to be missing: one list may have come in the middle of its return.
 const LOOKS: u32 = 2;
 
-/// What earlier looks have shown of one group.
+/// State of one group between checks.
 #[derive(Clone, Debug, Default)]
 pub(super) struct GroupState {
     joined: BTreeSet<u128>,
-    /// Pods of which it is certain.
+    /// Pods that have certainly lost their node.
     lost: BTreeSet<u128>,
-    /// Those that never had one, as far as is known, and when they were made.
+    /// Pods that never had a node, as far as known, and when they were created.
     pub(super) waiting: Vec<(u128, Timestamp)>,
     missing_for: u32,
 }
 
-/// The pods of a group, the oldest first, and how many of which have no node.
+/// The pods of a group without a node, oldest first.
 struct Compared {
-    /// All of these.
+    /// Pods that have certainly lost their node.
     lost: Vec<PodRef>,
-    /// So many of `suspects`, and nobody can tell which.
+    /// How many of `suspects` lost their node; which ones is unknown.
     of_suspects: usize,
-    /// Those that had joined, and of which no node tells that they still are.
+    /// Pods that had joined, and whose node may be gone.
     suspects: Vec<PodRef>,
-    /// Never had one yet.
+    /// Pods that never had a node.
     waiting: Vec<PodRef>,
 }
 
-/// The nodes that may be a group's.
+/// The nodes that may belong to a group.
 struct CandidateNodes {
-    /// The pods whose own key some node has joined with: those are certain.
+    /// Pods whose own key some node has joined with: these are certain.
     seated: BTreeSet<u128>,
-    /// So many nodes more, and nobody can tell whose each is.
+    /// Number of further nodes; which pods they belong to is unknown.
     others: usize,
 }
 
-/// Pods that share user and hostname; keys of single pods have a fleet each.
+/// Pods that share user and hostname; a key of a single pod has its own replica group.
 #[derive(Default)]
 pub(super) struct NodeGroup<'a> {
     pub(super) namespace: &'a str,
@@ -63,7 +63,7 @@ impl<'a> NodeGroup<'a> {
         self.fleets.iter().flat_map(|fleet| &fleet.pods)
     }
 
-    /// The place of one, where nobody can tell which.
+    /// Returns the place of the first replica group, for findings that cannot name their pods.
     pub(super) fn place(&self) -> Option<PodOwner> {
         Some(self.place_of(self.fleets.first()?))
     }
@@ -77,7 +77,7 @@ impl<'a> NodeGroup<'a> {
         }
     }
 
-    /// Gives each node to the pod whose own key it joined with, as far as that is known.
+    /// Assigns each node to the pod whose own key it joined with, if known.
     fn nodes(
         &self,
         nodes: impl Iterator<Item = &'a JoinedNode>,
@@ -105,7 +105,7 @@ impl<'a> NodeGroup<'a> {
 }
 
 impl GroupState {
-    /// Takes those for joined that had joined before this process began.
+    /// Marks pods as joined that had joined before this process started.
     pub(super) fn recall(&mut self, before: Option<&NodeCheckpoint>, group: &NodeGroup<'_>) {
         let Some(before) = before else {
             return;
@@ -117,7 +117,7 @@ impl GroupState {
         self.joined.extend(had);
     }
 
-    /// Holds the group's pods against the nodes of its user and hostname.
+    /// Compares the group's pods with the nodes of its user and hostname.
     pub(super) fn look(
         &mut self,
         now: Timestamp,
@@ -181,7 +181,7 @@ impl GroupState {
                     .push(finding(place, count, pods.len(), suspects));
                 continue;
             }
-            // It is certain which they are, and so what key each has.
+            // The pods are certain, and so are their keys.
             for fleet in &group.fleets {
                 let pods = suspects.iter().filter(|pod| fleet.pods.contains(pod));
                 let pods: Vec<_> = pods.cloned().collect();
@@ -195,7 +195,7 @@ impl GroupState {
         }
     }
 
-    /// Says of which pods the missing nodes are, as far as earlier looks tell.
+    /// Returns which pods the missing nodes belong to, as far as earlier checks tell.
     fn compare(
         &mut self,
         pods: &BTreeSet<&PodRef>,
@@ -208,7 +208,7 @@ impl GroupState {
         self.joined.retain(|uid| uids.contains(uid));
         self.lost.retain(|uid| uids.contains(uid));
         if missing < self.lost.len() {
-            // Somebody came back, and nobody can tell who.
+            // A node came back; which pod it belongs to is unknown.
             self.joined.append(&mut self.lost);
         }
         if missing == self.lost.len() {
@@ -231,7 +231,7 @@ impl GroupState {
             gone = 0;
         }
         if gone > 0 && gone == suspects.len() {
-            // All that may be gone are gone: then it is certain.
+            // All suspects are gone, so it is certain.
             self.joined.retain(|uid| !suspects.contains(uid));
             self.lost.append(&mut suspects);
             self.missing_for = 0;
@@ -246,7 +246,7 @@ impl GroupState {
     }
 }
 
-/// Whether it may be the node of a pod that is not older than `oldest`: an ephemeral one is made anew for each pod.
+/// Returns whether the node may belong to a pod not older than `oldest`: each pod gets a new ephemeral node.
 fn may_be(node: &JoinedNode, oldest: Timestamp) -> bool {
     let skew = SignedDuration::try_from(SKEW).unwrap_or_default();
     let from = oldest.checked_sub(skew).unwrap_or(Timestamp::MIN);

@@ -1,67 +1,60 @@
-//! What one look at the nodes shows. Pure.
+//! The result of one check of the nodes. Pure.
 
 use std::time::Duration;
 
 use crate::control_plane::{KeyId, NodeId};
 use crate::rotation::replicas::PodRef;
 
-/// A pod without a node is late after this long.
+/// Age at which a pod without a node is late.
 pub(in crate::rotation) const LATE_AFTER: Duration = Duration::from_secs(120);
 
-/// How a pod does in the tailnet.
+/// State of a pod or node in the tailnet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NodeState {
-    /// It has a node.
+    /// The pod has a node.
     Joined,
-    /// It is two minutes old and has none.
+    /// The pod is two minutes old and has no node.
     Late,
-    /// It had one, and that is gone or expired.
+    /// The pod had a node, which is gone or expired.
     Lost,
     /// A node that joined with a key of ours and belongs to no pod.
     Uninvited,
 }
 
-/// How many pods, or nodes, are in each state.
+/// How many pods or nodes are in each state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Pods with a node.
     pub joined: usize,
-    /// Pods that are late.
     pub late: usize,
-    /// Pods that lost their node.
     pub lost: usize,
-    /// Nodes without a pod.
     pub uninvited: usize,
 }
 
-/// Something that is not as it should be.
+/// A problem with pods or nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeFinding {
-    /// What.
     pub state: NodeState,
     /// Headscale user.
     pub user: String,
-    /// Where its pods are; empty if it has none.
+    /// The place of its pods; none if it has no pods.
     pub place: Option<PodOwner>,
-    /// How many pods, or nodes, it is about.
+    /// How many pods or nodes it concerns.
     pub count: usize,
-    /// Of how many.
+    /// How many pods or nodes there are in all.
     pub of: usize,
-    /// The pods that it may be about, the oldest first. Replicas share key and hostname: with `count` of more nobody
-    /// can tell which.
+    /// The pods that it may concern, oldest first. Replicas share key and hostname: if there are more than `count`, which of them
+    /// is unknown.
     pub pods: Vec<PodRef>,
-    /// The nodes that it may be about.
+    /// The nodes that it may concern.
     pub nodes: Vec<NodeId>,
-    /// Whether a pod of the fleet is still expected to join.
+    /// Whether a pod of the replica group is still expected to join.
     pub expecting: bool,
 }
 
-/// Where the pods of a finding are, and where their key is.
+/// Where the pods of a finding and their key are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodOwner {
-    /// Their namespace.
     pub namespace: String,
-    /// The identity.
     pub service: String,
     /// Secret of their key.
     pub secret: String,
@@ -69,15 +62,14 @@ pub struct PodOwner {
     pub data_key: String,
 }
 
-/// The key that the pods of a place join with, as far as it is known.
+/// Returns the key that the pods of a place join with, if known.
 pub type KeyOf<'a> = dyn Fn(&PodOwner) -> Option<KeyId> + 'a;
 
-/// What came of one look at one control plane.
+/// The result of one check of one control plane.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeReport {
-    /// Totals.
     pub counts: Counts,
-    /// What is not as it should be.
+    /// The problems found.
     pub findings: Vec<NodeFinding>,
 }
 
@@ -85,7 +77,7 @@ impl NodeState {
     /// Every state, for metrics that show all of them.
     pub const ALL: [Self; 4] = [Self::Joined, Self::Late, Self::Lost, Self::Uninvited];
 
-    /// Its name in metrics and Events.
+    /// Returns the name used in metrics and Events.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -98,7 +90,7 @@ impl NodeState {
 }
 
 impl Counts {
-    /// How many are in a state.
+    /// Returns how many are in a state.
     #[must_use]
     pub fn of(&self, state: NodeState) -> usize {
         match state {
@@ -109,7 +101,7 @@ impl Counts {
         }
     }
 
-    /// Adds those of another control plane.
+    /// Adds the counts of another control plane.
     pub fn add(&mut self, other: &Self) {
         let Self {
             joined,
@@ -125,7 +117,7 @@ impl Counts {
 }
 
 impl NodeFinding {
-    /// Whether it is certain which pods it is about.
+    /// Returns whether it is certain which pods it concerns.
     #[must_use]
     pub fn is_certain(&self) -> bool {
         self.count == self.pods.len()

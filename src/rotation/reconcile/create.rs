@@ -1,4 +1,4 @@
-//! Intents written down, keys made of them and put in force; who comes too late ends the key it made. I/O.
+//! Writes intents, creates their keys and puts them in force; a job that comes too late expires its key. I/O.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -27,16 +27,16 @@ use crate::rotation::session::Session;
 use crate::rotation::state::KeyState;
 use crate::store::{StoreError, StoredSecret};
 
-/// First mints run this many at a time.
+/// Maximum number of keys of one job that are created at a time.
 const INTENTS_AT_ONCE: usize = 8;
 
-/// Whoever undid a key before it was written is not raced: it is made again after this long.
+/// Delay before creating a key again that another writer prevented from being written.
 const RACE_AGAIN: Duration = Duration::from_secs(1);
 
-/// A key that is made this soon after another is written with it.
+/// A key created this soon after another is written with it.
 const CLOSE_BEHIND: Duration = Duration::from_millis(200);
 
-/// What came of an intent.
+/// The result of following an intent.
 type IntentOutcome = (
     Result<MintedKey, Problem>,
     String,
@@ -45,10 +45,10 @@ type IntentOutcome = (
     Arc<Session>,
 );
 
-/// What is still to come of intents.
+/// Results of intents that are still running.
 type IntentOutcomes = FuturesUnordered<BoxFuture<'static, IntentOutcome>>;
 
-/// A key that was made and is to be written.
+/// A created key that is still to be written.
 struct Created {
     minted: MintedKey,
     data_key: String,
@@ -62,7 +62,7 @@ impl Created {
     fn put_in_force(&mut self, key: &mut KeyRecord, now: Timestamp, overlap: Duration) {
         self.replaced = key.current.as_ref().map(|current| current.id);
         if let KeyReason::Lost | KeyReason::NotOwned = self.why {
-            // There is nothing of ours to expire: in a new database its number is another key's.
+            // There is no key of ours to expire: in a new database, its id belongs to another key.
             key.current = None;
         }
         key.issue(&self.minted.key, &self.intent, now, overlap);
@@ -70,7 +70,7 @@ impl Created {
 }
 
 impl Reconciler<'_> {
-    /// Writes down that keys are about to be made.
+    /// Writes intents for the keys that are about to be created.
     pub(super) async fn intend(
         &mut self,
         secret: StoredSecret,
@@ -89,7 +89,7 @@ impl Reconciler<'_> {
             let Some(plane) = self.task.planes.get(&demand.control_plane).cloned() else {
                 continue;
             };
-            // Nothing is written for a user that we may not use.
+            // Nothing is written for a user that Sidescale may not use.
             let owner = ServiceOwner::new(&self.task.secret.namespace, &demand.service);
             if let Err(problem) = plane.check_user(&demand.asked.user, &owner).await {
                 self.fail(data_key, &record, problem);
@@ -122,7 +122,7 @@ impl Reconciler<'_> {
         Ok(Some(written))
     }
 
-    /// Makes keys that were written down, and puts them in force as they come: none waits for one that takes long.
+    /// Creates the keys of written intents, and puts each in force when it is ready: a slow one does not delay the others.
     pub(super) async fn create(
         &mut self,
         secret: StoredSecret,
@@ -135,12 +135,12 @@ impl Reconciler<'_> {
         let problems = self.problems();
         self.create_one(&mut steps, &mut answers);
         while let Some(made) = self.created(&mut answers, &record).await {
-            // A call that failed may have taken long: what is known of the Secret is old by then.
+            // A failed call may have taken long, so the Secret is read again.
             known = match made.is_empty() {
                 true => None,
                 false => self.put_in_force(known, made).await?,
             };
-            // All of one plan: the next one has no list that says why they have to be made.
+            // Create all keys of this plan: the next plan has no list that shows why they are needed.
             if self.problems() == problems {
                 self.create_one(&mut steps, &mut answers);
             }
@@ -149,12 +149,12 @@ impl Reconciler<'_> {
         Ok(known)
     }
 
-    /// How often something went wrong so far.
+    /// Returns how many problems there were so far.
     fn problems(&self) -> usize {
         self.outcome.failed.len() + self.outcome.undone.len()
     }
 
-    /// Writes keys that were made.
+    /// Writes created keys.
     async fn put_in_force(
         &mut self,
         known: Option<StoredSecret>,
@@ -166,14 +166,14 @@ impl Reconciler<'_> {
         };
         let (mut ownership, mut record) = self.owned(&secret);
         loop {
-            // The client asks again by itself: the conflict may be with the very write whose answer was lost.
+            // The client retries by itself: the conflict may be with our own write whose answer was lost.
             let in_force = |made: &Created| {
                 let key = record.keys.get(&made.data_key);
                 key.is_some_and(|key| key.holds(made.minted.key.id, made.intent.expires))
             };
             let (written, left): (Vec<_>, Vec<_>) = made.into_iter().partition(in_force);
             self.succeed(written);
-            // Another writer may have changed something else: what is still wanted is written again.
+            // Another writer may have changed something else: keys that are still wanted are written again.
             let wanted = |made: &Created| {
                 let intent = record
                     .keys
@@ -196,7 +196,7 @@ impl Reconciler<'_> {
                     return Ok(Some(written));
                 }
                 Err(StoreError::Conflict { .. }) => {}
-                // Whether it was written is not known: the intent, or the key in force, will tell.
+                // Whether it was written is unknown: the intent or the key in force will tell.
                 Err(error) => return Err(error),
             }
             secret = self.read().await?;
@@ -204,7 +204,7 @@ impl Reconciler<'_> {
         }
     }
 
-    /// Puts keys and what is remembered of them into the Secret as it will be written.
+    /// Puts keys and their records into the Secret that is about to be written.
     fn fill(&self, secret: &mut StoredSecret, record: &mut Record, made: &mut [Created]) {
         let now = self.context.clock.now();
         let (requests, overlap) = (self.requests(secret), self.overlap());
@@ -222,7 +222,7 @@ impl Reconciler<'_> {
         }
     }
 
-    /// Makes more keys, a few at a time. Where, and for whom, is what pods ask for; the record has no say in it.
+    /// Starts creating more keys, a few at a time. The demand of pods decides control plane and owner, not the record.
     fn create_one(&self, steps: &mut VecDeque<Step>, answers: &mut IntentOutcomes) {
         while answers.len() < INTENTS_AT_ONCE {
             let Some(step) = steps.pop_front() else {
@@ -250,7 +250,7 @@ impl Reconciler<'_> {
         }
     }
 
-    /// Waits for the next key, and for those that come close behind it: one write does for all. None: no more come.
+    /// Waits for the next key, and for those close behind it: one write covers all. None: no more keys come.
     async fn created(
         &mut self,
         answers: &mut IntentOutcomes,
@@ -281,7 +281,7 @@ impl Reconciler<'_> {
     }
 
     async fn close_behind(&self, answers: &mut IntentOutcomes) -> Option<IntentOutcome> {
-        // The model's time does not go by of itself.
+        // Model time does not advance on its own.
         #[cfg(test)]
         if let crate::store::Store::Model(_) = self.context.store {
             return futures::FutureExt::now_or_never(answers.next()).flatten();
@@ -322,7 +322,7 @@ impl Reconciler<'_> {
         }
     }
 
-    /// Takes what one key costs out of the namespace's share.
+    /// Takes the cost of one key from the namespace's budget.
     fn allow(&self, plane: &Session, owner: &ServiceOwner, now: Timestamp) -> Result<(), Problem> {
         plane.check_rows(&owner.namespace)?;
         let rotation = &self.context.policy.rotation;
@@ -347,7 +347,7 @@ impl Reconciler<'_> {
         })
     }
 
-    /// Gives back what was taken for a key that was not created.
+    /// Returns the cost of a key that was not created to the budget.
     fn give_back(&self, data_key: &str) {
         if let Some(demand) = self.task.demand.get(data_key) {
             let owner = ServiceOwner::new(&self.task.secret.namespace, &demand.service);
@@ -378,7 +378,7 @@ impl Reconciler<'_> {
         self.outcome.failed.insert(data_key, problem);
     }
 
-    /// Ends a key of our own making that came too late.
+    /// Expires a key that this process created too late.
     async fn lose(&mut self, lost: Created, record: &Record) {
         let Created {
             minted,
@@ -394,7 +394,7 @@ impl Reconciler<'_> {
             .count(RotationResult::LostRace);
         let id = minted.key.id;
         info!(secret = %self.task.secret, data_key, key_id = id.0, op = intent.op, "Lost a race, ending our own key");
-        // One of us would have left its own intent there, or given up ours, or a newer key.
+        // A process of ours would have left its own intent, abandoned this one, or written a newer key.
         let ours = record.keys.get(&data_key).is_some_and(|key| {
             let newer = key.current.as_ref().map(|current| current.id) > replaced;
             let given_up = |lost: &Abandoned| lost.intent.op == intent.op;
@@ -407,7 +407,7 @@ impl Reconciler<'_> {
             self.fail(data_key, record, problem);
         }
     }
-    /// Notes that a writer who is none of us undid a key before it was written.
+    /// Records that another writer undid a key before it was written.
     fn contended(&mut self, data_key: &str) {
         self.outcome.undone.push(data_key.to_owned());
         let held = Blocked {

@@ -1,4 +1,4 @@
-//! The end of keys that are over, and of what the record still says of them. I/O.
+//! Expires old keys, and removes them from the record. I/O.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,7 @@ use crate::rotation::session::Session;
 use crate::rotation::state::KeyState;
 use crate::store::{StoreError, StoredSecret};
 
-/// Old keys are ended this many at a time, so that new pods of the namespace need not wait for long.
+/// Maximum number of old keys that one job expires, so that new pods of the namespace need not wait for long.
 const RETIRED_AT_ONCE: usize = 5;
 
 impl Reconciler<'_> {
@@ -53,7 +53,7 @@ impl Reconciler<'_> {
         self.write(secret, &record).await
     }
 
-    /// Ends and forgets what is over.
+    /// Expires old keys, and does the steps that change only the Secret.
     pub(super) async fn retire(
         &mut self,
         mut secret: StoredSecret,
@@ -78,7 +78,7 @@ impl Reconciler<'_> {
                 why,
             } = step
             else {
-                // All of these are done by one write.
+                // One write covers all of these.
                 self.note(step, &mut record, &mut secret);
                 continue;
             };
@@ -87,17 +87,17 @@ impl Reconciler<'_> {
             };
             let judged = self.judge(&plane, &record, (&*data_key, id, expires)).await;
             if let Ok(false) = judged {
-                // One look tells of all of them: what is another's, or over, costs no call of its own.
+                // One listing decides for all keys: a key that is another owner's or has expired costs no call.
                 self.outcome.again |= forget(&mut record, &data_key, id);
                 continue;
             }
             if left == 0 {
-                // What stays to be done is another job's: this one must not hold up new pods.
+                // Another job does the rest: this one must not delay new pods.
                 self.outcome.again |= !stuck;
                 continue;
             }
             left -= 1;
-            // Read again just before: a key that is in force in any Secret of the namespace is never expired.
+            // Read again just before: a key in force in any Secret of the namespace is never expired.
             let SecretRef { namespace, name } = &self.task.secret;
             let fresh = self.context.store.read(namespace, name).await?;
             if fresh.and_then(|fresh| fresh.revision) != secret.revision {
@@ -128,7 +128,7 @@ impl Reconciler<'_> {
         Ok(())
     }
 
-    /// Does what changes the Secret alone.
+    /// Does a step that changes only the Secret.
     fn note(&mut self, step: Step, record: &mut Record, secret: &mut StoredSecret) {
         let now = self.context.clock.now();
         let (own, overlap) = (self.of_pods(), self.overlap());
@@ -159,7 +159,7 @@ impl Reconciler<'_> {
                 info!(secret = %name, data_key, "Took out the key of a pod that is gone");
             }
             Step::Retire { data_key } => {
-                // A pod that read it just now may still join within the overlap.
+                // A pod that has just read it may still join within the overlap.
                 of(&data_key, &|key| key.retire(now, overlap));
                 secret.data.remove(&data_key);
                 self.outcome.again = true;
@@ -179,7 +179,7 @@ impl Reconciler<'_> {
         }
     }
 
-    /// Asks the control plane whether a key is what the record says; one that is not is forgotten.
+    /// Asks the control plane whether a key is what the record says; otherwise it is forgotten.
     async fn judge(
         &self,
         plane: &Session,
@@ -207,7 +207,7 @@ impl Reconciler<'_> {
                     debug!(%secret, data_key, key_id, "Old key was over");
                     false
                 }
-                // Expired by hand, given again after a restore, or written into the record by whoever may edit the Secret.
+                // Expired by hand, its id reassigned after a restore, or written into the record by an editor of the Secret.
                 Claimed::NotOwned => {
                     debug!(%secret, data_key, key_id, "Old key is another's or was over");
                     false
@@ -216,7 +216,6 @@ impl Reconciler<'_> {
         )
     }
 
-    /// Expires a key.
     async fn expire(
         &self,
         plane: &Session,
@@ -231,7 +230,7 @@ impl Reconciler<'_> {
         Ok(())
     }
 
-    /// The keys in force in the other Secrets of keys of this namespace.
+    /// Reads the keys in force in the other Secrets of keys of this namespace.
     async fn elsewhere(&self) -> Elsewhere {
         let SecretRef { namespace, name } = &self.task.secret;
         let mut keys = BTreeSet::new();
@@ -255,7 +254,7 @@ impl Reconciler<'_> {
     }
 }
 
-/// The keys in force in other Secrets of a namespace, or why these are not known.
+/// The keys in force in other Secrets of a namespace, or why they are unknown.
 struct Elsewhere(Result<BTreeSet<(String, KeyId)>, String>);
 
 impl Default for Elsewhere {
@@ -265,7 +264,7 @@ impl Default for Elsewhere {
 }
 
 impl Elsewhere {
-    /// Whether that key is in force there.
+    /// Returns whether the key is in force there.
     fn hold(&self, control_plane: &str, id: KeyId) -> Result<bool, Problem> {
         match &self.0 {
             Ok(keys) => Ok(keys.contains(&(control_plane.to_owned(), id))),
@@ -278,7 +277,7 @@ impl Elsewhere {
     }
 }
 
-/// Deletes an old key from the record; says whether its entry is empty now, which the next job deletes.
+/// Deletes an old key from the record; returns whether the entry is empty now, so that the next job deletes it.
 fn forget(record: &mut Record, data_key: &str, id: KeyId) -> bool {
     let Some(key) = record.keys.get_mut(data_key) else {
         return false;

@@ -14,7 +14,7 @@ use crate::rotation::survey::Survey;
 use crate::rotation::tailnet::{KeyOrigin, Tailnet};
 
 impl Session {
-    /// Its nodes, by the users of ours whose keys made them.
+    /// Lists its nodes, by the users of Sidescale whose keys they joined with.
     ///
     /// # Errors
     /// A call failed.
@@ -26,7 +26,7 @@ impl Session {
             keys.any(|key| !origins.contains_key(&key))
         };
         if strange {
-            // A key made since the last list, by us or by anybody.
+            // A key created since the last listing, by Sidescale or anyone else.
             let keys = self
                 .counted("list_pre_auth_keys", self.client.list_pre_auth_keys())
                 .await?;
@@ -37,7 +37,7 @@ impl Session {
         Ok(Tailnet::new(now, nodes, &self.origins(), &users, &lent))
     }
 
-    /// Everything that it holds.
+    /// Lists everything that it holds.
     ///
     /// # Errors
     /// A call failed.
@@ -55,7 +55,7 @@ impl Session {
             truncated,
             nodes,
             users: self.key_users(),
-            // Unknown is the one that forbids most.
+            // If the version is unknown, assume the most restrictive one.
             release: self
                 .version
                 .as_ref()
@@ -63,7 +63,7 @@ impl Session {
         })
     }
 
-    /// Removes the row of a key that no node names.
+    /// Deletes the row of a key that no node names.
     ///
     /// # Errors
     /// The call failed.
@@ -72,10 +72,10 @@ impl Session {
         Ok(self.counted("delete_pre_auth_key", deleted).await?)
     }
 
-    /// Removes a user with its keys, where users are ours to remove.
+    /// Deletes a user with its keys, if Sidescale manages users.
     ///
     /// # Errors
-    /// The call failed, or would remove the keys of others.
+    /// The call failed, or would delete keys of other users.
     pub async fn delete_user(&self, id: UserId) -> Result<(), Problem> {
         let Some(version) = self.version.as_ref().filter(|_| self.manages_users) else {
             return Ok(());
@@ -85,7 +85,7 @@ impl Session {
         Ok(self.counted("delete_user", deleted).await?)
     }
 
-    /// Removes a node; one that is gone already counts as removed.
+    /// Deletes a node; one that is gone already counts as deleted.
     ///
     /// # Errors
     /// The call failed.
@@ -94,10 +94,10 @@ impl Session {
         Ok(self.counted("delete_node", deleted).await?)
     }
 
-    /// Does a step of the name keeper.
+    /// Does a step of the `NodeRenamer`.
     ///
     /// # Errors
-    /// The call failed; that another node has the name, or that the node is gone, is said so too.
+    /// The call failed, another node has the name, or the node is gone.
     pub async fn name_step(&self, step: &RenameStep) -> Result<(), Error> {
         match step {
             RenameStep::Delete { node, name: _ } => {
@@ -112,7 +112,7 @@ impl Session {
         }
     }
 
-    /// Remembers which keys of others stand or stood in Secrets of ours: pods join with them too.
+    /// Remembers foreign keys that are or were in Secrets of keys: pods join with them too.
     pub(in crate::rotation) fn note_foreign_key(
         &self,
         keys: impl IntoIterator<Item = (KeyId, String)>,
@@ -120,22 +120,22 @@ impl Session {
         self.lent.note(keys);
     }
 
-    /// As [`Self::note_foreign_key`], from all Secrets that there are.
+    /// Remembers the foreign keys of all Secrets, as [`Self::note_foreign_key`] does.
     pub(in crate::rotation) fn note_foreign_keys(&self, lent: &BTreeSet<(String, KeyId, String)>) {
         let here = lent.iter().filter(|(plane, _, _)| *plane == self.name);
         self.lent
             .note_all(here.map(|(_, key, namespace)| (*key, namespace.clone())));
     }
 
-    /// Whether all keys of others in Secrets of ours are known: before, nobody can tell which nodes are pods'.
+    /// Returns whether all foreign keys in Secrets are known: before, it is unknown which nodes belong to pods.
     pub(in crate::rotation) fn knows_foreign_keys(&self) -> bool {
         self.lent.is_complete()
     }
 
-    /// Remembers whose each key is.
+    /// Remembers the owner of each key.
     pub(super) fn note_origins(&self, keys: &[PreAuthKey]) {
         let origin = |key: &PreAuthKey| {
-            // A key with tags alone has no user: it is none of ours.
+            // A key with tags only has no user: it is not ours.
             let origin = KeyOrigin {
                 user: key.user.unwrap_or(UserId(0)),
                 ephemeral: key.ephemeral,
@@ -145,7 +145,7 @@ impl Session {
         *self.origins() = keys.iter().map(origin).collect();
     }
 
-    /// The users that keys are made for, by id.
+    /// Returns the users that keys are created for, by id.
     pub(super) fn key_users(&self) -> BTreeMap<UserId, KeyUser> {
         self.installation
             .key_users(self.users().values(), &self.adopted)
