@@ -1,6 +1,6 @@
-//! Stands in for a manager that is away: renews an API key of ours while it still works. I/O but for the times.
+//! Stands in for an API key manager that is unavailable: renews an API key of ours while it still works. I/O but for the times.
 //!
-//! It is the manager's own state machine with another policy: past due by two hours, if nobody has looked for two.
+//! It uses the manager's own state machine with another policy: renew when due for two hours, if no manager checked for two hours.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,43 +19,43 @@ use crate::control_plane::{ControlPlane, Endpoint, Error};
 use crate::outage::Outage;
 use crate::store::{MANAGED_BY, Store, StoreError};
 
-/// How long a manager may be away.
+/// How long a manager may be unavailable.
 const STAND_IN_AFTER: Duration = Duration::from_secs(2 * 3_600);
 
-/// What a manager makes by default; its own flags are not known here.
+/// Default lifetime that a manager uses; its own flags are not known here.
 const EXPIRATION: Duration = Duration::from_secs(2_160 * 3_600);
 const BUFFER: Duration = Duration::from_secs(240 * 3_600);
 
-/// How long another writer's intent is left to it.
+/// How long another process's intent is respected.
 const RESPECT: Duration = Duration::from_secs(120);
 
-/// After trouble.
+/// How long to wait after a problem.
 const RETRY: Duration = Duration::from_secs(300);
 
-/// The API keys by control plane, and when each is looked at.
+/// The API keys by control plane, and when each is checked.
 #[derive(Debug)]
 pub(super) struct ApiKeys(BTreeMap<String, TokenSlot>);
 
 #[derive(Debug)]
 struct TokenSlot {
-    /// Not here while it is at work.
+    /// None while it is being checked.
     keeper: Option<TokenKeeper>,
     next: Timestamp,
     outage: Outage,
 }
 
-/// What a look has come to.
+/// The outcome of a check.
 #[derive(Debug)]
 pub(super) struct TokenOutcome {
     pub(super) name: String,
     keeper: TokenKeeper,
-    /// Whether the key in the Secret is another now.
+    /// Whether the Secret has a different key now.
     pub(super) renewed: bool,
     outcome: Result<Option<TokenResult>, String>,
 }
 
 impl ApiKeys {
-    /// All of them are looked at now.
+    /// Returns the keys, all due now.
     pub(super) fn new<'a>(
         planes: impl Iterator<Item = (&'a String, &'a profile::ControlPlaneSettings)>,
         writer: &str,
@@ -75,9 +75,9 @@ impl ApiKeys {
         Self(planes.map(slot).collect())
     }
 
-    /// Those of control planes that answer which are to be looked at now; they are taken for it.
+    /// Takes the keys to check now, of control planes that are connected.
     ///
-    /// Where nobody answers, that is said of the control plane, and there is nothing to look at.
+    /// If a control plane is not connected, that is reported there, and there is nothing to check.
     pub(super) fn due(
         &mut self,
         now: Timestamp,
@@ -89,14 +89,14 @@ impl ApiKeys {
             .collect()
     }
 
-    /// When the next is to be looked at.
+    /// Returns when the next check is due.
     pub(super) fn wake(&self, answers: impl Fn(&str) -> bool) -> Option<Timestamp> {
         let all = self.0.iter();
         let here = all.filter(|(name, slot)| slot.keeper.is_some() && answers(name));
         here.map(|(_, slot)| slot.next).min()
     }
 
-    /// Takes in what a look has come to.
+    /// Applies the outcome of a check.
     pub(super) fn looked(&mut self, looked: TokenOutcome, now: Timestamp) {
         let TokenOutcome {
             name,
@@ -142,7 +142,7 @@ impl ApiKeys {
     }
 }
 
-/// Looks at one API key, and renews it where that is called for.
+/// Checks one API key, and renews it if necessary.
 pub(super) async fn look(
     context: Arc<Context>,
     name: String,
@@ -165,7 +165,7 @@ pub(super) async fn look(
     }
 }
 
-/// The key that calls are made with may be replaced on the way: then it goes on with the new one.
+/// Reconciles the API key. If the key in use is replaced meanwhile, continues with the new one.
 async fn settled(
     context: &Context,
     name: &str,
@@ -176,7 +176,7 @@ async fn settled(
     loop {
         let found = value(&context.store, config).await;
         let api_key = match found.map_err(|error| said(TokenProblem::Secret(error)))? {
-            // There is nothing to renew, and what is the same as before was refused.
+            // There is nothing to renew, or the value is the same that was refused before.
             None => return Ok(None),
             Some(value) if Some(&value) == last.as_ref() => return Ok(None),
             Some(value) => value,

@@ -1,7 +1,7 @@
-//! How many keys the pods of a namespace may have created. State, no I/O.
+//! Limits how many keys the pods of a namespace may have created. State, no I/O.
 //!
 //! A tenant decides how many services and pods it has and what they ask for, and each change costs the control plane a row.
-//! The buckets start full, so that a disaster after which a thousand services need new keys at once never meets them.
+//! The buckets start full, so that they never block recovery from a disaster in which a thousand services need new keys at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,17 +15,17 @@ use crate::control_plane::{PreAuthKey, UserId};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// Full buckets are forgotten when so many are remembered, and again at twice as many.
+/// Full buckets are dropped at this many buckets, and again at twice the number that remained.
 const FORGET_AT: usize = 1_024;
 
-/// The buckets of all services and namespaces. The process that leads has them; they start full with it.
+/// The buckets of all services and namespaces. Only the leader has them; they start full when it starts.
 #[derive(Clone, Debug, Default)]
 pub struct Budget {
     buckets: BTreeMap<BucketOwner, Bucket>,
     forget_at: usize,
 }
 
-/// Whose a bucket is.
+/// Owner of a bucket.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum BucketOwner {
     /// Shared keys of one service.
@@ -36,14 +36,14 @@ enum BucketOwner {
     Pods(String),
 }
 
-/// How large a bucket is, and how long one key more takes.
+/// Capacity of a bucket, and the time to refill one key.
 #[derive(Clone, Copy, Debug)]
 struct Size {
     keys: u32,
     refill: Duration,
 }
 
-/// When the bucket is full again; it is full before that too, and holds less the further off that is.
+/// Time when the bucket is full again; it holds less, the further off that time is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Bucket(Timestamp);
 
@@ -61,7 +61,7 @@ impl Size {
 }
 
 impl Bucket {
-    /// The same bucket as it is now. Emptied at a time that has not come, by a clock that was set back since, it is full.
+    /// Returns the bucket as of now. A bucket emptied in the future, before the clock was set back, counts as full.
     fn at(self, now: Timestamp, size: Size) -> Self {
         if self.0 > after(now, size.whole()) {
             return Self(now);
@@ -69,7 +69,7 @@ impl Bucket {
         Self(self.0.max(now))
     }
 
-    /// The bucket without one key; or when it has one.
+    /// Takes one key out of the bucket.
     fn take(self, now: Timestamp, size: Size) -> Result<Self, Timestamp> {
         let taken = after(self.0, size.refill);
         let latest = after(now, size.whole());
@@ -82,10 +82,10 @@ impl Bucket {
 }
 
 impl Budget {
-    /// Takes a key for the service, one of a single pod or one that pods share; or says when there is one.
+    /// Takes one key for the service, of a single pod or shared.
     ///
     /// # Errors
-    /// The time at which the namespace or the service has a key again.
+    /// Returns the time at which the namespace or the service has a key again.
     pub fn take(
         &mut self,
         now: Timestamp,
@@ -104,7 +104,7 @@ impl Budget {
         Ok(())
     }
 
-    /// Gives back what was taken for a key that the control plane did not create.
+    /// Returns what was taken for a key that the control plane did not create.
     pub fn give_back(&mut self, owner: &ServiceOwner, of_pods: bool, rotation: &Rotation) {
         for (holder, size) in sizes(owner, of_pods, rotation) {
             if let Some(bucket) = self.buckets.get_mut(&holder) {
@@ -145,8 +145,8 @@ fn sizes(owner: &ServiceOwner, of_pods: bool, rotation: &Rotation) -> Vec<(Bucke
     ]
 }
 
-/// The namespaces for which no more keys are created because the control plane holds more than `most` rows: those with the most
-/// rows, until the others fit.
+/// Returns the namespaces for which no more keys are created because the control plane holds more than `most` rows: those with
+/// the most rows, until the rest fits.
 #[must_use]
 pub fn over_rows<'a>(
     keys: impl ExactSizeIterator<Item = &'a PreAuthKey>,
@@ -219,10 +219,10 @@ mod tests {
         // The namespace has one left, and gets two an hour.
         assert_eq!(got(&mut budget, 600, &web, false), (1, 1_200));
         assert_eq!(got(&mut budget, 600, &other, false), (3, 600), "its own");
-        // Keys of single pods come out of a bucket of their own.
+        // Keys of single pods have their own bucket.
         assert_eq!(got(&mut budget, 600, &api, true), (4, 60));
         assert_eq!(got(&mut budget, 600, &web, true), (0, 60));
-        // A bucket is never more than full.
+        // A bucket never holds more than its capacity.
         assert_eq!(got(&mut budget, 1_000_000, &api, false), (3, 600));
     }
 

@@ -1,5 +1,5 @@
-//! Keeps what one process notes for the next: about nodes in an annotation of our Lease, and whose hostnames are in a ConfigMap,
-//! from which every replica's webhook warns. Every replica may write both. I/O.
+//! Stores what a process leaves to the next: the state of nodes in an annotation of our Lease, and the owners of hostnames in a
+//! ConfigMap, from which every replica's webhook warns. Every replica may write both. I/O.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,47 +16,44 @@ use super::nodes::NodeCheckpoints;
 use crate::cluster;
 use crate::store::FIELD_MANAGER;
 
-/// The annotation of the Lease.
+/// Annotation of the Lease.
 const ANNOTATION: &str = "sidescale.io/nodes";
 
-/// All annotations of an object may have 256 KiB together.
+/// Largest annotation: all annotations of an object may have 256 KiB together.
 const LONGEST: usize = 200 * 1024;
 
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Whose hostnames are, as text, by control plane.
+/// Owners of hostnames, as text, by control plane.
 type HostnamesText = BTreeMap<String, String>;
 
-/// What is noted.
+/// Contents of the checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckpointContents {
-    /// Of nodes.
     pub nodes: NodeCheckpoints,
-    /// Of hostnames.
     pub hostnames: HostnamesText,
 }
 
-/// What came of a write.
+/// The result of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum CheckpointWrite {
-    /// It was done.
+    /// It was written.
     Yes,
-    /// The API server does not answer, which is reported elsewhere.
+    /// The API server is unavailable, which is reported elsewhere.
     Away,
-    /// It was refused, and why.
+    /// It was refused, for this reason.
     No(String),
 }
 
-/// Where notes are kept; clones are one notebook.
+/// Storage of the checkpoint; clones share it.
 #[derive(Clone)]
 pub enum Checkpoint {
-    /// In memory, for as long as the program runs.
+    /// In memory, as long as the process runs.
     Memory(Arc<Mutex<CheckpointContents>>),
-    /// At a Lease and in a ConfigMap that are there.
+    /// In an existing Lease and an existing ConfigMap.
     Cluster {
-        /// The cluster.
         client: Client,
-        /// Their namespace.
+        /// Namespace of both.
         namespace: String,
         /// Name of the Lease.
         lease: String,
@@ -78,7 +75,7 @@ impl std::fmt::Debug for Checkpoint {
 }
 
 impl Checkpoint {
-    /// What was noted last; none if that cannot be asked now, and nothing where nobody may ask.
+    /// Reads the checkpoint; none if it is unavailable now, and empty where reading is not permitted.
     pub(super) async fn read(&self) -> Option<CheckpointContents> {
         let (client, namespace, lease, hostnames) = match self {
             Self::Memory(noted) => {
@@ -97,7 +94,7 @@ impl Checkpoint {
         let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
         let of_hostnames = there(api.get_opt(hostnames), namespace, hostnames).await?;
         Some(CheckpointContents {
-            // Notes that cannot be read say nothing, and are written anew.
+            // Unreadable contents count as none, and are overwritten.
             nodes: of_nodes
                 .and_then(|noted| serde_json::from_str(&noted).ok())
                 .unwrap_or_default(),
@@ -105,7 +102,7 @@ impl Checkpoint {
         })
     }
 
-    /// Notes it of nodes; says whether that was done.
+    /// Writes the state of nodes; returns whether that succeeded.
     pub(super) async fn write_nodes(&self, notes: &NodeCheckpoints) -> bool {
         let (client, namespace, name) = match self {
             Self::Memory(kept) => {
@@ -139,7 +136,7 @@ impl Checkpoint {
         written(patched, namespace, name).await == CheckpointWrite::Yes
     }
 
-    /// Notes it of hostnames, where that differs from what was noted before.
+    /// Writes the owners of hostnames that differ from those written before.
     pub(super) async fn write_hostnames(
         &self,
         before: &HostnamesText,
@@ -173,7 +170,7 @@ impl Checkpoint {
     }
 }
 
-/// What is there under this name; nothing where it may not be read, and none if that is not known now.
+/// Reads an object; nothing where reading is not permitted, and none if it is unavailable now.
 async fn there<T>(
     read: impl Future<Output = Result<Option<T>, Error>>,
     namespace: &str,

@@ -1,8 +1,8 @@
-//! Which namespace a name in the tailnet belongs to, where pods of several ask for it. Pure.
+//! Which namespace a hostname in the tailnet belongs to, if pods of several namespaces ask for it. Pure.
 //!
-//! A name belongs to the namespace that asked for it first, for as long as one of its services has a pod or a node that asks for
-//! it, and for seven days after. Who was first is remembered; of those that were never seen apart, the service whose user is the
-//! oldest was. What the operator reserves belongs to that service, whichever was first. Within a namespace a name is free.
+//! A hostname belongs to the namespace that asked for it first, as long as one of its services has a pod or a node that asks for
+//! it, and for seven days after. The first is remembered; if several were first seen together, the service with the oldest user
+//! counts as first. A reserved hostname belongs to the service that the operator names. Within a namespace, any service may use it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,21 +16,21 @@ use super::owner::ServiceOwner;
 use super::tailnet::Tailnet;
 use crate::clock::after;
 
-/// A name belongs to its namespace for this long after nothing there asks for it any more.
+/// How long a hostname belongs to its namespace after nothing there asks for it any more.
 pub const KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 3_600);
 
-/// What the operator says of names.
+/// The operator's rules for hostnames.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules<'a> {
-    /// Who alone may have a name, by that name.
+    /// The only service that may have a hostname, by hostname.
     pub reserved: &'a BTreeMap<String, HostnameOwner>,
-    /// Names of one namespace that are remembered.
+    /// Maximum number of hostnames remembered for one namespace.
     pub most_of_namespace: usize,
-    /// Names that are remembered of all namespaces.
+    /// Maximum number of hostnames remembered for all namespaces.
     pub most: usize,
 }
 
-/// The names of one control plane that belong to a namespace, as far as there is room to remember them.
+/// The hostnames of one control plane that belong to a namespace, as many as there is room for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Claims(BTreeMap<Hashed, ClaimRow>);
 
@@ -40,57 +40,55 @@ struct ClaimRow {
     idle_since: Option<Timestamp>,
 }
 
-/// A service with pods, and where its key is.
+/// A service with pods, and the Secret of its key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Party {
-    /// The service.
     pub owner: ServiceOwner,
     /// Secret of its key.
     pub secret: String,
 }
 
-/// Pods ask for a name that belongs to another service.
+/// A service whose pods ask for a hostname that belongs to another service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
-    /// The name.
     pub hostname: String,
-    /// Who asks for it.
+    /// The service that asks for it.
     pub by: Party,
-    /// The services with pods that the name belongs to; none while they have none.
+    /// The services with pods that the hostname belongs to; empty if none has pods.
     pub holders: Vec<Party>,
     /// Whether the operator reserved it.
     pub reserved: bool,
 }
 
-/// What came of one look.
+/// The result of one check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostnameReport {
-    /// Names that more ask for than may have them.
+    /// Hostnames that services ask for which may not have them.
     pub conflicts: Vec<Conflict>,
-    /// Namespaces with a name that is not remembered for want of room, and the bound that was met.
+    /// Namespaces with a hostname that is not remembered for lack of room, and the limit that was reached.
     pub no_room: BTreeMap<String, Bound>,
 }
 
-/// Bounds of what is remembered.
+/// Limits of what is remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
-    /// That of one namespace.
+    /// The limit of one namespace.
     Namespace,
-    /// That of all namespaces.
+    /// The limit of all namespaces.
     All,
 }
 
-/// Something asks for a name. The oldest comes first: a service whose user is not known yet is younger than all others.
+/// A service that asks for a hostname. Oldest first: a service with an unknown user counts as the youngest.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Ask<'a> {
     created: Timestamp,
     owner: ServiceOwner,
-    /// Secret of the key of its pods; none where only a node asks.
+    /// Secret of the key of its pods; none if only a node asks.
     secret: Option<&'a str>,
 }
 
 impl Claims {
-    /// Reads what [`Self::text`] wrote.
+    /// Parses the output of [`Self::text`].
     #[must_use]
     pub fn read(text: &str) -> Self {
         let rows = hostnames::rows(text).map(|row| {
@@ -104,7 +102,7 @@ impl Claims {
         Self(rows.collect())
     }
 
-    /// One line for each name.
+    /// Returns one line for each hostname.
     #[must_use]
     pub fn text(&self) -> String {
         let lines = self.0.iter().map(|(hostname, row)| {
@@ -118,7 +116,7 @@ impl Claims {
         lines.collect()
     }
 
-    /// Decides for all names that pods and nodes of `plane` ask for, and remembers that.
+    /// Decides about all hostnames that pods and nodes of `plane` ask for, and remembers the decision.
     pub fn look(
         &mut self,
         now: Timestamp,
@@ -130,7 +128,7 @@ impl Claims {
         let asked = asks(plane, demands, tailnet);
         self.idle(now, &asked);
         let (mut room, mut look) = (NameRoom::of(self), HostnameReport::default());
-        // The oldest first: what finds no room is younger than what has some.
+        // Oldest first: services that find no room are younger than those that have some.
         let mut asked: Vec<_> = asked.into_iter().collect();
         asked.sort_by(|(_, one), (_, other)| one.first().cmp(&other.first()));
         for (hostname, asks) in asked {
@@ -160,7 +158,7 @@ impl Claims {
         look
     }
 
-    /// Notes which names their namespace does not ask for, and forgets those that it has not for long.
+    /// Records which hostnames their namespace does not ask for, and forgets those unused for long.
     fn idle(&mut self, now: Timestamp, asked: &BTreeMap<&str, BTreeSet<Ask<'_>>>) {
         let asking: BTreeSet<(Hashed, Hashed)> = asked
             .iter()
@@ -186,7 +184,7 @@ impl Claims {
     }
 }
 
-/// How many names each namespace has, and which of them it does not ask for, the longest first.
+/// How many hostnames each namespace has, and which of them it does not ask for, longest first.
 #[derive(Default)]
 struct NameRoom {
     used: usize,
@@ -205,7 +203,7 @@ impl NameRoom {
         room
     }
 
-    /// Remembers a name; a namespace that has as many as it may forgets the one that it has not asked for longest.
+    /// Remembers a hostname; a namespace at its limit forgets the one that it has not asked for longest.
     ///
     /// # Errors
     /// There is no room.
@@ -239,7 +237,7 @@ impl NameRoom {
 }
 
 impl HostnameReport {
-    /// Adds the conflicts about one name.
+    /// Adds the conflicts about one hostname.
     fn add(
         &mut self,
         hostname: &str,
@@ -267,7 +265,7 @@ impl HostnameReport {
     }
 }
 
-/// Who asks for which name, the oldest first: pods by what they are to be called, nodes by what their host is called.
+/// Returns who asks for which hostname, oldest first: pods by the hostname they request, nodes by the hostname they report.
 fn asks<'a>(
     plane: &str,
     demands: &'a Demands,

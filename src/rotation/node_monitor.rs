@@ -1,4 +1,4 @@
-//! Gives out looks at the tailnet, one for each control plane, and shows what came of them. I/O.
+//! Starts checks of the tailnet, one per control plane, and shows their results. I/O.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -34,42 +34,42 @@ pub(super) use shared::Connected;
 use shared::{LOOK_EVERY, NodeMonitor};
 use unstarted::Reads;
 
-/// Notes are written at most this often.
+/// Minimum time between writes of the checkpoint.
 const NOTE_EVERY: Duration = Duration::from_secs(60);
 
-/// Gives out the looks whose time has come. None waits for another: one control plane that hangs delays nobody's.
+/// Starts the checks that are due. They are independent: a control plane that hangs delays no other.
 struct Rounds {
     keeper: Arc<NodeMonitor>,
     planes: BTreeMap<String, MonitorSlot>,
-    /// Pods that are read because no look at the tailnet tells of them; not here while that goes on.
+    /// Pods to read because no check of the tailnet covers them; none while they are being read.
     reads: Option<Reads>,
     read_at: Timestamp,
-    /// What is written in the notebook; none until it was read.
+    /// Contents of the checkpoint; none until it was read.
     noted: Option<CheckpointContents>,
     note_from: Timestamp,
-    /// Whether it was said that hostnames cannot be noted.
+    /// Whether a failure to write hostnames was reported.
     outage: Outage,
     under_way: FuturesUnordered<BoxFuture<'static, FinishedLook>>,
 }
 
-/// What is kept of one control plane, also while it is away.
+/// State of one control plane, kept while it is unavailable.
 struct MonitorSlot {
-    /// Not here while it is looked at.
+    /// None while a check is running.
     idle: Option<OnePlane>,
-    /// As of the last look.
+    /// As of the last check.
     counts: Counts,
     note: Option<NodeCheckpoint>,
     hostnames: Option<String>,
     look_at: Timestamp,
 }
 
-/// What has come to its end.
+/// A finished check.
 enum FinishedLook {
     Looked(String, Box<OnePlane>, Timestamp),
     Read(Reads),
 }
 
-/// Looks until `shutdown`, or until nobody tells of control planes any more.
+/// Checks until `shutdown`, or until the sender of control planes is dropped.
 pub(super) async fn run(
     context: Arc<Context>,
     demands: watch::Receiver<Demands>,
@@ -117,13 +117,13 @@ pub(super) async fn run(
         () = work => {}
         () = shutdown.cancelled() => {}
     }
-    // Whoever leads next counts them.
+    // The next leader counts them.
     rounds.planes.clear();
     rounds.show();
 }
 
 impl Rounds {
-    /// Begins the looks whose time has come.
+    /// Starts the checks that are due.
     async fn begin(&mut self, up: &Connected) {
         let context = &self.keeper.context;
         let now = context.clock.now();
@@ -174,7 +174,7 @@ impl Rounds {
         }
     }
 
-    /// Takes in what came of a look.
+    /// Applies the result of a check.
     fn ended(&mut self, done: FinishedLook) {
         match done {
             FinishedLook::Read(reads) => self.reads = Some(reads),
@@ -191,7 +191,7 @@ impl Rounds {
         }
     }
 
-    /// Notes for the next process what it could not see itself, if that is more than is noted.
+    /// Writes the checkpoint for the next process, if it has changed.
     async fn note(&mut self) {
         let context = &self.keeper.context;
         let now = context.clock.now();

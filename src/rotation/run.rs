@@ -1,4 +1,4 @@
-//! The loop of rotation: waits for pods and times, gives out jobs, and keeps what came of them. I/O.
+//! The main loop of rotation: waits for pods and times, starts jobs, and applies their outcomes. I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -37,19 +37,19 @@ mod snapshots;
 use pass::Pass;
 pub(super) use snapshots::ReadSecret;
 
-/// Everything is looked at this often, whatever happens.
+/// How often everything is checked, even without changes.
 const PASS_EVERY: Duration = Duration::from_secs(3_600);
 
-/// Two passes are at least this far apart.
+/// Minimum time between two passes.
 const PASS_GAP: Duration = Duration::from_secs(5);
 
-/// Changes by others bring a pass about this often at most.
+/// Minimum time between passes that are caused by changes of others.
 const CHANGED_GAP: Duration = Duration::from_secs(60);
 
-/// Control planes waiting to be asked how they do; more are asked at the next look.
+/// Capacity for control planes waiting to be rechecked; if full, the next check of nodes reports them again.
 const SUSPECTS: usize = 8;
 
-/// What is under way at the end may take this long.
+/// How long running jobs may take at shutdown.
 const GRACE: Duration = Duration::from_secs(5);
 
 pub(super) enum FinishedJob {
@@ -65,27 +65,27 @@ pub(super) struct Loop {
     sessions: Sessions,
     api_keys: ApiKeys,
     secrets: BTreeMap<SecretRef, SecretState>,
-    /// For whoever sweeps.
+    /// Shared with the sweep.
     pub(super) kept: LastKeys,
-    /// For whoever looks after pods.
+    /// Shared with the node monitor.
     standings: KeyStatuses,
     /// How many keys each namespace may have created.
     budget: Arc<Mutex<Budget>>,
     demands: Demands,
     pass_at: Timestamp,
-    /// When the last one ended.
+    /// When the last pass ended.
     passed_at: Timestamp,
-    /// What the clock showed last.
+    /// Time last read from the clock.
     shown: Timestamp,
     passing: bool,
     pass_outage: Outage,
-    /// When there will be something to say of keys that were not renewed.
+    /// When the next expiry alert is due.
     endings_at: Option<Timestamp>,
-    /// Given out, and not begun yet.
+    /// Jobs that are not spawned yet.
     pub(super) jobs: Vec<BoxFuture<'static, FinishedJob>>,
 }
 
-/// Rotates, and looks after nodes, until `shutdown`; what is under way then gets a moment to finish.
+/// Runs rotation and the node monitor until `shutdown`; running jobs then get a moment to finish.
 pub async fn run(
     context: Arc<Context>,
     demands: watch::Receiver<Demands>,
@@ -143,7 +143,7 @@ async fn rotate(
             () = clock.sleep_until(wake) => {}
         }
     }
-    // Nobody looks after nodes by what is known no more.
+    // The node monitor must not act on outdated sessions.
     drop(up);
     rotation.show_nothing();
     let rest = async { while jobs.join_next().await.is_some() {} };
@@ -155,7 +155,7 @@ async fn rotate(
 impl Loop {
     pub(super) fn new(context: Arc<Context>) -> Self {
         let now = context.clock.now();
-        // The model's world has pre-auth keys alone.
+        // The model's world has only pre-auth keys.
         #[cfg(test)]
         let stands_in = !matches!(context.store, crate::store::Store::Model(_));
         #[cfg(not(test))]
@@ -182,7 +182,7 @@ impl Loop {
         }
     }
 
-    /// Takes in what the pods need now.
+    /// Applies what the pods need now.
     pub(super) fn take(&mut self, fresh: Demands) {
         let now = self.context.clock.now();
         let old = std::mem::replace(&mut self.demands, fresh);
@@ -217,11 +217,11 @@ impl Loop {
         let changed = changes.filter(|(secret, count)| old.changes.get(*secret) != Some(*count));
         let changed: Vec<_> = changed.map(|(secret, _)| secret.clone()).collect();
         if !changed.is_empty() {
-            // Whether a value that somebody put there is a living key, only a list of all can tell.
+            // Only a full list can tell whether a value that another writer put there is a valid key.
             let soonest = after(self.passed_at, CHANGED_GAP).max(after(now, PASS_GAP));
             self.pass_at = self.pass_at.min(soonest);
         }
-        // Whoever writes a Secret again and again has it looked at once a second.
+        // A Secret that is written again and again is checked once a second.
         let changed = changed.into_iter().filter(|one| !touched.contains(one));
         let changed: Vec<_> = changed
             .map(|secret| {
@@ -239,7 +239,7 @@ impl Loop {
         }
     }
 
-    /// Tells which control planes answer, if that has changed.
+    /// Publishes which control planes are connected, if that has changed.
     fn notify(&self, up: &watch::Sender<Connected>) {
         let now = self.sessions.answering();
         let same = |known: &Connected| {

@@ -1,4 +1,4 @@
-//! How each control plane does, and when it is asked again. State, no I/O but the log.
+//! State of each control plane's session, and when to connect again. State, no I/O but the log.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,23 +13,23 @@ use super::session::{ForeignKeys, Session};
 use super::state::KeyState;
 use crate::clock::after;
 
-/// A missing or refused API key is looked for this often: a person is about to make one.
+/// How often a missing or refused API key is looked for: a person is about to create one.
 const CREDENTIALS_EVERY: Duration = Duration::from_secs(5);
 
-/// New pods may have a control plane asked again this soon.
+/// How soon new pods may cause another attempt to connect.
 const RETRY_SOON: Duration = Duration::from_secs(1);
 
-/// The control planes by name.
+/// The sessions by name of the control plane.
 #[derive(Debug)]
 pub(super) struct Sessions(BTreeMap<String, SessionSlot>);
 
 #[derive(Debug)]
 struct SessionSlot {
     up: Option<Arc<Session>>,
-    /// Kept while it is away.
+    /// Kept while the control plane is unavailable.
     lent: Arc<ForeignKeys>,
     connecting: bool,
-    /// What was met last; kept until the next answer.
+    /// The last problem; kept until the next successful connection.
     problem: Option<Problem>,
     backoff: Backoff,
     tried: Option<Timestamp>,
@@ -37,7 +37,7 @@ struct SessionSlot {
 }
 
 impl Sessions {
-    /// None of them has answered yet; all are to be asked at once.
+    /// Returns sessions that are all due to connect at once.
     pub(super) fn new<'a>(names: impl Iterator<Item = &'a String>, now: Timestamp) -> Self {
         Self(
             names
@@ -46,11 +46,11 @@ impl Sessions {
         )
     }
 
-    /// Those to be asked now; they are taken for being asked.
+    /// Returns the control planes to connect to now, and marks them as connecting.
     pub(super) fn due(&mut self, now: Timestamp) -> Vec<String> {
         let mut due = Vec::new();
         for (name, slot) in &mut self.0 {
-            // A time that lies further off was set by a clock that has gone back since.
+            // A time further off was set before the clock was set back.
             let come = slot.next <= now || slot.next > after(now, LONGEST_RETRY);
             if slot.up.is_none() && !slot.connecting && come {
                 slot.connecting = true;
@@ -61,7 +61,7 @@ impl Sessions {
         due
     }
 
-    /// When the next is to be asked.
+    /// Returns when the next connection is due.
     pub(super) fn wake(&self) -> Option<Timestamp> {
         let waiting = self
             .0
@@ -70,7 +70,7 @@ impl Sessions {
         waiting.map(|slot| slot.next).min()
     }
 
-    /// Those that answer.
+    /// Returns the sessions that are connected.
     pub(super) fn answering(&self) -> BTreeMap<String, Arc<Session>> {
         let up = |(name, slot): (&String, &SessionSlot)| {
             Some((name.clone(), Arc::clone(slot.up.as_ref()?)))
@@ -78,12 +78,12 @@ impl Sessions {
         self.0.iter().filter_map(up).collect()
     }
 
-    /// Whether it answers.
+    /// Returns whether the control plane is connected.
     pub(super) fn answers(&self, name: &str) -> bool {
         self.problem(name).is_none()
     }
 
-    /// None if it answers; else what stands in the way, as far as that is known.
+    /// Returns none if connected; otherwise the problem, if known.
     pub(super) fn problem(&self, name: &str) -> Option<Option<&Problem>> {
         match self.0.get(name) {
             Some(slot) if slot.up.is_some() => None,
@@ -92,7 +92,7 @@ impl Sessions {
         }
     }
 
-    /// What stands in the way of each that does not answer.
+    /// Returns the problem of each control plane that is not connected.
     pub(super) fn problems(&self) -> impl Iterator<Item = &Problem> {
         self.0
             .values()
@@ -100,7 +100,7 @@ impl Sessions {
             .filter_map(|slot| slot.problem.as_ref())
     }
 
-    /// The state of each.
+    /// Returns the state of each control plane.
     pub(super) fn states(&self) -> impl Iterator<Item = (&str, KeyState)> {
         self.0.iter().map(|(name, slot)| {
             let state = match (&slot.up, &slot.problem) {
@@ -113,7 +113,7 @@ impl Sessions {
         })
     }
 
-    /// Has it asked soon, because pods wait.
+    /// Makes the control plane due soon, because pods wait.
     pub(super) fn retry_soon(&mut self, name: &str, now: Timestamp) {
         let slot = self
             .0
@@ -125,7 +125,7 @@ impl Sessions {
         slot.next = slot.next.min(soonest);
     }
 
-    /// Has it asked at once, because a call met trouble that may be all of it.
+    /// Drops the session and reconnects now, because a call met a problem that may concern the whole control plane.
     pub(super) fn recheck(&mut self, name: &str, now: Timestamp) {
         if let Some(slot) = self.0.get_mut(name) {
             slot.up = None;
@@ -133,7 +133,7 @@ impl Sessions {
         }
     }
 
-    /// Takes in what came of asking; tells whether it answers now.
+    /// Applies the result of an attempt to connect; returns whether the control plane is connected.
     pub(super) fn connected(
         &mut self,
         name: &str,

@@ -1,4 +1,4 @@
-//! What can be told of a value that stands where a pre-auth key should: by its form, and beside a list of keys. Pure.
+//! What is known of a value in the place of a pre-auth key: from its form, and from a list of keys. Pure.
 
 use std::collections::BTreeMap;
 
@@ -7,71 +7,71 @@ use zeroize::Zeroizing;
 use super::demand::KeyDemand;
 use crate::control_plane::KeyPrefix;
 
-/// What pre-auth keys of Tailscale's own service begin with.
+/// Prefix of pre-auth keys of Tailscale's own service.
 const TAILSCALE: &str = "tskey-auth-";
 
-/// What pre-auth keys of Headscale begin with since 0.28, and how long they are: twelve characters, a dash and 64 follow.
+/// Prefix of Headscale's pre-auth keys since 0.28; twelve characters, a dash and 64 characters follow.
 const HEADSCALE: &str = "hskey-auth-";
 const WHOLE: usize = HEADSCALE.len() + 12 + 1 + 64;
 
-/// A pre-auth key of Headscale before 0.28 has as many hexadecimal digits.
+/// Number of hexadecimal digits of a pre-auth key of Headscale before 0.28.
 const OLD_DIGITS: usize = 48;
 
-/// What cannot be one: API keys, and what keys begin with after base64.
+/// Prefixes of values that are not pre-auth keys: of API keys, and of keys encoded with base64.
 const API_KEYS: [&str; 2] = ["hskey-api-", "tskey-api-"];
 const ENCODED: [&str; 2] = ["aHNrZXkt", "dHNrZXkt"];
 
-/// What people and templates write where a key should be.
+/// Words that people and templates write in place of a key.
 const WORDS: [&str; 5] = ["YOUR", "REPLACE", "CHANGE", "PLACEHOLDER", "<"];
 
-/// What a value is, as far as its form tells.
+/// The kind of a value, judging by its form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum KeyKind {
-    /// A pre-auth key of Headscale since 0.28, from its first character to its last.
+    /// A complete pre-auth key of Headscale since 0.28.
     Headscale,
     /// A pre-auth key of Headscale before 0.28.
     OldHeadscale,
-    /// It begins as one of Headscale since 0.28, and has another length.
+    /// A value with the prefix of Headscale since 0.28, but another length.
     Cut {
         /// Its length.
         length: usize,
     },
     /// A pre-auth key of Tailscale's own service.
     Tailscale,
-    /// Of no form that is known, so that in doubt it is a key.
+    /// Unknown form: treated as a key when in doubt.
     Unknown,
-    /// No pre-auth key: what it is instead, as the end of a sentence about it.
+    /// Not a pre-auth key; says what it is instead, as the end of a sentence.
     None(&'static str),
 }
 
-/// What can be told of a value that stands in a Secret.
+/// What is known of a value in a Secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoredValue {
-    /// By which its row is found; none for a key of another form.
+    /// Prefix that identifies its row; none for a key of another form.
     pub prefix: Option<KeyPrefix>,
-    /// Why it cannot be a key, if its form tells.
+    /// Why it cannot be a key, if its form shows that.
     pub flaw: Option<Flaw>,
 }
 
-/// Says why a value is not used.
+/// Why a value is not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Flaw {
-    /// It is something else: what, as the end of a sentence about it.
+    /// It is not a key; says what it is, as the end of a sentence.
     NoKey(&'static str),
-    /// Of another form than the keys of its control plane, or cut.
+    /// It has another form than the keys of its control plane, or is cut.
     Form,
     /// The control plane does not have it.
     Unknown,
-    /// It is over.
+    /// It has expired.
     Ended,
-    /// It was good for one node, and that has joined.
+    /// It was for a single node, which has joined.
     UsedUp,
-    /// It is good for one node, and pods share it.
+    /// It is for a single node, but pods share it.
     Once,
 }
 
 impl Flaw {
-    /// What is said of the value.
+    /// Returns the description of the value.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -86,7 +86,7 @@ impl Flaw {
 }
 
 impl StoredValue {
-    /// Looks at the values of all keys that pods need.
+    /// Checks the values of all keys that pods need.
     #[must_use]
     pub fn all(
         data: &BTreeMap<String, Zeroizing<Vec<u8>>>,
@@ -99,7 +99,7 @@ impl StoredValue {
         demand.keys().filter_map(value).collect()
     }
 
-    /// Looks at a value; none if there is none.
+    /// Checks a value; none if it is empty.
     #[must_use]
     pub fn of(value: &[u8]) -> Option<Self> {
         let flaw = match kind_of_key(value) {
@@ -118,19 +118,19 @@ impl StoredValue {
     }
 }
 
-/// Whether a sidecar may find a node with it. Of a form that is not known in doubt it is a key.
+/// Returns whether a sidecar may join with the value. An unknown form counts as a key when in doubt.
 #[must_use]
 pub(crate) fn may_be_a_key(value: &[u8]) -> bool {
     !matches!(kind_of_key(value), KeyKind::None(_))
 }
 
-/// Says what a value is, and shows nothing of it.
+/// Returns the kind of a value without revealing the value.
 #[must_use]
 pub(crate) fn kind_of_key(value: &[u8]) -> KeyKind {
     let Ok(text) = std::str::from_utf8(value) else {
         return KeyKind::None("holds bytes that are no text");
     };
-    // A line end is no part of a key, and the client takes it off.
+    // A line end is not part of a key; the client strips it.
     let text = text.trim();
     if text.is_empty() {
         return KeyKind::None("is empty");
@@ -148,7 +148,7 @@ pub(crate) fn kind_of_key(value: &[u8]) -> KeyKind {
         length if text.starts_with(HEADSCALE) => KeyKind::Cut { length },
         _ => KeyKind::Unknown,
     };
-    // A key that is long enough to be real may spell any word.
+    // A key of full length may contain any word.
     if begun != KeyKind::Unknown && text.len() >= OLD_DIGITS {
         return begun;
     }
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn known_forms_of_keys_are_told_from_placeholders() {
-        // In pieces, so that no check for keys finds them here.
+        // Split, so that scanners for keys do not find them here.
         let of_headscale = ["hskey-", "auth-abcdefghijkl-"].concat() + &"k".repeat(64);
         let of_tailscale = ["tskey-", "auth-kabcdefCNTRL-abcdef"].concat();
         let digits = "0123456789abcdef".repeat(3);

@@ -1,4 +1,4 @@
-//! Whether a control plane's list bears out what a record says of a key in force. Pure.
+//! Whether a control plane's list confirms what a record says of the key in force. Pure.
 
 use jiff::Timestamp;
 
@@ -11,14 +11,14 @@ use crate::rotation::demand::KeyDemand;
 use crate::rotation::owner::ServiceOwner;
 use crate::rotation::record::{IssuedKey as Made, KeyRecord, Origin};
 
-/// Whether the row is there, with that end, and the service's own.
+/// Returns whether the list has the key with this expiry, and it is the service's own.
 pub(super) fn owned(issued: &IssuedKeys, owner: &ServiceOwner, current: &Made) -> bool {
     let row = listed(issued, current.id, current.expires);
     row.is_some_and(|row| issued.serves(row, owner, &current.asked.user))
 }
 
-/// Whether the list confirms the end of the key in force; none where it was not asked. A key that a person put there may be another
-/// user's: then the Secret has to hold its value, which is compared by its prefix.
+/// Returns whether the list confirms the expiry of the key in force; none if the control plane was not asked. A key that a
+/// person put there may be another user's: then the Secret has to contain its value, which is compared by its prefix.
 pub(in crate::rotation) fn confirms_end(
     view: &SecretView<'_>,
     data_key: &str,
@@ -41,10 +41,10 @@ pub(in crate::rotation) fn confirms_end(
     Some(by_hand && row.is_some_and(|row| row.prefix.as_ref() == held))
 }
 
-/// Why the control plane's list says that the key in force is not the one that pods ask for.
+/// Returns why, by the control plane's list, the key in force is not the one that pods ask for.
 ///
-/// The record cannot say that: whoever may edit the Secret may have written it, or have copied it from elsewhere. What a person
-/// put there is the person's choice.
+/// The record cannot tell: anybody who may edit the Secret may have written it or copied it from elsewhere. A key that a
+/// person put there is the person's choice.
 pub(super) fn confirm(
     issued: &IssuedKeys,
     view: &SecretView<'_>,
@@ -60,7 +60,7 @@ pub(super) fn confirm(
             Some(KeyReason::NotOwned)
         }
         Origin::Ours if expire::differs(row, &demand.asked) => Some(KeyReason::Changed),
-        // The person's choice went with the namespace that it was made in.
+        // The person's choice was made in the earlier namespace, and does not count in this one.
         Origin::Hand | Origin::Foreign
             if view.recreated && !issued.serves(row, &owner, &demand.asked.user) =>
         {
@@ -70,10 +70,10 @@ pub(super) fn confirm(
     }
 }
 
-/// A key of ours, as its control plane lists it.
+/// Returns the row of a key in force.
 pub(super) fn listed(issued: &IssuedKeys, id: KeyId, expires: Timestamp) -> Option<&PreAuthKey> {
-    // Compared with what was asked, not with our clock: a clock that is off must not look like an ended key.
-    // Another end is an ended key, or one that got its id after Headscale was put back as it was.
+    // Compared with the requested expiry, not with our clock: a wrong clock must not make a key look expired.
+    // Another expiry means that the key was expired, or that its id was reassigned after Headscale was restored.
     let is_this = |key: &&PreAuthKey| {
         key.expiration
             .is_some_and(|at| same_fingerprint(at, expires))

@@ -1,4 +1,4 @@
-//! A value that a person put into a Secret: it wins if it is a living key, and is told and replaced if it is not. Pure.
+//! A value that a person put into a Secret: a valid key wins; any other value is reported and replaced. Pure.
 
 use jiff::Timestamp;
 
@@ -9,18 +9,18 @@ use crate::rotation::owner::ServiceOwner;
 use crate::rotation::record::{IssuedKey as Adopted, KeyRecord, KeySpec, Origin};
 use crate::rotation::value::Flaw;
 
-/// What stands in the place of a key.
+/// The value in the place of a key.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ManualValue {
-    /// What we left there, or nothing of use.
+    /// Our own value, or nothing usable.
     AsLeft,
-    /// A value that no record knows: what it is, the control plane has to say.
+    /// A value that no record knows: the control plane has to tell what it is.
     Asked,
-    /// A living key that we did not put there.
+    /// A valid key that Sidescale did not put there.
     Key(Adopted),
 }
 
-/// Looks at what stands in the place of a key.
+/// Returns what is in the place of a key.
 pub(super) fn found(
     now: Timestamp,
     view: &SecretView<'_>,
@@ -42,7 +42,7 @@ pub(super) fn found(
     };
     let listed = row(issued, prefix);
     if listed.is_none() && issued.truncated && current.is_none() && !begun {
-        // It may be one of those that were not read.
+        // It may be a key that was not read.
         return ManualValue::Asked;
     }
     let row = listed.filter(|row| current.is_none_or(|current| current.id != row.id));
@@ -53,7 +53,7 @@ pub(super) fn found(
     }
 }
 
-/// What is wrong with a value that is not the one in force, and no other key to use.
+/// Returns what is wrong with a value that is neither the key in force nor another usable key.
 pub(super) fn flaw(
     now: Timestamp,
     view: &SecretView<'_>,
@@ -67,7 +67,7 @@ pub(super) fn flaw(
     }
     let issued = view.issued.get(&demand.control_plane);
     if let Some(current) = current {
-        // Only a row that shows its prefix can tell that the value is another.
+        // Only a row with a prefix can show that the value is a different one.
         let shown = issued?.keys.get(&current.id)?.prefix.as_ref()?;
         if value.prefix.as_ref() == Some(shown) {
             return None;
@@ -87,7 +87,7 @@ fn row<'a>(issued: &'a IssuedKeys, prefix: &KeyPrefix) -> Option<&'a PreAuthKey>
     keys.find(|key| key.prefix.as_ref() == Some(prefix))
 }
 
-/// Why a key that the control plane has is of no use to pods. Its user and tags are up to whoever put it there.
+/// Returns why pods cannot use a key of the control plane. User and tags are the choice of the person who put it there.
 fn unfit(now: Timestamp, row: &PreAuthKey, asked: &KeySpec) -> Option<Flaw> {
     if row.expiration.is_none_or(|end| end <= now) {
         Some(Flaw::Ended)
@@ -100,15 +100,15 @@ fn unfit(now: Timestamp, row: &PreAuthKey, asked: &KeySpec) -> Option<Flaw> {
     }
 }
 
-/// The key as if it were what pods ask for: they keep it until they ask for something else, or it is due.
+/// Returns the key as if it had what pods ask for: they keep it until they ask for something else, or it is due.
 fn adopted(
     now: Timestamp,
     row: &PreAuthKey,
     issued: &IssuedKeys,
     (owner, demand): (&ServiceOwner, &KeyDemand),
 ) -> Option<Adopted> {
-    // Only the prefix of the value was compared, and whoever put it there may have seen no more than that: the key is expired
-    // one day only if Sidescale created its user for this very service.
+    // Only the prefix of the value was compared, and the person who put it there may know only that prefix. So the key is
+    // later expired only if Sidescale created its user for this very service.
     let user = issued.user_of(row);
     let of_ours = user.is_some_and(|user| user.owner.as_ref() == Some(owner));
     Some(Adopted {

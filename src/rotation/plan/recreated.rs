@@ -1,5 +1,5 @@
-//! A record that was written in an earlier namespace of the same name: what the control planes confirm of it is kept, the rest is
-//! created again. Pure.
+//! A record from an earlier namespace of the same name: what the control planes confirm is kept, the rest is created again.
+//! Pure.
 
 use jiff::Timestamp;
 
@@ -9,14 +9,14 @@ use super::view::SecretView;
 use super::when::earliest;
 use crate::rotation::record::KeyRecord;
 
-/// Plans for such a record: keys without pods that no control plane confirms are retired, and once every other key is confirmed
-/// the record becomes the namespace's own. Keys that pods need are replaced as [`super::Why::NotOwned`].
+/// Plans for such a record: retires keys without pods that no control plane confirms. Once every other key is confirmed, the
+/// record becomes the namespace's own. Keys that pods need are replaced as [`super::Why::NotOwned`].
 pub(super) fn take_over(now: Timestamp, view: &SecretView<'_>, plan: &mut Plan) {
     if !view.recreated {
         return;
     }
     let mut open = false;
-    // Keys of single pods go with their pods: none of the earlier namespace's comes again.
+    // Keys of single pods go with their pods: pods of the earlier namespace never return.
     let keys = view.record.keys.iter().filter(|_| !view.of_pods);
     for (data_key, key) in keys {
         if confirmed(view, key) {
@@ -40,7 +40,7 @@ pub(super) fn take_over(now: Timestamp, view: &SecretView<'_>, plan: &mut Plan) 
     }
 }
 
-/// Whether there is no key in force, or the control plane says that it is the service's own.
+/// Returns whether there is no key in force, or the control plane confirms that it is the service's own.
 fn confirmed(view: &SecretView<'_>, key: &KeyRecord) -> bool {
     let Some(current) = &key.current else {
         return true;
@@ -49,7 +49,7 @@ fn confirmed(view: &SecretView<'_>, key: &KeyRecord) -> bool {
     issued.is_some_and(|issued| owned(issued, &view.owner(&key.service), current))
 }
 
-/// Whether the control plane was asked, and has read out what it says of the key in force.
+/// Returns whether the control plane was asked, and its list tells about the key in force.
 fn is_read(view: &SecretView<'_>, key: &KeyRecord) -> bool {
     let issued = view.issued.get(&key.control_plane);
     let current = key.current.as_ref();

@@ -1,4 +1,4 @@
-//! A key that somebody keeps undoing: how often, who it is, and which key of ours was the last. Pure.
+//! A key that another writer keeps overwriting: how often, by whom, and which key of ours was the last. Pure.
 
 use std::time::Duration;
 
@@ -9,22 +9,22 @@ use crate::control_plane::KeyId;
 use crate::rotation::outcome::CreatedKey;
 use crate::rotation::plan::KeyReason;
 
-/// So often within an hour may another writer undo a key before it is left alone.
+/// How often within an hour another writer may overwrite a key before Sidescale holds off.
 pub(super) const OVERWRITES: usize = 5;
 const CONTENTION_SPAN: Duration = Duration::from_secs(3_600);
 
-/// What this process made last of one key, and what became of it.
+/// The last key that this process created for one data key, and how often it was overwritten.
 #[derive(Debug, Default)]
 pub(super) struct Contention {
     last: Option<(String, KeyId)>,
     undone: Vec<Timestamp>,
     by: Option<String>,
-    /// An older key that was found in the place of ours, and looked up.
+    /// An older key that was found in the place of ours and looked up.
     found: Option<KeyId>,
 }
 
 impl Contention {
-    /// Notes a key that was made; it may be one that should have been there.
+    /// Records a created key; creating it may show that the one before was overwritten.
     pub(super) fn created(&mut self, minted: CreatedKey, now: Timestamp) {
         let CreatedKey {
             data_key: _,
@@ -33,7 +33,7 @@ impl Contention {
             replaced,
             why,
         } = minted;
-        // An older key than ours stood there, or none, or ours without its value: somebody took it out.
+        // The Secret had an older key than ours, none, or ours without its value: another writer took ours out.
         let undone = self.last.as_ref().is_some_and(|(_, last)| {
             matches!(why, KeyReason::ValueLost | KeyReason::Refused(_))
                 || replaced.is_none_or(|replaced| replaced < *last)
@@ -45,10 +45,10 @@ impl Contention {
         self.found = None;
     }
 
-    /// Counts a key that was undone, also one that never came to stand in its Secret.
+    /// Counts an overwritten key, including one that was never written.
     pub(super) fn overwritten(&mut self, now: Timestamp) {
         let last = self.undone.last();
-        // Who was seen fighting stays held to one an hour until two have gone by in peace.
+        // After contention, one key an hour is created until two hours pass without an overwrite.
         if last.is_some_and(|last| now >= after(*last, CONTENTION_SPAN * 2)) {
             self.undone.clear();
         }
@@ -60,31 +60,31 @@ impl Contention {
         self.undone.push(now);
     }
 
-    /// Takes in who wrote the Secret last, if that was another.
+    /// Records who wrote the Secret last, if it was another writer.
     pub(super) fn written(&mut self, by: Option<&String>) {
         if let Some(by) = by {
             self.by = Some(by.clone());
         }
     }
 
-    /// Who keeps undoing it, as far as that is known.
+    /// Returns who keeps overwriting the key, if known.
     pub(super) fn by(&self) -> Option<&str> {
         self.by.as_deref()
     }
 
-    /// Until when no other key is made, if one must not be.
+    /// Returns until when no other key is created, if contended.
     pub(super) fn held(&self, now: Timestamp) -> Option<Timestamp> {
         let until = after(self.last_overwritten(now)?, CONTENTION_SPAN);
         (now < until).then_some(until)
     }
 
-    /// The key that was made last, while it is fought over: a pod may have read it, and no record names it.
+    /// Returns the last created key while it is contended: a pod may have read it, and no record names it.
     pub(super) fn kept(&self, now: Timestamp) -> Option<&(String, KeyId)> {
         let until = after(self.last_overwritten(now)?, CONTENTION_SPAN * 2);
         self.last.as_ref().filter(|_| now < until)
     }
 
-    /// Whether an older key than ours stands there for the first time: it may have ended long ago.
+    /// Returns whether an older key than ours was put back for the first time: it may have expired long ago.
     pub(super) fn is_put_back(&mut self, current: KeyId) -> bool {
         let older = self.last.as_ref().is_some_and(|(_, last)| current < *last);
         older && self.found.replace(current) != Some(current)
@@ -92,7 +92,7 @@ impl Contention {
 
     fn last_overwritten(&self, now: Timestamp) -> Option<Timestamp> {
         let fights = self.undone.len() >= OVERWRITES;
-        // One that has not come was noted by a clock that has gone back since.
+        // A time in the future was recorded before the clock was set back.
         self.undone
             .last()
             .copied()

@@ -1,4 +1,4 @@
-//! When the keys of a Secret end: as their control planes have confirmed it. Pure.
+//! When the keys of a Secret expire, as confirmed by their control planes. Pure.
 
 use std::collections::BTreeMap;
 
@@ -6,31 +6,31 @@ use jiff::Timestamp;
 
 use crate::control_plane::KeyId;
 
-/// The end of a key in force, as a job found it in the record.
+/// Expiry of a key in force, as a job found it in the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::rotation) struct KeyEnd {
     pub(in crate::rotation) id: KeyId,
     pub(in crate::rotation) at: Timestamp,
-    /// Whether the control plane confirmed it; none where it was not asked.
+    /// Whether the control plane confirmed it; none if it was not asked.
     pub(in crate::rotation) confirmed: Option<bool>,
 }
 
-/// When the keys of a Secret end, by data key.
+/// When the keys of a Secret expire, by data key.
 #[derive(Debug, Default)]
 pub(in crate::rotation) struct Ends(BTreeMap<String, End>);
 
 #[derive(Debug, Default)]
 struct End {
-    /// The last one that the control plane confirmed, of the key in force then.
+    /// The last expiry that the control plane confirmed, of the key in force then.
     confirmed: Option<Timestamp>,
-    /// The one in the record, as long as no control plane was asked about any.
+    /// The expiry in the record, until a control plane was asked about any.
     claimed: Option<Timestamp>,
-    /// Whether one was asked.
+    /// Whether a control plane was asked.
     asked: bool,
 }
 
 impl KeyEnd {
-    /// Keeps what an earlier look of the same job said of the same key.
+    /// Keeps the confirmation of an earlier round of the same job for the same key.
     pub(in crate::rotation) fn or(mut self, earlier: Option<&Self>) -> Self {
         let same = earlier.filter(|earlier| (earlier.id, earlier.at) == (self.id, self.at));
         self.confirmed = self
@@ -41,8 +41,8 @@ impl KeyEnd {
 }
 
 impl Ends {
-    /// Takes in what a job found. An end that was confirmed stays until another one is: an edit of the record neither sets an end
-    /// nor takes one away. Of keys that are neither there nor needed nothing stays.
+    /// Applies what a job found. A confirmed expiry stays until another one is confirmed: an edit of the record neither sets nor
+    /// removes one. Keys that are neither there nor needed are dropped.
     pub(super) fn absorb(
         &mut self,
         found: &BTreeMap<String, KeyEnd>,
@@ -60,14 +60,14 @@ impl Ends {
             .retain(|data_key, _| found.contains_key(data_key) || needed(data_key));
     }
 
-    /// The ends that were confirmed.
+    /// Returns the confirmed expiries.
     pub(in crate::rotation) fn confirmed(&self) -> impl Iterator<Item = (&String, Timestamp)> {
         let ends = self.0.iter();
         ends.filter_map(|(data_key, end)| Some((data_key, end.confirmed?)))
     }
 
-    /// The end to warn of: the one confirmed, or the record's where the control plane was not asked since this process began, as
-    /// while it is away.
+    /// Returns the expiry to warn of: the confirmed one, or the record's if the control plane was not asked since this process
+    /// started, for example because it is unavailable.
     pub(in crate::rotation) fn of(&self, data_key: &str) -> Option<Timestamp> {
         let end = self.0.get(data_key)?;
         end.confirmed.or(end.claimed)
@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn only_a_confirmed_end_is_shown_and_it_stays_until_another_is_confirmed() {
         let (yes, no, unasked) = (Some(true), Some(false), None);
-        // Each job finds a key with an end; then the end that is shown, and the one to warn of.
+        // Each job finds a key with an expiry; then the expiry that is shown, and the one to warn of.
         for (why, jobs, shown, warned) in [
             ("confirmed", vec![(100, yes)], Some(100), Some(100)),
             ("forged", vec![(100, no)], None, None),

@@ -1,4 +1,4 @@
-//! The API key of a control plane: read from its Secret, looked over, and asked for where it is missing. I/O.
+//! The API key of a control plane: reads it from its Secret, checks it, and asks for it if it is missing. I/O.
 
 use sidescale_webhook::profile;
 use tracing::{debug, info};
@@ -13,14 +13,14 @@ use crate::rotation::problem::Problem;
 use crate::rotation::state::KeyState;
 use crate::store::{StoreError, StoredSecret};
 
-/// An API key, as it stands in its Secret.
+/// An API key from its Secret.
 pub(super) struct FoundApiKey {
     pub(super) api_key: KeyValue,
-    /// Whether the Secret is still marked as waiting for it.
+    /// Whether the Secret is still marked as a placeholder.
     pub(super) placeholder: bool,
 }
 
-/// Reads the API key from its Secret. Where there is none, a Secret without a key is put there that says what to do.
+/// Reads the API key from its Secret. If there is no Secret, creates one without a key that says what to do.
 pub(super) async fn api_key(
     context: &Context,
     plane: &str,
@@ -69,7 +69,7 @@ pub(super) async fn api_key(
     })
 }
 
-/// Takes the mark of a placeholder off once there is a key that works.
+/// Removes the placeholder mark once there is a working key.
 pub(super) async fn no_placeholder_any_more(
     context: &Context,
     config: &profile::ControlPlaneSettings,
@@ -79,7 +79,7 @@ pub(super) async fn no_placeholder_any_more(
         return;
     };
     if form::is_placeholder(&secret) && form::unmark_placeholder(&mut secret) {
-        // Another writer may come first, and whoever looks next tries again: the key is used either way.
+        // On a conflict with another writer, the next check tries again: the key is used either way.
         match context.store.write(&secret).await {
             Ok(_) => info!(namespace, secret = name, "The API key is there"),
             Err(error) => debug!(
@@ -92,7 +92,7 @@ pub(super) async fn no_placeholder_any_more(
     }
 }
 
-/// What stands in the API key's place is none: `wrong` says what it is.
+/// Returns the problem for a value that is not an API key: `wrong` says what it is.
 pub(crate) fn no_api_key(
     plane: &str,
     config: &profile::ControlPlaneSettings,
@@ -154,7 +154,7 @@ pub(super) fn invalid_credentials(
     }
 }
 
-/// Puts a Secret of ours there that holds no key; says whether there is one now.
+/// Creates a Secret without a key; returns whether there is a Secret now.
 async fn put_placeholder(context: &Context, config: &profile::ControlPlaneSettings) -> bool {
     let (namespace, name) = (&config.api_key_namespace, &config.api_key_secret);
     let mut secret = StoredSecret::absent(namespace, name);
@@ -170,7 +170,7 @@ async fn put_placeholder(context: &Context, config: &profile::ControlPlaneSettin
             true
         }
         Err(StoreError::Conflict { .. }) => true,
-        // Without its namespace, or the right to, it is only said.
+        // Without the namespace or the permission, the problem is only reported.
         Err(error) => {
             debug!(
                 namespace,
@@ -183,9 +183,9 @@ async fn put_placeholder(context: &Context, config: &profile::ControlPlaneSettin
     }
 }
 
-/// What to paste into a shell to get an API key into its Secret, be it there or not; the labels that it has stay.
+/// Returns a shell command that puts a new API key into its Secret, existing or not; existing labels stay.
 ///
-/// The key stands in no argument, and where none is created nothing is written.
+/// The key is in no argument, and if none is created, nothing is written.
 fn command(config: &profile::ControlPlaneSettings) -> String {
     let (namespace, name) = (&config.api_key_namespace, &config.api_key_secret);
     let data_key = &config.api_key_data_key;
