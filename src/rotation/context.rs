@@ -1,4 +1,4 @@
-//! What everything that acts in rotation works with. State; what it leads to is I/O.
+//! The context that all parts of rotation work with. State; its members do I/O.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,40 +14,38 @@ use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::store::{Store, StoreError, StoredSecret};
 
-/// Holds what rotation works with.
+/// The context of rotation.
 #[derive(Debug)]
 pub struct Context {
-    /// Where keys and API keys are kept.
+    /// Storage of keys and API keys.
     pub store: Store,
     /// The operator's configuration.
     pub policy: Arc<Policy>,
-    /// The time.
     pub clock: Clock,
-    /// Where people look.
+    /// Events for people.
     pub events: Events,
-    /// What the next process should know of nodes.
+    /// State of nodes for the next process.
     pub notebook: Checkpoint,
-    /// The cluster's pods, one at a time.
+    /// The cluster's pods, read one at a time.
     pub pods: Pods,
-    /// Where it is counted.
     pub metrics: Arc<Metrics>,
-    /// What the admin port says.
+    /// State shown on the admin port.
     pub health: Arc<Health>,
-    /// By which the users that it creates are known.
+    /// Identity by which the users that it creates are recognized.
     pub installation: Installation,
-    /// What a command that is told to people needs behind its words, as [`crate::cluster::flags`] says it.
+    /// Flags to append to commands in messages, as in [`crate::cluster::flags`].
     pub flags: String,
-    /// Names this process among all that ever wrote.
+    /// Id of this process, unique among all that ever wrote.
     pub writer: String,
-    /// How long another writer's intent is respected.
+    /// How long another process's intent is respected.
     pub respect: Duration,
 }
 
 impl Context {
-    /// Gives all Secrets of keys one by one, as [`Store::fold`] does.
+    /// Passes all Secrets of keys to a function one by one, as [`Store::fold`] does.
     ///
     /// # Errors
-    /// The store could not be asked or refused: what was given until then is not all.
+    /// The store was unavailable or refused: the Secrets passed until then are not all.
     pub(super) async fn each_secret(
         &self,
         mut each: impl FnMut(StoredSecret),

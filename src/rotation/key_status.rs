@@ -1,4 +1,4 @@
-//! How the demanded keys do, told by the loop that makes them to whoever looks after their pods. State, no I/O.
+//! Status of the demanded keys, shared by the rotation loop with the node monitor. State, no I/O.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,15 +7,15 @@ use super::demand::SecretRef;
 use super::state::KeyState;
 use crate::control_plane::KeyId;
 
-/// How a demanded key does.
+/// Status of a demanded key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct KeyStatus {
     pub(super) state: KeyState,
-    /// The key that its pods join with; none as long as none was made.
+    /// The key that its pods join with; none before one was created.
     pub(super) key: Option<KeyId>,
 }
 
-/// How the keys of all Secrets do, by data key; clones are one.
+/// Status of all keys, by Secret and data key; clones share it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct KeyStatuses(Arc<Mutex<BTreeMap<SecretRef, BTreeMap<String, KeyStatus>>>>);
 
@@ -29,7 +29,7 @@ impl KeyStatuses {
         }
     }
 
-    /// How a key does; none if no pod needs it, or nobody has looked at its Secret yet.
+    /// Returns the status of a key; none if no pod needs it, or its Secret was not checked yet.
     pub(super) fn of(&self, namespace: &str, secret: &str, data_key: &str) -> Option<KeyStatus> {
         let secret = SecretRef::new(namespace, secret);
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! Live keys of users of ours that no Secret knows: what a deleted namespace leaves behind, found by our mark. Pure.
+//! Valid keys of our users that no Secret knows: left behind by deleted namespaces, found by the owner tag. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use crate::clock::after;
 use crate::control_plane::{PreAuthKey, UserId};
 use crate::fingerprint::same_fingerprint;
 
-/// The live keys of users of ours that are older than `age`, each with the service that its user was created for. They may be
-/// orphans, if no Secret knows them.
+/// Returns valid keys older than `age`, of users that Sidescale created, each with the service of its user. They are orphans if no
+/// Secret knows them.
 pub fn candidates<'a>(
     now: Timestamp,
     keys: &'a [PreAuthKey],
@@ -23,7 +23,7 @@ pub fn candidates<'a>(
     keys.iter().filter_map(move |key| {
         let user = users.get(&key.user?)?;
         let owner = user.owner.as_ref()?;
-        // One that works once and was used is good for nothing.
+        // A single-use key that was used is useless.
         let over = key.used && !key.reusable;
         let alive = !over && key.expiration.is_some_and(|end| now < end);
         let old = key.created_at.is_some_and(|made| now >= after(made, age));
@@ -31,7 +31,7 @@ pub fn candidates<'a>(
     })
 }
 
-/// Whether the record, of a Secret in the owner's namespace, knows the key, or may have asked for it.
+/// Returns whether the record, of a Secret in the owner's namespace, knows the key or may have requested it.
 #[must_use]
 pub fn is_known(
     record: &Record,

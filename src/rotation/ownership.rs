@@ -1,4 +1,4 @@
-//! Whose a Secret of keys is, by its label and annotations, and what it remembers. Pure.
+//! Ownership of a Secret of keys, from its label and annotations, and its record. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use super::state::KeyState;
 use crate::control_plane::KeyId;
 use crate::store::{MANAGED_BY, StoredSecret};
 
-/// Says whose the Secret is and reads its record; one that is not ours to write says what to do about it.
+/// Returns who owns the Secret, and its record; if Sidescale may not write it, the problem says what to do.
 pub(crate) fn ownership(secret: &StoredSecret) -> (Ownership, Record, Option<Problem>) {
     let is = |key: &str| {
         secret
@@ -49,7 +49,7 @@ pub(crate) fn ownership(secret: &StoredSecret) -> (Ownership, Record, Option<Pro
     }
 }
 
-/// The keys that pods join with, by Secret and data key.
+/// Returns the keys that pods join with, by Secret and data key.
 pub(crate) fn joining<'a>(
     secrets: impl IntoIterator<Item = (&'a SecretRef, &'a StoredSecret)>,
 ) -> BTreeMap<(&'a SecretRef, String), KeyId> {
@@ -60,7 +60,7 @@ pub(crate) fn joining<'a>(
     keys.collect()
 }
 
-/// The keys of others that people put into Secrets of ours, with their control planes and the Secrets' namespaces.
+/// Returns the foreign keys that people put into Secrets, with their control planes and the Secrets' namespaces.
 pub(crate) fn foreign_keys<'a>(
     secrets: impl IntoIterator<Item = &'a StoredSecret>,
 ) -> BTreeSet<(String, KeyId, String)> {
@@ -75,7 +75,7 @@ pub(crate) fn foreign_keys<'a>(
     lent
 }
 
-/// What it remembers. What cannot be read is told where the Secret is worked on.
+/// Returns the record. An unreadable one is reported where the Secret is reconciled.
 pub(super) fn record(secret: &StoredSecret) -> Record {
     Record::of(secret).unwrap_or_default()
 }

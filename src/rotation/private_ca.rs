@@ -1,4 +1,4 @@
-//! What stands as `ca.crt` beside the keys: the authorities that sign their control planes' certificates. Pure.
+//! The `ca.crt` beside the keys: certificate authorities of their control planes. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,10 +6,10 @@ use sidescale_webhook::profile::ControlPlaneSettings;
 
 use super::demand::KeyDemand;
 
-/// The data key that a sidecar mounts where its control plane has an authority of its own.
+/// Data key that a sidecar mounts if its control plane has a private certificate authority.
 pub(super) const DATA_KEY: &str = "ca.crt";
 
-/// The PEM of every private authority that pods need beside their keys; `None` where the public ones do.
+/// Returns the PEM of all private authorities that pods need; none if the public ones are enough.
 #[must_use]
 pub(super) fn bundle(
     demand: &BTreeMap<String, KeyDemand>,

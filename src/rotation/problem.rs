@@ -1,16 +1,16 @@
-//! What stands in the way of a key, and which answers of a control plane mean that. Pure.
+//! A problem with a key, and which answers of a control plane cause it. Pure.
 
 use super::state::KeyState;
 use crate::control_plane::Error;
 
-/// Says what stands in the way, and what to do.
+/// A problem, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The state that follows.
+    /// The resulting state.
     pub state: KeyState,
-    /// Names the object, what was met, what is wanted and what to do. Never a key's value.
+    /// Names the object, what was found, what is expected and what to do. Never contains a key's value.
     pub message: String,
-    /// Whether it may be the whole control plane that has it, not one key.
+    /// Whether it may concern the whole control plane, not just one key.
     pub of_plane: bool,
 }
 
@@ -28,7 +28,7 @@ impl From<Error> for Problem {
             | Error::Away { .. }
             | Error::MalformedKey { .. }
             | Error::TooLarge { .. } => (KeyState::Degraded, true),
-            // It answers, and keys go on: asking how it does would read as much again.
+            // It answers, and its keys still work: a recheck would read as much again.
             Error::TooManyRows { .. } => (KeyState::TooManyRows, false),
             Error::Refused { status: 403, .. } => (KeyState::InvalidCredentials, false),
             Error::NotFound { .. }

@@ -1,4 +1,4 @@
-//! Which Secret comes next: new pods before repairs, before renewals, before cleanup; who fails waits. Pure.
+//! The order of jobs: new pods before repairs, before renewals, before cleanup; after a failure, a Secret waits. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,22 +13,22 @@ mod backoff;
 pub(super) use backoff::jitter;
 pub use backoff::{Backoff, LONGEST_RETRY};
 
-/// Renewals that are due together begin this far apart: five a second.
+/// Time between the starts of renewals that are due together: five a second.
 const RENEWAL_GAP: Duration = Duration::from_millis(200);
 
-/// So many Secrets are worked on at a time.
+/// Maximum number of jobs at a time.
 const AT_ONCE: usize = 8;
 
-/// New pods leave one place, so that renewals are not held up for ever.
+/// Maximum number of jobs for new pods: one place remains, so that renewals are not delayed forever.
 const MOST_NEW: usize = 7;
 
-/// Whatever else is to be done leaves half of the places: a slow server must not hold up new pods.
+/// Maximum number of other jobs: half of the places remain, as a slow server must not delay new pods.
 const MOST_OTHERS: usize = 4;
 
-/// New pods do not wait for longer on work on their Secret that is under way: it may hang at another service.
+/// How long new pods wait for a running job on their Secret: that job may hang at another service.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// So many jobs may work on one Secret, the later ones for new pods.
+/// Maximum number of jobs on one Secret; the second is reserved for new pods.
 const MOST_OF_ONE: usize = 2;
 
 /// Kinds of work, most urgent first.
@@ -38,22 +38,20 @@ pub enum JobClass {
     New,
     /// Keys that are due or may be tried again.
     Renewal,
-    /// Keys to end, records to tidy.
+    /// Keys to expire, records to clean up.
     Cleanup,
 }
 
-/// Work on one Secret.
+/// A job on one Secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
-    /// Which.
     pub secret: SecretRef,
-    /// What for.
     pub class: JobClass,
-    /// Tells it from every other; later ones have greater numbers.
+    /// Unique number; later jobs have greater numbers.
     pub number: u64,
 }
 
-/// Holds when each Secret is to be looked at, and for what.
+/// When each Secret is due, and for what.
 #[derive(Debug, Default)]
 pub struct JobQueue {
     wanted: BTreeMap<SecretRef, BTreeMap<JobClass, Timestamp>>,
@@ -62,7 +60,7 @@ pub struct JobQueue {
     given_out: u64,
 }
 
-/// A job that was given out.
+/// A running job.
 #[derive(Clone, Copy, Debug)]
 struct Running {
     number: u64,
@@ -71,15 +69,15 @@ struct Running {
 }
 
 impl JobQueue {
-    /// Asks for work at a time; an earlier time that is known stays.
+    /// Requests a job at a time; an earlier time that was requested stays.
     pub fn want(&mut self, secret: &SecretRef, class: JobClass, at: Timestamp) {
         let times = self.wanted.entry(secret.clone()).or_default();
         let time = times.entry(class).or_insert(at);
         *time = at.min(*time);
     }
 
-    /// Takes the most urgent job whose time has come. Its Secret is left alone until [`JobQueue::done`], but for new pods:
-    /// they overtake a job that takes long.
+    /// Takes the most urgent job that is due. Its Secret is blocked until [`JobQueue::done`], except for new pods, which overtake a
+    /// job that takes long.
     pub fn next(&mut self, now: Timestamp) -> Option<Job> {
         let opens = self.opens();
         let (class, secret) = self
@@ -109,7 +107,7 @@ impl JobQueue {
         })
     }
 
-    /// Forgets its pace: the clock was set back, and what was put off to a time would be put off for longer.
+    /// Resets the times that depend on the clock: it was set back, which would delay them.
     pub fn set_back(&mut self) {
         self.renewals_from = None;
         for running in self.running.values_mut().flatten() {
@@ -117,7 +115,7 @@ impl JobQueue {
         }
     }
 
-    /// Gives the Secret back after the job of that number.
+    /// Releases the Secret after the job with that number.
     pub fn done(&mut self, secret: &SecretRef, number: u64) {
         if let Some(running) = self.running.get_mut(secret) {
             running.retain(|running| running.number != number);
@@ -130,7 +128,7 @@ impl JobQueue {
         }
     }
 
-    /// When the next job will be ready; none while there is no place for it.
+    /// Returns when the next job can start; none while all places are taken.
     #[must_use]
     pub fn wake(&self) -> Option<Timestamp> {
         let opens = self.opens();
@@ -139,7 +137,7 @@ impl JobQueue {
             .min()
     }
 
-    /// What is wanted of Secrets that are not in other hands, and when it may begin for their sake.
+    /// Returns the requested jobs whose Secret is free, and when each may start.
     fn free(&self) -> impl Iterator<Item = (&SecretRef, JobClass, Timestamp)> {
         self.wanted.iter().flat_map(|(secret, times)| {
             let running = self.running.get(secret).map_or(&[][..], Vec::as_slice);
@@ -154,7 +152,7 @@ impl JobQueue {
         })
     }
 
-    /// From when on there is a place for each class; none while all are taken.
+    /// Returns from when on there is a place for each class; none while all are taken.
     fn opens(&self) -> impl Fn(JobClass) -> Option<Timestamp> + use<> {
         let (mut new, mut others) = (0, 0);
         for running in self.running.values().flatten() {

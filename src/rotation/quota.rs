@@ -1,4 +1,4 @@
-//! How many services a namespace may have keys for, over all Secrets there. Pure.
+//! Limits the services of a namespace that may have keys, over all Secrets there. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,17 +6,18 @@ use jiff::Timestamp;
 
 use super::demand::NamespaceDemand;
 
-/// What of one Secret's keys is too much for its namespace.
+/// Keys of one Secret that exceed the namespace's quota.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Quota {
-    /// Data keys for which no key is created: the service would be one too many.
+    /// Data keys for which no key is created: their service exceeds the quota.
     pub over: BTreeSet<String>,
     /// How many services of the namespace wait for the place of another.
     pub excess: usize,
 }
 
 impl Quota {
-    /// Counts the services of a namespace: those with pods, and those with a key. Who has a key keeps it, then the oldest come first.
+    /// Counts the services of a namespace: those with pods, and those with a key. Services with a key keep it, then the oldest come
+    /// first.
     ///
     /// `with_key` are the services with a key in force anywhere in the namespace.
     #[must_use]
@@ -111,7 +112,7 @@ mod tests {
             (&[], 4, "a-authkey", "a-authkey", 1),
             (&[], 2, "a-authkey c-authkey", "a-authkey e-authkey", 3),
             (&["a"], 2, "c-authkey", "d-authkey e-authkey", 3),
-            // One that no pod needs any more has its place until it is retired.
+            // A service that no pod needs any more keeps its place until its key is retired.
             (&["gone"], 5, "a-authkey", "a-authkey", 1),
             // The number was lowered.
             (&["a", "b", "c", "d", "e"], 1, "", "", 0),

@@ -1,4 +1,4 @@
-//! Everything that a control plane holds, as one look has listed it. Pure.
+//! Everything that a control plane holds, from one listing. Pure.
 
 use std::collections::BTreeMap;
 
@@ -10,12 +10,12 @@ use crate::control_plane::{HeadscaleRelease, Node, PreAuthKey, UserId};
 pub struct Survey {
     /// All keys, unless they are truncated.
     pub keys: Vec<PreAuthKey>,
-    /// Whether there are more keys than these, which are the youngest.
+    /// Whether there are more keys than these, which are the newest.
     pub truncated: bool,
-    /// All nodes: those that joined with one of the keys, but for the youngest, are among them.
+    /// All nodes; of those that joined with one of the keys, only the newest may be missing.
     pub nodes: Vec<Node>,
-    /// Users that keys are made for.
+    /// Users that keys are created for.
     pub users: BTreeMap<UserId, KeyUser>,
-    /// What it behaves like.
+    /// Release that the control plane behaves like.
     pub release: HeadscaleRelease,
 }

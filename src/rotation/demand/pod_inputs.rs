@@ -1,4 +1,4 @@
-//! All of a pod that decides its key, and how the webhook's own decision reads it again. Pure.
+//! All parts of a pod that decide its key, and how the webhook's decision is repeated from them. Pure.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,27 +10,27 @@ use sidescale_webhook::sidecar::{Done, Injected, Receipt};
 
 use crate::rotation::workload::Workload;
 
-/// Labels that an identity is read from.
+/// Labels that the identity is read from.
 const IDENTITY_LABELS: [&str; 2] = ["pod-template-hash", "rollouts-pod-template-hash"];
 
-/// Is more than the longest name of an owner that a service is read from: the API server takes one of a megabyte.
+/// Longer than any owner name that a service is read from: the API server accepts one of a megabyte.
 const LONGEST_OWNER: usize = 320;
 
-/// Holds all that decides a pod's key. The pods of one ReplicaSet share one.
+/// Everything that decides a pod's key. The pods of one ReplicaSet share one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PodInputs {
     annotations: Vec<(Box<str>, Box<str>)>,
     pub(super) labels: Vec<(Box<str>, Box<str>)>,
     pub(super) owner: Option<(Box<str>, Box<str>)>,
     owner_uid: Option<u128>,
-    // Only where no owner gives one.
+    // Empty if the pod has an owner.
     pub(super) name: Box<str>,
 }
 
 impl PodInputs {
-    /// Keeps what decides from a pod's metadata; of its labels also those of `selecting`, which may choose a profile.
+    /// Extracts what decides from a pod's metadata, including the labels in `selecting`, which may select a profile.
     ///
-    /// All other labels, some of them different on every pod, are not kept.
+    /// All other labels are dropped, since some of them differ on every pod.
     #[must_use]
     pub fn new<'a>(
         name: &str,
@@ -65,14 +65,14 @@ impl PodInputs {
         shape
     }
 
-    /// Keeps the uid of the owner as well.
+    /// Adds the uid of the owner.
     #[must_use]
     pub fn with_owner_uid(mut self, uid: Option<u128>) -> Self {
         self.owner_uid = uid;
         self
     }
 
-    /// How much memory it takes.
+    /// Returns how much memory it takes.
     #[must_use]
     pub fn size(&self) -> usize {
         let of_pair = |(key, value): &(Box<str>, Box<str>)| {
@@ -86,7 +86,7 @@ impl PodInputs {
         size_of::<Self>() + pairs.map(of_pair).sum::<usize>() + self.name.len()
     }
 
-    /// What runs the pods of this shape, if that can be told.
+    /// Returns the workload of these pods, if known.
     pub(super) fn workload(&self) -> Option<Workload> {
         let Some((kind, name)) = &self.owner else {
             return Some(Workload::pod(&self.name));
@@ -95,12 +95,12 @@ impl PodInputs {
         Workload::of_owner(kind, name, self.owner_uid, hashes)
     }
 
-    /// Which key the pod refers to, as the webhook wrote it down.
+    /// Returns the key that the pod refers to, as the webhook recorded it.
     pub(super) fn receipt(&self) -> Option<Injected<'_>> {
         self.injected().filter(|injected| !injected.own_key)
     }
 
-    /// Secret and data key that the pod refers to, and whether they are its author's own.
+    /// Returns the Secret and data key that the pod refers to, and whether the pod's author supplies the key.
     pub(super) fn reference(&self) -> Option<(String, String, bool)> {
         let injected = self.injected()?;
         let Injected {
@@ -112,7 +112,7 @@ impl PodInputs {
         Some((secret.into_owned(), data_key.into_owned(), own_key))
     }
 
-    /// What the webhook says that it injected; nothing where it left the pod alone.
+    /// Returns what the webhook injected by its receipt; none if it skipped the pod.
     fn injected(&self) -> Option<Injected<'_>> {
         let receipt = self.whole_receipt()?;
         match receipt.decision {
@@ -121,20 +121,20 @@ impl PodInputs {
         }
     }
 
-    /// Whether the webhook put something else than a Tailscale sidecar into the pod.
+    /// Returns whether the webhook injected something other than a Tailscale sidecar.
     pub(super) fn needs_no_key(&self) -> bool {
         self.whole_receipt()
             .is_some_and(|receipt| receipt.decision == Done::Inject && receipt.injected.is_none())
     }
 
-    /// What the webhook wrote down.
+    /// Returns the webhook's receipt.
     pub(super) fn whole_receipt(&self) -> Option<Receipt<'_>> {
         let (_, text) = self.annotations.iter().find(|(key, _)| &**key == STATUS)?;
         Receipt::parse(text).ok()
     }
 }
 
-/// The digits by which a key of one single pod is named; none of a key that is shared.
+/// Returns the digits in the data key of a single pod's key; none for a shared key.
 pub(super) fn own_digits<'r>(receipt: &'r Injected<'_>) -> Option<&'r str> {
     let Injected {
         service,
@@ -147,7 +147,7 @@ pub(super) fn own_digits<'r>(receipt: &'r Injected<'_>) -> Option<&'r str> {
     identity::digits_of(data_key, service, control_plane).filter(|_| own)
 }
 
-/// A pod's annotations, where the receipt's service, control plane and kind of key take the place of what was asked.
+/// A pod's annotations, with service, control plane and kind of key replaced by those of the receipt.
 #[derive(Clone, Copy)]
 pub(super) struct ReceiptOverlay<'a> {
     pub(super) shape: &'a PodInputs,

@@ -1,4 +1,4 @@
-//! Reports a name in the tailnet that more than one namespace asks for to both sides. I/O around pure texts.
+//! Reports hostnames that more than one namespace asks for, to both sides. I/O around pure texts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,23 +10,23 @@ use super::shared::NodeMonitor;
 use crate::events::{About, Notice, Topic};
 use crate::rotation::claims::{Bound, HostnameReport, Party};
 
-/// The same is reported again after this long, as long as it lasts.
+/// How often the same conflict is reported while it lasts.
 const REPORT_EVERY: Duration = Duration::from_secs(3_600);
 
-/// So many names stand in one text.
+/// Maximum number of hostnames in one text.
 const SHOWN: usize = 3;
 
-/// The service asks for a name that is another's.
+/// The service asks for a hostname that belongs to another.
 const TAKEN: &str = "HostnameTaken";
 
-/// Another asks for a name of the service.
+/// Another service asks for a hostname of this one.
 const WANTED: &str = "HostnameWanted";
 
-/// There is no room to remember whose a name is.
+/// There is no room to remember the owner of a hostname.
 const FULL: &str = "HostnamesFull";
 
 impl NodeMonitor {
-    /// Reports conflicts to the services that ask and to those that the names belong to. Returns all topics, reported before or not.
+    /// Reports conflicts to the services that ask and to those that own the hostnames. Returns all topics, reported before or not.
     pub(super) fn report_hostnames(
         &self,
         control_plane: &str,
@@ -53,7 +53,7 @@ impl NodeMonitor {
         open
     }
 
-    /// The log is the operator's, and names both sides.
+    /// Logs the conflicts: the log is for the operator, so it names both sides.
     fn log(&self, control_plane: &str, look: &HostnameReport) {
         for conflict in &look.conflicts {
             let (hostname, owner) = (&conflict.hostname, &conflict.by.owner);
@@ -106,7 +106,7 @@ impl NodeMonitor {
     }
 }
 
-/// Notices to the services that ask for names of others.
+/// Returns Events for the services that ask for hostnames of others.
 fn taken(look: &HostnameReport) -> Vec<(&Party, Notice)> {
     let mut names: BTreeMap<(&Party, bool), Vec<&str>> = BTreeMap::new();
     for conflict in &look.conflicts {
@@ -130,7 +130,7 @@ fn taken(look: &HostnameReport) -> Vec<(&Party, Notice)> {
     notices.collect()
 }
 
-/// Notices to the services whose names others ask for: one a Secret, so that a tenant cannot use up the budget of another.
+/// Returns Events for the services whose hostnames others ask for: one per Secret, so that a tenant cannot use up another's budget.
 fn wanted(look: &HostnameReport) -> Vec<Notice> {
     let mut names: BTreeMap<(&str, &str), (&Party, BTreeSet<&str>)> = BTreeMap::new();
     for conflict in &look.conflicts {

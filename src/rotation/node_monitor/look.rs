@@ -1,4 +1,4 @@
-//! One look at one control plane: nodes, their names, and once an hour what nobody needs. I/O.
+//! One check of one control plane: nodes, their names, and once an hour what is no longer needed. I/O.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -23,35 +23,35 @@ use crate::rotation::rename::{NodeRenamer, RenameStep};
 use crate::rotation::session::Session;
 use crate::rotation::tailnet::Tailnet;
 
-/// A look that took long is followed by a rest that is so many times longer.
+/// Factor for the pause after a check: the pause is this many times as long as the check.
 const REST: u32 = 10;
 
-/// But no longer than this: a server that was slow for a moment must not hide lost nodes for minutes.
+/// Longest pause: a server that was slow for a moment must not hide lost nodes for minutes.
 const LONGEST_REST: Duration = Duration::from_secs(60);
 
-/// What nobody needs any more is looked for this often.
+/// How often to sweep what is no longer needed.
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
 
-/// A sweep that did not get to its end is followed by another one.
+/// How long to wait after a sweep that did not finish.
 const SWEEP_AGAIN: Duration = Duration::from_secs(60);
 
-/// Bounds the calls that follow one look.
+/// Maximum number of renaming steps after one check.
 const MOST_STEPS: usize = 32;
 
-/// What earlier looks at one control plane have shown.
+/// State of one control plane between checks.
 pub(super) struct OnePlane {
     truth: NodeTracker,
     names: NodeRenamer,
     pub(super) claims: Claims,
     pub(super) counts: Counts,
-    /// What was the matter at the last look.
+    /// Topics that were open at the last check.
     open: BTreeSet<Topic>,
     sweep_at: Timestamp,
     outage: Outage,
 }
 
 impl OnePlane {
-    /// Goes on from what an earlier process has noted.
+    /// Resumes from what an earlier process has stored.
     pub(super) fn after(noted: Option<NodeCheckpoint>, claims: Claims, now: Timestamp) -> Self {
         Self {
             truth: NodeTracker::after(noted),
@@ -64,14 +64,14 @@ impl OnePlane {
         }
     }
 
-    /// What the next process should know.
+    /// Returns the checkpoint for the next process.
     pub(super) fn note(&self) -> Option<NodeCheckpoint> {
         self.truth.note()
     }
 }
 
 impl NodeMonitor {
-    /// Looks at one control plane, and sweeps it if that is due; says when to look again.
+    /// Checks one control plane, and sweeps it if that is due; returns when to check again.
     pub(super) async fn look(
         &self,
         name: &str,
@@ -81,7 +81,7 @@ impl NodeMonitor {
         let now = self.context.clock.now();
         let began = Instant::now();
         let lent_is_known = knows_lent(&self.context, plane).await;
-        // What pods there are is read after the nodes: before, each new pod would seem to have none.
+        // The pods are read after the nodes: the other way round, each new node would seem to have no pod.
         let tailnet = plane.tailnet(now).await;
         let demands = self.demands.borrow().clone();
         match tailnet {
@@ -139,7 +139,7 @@ impl NodeMonitor {
         let rules = Rules {
             reserved: &policy.reserved_hostnames,
             most_of_namespace: policy.rotation.max_services_per_namespace,
-            // Each has its share, so that the names of one leave those of another their room.
+            // Each control plane has its share, so that its hostnames leave room for those of the others.
             most: MOST / policy.control_planes.len().max(1),
         };
         let claimed = state.claims.look(now, name, demands, tailnet, &rules);
@@ -174,14 +174,14 @@ impl NodeMonitor {
                 "Nodes cannot be listed"
             );
         }
-        // A full queue has it asked soon anyway.
+        // If the queue is full, a recheck happens soon anyway.
         if problem.of_plane {
             let _ = self.suspects.try_send(name.to_owned());
         }
     }
 }
 
-/// Whether the keys of others are known that stand in Secrets of ours; reads them if they are not.
+/// Returns whether all foreign keys in Secrets are known; reads them if they are not.
 async fn knows_lent(context: &Context, plane: &Session) -> bool {
     if plane.knows_foreign_keys() {
         return true;

@@ -1,4 +1,4 @@
-//! What all looks at nodes share. State.
+//! State that all checks of nodes share. State.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -13,21 +13,21 @@ use crate::rotation::key_status::KeyStatuses;
 use crate::rotation::secret_state::LastKeys;
 use crate::rotation::session::Session;
 
-/// The nodes are looked at this often: two looks and a new pod fit into a minute.
+/// How often nodes are checked: two checks and a new pod fit into a minute.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(15);
 
-/// The control planes that answer, by name.
+/// The sessions of connected control planes, by name.
 pub(in crate::rotation) type Connected = BTreeMap<String, Arc<Session>>;
 
-/// What all looks share.
+/// State that all checks share.
 pub(super) struct NodeMonitor {
     pub(super) context: Arc<Context>,
     pub(super) demands: watch::Receiver<Demands>,
-    /// Control planes that may have lost us, for the loop that connects.
+    /// Control planes to recheck, for the loop that connects.
     pub(super) suspects: mpsc::Sender<String>,
-    /// Keys that no record names and that are left.
+    /// Keys that no record names and that must not be expired.
     pub(super) kept: LastKeys,
     pub(super) standings: KeyStatuses,
-    /// No pod is evicted before.
+    /// No pod is evicted before this time.
     pub(super) evict_from: Mutex<Timestamp>,
 }

@@ -1,4 +1,4 @@
-//! Ends what nobody uses any more: keys that no Secret knows, rows of ended keys, users without a service. I/O.
+//! Removes what is no longer used: keys that no Secret knows, rows of expired keys, users without a service. I/O.
 
 use std::collections::BTreeSet;
 
@@ -10,15 +10,15 @@ use crate::rotation::removal::{Removal, decide};
 use crate::rotation::session::Session;
 use crate::rotation::sweep::{Confirmation, Removed, listed, records, remove};
 
-/// Bounds what one sweep ends, so that it holds up no look for long; the next one follows soon.
+/// Maximum number of removals in one sweep, so that it does not delay checks for long; the next one follows soon.
 const MOST_ENDED: usize = 100;
 
 impl NodeMonitor {
-    /// Sweeps one control plane; says whether there is more to do.
+    /// Sweeps one control plane; returns whether there is more to do.
     pub(super) async fn sweep(&self, name: &str, plane: &Session) -> Result<bool, Problem> {
         let context = &self.context;
         let survey = plane.survey().await?;
-        // After what they are held against: what is made meanwhile is known here, not there.
+        // Read after the survey: a key created in between is in the records, not in the survey.
         let listed = listed(context).await;
         if let Err(problem) = &listed {
             debug!(

@@ -1,4 +1,4 @@
-//! The end of what went before: keys whose overlap has passed, keys of lost intents, answers that are not as asked. Pure.
+//! Expiry of old keys: keys whose overlap has passed, keys of lost intents; and a check of created keys. Pure.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::rotation::cleanup::Unused;
 use crate::rotation::owner::ServiceOwner;
 use crate::rotation::record::{ABANDONED_FOR, Abandoned, Intent, KeyRecord, KeySpec};
 
-/// How long an intent is given up before its key is looked for: whoever lost a race ends its own key by then.
+/// How long after an intent was abandoned its key is looked for: until then, a job that lost a race expires its own key.
 const SETTLES_IN: Duration = Duration::from_secs(15);
 
-/// Plans the end of what went before.
+/// Plans the expiry of old keys.
 pub(super) fn cleanup(
     now: Timestamp,
     view: &SecretView<'_>,
@@ -28,7 +28,7 @@ pub(super) fn cleanup(
     plan: &mut Plan,
 ) {
     let in_force = |id| in_force.contains(&(key.control_plane.as_str(), id));
-    // What a clock that was ahead has put off would else wait until the time is as late as it said.
+    // Otherwise, times set by a fast clock would only come when the clock shows them.
     let put_off = key
         .previous
         .iter()
@@ -97,7 +97,7 @@ pub(super) fn cleanup(
     }
 }
 
-/// Plans for whether anybody needs the key.
+/// Plans the steps for the use of a key.
 pub(super) fn use_of(data_key: &str, unused: Unused, plan: &mut Plan) {
     let data_key = data_key.to_owned();
     let step = match unused {
@@ -113,7 +113,7 @@ pub(super) fn use_of(data_key: &str, unused: Unused, plan: &mut Plan) {
     plan.steps.push(step);
 }
 
-/// Whether the key came out of the intent, beyond doubt.
+/// Returns whether the key was certainly created from the intent.
 fn made_by(
     abandoned: &Abandoned,
     row: &PreAuthKey,
@@ -127,7 +127,7 @@ fn made_by(
     ends && issued.serves(row, owner, &asked.user) && !differs(row, asked)
 }
 
-/// Whether the key has other tags or properties than were asked for.
+/// Returns whether the key has other tags or properties than requested.
 pub(super) fn differs(row: &PreAuthKey, asked: &KeySpec) -> bool {
     let mut tags = row.tags.clone();
     tags.sort();
@@ -140,7 +140,7 @@ pub(super) fn differs(row: &PreAuthKey, asked: &KeySpec) -> bool {
     (&tags, row.reusable, row.ephemeral) != (wanted, *reusable, *ephemeral)
 }
 
-/// Checks that the key is what was asked for, field by field, and says what is not.
+/// Compares the key with the request field by field; returns the first field that differs.
 #[must_use]
 pub fn mismatch(key: &PreAuthKey, user: UserId, intent: &Intent) -> Option<&'static str> {
     let KeySpec {

@@ -10,7 +10,7 @@ use super::when::earliest;
 use crate::rotation::record::KeyRecord;
 
 /// Plans for such a record: retires keys without pods that no control plane confirms. Once every other key is confirmed, the
-/// record becomes the namespace's own. Keys that pods need are replaced as [`super::Why::NotOwned`].
+/// record becomes the namespace's own. Keys that pods need are replaced as [`super::KeyReason::NotOwned`].
 pub(super) fn take_over(now: Timestamp, view: &SecretView<'_>, plan: &mut Plan) {
     if !view.recreated {
         return;

@@ -1,4 +1,4 @@
-//! Room for keys: of the namespace's quota, and of the bytes that a Secret may have. Unused keys make room for others. Pure.
+//! Room for keys: in the namespace's quota, and in the bytes of a Secret. Unused keys make room for others. Pure.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,22 +11,22 @@ use super::view::SecretView;
 use crate::clock::after;
 use crate::rotation::record::KeyRecord;
 
-/// An unused key makes room for another service after this long: a rollout is shorter.
+/// How long a key must be unused before it makes room for another service: a rollout is shorter.
 const MAKES_ROOM_AFTER: Duration = Duration::from_secs(600);
 
-/// Bytes up to which a Secret takes keys of new services. It may have 1 MiB; the rest is for keys that are being replaced.
+/// Size in bytes up to which a Secret takes keys of new services. It may have 1 MiB; the rest is for keys that are being replaced.
 pub(super) const TAKES_NEW: usize = 3 * (1 << 20) / 4;
 
-/// What follows from the bytes of a Secret.
+/// Result of checking the size of a Secret.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct SecretRoom {
     /// Demanded keys that it has no room for.
     pub(super) over: BTreeSet<String>,
-    /// How many bytes too much there are, with those keys in it.
+    /// How many bytes the Secret exceeds the limit with those keys in it.
     lacking: usize,
 }
 
-/// Looks at the bytes of a Secret of shared keys; the oldest services come first.
+/// Checks the size of a Secret of shared keys; the oldest services come first.
 pub(super) fn of_bytes(view: &SecretView<'_>) -> SecretRoom {
     if view.of_pods {
         return SecretRoom::default();
@@ -49,14 +49,14 @@ pub(super) fn of_bytes(view: &SecretView<'_>) -> SecretRoom {
         }
         used += weight;
     }
-    // What was taken out already is remembered for one overlap more.
+    // Keys taken out already remain in the record for one overlap.
     let leaving = |key: &&KeyRecord| key.current.is_none() && !key.previous.is_empty();
     let leaving = view.record.keys.values().filter(leaving).count() * per_pod::WEIGHT;
     room.lacking = used.saturating_sub(TAKES_NEW + leaving);
     room
 }
 
-/// Has the keys that were unused for longest make room: for services that have no key yet, and for the bytes that are lacking.
+/// Retires the keys unused for longest, to make room for services without a key and for the lacking bytes.
 pub(super) fn make(now: Timestamp, view: &SecretView<'_>, room: &SecretRoom, plan: &mut Plan) {
     if !view.synced || view.of_pods {
         return;
@@ -75,7 +75,7 @@ pub(super) fn make(now: Timestamp, view: &SecretView<'_>, room: &SecretRoom, pla
     }
 }
 
-/// The keys in force that no pod needs or refers to, the longest unused first.
+/// Returns the keys in force that no pod needs or refers to, longest unused first.
 fn longest_unused<'a>(now: Timestamp, view: &SecretView<'a>) -> Vec<&'a String> {
     let unused = view.record.keys.iter().filter_map(|(data_key, key)| {
         let needed = view.demand.contains_key(data_key) || view.held.contains(data_key);

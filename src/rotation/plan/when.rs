@@ -1,10 +1,10 @@
-//! Points in time that a plan comes to. Pure.
+//! Points in time of a plan. Pure.
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-/// Makes it the earlier of the two.
+/// Sets `place` to the earlier of the two times.
 pub(super) fn earliest(place: &mut Option<Timestamp>, at: Timestamp) {
     *place = Some(place.map_or(at, |known| known.min(at)));
 }

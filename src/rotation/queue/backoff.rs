@@ -1,4 +1,4 @@
-//! How long who fails waits until the next try. Pure, but for the random number of `jitter`.
+//! Back-off after failures. Pure, but for the random number of `jitter`.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use crate::clock::after;
 
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 
-/// Nothing waits longer than this after a failure.
+/// Longest wait after a failure.
 pub const LONGEST_RETRY: Duration = Duration::from_secs(300);
 
-/// Waits longer after each failure, up to five minutes, never quite as long as its neighbours.
+/// Wait that grows after each failure, up to five minutes, with jitter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backoff {
     /// Failures in a row.
@@ -30,16 +30,16 @@ impl Backoff {
         self.until = Some(after(now, wait.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)));
     }
 
-    /// Until when it waits, if it still does.
+    /// Returns until when to wait, if the wait is not over.
     #[must_use]
     pub fn waits(&self, now: Timestamp) -> Option<Timestamp> {
-        // One that lies further off was set by a clock that has gone back since.
+        // A time further off was set before the clock was set back.
         self.until
             .filter(|until| now < *until && *until <= after(now, LONGEST_RETRY))
     }
 }
 
-/// A number from 0 to 1.
+/// Returns a number from 0 to 1.
 pub(in crate::rotation) fn jitter() -> f64 {
     f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX)
 }

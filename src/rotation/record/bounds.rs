@@ -1,4 +1,4 @@
-//! Bounds of a record, kept while it is decoded: whoever may edit the Secret may have written it. Pure.
+//! Limits of a record, enforced while it is decoded: anybody who may edit the Secret may have written it. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,22 +8,22 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor}
 
 use super::key::{KeyRecord, Previous};
 
-/// Most keys of one Secret: 2,000 pods with keys of their own, and as many that are gone and not expired yet.
+/// Maximum number of keys of one Secret: 2,000 pods with their own keys, and as many of deleted pods that have not expired yet.
 pub(super) const MOST_KEYS: usize = 4_096;
 
-/// Most replaced keys of one key that are waiting for their end; one that is left out is found at the control plane, as one
-/// that no Secret names.
+/// Maximum number of replaced keys that wait for their expiry, per key; a dropped one is found at the control plane, as one that
+/// no Secret names.
 pub(super) const MOST_PREVIOUS: usize = 128;
 
-/// Decodes the keys, at most [`MOST_KEYS`].
+/// Decodes the keys; more than [`MOST_KEYS`] are an error.
 pub(super) fn keys<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<BTreeMap<String, KeyRecord>, D::Error> {
     deserializer.deserialize_map(BoundedKeys)
 }
 
-/// Decodes the last [`MOST_PREVIOUS`] replaced keys. One without an exact end cannot be told from another that got its id
-/// later, and is left out.
+/// Decodes the last [`MOST_PREVIOUS`] replaced keys. Drops a key without an exact expiry: it cannot be told from another key that
+/// got its id later.
 pub(super) fn previous<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Vec<Previous>, D::Error> {
@@ -60,7 +60,7 @@ impl<'de> Visitor<'de> for BoundedKeys {
     }
 }
 
-/// The last items of a list, however long that is.
+/// The last items of a list of any length.
 struct LastItems<T, const MOST: usize>(std::collections::VecDeque<T>);
 
 impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for LastItems<T, MOST> {
@@ -90,7 +90,7 @@ impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for LastOf<T, MOS
     }
 }
 
-/// A replaced key; none if it has no exact end.
+/// A replaced key; none if it has no exact expiry.
 struct MaybePrevious(Option<Previous>);
 
 impl<'de> Deserialize<'de> for MaybePrevious {

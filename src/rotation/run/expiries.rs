@@ -1,4 +1,4 @@
-//! Tells of keys that should have been renewed, whatever it is that keeps them from it.
+//! Reports keys that should have been renewed but were not, whatever the cause.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use crate::rotation::expiry_alerts::{Lifetime, TELL_EVERY, most_urgent, notice};
 use crate::rotation::secret_state::SecretState;
 use crate::rotation::state::KeyState;
 
-/// What is found late at a first look may be renewed at once: after our own absence, or a jump of the clock.
+/// How long a key found overdue is given: after our own downtime or a jump of the clock, it may be renewed at once.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 impl Loop {
-    /// Notes when there will be something to say of a Secret's keys.
+    /// Schedules the next alert about a Secret's keys.
     pub(super) fn watch_expiries(&mut self, secret: &SecretRef, now: Timestamp) {
         let Some(known) = self.secrets.get(secret) else {
             return;
@@ -32,7 +32,7 @@ impl Loop {
         self.endings_at = self.endings_at.into_iter().chain(next).min();
     }
 
-    /// Tells of them, if the time has come.
+    /// Reports them, if an alert is due.
     pub(super) fn report_expiries(&mut self, now: Timestamp) {
         if self.endings_at.is_none_or(|at| now < at) {
             return;
@@ -45,7 +45,7 @@ impl Loop {
                 let notice = notice(secret, &worst, flags);
                 events.publish_every(TELL_EVERY, &notice);
                 let again = events.again(&Topic::of(&notice));
-                // What had no room is tried again.
+                // An alert for which there was no room is tried again.
                 again.unwrap_or_else(|| after(now, PATIENCE))
             });
             let lives = self.lives(secret, known);
@@ -56,7 +56,7 @@ impl Loop {
         self.endings_at = next;
     }
 
-    /// The keys of a Secret that pods need, when they end and how they do.
+    /// Returns the keys of a Secret that pods need, with their expiry and state.
     fn lives<'a>(
         &'a self,
         secret: &SecretRef,

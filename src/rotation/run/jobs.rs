@@ -1,4 +1,4 @@
-//! Gives out the jobs whose time has come, each with what it needs to know. I/O.
+//! Starts the jobs that are due, each with the input it needs. I/O.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,11 +19,11 @@ use crate::rotation::reconcile::{Task, reconcile};
 use crate::rotation::session::Session;
 use crate::rotation::state::KeyState;
 
-/// A clock that goes back by more is taken for one that was set.
+/// A clock that goes back by more than this counts as set back.
 const SET_BACK: Duration = Duration::from_secs(10);
 
 impl Loop {
-    /// Gives out the jobs whose time has come.
+    /// Starts the jobs that are due.
     pub(in crate::rotation) fn start(&mut self) {
         let now = self.context.clock.now();
         if std::mem::replace(&mut self.shown, now) > after(now, SET_BACK) {
@@ -44,7 +44,7 @@ impl Loop {
         }
         if !self.passing && now >= self.pass_at && !self.sessions.answering().is_empty() {
             self.passing = true;
-            // From now on whatever wishes for a pass wishes for the next one.
+            // A pass requested from now on is the next one.
             self.pass_at = after(now, PASS_EVERY);
             let (context, planes) = (Arc::clone(&self.context), self.sessions.answering());
             self.jobs.push(Box::pin(async move {
@@ -62,7 +62,7 @@ impl Loop {
         }
     }
 
-    /// Looks at everything anew: what was put off to a time by a clock that was ahead may be due.
+    /// Schedules everything again: times that a fast clock postponed may be due.
     fn set_back(&mut self, now: Timestamp) {
         info!("The clock was set back: looking at everything anew");
         self.queue.set_back();
@@ -79,7 +79,7 @@ impl Loop {
         }
     }
 
-    /// What of a Secret's keys is too much for its namespace, by all Secrets there.
+    /// Returns which of a Secret's keys exceed the namespace's quota, over all Secrets there.
     fn quota(&self, secret: &SecretRef) -> Quota {
         let most = self.context.policy.rotation.max_services_per_namespace;
         let from = SecretRef {
@@ -112,7 +112,7 @@ impl Loop {
                 held.insert(data_key.clone(), Blocked { state, until: None });
             }
         }
-        // A snapshot is good for one look; whatever else is done makes it old.
+        // A snapshot is only good for the next job: any other work makes it outdated.
         let snapshot = known.snapshot.take().filter(|_| class == JobClass::Cleanup);
         let (beside, resting) = (known.beside.clone(), known.resting(now));
         Task {

@@ -1,4 +1,4 @@
-//! Keeps what came of the jobs, tells it, and says when to look again. I/O.
+//! Applies the outcomes of jobs, reports them, and schedules what comes next. I/O.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,11 +15,11 @@ use crate::rotation::queue::JobClass;
 use crate::rotation::reconcile::Snapshot;
 use crate::rotation::secret_state::JobEffects;
 
-/// A pass that failed is tried again after this long.
+/// How long to wait after a failed pass.
 const PASS_RETRY: Duration = Duration::from_secs(60);
 
 impl Loop {
-    /// Takes in what came of a job. It waits for nothing, and neither does the loop.
+    /// Applies the outcome of a job. It never blocks, and so neither does the loop.
     pub(in crate::rotation) fn apply_outcome(&mut self, done: FinishedJob) {
         let now = self.context.clock.now();
         match done {
@@ -31,12 +31,12 @@ impl Loop {
                 if self.sessions.connected(&name, *connected, now) {
                     self.pass_at = self.pass_at.min(after(now, PASS_GAP));
                 }
-                // Also after a failure: the states of the keys, and their Events, change with it.
+                // Also after a failure: it changes the states of the keys, and their Events.
                 self.wake_users_of(&name, now);
             }
             FinishedJob::Looked(looked) => {
                 if looked.renewed {
-                    // Its client still has the old key.
+                    // Its client still has the old API key.
                     self.sessions.recheck(&looked.name, now);
                 }
                 self.api_keys.looked(*looked, now);
@@ -44,7 +44,7 @@ impl Loop {
             FinishedJob::Passed(passed) => {
                 self.passing = false;
                 self.passed_at = now;
-                // One may have been wished for meanwhile.
+                // Another pass may have been requested meanwhile.
                 self.pass_at = self.pass_at.max(after(now, PASS_GAP));
                 self.passed(*passed, now);
             }

@@ -1,4 +1,4 @@
-//! A pass over everything: the Secrets of ours, and after them what the control planes hold. I/O.
+//! A pass over everything: all Secrets of keys, then what the control planes hold. I/O.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,16 +15,16 @@ use crate::rotation::problem::Problem;
 use crate::rotation::session::Session;
 use crate::rotation::state::KeyState;
 
-/// What a pass over everything has read: the Secrets, then the keys.
+/// What a pass has read: the Secrets, then the keys.
 pub(in crate::rotation) struct Pass {
-    /// When the Secrets had been read.
+    /// When the Secrets were read.
     pub(super) read_at: Instant,
     pub(super) secrets: Result<Vec<(SecretRef, ReadSecret)>, Problem>,
     pub(super) issued: BTreeMap<String, IssuedKeys>,
     pub(super) suspects: BTreeMap<String, Problem>,
 }
 
-/// Reads all Secrets of ours, and after them what the control planes hold: the order matters to `plan`.
+/// Reads all Secrets of keys, then what the control planes hold: `plan` depends on this order.
 pub(super) async fn pass(context: &Context, planes: BTreeMap<String, Arc<Session>>) -> Pass {
     let mut passed = Pass {
         read_at: Instant::now(),
@@ -53,7 +53,7 @@ pub(super) async fn pass(context: &Context, planes: BTreeMap<String, Arc<Session
     }
     passed.secrets = Ok(secrets);
     passed.read_at = Instant::now();
-    // Side by side: one that hangs adds nothing to what the others take.
+    // Concurrently: a control plane that hangs does not delay the others.
     let asked = planes.values().map(|plane| issued(context, plane, own));
     for (name, issued) in planes.keys().zip(join_all(asked).await) {
         match issued {
@@ -68,14 +68,14 @@ pub(super) async fn pass(context: &Context, planes: BTreeMap<String, Arc<Session
     passed
 }
 
-/// What a control plane holds; its nodes as well where they tell whether pods have joined.
+/// Lists the keys of a control plane; its nodes as well, if needed to tell whether pods have joined.
 async fn issued(context: &Context, plane: &Session, own: bool) -> Result<IssuedKeys, Problem> {
     let now = context.clock.now();
     let mut issued = plane.issued(now).await?;
     if own {
         match plane.tailnet(now).await {
             Ok(tailnet) => issued.online = tailnet.online(),
-            // Whose nodes there are needs all keys; that is no reason to keep old ones alive.
+            // Assigning nodes to owners needs all keys; that is no reason to keep old keys valid.
             Err(_) if issued.truncated => {}
             Err(problem) => return Err(problem),
         }

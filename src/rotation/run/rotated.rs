@@ -1,4 +1,4 @@
-//! What the owner of a workload is told when its key was replaced. Pure.
+//! Events for the owner of a workload whose key was replaced. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,13 +11,13 @@ use crate::rotation::outcome::{CreatedKey, JobOutcome};
 use crate::rotation::plan::KeyReason;
 use crate::rotation::workload::Workload;
 
-/// Bounds the Events of one new key: pods that nothing owns are a workload each.
+/// Maximum number of Events for one new key: each pod without an owner is its own workload.
 const MOST_TOLD: usize = 4;
 
 /// The workloads whose pods use a key, by Secret and data key.
 pub(super) type WorkloadsOfKeys = BTreeMap<(String, String), BTreeSet<Workload>>;
 
-/// Says what to tell of the keys that a job has replaced; of a first key nothing, as nobody had another.
+/// Returns the Events about keys that a job has replaced; a first key has none, as it replaced nothing.
 pub(super) fn notices(
     secret: &SecretRef,
     outcome: &JobOutcome,
@@ -50,12 +50,12 @@ pub(super) fn notices(
     notices
 }
 
-/// Why it was replaced, and what becomes of the one before.
+/// Returns why the key was replaced, and what happens to the one before.
 fn what(why: KeyReason, overlap: Duration) -> Option<String> {
     let overlap = SignedDuration::try_from(overlap).unwrap_or_default();
     let goes_on = format!("the one before it goes on for {overlap:#}");
     let what = match why {
-        // A key of a single pod that has not joined is no news of its workload.
+        // A key of a single pod that has not joined is not reported on its workload.
         KeyReason::First | KeyReason::NotJoined => return None,
         KeyReason::ValueLost => format!("its value was no longer in the Secret; {goes_on}"),
         KeyReason::Refused(flaw) => format!("the value that stood there {}", flaw.as_str()),

@@ -1,4 +1,4 @@
-//! What people see of rotation: the gauges, and what the admin port says. State, no I/O.
+//! What people see of rotation: the gauges, and the state on the admin port. State, no I/O.
 
 use std::collections::BTreeMap;
 
@@ -10,13 +10,13 @@ use crate::rotation::demand::{KeyDemand, SecretRef};
 use crate::rotation::expiry_alerts::Lifetime;
 use crate::rotation::state::KeyState;
 
-/// Gauges hold this many keys.
+/// Maximum number of keys in the gauges.
 const MOST_EXPIRIES: usize = 500;
-/// Gauges hold this many keys of one namespace, so that no namespace fills them alone.
+/// Maximum number of keys of one namespace in the gauges, so that no namespace fills them alone.
 const MOST_OF_NAMESPACE: usize = 50;
 
 impl Loop {
-    /// Takes back what was shown: whoever rotates next shows it, and what stayed here would grow old.
+    /// Resets what was shown: the next leader shows it, and values left here would be outdated.
     pub(super) fn show_nothing(&self) {
         let metrics = &self.context.metrics.rotation;
         metrics.keys.reset();
@@ -30,7 +30,7 @@ impl Loop {
         namespace.secrets.get(&secret.name)?.get(data_key)
     }
 
-    /// Sets the gauges, and what the admin port says.
+    /// Sets the gauges, and the state on the admin port.
     pub(super) fn show(&self) {
         let metrics = &self.context.metrics.rotation;
         let mut counts: BTreeMap<KeyState, i64> =
@@ -80,7 +80,7 @@ impl Loop {
             .map(|problem| problem.message.clone())
             .collect();
         firsts.remove(&KeyState::Ready);
-        // One of them is named: the Events and the log hold the others.
+        // One key per state is named: the Events and the log have the others.
         let others: Vec<_> = firsts
             .into_iter()
             .map(|(state, (secret, data_key))| {
@@ -105,7 +105,7 @@ impl Loop {
     }
 }
 
-/// Returns the keys that end soonest, at most 500, and at most 50 of one namespace.
+/// Returns the keys that expire soonest, at most 500, and at most 50 of one namespace.
 fn soonest<'a>(
     mut expiries: Vec<(Timestamp, &'a SecretRef, &'a String)>,
 ) -> impl Iterator<Item = (Timestamp, &'a SecretRef, &'a String)> {
@@ -119,8 +119,8 @@ fn soonest<'a>(
     of_few.take(MOST_EXPIRIES)
 }
 
-/// Returns Unix time, rounded down to the minute. Whoever reads the admin port must not learn the exact end: some
-/// decisions take it as a sign that a record is about a certain key.
+/// Returns Unix time, rounded down to the minute. Readers of the admin port must not learn the exact expiry: some decisions take
+/// it as a sign that a record is about a certain key.
 #[expect(
     clippy::cast_precision_loss,
     reason = "Unix time is far below 2^52 seconds"
@@ -159,7 +159,7 @@ mod tests {
         };
         let loud: Vec<_> = (0..600).map(|_| secret("loud".to_owned())).collect();
         let quiet: Vec<_> = (0..600).map(|n| secret(format!("quiet-{n}"))).collect();
-        // All keys of the loud one end before the others'.
+        // All keys of the loud one expire before the others'.
         let keys = (0..).map(at).zip(loud.iter().chain(&quiet));
         let keys = keys.map(|(at, secret)| (at, secret, &data_key)).collect();
         let shown: Vec<_> = soonest(keys).collect();

@@ -1,4 +1,4 @@
-//! What a pass keeps of the Secrets that it reads, one by one: never more than a bound. Pure.
+//! Secrets that a pass keeps while it reads them one by one, within fixed limits. Pure.
 
 use std::collections::BTreeSet;
 
@@ -9,21 +9,21 @@ use crate::rotation::demand::SecretRef;
 use crate::rotation::foreign_keys;
 use crate::store::StoredSecret;
 
-/// Bytes of one Secret that is kept whole: what the keys of four hundred services need.
+/// Maximum size in bytes of one Secret that is kept whole: enough for the keys of four hundred services.
 const MOST_OF_ONE: usize = 256 << 10;
 
-/// Bytes of all Secrets that are kept whole; each counts as [`LEAST`] at least.
+/// Maximum size in bytes of all Secrets that are kept whole; each counts at least [`LEAST`].
 const MOST_IN_ALL: usize = 8 << 20;
 
-/// What a Secret takes beside its data.
+/// Bytes that a Secret takes in addition to its data.
 const LEAST: usize = 2 << 10;
 
 /// A Secret as a pass has read it.
 #[derive(Debug)]
 pub(in crate::rotation) enum ReadSecret {
-    /// All of it.
+    /// The whole Secret.
     Whole(Box<StoredSecret>),
-    /// Its revision alone: a job reads it again, and uses what was listed since if the revision is still the same.
+    /// Only its revision: a job reads the Secret again, and uses the listing only if the revision is unchanged.
     Revision(Option<String>),
 }
 
@@ -34,13 +34,13 @@ pub(super) struct Snapshots {
     pub(super) secrets: Vec<(SecretRef, ReadSecret)>,
     /// Whether keys of single pods are among them.
     pub(super) of_pods: bool,
-    /// Keys of others in them, with their control planes and namespaces.
+    /// Foreign keys in them, with their control planes and namespaces.
     pub(super) lent: BTreeSet<(String, KeyId, String)>,
     bytes: usize,
 }
 
 impl Snapshots {
-    /// Takes in the next Secret.
+    /// Adds the next Secret.
     pub(super) fn take(&mut self, secret: StoredSecret) {
         self.of_pods |= secret.name == POD_SECRET;
         self.lent.extend(foreign_keys([&secret]));

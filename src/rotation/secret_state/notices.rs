@@ -1,4 +1,4 @@
-//! What people are told of one Secret. State, no I/O.
+//! The Events about one Secret. State, no I/O.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::rotation::problem::Problem;
 use crate::rotation::state::KeyState;
 
 impl SecretState {
-    /// What to tell people of this Secret.
+    /// Returns the Events about this Secret.
     pub(in crate::rotation) fn notices<'a>(
         &'a self,
         secret: &SecretRef,
@@ -27,7 +27,7 @@ impl SecretState {
             note,
         };
         if let Some(Failing { problem, away, .. }) = &self.problem {
-            // Who would take the Event is away.
+            // The API server, which takes Events, is unavailable.
             let notice = (!away).then(|| notice(problem.state, problem.message.clone()));
             return notice.into_iter().collect();
         }
@@ -74,7 +74,7 @@ impl SecretState {
                 | KeyState::Unsupported
                 | KeyState::Throttled
                 | KeyState::TooManyRows => {
-                    // What is known of the control plane by now may be newer than the state.
+                    // The current state of the control plane may be newer than the key's state.
                     if let Some(problem) = of_plane(key).or(failing) {
                         let note = || notice(problem.state, problem.message.clone());
                         notices.entry(problem.state).or_insert_with(note);
@@ -94,7 +94,7 @@ impl SecretState {
         first.chain(notices.into_values()).collect()
     }
 
-    /// What is said of a key that is one too many: for the pods of a namespace, for the bytes of a Secret, or for the quota.
+    /// Returns the text about a key that is one too many: for the pods of a namespace, for the size of a Secret, or for the quota.
     fn too_many(&self, secret: &SecretRef, data_key: &str) -> String {
         let key = format!("key {data_key} of Secret {secret}");
         if secret.name == POD_SECRET {
@@ -134,7 +134,7 @@ impl SecretState {
     }
 }
 
-/// What is said of a Secret that was copied. The name it was copied from stands in a record that anybody may have written.
+/// Returns the text about a copied Secret. The name of the original comes from a record that anybody may have written.
 fn copied(secret: &SecretRef, from: &SecretRef) -> String {
     let from = quoted(&from.to_string());
     format!(

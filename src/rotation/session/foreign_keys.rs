@@ -1,30 +1,30 @@
-//! Keys of others that stand or stood in Secrets of ours, as far as they were read. State, no I/O.
+//! Foreign keys that are or were in Secrets of keys, as far as they were read. State, no I/O.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::control_plane::KeyId;
 use crate::rotation::tailnet::ForeignRows;
 
-/// Keys of others that pods of ours join with; it outlives a connection.
+/// Foreign keys that pods join with; outlives a session.
 #[derive(Debug, Default)]
 pub(in crate::rotation) struct ForeignKeys(Mutex<NotedKeys>);
 
 #[derive(Debug, Default)]
 struct NotedKeys {
-    /// As all Secrets said when they were listed last.
+    /// From all Secrets, as last listed.
     listed: ForeignRows,
-    /// Noted since: a list that was under way does not have them.
+    /// Noted since: a listing that was running does not have them.
     since: ForeignRows,
     complete: bool,
 }
 
 impl ForeignKeys {
-    /// Adds some.
+    /// Adds keys.
     pub(super) fn note(&self, keys: impl IntoIterator<Item = (KeyId, String)>) {
         self.noted().since.extend(keys);
     }
 
-    /// Notes that all Secrets were read, and these keys found in them.
+    /// Records that all Secrets were read, and which foreign keys they contain.
     pub(super) fn note_all(&self, keys: impl IntoIterator<Item = (KeyId, String)>) {
         let mut noted = self.noted();
         noted.listed = keys.into_iter().collect();
@@ -33,12 +33,11 @@ impl ForeignKeys {
         noted.complete = true;
     }
 
-    /// Whether all Secrets were read once.
+    /// Returns whether all Secrets were read once.
     pub(super) fn is_complete(&self) -> bool {
         self.noted().complete
     }
 
-    /// The keys.
     pub(super) fn keys(&self) -> ForeignRows {
         let noted = self.noted();
         noted.listed.union(&noted.since).cloned().collect()

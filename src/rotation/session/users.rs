@@ -1,4 +1,4 @@
-//! The users that keys are made for: found, made, or refused because they are another's. I/O.
+//! The users that keys are created for: found, created, or refused because they are another's. I/O.
 
 use std::collections::BTreeMap;
 use std::sync::{MutexGuard, PoisonError};
@@ -9,14 +9,14 @@ use crate::rotation::owner::{PREFIX, ServiceOwner};
 use crate::rotation::problem::Problem;
 use crate::rotation::state::KeyState;
 
-/// Characters of a display name that are shown.
+/// Maximum number of characters shown of a display name.
 const SHOWN: usize = 200;
 
 impl Session {
-    /// Refuses a user that is known to be another's, or missing where people make them; asks again before it does.
+    /// Fails for a user that belongs to another owner, or is missing where people create users; lists users again before it fails.
     ///
     /// # Errors
-    /// The user is not ours, or missing, or the call failed.
+    /// The user belongs to another owner or is missing, or the call failed.
     pub async fn check_user(&self, name: &str, owner: &ServiceOwner) -> Result<(), Problem> {
         let wrong = |plane: &Self| match plane.users().get(name) {
             Some(user) if plane.may_use(user, owner) => None,
@@ -31,7 +31,7 @@ impl Session {
         wrong(self).map_or(Ok(()), Err)
     }
 
-    /// The user to make a key for: known, or made now if that is ours to do.
+    /// Returns the user to create a key for; creates the user if Sidescale manages users.
     pub(super) async fn user(&self, name: &str, owner: &ServiceOwner) -> Result<UserId, Problem> {
         let known = self.users().get(name).cloned();
         if let Some(user) = known.filter(|user| self.may_use(user, owner)) {
@@ -39,13 +39,13 @@ impl Session {
         }
         if self.manages_users && !self.users().contains_key(name) {
             let tag = self.installation.owner_tag(owner);
-            // Asked first and looked up only if it is taken: a new service waits for one call less.
+            // Created first, and looked up only if the name is taken: a new service waits for one call less.
             match self
                 .counted("create_user", self.client.create_user(name, &tag))
                 .await
             {
                 Ok(user) => {
-                    // Everything that is known of its keys later rests on this.
+                    // Everything known of its keys later depends on this.
                     if user.name != name || !self.is_owned(&user, owner) {
                         return Err(self.created_otherwise(name, &tag));
                     }
@@ -55,7 +55,7 @@ impl Session {
                 }
                 Err(Error::Conflict { .. }) => {}
                 Err(error @ Error::Refused { .. }) => {
-                    // Some versions say no more than 500 of a name that is taken.
+                    // Some versions answer only 500 if a name is taken.
                     self.list_users().await?;
                     if !self.users().contains_key(name) {
                         return Err(error.into());
@@ -86,7 +86,7 @@ impl Session {
 
     pub(super) async fn list_users(&self) -> Result<(), Error> {
         let listed = self.counted("list_users", self.client.list_users()).await?;
-        // Names are unique among users without a provider; the others are nobody's of ours.
+        // Names are unique among users without a provider; the others are never ours.
         let ours = listed.into_iter().filter(|user| !user.from_provider);
         *self.users() = ours.map(|user| (user.name.clone(), user)).collect();
         Ok(())
@@ -96,7 +96,7 @@ impl Session {
         self.is_owned(user, owner) || !user.from_provider && self.adopted.contains(&user.name)
     }
 
-    /// Whether Sidescale created the user for this service.
+    /// Returns whether Sidescale created the user for this service.
     fn is_owned(&self, user: &User, owner: &ServiceOwner) -> bool {
         let created_for = self.installation.owner_of(&user.display_name);
         !user.from_provider && created_for.as_ref() == Some(owner)
@@ -141,7 +141,7 @@ impl Session {
 
     fn missing(&self, name: &str, owner: &ServiceOwner) -> Problem {
         let (plane, tag) = (&self.name, self.installation.owner_tag(owner));
-        // The tag is ours to give away: whoever may make users may make one for us.
+        // It is safe to show the tag: anybody who may create users may create one for us.
         let message = format!(
             "control plane \"{plane}\" has no user \"{name}\", and rotation.users: never leaves making it to people; paste \
              this where headscale runs, once: headscale users create {name} --display-name \"{tag}\""
