@@ -1,4 +1,4 @@
-//! State shared by the jobs on one Secret: which is the latest, and which follows which intents. State, no I/O.
+//! What the jobs on one Secret share: which is the latest, and which follows which intents. State, no I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -337,7 +337,7 @@ impl Reconciler<'_> {
         private_ca::bundle(&self.task.demand, &self.context.policy.control_planes)
     }
 
-    /// Empties a Secret that was copied from elsewhere, so that new keys are created.
+    /// Removes the keys from a Secret that was copied from elsewhere, so that new ones are created.
     async fn start_over(&mut self, mut secret: StoredSecret) -> Result<StoredSecret, StoreError> {
         secret
             .data

@@ -1,4 +1,4 @@
-//! Requests of a person for the keys of one Secret: a new key now, or also the old one expired at once. Pure.
+//! Requests of a person for the keys of one Secret: a new key now, and optionally the old one expired at once. Pure.
 //!
 //! A request is in an annotation of the Secret and names the key to replace. So it is done as soon as another key is in force,
 //! whoever created it, and no clocks have to agree. A request that revokes is done when the key that it names has expired.

@@ -1,4 +1,4 @@
-//! State that all checks of nodes share. State.
+//! Context that all checks of nodes share. State.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,7 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// The sessions of connected control planes, by name.
 pub(in crate::rotation) type Connected = BTreeMap<String, Arc<Session>>;
 
-/// State that all checks share.
+/// Context that all checks share.
 pub(super) struct NodeMonitor {
     pub(super) context: Arc<Context>,
     pub(super) demands: watch::Receiver<Demands>,
