@@ -104,7 +104,7 @@ impl Budget {
         Ok(())
     }
 
-    /// Returns what was taken for a key that the control plane did not create.
+    /// Gives back what was taken for a key that the control plane did not create.
     pub fn give_back(&mut self, owner: &ServiceOwner, of_pods: bool, rotation: &Rotation) {
         for (holder, size) in sizes(owner, of_pods, rotation) {
             if let Some(bucket) = self.buckets.get_mut(&holder) {

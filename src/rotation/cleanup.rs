@@ -224,7 +224,7 @@ mod tests {
         }
     }
 
-    /// Key `id` of `user`, that ends on `day`.
+    /// Key `id` of `user`, that expires on `day`.
     fn key(id: u64, user: u64, day: i64) -> PreAuthKey {
         PreAuthKey {
             prefix: None,

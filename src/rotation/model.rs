@@ -3,8 +3,8 @@
 //! ```text
 //! episode(seed): two processes ─► Loop, settle, plan as in `serve` ─► doors (a crash, a lost answer, a 409) ─► World
 //! ```
-//! The world checks after every change what may never be, and in the end that the ledger is balanced. What is excused,
-//! because nothing that keeps keys could prevent it, is said where it is done: see [`world::World::excuse`].
+//! After every change the world checks its invariants, and at the end that the ledger is balanced. Violations that no key
+//! manager could prevent are excused where they are caused: see [`world::World::excuse`].
 
 pub(crate) mod doors;
 mod episode;
@@ -17,10 +17,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use episode::{Tally, episode};
 
-/// So many rotations run with the other tests, half a minute without optimisation; `make model` has 100,000 run.
+/// Number of rotations in the normal test run, half a minute without optimisation; `make model` runs 100,000.
 const ROTATIONS: u64 = 4_000;
 
-/// The first episode is one in which a person puts back a Secret of a day ago, and Headscale a backup.
+/// Seed of the first episode, in which a person restores a Secret of a day ago, and Headscale a backup.
 const FIRST_SEED: u64 = 4;
 
 #[test]

@@ -162,7 +162,7 @@ mod tests {
             (3, 9_003, true),
             (4, 9_004, true),
             (5, 9_001, false),
-            // Headscale was restored, and gave the ids again.
+            // Headscale was restored, and reassigned the ids.
             (1, 5_000, false),
             (2, 5_000, false),
         ] {

@@ -1,4 +1,4 @@
-//! Who gets a name: services by their users' age, pods, nodes, what the operator says and how long ago.
+//! Which service gets a name: by the age of its user, pods, nodes, the operator's rules and how long ago it asked.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ mod bounds;
 
 const DAY: i64 = 86_400;
 
-/// What is there: users by the second of their creation, pods and nodes by the name that they ask for.
+/// The world: users with the second of their creation, pods and nodes with the name that they ask for.
 #[derive(Clone, Debug, Default)]
 struct World {
     users: Vec<(&'static str, Option<i64>)>,
@@ -33,7 +33,7 @@ fn owner(text: &str) -> ServiceOwner {
     ServiceOwner::new(namespace, service)
 }
 
-/// Services of three namespaces; the users of `old` and `young` are of the seconds 10 and 20.
+/// Services of three namespaces; the users of `old` and `young` were created at seconds 10 and 20.
 fn world() -> World {
     World {
         users: vec![("old/a", Some(10)), ("young/b", Some(20))],
@@ -95,7 +95,7 @@ impl World {
         let users = users.map(|((name, created), id)| {
             let user = KeyUser {
                 name: (*name).to_owned(),
-                // Another's service is an adopted user here.
+                // The user `adopted` has no owner.
                 owner: (!name.starts_with("adopted")).then(|| owner(name)),
                 created: created.map(at),
             };
@@ -147,7 +147,7 @@ impl World {
         claims.look(at(second), "default", &demands, &tailnet, &rules)
     }
 
-    /// Who asks in vain, at a look of this second.
+    /// Returns the services that ask in vain, at a check in this second.
     fn refused(&self, claims: &mut Claims, second: i64) -> Vec<String> {
         let look = self.look(claims, second);
         let by = look
@@ -214,14 +214,14 @@ fn only_pods_and_nodes_of_services_ask_for_names() {
     let pods = [("young/b", "vault"), ("old/a", "other")];
     let refused = |world: World| world.refused(&mut Claims::default(), 100);
     assert_eq!(refused(world.pods(&pods)), NONE, "names of their own");
-    // A node without a pod holds the name too.
+    // A node without a pod keeps the name too.
     let nodes = world.pods(&pods).nodes(&[("old/a", "vault")]);
     assert_eq!(refused(nodes), ["young/b"]);
     let mine = world
         .pods(&[("old/a", "vault")])
         .nodes(&[("young/b", "vault")]);
     assert_eq!(refused(mine), NONE);
-    // A person's node and one of an adopted user are no claim of a namespace.
+    // Nodes of a person and of an adopted user do not claim a name for a namespace.
     let strangers = [("stranger", "vault"), ("adopted", "vault")];
     let world = World {
         users: vec![("adopted", Some(1)), ("young/b", Some(20))],
@@ -257,7 +257,7 @@ fn within_a_namespace_a_name_is_free() {
     let mut claims = Claims::default();
     let two = world.pods(&[("old/a", "vault"), ("old/c", "vault")]);
     assert_eq!(two.refused(&mut claims, 100), NONE);
-    // The other service of the namespace goes on with it, although its user is younger than the stranger's.
+    // The other service of the namespace keeps it, although its user is younger than the stranger's.
     let one = world.pods(&[("old/c", "vault"), ("young/b", "vault")]);
     assert_eq!(one.refused(&mut claims, 200), ["young/b"]);
     assert_eq!(one.refused(&mut claims, 200 + 30 * DAY), ["young/b"]);
@@ -275,7 +275,7 @@ fn a_name_is_kept_for_seven_days_after_its_last_pod_and_node() {
     // Its pod is gone, its node is not.
     let node = world.pods(&younger).nodes(&[("old/a", "vault")]);
     assert_eq!(node.refused(&mut claims, 20 * DAY), ["young/b"]);
-    // Nothing of it is there.
+    // Neither pod nor node is left.
     let gone = world.pods(&younger);
     assert_eq!(gone.refused(&mut claims, 20 * DAY + 15), ["young/b"]);
     assert_eq!(
@@ -283,15 +283,15 @@ fn a_name_is_kept_for_seven_days_after_its_last_pod_and_node() {
         ["young/b"],
         "a second too early"
     );
-    // A process that begins knows it from what was noted.
+    // A new process knows it from the stored text.
     let mut noted = Claims::read(&claims.text());
     assert_eq!(noted, claims);
     assert_eq!(gone.refused(&mut noted, 27 * DAY + 14), ["young/b"]);
     assert_eq!(gone.refused(&mut noted, 27 * DAY + 15), NONE);
-    // Now it is the other's, although that has the younger user.
+    // Now it belongs to the other namespace, although that has the younger user.
     let both = world.pods(&[("old/a", "vault"), ("young/b", "vault")]);
     assert_eq!(both.refused(&mut noted, 27 * DAY + 30), ["old/a"]);
-    // It came back in time: the seven days begin at its next end.
+    // It came back in time: the seven days begin when it goes again.
     assert_eq!(both.refused(&mut claims, 27 * DAY + 14), ["young/b"]);
     assert_eq!(gone.refused(&mut claims, 27 * DAY + 15), ["young/b"]);
     assert_eq!(gone.refused(&mut claims, 34 * DAY + 14), ["young/b"]);
@@ -307,7 +307,7 @@ fn a_name_cannot_be_taken_by_an_older_service_that_asks_for_it_later() {
         world.pods(&[("young/b", "vault")]).refused(&mut claims, 0),
         NONE
     );
-    // A tenant with an old service gives that the younger one's name, by annotation or with a node.
+    // A tenant with an old service gives it the younger one's name, by annotation or with a node.
     let annotated = world.pods(&[("young/b", "vault"), ("old/a", "vault")]);
     assert_eq!(annotated.refused(&mut claims, 15), ["old/a"]);
     let away = world
@@ -348,7 +348,7 @@ fn a_reserved_name_belongs_to_one_service_even_if_another_was_first() {
     );
     assert!(look.conflicts.iter().all(|conflict| conflict.reserved));
     assert_eq!(look.conflicts[0].holders[0].owner, owner("prod/vault"));
-    // It need not be there, and never was.
+    // The service need not exist, and never did.
     let alone = world.pods(&[("old/a", "vault")]);
     let look = alone.look(&mut Claims::default(), 365 * DAY);
     assert_eq!(

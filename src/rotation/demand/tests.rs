@@ -117,7 +117,7 @@ fn who_may_have_none_gets_none() {
     );
     let off = shape("api", &[("sidescale.io/inject", "false")]);
     let bad_tag = shape("api", &[("sidescale.io/tags", "tag:admin")]);
-    // What is kept of a value that is too long is too long still: by its beginning alone it would be a tag that is allowed.
+    // A value that is too long stays too long when it is cut: otherwise, its beginning would be an allowed tag.
     let too_long = format!("tag:web{}", " ".repeat(100 << 10));
     let too_long = shape("api", &[("sidescale.io/tags", &too_long)]);
     let garbage = forged("{");
@@ -156,7 +156,7 @@ fn who_may_have_none_gets_none() {
         let demand = demand(&[pod(shape, 1)], metadata.as_ref());
         assert!(demand.secrets.is_empty(), "{name}");
         assert_eq!(demand.refused, 1, "{name}");
-        // What they refer to is known all the same, for whoever tells why they do not start.
+        // Their references are known all the same, to report why they do not start.
         let own: Vec<_> = demand.unserved.iter().map(|other| other.own).collect();
         if unreadable.contains(&name) {
             assert!(own.is_empty(), "{name}");
@@ -195,7 +195,7 @@ fn a_pod_that_has_only_the_manager_of_the_api_key_needs_no_key() {
         NamespaceDemand::default(),
         "no key, and nothing refused"
     );
-    // A receipt that names a key buys none either: what is asked for decides.
+    // A receipt that names a key gains nothing either: the requested properties decide.
     let forged = managed("apikey-manager", &receipt("api", "headscale-auth-keys"));
     let refused = demand(&[pod(&forged, 1)], None);
     assert!(refused.secrets.is_empty());
@@ -255,7 +255,7 @@ fn pods_are_fleets_by_hostname_and_those_that_leave_are_guests_alone() {
     assert_eq!(demand.expected_nodes, [(guest, 5)].into());
 }
 
-/// A pod of a service, injected with a profile that its receipt names and no annotation does.
+/// A pod of a service, injected with a profile that is in its receipt but in no annotation.
 fn of_profile(
     profile: &str,
     data_key: &str,
@@ -320,7 +320,7 @@ profiles:
     }
 }
 
-/// A receipt can be forged on a pod that runs: what it names, the pod's labels have to name as well, where they may.
+/// A receipt can be forged on a running pod: a profile that selects pods by labels must also match the pod's labels.
 #[test]
 fn a_profile_for_pods_by_their_labels_is_for_no_others() {
     let text = "controlPlanes:

@@ -12,11 +12,11 @@ use crate::control_plane::{
 };
 use crate::store::{StoreError, StoredSecret};
 
-/// Leads to the world; clones lead to the same.
+/// Access to the world; clones share it.
 #[derive(Clone)]
 pub struct Door(Arc<Mutex<World>>);
 
-/// Waits once, so that whoever polls may let another go first, or never come back.
+/// Waits once, so that the poller may let another future go first, or never return to this one.
 struct Stop(bool);
 
 impl Future for Stop {
@@ -26,7 +26,7 @@ impl Future for Stop {
         if std::mem::replace(&mut self.0, true) {
             Poll::Ready(())
         } else {
-            // Whoever holds many such futures polls those alone that say so.
+            // A pool of many such futures polls only those that were woken.
             context.waker().wake_by_ref();
             Poll::Pending
         }
@@ -94,7 +94,7 @@ impl Door {
                     match mishap {
                         None | Some(Mishap::Refused) => written,
                         Some(Mishap::AnswerLost) => Err(late("update", namespace, name)),
-                        // The client asked again by itself, and met what it had written.
+                        // The client retried by itself, and met its own write.
                         Some(Mishap::AskedTwice) => Err(conflict()),
                     }
                 }
@@ -179,7 +179,7 @@ impl Door {
     }
 }
 
-/// The answer to calls that the model has no world for.
+/// Returns the answer to calls that the model does not implement.
 pub(crate) fn none<T>() -> Result<T, Error> {
     Err(lost())
 }

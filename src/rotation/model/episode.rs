@@ -19,12 +19,12 @@ use crate::rotation::removal::{Removal, decide};
 const HOUR: Duration = Duration::from_secs(3_600);
 const SERVICES: usize = 8;
 
-/// The first services have a namespace each, the others share one: a small record is read and written faster.
+/// The first services have a namespace each, the others share one: a small record is faster to read and write.
 const ALONE: usize = 6;
-/// How long it goes on; services are renewed about every hour.
+/// Length of an episode; services are renewed about every hour.
 const SPAN: Duration = Duration::from_secs(2 * 24 * 3_600);
 
-/// What an episode has seen.
+/// Counts of an episode.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tally {
     pub(super) rotations: u64,
@@ -60,26 +60,26 @@ struct Episode {
     metrics: Arc<Metrics>,
     services: Vec<KeyDemand>,
     demands: Demands,
-    /// How often a Secret was written by others, as far as that is told.
+    /// How often a Secret was written by others, as far as reported.
     changes: BTreeMap<SecretRef, u64>,
-    /// Uids of the namespaces that were created again with their Secrets.
+    /// Uids of the namespaces that were recreated with their Secrets.
     uids: BTreeMap<String, u128>,
-    /// Whether things go on that nothing that keeps keys could prevent.
+    /// Whether disasters happen that no key manager could prevent.
     disasters: bool,
     processes: Vec<Process>,
-    /// How often in a thousand a process dies at a call.
+    /// How often in a thousand calls a process crashes.
     crashing: u64,
     crashes: u64,
-    /// When something happens next.
+    /// When the next event happens.
     next: Timestamp,
     end: Timestamp,
 }
 
-/// Runs until everything has come to rest, and balances the ledger.
+/// Runs until everything is at rest, and balances the ledger.
 pub(super) fn episode(seed: u64) -> Tally {
     let start = Timestamp::from_second(1_700_000_000).unwrap();
     let mut policy = Policy::for_login_server("https://headscale.example.org").unwrap();
-    // An overlap protects readers as long as no two clocks differ by more.
+    // An overlap protects readers only while no two clocks differ by more.
     let clocks_differ = seed.is_multiple_of(5);
     policy.rotation.overlap = if clocks_differ { HOUR * 3 } else { HOUR / 6 };
     let door = Door::new(World::new(seed, start, policy.rotation.overlap));
@@ -143,7 +143,7 @@ pub(super) fn service(number: usize) -> KeyDemand {
     }
 }
 
-/// The services' keys, in the order of their numbers, as the watch of pods tells of them.
+/// The services' keys, in the order of their numbers, as the watch of pods reports them.
 pub(super) fn demands<'a>(services: impl IntoIterator<Item = &'a KeyDemand>) -> Demands {
     let mut namespaces: BTreeMap<String, BTreeMap<String, KeyDemand>> = BTreeMap::new();
     for (number, key) in services.into_iter().enumerate() {
@@ -174,7 +174,7 @@ impl Episode {
         Process::start(&self.door, &self.policy, &self.metrics, &self.demands, none)
     }
 
-    /// Tells everybody what pods need.
+    /// Publishes what pods need to all processes.
     fn ask(&mut self) {
         let mut demands = demands(&self.services);
         for (namespace, demand) in &mut demands.namespaces {
@@ -198,7 +198,7 @@ impl Episode {
         match world.random.below(if disasters { 40 } else { 30 }) {
             0 => world.touch_secret(&namespace(which)),
             1 => world.take_value_out(&namespace(which), &format!("s{which}-authkey")),
-            // Not for as long as would eat a whole buffer.
+            // Shorter than a whole buffer.
             2 if world.now > after(world.away_until, HOUR * 3) => {
                 world.away_until = after(world.now, HOUR);
             }
@@ -255,7 +255,7 @@ impl Episode {
         }
     }
 
-    /// Lets the processes do what is due, their calls in any order.
+    /// Lets the processes do what is due, with their calls in any order.
     fn work(&mut self) {
         for _ in 0..5_000 {
             let now = self.world().now;
@@ -304,7 +304,7 @@ impl Episode {
         }
     }
 
-    /// Tells everybody that somebody else has written a Secret.
+    /// Reports to all processes that another writer has changed a Secret.
     fn changed(&mut self, which: usize) {
         let secret = SecretRef {
             namespace: namespace(which),
@@ -314,7 +314,7 @@ impl Episode {
         self.ask();
     }
 
-    /// No more faults: everything heals by itself.
+    /// Runs without further faults, so that everything recovers.
     fn rest(mut self) -> Tally {
         {
             let mut world = self.door.world();
@@ -326,7 +326,7 @@ impl Episode {
             process.skew = SignedDuration::ZERO;
         }
         self.go_on_for(HOUR * 6);
-        // A key that was just renewed has a predecessor that waits: nothing is due for a while.
+        // The predecessor of a key that was just renewed has to expire: nothing is due for a while.
         for key in &mut self.services {
             key.expiration = HOUR * 24 * 90;
             key.asked.tags = vec!["tag:end".into()];
@@ -334,7 +334,7 @@ impl Episode {
         self.ask();
         self.go_on_for(HOUR * 5);
         if self.disasters {
-            // A person puts back a Secret of a day ago: the record forgets a key that lives for long.
+            // A person restores a Secret of a day ago: the record forgets a long-lived key.
             let which = usize::try_from(self.world().random.below(SERVICES as u64)).unwrap();
             self.world().keep_old_secret(&namespace(which));
             for key in &mut self.services {
@@ -363,7 +363,7 @@ impl Episode {
         let ledger = world.ledger(&wanted);
         let accounted = ledger.in_secrets + ledger.expired + ledger.reported + ledger.restored_away;
         assert_eq!(ledger.created, accounted);
-        // What the sweep would end is exactly what no Secret knows, once the overlap of all is over.
+        // The sweep would expire exactly the keys that no Secret knows, once all overlaps have passed.
         let survey = world.survey(&installation());
         let (now, records) = (world.now, world.records());
         let (demands, policy) = (&self.demands, &self.policy);

@@ -1,4 +1,4 @@
-//! A co-writer that undoes what rotation writes, each second for ten minutes and for hours after. Tests.
+//! Another writer that undoes what rotation writes, each second for ten minutes and for hours after. Tests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const HOUR: u32 = 3_600;
 const DATA_KEY: &str = "s0-authkey";
 
-/// So many keys may be made before it is called a fight.
+/// How many keys may be created before it counts as contention.
 const AT_FIRST: usize = 5;
 
 struct Fight {
@@ -28,13 +28,13 @@ struct Fight {
     process: Process,
     demands: Demands,
     secret: SecretRef,
-    /// What the co-writer puts back.
+    /// What the other writer puts back.
     old: Option<StoredSecret>,
     undo: fn(&mut World, &StoredSecret),
 }
 
 impl Fight {
-    /// A service whose key is about to be renewed, in two hours of its six.
+    /// A service whose key is about to be renewed, after two hours of its six.
     fn new(undo: fn(&mut World, &StoredSecret)) -> Self {
         let start = Timestamp::from_second(1_700_000_000).unwrap();
         let mut policy = Policy::for_login_server("https://headscale.example.org").unwrap();
@@ -61,7 +61,7 @@ impl Fight {
         fight
     }
 
-    /// Lets the process do what is due; the co-writer may come between any two calls.
+    /// Lets the process do what is due; the other writer may act between any two calls.
     fn work(&mut self, racing: bool) {
         for _ in 0..10_000 {
             let now = self.door.world().now;
@@ -89,7 +89,7 @@ impl Fight {
         }
     }
 
-    /// Fights once every `step` for so long.
+    /// Overwrites once every `step` for so many seconds.
     fn fight(&mut self, seconds: u32, step: u32, racing: bool) {
         for _ in 0..seconds / step {
             self.door.world().pass(SECOND * step);
@@ -137,7 +137,7 @@ fn a_co_writer_that_undoes_each_key_for_hours_gets_one_an_hour() {
             fight.door.world().pass(SECOND * due);
             fight.fight(600, 1, racing);
             let made = fight.created();
-            // One more that was right to be made, and one that it takes to see the fifth undone.
+            // One more that was rightly created, and one that it takes to see the fifth one overwritten.
             assert!(
                 (4..=AT_FIRST + 2).contains(&made),
                 "{made} in ten minutes, racing: {racing}"
@@ -160,7 +160,7 @@ fn a_co_writer_that_undoes_each_key_for_hours_gets_one_an_hour() {
                 (1..=2).contains(&later),
                 "{later} in two hours, racing: {racing}"
             );
-            // It is over: the next key stays.
+            // The contention is over: the next key stays.
             fight.old = None;
             for _ in 0..=HOUR {
                 fight.door.world().pass(SECOND);
@@ -175,7 +175,7 @@ fn a_co_writer_that_undoes_each_key_for_hours_gets_one_an_hour() {
 #[test]
 fn a_co_writer_whose_key_is_good_has_its_way_until_that_is_due() {
     let mut fight = Fight::new(put_back_value_alone);
-    // Ours is due after two hours of six, theirs after four.
+    // Our key is due after two hours of six, theirs after four.
     fight.door.world().pass(SECOND * 2 * HOUR);
     fight.fight(600, 1, false);
     assert_eq!(fight.created(), 1);

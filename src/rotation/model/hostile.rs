@@ -1,4 +1,4 @@
-//! A tenant that writes whatever it likes into the Secret of its own namespace, and knows every id and end at Headscale. Tests.
+//! A tenant that writes anything into the Secret of its own namespace, and knows every id and expiry at Headscale. Tests.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const EVIL: &str = "evil";
 const EVIL_KEY: &str = "s0-authkey";
 
-/// So many services of others.
+/// Number of services of other tenants.
 const OTHERS: usize = 8;
 
 struct Hostile {
@@ -85,7 +85,7 @@ impl Hostile {
         panic!("the process does not come to rest");
     }
 
-    /// Writes the next thing that the tenant thinks of.
+    /// Writes the tenant's next attempt.
     fn forge(&mut self) {
         let mut world = self.door.world();
         let keys = world.keys();
@@ -94,7 +94,7 @@ impl Hostile {
         let mut pick = |most: u64| self.random.below(most);
         let kind = pick(8);
         if kind == 0 {
-            // Somebody else's Secret, from beginning to end.
+            // A complete copy of another tenant's Secret.
             let from = format!("n{}", pick(6));
             if let Some(copy) = world.read(&from, SECRET) {
                 secret.data = copy.data;
@@ -118,7 +118,7 @@ impl Hostile {
     }
 }
 
-/// A record of the tenant's making, out of what is at Headscale.
+/// A record forged by the tenant from what is at Headscale.
 fn forged(keys: &[PreAuthKey], kind: u64, pick: &mut dyn FnMut(u64) -> u64) -> String {
     let past = "2020-01-01T00:00:00Z";
     let previous = |key: &PreAuthKey| json!({"id": key.id.0, "expireAt": past, "expires": key.expiration, "revoked": true});
@@ -178,7 +178,7 @@ fn whatever_a_tenant_writes_no_key_of_anybody_else_is_expired() {
                 .pass(SECOND * u32::try_from(by).unwrap());
             hostile.work();
         }
-        // The others still have the keys that they began with; the world has seen to it that these work.
+        // The others still have the keys that they began with; the world has checked that these work.
         let world = hostile.door.world();
         let of_others = world.keys().into_iter().filter(|key| {
             let users = world.users();

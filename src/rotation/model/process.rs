@@ -1,4 +1,4 @@
-//! One process that rotates, driven by hand: which of its calls goes on is the caller's choice. Tests.
+//! One rotating process, driven step by step: the caller chooses which of its calls continues. Tests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,12 +28,12 @@ pub(super) fn installation() -> Installation {
 }
 
 pub(super) struct Process {
-    /// How far its clock is off.
+    /// Offset of its clock.
     pub(super) skew: SignedDuration,
     clock: Clock,
     rotation: Loop,
     jobs: Vec<BoxFuture<'static, FinishedJob>>,
-    /// By its clock, when it was last asked what is to be done; none if something has changed since.
+    /// When it was last asked for due work, by its clock; none if something has changed since.
     asked: Option<Timestamp>,
 }
 
@@ -76,7 +76,7 @@ impl Process {
         self.rotation.take(demands.clone());
     }
 
-    /// Begins what is to be done by now; says whether there is anything.
+    /// Starts what is due by now; returns whether there is anything.
     pub(super) fn begin(&mut self, now: Timestamp) -> bool {
         let shown = now + self.skew;
         if self.asked.replace(shown) != Some(shown) {
@@ -87,37 +87,37 @@ impl Process {
         !self.jobs.is_empty()
     }
 
-    /// Lets one of its jobs go on to the next call.
+    /// Lets one of its jobs continue to the next call.
     pub(super) fn go_on(&mut self, which: u64) {
         let index = usize::try_from(which).unwrap() % self.jobs.len();
         let mut waiting = std::task::Context::from_waker(noop_waker_ref());
         if let std::task::Poll::Ready(done) = self.jobs[index].poll_unpin(&mut waiting) {
             drop(self.jobs.swap_remove(index));
             self.asked = None;
-            // No future: the loop itself waits for nothing.
+            // Not a future: the loop itself never waits.
             let absorb: fn(&mut Loop, FinishedJob) = Loop::apply_outcome;
             absorb(&mut self.rotation, done);
         }
     }
 
-    /// When it wants to be woken, by the true time.
+    /// Returns when it has to be woken, by the true time.
     pub(super) fn wake(&self) -> Timestamp {
         self.rotation.wake() - self.skew
     }
 
-    /// How that key does.
+    /// Returns the state of the key.
     pub(super) fn state(&self, secret: &SecretRef, data_key: &str) -> Option<KeyState> {
         self.rotation.known(secret)?.states.get(data_key).copied()
     }
 
-    /// What people were told of that Secret.
+    /// Returns the texts of Events about the Secret.
     pub(super) fn notes(&self, secret: &SecretRef) -> Vec<String> {
         let known = self.rotation.known(secret).into_iter();
         let notices = known.flat_map(|known| known.notices(secret, |_| None));
         notices.map(|notice| notice.note).collect()
     }
 
-    /// Whether a sweep would leave that key.
+    /// Returns whether a sweep would keep the key.
     pub(super) fn keeps(&self, id: KeyId) -> bool {
         self.rotation.kept.hold("default", id)
     }

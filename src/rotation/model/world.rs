@@ -1,4 +1,4 @@
-//! A Headscale and Secrets in memory, what may befall a call, and what may never be. Tests.
+//! A Headscale and Secrets in memory, the faults of calls, and the invariants. Tests.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -20,51 +20,51 @@ pub(super) use random::Random;
 
 pub(super) const SECRET: &str = "headscale-auth-keys";
 
-/// What may befall a call.
+/// A fault of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mishap {
-    /// Nothing was done.
+    /// The call was not executed.
     Refused,
-    /// It was done, and nobody heard of it.
+    /// The call was executed, but its answer was lost.
     AnswerLost,
-    /// It was done, and the answer is the one to a second try.
+    /// The call was executed, and the answer is that of a retry.
     AskedTwice,
 }
 
-/// What became of a key, beside what Headscale and the Secrets say.
+/// The history of a key, in addition to what Headscale and the Secrets show.
 #[derive(Clone, Copy, Debug)]
 struct Made {
     at: Timestamp,
-    /// When a pod could read it last.
+    /// When a pod could last read it.
     readable: Option<Timestamp>,
-    /// Whether Headscale forgot it because a person or its own housekeeping deleted what is long over.
+    /// Whether Headscale forgot it because a person or its own cleanup deleted long expired keys.
     swept: bool,
     /// Whether a person took it out of its Secret.
     taken: bool,
-    /// Whether a person made it.
+    /// Whether a person created it.
     hers: bool,
 }
 
 pub(super) struct World {
     pub(super) random: Random,
-    /// The true time, by which Headscale goes too.
+    /// The true time, which Headscale uses as well.
     pub(super) now: Timestamp,
-    /// How often in a thousand a call goes wrong.
+    /// How often in a thousand a call fails.
     pub(super) mishaps: u64,
-    /// Until when Headscale is away.
+    /// Until when Headscale is unavailable.
     pub(super) away_until: Timestamp,
     pub(super) overlap: Duration,
-    /// The processes' clocks may be this far from the true time.
+    /// Maximum difference between the processes' clocks and the true time.
     pub(super) skew: SignedDuration,
-    /// What a person or another controller did that makes us forget keys.
+    /// When a person or another controller did something that makes Sidescale forget keys.
     pub(super) forgetting: Vec<Timestamp>,
-    /// Whether a process's own clock was days ahead: it ends old keys too soon, which nothing tells it.
+    /// Whether a process's own clock was days ahead: it expires old keys too soon and cannot notice.
     pub(super) mad_clock: bool,
     pub(super) answers_lost: u64,
     pub(super) conflicts: u64,
     pub(super) rotations: u64,
     pub(super) written_by_hand: u64,
-    /// A namespace whose tenant writes into its Secret what it likes: what stands there proves nothing.
+    /// A namespace whose tenant writes anything into its Secret: its contents prove nothing.
     pub(super) hostile: Option<String>,
     server: Server,
     backup: Option<Server>,
@@ -102,7 +102,7 @@ impl World {
             trace: VecDeque::new(),
         };
         let mut api_key = StoredSecret::absent("headscale", "headscale-api-key");
-        // A person made it: nobody here looks after it.
+        // A person created it: no manager looks after it.
         api_key.labels.clear();
         let value = b"hskey-api-model".to_vec();
         api_key.data.insert("api-key".into(), value.into());
@@ -166,7 +166,7 @@ impl World {
         self.secrets.values().filter(named).cloned().collect()
     }
 
-    /// Compare and swap; none if another came first.
+    /// Compares and swaps; none if another writer came first.
     pub(super) fn write(&mut self, secret: &StoredSecret) -> Option<StoredSecret> {
         let there = self.read(&secret.namespace, &secret.name);
         if there.as_ref().and_then(|there| there.revision.clone()) != secret.revision {
@@ -212,7 +212,7 @@ impl World {
         }
     }
 
-    /// Lets time pass: pods read what the Secrets hold all the while.
+    /// Lets time pass, during which pods read the Secrets.
     pub(super) fn pass(&mut self, by: Duration) {
         self.now = after(self.now, by);
         self.sweep();
@@ -222,7 +222,7 @@ impl World {
         self.check();
     }
 
-    /// The clocks of all jump, and keys end that nobody could renew: excused.
+    /// All clocks jump, and keys expire that could not be renewed: excused.
     pub(super) fn jump(&mut self, by: Duration) {
         self.note(format!("jump by {by:?}"));
         self.excuse("the clock jumped past every key's end");
@@ -233,7 +233,7 @@ impl World {
         self.old = self.read(namespace, SECRET).into_iter().collect();
     }
 
-    /// A person puts back a Secret of yesterday. Excused until it is seen: its keys may be over.
+    /// A person restores a Secret of yesterday. Excused until it is noticed: its keys may have expired.
     pub(super) fn restore_secret(&mut self) {
         let Some(mut old) = self.old.pop() else {
             return;
@@ -241,7 +241,7 @@ impl World {
         self.note("secret restored");
         let why = "a Secret of yesterday was put back";
         self.excuse(why);
-        // Also what is not in the Secret at the moment.
+        // Including keys that are not in the Secret at the moment.
         let held = serials(&old).into_iter();
         self.excused.extend(held.map(|(key, _)| (key, why)));
         self.forgetting.push(self.now);
@@ -255,7 +255,7 @@ impl World {
         self.put(old);
     }
 
-    /// Another controller takes a value out.
+    /// Another controller removes a value.
     pub(super) fn take_value_out(&mut self, namespace: &str, data_key: &str) {
         if let Some(mut secret) = self.read(namespace, SECRET) {
             for (_, serial) in serials(&secret) {
@@ -268,7 +268,7 @@ impl World {
         }
     }
 
-    /// Another controller puts back what stood there.
+    /// Another controller restores an older state.
     pub(super) fn put_back(&mut self, old: &StoredSecret, writer: &str) {
         let there = self.read(&old.namespace, SECRET);
         if there.is_some_and(|there| there.data == old.data) {
@@ -286,7 +286,7 @@ impl World {
         self.secrets.remove(&name);
     }
 
-    /// How many keys were made.
+    /// Returns how many keys were created.
     pub(super) fn created(&self) -> usize {
         self.made.len()
     }
@@ -305,7 +305,7 @@ impl World {
         self.excused.extend(keys.into_iter().map(|key| (key, why)));
     }
 
-    /// What the Secrets hold, by data key: no two of them share one.
+    /// Returns the keys in the Secrets, by data key: no two Secrets share one.
     fn named(&self) -> BTreeMap<String, u64> {
         let secrets = self.secrets.values();
         let honest =
@@ -317,7 +317,7 @@ impl World {
         self.named().into_values().collect()
     }
 
-    /// At no moment could a pod read only a dead key.
+    /// Checks that a pod can never read an invalid key.
     fn check(&mut self) {
         let named = self.named();
         let live = self.live();
@@ -330,7 +330,7 @@ impl World {
         }
     }
 
-    /// What all Secrets remember.
+    /// Returns the records of all Secrets.
     pub(super) fn records(&self) -> Records {
         let mut records = Records::default();
         for secret in self.secrets.values() {
@@ -346,7 +346,7 @@ fn value(serial: u64) -> String {
     format!("hskey-auth-{serial:012}-{}", "x".repeat(64))
 }
 
-/// The keys that a Secret holds, by data key.
+/// Returns the keys in a Secret, by data key.
 fn serials(secret: &StoredSecret) -> Vec<(String, u64)> {
     let serial = |value: &[u8]| {
         let value = std::str::from_utf8(value).ok()?;

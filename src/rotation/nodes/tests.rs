@@ -1,4 +1,4 @@
-//! Pods come and go, nodes come and go, and each look says who is what.
+//! Pods and nodes come and go, and each check tells which is which.
 
 use std::sync::Arc;
 
@@ -11,19 +11,19 @@ use crate::rotation::owner::{KeyUser, ServiceOwner};
 use crate::rotation::replicas::{PodRef, ReplicaGroup};
 use crate::rotation::tailnet::{ForeignRows, KeyOrigin};
 
-/// A cluster and a tailnet, looked at every fifteen seconds.
+/// A cluster and a tailnet, checked every fifteen seconds.
 struct World {
     now: i64,
     truth: NodeTracker,
-    /// Hostname (none: only the kubelet knows it), when it was made, uid.
+    /// Hostname (none: only the kubelet knows it), creation time, uid.
     pods: Vec<(Option<&'static str>, i64, u128)>,
     /// Id, host, when it joined, whether it is connected.
     nodes: Vec<(u64, &'static str, i64, bool)>,
-    /// Pods that may be connected beside those above.
+    /// Pods that may be connected in addition to those above.
     leaving: usize,
     ephemeral: bool,
     ours: bool,
-    /// Whether each pod has a key of its own, which the node with the next id joined with.
+    /// Whether each pod has its own key, with which the node with the next id joined.
     own_keys: bool,
 }
 
@@ -47,7 +47,7 @@ impl World {
         }
     }
 
-    /// Pods and nodes of one hostname that came up together long ago.
+    /// Pods and nodes of one hostname that started together long ago.
     fn joined(pods: u128) -> Self {
         let mut world = Self::new();
         for n in 0..pods {
@@ -239,7 +239,7 @@ fn while_lost_replicas_are_replaced_the_rest_stays_lost_and_the_new_ones_are_exp
     let look = world.look();
     assert_eq!((look.counts.joined, look.counts.lost), (1, 2));
     assert!(!look.findings[0].expecting);
-    // One of the two comes back by itself: the other one is lost, whichever that is.
+    // One of the two comes back: the other one is lost, whichever that is.
     world.nodes.push((9, "api", world.now, true));
     world.look();
     let look = world.look();
@@ -301,13 +301,13 @@ fn where_each_pod_has_a_key_of_its_own_it_is_certain_whose_node_is_missing() {
     let found: Vec<_> = look.findings.iter().map(uids).collect();
     assert_eq!(found, [[1], [2]]);
     world.nodes.push((3, "api", START + 5, true));
-    // Its pod is replaced, and the next one does not join: the others' nodes are not taken for its own.
+    // Its pod is replaced, and the next pod does not join: the nodes of the others are not taken for its own.
     world.pods[1] = (Some("api"), world.now, 3);
     world.now += 120;
     let look = world.look();
     assert_eq!((look.counts.late, look.counts.lost), (1, 0));
     assert_eq!(uids(&look.findings[0]), [3]);
-    // A node that came with a key that nobody knows any more may be anybody's.
+    // A node that joined with an unknown key may belong to any pod.
     world.nodes.push((9, "api", world.now, true));
     assert_eq!(world.counts(), (3, 0, 0, 0));
 }
@@ -412,7 +412,7 @@ fn the_next_process_knows_who_had_joined_and_who_waited() {
     assert_eq!(world.truth.note(), Some(noted.clone()));
     world.truth = NodeTracker::default();
     assert_eq!(states(&mut world), [late, late], "nothing is known");
-    // Who came later is not known either, and a note never knows less than the one before it.
+    // Pods created later are unknown too, and a checkpoint never knows less than the one before it.
     world.pods = vec![(Some("api"), START + 400, 9)];
     world.truth = NodeTracker::after(Some(noted));
     assert_eq!(states(&mut world), [late]);

@@ -1,4 +1,4 @@
-//! Who comes first, who waits, and that nobody waits for ever.
+//! Which job comes first, which waits, and that none waits forever.
 
 use super::*;
 
@@ -94,7 +94,7 @@ impl Sim {
         }
     }
 
-    /// Goes on to a time by steps of 50 ms; `ended` is told of each job, and asks for more work.
+    /// Runs until a time in steps of 50 ms; `ended` is called with each finished job, and may request more.
     fn run(
         &mut self,
         until: i64,
@@ -136,7 +136,7 @@ impl Sim {
 
 #[test]
 fn a_new_pod_comes_before_a_thousand_due_renewals() {
-    // Also where each of them takes as long as a call may.
+    // Also if each of them takes as long as a call may.
     for takes in [50, 10_000] {
         let mut sim = Sim::new();
         for n in 0..1_000 {
@@ -215,6 +215,6 @@ fn a_server_slower_than_our_deadline_gives_a_thousand_their_turn() {
         assert!(again.is_none_or(|wait| wait >= 10_000), "s{n}: {tries:?}");
     }
     let due = sim.begun_at("due")[0];
-    // Seven places go to new pods, and whoever failed before it was due is before it.
+    // Seven places go to new pods, and Secrets that failed before it was due come before it.
     assert!(due <= 60_000 + 500_000, "the renewal began at {due}");
 }

@@ -347,7 +347,7 @@ impl Reconciler<'_> {
         })
     }
 
-    /// Returns the cost of a key that was not created to the budget.
+    /// Gives the cost of a key that was not created back to the budget.
     fn give_back(&self, data_key: &str) {
         if let Some(demand) = self.task.demand.get(data_key) {
             let owner = ServiceOwner::new(&self.task.secret.namespace, &demand.service);

@@ -1,4 +1,4 @@
-//! What a record remembers, and what of one that somebody else wrote is dropped. Tests.
+//! What a record remembers, and what is dropped from a record that somebody else wrote. Tests.
 
 use jiff::Timestamp;
 
@@ -173,7 +173,7 @@ fn what_the_control_plane_knows_as_well_is_left_out_where_there_is_no_room() {
     );
 }
 
-/// The data keys that are left of a document with these entries: data key, service and control plane.
+/// The data keys that remain of a document with these entries: data key, service and control plane.
 fn kept(secret: &SecretRef, entries: &[(&str, &str, &str)]) -> Vec<String> {
     let keys = entries.iter().map(|(data_key, service, plane)| {
         let key = KeyRecord::new(service, plane);
@@ -248,7 +248,7 @@ fn a_record_of_an_earlier_namespace_says_so_until_it_is_taken_over() {
         let mut record = Record::parse(Some(&document), &secret()).unwrap();
         let case = format!("{written:?} {now:?}");
         assert_eq!(record.is_of_earlier_namespace(now), earlier, "{case}");
-        // Any other write leaves it so.
+        // Any other write leaves it unchanged.
         record.belong_to("shop", now, "headscale-auth-keys");
         assert_eq!(record.is_of_earlier_namespace(now), earlier, "{case}");
         record.take_over();

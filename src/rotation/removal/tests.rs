@@ -1,4 +1,4 @@
-//! What is found that nothing uses, and what is left. Tests.
+//! What is found to be unused, and what is kept. Tests.
 
 use super::*;
 use crate::control_plane::{HeadscaleRelease, Node};
@@ -10,7 +10,7 @@ fn at(day: i64) -> Timestamp {
     Timestamp::from_second(day * DAY).unwrap()
 }
 
-/// Key `id` of `user`, made on day 0, that ends on `day`.
+/// Key `id` of `user`, created on day 0, that expires on `day`.
 fn key(id: u64, user: u64, day: i64) -> PreAuthKey {
     PreAuthKey {
         prefix: None,
@@ -25,7 +25,7 @@ fn key(id: u64, user: u64, day: i64) -> PreAuthKey {
     }
 }
 
-/// What the Secret of `shop` remembers.
+/// The record in the Secret of `shop`.
 fn record(id: u64) -> Record {
     let mut key = KeyRecord::new("api", "default");
     key.current = Some(IssuedKey {
@@ -70,15 +70,15 @@ fn survey(release: HeadscaleRelease) -> Survey {
         (5, "UPPER"),
     ];
     let keys = vec![
-        // In force; one that ended long ago, and one that ended six days ago.
+        // In force; one that expired long ago, and one that expired six days ago.
         key(7, 1, 200),
         key(5, 1, 10),
         key(6, 1, 94),
-        // Nobody knows it: its namespace is gone.
+        // No record knows it: its namespace is gone.
         key(8, 2, 200),
-        // Ended long ago, and nothing else is left of the service.
+        // Expired long ago, and nothing else is left of the service.
         key(9, 3, 20),
-        // Adopted, and a person's.
+        // Of an adopted user, and of a person.
         key(10, 4, 200),
         key(11, 5, 200),
     ];
@@ -123,15 +123,15 @@ fn nodes_that_were_away_for_long_stay_behind_where_nobody_needs_their_user() {
         ..node(4, Some(8), None, Some(1))
     };
     let nodes = vec![
-        // A record names its user, whose key it came with.
+        // A record names the user of the key that it joined with.
         node(1, Some(7), None, Some(1)),
-        // By its key, whatever user tags gave it; and by its user.
+        // By its key, whatever user its tags gave it; and by its user.
         node(2, Some(8), Some(2_147_455_555), Some(70)),
         node(3, None, Some(3), Some(1)),
         online,
         node(5, Some(8), None, Some(71)),
         node(6, Some(8), None, None),
-        // Of somebody else, and of nobody.
+        // Of another owner, and of none.
         node(7, Some(10), None, Some(1)),
         node(8, None, None, Some(1)),
         node(9, Some(99), Some(2_147_455_555), Some(1)),
@@ -272,7 +272,7 @@ fn a_record_speaks_of_its_own_namespace_and_a_damaged_one_stops_no_other() {
             &policy,
         ))
     };
-    // Another namespace says that it knows everything.
+    // Another namespace claims to know everything.
     let forged = Records {
         read: [("other".to_owned(), vec![record(7), record(8), record(5)])].into(),
         unreadable: BTreeSet::new(),

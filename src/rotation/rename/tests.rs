@@ -1,4 +1,4 @@
-//! Rollouts at a control plane, and what the name keeper plans to do.
+//! Rollouts at a control plane, and what the renamer plans.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::rotation::owner::KeyUser;
 use crate::rotation::replicas::{PodRef, ReplicaGroup};
 use crate::rotation::tailnet::{ForeignRows, KeyOrigin};
 
-/// Key 1 is ours and ephemeral, key 2 ours and not, key 3 of a user that was lent, key 4 a stranger's.
+/// Key 1 is ours and ephemeral, key 2 ours and not, key 3 of an adopted user, key 4 a stranger's.
 fn tailnet(now: i64, nodes: &[(u64, &str, bool, u64)]) -> Tailnet {
     let users = [(1, "shop.api", Some("api")), (3, "adopted", None)];
     let users = users.map(|(id, name, service): (_, &str, Option<&str>)| {
@@ -48,7 +48,7 @@ fn tailnet(now: i64, nodes: &[(u64, &str, bool, u64)]) -> Tailnet {
 
 const NOTHING: [i64; 0] = [];
 
-/// No name is another's.
+/// No name belongs to another service.
 fn ours() -> claims::HostnameReport {
     claims::HostnameReport::default()
 }
@@ -83,7 +83,7 @@ fn demands(user: &str, pods: usize) -> Demands {
     }
 }
 
-/// Looks at second 0 and again at `second`, and says what is to be done then: `-3` deletes, `+3` renames.
+/// Checks at second 0 and again at `second`, and returns the steps of the second check: `-3` deletes, `+3` renames.
 fn after_looks(user: &str, pods: usize, nodes: &[(u64, &str, bool, u64)], second: i64) -> Vec<i64> {
     let mut names = NodeRenamer::default();
     let demands = demands(user, pods);
@@ -119,7 +119,7 @@ fn an_old_node_makes_room_and_the_newest_gets_the_name() {
     let rollout = [(1, "api", false, 1), (2, "api-1", true, 1)];
     assert_eq!(after_looks("shop.api", 1, &rollout, 59), NOTHING);
     assert_eq!(after_looks("shop.api", 1, &rollout, 60), [-1, 2]);
-    // Headscale itself was faster, or on 0.29 the node.
+    // Headscale itself was faster, or, on 0.29, the node.
     assert_eq!(after_looks("shop.api", 1, &[(2, "api-1", true, 1)], 0), [2]);
     assert_eq!(
         after_looks("shop.api", 1, &[(2, "api", true, 1)], 90),
@@ -196,7 +196,7 @@ fn a_name_that_another_has_is_told_once_until_it_is_free() {
         [RenameStep::Rename { .. }]
     ));
     assert_eq!(steps(&strange), [told], "taken anew");
-    // Its own old node is not worth a word: it makes room.
+    // Its own old node is not reported: it makes room.
     assert_eq!(steps(&[(1, "api", true, 1), (2, "api-1", true, 1)]), []);
 }
 
@@ -235,7 +235,7 @@ fn a_name_that_belongs_to_another_is_given_to_no_node_and_the_old_one_makes_room
         [],
         "said elsewhere"
     );
-    // It had the name by Headscale's own doing.
+    // Headscale itself gave it the name.
     let rollout = [(1, "api", false, 1), (2, "api-1", true, 1)];
     steps(0, &rollout, conflict("api", "shop"));
     let room = steps(60, &rollout, conflict("api", "shop"));

@@ -1,4 +1,4 @@
-//! What finds room to be remembered.
+//! Which names find room to be remembered.
 
 use super::*;
 
@@ -18,7 +18,7 @@ fn a_namespace_and_all_together_have_bounds_and_the_oldest_stay() {
         (claims.0.len(), look.no_room),
         (2, no_room("old", Bound::Namespace))
     );
-    // Another namespace has room of its own, and no name of the first one's.
+    // Another namespace has its own room, and none of the first one's names.
     let others = [
         ("old/a", "n0"),
         ("old/a", "n1"),
@@ -27,13 +27,13 @@ fn a_namespace_and_all_together_have_bounds_and_the_oldest_stay() {
     ];
     assert_eq!(world.pods(&others).refused(&mut claims, 1), ["young/b"]);
     assert!(claims.0.contains_key(&Hashed::of("x")));
-    // All is full: who comes later is not remembered, and what is there stays.
+    // All is full: later services are not remembered, and what is there stays.
     let more = [&others[..], &[("late/d", "y"), ("late/d", "n1")]].concat();
     let look = world.pods(&more).look(&mut claims, 2);
     assert_eq!(look.no_room, no_room("late", Bound::All));
     assert_eq!(claims.0.len(), 3);
     assert!(!claims.0.contains_key(&Hashed::of("y")));
-    // For a new name the namespace gives up the one of its own that it has not asked for longest.
+    // For a new name, the namespace gives up the name that it has not asked for longest.
     world
         .pods(&[("old/a", "n1"), ("young/b", "x")])
         .look(&mut claims, 3);

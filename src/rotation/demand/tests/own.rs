@@ -1,4 +1,4 @@
-//! Pods that have keys of their own. Tests.
+//! Pods with their own keys. Tests.
 
 use super::*;
 
@@ -61,7 +61,7 @@ fn the_node_of_a_pod_with_a_name_of_its_own_is_known() {
     }
 }
 
-/// The namespace may say something else since, and a pod never waits for a key that nobody makes.
+/// The namespace's annotation may have changed since, and a pod must never wait for a key that is not created.
 #[test]
 fn the_receipt_says_whether_a_key_is_a_pods_own() {
     let says = |mode: &str| NamespaceMetadata {

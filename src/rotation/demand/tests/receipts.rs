@@ -1,4 +1,4 @@
-//! What a receipt buys, field by field: no more than the pod's own annotations would in this namespace.
+//! What a receipt grants, field by field: no more than the pod's own annotations would in this namespace.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use sidescale_webhook::sidecar::{Done, Injected, Receipt};
 
 use super::*;
 
-/// The other namespace has `lab` and `open` closed to it; nobody may name `closed`, and `selected` is for labelled pods alone.
+/// The other namespace may not use `lab` and `open`; `closed` may not be named at all, and `selected` is only for labelled pods.
 const POLICY: &str = "controlPlanes:
   default: {loginServer: 'https://headscale.example.org'}
   lab: {loginServer: 'https://lab.example.org', namespaces: [shop]}
@@ -19,7 +19,7 @@ profiles:
   closed: {annotations: {tags: 'tag:admin'}}
 ";
 
-/// A receipt in which every field is there.
+/// A receipt with every field.
 fn whole() -> Map<String, Value> {
     let injected = Injected {
         service: "api".into(),
@@ -48,7 +48,7 @@ fn whole() -> Map<String, Value> {
     }
 }
 
-/// The one key that a pod with this receipt gets, as `tags user Secret/data key`, and the pod's label `app`.
+/// The one key that a pod with this receipt and label `app` gets, as `tags user Secret/data key`.
 fn bought(receipt: &Map<String, Value>, namespace: &str, inject: Option<&str>) -> Option<String> {
     let policy = Policy::from_config(serde_saphyr::from_str(POLICY).unwrap()).unwrap();
     let metadata = NamespaceMetadata {
@@ -86,9 +86,9 @@ fn bought(receipt: &Map<String, Value>, namespace: &str, inject: Option<&str>) -
 
 struct Row {
     field: &'static str,
-    /// What the receipt buys without the field.
+    /// What the receipt grants without the field.
     left_out: Option<&'static str>,
-    /// What it buys with other values.
+    /// What it grants with other values.
     forged: Vec<(Value, Option<&'static str>)>,
 }
 
@@ -110,7 +110,7 @@ fn rows() -> Vec<Row> {
             .map(|value| (json!(value), None))
             .collect::<Vec<_>>()
     };
-    // A text in place of a name gets no further than the parser.
+    // A text that is not a name stops at the parser.
     let no_names = ["", "A b", "x; rm -rf /", "\u{1b}[2J", "../x", "$(id)"];
     let mut profiles = nothing(&["selected", "elsewhere", "closed", "gone"]);
     profiles.push((json!("default"), PLAIN));
@@ -181,7 +181,7 @@ fn each_field_of_a_receipt_buys_what_the_annotation_would() {
     let mut honest = fields;
     honest.remove("ownKey");
     assert_eq!(bought(&honest, "shop", None).as_deref(), HONEST);
-    // Copied to a namespace that may name neither the profile nor the control plane, it buys nothing.
+    // Copied to a namespace that may name neither the profile nor the control plane, it grants nothing.
     assert_eq!(bought(&honest, "other", None), None);
     assert_eq!(bought(&honest, "other", Some("tailscale")), None);
     for Row {
@@ -214,7 +214,7 @@ fn each_field_of_a_receipt_buys_what_the_annotation_would() {
     }
 }
 
-/// What only pods of opted-in namespaces get by their labels is not had by leaving the profile out, nor by naming it.
+/// A forged receipt gains nothing that only labelled pods of opted-in namespaces get: neither without the profile nor by naming it.
 #[test]
 fn a_profile_by_labels_is_not_had_by_a_forged_receipt() {
     let at_default = |profile: Option<&str>| {

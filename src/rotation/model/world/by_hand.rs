@@ -1,4 +1,4 @@
-//! A person who writes a key of her own into a Secret of ours. Tests.
+//! A person who writes her own key into a Secret of Sidescale. Tests.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use super::{Made, SECRET, World, value};
 use crate::clock::after;
 use crate::control_plane::{KeyId, KeyPrefix, PreAuthKey, User, UserId};
 
-/// Longer than one of ours lives until it is renewed.
+/// Longer than our own keys live until they are renewed.
 const LIFE: Duration = Duration::from_secs(9 * 3_600);
 
-/// Her user at Headscale, which bears no mark of ours.
+/// Her user at Headscale, without our tag.
 const USER: UserId = UserId(1_000_000);
 
 impl World {
-    /// Makes a key that is none of ours and writes it over the one that stands there.
+    /// Creates a key that is not ours and overwrites the current one with it.
     pub(in crate::rotation::model) fn write_own_key(&mut self, namespace: &str, data_key: &str) {
         let Some(mut secret) = self.read(namespace, SECRET) else {
             return;

@@ -1,4 +1,4 @@
-//! The Headscale of the world: its users and keys, and what ends them. Tests.
+//! The Headscale of the world: its users and keys, and what expires them. Tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,10 +13,10 @@ use crate::key_value::KeyValue;
 use crate::rotation::owner::Installation;
 use crate::rotation::survey::Survey;
 
-/// An overlap is counted from before the write, which may take this long.
+/// Longest duration of a write: an overlap is counted from before it.
 const WRITE: SignedDuration = SignedDuration::from_secs(30);
 
-/// All that Headscale keeps, and what a backup of it holds.
+/// The state of Headscale, and of a backup.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Server {
     pub(super) users: Vec<User>,
@@ -89,7 +89,7 @@ impl World {
         Some(MintedKey { key, value })
     }
 
-    /// Ends a key. The one that a Secret names, and one that a pod may have read within the overlap, never are.
+    /// Expires a key. A key that a Secret names, or that a pod may have read within the overlap, must never be expired.
     pub(in crate::rotation::model) fn expire(&mut self, id: KeyId) {
         let now = self.now;
         let Some((serial, key)) = self.server.keys.get_mut(&id) else {
@@ -114,7 +114,7 @@ impl World {
                     "key {serial} of user {name:?} is expired for a tenant"
                 ));
             }
-            // What becomes of the tenant's own keys is the tenant's doing.
+            // The tenant itself is responsible for its own keys.
             return;
         }
         if self.made.get(&serial).is_some_and(|made| made.hers) {
@@ -138,7 +138,7 @@ impl World {
         self.check();
     }
 
-    /// Deletes what is long over, as people do.
+    /// Deletes long expired keys, as people do.
     pub(super) fn sweep(&mut self) {
         let long_ago = self.now - SignedDuration::from_hours(4);
         let made = &mut self.made;
@@ -155,7 +155,7 @@ impl World {
         self.backup = Some(self.server.clone());
     }
 
-    /// Headscale is put back as it was: newer keys are gone and their ids are given again. Excused until the next pass.
+    /// Restores Headscale from a backup: newer keys are gone and their ids are reassigned. Excused until the next pass.
     pub(in crate::rotation::model) fn restore_headscale(&mut self) {
         if let Some(backup) = self.backup.clone() {
             self.note("headscale restored");
@@ -167,12 +167,12 @@ impl World {
                     made.swept = false;
                 }
             }
-            // It is away meanwhile.
+            // It is unavailable meanwhile.
             self.pass(Duration::from_secs(15));
         }
     }
 
-    /// The key that was made last and that no race was lost over, if it still is good.
+    /// Returns the key created last, if it is still valid: a key that lost a race is not.
     pub(in crate::rotation::model) fn last_live(&self) -> Option<KeyId> {
         let now = self.now;
         let last = self.server.keys.iter().next_back();
@@ -186,7 +186,7 @@ impl World {
         keys.map(|(serial, _)| *serial).collect()
     }
 
-    /// What a sweep sees of Headscale.
+    /// Returns what a sweep sees of Headscale.
     pub(in crate::rotation::model) fn survey(&self, installation: &Installation) -> Survey {
         Survey {
             keys: self.keys(),

@@ -1,4 +1,4 @@
-//! The balance at the end: where every key that was ever made is. Tests.
+//! The balance at the end: where every created key is. Tests.
 
 use std::collections::BTreeSet;
 
@@ -7,22 +7,22 @@ use jiff::SignedDuration;
 use super::World;
 use crate::control_plane::KeyId;
 
-/// Where every key that was ever made is in the end.
+/// Where every created key is at the end.
 #[derive(Clone, Debug, Default)]
 pub(in crate::rotation::model) struct Ledger {
     pub(in crate::rotation::model) created: u64,
     pub(in crate::rotation::model) in_secrets: u64,
     pub(in crate::rotation::model) expired: u64,
-    /// Alive, ours by our mark, and in no record: what a sweep for orphans finds.
+    /// Valid, of users with our tag, and in no record: what a sweep for orphans finds.
     pub(in crate::rotation::model) reported: u64,
-    /// The ids of those.
+    /// The ids of these keys.
     pub(in crate::rotation::model) unknown: BTreeSet<KeyId>,
-    /// Gone with what was newer than a backup.
+    /// Lost when Headscale was restored from a backup.
     pub(in crate::rotation::model) restored_away: u64,
 }
 
 impl World {
-    /// Balances what was made with what is there. Everything has come to rest.
+    /// Compares the created keys with those that are there. Everything is at rest.
     pub(in crate::rotation::model) fn ledger(&self, wanted: &BTreeSet<String>) -> Ledger {
         let (named, live) = (self.named(), self.live());
         for data_key in wanted {
@@ -57,7 +57,7 @@ impl World {
             } else if !live.contains(serial) {
                 ledger.expired += 1;
             } else {
-                // Only what a restored Secret or Headscale made us forget may be left for the sweep.
+                // The sweep may only find keys that were forgotten because a Secret or Headscale was restored.
                 let hour = SignedDuration::from_hours(1);
                 if self.forgetting.iter().all(|at| made.at > *at + hour) {
                     self.wrong(&format!("key {serial} is alive, and no record names it"));

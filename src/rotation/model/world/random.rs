@@ -1,6 +1,6 @@
-//! Numbers for episodes. Tests.
+//! Random numbers for episodes. Tests.
 
-/// Numbers that look random and can be had again.
+/// Pseudo-random numbers that can be reproduced.
 #[derive(Clone, Debug)]
 pub(in crate::rotation::model) struct Random(u64);
 
@@ -16,7 +16,7 @@ impl Random {
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % limit
     }
 
-    /// True that often in a thousand.
+    /// Returns true this often in a thousand.
     pub(in crate::rotation::model) fn chance(&mut self, permille: u64) -> bool {
         self.below(1_000) < permille
     }

@@ -73,7 +73,7 @@ fn a_pod_is_told_of_once_an_hour_and_another_one_at_once() {
         data_key: "db-authkey".into(),
         ..place.clone()
     };
-    // The minute, what is found and where, and how much is told of.
+    // The minute, what is found and where, and how much is reported.
     let table = [
         (0, finding(Lost, 1, &[1]), &place, 1),
         (1, finding(Lost, 1, &[1]), &place, 0),

@@ -156,7 +156,7 @@ fn each_namespace_has_its_turn_however_many_pods_another_has() {
         .chain(of("y", pods[9_998..9_999].iter()))
         .chain(of("z", pods[9_999..].iter()))
         .collect();
-    // The namespace whose turn was last, and those that come first.
+    // The namespace served last, and those that come first.
     let table: [(&str, &[&str]); 5] = [
         ("", &["a", "noisy", "y", "z", "noisy"]),
         ("a", &["noisy", "y", "z", "a", "noisy"]),
@@ -174,7 +174,7 @@ fn each_namespace_has_its_turn_however_many_pods_another_has() {
     assert_eq!(in_turn(&due[..1], "noisy").len(), 1);
     assert_eq!(in_turn(&[], "").len(), 0);
 
-    // With more namespaces than reads, the next look goes on where this one ended.
+    // With more namespaces than reads, the next round continues where this one ended.
     let names: Vec<_> = (0..40).map(|n| format!("ns-{n:02}")).collect();
     let due: Vec<_> = names
         .iter()

@@ -8,7 +8,7 @@ use crate::rotation::owner::{KeyHolder, KeyUser, ServiceOwner};
 
 pub(super) const KEY: &str = "api-authkey";
 
-/// One Secret with one demanded key that is in force; each case changes what it is about.
+/// One Secret with one demanded key in force; each case changes what it tests.
 pub(super) struct Case {
     pub(super) ownership: Ownership,
     pub(super) key: KeyRecord,

@@ -1,4 +1,4 @@
-//! What went before ends, and nothing else.
+//! Old keys are expired, and nothing else.
 
 use super::*;
 use crate::rotation::record::Previous;
@@ -94,7 +94,7 @@ fn a_key_that_a_person_revokes_does_not_wait_for_its_overlap() {
         case.steps(10),
         expire_as(4, at(90 * DAY), ExpireReason::Revoked)
     );
-    // The request is over once its key was made.
+    // The request is done once its key was created.
     let asked = Case::new().with(|case| {
         case.key.previous = vec![previous(3)];
         case.key.revoke_previous(at(20));

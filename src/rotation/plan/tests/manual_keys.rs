@@ -1,4 +1,4 @@
-//! What follows from a value that a person put into a Secret.
+//! Values that a person put into a Secret.
 
 use super::*;
 use crate::control_plane::KeyPrefix;
@@ -47,12 +47,12 @@ fn adopted(origin: Origin) -> Vec<Step> {
     }]
 }
 
-/// Pods ask for a key that is good for one node.
+/// Pods ask for a single-use key.
 fn single(case: &mut Case) {
     case.demand.get_mut(KEY).unwrap().asked.reusable = false;
 }
 
-/// As [`case`], and the list is changed.
+/// Returns [`case`] with a changed list.
 fn rows(change: fn(&mut Vec<PreAuthKey>)) -> Case {
     case().with(|case| change(case.issued.as_mut().unwrap()))
 }
@@ -172,7 +172,7 @@ fn without_a_list_a_value_is_refused_by_its_form_alone() {
     let flaw = api_key.value.as_ref().and_then(|value| value.flaw).unwrap();
     assert_eq!(api_key.steps(10), intend(KeyReason::Refused(flaw)));
     assert_eq!(api_key.plan(at(10)).states[KEY], KeyState::Degraded);
-    // What stands where nobody made a key yet may be a person's: the list is asked for first.
+    // A value where no key was created yet may be a person's: the list is requested first.
     let first = unlisted(|case| case.key.current = None);
     let plan = first.plan(at(10));
     assert_eq!((plan.steps, plan.confirm_at), (vec![], Some(at(10))));

@@ -4,7 +4,7 @@ use crate::rotation::record::Previous;
 
 const HOUR: i64 = 3_600;
 
-/// A pod with a key of its own, made at second 0 for an hour.
+/// A pod with its own key, created at second 0 for an hour.
 fn case() -> Case {
     Case::new().with(|case| {
         case.of_pods = true;
@@ -18,7 +18,7 @@ fn case() -> Case {
     })
 }
 
-/// A key that works once, as it is listed.
+/// A single-use key, as it is listed.
 fn row(id: u64, expires: Timestamp) -> PreAuthKey {
     PreAuthKey {
         reusable: false,
@@ -164,7 +164,7 @@ fn a_pod_that_is_a_node_by_its_volume_needs_no_key_while_it_is_online() {
     }
 }
 
-/// A pod that was renewed may have read the key before a moment ago, and join with that.
+/// A pod whose key was renewed may have read the earlier key a moment ago, and join with that.
 #[test]
 fn a_key_that_was_renewed_ends_when_its_pod_has_not_joined_with_it() {
     let renewed = |used: Option<bool>| {
@@ -193,7 +193,7 @@ fn a_key_that_was_renewed_ends_when_its_pod_has_not_joined_with_it() {
         2,
         "ended, and noted that it is gone"
     );
-    // What nobody used is ended with its pod, though the pod has joined.
+    // An unused key is expired with its pod, even if the pod has joined with another.
     let mut key = renewed(None).with(joined).key;
     key.retire_own(at(700));
     assert_eq!(key.previous.len(), 2);
@@ -296,7 +296,7 @@ fn the_key_of_a_pod_that_is_gone_ends_at_once_unless_it_is_used_up() {
     assert_eq!(case.steps(700), expire(7, at(HOUR)));
 }
 
-/// As many pods of services whose names have this length as there may ever be.
+/// This many pods of a service whose name has this length.
 fn crowd(name: usize, pods: usize) -> Case {
     let service = "s".repeat(name);
     let mut one = case().demand.remove(KEY).unwrap();
@@ -328,11 +328,11 @@ fn a_secret_takes_the_keys_of_the_oldest_pods_until_it_is_full() {
     assert!(left_out(&crowd(3, 1_950)).is_empty());
     let one = left_out(&crowd(3, 2_001));
     assert_eq!(one, ["sss-0000000007d0-authkey"], "the youngest");
-    // Long names fill the Secret sooner.
+    // Long names fill the Secret earlier.
     let long = crowd(200, 2_001);
     let fits = 2_001 - left_out(&long).len();
     assert!((700..1_000).contains(&fits), "{fits}");
-    // Whoever has one keeps it, though its pod is the youngest.
+    // A pod with a key keeps it, even if it is the youngest.
     let mut late = crowd(3, 2_001);
     late.demand.insert(KEY.into(), demand());
     late.demand.get_mut(KEY).unwrap().since = at(8_000);
@@ -364,7 +364,7 @@ fn what_a_secret_takes_fits_into_it() {
             record.keys.insert(data_key.clone(), key);
             bytes += 90;
         }
-        // As many as are begun in one write.
+        // As many intents as fit into one write.
         for key in record.keys.values_mut().take(64) {
             let mut intent = intent(&"w".repeat(32), &"o".repeat(32));
             intent.asked.user = format!("shop.{}", "s".repeat(name));

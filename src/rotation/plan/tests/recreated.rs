@@ -44,7 +44,7 @@ fn of_an_earlier_namespace_nothing_is_decided_without_the_list() {
         KeyState::Ready,
         "the old value stays until then"
     );
-    // In its own namespace no list is wanted for that.
+    // In its own namespace, no list is needed for that.
     assert_eq!(Case::new().plan(at(0)).confirm_at, None);
 }
 
@@ -66,7 +66,7 @@ fn of_an_earlier_namespace_a_key_that_no_pod_needs_goes_unless_it_is_confirmed()
     };
     assert_eq!(case(1, |_| {}), [Step::TakeOver]);
     assert_eq!(case(2, |_| {}), [retire, Step::TakeOver]);
-    // Pods that were not all seen may need it, and those that refer to it do.
+    // Pods that were not all seen may need it, and pods that refer to it do.
     assert_eq!(case(2, |case| case.synced = false), []);
     let held = case(2, |case| {
         case.held.insert(KEY.to_owned());

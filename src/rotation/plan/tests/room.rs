@@ -1,11 +1,11 @@
-//! Room of a Secret's bytes. Tests.
+//! Room in a Secret's bytes. Tests.
 
 use super::*;
 use crate::rotation::plan::room::TAKES_NEW;
 
 const NEW: &str = "new-authkey";
 
-/// A key in force, the demand for a new one, and three keys that pods needed no more at these times.
+/// A key in force, the demand for a new one, and three keys unused since these times.
 fn case(bytes: usize, unused: [i64; 3]) -> Case {
     Case::new().with(|case| {
         case.bytes = bytes;
@@ -24,7 +24,7 @@ fn case(bytes: usize, unused: [i64; 3]) -> Case {
     })
 }
 
-/// The keys that are begun, and those that are taken out.
+/// The keys with a new intent, and those that are retired.
 fn steps(plan: &Plan) -> (Vec<&str>, Vec<&str>) {
     let begun = plan.steps.iter().filter_map(|step| match step {
         Step::Intend { data_key, .. } => Some(data_key.as_str()),
@@ -41,7 +41,7 @@ fn steps(plan: &Plan) -> (Vec<&str>, Vec<&str>) {
 fn a_secret_that_is_nearly_full_takes_no_new_service_and_lets_unused_keys_go() {
     let (new, two) = ([NEW].as_slice(), ["old1-authkey", "old0-authkey"]);
     let none: &[&str] = &[];
-    // Bytes of the Secret; keys that are begun; keys that are taken out, the longest unused first.
+    // Bytes of the Secret; keys with a new intent; keys that are retired, longest unused first.
     for (bytes, begun, retired) in [
         (1_000, new, 0),
         (TAKES_NEW - 1_000, new, 0),
@@ -70,7 +70,7 @@ fn a_secret_that_is_nearly_full_takes_no_new_service_and_lets_unused_keys_go() {
 fn a_full_secret_renews_the_keys_that_it_has() {
     let plan = case(TAKES_NEW, [0; 3]).plan(at(80 * DAY));
     assert_eq!(steps(&plan).0, [KEY]);
-    // What was begun is brought to its end.
+    // A key with an intent is still created.
     let begun = case(TAKES_NEW, [0; 3]).with(|case| {
         let mut key = KeyRecord::new("new", "default");
         key.intent = Some(intent("me", "live"));
@@ -91,7 +91,7 @@ fn a_full_secret_renews_the_keys_that_it_has() {
 fn no_key_is_taken_out_for_bytes_before_its_pods_were_all_seen() {
     let unseen = case(TAKES_NEW, [0; 3]).with(|case| case.synced = false);
     assert_eq!(steps(&unseen.plan(at(10_000))).1, Vec::<&str>::new());
-    // One that was taken out already is gone with its overlap, and no other goes for it.
+    // A key that was already retired goes with its overlap, and no other is retired for it.
     let leaving = case(TAKES_NEW, [0; 3]).with(|case| {
         for key in case.others.values_mut().take(2) {
             key.retire(at(9_900), Duration::from_secs(3_600));

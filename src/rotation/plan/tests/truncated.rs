@@ -1,11 +1,11 @@
-//! A list with only the youngest keys of a control plane: what is not in it may be there all the same. Tests.
+//! A list with only the newest keys of a control plane: a key that it lacks may still exist. Tests.
 
 use super::*;
 use crate::control_plane::KeyPrefix;
 use crate::rotation::owner::{KeyClaim, ServiceOwner};
 use crate::rotation::record::Previous;
 
-/// A list that has this key alone, and not those before it.
+/// A list that has only this key, and not those before it.
 fn truncated(case: &mut Case) {
     case.truncated = true;
     let mut youngest = listed(1_000, at(90 * DAY));
@@ -13,7 +13,7 @@ fn truncated(case: &mut Case) {
     case.issued = Some(vec![youngest]);
 }
 
-/// Has the same case without the mark, to show that the mark alone makes the difference.
+/// The same case without the mark, to show that only the mark makes the difference.
 fn whole(case: &mut Case) {
     truncated(case);
     case.truncated = false;
@@ -30,7 +30,7 @@ fn lost(case: &mut Case) {
 fn a_key_that_a_truncated_list_does_not_have_is_not_replaced_for_that() {
     assert_eq!(Case::new().with(truncated).steps(0), []);
     assert_eq!(Case::new().with(whole).steps(0), intend(KeyReason::Lost));
-    // What it does have counts: another end, another user, and what its time alone asks for.
+    // The keys that it has count: another expiry, another user, and a key that is due.
     let row = |change: fn(&mut PreAuthKey)| {
         let case = Case::new().with(truncated);
         let mut row = listed(7, at(90 * DAY));
@@ -78,7 +78,7 @@ fn a_value_that_a_truncated_list_does_not_have_is_left_until_it_is_known() {
         });
     };
     let plan = Case::new().with(by_hand).with(truncated).plan(at(0));
-    // Another look would show no more.
+    // Another list would show no more.
     assert_eq!((plan.steps, plan.confirm_at), (vec![], None));
     assert_eq!(plan.states[KEY], KeyState::Degraded);
     let replaced = Case::new().with(by_hand).with(whole).steps(0);
