@@ -27,7 +27,7 @@ const UNINVITED_AFTER: Duration = Duration::from_secs(120);
 pub struct NodeTracker {
     /// The checkpoint of the process before this one.
     before: Option<NodeCheckpoint>,
-    /// Creation time of the youngest pod of which all older pods have been seen.
+    /// Creation time of a pod, up to which all pods have been seen.
     as_of: Option<Timestamp>,
     groups: BTreeMap<(ServiceOwner, Option<String>), GroupState>,
     /// Since when a service has had more nodes than pods.

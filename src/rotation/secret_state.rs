@@ -232,7 +232,7 @@ impl SecretState {
         self.refused.clear();
         self.copied_from = copied_from;
         if secret.name == POD_SECRET {
-            // A pod's name is never used again.
+            // Pods come and go, and a deleted pod never returns.
             let states = &self.states;
             self.failing
                 .retain(|data_key, _| states.contains_key(data_key));

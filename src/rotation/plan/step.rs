@@ -16,7 +16,7 @@ pub enum KeyReason {
     First,
     /// The record names a key, but the Secret does not have its value.
     ValueLost,
-    /// A person or program replaced the value with one that is not a usable key.
+    /// Another writer replaced the value with one that is not a usable key.
     Refused(Flaw),
     /// The control plane no longer has the key, or expired it early.
     Lost,
@@ -55,7 +55,7 @@ pub enum Step {
     GiveUp {
         data_key: String,
     },
-    /// Expire a key at the control plane; remove it from the previous keys.
+    /// Expire a key at the control plane; forget it if it is a previous key.
     Expire {
         data_key: String,
         control_plane: String,
