@@ -59,6 +59,7 @@ pub enum RecordError {
         "data key \"{DATA_KEY}\" has version {found}, this program knows {VERSION}: run the newer version again"
     )]
     Newer {
+        /// Version of the document.
         found: u32,
     },
     /// It is not a record.

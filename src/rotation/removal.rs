@@ -25,6 +25,7 @@ pub enum Removal<'a> {
     },
     /// The row of a key that expired long ago.
     Row {
+        /// Id of the expired key.
         key: KeyId,
     },
     /// A node that was away for long, of an unused user. Removed only when a person asks.
@@ -39,6 +40,7 @@ pub enum Removal<'a> {
     /// An unused user.
     User {
         id: UserId,
+        /// Name at the control plane.
         name: &'a str,
     },
 }

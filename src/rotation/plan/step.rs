@@ -38,6 +38,7 @@ pub enum Step {
     /// Write an intent to create a key; an earlier intent is abandoned.
     Intend {
         data_key: String,
+        /// Why the key is created.
         why: KeyReason,
     },
     /// Create the key of an intent and put it in force.
@@ -49,10 +50,12 @@ pub enum Step {
     /// Take over a key that a person put in the place of ours.
     Adopt {
         data_key: String,
+        /// The key, as the record remembers it.
         key: Adopted,
     },
     /// Abandon an intent that no process follows.
     GiveUp {
+        /// Data key of the intent.
         data_key: String,
     },
     /// Expire a key at the control plane; forget it if it is a previous key.
@@ -66,11 +69,13 @@ pub enum Step {
     },
     /// Move times that a fast clock set too far in the future back to now.
     BringBack {
+        /// Data key whose times are moved.
         data_key: String,
     },
     /// Forget a previous key that has expired, or is the one in force.
     ForgetPrevious {
         data_key: String,
+        /// Id of the previous key.
         id: KeyId,
     },
     /// Record that the one pod of a key has joined.
@@ -86,10 +91,12 @@ pub enum Step {
     },
     /// Take a key that was unused for long out of the Secret; it then expires like other previous keys.
     Retire {
+        /// Data key of the unused key.
         data_key: String,
     },
     /// Forget a key that has nothing left to remember.
     Forget {
+        /// Data key of the record's entry.
         data_key: String,
     },
     /// Record that the record of an earlier namespace of that name was confirmed.
@@ -97,6 +104,7 @@ pub enum Step {
     /// Forget an abandoned intent whose key can no longer turn up.
     ForgetAbandoned {
         data_key: String,
+        /// Id of the intent.
         op: String,
     },
 }
