@@ -243,7 +243,7 @@ impl ControlPlane {
         }
     }
 
-    /// Creates an API key. The expiration is always set: a key without one is dead.
+    /// Creates an API key. The expiration is always set: a key without one is never valid.
     ///
     /// # Errors
     ///

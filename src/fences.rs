@@ -1,5 +1,4 @@
-//! The fences around our own account: whether each policy refuses what it must, by the API server's answer to a dry
-//! run. Pure.
+//! The fences around our own account: whether each policy refuses what it must, by the answer to a dry run. Pure.
 //!
 //! RBAC cannot limit the names of Secrets that an account creates, nor the fields that it changes, so the chart
 //! installs a ValidatingAdmissionPolicy for each such right. Helm's install order has no place for policies, and anyone

@@ -1,4 +1,4 @@
-//! State for the admin port: what readiness requires, and the reports of all parts. State, no I/O.
+//! What the admin port reports: the requirements of readiness, and the reports of all parts. State, no I/O.
 
 use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock};

@@ -66,7 +66,7 @@ pub struct Metrics {
     pub authority_not_before: Gauge,
     /// 1 while every entry of our webhook configuration has our trust list.
     pub ca_bundle_in_sync: IntGauge,
-    /// Writes of the trust list into our webhook configuration.
+    /// Writes of the caBundle into our webhook configuration.
     pub ca_bundle_writes: IntCounterVec,
     pub config: ConfigMetrics,
     pub events: EventMetrics,

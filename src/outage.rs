@@ -1,5 +1,4 @@
-//! Reporting of a temporary failure: warns of the first one, logs repeats at debug level, and logs the recovery once.
-//! State; reads the machine's clock.
+//! Reports a temporary failure: warns once, repeats it for debug, logs the recovery. State; reads the machine's clock.
 
 use std::time::{Duration, Instant};
 

@@ -12,7 +12,7 @@ pub struct ListedApiKey {
     pub id: u64,
     /// Start of its value after the scheme. Never logged: it is a part of the key.
     prefix: String,
-    /// When it expires; `None` for a dead key.
+    /// When it expires; `None` for a key that is never valid.
     pub expires: Option<Timestamp>,
 }
 
@@ -40,7 +40,7 @@ impl ListedApiKey {
         api_key_prefix(value).is_some_and(|prefix| prefix == self.prefix)
     }
 
-    /// Id and expiration of the key; `None` for a dead one.
+    /// Returns the key's id and expiration; `None` for one that is never valid.
     #[must_use]
     pub fn key(&self) -> Option<RecordedApiKey> {
         let Self {

@@ -207,7 +207,7 @@ impl Manager {
             let now = self.clock.now();
             let glance = after(now, GLANCE_EVERY);
             self.clock.sleep_until(glance.min(rest.until)).await;
-            // A clock that was set far back would make this sleep for long: its steps show that at the latest.
+            // A clock that was set far back would make this sleep for long: that is noticed after one step at the latest.
             if self.clock.now() >= rest.until || after(self.clock.now(), CHECK_EVERY) < rest.until {
                 return;
             }

@@ -97,7 +97,7 @@ pub struct PreAuthKey {
     /// Whether its nodes are ephemeral.
     pub ephemeral: bool,
     pub used: bool,
-    /// When it expires; `None` for a dead key.
+    /// When it expires; `None` for a key that is never valid.
     pub expiration: Option<Timestamp>,
     pub created_at: Option<Timestamp>,
     /// Tags of its nodes.
@@ -118,7 +118,7 @@ pub struct ApiKey {
     pub id: ApiKeyId,
     /// The public part of its value, without a marker: as [`api_key_prefix`] returns it.
     pub prefix: String,
-    /// When it expires; `None` for a dead key.
+    /// When it expires; `None` for a key that is never valid.
     pub expiration: Option<Timestamp>,
     pub created_at: Option<Timestamp>,
     /// When it was last used; no version writes it yet.
@@ -133,7 +133,7 @@ pub struct MintedApiKey {
     pub value: KeyValue,
 }
 
-/// Request for a pre-auth key. The expiration is always set: a key without one is dead.
+/// Request for a pre-auth key. The expiration is always set: a key without one is never valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewPreAuthKey {
     /// The user that it belongs to.

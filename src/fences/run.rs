@@ -1,4 +1,4 @@
-//! Tests the fences at the start and every hour, and reports an open one. I/O.
+//! Tries the fences at the start and every hour, and reports an open one. I/O.
 
 use std::convert::Infallible;
 use std::fmt::Write as _;

@@ -271,7 +271,7 @@ impl Tls {
     }
 
     /// Keeps readiness if all was in order before: an unavailable API server must not take every replica out of the
-    /// Service. A deleted configuration is no such case.
+    /// Service. This excludes a deleted configuration.
     fn report(&self, error: &TlsError, outage: &mut Outage) {
         let text = chain(error);
         if !is_away(error) && outage.failed() {

@@ -1,5 +1,4 @@
-//! A watch that reads one object at a time: a watch list if the server supports it, else pages, each read as a stream.
-//! I/O.
+//! A watch that reads one object at a time: a watch list if the server has it, else pages, each as a stream. I/O.
 //!
 //! The client's own watcher reads a page as a whole, and decodes all of it, including managedFields, before any of it
 //! can be dropped.

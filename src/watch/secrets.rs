@@ -1,5 +1,4 @@
-//! The Secrets that hold keys, by a metadata-only watch of their name: reports which of them other writers changed.
-//! I/O.
+//! The Secrets that hold keys, by a metadata-only watch of their name: reports changes by other writers. I/O.
 
 use std::collections::{BTreeSet, HashMap};
 use std::pin::pin;

@@ -95,7 +95,7 @@ pub enum TokenState {
     Yields(String),
     /// Another process manages it.
     Attended(String),
-    /// It is not good, and other processes that can renew it do.
+    /// It is not good; a process that can renew it does.
     LeftToOthers(TokenReason),
     /// Another writer keeps replacing it, or too many keys were created. Names the last writer of the Secret.
     Contended(String),

@@ -44,7 +44,7 @@ fn chosen(settings: Vec<Dns>, plane: &ControlPlaneSettings) -> Option<Dns> {
     settings.into_iter().nth(it)
 }
 
-/// Returns the settings of every Headscale in a namespace, and the number of its pods.
+/// Returns the settings of every Headscale in a namespace, and the number of Headscale pods.
 async fn found(client: &Client, namespace: &str) -> Result<(Vec<Dns>, usize), String> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let listed = pods.list(&ListParams::default().limit(PODS)).await;

@@ -336,7 +336,7 @@ all 8 looks are well
     assert_eq!(table, want);
 }
 
-/// Names of nodes come from Headscale, and a receipt from whoever made the pod.
+/// Names of nodes come from Headscale, and a receipt from the author of the pod.
 #[test]
 fn nothing_of_a_finding_steers_the_terminal() {
     let evil = "web\x1b[2K\nok    node           all is well\u{202e}";

@@ -9,7 +9,7 @@ pub(super) enum Refused {
     Used,
     /// The server does not know the key: it was deleted, belongs to another server, or is not a pre-auth key.
     Unknown,
-    /// Its tags are not permitted.
+    /// The key's tags are not permitted.
     Tags,
     /// The server's certificate is not trusted.
     Untrusted,

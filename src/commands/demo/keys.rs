@@ -1,5 +1,4 @@
-//! Lifetime of the keys in the demo: created, stored in files, rotated, expired; verified in the files and on the
-//! server. I/O.
+//! The keys of the demo: created, stored, rotated, expired; verified in the files and on the server. I/O.
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;

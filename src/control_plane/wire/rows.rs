@@ -15,7 +15,7 @@ const MOST_ROWS: usize = 200_000;
 /// Maximum memory of a list's rows: about 150,000 keys, or as many nodes.
 const MOST_BYTES: usize = 24 << 20;
 
-/// If there are too many rows, the first of every so many are dropped at a time.
+/// If there are too many rows, the first of this many parts is dropped.
 const DROPPED: usize = 8;
 
 /// Maximum size of a row: a node may announce any number of routes.

@@ -21,7 +21,7 @@ pub(super) struct BodyFields(Map<String, Value>);
 
 /// Why a body is refused.
 pub(super) enum BodyRefusal {
-    /// No JSON, or, for the gateway, a value of another kind.
+    /// Not JSON, or, for the gateway, a value of another kind.
     Malformed(String),
     /// 0.30: does not match its description.
     Invalid {

@@ -51,7 +51,7 @@ pub(super) struct StoredKey {
     pub(super) reusable: bool,
     pub(super) ephemeral: bool,
     pub(super) used: bool,
-    /// `None` is stored as year 1: a dead key.
+    /// `None` is stored as year 1: the key is never valid.
     pub(super) expiration: Option<Timestamp>,
     pub(super) created_at: Timestamp,
     pub(super) tags: Vec<String>,
