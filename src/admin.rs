@@ -1,4 +1,4 @@
-//! The admin port: is it alive, is it ready, what has it counted. Plain HTTP.
+//! The admin port: liveness, readiness and metrics. Plain HTTP.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::server::{self, Limits};
 
-/// Bounds the port: probes and a scraper need a handful of connections, and nothing is lost by ending one.
+/// Limits of the port: probes and a scraper need a handful of connections, and closing one loses nothing.
 const LIMITS: Limits = Limits {
     drain: Duration::ZERO,
     connections: 64,
@@ -60,7 +60,7 @@ pub async fn run(
     server::run_admin(listener, router, LIMITS, metrics, shutdown).await;
 }
 
-/// Says whether we are ready, then a line per part.
+/// Answers whether the process is ready, with a line per part.
 async fn readyz(State(admin): State<Admin>) -> Response {
     let mut text = String::new();
     for (part, report) in admin.health.reports() {

@@ -1,7 +1,7 @@
-//! What was reported of which object, so that nothing is repeated and no namespace uses up the room of another. Pure.
+//! What was reported about each object, so that no report is repeated and no namespace uses another's budget. Pure.
 //!
-//! Each namespace has a budget of its own for Events, and one for lines of the log. Alerts about keys that end and about
-//! control planes are outside of it: they are few, and everything else is less urgent.
+//! Each namespace has its own budget for Events, and one for log lines. Alerts about expiring keys and about control
+//! planes do not count towards it: they are few, and everything else is less urgent.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,36 +12,36 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::clock::after;
 
-/// Number of Events, each of another object or for another reason, that a namespace gets within [`WINDOW`]. An owner who
-/// has that many to read looks at the state of the namespace and not at Events.
+/// Number of Events, each about another object or with another reason, that a namespace gets within [`WINDOW`]. An
+/// owner with that many looks at the state of the namespace and not at Events.
 pub const BUDGET: usize = 32;
 
-/// Part of the budget that news take of which nobody has to act: the rest is for problems.
+/// Part of the budget for news that needs no action: the rest is for problems.
 const NEWS: usize = 16;
 
-/// Time within which a namespace has its budget.
+/// Time window of a namespace's budget.
 pub const WINDOW: Duration = Duration::from_secs(600);
 
-/// A clock may go back by so much without anything being reported again.
+/// How far a clock may go back without anything being reported again.
 const SKEW: SignedDuration = SignedDuration::from_secs(60);
 
-/// Namespaces that are remembered. With [`MOST_OF_ONE`] entries of some 60 bytes each that is 16 MB at the very most, and
-/// some kilobytes in a cluster at peace.
+/// Maximum number of namespaces. With [`MOST_OF_ONE`] entries of some 60 bytes each that is at most 16 MB, and some
+/// kilobytes in a quiet cluster.
 const MOST_NAMESPACES: usize = 1_024;
 
-/// Alerts of one namespace that are remembered: more than its budget has within the longest period, an hour.
+/// Maximum alerts per namespace: more than its budget has within the longest period, an hour.
 const MOST_OF_ONE: usize = 256;
 
-/// The budget that an alert draws from.
+/// The budget of an alert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AlertClass {
-    /// An Event about something that nobody has to act on.
+    /// An Event that needs no action.
     News,
-    /// An Event about something that somebody has to act on.
+    /// An Event that needs action.
     Problem,
     /// A line of the log.
     Line,
-    /// None: a key that ends, or a control plane.
+    /// No budget: an expiring key, or a control plane.
     Urgent,
 }
 
@@ -50,13 +50,13 @@ pub enum AlertClass {
 pub struct Alert<'a> {
     /// Namespace of the object.
     pub namespace: &'a str,
-    /// Kind and name of the object, and whatever tells two alerts about it apart.
+    /// Kind and name of the object, and what distinguishes two alerts about it.
     pub object: &'a str,
     /// One word, from an enum's `as_str`.
     pub reason: &'a str,
-    /// The budget that it draws from.
+    /// Its budget.
     pub class: AlertClass,
-    /// It is reported again after this long, at the soonest.
+    /// Minimum time before it is reported again.
     pub every: Duration,
 }
 
@@ -74,21 +74,21 @@ pub enum AlertVerdict {
     },
 }
 
-/// Remembers what was reported.
+/// Record of the reported alerts.
 #[derive(Debug, Default)]
 pub struct AlertLog {
     namespaces: HashMap<String, Reported>,
     swept: Timestamp,
-    /// Keys are hashed with a secret of this process: nobody can have two of them meet.
+    /// Keys are hashed with a secret of this process, so that collisions cannot be provoked.
     hasher: RandomState,
 }
 
-/// What was reported of one namespace.
+/// The reported alerts of one namespace.
 #[derive(Debug, Default)]
 struct Reported {
     alerts: HashMap<u64, LastReport>,
     latest: Timestamp,
-    /// When the first alert of a spell was dropped.
+    /// When the first alert of a series was dropped.
     over_budget: Option<Timestamp>,
 }
 
@@ -100,7 +100,7 @@ struct LastReport {
 }
 
 impl AlertLog {
-    /// Decides whether to report an alert, and takes it for reported if so.
+    /// Decides whether to report an alert, and records it if so.
     pub fn admit(&mut self, now: Timestamp, alert: &Alert<'_>) -> AlertVerdict {
         self.sweep(now);
         let key = self.key(alert.class == AlertClass::Line, alert.object, alert.reason);
@@ -137,7 +137,7 @@ impl AlertLog {
         AlertVerdict::Report
     }
 
-    /// When an alert that was reported may be reported again; none if it may be at any time.
+    /// Returns when a reported alert may be reported again; `None` if at any time.
     #[must_use]
     pub fn again(&self, namespace: &str, object: &str, reason: &str) -> Option<Timestamp> {
         let reported = self.namespaces.get(namespace)?;
@@ -145,7 +145,8 @@ impl AlertLog {
         Some(after(last.at, last.every))
     }
 
-    /// Notes that what an alert is about is over: if it comes back, that is news after [`WINDOW`] at the latest.
+    /// Records that the problem of an alert is solved: if it returns, it is reported again after [`WINDOW`] at the
+    /// latest.
     pub fn over(&mut self, namespace: &str, object: &str, reason: &str) {
         let key = self.key(false, object, reason);
         let reported = self.namespaces.get_mut(namespace);
@@ -154,7 +155,7 @@ impl AlertLog {
         }
     }
 
-    /// Takes an alert for not reported: it did not get out.
+    /// Removes the record of an alert that could not be sent.
     pub fn forget(&mut self, namespace: &str, object: &str, reason: &str) {
         let key = self.key(false, object, reason);
         if let Entry::Occupied(mut reported) = self.namespaces.entry(namespace.to_owned()) {
@@ -165,12 +166,12 @@ impl AlertLog {
         }
     }
 
-    /// An Event and a line of the log say the same each for itself.
+    /// An Event and a log line about the same alert count separately.
     fn key(&self, is_line: bool, object: &str, reason: &str) -> u64 {
         self.hasher.hash_one((is_line, object, reason))
     }
 
-    /// Forgets what is over, of all namespaces.
+    /// Removes the outdated alerts of all namespaces.
     fn sweep(&mut self, now: Timestamp) {
         if is_within(now, self.swept, WINDOW) {
             return;
@@ -184,7 +185,7 @@ impl AlertLog {
         self.namespaces.retain(|_, reported| !reported.is_idle());
     }
 
-    /// Forgets the namespace that was silent for longest, if there are as many as are remembered.
+    /// Removes the namespace that was quiet for longest, if the maximum is reached.
     fn make_room(&mut self) {
         if self.namespaces.len() < MOST_NAMESPACES {
             return;
@@ -212,7 +213,7 @@ impl Reported {
         }
     }
 
-    /// Forgets the oldest alert, if there are as many as are remembered.
+    /// Removes the oldest alert, if the maximum is reached.
     fn make_room(&mut self) {
         if self.alerts.len() < MOST_OF_ONE {
             return;
@@ -235,7 +236,7 @@ impl LastReport {
     }
 }
 
-/// Whether `at` is in the last `span`. A time that is yet to come was noted by a clock that was set back since.
+/// Whether `at` is within the last `span`. A future time is from before the clock was set back.
 fn is_within(now: Timestamp, at: Timestamp, span: Duration) -> bool {
     now < after(at, span) && at.duration_since(now) <= SKEW
 }

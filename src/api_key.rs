@@ -1,11 +1,11 @@
-//! Headscale's API key and the Secret that holds it: what is to be done, from what was read. Pure, but for `run`.
+//! Headscale's API key and the Secret that holds it: decides what to do from what was read. Pure, except `run`.
 //!
 //! ```text
 //! Secret ─► form ─► SecretContents ┐
 //!                                  ├─► TokenKeeper::next(now) ─► Action ─► done by `run` ─► TokenKeeper::absorb ─► read again
 //! Headscale's list ────────────────┘
 //! ```
-//! The sidecar in the Headscale pod and the rotation of keys obey the same [`TokenKeeper`]; only their [`TokenPolicy`] differs.
+//! The sidecar in the Headscale pod and the key rotation use the same [`TokenKeeper`] with different [`TokenPolicy`]s.
 
 pub mod form;
 pub mod keeper;

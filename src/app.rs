@@ -1,4 +1,4 @@
-//! Starts what the command line asks for, and ends it: runtime, log, signals, exit code.
+//! Runs the command from the command line: runtime, log, signals, exit code.
 
 use std::io::stdout;
 use std::process::ExitCode;
@@ -14,7 +14,7 @@ use crate::args::{Args, Command};
 use crate::commands::{apikey_manager, check, cleanup, config, demo, rotate, serve, status};
 use crate::telemetry;
 
-/// Runs a command to its end: 0 done, 1 failed. Bad usage (2) has ended the process before.
+/// Runs a command to its end: 0 success, 1 failure. Bad usage (2) has exited before.
 pub fn run(args: Args) -> ExitCode {
     let Args { command } = args;
     if let Command::ApikeyManager(args) = &command
@@ -24,7 +24,7 @@ pub fn run(args: Args) -> ExitCode {
         let _ = error.print();
         return ExitCode::from(2);
     }
-    // Its only error is that a provider is there already.
+    // It fails only if a provider is already installed.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -87,7 +87,7 @@ pub fn run(args: Args) -> ExitCode {
             result.is_ok()
         }
     };
-    // Tasks that hang must not hold the process.
+    // Tasks that hang must not block the process.
     runtime.shutdown_background();
     if result {
         ExitCode::SUCCESS
@@ -96,7 +96,7 @@ pub fn run(args: Args) -> ExitCode {
     }
 }
 
-/// Runs a command that leaves nothing half done wherever it is stopped.
+/// Runs a command that may be stopped at any point.
 async fn until_stopped(
     shutdown: CancellationToken,
     command: impl Future<Output = anyhow::Result<()>>,
@@ -107,7 +107,7 @@ async fn until_stopped(
     }
 }
 
-/// Whether the command did what it was to do; if not, why is said.
+/// Returns whether the command succeeded; prints the error if not.
 fn told(result: anyhow::Result<()>) -> bool {
     if let Err(error) = &result {
         complain(error);
@@ -115,7 +115,7 @@ fn told(result: anyhow::Result<()>) -> bool {
     result.is_ok()
 }
 
-/// Runs a command that ends cleanly on the first SIGTERM or SIGINT, and at once on the second.
+/// Runs a command that stops cleanly on the first SIGTERM or SIGINT, and at once on the second.
 async fn with_signals<F>(command: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<()>
 where
     F: Future<Output = anyhow::Result<()>>,
@@ -141,7 +141,7 @@ where
     }
 }
 
-/// Says on standard error why a command failed.
+/// Prints on standard error why a command failed.
 #[expect(
     clippy::print_stderr,
     reason = "a command's failure is for the person who typed it"

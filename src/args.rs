@@ -1,4 +1,4 @@
-//! The command line: what `sidescale` can be asked to do. Pure.
+//! The command line of `sidescale`. Pure.
 
 use clap::{Parser, Subcommand};
 

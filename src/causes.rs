@@ -1,15 +1,15 @@
-//! An error with what led to it, as text. Pure.
+//! An error with its causes, as text. Pure.
 
 use std::error::Error;
 use std::iter::successors;
 
-/// All of it, from the outermost to the innermost.
+/// Returns all causes, from the outermost to the innermost.
 pub(crate) fn all(error: &dyn Error) -> String {
     let causes = successors(error.source(), |cause| (*cause).source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-/// The innermost cause, which is what a reader can act on: the outer ones say only that a request was sent.
+/// Returns the innermost cause, which a reader can act on: the outer ones say only that a request was sent.
 pub(crate) fn innermost(error: &dyn Error) -> String {
     let causes = successors(error.source(), |cause| (*cause).source());
     causes

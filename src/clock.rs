@@ -1,4 +1,4 @@
-//! The clock that rotation goes by: the machine's, or one that runs faster and can be set. Reads the time.
+//! The clock of rotation: the machine's, or one that runs faster and can be set. Reads the time.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 
-/// A clock that goes back by more wakes whoever sleeps by it: its plans were made by another time.
+/// A clock that goes back by more wakes its sleepers: they planned with another time.
 const SET_BACK: SignedDuration = SignedDuration::from_secs(1);
 
-/// Bounds one sleep, so that a machine whose clock was set wakes up soon enough.
+/// Maximum length of one sleep, so that a change of the machine's clock is noticed soon.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
-/// Tells the time and waits for it; clones share one clock.
+/// A clock to read and to sleep by; clones share it.
 #[derive(Clone, Debug)]
 pub struct Clock(Arc<ClockKind>);
 
@@ -33,13 +33,14 @@ struct Base {
 }
 
 impl Clock {
-    /// The machine's own clock.
+    /// Returns the machine's own clock.
     #[must_use]
     pub fn wall() -> Self {
         Self(Arc::new(ClockKind::Wall))
     }
 
-    /// Starts at `start` and runs `factor` times as fast as the machine's; 0 stands still until it is moved.
+    /// Returns a clock that starts at `start` and runs `factor` times as fast as the machine's; with 0 it stops until
+    /// it is moved.
     #[must_use]
     pub fn scaled(start: Timestamp, factor: f64) -> Self {
         let base = Mutex::new(Base {
@@ -53,7 +54,7 @@ impl Clock {
         }))
     }
 
-    /// What the clock shows.
+    /// Returns the current time.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         match &*self.0 {
@@ -65,7 +66,7 @@ impl Clock {
         }
     }
 
-    /// Sets the clock and wakes whoever sleeps by it. The machine's own clock is never set.
+    /// Sets the clock and wakes its sleepers. The machine's own clock is never set.
     pub fn set(&self, to: Timestamp) {
         let ClockKind::Scaled { base, moved, .. } = &*self.0 else {
             return;
@@ -77,7 +78,7 @@ impl Clock {
         moved.notify_waiters();
     }
 
-    /// Moves the clock on.
+    /// Moves the clock forward.
     pub fn advance(&self, by: Duration) {
         self.set(after(self.now(), by));
     }
@@ -128,7 +129,7 @@ impl Base {
     }
 }
 
-/// Adds a duration to a time; the end of time stays where it is.
+/// Adds a duration to a time, up to the maximum time.
 #[must_use]
 pub fn after(time: Timestamp, by: Duration) -> Timestamp {
     SignedDuration::try_from(by)

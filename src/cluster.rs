@@ -1,4 +1,4 @@
-//! The API server as a whole: a client that says once that it went away, and once that it is back. I/O.
+//! The API server as a whole: a client that logs an outage once, and its end once. I/O.
 
 use std::error::Error;
 use std::sync::{Mutex, PoisonError};
@@ -17,21 +17,21 @@ pub(crate) use body::{Body, is_end};
 
 use crate::outage::Outage;
 
-/// An API server ends a request by itself after 60 s (`--request-timeout`), and answers a watch at once.
+/// An API server times out a request after 60 s (`--request-timeout`), and answers a watch at once.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(65);
 
-/// A watch is ended by the API server after 290 s, as the client asks, and begun anew.
+/// The API server closes a watch after 290 s, as the client requests, and the client starts it again.
 const QUIET_FOR: Duration = Duration::from_secs(300);
 
-/// The API server's being away.
+/// An outage of the API server.
 #[derive(Debug, Default)]
 struct Absence(Mutex<Outage>);
 
-/// Makes a client that watches over all calls: an outage is logged by it alone, however many parts meet it, and no call
-/// waits for ever for an answer.
+/// Returns a client that monitors all calls: it alone logs an outage, however many parts notice it, and no call waits
+/// forever for an answer.
 ///
 /// # Errors
-/// If the configuration cannot be used.
+/// The configuration cannot be used.
 pub fn client(config: kube::Config) -> Result<Client, kube::Error> {
     patient_client(config, ANSWERS_WITHIN)
 }
@@ -40,7 +40,7 @@ fn patient_client(
     mut config: kube::Config,
     answers_within: Duration,
 ) -> Result<Client, kube::Error> {
-    // Without these a connection whose other end is gone, and that nobody closed, holds up a watch for ever.
+    // Without these, a lost connection that was never closed blocks a watch forever.
     config.read_timeout = Some(QUIET_FOR);
     config.reset_reader_on_write = true;
     let absence = std::sync::Arc::<Absence>::default();
@@ -53,7 +53,7 @@ fn patient_client(
     Ok(client.with_layer(&layer).build())
 }
 
-/// What a command of ours needs to find an installation that has not the default names, to be put behind its words.
+/// Returns the flags with which our own commands find an installation that does not have the default names.
 #[must_use]
 pub fn flags(namespace: &str, release: &str) -> String {
     let flag = |name: &str, value: &str| match value {
@@ -63,7 +63,7 @@ pub fn flags(namespace: &str, release: &str) -> String {
     flag("namespace", namespace) + &flag("release-name", release)
 }
 
-/// Whether this is the API server not answering at all, which is said once for all parts, and no matter of one call.
+/// Whether the API server does not answer at all, which is logged once for all parts and is no error of one call.
 #[must_use]
 pub fn is_away(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
@@ -82,7 +82,8 @@ pub fn is_away(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// An error with its causes, none of them twice, and without the whole Status that the client prints after its message.
+/// Returns an error with its causes, without duplicates, and without the full Status that the client prints after its
+/// message.
 #[must_use]
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();

@@ -1,4 +1,4 @@
-//! One file, or folder, per command; `view` has what several of them look at.
+//! One file, or folder, per command; `view` reads what several of them show.
 
 pub mod apikey_manager;
 pub mod check;

@@ -1,4 +1,4 @@
-//! What rotation asks of a control plane, whichever it is. I/O behind one enum.
+//! The calls of rotation to any kind of control plane. I/O behind one enum.
 
 use std::path::Path;
 use std::time::Duration;
@@ -26,16 +26,16 @@ pub use objects::{
 };
 pub use version::{Api, HeadscaleRelease, Version};
 
-/// Time for one call, from the connection to the last byte; with an API key each checks a slow hash on the server.
+/// Time limit of one call, from the connection to the last byte; with an API key the server computes a slow hash.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// What a control plane that is reached by its socket is called in messages: no configuration names it.
+/// Name in messages of a control plane on a socket, which no configuration names.
 const ON_SOCKET: &str = "headscale";
 
-/// A control plane that keys are made on.
+/// A control plane that keys are created on.
 #[derive(Clone, Debug)]
 pub enum ControlPlane {
-    /// Headscale by REST: over TCP, or on its Unix socket from 0.30 on.
+    /// Headscale by REST: over TCP, or on its Unix socket since 0.30.
     Rest(HeadscaleRest),
     /// Headscale by gRPC on its Unix socket: 0.28 and 0.29.
     Grpc(HeadscaleGrpc),
@@ -45,7 +45,7 @@ pub enum ControlPlane {
 }
 
 impl ControlPlane {
-    /// Prepares calls to `endpoint`; makes none yet.
+    /// Prepares calls to `endpoint`; sends none yet.
     ///
     /// # Errors
     ///
@@ -54,17 +54,17 @@ impl ControlPlane {
         HeadscaleRest::new(endpoint, DEADLINE).map(Self::Rest)
     }
 
-    /// Finds out what answers on Headscale's Unix socket, where no API key is needed: REST from 0.30 on, else gRPC.
+    /// Detects the server on Headscale's Unix socket, where no API key is needed: REST since 0.30, else gRPC.
     ///
     /// # Errors
     ///
-    /// [`Error::Unreachable`] while the socket is not there or nobody accepts, [`Error::Unsupported`] below 0.28.
+    /// [`Error::Unreachable`] while the socket does not exist or accept, [`Error::Unsupported`] below 0.28.
     pub async fn on_socket(path: &Path) -> Result<Self, Error> {
         let rest = HeadscaleRest::on_socket(ON_SOCKET, path, DEADLINE)?;
         rest.connect(path).await?;
         match rest.probe().await {
             Ok(_) => return Ok(Self::Rest(rest)),
-            // Somebody accepts, and does not speak HTTP/1.1.
+            // The server accepts, and does not speak HTTP/1.1.
             Err(Error::Unreachable { .. }) => {}
             Err(error) => return Err(error),
         }
@@ -73,7 +73,7 @@ impl ControlPlane {
         Ok(Self::Grpc(grpc))
     }
 
-    /// Bounds each call by `deadline` instead of ten seconds.
+    /// Limits each call to `deadline` instead of ten seconds.
     #[must_use]
     pub fn with_deadline(self, deadline: Duration) -> Self {
         match self {
@@ -84,7 +84,7 @@ impl ControlPlane {
         }
     }
 
-    /// Its name in the configuration, for messages.
+    /// Returns its name in the configuration, for messages.
     fn name(&self) -> &str {
         match self {
             Self::Rest(rest) => rest.name(),
@@ -94,11 +94,11 @@ impl ControlPlane {
         }
     }
 
-    /// Finds out what answers there, and refuses what is too old.
+    /// Detects the server's release, and refuses one that is too old.
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] below Headscale 0.28, else what the calls met.
+    /// [`Error::Unsupported`] below Headscale 0.28, else the error of a call.
     pub async fn probe(&self) -> Result<Version, Error> {
         match self {
             Self::Rest(rest) => rest.probe().await,
@@ -112,7 +112,7 @@ impl ControlPlane {
     ///
     /// # Errors
     ///
-    /// What the call met.
+    /// The error of the call.
     pub async fn list_users(&self) -> Result<Vec<User>, Error> {
         match self {
             Self::Rest(rest) => rest.list_users().await,
@@ -126,7 +126,7 @@ impl ControlPlane {
     ///
     /// # Errors
     ///
-    /// [`Error::Conflict`] if the name is taken, else what the call met.
+    /// [`Error::Conflict`] if the name is taken, else the error of the call.
     pub async fn create_user(&self, name: &str, display_name: &str) -> Result<User, Error> {
         let answer = match self {
             Self::Rest(rest) => rest.create_user(name, display_name).await,
@@ -137,11 +137,11 @@ impl ControlPlane {
         self.is_taken(name, answer).await
     }
 
-    /// Deletes a user with its keys; one that is not there counts as deleted.
+    /// Deletes a user with its keys; a missing one counts as deleted.
     ///
     /// # Errors
     ///
-    /// [`Error::DeletesAllKeys`] on Headscale 0.28, [`Error::Refused`] while it has nodes, else what the call met.
+    /// [`Error::DeletesAllKeys`] on Headscale 0.28, [`Error::Refused`] while it has nodes, else the error of the call.
     pub async fn delete_user(&self, id: UserId, version: &Version) -> Result<(), Error> {
         self.may_delete_user(id, version)?;
         let answer = match self {
@@ -157,16 +157,16 @@ impl ControlPlane {
     ///
     /// # Errors
     ///
-    /// [`Error::TooManyRows`] if they are more than are kept, else what the call met.
+    /// [`Error::TooManyRows`] if there are more than are kept, else the error of the call.
     pub async fn list_pre_auth_keys(&self) -> Result<Vec<PreAuthKey>, Error> {
         self.list_last_pre_auth_keys().await?.whole()
     }
 
-    /// Lists the pre-auth keys, without their values; where they are too many, those that are listed last.
+    /// Lists the pre-auth keys, without their values; if there are too many, those that are listed last.
     ///
     /// # Errors
     ///
-    /// What the call met.
+    /// The error of the call.
     pub async fn list_last_pre_auth_keys(&self) -> Result<RowList<PreAuthKey>, Error> {
         match self {
             Self::Rest(rest) => rest.list_last_pre_auth_keys().await,
@@ -180,8 +180,8 @@ impl ControlPlane {
     ///
     /// # Errors
     ///
-    /// [`Error::NotHeadscale`] if the answer is not the key that was asked for, [`Error::MalformedKey`] if its value is none
-    /// that a node may be given, which is ended again; else what the call met.
+    /// [`Error::NotHeadscale`] if the answer is not the requested key, [`Error::MalformedKey`] if its value must not
+    /// reach a node, in which case the key is expired again; else the error of the call.
     pub async fn create_pre_auth_key(&self, new: &NewPreAuthKey) -> Result<MintedKey, Error> {
         let made = match self {
             Self::Rest(rest) => rest.create_pre_auth_key(new).await,
@@ -192,16 +192,16 @@ impl ControlPlane {
         if checks::is_pre_auth_key(&made.value) {
             return Ok(made);
         }
-        // Everything else of the answer is as it was asked for: it is this key that is ended.
+        // The rest of the answer matches the request: this is the key to expire.
         let ended = self.expire_pre_auth_key(made.key.id).await.is_ok();
         Err(self.malformed("pre-auth key", "hskey-auth-", ended))
     }
 
-    /// Expires a pre-auth key; one that is not there counts as expired.
+    /// Expires a pre-auth key; a missing one counts as expired.
     ///
     /// # Errors
     ///
-    /// What the call met.
+    /// The error of the call.
     pub async fn expire_pre_auth_key(&self, id: KeyId) -> Result<(), Error> {
         let answer = match self {
             Self::Rest(rest) => rest.expire_pre_auth_key(id).await,
@@ -212,13 +212,13 @@ impl ControlPlane {
         error::unless_not_found(answer)
     }
 
-    /// Deletes a pre-auth key; one that is not there counts as deleted.
+    /// Deletes a pre-auth key; a missing one counts as deleted.
     ///
-    /// Only one that no node names: a node is ephemeral through its key's row alone, and is one for good without it.
+    /// Only for a key without nodes: a node is ephemeral only through its key's row, and becomes permanent without it.
     ///
     /// # Errors
     ///
-    /// What the call met.
+    /// The error of the call.
     pub async fn delete_pre_auth_key(&self, id: KeyId) -> Result<(), Error> {
         let answer = match self {
             Self::Rest(rest) => rest.delete_pre_auth_key(id).await,
@@ -233,7 +233,7 @@ impl ControlPlane {
     ///
     /// # Errors
     ///
-    /// What the call met.
+    /// The error of the call.
     pub async fn list_api_keys(&self) -> Result<Vec<ApiKey>, Error> {
         match self {
             Self::Rest(rest) => rest.list_api_keys().await,
@@ -243,12 +243,12 @@ impl ControlPlane {
         }
     }
 
-    /// Creates an API key. The end is never left out: a key without one is dead.
+    /// Creates an API key. The expiration is always set: a key without one is never valid.
     ///
     /// # Errors
     ///
-    /// [`Error::NotHeadscale`] if the answer is no API key, [`Error::MalformedKey`] if it is longer than any, which is ended
-    /// again; else what the call met.
+    /// [`Error::NotHeadscale`] if the answer is not an API key, [`Error::MalformedKey`] if it is too long, in which
+    /// case it is expired again; else the error of the call.
     pub async fn create_api_key(&self, expiration: Timestamp) -> Result<MintedApiKey, Error> {
         let made = match self {
             Self::Rest(rest) => rest.create_api_key(expiration).await,
@@ -277,11 +277,11 @@ impl ControlPlane {
         }
     }
 
-    /// Expires an API key; one that is not there counts as expired.
+    /// Expires an API key; a missing one counts as expired.
     ///
     /// # Errors
     ///
-    /// What the call met.
+    /// The error of the call.
     pub async fn expire_api_key(&self, id: ApiKeyId) -> Result<(), Error> {
         let answer = match self {
             Self::Rest(rest) => rest.expire_api_key(id).await,
@@ -292,11 +292,11 @@ impl ControlPlane {
         self.unless_api_key_gone(id, answer).await
     }
 
-    /// Deletes an API key; one that is not there counts as deleted.
+    /// Deletes an API key; a missing one counts as deleted.
     ///
     /// # Errors
     ///
-    /// What the call met.
+    /// The error of the call.
     pub async fn delete_api_key(&self, key: &ApiKey) -> Result<(), Error> {
         let answer = match self {
             Self::Rest(rest) => rest.delete_api_key(key).await,
@@ -311,7 +311,7 @@ impl ControlPlane {
     ///
     /// # Errors
     ///
-    /// What the call met.
+    /// The error of the call.
     pub async fn list_nodes(&self) -> Result<Vec<Node>, Error> {
         match self {
             Self::Rest(rest) => rest.list_nodes().await,
@@ -321,11 +321,11 @@ impl ControlPlane {
         }
     }
 
-    /// Deletes a node; one that is not there counts as deleted.
+    /// Deletes a node; a missing one counts as deleted.
     ///
     /// # Errors
     ///
-    /// What the call met.
+    /// The error of the call.
     pub async fn delete_node(&self, id: NodeId) -> Result<(), Error> {
         let answer = match self {
             Self::Rest(rest) => rest.delete_node(id).await,
@@ -336,11 +336,12 @@ impl ControlPlane {
         error::unless_not_found(answer)
     }
 
-    /// Gives a node another name in the tailnet and returns it as it is then.
+    /// Renames a node in the tailnet and returns the changed node.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] if it is gone, [`Error::Conflict`] while another node has the name, else what the call met.
+    /// [`Error::NotFound`] if it does not exist, [`Error::Conflict`] while another node has the name, else the error of
+    /// the call.
     pub async fn rename_node(&self, id: NodeId, name: &str) -> Result<Node, Error> {
         let answer = match self {
             Self::Rest(rest) => rest.rename_node(id, name).await,
@@ -351,11 +352,11 @@ impl ControlPlane {
         self.changed_node(id, Some(name), answer).await
     }
 
-    /// Makes a node log in again, from now on.
+    /// Forces a node to log in again, from now on.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] if it is gone, else what the call met.
+    /// [`Error::NotFound`] if it does not exist, else the error of the call.
     pub async fn expire_node(&self, id: NodeId) -> Result<Node, Error> {
         let answer = match self {
             Self::Rest(rest) => rest.expire_node(id).await,

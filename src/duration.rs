@@ -1,14 +1,14 @@
-//! Durations as flags take them. Pure.
+//! Parsing of durations in flags. Pure.
 
 use std::time::Duration;
 
 use jiff::SignedDuration;
 
-/// Reads a duration such as `10s` or `1m30s`.
+/// Parses a duration such as `10s` or `1m30s`.
 ///
 /// # Errors
 ///
-/// With the accepted form, if the text is none or below zero.
+/// Names the accepted form, if the text is invalid or negative.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let accepted = || "want a duration such as 10s or 1m30s".to_owned();
     let parsed: SignedDuration = text.parse().map_err(|_| accepted())?;

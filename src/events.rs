@@ -1,6 +1,6 @@
-//! Core Events for people who look with `kubectl describe` or `get events`; without a cluster, log lines. I/O.
+//! Events for people who use `kubectl describe` or `get events`; without a cluster, log lines. I/O.
 //!
-//! Nobody waits for an Event: what is published is queued for a [`Publisher`], which is a task of its own.
+//! Publishing does not block: an Event is queued for a [`Publisher`], which is a separate task.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub use queue::Publisher;
 /// An Event's note may have 1024 bytes.
 const LONGEST_NOTE: usize = 1000;
 
-/// Reasons that no budget holds back and that are published first: keys that end, and control planes.
+/// Reasons that no budget limits and that are published first: expiring keys, and control planes.
 const URGENT: [&str; 7] = [
     "KeyOverdue",
     "KeyExpiring",
@@ -37,7 +37,7 @@ const URGENT: [&str; 7] = [
     "Degraded",
 ];
 
-/// Publishes notices, and decides what is said at all; clones share one queue and one [`AlertLog`].
+/// Publishes notices, and decides which are reported; clones share one queue and one [`AlertLog`].
 #[derive(Clone)]
 pub struct Events {
     queue: Option<EventQueue>,
@@ -53,7 +53,7 @@ impl std::fmt::Debug for Events {
 }
 
 impl Events {
-    /// Publishes to the cluster, as `instance`, for as long as the [`Publisher`] runs.
+    /// Publishes to the cluster, as `instance`, while the [`Publisher`] runs.
     #[must_use]
     pub fn kubernetes(
         client: Client,
@@ -74,7 +74,7 @@ impl Events {
         (events, publisher)
     }
 
-    /// Writes to the log alone.
+    /// Writes only to the log.
     #[must_use]
     pub fn log(clock: Clock) -> Self {
         Self {
@@ -85,13 +85,13 @@ impl Events {
         }
     }
 
-    /// Publishes a notice, unless the same was said of the object within ten minutes, or its namespace has had as many as
-    /// it may have. Says whether it is news. Waits for nothing; trouble is only logged.
+    /// Publishes a notice, unless it repeats one about the object within ten minutes, or its namespace's budget is used
+    /// up. Returns whether it is new. Does not wait; problems are only logged.
     pub fn publish(&self, notice: &Notice) -> bool {
         self.publish_every(WINDOW, notice)
     }
 
-    /// Publishes a notice, unless the same was said of the object within `every`. Says whether it is news.
+    /// Publishes a notice, unless it repeats one about the object within `every`. Returns whether it is new.
     pub fn publish_every(&self, every: Duration, notice: &Notice) -> bool {
         let topic = Topic::of(notice);
         let class = if notice.warning {
@@ -106,37 +106,36 @@ impl Events {
         news
     }
 
-    /// Whether to say now that something is the matter: not within `every` of the last time, and only as long as its
-    /// namespace has room. Who is told yes goes on to [`Events::send`].
+    /// Returns whether to report a problem now: not within `every` of the last time, and only within its namespace's
+    /// budget. On `true` the caller continues with [`Events::send`].
     #[must_use]
     pub fn claim(&self, every: Duration, topic: &Topic) -> bool {
         self.admit(every, AlertClass::Problem, topic)
     }
 
-    /// Publishes a notice whose topic was claimed.
+    /// Publishes a notice with a claimed topic.
     pub fn send(&self, topic: &Topic, notice: &Notice) {
-        // What has no room is said at the next occasion.
+        // A notice that found the queue full is reported at the next occasion.
         if !self.push(notice) {
             self.lock()
                 .forget(&topic.namespace, &topic.object, topic.reason);
         }
     }
 
-    /// Notes that something is the matter no more.
+    /// Records that a problem is solved.
     pub fn over(&self, topic: &Topic) {
         self.lock()
             .over(&topic.namespace, &topic.object, topic.reason);
     }
 
-    /// When the same may be said again; none if it may be said at any time.
+    /// Returns when the same may be reported again; `None` if at any time.
     #[must_use]
     pub fn again(&self, topic: &Topic) -> Option<Timestamp> {
         self.lock()
             .again(&topic.namespace, &topic.object, topic.reason)
     }
 
-    /// Whether to write a line to the log about it: not within `every` of the last one, and only as long as its namespace
-    /// has room for one more.
+    /// Whether to log a line about it: not within `every` of the last one, and only within its namespace's budget.
     #[must_use]
     pub fn may_log(&self, every: Duration, topic: &Topic) -> bool {
         self.admit(every, AlertClass::Line, topic)
@@ -182,7 +181,7 @@ impl Events {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says whether the notice is on its way.
+    /// Returns whether the notice was queued.
     fn push(&self, notice: &Notice) -> bool {
         let Notice {
             namespace,
@@ -192,7 +191,7 @@ impl Events {
             note,
         } = notice;
         let (object, note) = (about.name(), cut(&printable(note)));
-        // The name of an owner is whatever the author of a pod says.
+        // The author of a pod chooses the name of an owner.
         if !is_dns_subdomain(object, 253) {
             let object = quoted(object);
             debug!(namespace, object, reason, "No object has that name");

@@ -1,8 +1,9 @@
-//! The fences around our own account: whether each policy refuses what it must, by what the API server answers to a dry run. Pure.
+//! The fences around our own account: whether each policy refuses what it must, by the answer to a dry run. Pure.
 //!
-//! RBAC cannot limit the names of Secrets that an account creates, nor the fields that it changes, so the chart installs a
-//! ValidatingAdmissionPolicy beside each such right. Helm's install order has no place for policies, and anybody who may may delete
-//! one: so the process tries for itself, by requests that change nothing even if they are admitted.
+//! RBAC cannot limit the names of Secrets that an account creates, nor the fields that it changes, so the chart
+//! installs a ValidatingAdmissionPolicy for each such right. Helm's install order has no place for policies, and anyone
+//! with the right can delete one: so the process tests them itself, by requests that change nothing even if they are
+//! admitted.
 
 use std::time::Duration;
 
@@ -10,42 +11,43 @@ mod run;
 
 pub use run::{Fences, settled};
 
-/// The reason of the Event that reports one.
+/// Reason of the Event about an open fence.
 pub const FENCE_OPEN: &str = "FenceOpen";
 
-/// While a fence is open, it is tried again this often in [`FIRST`], and nothing is reported.
+/// How often an open fence is tested within [`FIRST`], while nothing is reported.
 const SOON: Duration = Duration::from_secs(1);
 
-/// A policy takes a second or two to come into force at an installation: what is open after this long is reported.
+/// A policy takes a second or two to come into force at an installation: a fence that is open after this long is
+/// reported.
 const FIRST: Duration = Duration::from_secs(60);
 
-/// A fence that is open is tried again this often after that.
+/// How often an open fence is tested after that.
 const WHILE_OPEN: Duration = Duration::from_secs(10);
 
-/// One that could not be tried is tried again this often.
+/// How often a fence that could not be tested is tested again.
 const WHILE_UNKNOWN: Duration = Duration::from_secs(300);
 
-/// Fences that hold are tried this often.
+/// How often closed fences are tested.
 const WHILE_CLOSED: Duration = Duration::from_secs(3_600);
 
 /// A right of our account, and the policy that limits it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fence {
-    /// Create and update Secrets: those on the list, Opaque, with our label.
+    /// Create and update Secrets: only those on the list, Opaque, with our label.
     Secrets,
-    /// Patch our webhook configurations: `clientConfig.caBundle` alone.
+    /// Patch our webhook configurations: only `clientConfig.caBundle`.
     Webhooks,
-    /// Write Events: in our own name alone.
+    /// Write Events: only in our own name.
     Events,
     /// Evict pods: none of the cluster's own namespaces and of ours.
     Evictions,
 }
 
 impl Fence {
-    /// All of them.
+    /// All fences.
     pub const ALL: [Self; 4] = [Self::Secrets, Self::Webhooks, Self::Events, Self::Evictions];
 
-    /// The metric's label, and the end of the policy's name.
+    /// Returns the metric's label, which is the suffix of the policy's name.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -56,13 +58,13 @@ impl Fence {
         }
     }
 
-    /// The name of its policy, and of that policy's binding, in an installation whose objects have that name.
+    /// Returns the name of its policy, and of that policy's binding, for an installation with that name.
     #[must_use]
     pub fn policy(self, installation: &str) -> String {
         format!("{installation}-{}", self.as_str())
     }
 
-    /// What a stolen token of ours may do while it is open.
+    /// Returns what a stolen token of ours may do while it is open.
     fn danger(self) -> &'static str {
         match self {
             Self::Secrets => {
@@ -77,18 +79,17 @@ impl Fence {
     }
 }
 
-/// What the API server answered to a request that a fence must refuse.
+/// The API server's answer to a request that a fence must refuse.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum DryRunAnswer {
     /// It was admitted.
     Admitted,
     /// It was refused.
     Refused {
-        /// The HTTP status.
         code: u16,
         /// The reason in one word.
         reason: String,
-        /// Why, in words.
+        /// The explanation.
         message: String,
         /// Whether a disruption budget is the cause.
         budget: bool,
@@ -100,15 +101,15 @@ pub(crate) enum DryRunAnswer {
 /// Whether a fence holds.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum FenceVerdict {
-    /// Its policy refused, or there is not even the right.
+    /// Its policy refused, or Sidescale does not have the right.
     Closed,
-    /// Something else was in the way, so that nothing is known of the policy; the words say what.
+    /// Something else refused, so the policy is unknown; the text says what.
     Unknown(String),
     /// The request was admitted: the policy, or its binding, is not in force.
     Open,
 }
 
-/// Judges an answer to what `policy` must refuse.
+/// Judges an answer to a request that `policy` must refuse.
 pub(crate) fn judge(policy: &str, answer: &DryRunAnswer) -> FenceVerdict {
     let (code, reason, message, budget) = match answer {
         DryRunAnswer::Admitted => return FenceVerdict::Open,
@@ -129,30 +130,30 @@ pub(crate) fn judge(policy: &str, answer: &DryRunAnswer) -> FenceVerdict {
     if by_policy || by_rbac {
         return FenceVerdict::Closed;
     }
-    // Both are asked after admission: the object would have been written, or the pod evicted.
+    // Both checks run after admission: the object would have been written, or the pod evicted.
     if reason == "AlreadyExists" || code == 429 && budget {
         return FenceVerdict::Open;
     }
     FenceVerdict::Unknown(format!("refused with {code} {reason}: {}", cut(message)))
 }
 
-/// The worst of several verdicts on one fence.
+/// Returns the worst of several verdicts on one fence.
 pub(crate) fn worst(verdicts: impl IntoIterator<Item = FenceVerdict>) -> FenceVerdict {
     verdicts.into_iter().max().unwrap_or(FenceVerdict::Closed)
 }
 
-/// What follows a round.
+/// The consequences of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NextRound {
     /// Whether work that needs the rights may begin.
     pub(crate) settled: bool,
-    /// Whether what is open is reported.
+    /// Whether open fences are reported.
     pub(crate) report: bool,
-    /// When the fences are tried again.
+    /// When the fences are tested again.
     pub(crate) after: Duration,
 }
 
-/// Decides what follows a round that ended so long after the start.
+/// Decides the consequences of a round that ended this long after the start.
 pub(crate) fn next(since_start: Duration, worst: &FenceVerdict) -> NextRound {
     let first = since_start < FIRST;
     let (settled, report, after) = match worst {
@@ -168,7 +169,7 @@ pub(crate) fn next(since_start: Duration, worst: &FenceVerdict) -> NextRound {
     }
 }
 
-/// What is open and what to do, for an Event and the log.
+/// Describes an open fence and what to do, for an Event and the log.
 pub(crate) fn notice(fence: Fence, installation: &str) -> String {
     let policy = fence.policy(installation);
     format!(
@@ -222,7 +223,7 @@ mod tests {
                 refused(403, "Forbidden", quota),
                 unknown(403, "Forbidden", quota),
             ),
-            // A policy whose name only begins so is another one.
+            // A policy whose name only begins with it is another one.
             (
                 refused(
                     403,

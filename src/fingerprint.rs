@@ -1,4 +1,5 @@
-//! The end of a key tells it from all others of ours: its sub-second part is drawn by chance. Pure; the number is an argument.
+//! The expiration of a key distinguishes it from all our others: its sub-second part is random. Pure; the number is an
+//! argument.
 
 use std::time::Duration;
 
@@ -6,15 +7,15 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::clock::after;
 
-/// The end to ask for: `life` from now, with a sub-second part that no other key of ours has.
+/// Returns the expiration to request: `life` from now, with a sub-second part that no other key of ours has.
 #[must_use]
 pub fn fingerprint(now: Timestamp, life: Duration, random: u64) -> Timestamp {
-    // Microseconds: databases behind Headscale keep no more.
+    // Microseconds: the databases of Headscale store no more.
     let micros = i32::try_from(random % 1_000_000).unwrap_or_default();
     Timestamp::new(after(now, life).as_second(), micros * 1_000).unwrap_or(Timestamp::MAX)
 }
 
-/// Whether two ends are one fingerprint: the same to the microsecond.
+/// Whether two expirations have one fingerprint: equal to the microsecond.
 #[must_use]
 pub fn same_fingerprint(one: Timestamp, other: Timestamp) -> bool {
     one.duration_since(other).abs() < SignedDuration::from_micros(1)

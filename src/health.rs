@@ -1,12 +1,12 @@
-//! What the admin port says of the process: what has to be true to be ready, and how its parts do. State, no I/O.
+//! What the admin port reports: the requirements of readiness, and the reports of all parts. State, no I/O.
 
 use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock};
 
-/// Names a part that reports how it does. Only the first three decide whether the process is ready.
+/// A part that reports its state. Only the first three decide whether the process is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
-    /// The webhook still takes requests: false from SIGTERM on.
+    /// The webhook takes requests: false from SIGTERM on.
     Serving,
     /// The serving certificate is loaded.
     Certificate,
@@ -16,14 +16,14 @@ pub enum Part {
     Namespaces,
     /// The rotation of keys.
     Rotation,
-    /// Whether the configuration file, as it stands, is in force.
+    /// Whether the current configuration file is in force.
     Configuration,
-    /// Whether the policies hold that limit our own account.
+    /// Whether the policies that limit our own account are in force.
     Fences,
 }
 
 impl Part {
-    /// Its name in answers.
+    /// Returns its name in answers.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -45,16 +45,16 @@ impl Part {
     }
 }
 
-/// Says how one part does.
+/// State of one part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartReport {
-    /// Whether it does what it is there for.
+    /// Whether it works.
     pub ok: bool,
-    /// What there is to say, with what to do if it is not ok. Never a secret.
+    /// Details, with what to do if it is not ok. Never a secret.
     pub detail: String,
 }
 
-/// Holds the last report of every part.
+/// The last report of every part.
 #[derive(Debug)]
 pub struct Health(RwLock<BTreeMap<Part, PartReport>>);
 
@@ -72,17 +72,17 @@ impl Default for Health {
 }
 
 impl Health {
-    /// Notes that `part` does well.
+    /// Records that `part` works.
     pub fn ok(&self, part: Part, detail: impl Into<String>) {
         self.set(part, true, detail.into());
     }
 
-    /// Notes that `part` does not do well, and what to do.
+    /// Records that `part` has a problem, and what to do.
     pub fn problem(&self, part: Part, detail: impl Into<String>) {
         self.set(part, false, detail.into());
     }
 
-    /// Whether all required parts do well.
+    /// Whether all required parts work.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.read()
@@ -90,7 +90,7 @@ impl Health {
             .all(|(part, report)| report.ok || !part.is_required())
     }
 
-    /// Every report, required ones first.
+    /// Returns every report, required ones first.
     #[must_use]
     pub fn reports(&self) -> Vec<(Part, PartReport)> {
         self.read()

@@ -1,7 +1,9 @@
-//! Which release of a cluster rotates: two of them would put their own keys into the same Secrets. I/O around a pure decision.
+//! Selects the release of a cluster that rotates: two of them would put their own keys into the same Secrets. I/O
+//! around a pure decision.
 //!
-//! Each release has a MutatingWebhookConfiguration that names it. Nobody but an administrator can make one, and its time of creation
-//! is the API server's: the release whose configuration is oldest rotates, and any other keeps its hands off until that is gone.
+//! Each release has a MutatingWebhookConfiguration that names it. Only an administrator can create one, and the API
+//! server sets its creation time: the release with the oldest configuration rotates, and any other waits until that is
+//! deleted.
 
 use std::time::Duration;
 
@@ -14,16 +16,16 @@ use tracing::{debug, info, warn};
 use crate::cluster::{self, chain};
 use crate::health::{Health, Part};
 
-/// The annotation that names a configuration's release: `<namespace>/<release>`.
+/// Annotation with a configuration's release: `<namespace>/<release>`.
 const ANNOTATION: &str = "sidescale.io/release";
 
-/// What every object of the chart has.
+/// Label of every object of the chart.
 const SELECTOR: &str = "app.kubernetes.io/part-of=sidescale";
 
-/// Other releases are looked for this often.
+/// How often to look for other releases.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
-/// An API server that does not answer is asked again after this long.
+/// How soon to retry an API server that does not answer.
 const RETRY: Duration = Duration::from_secs(2);
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -45,7 +47,7 @@ pub struct Installations {
 }
 
 impl Installations {
-    /// Looks as a release in its namespace.
+    /// Creates the view of one release.
     #[must_use]
     pub fn new(client: Client, namespace: &str, release: &str) -> Self {
         Self {
@@ -54,7 +56,7 @@ impl Installations {
         }
     }
 
-    /// Waits until no other release came first; says once which one did.
+    /// Waits until no other release has priority; reports once which one has it.
     pub async fn until_first(&self, health: &Health) {
         let mut refused = None;
         loop {
@@ -91,7 +93,7 @@ impl Installations {
         }
     }
 
-    /// Is ready when another release is found to have come first.
+    /// Resolves when another release has priority.
     pub async fn superseded(&self) {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
@@ -114,7 +116,7 @@ impl Installations {
         Ok(first(&seen, &self.own).map(str::to_owned))
     }
 
-    /// Whether the API server does not let us look, so that waiting is of no use.
+    /// Whether the API server denies the read, so that waiting is useless.
     fn is_blind(&self, error: &Error) -> bool {
         let blind = matches!(error, Error::Api(status) if status.code == 403);
         if blind {
@@ -136,9 +138,9 @@ fn read(metadata: &ObjectMeta) -> Option<SeenRelease> {
     Some(SeenRelease { created, release })
 }
 
-/// The release that came before `own`, if one did. One whose own configuration is not there came last.
+/// Returns the release with priority over `own`, if there is one. A release without its own configuration comes last.
 fn first<'a>(seen: &'a [SeenRelease], own: &str) -> Option<&'a str> {
-    // Of two in one second the name decides, so that both say the same.
+    // Of two in one second the name decides, so that both agree.
     let oldest = seen.iter().min()?;
     (oldest.release != own).then_some(oldest.release.as_str())
 }
@@ -164,14 +166,14 @@ mod tests {
             (vec![two.clone()], "a/two", None),
             (vec![two.clone(), one.clone()], "z/one", None),
             (vec![two.clone(), one.clone()], "a/two", Some("z/one")),
-            // Made in one second.
+            // Created in one second.
             (vec![seen(10, "z/one"), seen(10, "a/two")], "a/two", None),
             (
                 vec![seen(10, "z/one"), seen(10, "a/two")],
                 "z/one",
                 Some("a/two"),
             ),
-            // Its own configuration was deleted, or is not there yet.
+            // Its own configuration was deleted, or does not exist yet.
             (vec![one], "a/two", Some("z/one")),
         ];
         for (seen, own, want) in table {

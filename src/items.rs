@@ -1,28 +1,28 @@
-//! JSON objects one at a time out of bytes as they come: those of an array, or the lines of a watch. Pure.
+//! Splits arriving bytes into JSON objects: those of an array, or the lines of a watch. Pure.
 //!
 //! ```text
 //! {"metadata":{…},"items":[{…},{…}]}  →  {…}  {…}  and, at the end, the frame {"metadata":{…},"items":[]}
 //! ```
 //!
-//! Nothing is decoded here: whoever gets an object decodes it, so that one that is damaged costs itself only.
+//! Nothing is decoded here: the receiver of an object decodes it, so that a damaged one costs only itself.
 
 use zeroize::Zeroizing;
 
-/// Bounds what stands beside the objects: metadata of a list, or a page that is no list at all.
+/// Maximum bytes besides the objects: metadata of a list, or a page that is not a list at all.
 const FRAME_LIMIT: usize = 64 << 10;
 
-/// The buffer grows by this or by a quarter, whichever is more: doubling it would cost as much as all that is made of an object.
+/// The buffer grows by this or by a quarter, whichever is more: doubling would cost as much as the decoded object.
 const GROWTH: usize = 16 << 10;
 
-/// Is what a buffer may keep between two objects.
+/// Maximum buffer that is kept between two objects.
 const KEPT: usize = 64 << 10;
 
-/// An object, or that there was one.
+/// An object, or the fact that there was one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListItem<'a> {
     /// Its bytes.
     Whole(&'a [u8]),
-    /// It has more bytes than are kept of one: how many.
+    /// It exceeds the maximum size: its bytes.
     TooLong(usize),
 }
 
@@ -31,13 +31,13 @@ pub enum ListItem<'a> {
 pub struct Items {
     name: &'static str,
     frame: Zeroizing<Vec<u8>>,
-    /// How many bytes came in all.
+    /// Number of all bytes.
     length: usize,
     place: ArrayPosition,
-    /// Open brackets: of the frame, or of the object that is being read.
+    /// Open brackets: of the frame, or of the current object.
     depth: usize,
     text: StringPosition,
-    /// Where the last string of the frame begins, and where it ended.
+    /// Start and end of the last string in the frame.
     last: (usize, usize),
     /// Whether the value of the field is next.
     named: bool,
@@ -66,7 +66,7 @@ enum StringPosition {
     Escaped,
 }
 
-/// What of an object came in chunks before.
+/// The part of an object that arrived in earlier chunks.
 #[derive(Debug)]
 struct PartialObject {
     kept: Zeroizing<Vec<u8>>,
@@ -91,10 +91,10 @@ impl Items {
         }
     }
 
-    /// Takes the next bytes, and gives each object that ends in them.
+    /// Reads the next bytes, and passes each object that ends in them.
     ///
     /// # Errors
-    /// What `each` says; nothing more is given then.
+    /// The error of `each`; no more objects are passed then.
     pub fn push<E>(
         &mut self,
         bytes: &[u8],
@@ -133,25 +133,26 @@ impl Items {
         Ok(())
     }
 
-    /// How many bytes came in all.
+    /// Returns the number of all bytes.
     #[must_use]
     pub fn length(&self) -> usize {
         self.length
     }
 
-    /// Whether more came beside the objects than is kept: then what comes is no list.
+    /// Whether the bytes besides the objects exceed their limit: then this is not a list.
     #[must_use]
     pub fn is_no_list(&self) -> bool {
         self.frame.len() >= FRAME_LIMIT
     }
 
-    /// What stands around the objects, with an empty array in their place; no JSON if what came is none or is cut.
+    /// Returns what is around the objects, with an empty array in their place; not valid JSON if the input is cut or
+    /// not JSON.
     #[must_use]
     pub fn frame(self) -> Zeroizing<Vec<u8>> {
         self.frame
     }
 
-    /// Takes a byte outside of any object, and says whether one begins with it.
+    /// Reads a byte outside of any object, and returns whether an object begins with it.
     fn around(&mut self, byte: u8) -> bool {
         if self.place == ArrayPosition::Between && self.text == StringPosition::Outside {
             match byte {
@@ -162,7 +163,7 @@ impl Items {
                 b',' | b' ' | b'\t' | b'\r' | b'\n' => return false,
                 b']' => (self.place, self.depth) = (ArrayPosition::Around, 1),
                 b'"' => self.text = StringPosition::Inside,
-                // What is no object stays in the frame, and spoils it.
+                // Anything but an object stays in the frame, and makes it invalid.
                 _ => {}
             }
         } else if self.text == StringPosition::Outside {
@@ -206,10 +207,10 @@ impl ObjectLines {
         }
     }
 
-    /// Takes the next bytes, and gives each line that ends in them; one that is cut is given never.
+    /// Reads the next bytes, and passes each line that ends in them; a cut line is never passed.
     ///
     /// # Errors
-    /// What `each` says; nothing more is given then.
+    /// The error of `each`; no more lines are passed then.
     pub fn push<E>(
         &mut self,
         mut bytes: &[u8],
@@ -228,7 +229,7 @@ impl ObjectLines {
 }
 
 impl StringPosition {
-    /// Goes on within a string, to its end or to the next byte that matters; says how many bytes that are.
+    /// Skips to the end of a string or to the next relevant byte; returns how many bytes that are.
     fn skip(&mut self, bytes: &[u8]) -> usize {
         if *self == Self::Escaped {
             *self = Self::Inside;
@@ -255,7 +256,7 @@ impl PartialObject {
         }
     }
 
-    /// Keeps what goes on in the next chunk.
+    /// Keeps the part of an object that continues in the next chunk.
     fn keep(&mut self, bytes: &[u8]) {
         self.length += bytes.len();
         if self.length > self.longest {
@@ -270,7 +271,7 @@ impl PartialObject {
         self.kept.extend_from_slice(bytes);
     }
 
-    /// Gives the object of which this is the last.
+    /// Passes the object that ends here.
     fn end<E>(
         &mut self,
         bytes: &[u8],

@@ -1,19 +1,19 @@
-//! A key's value, which shows itself to nobody by accident. Pure.
+//! The value of a key, which cannot be printed by accident. Pure.
 
 use zeroize::Zeroizing;
 
-/// Holds a pre-auth or API key: zeroed on drop, `<redacted>` when printed.
+/// A pre-auth or API key: zeroed on drop, `<redacted>` when printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KeyValue(Zeroizing<String>);
 
 impl KeyValue {
-    /// Takes a key over.
+    /// Takes ownership of a key.
     #[must_use]
     pub fn new(value: String) -> Self {
         Self(Zeroizing::new(value))
     }
 
-    /// The key itself: for a request's header or a Secret's data, never for a log.
+    /// Returns the key itself: for a request's header or a Secret's data, never for a log.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0

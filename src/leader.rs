@@ -1,4 +1,4 @@
-//! One replica does the rotating, to save work: correctness does not depend on it. I/O.
+//! Elects one replica to rotate, to save work: correctness does not depend on it. I/O.
 
 use std::time::Duration;
 
@@ -12,48 +12,48 @@ use tracing::{info, warn};
 use crate::cluster;
 use crate::outage::Outage;
 
-/// How long a Lease is held without being renewed, in seconds; and how long before that it is renewed.
+/// How long a Lease is valid without being renewed, in seconds; and how long before that it is renewed.
 const HELD_SECONDS: u64 = 6;
 const GRACE_SECONDS: u64 = 2;
 
-/// After trouble with the Lease this long without any is taken for recovery.
+/// After a problem with the Lease, this long without another counts as recovered.
 const RECOVERED_AFTER: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(5);
 const RELEASE_DEADLINE: Duration = Duration::from_secs(2);
 
-/// A replica that waits looks this often whether the Lease was released: of itself it would when that runs out.
+/// How often a waiting replica checks whether the Lease was released: otherwise it would notice only when the Lease
+/// expires.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Says whether this replica acts.
+/// Whether this replica leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leadership {
     /// It holds the Lease.
     Held,
-    /// The Lease cannot be used, so it acts without.
+    /// The Lease cannot be used, so it leads without.
     Anyway,
-    /// Another replica acts.
+    /// Another replica leads.
     Others,
 }
 
-/// Names the Lease and who takes it.
+/// The Lease and this replica's name.
 #[derive(Clone, Debug)]
 pub struct Lease {
-    /// Our namespace.
     pub namespace: String,
-    /// The Lease's name.
     pub name: String,
-    /// Names this replica.
+    /// Name of this replica.
     pub identity: String,
 }
 
-/// What is the matter with the Lease.
+/// The current problem with the Lease.
 #[derive(Debug, Default)]
 struct LeaseProblem {
     met: bool,
     outage: Outage,
 }
 
-/// Takes and keeps the Lease until shutdown, telling whether this replica acts. Where Leases cannot be used, it acts.
+/// Acquires and holds the Lease until shutdown, and publishes whether this replica leads. It leads if Leases cannot be
+/// used.
 pub async fn run(
     client: Client,
     lease: Lease,
@@ -87,7 +87,7 @@ pub async fn run(
         let changed = tokio::select! {
             changed = changed => changed,
             () = released(&leases, &lease.name, look_after), if holding == Leadership::Others && !problem.met => {
-                // Taken anew, it sees that for itself, and is left the time to take the Lease.
+                // The manager notices a new holder itself, and gets the time to acquire the Lease.
                 look_after = Duration::from_secs(HELD_SECONDS);
                 continue;
             }
@@ -116,15 +116,15 @@ pub async fn run(
             info!(lease = lease.name, identity = lease.identity, leading = ?holding, "Leadership changed");
         }
     }
-    // Released at once, so that the next replica need not wait for its end.
+    // Released at once, so that the next replica need not wait until it expires.
     let _ = tokio::time::timeout(RELEASE_DEADLINE, manager.release()).await;
 }
 
-/// Waits until nobody holds the Lease; looks after that time first.
+/// Waits until the Lease has no holder; checks after that time first.
 async fn released(leases: &Api<coordination::Lease>, name: &str, after: Duration) {
     tokio::time::sleep(after).await;
     loop {
-        // Trouble is for the manager to tell.
+        // The manager reports problems.
         if let Ok(lease) = leases.get(name).await
             && lease.spec.is_none_or(|spec| spec.holder_identity.is_none())
         {
@@ -141,7 +141,7 @@ async fn build(client: Client, lease: &Lease) -> Result<LeaseManager, LeaseManag
         .with_duration(HELD_SECONDS)
         .with_grace(GRACE_SECONDS)
         .with_field_manager(format!("sidescale-{}", lease.identity))
-        // The chart creates it: there is no right to create one.
+        // The chart creates it: Sidescale has no right to do so.
         .with_create_mode(LeaseCreateMode::UseExistent)
         .build()
         .await
@@ -153,7 +153,7 @@ fn act_anyway(
     problem: &mut LeaseProblem,
     leading: &watch::Sender<Leadership>,
 ) {
-    // An API server that is away is said once for all parts.
+    // An unavailable API server is reported once for all parts.
     problem.met = true;
     if !cluster::is_away(error) && problem.outage.failed() {
         let Lease {

@@ -3,7 +3,7 @@
 //! ```text
 //! main → app → args → commands → {server, watch, rotation, tls} → {control_plane, store, events, metrics} → {webhook, certs}
 //! ```
-//! None imports from its left, and no command from another; `tests/suite/imports.rs` holds every file to it.
+//! No layer imports from its left, and no command from another; `tests/suite/imports.rs` checks every file.
 
 #![allow(
     missing_docs,

@@ -1,7 +1,7 @@
-//! What is kept of an object's metadata, read out of its bytes without making the rest of it. Pure.
+//! Reads what is stored about an object's metadata from its bytes, without decoding the rest. Pure.
 //!
-//! An author may give a pod 60,000 annotations or a megabyte of labels, and the server adds as much of managedFields: none
-//! of that is made anything of. What a value may have at most is for who keeps it to say.
+//! An author may give a pod 60,000 annotations or a megabyte of labels, and the server adds as much of managedFields:
+//! all of that is skipped. The caller decides the maximum length of a value.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -22,67 +22,64 @@ use fields::each_element;
 pub(crate) use fields::{MetadataFields, each_pair};
 use sidescale_webhook::keys::{INJECT, PREFIX};
 
-/// Labels that tell which version of a workload a pod is of.
+/// Labels for the version of a pod's workload.
 const HASHES: [&str; 2] = ["pod-template-hash", "rollouts-pod-template-hash"];
 
-/// Is more than any name that Kubernetes gives; an owner's may have a megabyte.
+/// More than any name in Kubernetes; an owner's may have a megabyte.
 const LONGEST_NAME: usize = 320;
 
-/// Bounds the annotations under our prefix that have no effect: a namespace's are remarked on, the first of them by name.
+/// Maximum number of annotations under our prefix without effect: for a namespace they are reported, the first of them
+/// by name.
 const MOST_UNKNOWN: usize = 16;
 
-/// Bounds the labels of a namespace that are kept whatever policy looks at, so that another policy finds them.
+/// Maximum number of labels of a namespace that are stored regardless of the policy, so that a new policy finds them.
 const MOST_LABELS: usize = 64;
 
 type Pairs = Vec<(Box<str>, Box<str>)>;
 
-/// What is kept of an object.
+/// What is stored about an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ObjectMetadata {
-    /// Its name.
     pub name: Box<str>,
-    /// Its namespace; empty for what is in none.
+    /// Its namespace; empty for objects without one.
     pub namespace: Box<str>,
-    /// Its resourceVersion.
     pub version: Box<str>,
-    /// Its uid, if it is one.
+    /// Its uid, if valid.
     pub uid: Option<u128>,
-    /// When it was made, in seconds, which is all that the API server gives.
+    /// Creation time in seconds, the precision of the API server.
     pub created: i64,
     /// Whether it is being deleted.
     pub leaving: bool,
-    /// What controls it.
+    /// Its controller.
     pub owner: Option<ControllerRef>,
-    /// The labels that decide.
+    /// The labels that matter.
     pub labels: Pairs,
-    /// The annotations that decide.
+    /// The annotations that matter.
     pub annotations: Pairs,
-    /// Who wrote it last.
+    /// Its last writers.
     pub last_write: LastWrite,
 }
 
-/// Controls a pod.
+/// Controller of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControllerRef {
-    /// Its kind.
     pub kind: Box<str>,
-    /// Its name.
     pub name: Box<str>,
-    /// Its uid, if it is one.
+    /// Its uid, if valid.
     pub uid: Option<u128>,
 }
 
-/// Who wrote an object last. The server notes seconds, so that there may be several.
+/// The last writers of an object. The server records seconds, so there may be several.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LastWrite {
     at: Option<Timestamp>,
     ours: bool,
     other: bool,
-    /// The first other manager of that second.
+    /// The first other manager in that second.
     named: Option<Box<str>>,
 }
 
-/// An event of a watch, by the bytes of its object.
+/// An event of a watch, with the bytes of its object.
 #[derive(Deserialize)]
 pub(crate) struct Line<'a> {
     #[serde(borrow, rename = "type")]
@@ -111,12 +108,12 @@ pub(crate) struct Marks {
     pub(crate) initial_events_end: Option<IgnoredAny>,
 }
 
-/// What stands around the objects of a list.
+/// The fields around the objects of a list.
 #[derive(Deserialize)]
 pub(crate) struct Frame {
     #[serde(default)]
     pub(crate) metadata: Paging,
-    // An empty array, or what came was no list of objects.
+    // An empty array; otherwise the answer is not a list of objects.
     #[serde(default, rename = "items")]
     _items: Option<[(); 0]>,
 }
@@ -157,10 +154,10 @@ struct Writer<'a> {
 }
 
 impl ObjectMetadata {
-    /// Reads what decides about an injected pod; of its labels also those of `selecting`, which may choose a profile.
+    /// Reads what matters about an injected pod; includes the labels in `selecting`, which may choose a profile.
     ///
     /// # Errors
-    /// The bytes are no object of Kubernetes.
+    /// The bytes are not an object of Kubernetes.
     pub fn of_pod(bytes: &[u8], selecting: &BTreeSet<&str>) -> serde_json::Result<Self> {
         let fields = serde_json::from_slice::<Object<'_>>(bytes)?.metadata;
         let mut labels = Pairs::new();
@@ -193,10 +190,10 @@ impl ObjectMetadata {
         })
     }
 
-    /// Reads which version of a Secret this is, and who wrote it.
+    /// Reads the version of a Secret, and its last writers.
     ///
     /// # Errors
-    /// The bytes are no object of Kubernetes.
+    /// The bytes are not an object of Kubernetes.
     pub fn of_secret(bytes: &[u8]) -> serde_json::Result<Self> {
         let fields = serde_json::from_slice::<Object<'_>>(bytes)?.metadata;
         Ok(Self {
@@ -205,10 +202,10 @@ impl ObjectMetadata {
         })
     }
 
-    /// Reads what decides about a namespace's pods; of more labels than namespaces have, those of `selecting`.
+    /// Reads what matters for a namespace's pods; beyond a usual number of labels, only those in `selecting`.
     ///
     /// # Errors
-    /// The bytes are no object of Kubernetes.
+    /// The bytes are not an object of Kubernetes.
     pub fn of_namespace(bytes: &[u8], selecting: &BTreeSet<&str>) -> serde_json::Result<Self> {
         let fields = serde_json::from_slice::<Object<'_>>(bytes)?.metadata;
         let labels = RefCell::new(Pairs::new());
@@ -239,7 +236,7 @@ impl ObjectMetadata {
         })
     }
 
-    /// What is kept of a pod that was read whole, as a command does that looks and ends.
+    /// Converts a pod that was read as a whole, for a command that reads once and exits.
     pub(crate) fn of_read_pod(metadata: &ObjectMeta) -> Self {
         let owners = metadata.owner_references.iter().flatten();
         let owner = owners
@@ -288,19 +285,19 @@ impl ControllerRef {
 }
 
 impl LastWrite {
-    /// Whether it was ours, beyond doubt.
+    /// Whether Sidescale wrote it, beyond doubt.
     #[must_use]
     pub fn is_ours(&self) -> bool {
         self.ours && !self.other
     }
 
-    /// Who else it was, if that is known: of two in one second the other.
+    /// Returns the other writer, if known: of two in one second, the one that is not Sidescale.
     #[must_use]
     pub fn by_other(&self) -> Option<&str> {
         self.named.as_deref()
     }
 
-    /// Reads it from managedFields, one entry at a time; what fields an entry names is passed over.
+    /// Reads it from managedFields, one entry at a time; skips the fields that an entry names.
     pub(crate) fn read(managed_fields: Option<&RawValue>) -> serde_json::Result<Self> {
         let mut last = Self::default();
         each_element(managed_fields, |writer: Writer<'_>| {
@@ -330,7 +327,7 @@ impl LastWrite {
     }
 }
 
-/// Keeps a pair; of two with one key the last counts.
+/// Stores a pair; the last of two with one key counts.
 fn put(pairs: &mut Pairs, key: &str, value: &str) {
     match pairs.iter_mut().find(|(known, _)| **known == *key) {
         Some((_, known)) => *known = value.into(),

@@ -17,23 +17,23 @@ pub use rotation::{RotationMetrics, RotationResult};
 
 use register::{counters, gauge, histogram, int_gauge, int_gauges};
 
-/// Names how a TLS handshake ended.
+/// Result of a TLS handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handshake {
-    /// A connection came of it.
+    /// It succeeded.
     Ok,
     /// The caller does not trust our certificate: its caBundle is not ours.
     Distrusted,
-    /// The two could not agree for another reason.
+    /// It failed for another reason.
     Failed,
-    /// The caller went away, or never spoke TLS.
+    /// The caller closed the connection, or never spoke TLS.
     Broken,
-    /// Not done in time.
+    /// It timed out.
     TimedOut,
 }
 
 impl Handshake {
-    /// The metric's label.
+    /// Returns the metric's label.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -46,48 +46,43 @@ impl Handshake {
     }
 }
 
-/// Holds all metrics of the process.
+/// All metrics of the process.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     /// Answered reviews.
     pub reviews: IntCounterVec,
-    /// Looks at workloads, by the verdict on their pods.
+    /// Reviews of workloads, by the verdict on their pods.
     pub workload_reviews: IntCounterVec,
-    /// Time to answer a review whose bytes are there.
+    /// Time to answer a review that has arrived completely.
     pub review_seconds: Histogram,
-    /// Size of the patches sent.
     pub patch_bytes: Histogram,
-    /// What is counted of connections.
     pub connections: ConnectionMetrics,
-    /// When the serving certificate ends.
+    /// Expiration of the serving certificate.
     pub leaf_not_after: Gauge,
-    /// When the webhook's authority ends.
+    /// Expiration of the webhook's authority.
     pub authority_not_after: Gauge,
-    /// When the webhook's authority began.
+    /// Start of validity of the webhook's authority.
     pub authority_not_before: Gauge,
-    /// 1 while every entry of our webhook configuration holds our trust list.
+    /// 1 while every entry of our webhook configuration has our trust list.
     pub ca_bundle_in_sync: IntGauge,
-    /// Writes of the trust list into our webhook configuration.
+    /// Writes of the caBundle into our webhook configuration.
     pub ca_bundle_writes: IntCounterVec,
-    /// What is counted of the configuration file.
     pub config: ConfigMetrics,
-    /// What is counted of Events.
     pub events: EventMetrics,
     /// 1 while a policy does not refuse what our own account must not do.
     pub fence_open: IntGaugeVec,
-    /// What rotation counts.
     pub rotation: RotationMetrics,
     rejections: IntCounterVec,
     handshakes: IntCounterVec,
 }
 
 impl Metrics {
-    /// Makes every metric, at zero.
+    /// Creates every metric, at zero.
     ///
     /// # Errors
     ///
-    /// If two metrics have one name, which is a bug that the first start shows.
+    /// Two metrics have the same name, which is a bug that the first start shows.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let metrics = Self {
@@ -166,21 +161,21 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Counts handshakes that ended as `result`.
+    /// Returns the counter of handshakes with this `result`.
     pub fn handshakes(&self, result: Handshake) -> prometheus::IntCounter {
         self.handshakes.with_label_values(&[result.as_str()])
     }
 
-    /// Counts a request that got no review as its answer.
+    /// Counts a request that was not answered with a review.
     pub fn rejected(&self, reason: &'static str) {
         self.rejections.with_label_values(&[reason]).inc();
     }
 
-    /// The whole in Prometheus' text form.
+    /// Returns all metrics in Prometheus' text form.
     ///
     /// # Errors
     ///
-    /// If a metric cannot be written as text.
+    /// A metric cannot be written as text.
     pub fn text(&self) -> Result<Vec<u8>, prometheus::Error> {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;

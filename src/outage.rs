@@ -1,21 +1,20 @@
-//! Something that does not work for a while: its first failure is warned of, repeats are for debug, one line says that it is over.
-//! State; reads the machine's clock.
+//! Reports a temporary failure: warns once, repeats it for debug, logs the recovery. State; reads the machine's clock.
 
 use std::time::{Duration, Instant};
 
-/// Since when something has failed and that was reported, if it has.
+/// Start of a reported failure, if there is one.
 #[derive(Debug, Default)]
 pub struct Outage(Option<Instant>);
 
 impl Outage {
-    /// Takes in a failure; says whether it is the first, and so to be warned of.
+    /// Records a failure; returns whether it is the first, which is to be warned of.
     pub fn failed(&mut self) -> bool {
         let is_first = self.0.is_none();
         self.0.get_or_insert_with(Instant::now);
         is_first
     }
 
-    /// Takes in a success; says how long it did not work, where that was reported.
+    /// Records a success; returns the duration of a reported failure.
     pub fn recovered(&mut self) -> Option<Duration> {
         self.0.take().map(|since| since.elapsed())
     }

@@ -1,4 +1,4 @@
-//! One pod at a time: how it does, and its eviction. I/O.
+//! One pod at a time: its state, and its eviction. I/O.
 
 use std::time::Duration;
 
@@ -14,37 +14,37 @@ pub mod start;
 
 use start::Lack;
 
-/// Bounds one call.
+/// Time limit of one call.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// What is known of a pod.
+/// What is known about a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PodFound {
-    /// It is not there, is being deleted or is over; or another pod has its name.
+    /// It does not exist, is being deleted or is finished; or another pod has its name.
     Gone,
-    /// It is there.
+    /// It exists.
     There {
-        /// Whether something would make another one in its place.
+        /// Whether a controller would replace it.
         controlled: bool,
-        /// How the container does, for people.
+        /// State of the container, for people.
         container: String,
         /// Whether the container ran at least once.
         started: bool,
-        /// The Secret, or the data key of one, that it lacks in order to start.
+        /// The Secret, or the data key, that is missing for its start.
         lack: Option<Lack>,
     },
-    /// The API server did not say, or there is none to ask.
+    /// The API server did not answer, or there is none.
     Unknown(String),
 }
 
-/// What came of an eviction.
+/// Outcome of an eviction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Evicted {
-    /// It is on its way out, or gone.
+    /// The pod is terminating, or gone.
     Yes,
     /// A disruption budget does not allow it now.
     NotNow,
-    /// It was refused, or nobody answered.
+    /// It was refused, or not answered.
     No(String),
 }
 
@@ -65,13 +65,13 @@ impl Pods {
         Self(Some(client))
     }
 
-    /// Knows no pod.
+    /// Returns a reader that knows no pod.
     #[must_use]
     pub fn none() -> Self {
         Self(None)
     }
 
-    /// Reads a pod, and how its container of that name does.
+    /// Reads a pod, and the state of its container of that name.
     pub async fn read(&self, namespace: &str, name: &str, uid: u128, container: &str) -> PodFound {
         let Some(client) = &self.0 else {
             return PodFound::Unknown("no cluster".to_owned());
@@ -85,7 +85,7 @@ impl Pods {
         }
     }
 
-    /// Evicts a pod, and no other of its name.
+    /// Evicts a pod, and no other with its name.
     pub async fn evict(&self, namespace: &str, name: &str, uid: u128) -> Evicted {
         let Some(client) = &self.0 else {
             return Evicted::No("no cluster".to_owned());
@@ -104,10 +104,10 @@ impl Pods {
     }
 }
 
-/// Sends an eviction; with `dry_run` it is only tried.
+/// Sends an eviction; with `dry_run` the API server changes nothing.
 ///
 /// # Errors
-/// If it is refused, or nobody answers.
+/// It is refused, or not answered.
 pub(crate) async fn post_eviction(
     pods: &Api<Pod>,
     eviction: &Eviction,
@@ -122,7 +122,7 @@ pub(crate) async fn post_eviction(
     posted.await.map(drop)
 }
 
-/// The eviction of one pod and of no other with its name. kube's own writes `delete_options`, a field that API servers ignore.
+/// Returns the eviction of exactly one pod. kube's own writes `delete_options`, a field that API servers ignore.
 fn eviction(namespace: &str, name: &str, uid: u128) -> Eviction {
     Eviction {
         delete_options: Some(DeleteOptions {

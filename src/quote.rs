@@ -1,17 +1,17 @@
-//! Text that others wrote, made fit for an Event, a line of the log or a terminal. Pure.
+//! Text from others, made safe for an Event, a log line or a terminal. Pure.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
 use sidescale_webhook::forms::is_data_key;
 
-/// Characters of a text that are shown.
+/// Maximum number of characters that are shown.
 const SHOWN: usize = 100;
 
-/// Beginnings of keys, of which nothing more is shown.
+/// Prefixes of keys, of which nothing more is shown.
 const KEYS: [&str; 2] = ["hskey-", "tskey-"];
 
-/// Returns the text in quotes: control characters escaped, keys taken out, and of a long one only its beginning.
+/// Returns the text in quotes: control characters escaped, keys removed, and a long one cut.
 #[must_use]
 pub fn quoted(text: &str) -> String {
     let shown: String = text.chars().take(SHOWN).collect();
@@ -22,7 +22,7 @@ pub fn quoted(text: &str) -> String {
     quoted
 }
 
-/// Returns a name as it is, if it has nothing but letters, digits, `-`, `.` and `_`, and else in quotes.
+/// Returns a name unchanged, if it has only letters, digits, `-`, `.` and `_`, and else in quotes.
 #[must_use]
 pub fn name(text: &str) -> Cow<'_, str> {
     if is_data_key(text) {
@@ -31,8 +31,8 @@ pub fn name(text: &str) -> Cow<'_, str> {
     Cow::Owned(quoted(text))
 }
 
-/// Returns `text` on one line, with each control character and each character that turns the direction of writing
-/// shown by its number: an escape sequence could otherwise hide lines, forge them, or set the terminal's title.
+/// Returns `text` on one line, with each control character and each character that changes the direction of writing
+/// escaped: an escape sequence could otherwise hide lines, forge them, or set the terminal's title.
 #[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_hostile) {
@@ -66,7 +66,7 @@ fn without_keys(text: &str) -> String {
 
 fn is_hostile(char: char) -> bool {
     // C0, DEL and C1, among them U+009B, which starts a sequence as ESC [ does; line and paragraph separators; marks,
-    // embeddings, overrides and isolates of direction; what has no width.
+    // embeddings, overrides and isolates of direction; characters without width.
     char.is_control()
         || matches!(char, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }

@@ -1,4 +1,4 @@
-//! The HTTP side: accepts, limits and drains connections; the webhook's routes hand bytes to the webhook. I/O.
+//! The HTTP side: accepts, limits and drains connections; the webhook's routes pass bytes to the webhook. I/O.
 
 mod activity;
 mod body;
@@ -30,12 +30,12 @@ use connection::{Deadlines, PortState, Transport};
 
 use crate::metrics::Metrics;
 
-/// Is how long requests in flight may take once the listener is closed; each is bounded by its own, shorter limit.
+/// How long requests in flight may take once the listener is closed; each has its own, shorter limit.
 const FINISH: Duration = Duration::from_secs(20);
-/// Is the pause after an accept that failed, which is nearly always for want of file descriptors.
+/// Pause after a failed accept, which is nearly always due to missing file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Is how long a connection may be idle: longer than the 90 s that the API server keeps one, because a request that
-/// meets our close is lost and not retried.
+/// How long a connection may be idle: longer than the 90 s of the API server, because a request that arrives while
+/// Sidescale closes is lost and not retried.
 const IDLE: Duration = Duration::from_secs(130);
 
 const WEBHOOK: Deadlines = Deadlines {
@@ -75,19 +75,20 @@ pub struct ServerArgs {
     pub client_ca: Option<PathBuf>,
 }
 
-/// Bounds one server.
+/// Limits of one server.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// How long new connections are still taken after the shutdown began.
+    /// How long to keep accepting connections after the shutdown began.
     pub drain: Duration,
-    /// Most connections at once.
+    /// Maximum connections at once.
     pub connections: u16,
 }
 
 /// Serves the webhook's `router` on `listener` until `shutdown`, then drains.
 ///
-/// Endpoints reach the callers some seconds after our SIGTERM, so the listener stays open for `limits.drain`, while
-/// each answer closes its connection. Then idle connections end, busy ones after their answers.
+/// Callers learn about a changed endpoint some seconds after our SIGTERM, so the listener stays open for
+/// `limits.drain`, while each answer closes its connection. Then idle connections are closed, busy ones after their
+/// answers.
 pub async fn run(
     listener: TcpListener,
     tls: Arc<ServerTls>,
@@ -124,7 +125,7 @@ pub async fn run_admin(
     port.run(listener, router, shutdown).await;
 }
 
-/// What one port is made of.
+/// The parts of one port.
 struct Listener {
     /// The metrics' label.
     name: &'static str,
@@ -182,7 +183,7 @@ impl Listener {
     }
 }
 
-/// Accepts for ever. Where all places are taken, whoever comes next takes that of a connection that is not in use.
+/// Accepts forever. If all places are taken, a new connection takes the place of an unused one.
 async fn accept(
     listener: &TcpListener,
     shared: &Arc<PortState>,

@@ -1,4 +1,4 @@
-//! Where keys are kept: Kubernetes Secrets, or a directory. I/O behind one enum.
+//! The stores of keys: Kubernetes Secrets, or a directory. I/O behind one enum.
 
 mod dir;
 mod error;
@@ -12,7 +12,7 @@ pub use error::StoreError;
 pub use secret::SecretStore;
 pub use stored_secret::{FIELD_MANAGER, MANAGED_BY, PreservedFields, StoredSecret};
 
-/// Keeps keys.
+/// A store of keys.
 #[derive(Clone, Debug)]
 pub enum Store {
     /// In a directory of this machine.
@@ -25,10 +25,10 @@ pub enum Store {
 }
 
 impl Store {
-    /// Reads one Secret; none where there is none.
+    /// Reads one Secret; `None` if it does not exist.
     ///
     /// # Errors
-    /// The store could not be asked or refused.
+    /// The store is unavailable or refused.
     pub async fn read(
         &self,
         namespace: &str,
@@ -42,10 +42,10 @@ impl Store {
         }
     }
 
-    /// Reads the Secrets of that name in all namespaces, all held at once: [`Self::fold`] holds one.
+    /// Reads the Secrets of that name in all namespaces into memory; [`Self::fold`] holds one at a time.
     ///
     /// # Errors
-    /// The store could not be asked or refused.
+    /// The store is unavailable or refused.
     pub async fn list(&self, name: &str) -> Result<Vec<StoredSecret>, StoreError> {
         match self {
             Self::Directory(store) => store.list(name).await,
@@ -55,10 +55,10 @@ impl Store {
         }
     }
 
-    /// Gives the Secrets of that name in all namespaces one by one, never more of them at once than one.
+    /// Passes the Secrets of that name in all namespaces one by one, with only one in memory at a time.
     ///
     /// # Errors
-    /// The store could not be asked or refused: what was given until then is not all, so that absence says nothing.
+    /// The store is unavailable or refused: the Secrets until then are not all, so absence means nothing.
     pub async fn fold(&self, name: &str, each: impl FnMut(StoredSecret)) -> Result<(), StoreError> {
         match self {
             Self::Kubernetes(store) => store.fold(name, each).await,
@@ -74,10 +74,10 @@ impl Store {
         }
     }
 
-    /// Writes by compare-and-swap: makes the Secret if it has no revision, else replaces just that revision.
+    /// Writes by compare-and-swap: creates the Secret if it has no revision, else replaces exactly that revision.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] if another writer came first; else the store could not be asked or refused.
+    /// [`StoreError::Conflict`] if another writer came first; else the store is unavailable or refused.
     pub async fn write(&self, secret: &StoredSecret) -> Result<StoredSecret, StoreError> {
         if secret.oversized {
             return Err(StoreError::TooLarge {

@@ -8,10 +8,10 @@ use tracing_subscriber::fmt::{MakeWriter, layer};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
-/// The Kubernetes client writes a line for each failed call; whoever made the call says it better, and once.
+/// The Kubernetes client logs each failed call; the caller reports it better, and once.
 const QUIET: &str = "kube_client=off,kube_runtime=off";
 
-/// Logs whole answers of the API server where they do not parse: of a Secret that is every key.
+/// Logs whole answers of the API server that do not parse: for a Secret these include every key.
 const LEAKY: &str = "kube_client";
 
 /// Flags of the log.
@@ -37,7 +37,7 @@ pub enum LogFormat {
 /// Sends every log line of the process to standard error from now on. A second call changes nothing.
 pub fn init(args: &LogArgs) {
     let log = log(args, std::io::stderr, std::io::stderr().is_terminal());
-    // Its only error is that somebody else has set a log, and then there is one.
+    // It fails only if a log is already set.
     let _ = tracing::dispatcher::set_global_default(log);
 }
 
@@ -62,7 +62,7 @@ where
     let filter = EnvFilter::new(format!("{QUIET},{log_level}"));
     Dispatch::new(
         tracing_subscriber::registry()
-            // No filter of the flag's comes past this one: a longer target, or a span's name, would come past QUIET.
+            // No filter of the flag can bypass this one: a longer target, or a span's name, would bypass QUIET.
             .with(filter_fn(is_safe))
             .with(filter)
             .with(lines),

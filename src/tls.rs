@@ -1,5 +1,5 @@
-//! The webhook's certificates: the authority in a Secret, the leaf in memory, the trust list in our webhook
-//! configuration. I/O; what to do is decided in `state` and in the `certs` crate.
+//! The webhook's certificates: the authority in a Secret, the leaf in memory, the caBundle in our webhook
+//! configuration. I/O; `state` and the `certs` crate decide what to do.
 
 mod ca_bundle;
 mod error;

@@ -16,7 +16,7 @@ fn alert<'a>(namespace: &'a str, object: &'a str, class: AlertClass) -> Alert<'a
     }
 }
 
-/// How many of so many alerts, each about another object, are reported.
+/// Returns how many of so many alerts, each about another object, are reported.
 fn reported(
     log: &mut AlertLog,
     now: Timestamp,
@@ -54,7 +54,7 @@ fn a_namespace_with_ten_thousand_objects_silences_nobody_else() {
 
 #[test]
 fn each_class_has_its_own_room() {
-    // What is asked for, in that order, and how many of those are reported.
+    // The alerts, in that order, and how many of them are reported.
     let table: [&[(AlertClass, usize, usize)]; 5] = [
         &[
             (AlertClass::News, 100, NEWS),
@@ -117,7 +117,7 @@ fn one_alert_is_reported_once_in_its_period() {
         namespace: "lab",
         ..hourly
     };
-    // The minute, what is asked, and whether it is reported.
+    // The minute, the alert, and whether it is reported.
     let table = [
         (0, hourly, true),
         (0, other, true),

@@ -1,4 +1,4 @@
-//! The Secret of an API key: its labels, annotations and data, read and written. Pure.
+//! The Secret of an API key: reads and writes its labels, annotations and data. Pure.
 
 use jiff::Timestamp;
 use sidescale_webhook::keys::{ADOPT, PAUSED};
@@ -7,92 +7,88 @@ use super::record::{self, ApiKeyRecord};
 use crate::key_value::KeyValue;
 use crate::store::{MANAGED_BY, StoredSecret};
 
-/// Is the data key that holds the API key, and nothing beside it, where the configuration names no other.
+/// Default data key of the API key.
 pub const DATA_KEY: &str = "api-key";
 
-/// Tells what kind of Secret it is.
+/// Label for the kind of Secret.
 pub const COMPONENT: (&str, &str) = ("app.kubernetes.io/component", "api-key");
 
-/// Is the annotation that says when the key ends, as RFC 3339.
+/// Annotation with the key's expiration, as RFC 3339.
 pub const EXPIRATION: &str = "api-key.headscale.infrado.cloud/expiration";
 
-/// Is the annotation that says when the key was made, as RFC 3339.
+/// Annotation with the key's creation time, as RFC 3339.
 pub const CREATED_AT: &str = "api-key.headscale.infrado.cloud/created-at";
 
-/// Is the annotation that says when somebody last looked after the key.
+/// Annotation with the time of the last check.
 pub const CHECKED_AT: &str = "sidescale.io/api-key-checked-at";
 
-/// Is the annotation that says who that was.
+/// Annotation with the process of the last check.
 pub const CHECKED_BY: &str = "sidescale.io/api-key-checked-by";
 
-/// Is the annotation that marks a Secret of ours that waits for its key.
+/// Annotation that marks our Secret while it waits for its key.
 pub const PLACEHOLDER: &str = "sidescale.io/placeholder";
 
-/// Is the annotation that says since when it waits, as RFC 3339.
+/// Annotation with the time since when it waits, as RFC 3339.
 pub const PLACED_AT: &str = "sidescale.io/created-at";
 
-/// Is the annotation that says what to paste into a shell.
+/// Annotation with the shell command to run next.
 pub const NEXT_STEP: &str = "sidescale.io/next-step";
 
-/// Says whose a Secret is.
+/// Owner of a Secret, and whether it can be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenOwnership {
-    /// It is not there, or ours.
+    /// Absent or ours.
     Ours,
-    /// Ours, and stopped by its annotation.
+    /// Ours, and paused by its annotation.
     Paused,
-    /// Somebody else's: read, never written. Holds the value of its label, if it has any.
+    /// Foreign: read, never written. Holds the value of its label, if it has any.
     NotOurs(Option<String>),
-    /// Of another type than Opaque, which cannot be changed.
+    /// Another type than Opaque, which cannot be changed.
     WrongType(String),
     /// Its data cannot be changed.
     Immutable,
 }
 
-/// What an annotation says of a time.
+/// A time in an annotation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stated {
-    /// Nothing.
+    /// No annotation.
     Absent,
-    /// Something that is no RFC 3339 time.
+    /// Not an RFC 3339 time.
     Unreadable(String),
-    /// This.
     At(Timestamp),
 }
 
-/// What a Secret says of its API key.
+/// What a Secret says about its API key.
 #[derive(Clone, Debug)]
 pub struct SecretContents {
-    /// Whose it is.
     pub ownership: TokenOwnership,
-    /// The key, white space around it left out.
+    /// The key, without surrounding white space.
     pub value: Option<KeyValue>,
-    /// When it ends.
+    /// When it expires.
     pub expiration: Stated,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Stated,
-    /// What it remembers.
     pub record: ApiKeyRecord,
-    /// Whether its record was there and could not be read.
+    /// Whether its record was present and unreadable.
     pub record_damaged: bool,
-    /// When somebody last looked after the key, and who.
+    /// Time and process of the last check.
     pub checked: Option<(Timestamp, String)>,
-    /// Whether both labels are as we write them.
+    /// Whether both labels are as Sidescale writes them.
     pub labelled: bool,
 }
 
-/// What is written of a key.
+/// What is written about a key.
 #[derive(Clone, Debug)]
 pub struct IssuedApiKey {
-    /// The key.
     pub value: KeyValue,
-    /// When it ends, as Headscale reports it.
+    /// When it expires, as Headscale reports it.
     pub expires: Timestamp,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
 }
 
-/// Reads a Secret; `managed_by` is the label's value that makes it ours, and `data_key` holds the key.
+/// Reads a Secret; `managed_by` is the value of the label that makes it ours, and `data_key` holds the key.
 #[must_use]
 pub fn read(secret: &StoredSecret, managed_by: &str, data_key: &str) -> SecretContents {
     let note = |key: &str| secret.annotations.get(key).map(String::as_str);
@@ -118,7 +114,7 @@ pub fn read(secret: &StoredSecret, managed_by: &str, data_key: &str) -> SecretCo
     }
 }
 
-/// Writes the labels and the record; whatever else the Secret has stays.
+/// Writes the labels and the record; everything else in the Secret stays.
 pub fn write(secret: &mut StoredSecret, managed_by: &str, record: &ApiKeyRecord) {
     let labels = &mut secret.labels;
     labels.insert(MANAGED_BY.0.to_owned(), managed_by.to_owned());
@@ -131,7 +127,7 @@ pub fn write(secret: &mut StoredSecret, managed_by: &str, record: &ApiKeyRecord)
     };
 }
 
-/// Writes a new key under its data key, with its times.
+/// Writes a new key to its data key, with its times.
 pub fn write_key(secret: &mut StoredSecret, data_key: &str, issued: &IssuedApiKey) {
     let IssuedApiKey {
         value,
@@ -144,7 +140,7 @@ pub fn write_key(secret: &mut StoredSecret, data_key: &str, issued: &IssuedApiKe
     write_times(secret, *expires, *created_at);
 }
 
-/// Marks a Secret that has no key: `command` puts one there.
+/// Marks a Secret without a key; `command` is the shell command that puts one there.
 pub fn mark_placeholder(secret: &mut StoredSecret, now: Timestamp, command: &str) {
     let label = (COMPONENT.0.to_owned(), COMPONENT.1.to_owned());
     secret.labels.extend([label]);
@@ -157,7 +153,7 @@ pub fn mark_placeholder(secret: &mut StoredSecret, now: Timestamp, command: &str
     }
 }
 
-/// Takes the marks of a placeholder off; says whether there were any.
+/// Removes the marks of a placeholder; returns whether there were any.
 pub fn unmark_placeholder(secret: &mut StoredSecret) -> bool {
     let marks = [PLACEHOLDER, PLACED_AT, NEXT_STEP];
     let taken = marks.map(|mark| secret.annotations.remove(mark).is_some());
@@ -171,21 +167,21 @@ pub fn is_placeholder(secret: &StoredSecret) -> bool {
     label(secret, MANAGED_BY.0) == Some(MANAGED_BY.1) && mark.is_some_and(|mark| mark == "true")
 }
 
-/// Writes when the key ends and when it was made.
+/// Writes the key's expiration and creation time.
 pub fn write_times(secret: &mut StoredSecret, expires: Timestamp, created_at: Timestamp) {
     for (key, time) in [(EXPIRATION, expires), (CREATED_AT, created_at)] {
         secret.annotations.insert(key.to_owned(), seconds(time));
     }
 }
 
-/// Writes who looked after the key, and when.
+/// Writes the process and the time of this check.
 pub fn check_in(secret: &mut StoredSecret, writer: &str, now: Timestamp) {
     for (key, value) in [(CHECKED_AT, seconds(now)), (CHECKED_BY, writer.to_owned())] {
         secret.annotations.insert(key.to_owned(), value);
     }
 }
 
-/// RFC 3339 to the second, which is what people and shells compare.
+/// Formats as RFC 3339 to the second, which is what people and shells compare.
 fn seconds(time: Timestamp) -> String {
     Timestamp::from_second(time.as_second())
         .unwrap_or(time)

@@ -1,7 +1,8 @@
-//! The state machine of an API key: intent, create, verify, write, end the old, forget. Pure; the time is an argument.
+//! State machine of an API key: intent, create, verify, write, expire the old one, forget. Pure; the time is an
+//! argument.
 //!
-//! A shell reads the Secret, then Headscale's list, asks for the next action, does it, tells what came of it, and reads
-//! again. Every action is safe to repeat and to lose: what a crash leaves behind stands in the Secret's record.
+//! The caller reads the Secret, then Headscale's list, asks for the next action, performs it, reports the outcome, and
+//! reads again. Every action is safe to repeat and to lose: after a crash the Secret's record says how to continue.
 
 use std::time::Duration;
 
@@ -25,37 +26,37 @@ pub use action::{Action, ActionOutcome, Change, Idle, TokenState, Write};
 use created::{Hand, LastWritten, Use};
 use look::TokenView;
 
-/// The key is looked at this often, whatever happens.
+/// How often the key is checked even without a change.
 pub const CHECK_EVERY: Duration = Duration::from_secs(3_600);
 
-/// So many keys are made at once where one was of no use; then one for each time that a key lives until it is renewed, at
-/// most one an hour. A key that somebody takes out of the Secret is put back, and no other is made for it.
+/// How many keys are created at once where one was of no use; after that one per interval between renewals, at most one
+/// an hour. A key that is removed from the Secret is put back, without creating another.
 const BURST: usize = 2;
 
-/// Keeps one API key in one Secret.
+/// Manages one API key in one Secret.
 #[derive(Debug)]
 pub struct TokenKeeper {
     writer: String,
-    /// What it was told.
+    /// The policy as configured.
     told: TokenPolicy,
-    /// That, for the key that is there now.
+    /// The policy for the current key.
     policy: TokenPolicy,
-    /// An intent of ours that was written, and whose key is still to be asked for.
+    /// Our intent that is written, with its key still to be created.
     begun: Option<ApiKeyIntent>,
-    /// A key that was made and is not in the Secret yet: nobody else has its value.
+    /// A created key that is not in the Secret yet: only this process has its value.
     hand: Option<Hand>,
-    /// The key that was written last.
+    /// The key of the last write.
     last: Option<LastWritten>,
-    /// Keys of ours that were once in the Secret.
+    /// Our keys that were once in the Secret.
     made: Vec<RecordedApiKey>,
-    /// Keys of ours that never were.
+    /// Our keys that never were in the Secret.
     dropped: Vec<RecordedApiKey>,
-    /// When the last keys were made.
+    /// When the last keys were created.
     mints: Vec<Timestamp>,
 }
 
 impl TokenKeeper {
-    /// Starts without knowing anything; `writer` names this process, and is the same when its container restarts.
+    /// Starts without any state; `writer` identifies this process, and stays the same when its container restarts.
     #[must_use]
     pub fn new(writer: String, policy: TokenPolicy) -> Self {
         Self {
@@ -71,7 +72,7 @@ impl TokenKeeper {
         }
     }
 
-    /// Says what is to be done next; the list was read after the Secret. `random` makes a new key's end its own.
+    /// Returns the next action; the list was read after the Secret. `random` makes the expiration of a new key unique.
     pub fn next(
         &mut self,
         now: Timestamp,
@@ -87,7 +88,7 @@ impl TokenKeeper {
             None => self.settle(&look, random),
         };
         match action {
-            // Making a key comes before clearing up, which may fail for long.
+            // Creating a key comes before cleaning up, which may fail for long.
             Action::Rest(_) => self.clear_dropped(&look).unwrap_or(action),
             other => other,
         }
@@ -108,7 +109,7 @@ impl TokenKeeper {
         }
     }
 
-    /// Takes in what came of an action.
+    /// Records the outcome of an action.
     pub fn absorb(&mut self, now: Timestamp, action: Action, done: ActionOutcome) {
         match action {
             Action::Write(write) => {
@@ -131,7 +132,7 @@ impl TokenKeeper {
                 }
             }
             Action::Create { .. } => {
-                // Asked for once: whether a lost answer made a key is seen by its fingerprint.
+                // Created once only: whether a lost answer created a key is seen by its fingerprint.
                 let intent = self.begun.take();
                 if let (Some(intent), ActionOutcome::Created(value)) = (intent, done) {
                     self.hand = Some(Hand {
@@ -146,7 +147,7 @@ impl TokenKeeper {
                 if let Some(hand) = &mut self.hand {
                     hand.used = match done {
                         ActionOutcome::Refused => Use::Refused,
-                        // Where it is used cannot be asked now; that the list shows it has to do.
+                        // Where it is used cannot be asked now; its row in the list has to do.
                         ActionOutcome::Ok | ActionOutcome::Failed | ActionOutcome::Created(_) => {
                             Use::Accepted
                         }
@@ -157,7 +158,7 @@ impl TokenKeeper {
         }
     }
 
-    /// A new key is needed.
+    /// Handles the need for a new key.
     fn renew(&mut self, look: &TokenView<'_>, why: TokenReason, random: u64) -> Action {
         let now = look.now;
         if let Some(intent) = &look.held.record.intent {
@@ -193,7 +194,7 @@ impl TokenKeeper {
         self.write(look, &record, Change::Intend(intent, why), |_| {})
     }
 
-    /// The key is good: whatever else is left to do.
+    /// Does the remaining work while the key is good.
     fn keep(&mut self, look: &TokenView<'_>) -> Action {
         let (now, record) = (look.now, &look.held.record);
         let Some(current) = look.row.and_then(ListedApiKey::key) else {
@@ -223,7 +224,7 @@ impl TokenKeeper {
             .retain(|previous| previous.key != current && look.is_live(previous.key));
         for previous in &tidy.previous {
             let end = after(previous.since, self.policy.overlap);
-            // A clock that was set back must not make an old key live for ever.
+            // A clock that was set back must not keep an old key alive forever.
             if now >= end || previous.since > now {
                 return Action::Expire {
                     key: previous.key,
@@ -256,7 +257,7 @@ impl TokenKeeper {
         self.rest(look, state, until)
     }
 
-    /// Makes the Secret say what Headscale says of the key in it.
+    /// Returns the write that makes the Secret agree with Headscale about its key.
     fn repair(&self, look: &TokenView<'_>, current: RecordedApiKey) -> Option<Action> {
         let (held, expires) = (&look.held, current.expires);
         let same = |stated: Timestamp| {
@@ -269,7 +270,7 @@ impl TokenKeeper {
             return None;
         }
         let mut record = held.record.clone();
-        // Another key was put there by hand: the one before it was ours to end.
+        // Another key was put there by hand: Sidescale expires its own key before it.
         if let Some(old) = record.current.replace(current)
             && old != current
             && look.is_live(old)
@@ -285,7 +286,7 @@ impl TokenKeeper {
         }))
     }
 
-    /// Ends keys that this process made and nobody got.
+    /// Expires keys that this process created and that never reached a reader.
     fn clear_dropped(&mut self, look: &TokenView<'_>) -> Option<Action> {
         self.dropped
             .retain(|key| look.is_live(*key) && look.row.and_then(ListedApiKey::key) != Some(*key));
@@ -293,7 +294,7 @@ impl TokenKeeper {
         Some(Action::Expire { key, orphan: true })
     }
 
-    /// Until when another writer's intent is left to it.
+    /// Returns until when another writer's intent is respected.
     fn respected(&self, intent: &ApiKeyIntent, now: Timestamp) -> Option<Timestamp> {
         let TokenPolicy { respect, .. } = self.policy;
         let age = now.duration_since(intent.started_at).unsigned_abs();
@@ -301,7 +302,7 @@ impl TokenKeeper {
             .then(|| after(intent.started_at, respect).min(after(now, respect)))
     }
 
-    /// For who only stands in: who looks after the key, and until when it is left to them.
+    /// For a stand-in: returns who manages the key, and until when it is left to them.
     fn attended(&self, look: &TokenView<'_>) -> Option<(String, Timestamp)> {
         let alone_after = self.policy.stand_in?;
         let (at, by) = look.held.checked.as_ref()?;
@@ -310,7 +311,7 @@ impl TokenKeeper {
             .then(|| (by.clone(), until.min(after(look.now, CHECK_EVERY))))
     }
 
-    /// As long as a key lives until it is renewed, at most an hour: more often, none is made in a fight.
+    /// Shortest average interval between new keys: the time from creation to renewal, at most an hour.
     fn every(&self) -> Duration {
         let TokenPolicy {
             expiration, buffer, ..
@@ -318,7 +319,7 @@ impl TokenKeeper {
         expiration.saturating_sub(buffer).min(CHECK_EVERY)
     }
 
-    /// Until when no more keys are made, if too many were.
+    /// Returns until when no more keys are created, if there were too many.
     fn spent(&mut self, now: Timestamp) -> Option<Timestamp> {
         let every = self.every();
         let window = every.saturating_mul(u32::try_from(BURST).unwrap_or(u32::MAX));

@@ -8,28 +8,28 @@ use super::form::{SecretContents, Stated};
 use super::value::{ListedApiKey, is_api_key};
 use crate::clock::after;
 
-/// Says how an API key is kept.
+/// How an API key is managed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenPolicy {
     /// How long a key lives.
     pub expiration: Duration,
-    /// How long before its end it is renewed.
+    /// How long before its expiration it is renewed.
     pub buffer: Duration,
-    /// How long a replaced key stays good; it has one reader, which follows at once.
+    /// How long a replaced key stays valid; it has one reader, which follows at once.
     pub overlap: Duration,
     /// How long another writer's intent is respected.
     pub respect: Duration,
     /// Value of the label that makes a Secret ours.
     pub managed_by: String,
-    /// Data key of the key in its Secret.
+    /// Data key of the API key in its Secret.
     pub data_key: String,
-    /// For who only steps in: how long after its due time a key is renewed, if nobody has looked after it for as long.
+    /// For a stand-in: how long after its due time a key is renewed, if it was not checked for as long.
     pub stand_in: Option<Duration>,
 }
 
 impl TokenPolicy {
-    /// Who only steps in does not know what the key's keeper was told: a key that was made for less than our life is
-    /// renewed for no more than that, and later than we would.
+    /// Adapts the policy of a stand-in, which does not know the settings of the key's manager: a key with a shorter
+    /// life than ours is renewed for that life only, and later than our own.
     pub(super) fn for_key(&self, held: &SecretContents, row: Option<&ListedApiKey>) -> Self {
         let mut policy = self.clone();
         let ends = row.and_then(|row| row.expires);
@@ -37,7 +37,7 @@ impl TokenPolicy {
         else {
             return policy;
         };
-        // Headscale makes a key some time after its end was asked for.
+        // Headscale creates a key some time after the request chose its expiration.
         let minutes = ends.duration_since(made).as_secs().saturating_add(59) / 60;
         let life = u64::try_from(minutes).unwrap_or_default() * 60;
         if life > 0 {
@@ -48,25 +48,25 @@ impl TokenPolicy {
     }
 }
 
-/// Why a key is made.
+/// Why a key is created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenReason {
-    /// There is none.
+    /// There is no key.
     First,
-    /// What is there has not the form of an API key.
+    /// The value does not have the form of an API key.
     NotAKey,
-    /// Headscale does not list it: a new database, or somebody deleted it.
+    /// Headscale does not list it: a new database, or a deleted key.
     Unknown,
-    /// It has ended.
+    /// It has expired.
     Ended,
-    /// The annotation that says when it ends is missing or cannot be read.
+    /// The annotation with the expiration is missing or unreadable.
     Unstated(Stated),
-    /// Its time has come.
+    /// It is due for renewal.
     Due,
 }
 
 impl TokenReason {
-    /// Its name in logs.
+    /// Returns its name in logs.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -80,16 +80,16 @@ impl TokenReason {
     }
 }
 
-/// What a look at the key has come to.
+/// Result of checking the key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenDecision {
-    /// It is good, and its time has not come.
+    /// It is good and not yet due.
     Keep,
     /// A new one is needed.
     Renew(TokenReason),
 }
 
-/// When a key is renewed.
+/// Returns when a key is due for renewal.
 #[must_use]
 pub(super) fn due(expires: Timestamp, policy: &TokenPolicy) -> Timestamp {
     let early = SignedDuration::try_from(policy.buffer).unwrap_or(SignedDuration::MAX);
@@ -97,7 +97,7 @@ pub(super) fn due(expires: Timestamp, policy: &TokenPolicy) -> Timestamp {
     after(due, policy.stand_in.unwrap_or_default())
 }
 
-/// Looks at the key: `row` is what Headscale lists of it.
+/// Checks the key: `row` is its entry in Headscale's list.
 pub(super) fn decide(
     now: Timestamp,
     held: &SecretContents,
@@ -121,7 +121,7 @@ pub(super) fn decide(
     }
     match &held.expiration {
         Stated::At(_) => TokenDecision::Keep,
-        // Put there by hand, with nothing of ours beside it: Headscale knows its end.
+        // Put there by hand, without any of our annotations: Headscale knows its expiration.
         Stated::Absent if by_hand(held) => TokenDecision::Keep,
         stated @ (Stated::Absent | Stated::Unreadable(_)) => {
             TokenDecision::Renew(TokenReason::Unstated(stated.clone()))

@@ -1,81 +1,81 @@
-//! What the Secret of an API key remembers beside it, in one annotation. Pure.
+//! What the Secret of an API key records beside the key, in one annotation. Pure.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// Is the annotation that holds the record.
+/// Annotation with the record.
 pub const ANNOTATION: &str = "sidescale.io/api-key";
 
-/// How long a lost intent's key is looked for: a create may still be under way when its writer is given up.
+/// How long to look for the key of an abandoned intent: the create call may still be running when its writer is given
+/// up.
 pub const ABANDONED_FOR: Duration = Duration::from_secs(600);
 
-/// Bounds how many keys and lost intents are remembered: annotations have their limit.
+/// Maximum number of keys and abandoned intents in the record: annotations are limited in size.
 const MOST: usize = 32;
 
-/// Remembers which key is in force, what went before, and what is being made. It holds ids, no byte of a key.
+/// The key in use, the keys before it, and the key that is being created. Holds ids, no byte of a key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct ApiKeyRecord {
     /// The key in the Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current: Option<RecordedApiKey>,
-    /// Who wrote it.
+    /// Process that wrote it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub writer: String,
-    /// Keys of ours that were replaced and are still to be ended.
+    /// Replaced keys of Sidescale that have yet to expire.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub previous: Vec<PreviousApiKey>,
-    /// The key that is being made.
+    /// The key that is being created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intent: Option<ApiKeyIntent>,
-    /// Intents whose end nobody saw: a key with that fingerprint is ours, and nobody has its value.
+    /// Intents with an unknown outcome: a key with such a fingerprint is Sidescale's, and its value is lost.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub abandoned: Vec<AbandonedApiKey>,
 }
 
-/// A key at Headscale. Its end goes with its id: a new database gives the same ids again, to keys of others.
+/// A key at Headscale. Expiration and id identify it together: a new database assigns the same ids again, to foreign
+/// keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct RecordedApiKey {
-    /// Its id.
     pub id: u64,
-    /// When it ends, to the microsecond.
+    /// When it expires, to the microsecond.
     pub expires: Timestamp,
 }
 
 /// A key that was replaced.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct PreviousApiKey {
-    /// Which.
     #[serde(flatten)]
     pub key: RecordedApiKey,
     /// When it was replaced.
     pub since: Timestamp,
 }
 
-/// A key that is about to be made.
+/// A key that is about to be created.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ApiKeyIntent {
-    /// Names who makes it.
+    /// Process that creates it.
     pub writer: String,
     /// When that began.
     pub started_at: Timestamp,
-    /// The exact end that is asked for: its sub-second part is the key's fingerprint.
+    /// Exact expiration of the request: its sub-second part is the key's fingerprint.
     pub expires: Timestamp,
 }
 
-/// An intent that was given up.
+/// An intent that was abandoned.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct AbandonedApiKey {
-    /// When it was given up.
+    /// When it was abandoned.
     pub since: Timestamp,
-    /// The end that was asked for.
+    /// Expiration of the request.
     pub expires: Timestamp,
 }
 
 impl ApiKeyRecord {
-    /// Reads the annotation; one that is damaged is as good as none, and that is told.
+    /// Reads the annotation; returns an empty record and `true` for a damaged one.
     #[must_use]
     pub fn parse(text: Option<&str>) -> (Self, bool) {
         match text.map(serde_json::from_str) {
@@ -85,7 +85,7 @@ impl ApiKeyRecord {
         }
     }
 
-    /// The annotation to write; none where there is nothing to remember.
+    /// Returns the annotation to write; `None` for an empty record.
     #[must_use]
     pub fn text(&self) -> Option<String> {
         (*self != Self::default())
@@ -93,7 +93,7 @@ impl ApiKeyRecord {
             .flatten()
     }
 
-    /// Gives up the intent that is under way, if any.
+    /// Abandons the current intent, if any.
     pub fn give_up(&mut self, now: Timestamp) {
         if let Some(ApiKeyIntent { expires, .. }) = self.intent.take() {
             cut(&mut self.abandoned);
@@ -104,7 +104,7 @@ impl ApiKeyRecord {
         }
     }
 
-    /// Has a key ended once its overlap is over.
+    /// Records a replaced key, which is expired after its overlap.
     pub fn replaced(&mut self, key: RecordedApiKey, now: Timestamp) {
         if self.previous.iter().all(|previous| previous.key != key) {
             cut(&mut self.previous);
@@ -113,7 +113,7 @@ impl ApiKeyRecord {
     }
 }
 
-/// Makes room for one more; what is dropped here ends by itself.
+/// Makes room for one more; the keys that are dropped here expire at their own time.
 fn cut<T>(list: &mut Vec<T>) {
     let over = (list.len() + 1).saturating_sub(MOST);
     list.drain(..over);

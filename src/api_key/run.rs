@@ -1,4 +1,4 @@
-//! Does what a [`TokenKeeper`] says until it rests: reads and writes the Secret, calls Headscale. I/O.
+//! Performs the actions of a [`TokenKeeper`] until it rests: reads and writes the Secret, calls Headscale. I/O.
 
 use jiff::Timestamp;
 use tracing::{info, warn};
@@ -13,69 +13,65 @@ use crate::key_value::KeyValue;
 use crate::quote::quoted;
 use crate::store::{Store, StoreError, StoredSecret};
 
-/// Bounds one go: each round reads both sides, so that this many mean a fight for the Secret.
+/// Maximum rounds of one run: each round reads both sides, so more rounds than this mean contention for the Secret.
 const ROUNDS: usize = 30;
 
-/// Holds where a key is kept and who makes it.
+/// Where a key is stored, and who creates it.
 #[derive(Debug)]
 pub struct KeyPlace<'a> {
-    /// Where the Secret is.
     pub store: &'a Store,
-    /// The Secret's namespace.
     pub namespace: &'a str,
-    /// The Secret's name.
     pub name: &'a str,
-    /// Who makes keys.
+    /// Creates the keys.
     pub control_plane: &'a ControlPlane,
-    /// Where a new key is tried before it is written; its own API key is not used. None: that it is listed has to do.
+    /// Where a new key is verified before the write; its own API key is not used. `None`: its row in the list has to
+    /// do.
     pub used_at: Option<&'a Endpoint>,
-    /// The time.
     pub clock: &'a Clock,
 }
 
-/// What a go has come to.
+/// Outcome of a run.
 #[derive(Clone, Debug)]
 pub struct TokenResult {
     /// Why there is nothing more to do.
     pub rest: Idle,
-    /// The Secret as it was read last; none where there is none.
+    /// Revision of the Secret as read last; `None` where it does not exist.
     pub revision: Option<String>,
     /// Whether a new key was written.
     pub renewed: bool,
 }
 
-/// What stopped a go. No message holds a byte of a key.
+/// What stopped a run. No message contains a byte of a key.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenProblem {
     /// The Secret could not be read or written.
     #[error("the API key's Secret")]
     Secret(#[source] StoreError),
-    /// Headscale did not do it.
+    /// Headscale did not answer a call with success.
     #[error("{doing}")]
     Headscale {
-        /// What it was asked for.
+        /// The call.
         doing: &'static str,
-        /// What the call met.
+        /// The cause.
         #[source]
         source: control_plane::Error,
     },
-    /// A new key was of no use, and was ended again.
+    /// A new key was of no use, and was expired again.
     #[error("a new API key was given up: {0}")]
     GivenUp(&'static str),
-    /// Somebody writes the Secret as fast as we do.
+    /// Another writer changes the Secret as fast as Sidescale.
     #[error("Secret {namespace}/{name} was changed {ROUNDS} times in a row by somebody else")]
     Restless {
-        /// Its namespace.
+        /// Namespace of the Secret.
         namespace: String,
-        /// Its name.
         name: String,
     },
 }
 
-/// Goes on until nothing is left to do.
+/// Runs until there is nothing left to do.
 ///
 /// # Errors
-/// The Secret or Headscale stood in the way; the keeper knows how to go on.
+/// The Secret or Headscale failed; the keeper knows how to continue.
 pub async fn settle(
     keeper: &mut TokenKeeper,
     place: &KeyPlace<'_>,
@@ -146,7 +142,7 @@ impl KeyPlace<'_> {
                 };
                 (ActionOutcome::Ok, given_up)
             }
-            // Somebody was faster: what they wrote decides.
+            // Another writer was faster: its content decides.
             Err(StoreError::Conflict { .. }) => (ActionOutcome::Failed, None),
             Err(error) => (ActionOutcome::Failed, Some(TokenProblem::Secret(error))),
         }
@@ -202,7 +198,7 @@ impl KeyPlace<'_> {
         }
     }
 
-    /// Makes a call with the new key, where it will be used.
+    /// Calls Headscale with the new key, at the endpoint that will use it.
     async fn verify(&self, value: &KeyValue, key_id: u64) -> ActionOutcome {
         let Some(used_at) = self.used_at else {
             return ActionOutcome::Ok;

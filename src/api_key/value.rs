@@ -1,4 +1,4 @@
-//! How a key is known in Headscale's list, which shows no values. Pure.
+//! Matching of API keys with Headscale's list, which shows no values. Pure.
 
 use jiff::Timestamp;
 
@@ -9,16 +9,15 @@ use crate::key_value::KeyValue;
 /// An API key as Headscale lists it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ListedApiKey {
-    /// Its id.
     pub id: u64,
-    /// What its value begins with after the scheme. Never logged: it is a part of the key.
+    /// Start of its value after the scheme. Never logged: it is a part of the key.
     prefix: String,
-    /// When it ends; none is a dead key.
+    /// When it expires; `None` for a key that is never valid.
     pub expires: Option<Timestamp>,
 }
 
 impl ListedApiKey {
-    /// Takes a row of the list.
+    /// Converts a row of the list.
     #[must_use]
     pub fn new(row: ApiKey) -> Self {
         let ApiKey {
@@ -35,13 +34,13 @@ impl ListedApiKey {
         }
     }
 
-    /// Whether it is the row of this key.
+    /// Whether this row lists `value`.
     #[must_use]
     pub fn is_of(&self, value: &KeyValue) -> bool {
         api_key_prefix(value).is_some_and(|prefix| prefix == self.prefix)
     }
 
-    /// The key, by id and end; none of a dead one.
+    /// Returns the key's id and expiration; `None` for one that is never valid.
     #[must_use]
     pub fn key(&self) -> Option<RecordedApiKey> {
         let Self {
@@ -52,7 +51,7 @@ impl ListedApiKey {
         expires.map(|expires| RecordedApiKey { id: *id, expires })
     }
 
-    /// Whether it is good now.
+    /// Whether it is valid now.
     #[must_use]
     pub fn is_live(&self, now: Timestamp) -> bool {
         self.expires.is_some_and(|expires| now < expires)
@@ -76,13 +75,14 @@ pub fn is_api_key(value: &KeyValue) -> bool {
     value.expose().bytes().all(|byte| byte.is_ascii_graphic()) && api_key_prefix(value).is_some()
 }
 
-/// What is wrong with a value that cannot be an API key, and what is wanted; none where its form does not tell.
+/// Returns what is wrong with a value that cannot be an API key and what is expected; `None` where its form does not
+/// show it.
 #[must_use]
 pub fn flaw(value: &str) -> Option<&'static str> {
     let begins = |with: &[&str]| with.iter().any(|with| value.starts_with(with));
     let has = |with: &[&str]| with.iter().any(|with| value.contains(with));
     if is_whole(value) {
-        // Chance may spell any word in it.
+        // Random letters may spell any word.
         None
     } else if begins(&["hskey-auth-", "tskey-auth-"]) {
         Some(
@@ -103,7 +103,7 @@ pub fn flaw(value: &str) -> Option<&'static str> {
     }
 }
 
-/// Whether it has the form of an API key to its end: of Headscale since 0.28, or before.
+/// Whether it has the complete form of an API key, as since Headscale 0.28 or as before.
 fn is_whole(value: &str) -> bool {
     let parts = value
         .strip_prefix("hskey-api-")
@@ -115,7 +115,7 @@ fn is_whole(value: &str) -> bool {
     })
 }
 
-/// What `hskey-api-` begins with in base64.
+/// Base64 of `hskey-api-`, its first characters.
 const TWICE: &str = "aHNrZXktYXBpL";
 
 #[cfg(test)]
@@ -152,7 +152,7 @@ mod tests {
                 true,
             ),
             ("abcdefg", format!("abcdefg.{old}"), true),
-            // The first eight characters name no key, in no version.
+            // The first eight characters identify no key, in any version.
             (
                 "hskey-ap",
                 format!("hskey-api-abcdefghijkl-{secret}"),
@@ -197,7 +197,7 @@ mod tests {
             (format!("hskey-api-abcdefghijkl-{secret}"), None),
             (format!("abcdefg.{}", "o".repeat(32)), None),
             ("hskey-api-unknown".into(), None),
-            // Of random letters some spell a word.
+            // Random letters may spell a word.
             (
                 format!("hskey-api-YOURCHANGEkl-REPLACE{}", "s".repeat(57)),
                 None,

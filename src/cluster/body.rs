@@ -1,4 +1,4 @@
-//! An answer of the API server as a stream of bytes, never held whole. I/O.
+//! An answer of the API server as a stream of bytes, never in memory as a whole. I/O.
 
 use std::io;
 use std::pin::Pin;
@@ -17,7 +17,7 @@ pub(crate) struct Body {
 }
 
 impl Body {
-    /// Asks, and begins to read the answer.
+    /// Sends a request, and begins to read the answer.
     ///
     /// # Errors
     /// The server does not answer, or refuses.
@@ -25,7 +25,7 @@ impl Body {
         client: &Client,
         mut request: http::Request<Vec<u8>>,
     ) -> Result<Self, Error> {
-        // From 1.37 on a watch is one gzip member an event, which no decoder of ours reads.
+        // Since 1.37 a watch is one gzip member per event, which our decoders do not read.
         let plain = HeaderValue::from_static("identity");
         request.headers_mut().insert(ACCEPT_ENCODING, plain);
         Ok(Self {
@@ -34,10 +34,10 @@ impl Body {
         })
     }
 
-    /// The next bytes, which are given again until they are done; none at the end.
+    /// Returns the next bytes, the same ones until they are done; `None` at the end.
     ///
     /// # Errors
-    /// The connection broke, or nothing came for so long.
+    /// The connection was lost, or nothing arrived for so long.
     pub(crate) async fn chunk(&mut self, quiet: Duration) -> io::Result<Option<&[u8]>> {
         let bytes = tokio::time::timeout(quiet, self.stream.fill_buf())
             .await
@@ -46,10 +46,10 @@ impl Body {
         Ok((!bytes.is_empty()).then_some(bytes))
     }
 
-    /// All of a short answer.
+    /// Returns a short answer as a whole.
     ///
     /// # Errors
-    /// It is longer, the connection broke, or nothing came for so long.
+    /// It is longer, the connection was lost, or nothing arrived for so long.
     pub(crate) async fn whole(
         &mut self,
         longest: usize,
@@ -71,14 +71,14 @@ impl Body {
         Ok(kept)
     }
 
-    /// Lets go of the bytes that were given last.
+    /// Drops the last returned bytes.
     pub(crate) fn done(&mut self) {
         let given = std::mem::take(&mut self.given);
         self.stream.as_mut().consume(given);
     }
 }
 
-/// Whether this is how a long answer ends every day: it was quiet for too long, or cut by who stands between.
+/// Whether this is the usual end of a long answer: it was quiet for too long, or a proxy closed it.
 pub(crate) fn is_end(error: &io::Error) -> bool {
     let cut = |error: &(dyn std::error::Error + 'static)| {
         error

@@ -1,7 +1,7 @@
-//! `sidescale apikey-manager`: keeps Headscale's API key fresh from beside Headscale, where no key is needed. I/O.
+//! `sidescale apikey-manager`: renews Headscale's API key next to Headscale, where no key is needed. I/O.
 //!
-//! Once its flags parse it never ends for trouble with Headscale, rights or the API server: the pod that it is in would not
-//! be ready any more, and Headscale with it. It says what it met and tries again.
+//! Once its flags parse, it never exits for problems with Headscale, rights or the API server: its pod would turn
+//! unready, and Headscale with it. It logs the problem and retries.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -30,19 +30,19 @@ mod say;
 
 pub use args::ApikeyManagerArgs;
 
-/// Between looks, this often it is seen whether the Secret is still as it was, and Headscale still the same process.
+/// Between full checks, how often to see whether the Secret is unchanged, and Headscale still the same process.
 const GLANCE_EVERY: Duration = Duration::from_secs(30);
 
-/// How long another replica's intent is left to it.
+/// How long another replica's intent is respected.
 const RESPECT: Duration = Duration::from_secs(120);
 
-/// Headscale is waited for in steps of this length, and asked at once when its socket appears.
+/// Interval of waiting for Headscale, which is called at once when its socket appears.
 const STEP: Duration = Duration::from_millis(200);
 
-/// Runs until `shutdown`, or until Headscale was waited for too long.
+/// Runs until `shutdown`, or until the wait for Headscale times out.
 ///
 /// # Errors
-/// `--wait-timeout` has passed, or there is no cluster to speak to at all.
+/// `--wait-timeout` has passed, or there is no cluster.
 pub async fn run(args: ApikeyManagerArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let namespace = args.checked().map_err(anyhow::Error::msg)?.to_owned();
     if let Some(remark) = args.remark() {
@@ -51,7 +51,7 @@ pub async fn run(args: ApikeyManagerArgs, shutdown: CancellationToken) -> anyhow
     let kubeconfig = args.kubeconfig.clone();
     let manager = Manager::new(args, namespace, Clock::wall());
     tokio::select! {
-        // What is under way is found by the next run.
+        // The next run finds the work in progress.
         () = shutdown.cancelled() => Ok(()),
         ended = async {
             let store = Store::Kubernetes(SecretStore::new(cluster(kubeconfig.as_deref()).await?));
@@ -60,7 +60,7 @@ pub async fn run(args: ApikeyManagerArgs, shutdown: CancellationToken) -> anyhow
     }
 }
 
-/// Keeps one key.
+/// Manages one API key.
 #[derive(Debug)]
 pub struct Manager {
     namespace: String,
@@ -77,7 +77,7 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// Takes over what the flags say.
+    /// Creates the manager from the flags.
     #[must_use]
     pub fn new(args: ApikeyManagerArgs, namespace: String, clock: Clock) -> Self {
         let ApikeyManagerArgs {
@@ -117,7 +117,7 @@ impl Manager {
         }
     }
 
-    /// Looks after the key for ever.
+    /// Manages the key forever.
     ///
     /// # Errors
     /// `--wait-timeout` has passed and Headscale has never answered.
@@ -171,7 +171,7 @@ impl Manager {
         settle(keeper, &place).await
     }
 
-    /// One line for each look.
+    /// Logs one line per check.
     fn say(&self, settled: &TokenResult) {
         let TokenResult { rest, .. } = settled;
         let now = self.clock.now();
@@ -200,14 +200,14 @@ impl Manager {
         }
     }
 
-    /// Waits until it is time to look again, or something has changed.
+    /// Waits until the next check is due, or something has changed.
     async fn rest(&self, store: &Store, settled: &TokenResult, seen: Option<SocketIdentity>) {
         let TokenResult { rest, revision, .. } = settled;
         loop {
             let now = self.clock.now();
             let glance = after(now, GLANCE_EVERY);
             self.clock.sleep_until(glance.min(rest.until)).await;
-            // A clock that was set back far would have us sleep for long: at the latest by its steps it is seen.
+            // A clock that was set far back would make this sleep for long: that is noticed after one step at the latest.
             if self.clock.now() >= rest.until || after(self.clock.now(), CHECK_EVERY) < rest.until {
                 return;
             }
@@ -269,7 +269,8 @@ impl Manager {
     }
 }
 
-/// Where a new key is tried: what is within the pod may be reached in clear text, for nobody listens there.
+/// Returns the endpoint that verifies a new key: clear text is permitted within the pod, where it cannot be
+/// intercepted.
 fn used_at(url: &str) -> Endpoint {
     let local = ["http://127.0.0.1", "http://localhost", "http://[::1]"];
     Endpoint {
@@ -281,7 +282,7 @@ fn used_at(url: &str) -> Endpoint {
     }
 }
 
-/// Which file a socket is: Headscale makes it anew at each start.
+/// Identity of a socket file: Headscale creates a new one at each start.
 type SocketIdentity = (u64, u64, i64, i64);
 
 fn identity(path: &Path) -> Option<SocketIdentity> {
@@ -289,7 +290,7 @@ fn identity(path: &Path) -> Option<SocketIdentity> {
     Some((found.dev(), found.ino(), found.ctime(), found.ctime_nsec()))
 }
 
-/// Names this replica: the same when its container restarts, another for each process of a machine.
+/// Returns the name of this replica: the same when its container restarts, unique for each process of a machine.
 fn replica() -> String {
     let machine = rustix::system::uname();
     let machine = machine.nodename().to_string_lossy().into_owned();
@@ -299,7 +300,7 @@ fn replica() -> String {
     }
 }
 
-/// Finds the cluster; in a pod, tries for ever.
+/// Finds the cluster; in a pod, retries forever.
 async fn cluster(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
     let mut backoff = retries();
     loop {
@@ -337,7 +338,7 @@ async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
     cluster::client(config).context("use the cluster's configuration")
 }
 
-/// Trouble is tried again after 1 s, then more and more seldom, up to five minutes.
+/// Retries problems after 1 s, then less and less often, up to every five minutes.
 fn retries() -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_secs(1))
@@ -347,7 +348,7 @@ fn retries() -> ExponentialBackoff {
         .build()
 }
 
-/// Headscale is asked again after half a second, then up to every 15 s.
+/// Calls Headscale again after half a second, then up to every 15 s.
 fn waits() -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(500))

@@ -1,4 +1,4 @@
-//! `sidescale check`: why one pod is, or is not, a node of the tailnet. I/O around a pure judgement.
+//! `sidescale check`: why one pod is, or is not, a node of the tailnet. I/O around pure judgement.
 
 use std::io::Write;
 use std::str::FromStr;
@@ -82,7 +82,7 @@ impl FromStr for PodName {
     }
 }
 
-/// Everything that is shown.
+/// The complete report.
 #[derive(Debug, Serialize)]
 struct CheckReport<'a> {
     namespace: &'a str,
@@ -90,10 +90,10 @@ struct CheckReport<'a> {
     findings: &'a [CheckFinding],
 }
 
-/// Looks at a pod, and says what was seen.
+/// Checks a pod, and prints the findings.
 ///
 /// # Errors
-/// The pod could not be read, or something is wrong with it.
+/// The pod cannot be read, or a check failed.
 pub async fn run(args: CheckArgs, out: &mut (dyn Write + Send)) -> Result<()> {
     let CheckArgs {
         pod: PodName(pod),

@@ -1,4 +1,4 @@
-//! `sidescale cleanup`: shows what nothing uses any more at the control planes, and removes it. I/O around pure decisions.
+//! `sidescale cleanup`: shows and removes unused objects at the control planes. I/O around pure decisions.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ pub struct CleanupArgs {
 /// Cleans up.
 ///
 /// # Errors
-/// The cluster or a control plane could not be asked, or something was not removed.
+/// The cluster or a control plane is unavailable, or a removal failed.
 pub async fn run(args: CleanupArgs, out: &mut (dyn Write + Send)) -> Result<()> {
     let CleanupArgs { dry_run, release } = args;
     let progress = Progress::start();
@@ -95,10 +95,10 @@ pub async fn run(args: CleanupArgs, out: &mut (dyn Write + Send)) -> Result<()> 
     clean(&context, seen, dry_run, &tell, out).await
 }
 
-/// Cleans every control plane of the configuration: asks them, then the Secrets, then `demands` what the pods need.
+/// Cleans every control plane of the configuration: reads them, then the Secrets, then the pods' needs with `demands`.
 ///
 /// # Errors
-/// The Secrets or pods could not be read, a control plane could not be asked, or something was not removed.
+/// The Secrets or pods cannot be read, a control plane is unavailable, or a removal failed.
 pub async fn clean(
     context: &Context,
     demands: impl AsyncFn() -> Result<Demands>,
@@ -118,7 +118,7 @@ pub async fn clean(
             }
         }
     }
-    // After what it is held against: what is made meanwhile is known here, not there.
+    // Read after what it is compared with: what is created meanwhile is known here, not there.
     tell("Reading Secrets and pods");
     let secrets = listed(context).await.map_err(|problem| anyhow!(problem))?;
     failed += secrets.iter().filter(|one| one.record.is_err()).count();
@@ -167,7 +167,7 @@ async fn ask(context: &Context, name: &str) -> Result<(Session, Survey), Problem
     Ok((plane, survey))
 }
 
-/// Removes it; a node or a user only if everything, asked once more, still says that nobody needs it.
+/// Removes an object; a node or a user only if everything, read once more, still shows that it is unused.
 async fn remove(
     context: &Context,
     name: &str,
@@ -187,7 +187,7 @@ async fn remove(
         .map_err(problem)
 }
 
-/// By what the users that rotation creates are known.
+/// Returns the owner tag of the users that rotation creates.
 async fn installation(release: &Release) -> Result<Installation> {
     let former = &release.policy.former_installations;
     if let Some(name) = &release.policy.installation {

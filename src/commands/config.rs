@@ -1,4 +1,4 @@
-//! `sidescale config`: the configuration file's JSON Schema, and what is wrong with a file. I/O of files alone.
+//! `sidescale config`: prints the configuration file's JSON Schema, and validates files. I/O of files only.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -31,10 +31,10 @@ pub enum What {
     },
 }
 
-/// Does it.
+/// Runs the command.
 ///
 /// # Errors
-/// If a file is not accepted, or the answer cannot be written.
+/// A file is not accepted, or the answer cannot be written.
 pub fn run(args: ConfigArgs, out: &mut impl Write) -> anyhow::Result<()> {
     let ConfigArgs { what } = args;
     match what {
@@ -60,7 +60,7 @@ pub fn run(args: ConfigArgs, out: &mut impl Write) -> anyhow::Result<()> {
     }
 }
 
-/// The schema as text.
+/// Returns the schema as text.
 #[must_use]
 pub fn schema() -> String {
     format!("{:#}\n", Config::schema())

@@ -1,4 +1,4 @@
-//! `sidescale demo`: the whole path on one laptop, each line read back from the other side. I/O.
+//! `sidescale demo`: the whole path on one laptop, with each step verified from the other side. I/O.
 //!
 //! ```text
 //! examples ─► reviews over TLS ─► webhook ─► patched pods ─► demand ─► rotation ─► embedded Headscale
@@ -27,7 +27,7 @@ use stage::Stage;
 
 pub use step::{DemoStep, Failed, Spoilt};
 
-/// The manifests that are shown where no others are named.
+/// The default manifests.
 const EXAMPLES: [(&str, &str); 3] = [
     ("examples/web.yaml", include_str!("../../examples/web.yaml")),
     (
@@ -40,7 +40,7 @@ const EXAMPLES: [(&str, &str); 3] = [
     ),
 ];
 
-/// Ends the demo, whatever hangs.
+/// Time limit of the demo, also where a step hangs.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Flags of `sidescale demo`.
@@ -58,22 +58,22 @@ pub struct DemoArgs {
     pub manifests: Vec<PathBuf>,
 }
 
-/// Shows everything on standard output.
+/// Runs the demo on standard output.
 ///
 /// # Errors
 ///
-/// [`Failed`], naming the first step that was not seen to work.
+/// [`Failed`], with the first step that failed.
 pub async fn run(args: DemoArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     // Not locked: the lock cannot be held across an await.
     Ok(show(args, &mut io::stdout(), colour, None, shutdown).await?)
 }
 
-/// Shows everything on `out`; a test may have a step spoilt.
+/// Runs the demo on `out`; a test may break a step.
 ///
 /// # Errors
 ///
-/// [`Failed`], naming the first step that was not seen to work.
+/// [`Failed`], with the first step that failed.
 pub async fn show(
     args: DemoArgs,
     out: &mut (dyn Write + Send),
@@ -96,7 +96,7 @@ pub async fn show(
     seen
 }
 
-/// Says how to go on while everything is up.
+/// Prints how to continue while everything runs.
 fn invite(stage: &Stage, show: &mut Show<'_>) -> Result<(), Failed> {
     let step = DemoStep::Webhook;
     let lines = stage
@@ -109,7 +109,7 @@ fn invite(stage: &Stage, show: &mut Show<'_>) -> Result<(), Failed> {
     })
 }
 
-/// Every step, one after the other; the first that is not seen to work ends it.
+/// Runs all steps in order, until the first failure.
 async fn play(stage: &mut Stage, show: &mut Show<'_>) -> Result<(), Failed> {
     let end = Instant::now() + LIMIT;
     within(end, DemoStep::ControlPlane, stage.start_headscale(show)).await?;
@@ -122,7 +122,7 @@ async fn play(stage: &mut Stage, show: &mut Show<'_>) -> Result<(), Failed> {
     within(end, DemoStep::Metrics, stage.read_metrics(show)).await
 }
 
-/// A step that hangs fails, and is named.
+/// Fails with the name of the step if it hangs.
 async fn within(
     end: Instant,
     step: DemoStep,

@@ -1,6 +1,6 @@
-//! `sidescale rotate --now`: asks the running rotation for other keys, and waits until they are there. I/O.
+//! `sidescale rotate --now`: asks the running rotation for new keys, and waits until they are there. I/O.
 //!
-//! It mints nothing itself: a request stands in an annotation of the Secret, so that one process alone makes keys.
+//! It creates nothing itself: a request is an annotation of the Secret, so that only one process creates keys.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -35,10 +35,10 @@ patch the Secrets named headscale-auth-keys, in all namespaces or in the one tha
 
 Exit codes: 0 every key was replaced, 1 failed or not in time, 2 bad usage.";
 
-/// How often the Secrets are looked at while a key is awaited.
+/// How often to read the Secrets while waiting for a key.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// A request is written again this often when somebody else writes the Secret at the same moment.
+/// Maximum attempts to write a request while other writers change the Secret.
 const TRIES: usize = 10;
 
 /// Flags of `sidescale rotate`.
@@ -72,7 +72,7 @@ pub struct RotateArgs {
 /// Rotates.
 ///
 /// # Errors
-/// Nothing fits, the cluster refused, or a key was not replaced in time.
+/// No key matches, the cluster refused, or a key was not replaced in time.
 pub async fn run(args: RotateArgs, out: &mut (dyn Write + Send)) -> Result<()> {
     let RotateArgs {
         targets,
@@ -148,7 +148,7 @@ pub async fn run(args: RotateArgs, out: &mut (dyn Write + Send)) -> Result<()> {
     Ok(())
 }
 
-/// Writes the request; only the annotation is sent, and only onto what was read.
+/// Writes the request; sends only the annotation, with the revision that was read.
 async fn ask(release: &Release, name: &SecretRef, keys: &[Chosen], revoke: bool) -> Result<()> {
     let SecretRef {
         namespace,
@@ -164,7 +164,7 @@ async fn ask(release: &Release, name: &SecretRef, keys: &[Chosen], revoke: bool)
             bail!("Secret {name} was removed meanwhile: it is made again by itself");
         };
         let record = record(name, &read)?;
-        // One that cannot be read is replaced: it asks for nothing.
+        // An unreadable one is replaced: it requests nothing.
         let mut requests = Requests::parse(&read.annotations).unwrap_or_default();
         for key in keys {
             let replaces = key.id;

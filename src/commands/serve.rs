@@ -1,4 +1,4 @@
-//! `sidescale serve`: the webhook, the rotation of keys and the admin port, wired together.
+//! `sidescale serve`: wires the webhook, the rotation of keys and the admin port together.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -99,7 +99,7 @@ pub struct ServeArgs {
 ///
 /// # Errors
 ///
-/// If something that is needed from the start is missing, or a part ends by itself.
+/// A requirement is missing at the start, or a task exits unexpectedly.
 pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let ServeArgs {
         config,
@@ -144,7 +144,7 @@ pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result
     };
 
     let mut parts = ProcessTasks::new(shutdown.clone());
-    // Readiness has to be seen as false while the webhook drains, so the admin port ends last.
+    // The admin port stops last, because it has to report readiness as false while the webhook drains.
     let drained = CancellationToken::new();
     common.spawn_admin(&mut parts, admin, &drained);
     let stop = shutdown.clone();
@@ -175,13 +175,13 @@ pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result
         &shutdown,
     );
     common.spawn_server(&mut parts, &server, webhook, key, shutdown, drained)?;
-    // The publisher of Events ends with the last part that has some.
+    // The publisher of Events exits with the last task that has Events.
     drop(common);
     info!(version = env!("CARGO_PKG_VERSION"), namespace, "Started");
     parts.join().await
 }
 
-/// Holds what several parts share.
+/// What several tasks share.
 struct Common {
     client: Client,
     policy: Current,
@@ -208,7 +208,7 @@ impl Common {
         });
     }
 
-    /// What is sent back turns true when work may begin that needs the rights.
+    /// The returned receiver turns true when work that needs the rights may begin.
     fn spawn_fences(
         &self,
         parts: &mut ProcessTasks,
@@ -291,7 +291,7 @@ impl Common {
         key
     }
 
-    /// What every replica's webhook has to know of the cluster.
+    /// Watches what every replica's webhook has to know about the cluster.
     fn spawn_watches(
         &self,
         parts: &mut ProcessTasks,
@@ -407,17 +407,17 @@ fn client_authority(path: &Path) -> anyhow::Result<ClientAuthority> {
     })
 }
 
-/// Lets this process open as many files as it may: many systems start one with 1024, and connections are files.
+/// Raises the limit of open files to its maximum: many systems start with 1024, and each connection is a file.
 fn raise_open_files() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    // Where it may not, connections that are not in use end sooner.
+    // If that is not permitted, unused connections are closed sooner.
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         debug!(%error, "Could not raise the limit of open files");
     }
 }
 
-/// Names the machine: in a pod, the pod.
+/// Returns the name of the machine: in a pod, the pod's name.
 fn machine() -> String {
     rustix::system::uname()
         .nodename()
@@ -425,7 +425,7 @@ fn machine() -> String {
         .into_owned()
 }
 
-/// Finds the cluster, and the namespace that is ours there.
+/// Finds the cluster, and our namespace there.
 async fn cluster(namespace: Option<String>) -> anyhow::Result<(Client, String)> {
     let config = kube::Config::infer().await.context(
         "no Kubernetes cluster found: run in a pod with a service account, or point KUBECONFIG at a kubeconfig file",
@@ -435,7 +435,7 @@ async fn cluster(namespace: Option<String>) -> anyhow::Result<(Client, String)> 
     Ok((client, namespace))
 }
 
-/// Binds `address`; the wildcard of IPv6, which takes both families, falls back to IPv4's where there is no IPv6.
+/// Binds `address`; the wildcard of IPv6, which accepts both families, falls back to IPv4 if there is no IPv6.
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let bound = match TcpListener::bind(address).await {
         Err(error)

@@ -1,4 +1,4 @@
-//! `sidescale status`: every key, its user, age and end, who uses it, and what is wrong with it. I/O around a pure report.
+//! `sidescale status`: every key, its user, age and expiration, its users, and its problems. I/O around a pure report.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -54,7 +54,7 @@ pub struct StatusArgs {
 /// Shows the keys.
 ///
 /// # Errors
-/// The cluster could not be asked, or a key that was verified is not as it should be.
+/// The cluster is unavailable, or a key failed verification.
 pub async fn run(args: StatusArgs, out: &mut (dyn Write + Send)) -> Result<()> {
     let StatusArgs {
         only,

@@ -1,4 +1,4 @@
-//! What several commands look at, and how they are told which installation it is.
+//! What several commands read, and the flags that select an installation.
 
 pub mod form;
 pub(crate) mod held;

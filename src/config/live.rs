@@ -1,4 +1,4 @@
-//! The configuration file while the process runs: an edit is taken, an invalid one is told and the old one kept. I/O.
+//! The configuration file while the process runs: applies an edit, reports an invalid one and keeps the old one. I/O.
 
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -15,13 +15,13 @@ use crate::events::{About, Events, Notice};
 use crate::health::{Health, Part};
 use crate::metrics::Metrics;
 
-/// Is how often the file is read. A kubelet that swaps a mounted ConfigMap takes up to two minutes itself.
+/// How often the file is read. A kubelet takes up to two minutes to update a mounted ConfigMap.
 pub const POLL: Duration = Duration::from_secs(2);
 
-/// The policy in force: whoever decides borrows it for one decision, whoever works for long waits for the next.
+/// The current policy: a single decision borrows it, a long task waits for changes.
 pub type Current = watch::Receiver<Arc<Policy>>;
 
-/// A policy that stays.
+/// Returns a policy that never changes.
 #[must_use]
 pub fn fixed(policy: Arc<Policy>) -> Current {
     watch::channel(policy).1
@@ -31,29 +31,28 @@ pub fn fixed(policy: Arc<Policy>) -> Current {
 #[derive(Debug)]
 pub struct Follower {
     path: PathBuf,
-    /// What was read last, or why nothing could be.
+    /// The last content, or why it could not be read.
     seen: Result<String, String>,
     current: watch::Sender<Arc<Policy>>,
 }
 
-/// Who is told of an edit.
+/// Where an edit is reported.
 #[derive(Clone, Debug)]
 pub struct EditReports {
-    /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// What the admin port says.
+    /// State for the admin port.
     pub health: Arc<Health>,
-    /// What `kubectl describe` shows.
+    /// Events for `kubectl describe`.
     pub events: Events,
     /// Namespace and name of the ConfigMap that the file comes from.
     pub config_map: (String, String),
 }
 
 impl Follower {
-    /// Reads the file for the first time; there is nothing older to keep yet, so it has to be right.
+    /// Reads the file for the first time; there is no older policy to keep yet, so it has to be valid.
     ///
     /// # Errors
-    /// If it cannot be read, is no YAML, or says something that is not accepted.
+    /// The file cannot be read, is not YAML, or contains something that is not accepted.
     pub fn open(path: PathBuf) -> Result<(Self, Current), ConfigError> {
         let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::Read {
             path: path.clone(),
@@ -68,7 +67,7 @@ impl Follower {
         Ok((this, current))
     }
 
-    /// Reads the file again and again.
+    /// Reads the file repeatedly.
     pub async fn run(mut self, every: Duration, told: EditReports) -> Infallible {
         told.in_force(true);
         loop {

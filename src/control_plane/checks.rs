@@ -1,4 +1,4 @@
-//! Whether what was made is what was asked for, field by field, whichever way the answer came. Pure.
+//! Compares what was created with the request, field by field, for both REST and gRPC. Pure.
 
 use super::{
     KeyPrefix, MintedApiKey, MintedKey, NewPreAuthKey, Node, NodeId, PreAuthKey, User,
@@ -6,7 +6,7 @@ use super::{
 };
 use crate::key_value::KeyValue;
 
-/// Holds a new user against the name that was asked for.
+/// Compares a new user with the requested name.
 pub(super) fn created_user(user: User, name: &str) -> Result<User, String> {
     if user.name != name {
         return Err(format!("user {:?} (asked for {name:?})", user.name));
@@ -14,7 +14,7 @@ pub(super) fn created_user(user: User, name: &str) -> Result<User, String> {
     Ok(user)
 }
 
-/// Holds a new key against what was asked.
+/// Compares a new key with the request.
 pub(super) fn minted(
     key: PreAuthKey,
     value: Option<KeyValue>,
@@ -43,7 +43,7 @@ pub(super) fn minted(
             return Err(format!("a key with {field} {got} (asked for {want})"));
         }
     }
-    // A database may cut the fraction of a second.
+    // A database may drop the fraction of a second.
     let expiration = key
         .expiration
         .ok_or(r#"JSON without "preAuthKey.expiration""#)?;
@@ -66,16 +66,16 @@ pub(super) fn minted(
     Ok(MintedKey { key, value })
 }
 
-/// Is the longest key that any release makes, and some.
+/// Maximum length of a key: more than any release creates.
 pub(super) const LONGEST_KEY: usize = 128;
 
-/// Whether a value has the form of a pre-auth key. Another must never come into a pod: the client takes `file:PATH` for the
-/// name of a file, and sends what is in it.
+/// Whether a value has the form of a pre-auth key. Any other value must never reach a pod: the client takes `file:PATH`
+/// for the name of a file, and sends its content.
 pub(super) fn is_pre_auth_key(value: &KeyValue) -> bool {
     value.expose().len() <= LONGEST_KEY && KeyPrefix::of(value.expose()).is_some()
 }
 
-/// Finds the prefix of a new API key, which is all that can be said of it.
+/// Finds the prefix of a new API key, the only part that can be checked.
 pub(super) fn minted_api_key(value: KeyValue) -> Result<MintedApiKey, String> {
     if !value.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err("an apiKey that is not printable".to_owned());
@@ -86,7 +86,7 @@ pub(super) fn minted_api_key(value: KeyValue) -> Result<MintedApiKey, String> {
     Ok(MintedApiKey { prefix, value })
 }
 
-/// Holds a changed node against what was asked.
+/// Compares a changed node with the request.
 pub(super) fn changed_node(node: Node, id: NodeId, name: Option<&str>) -> Result<Node, String> {
     if node.id != id {
         return Err(format!("node {} (asked for {})", node.id.0, id.0));

@@ -1,15 +1,14 @@
-//! Where a control plane is. Pure.
+//! The address of a control plane. Pure.
 
 use crate::key_value::KeyValue;
 
-/// Says where a control plane is and how to call it.
+/// The address of a control plane and how to call it.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     /// Its name in the configuration, for messages.
     pub name: String,
     /// URL of its API, without `/api/v1`.
     pub api_url: String,
-    /// The API key.
     pub api_key: KeyValue,
     /// PEM of a private authority; with it, no other is trusted.
     pub ca_bundle: Option<String>,

@@ -1,9 +1,9 @@
-//! What can go wrong with a control plane, in words that say what to do. Pure.
+//! Errors of a control plane, in words that say what to do. Pure.
 
 use std::fmt;
 use std::time::Duration;
 
-/// Names a call: which control plane, which method, which URL.
+/// A call: which control plane, which method, which URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct At {
     /// The control plane's name in the configuration.
@@ -20,7 +20,7 @@ impl At {
         self.url.starts_with("unix:")
     }
 
-    /// What to look at where nothing answers.
+    /// What to check if nothing answers.
     fn way(&self) -> &'static str {
         if self.on_socket() {
             "check that Headscale runs, that the folder of its socket is shared with it, and that unix_socket_permission lets this user in"
@@ -29,7 +29,7 @@ impl At {
         }
     }
 
-    /// What to look at where somebody else answers.
+    /// What to check if something else answers.
     fn end(&self) -> &'static str {
         if self.on_socket() {
             "check that it is Headscale's socket"
@@ -49,7 +49,7 @@ impl fmt::Display for At {
     }
 }
 
-/// What a call to a control plane met. No message holds a byte of a key.
+/// The failure of a call to a control plane. No message contains a byte of a key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The configuration cannot be used; no call was made.
@@ -65,9 +65,8 @@ pub enum Error {
         "{at}: no connection ({cause}): want a running Headscale there; {}", at.way()
     )]
     Unreachable {
-        /// The call.
         at: At,
-        /// What the socket said.
+        /// The error of the socket.
         cause: String,
     },
     /// Its certificate is not trusted.
@@ -75,19 +74,17 @@ pub enum Error {
         "{at}: certificate refused ({cause}): want one for this host that a trusted authority signed; set caBundle to the PEM of a private authority"
     )]
     Untrusted {
-        /// The call.
         at: At,
-        /// What TLS said.
+        /// The error of TLS.
         cause: String,
     },
-    /// No whole answer in time.
+    /// No complete answer in time.
     #[error(
         "{at}: no whole answer within {after:?}: check the load of the server and of what stands before it"
     )]
     TimedOut {
         /// The call.
         at: At,
-        /// The deadline.
         after: Duration,
     },
     /// The API key is not accepted.
@@ -98,52 +95,45 @@ pub enum Error {
         /// The call.
         at: At,
     },
-    /// Something sends us elsewhere, perhaps a login page.
+    /// A redirect, perhaps to a login page.
     #[error(
         "{at} answered {status} with a redirect to {location:?}: redirects are not followed; set apiUrl to the address at which Headscale itself answers"
     )]
     Redirected {
-        /// The call.
         at: At,
-        /// The status.
         status: u16,
-        /// Where to, without query.
+        /// Its target, without query.
         location: String,
     },
-    /// The answer is none that Headscale gives.
+    /// The answer is not from Headscale.
     #[error(
         "{at} answered {status} with {answered}: want {expected}; {}", at.end()
     )]
     NotHeadscale {
-        /// The call.
         at: At,
-        /// The status.
         status: u16,
-        /// What came, in words; never the body.
+        /// What arrived, in words; never the body.
         answered: String,
         /// What Headscale would answer.
         expected: &'static str,
     },
-    /// What stands before Headscale says that it is away.
+    /// A proxy reports that Headscale is unavailable.
     #[error(
         "{at} answered {status} with {answered}, as a proxy does whose server is away: want a running Headscale behind it; check that its pod is ready and what its log says"
     )]
     Away {
-        /// The call.
         at: At,
-        /// The status.
         status: u16,
-        /// What came, in words; never the body.
+        /// What arrived, in words; never the body.
         answered: String,
     },
-    /// The answer is longer than we read.
+    /// The answer exceeds the limit.
     #[error(
         "{at} answered more than {limit} bytes: nothing of it is used; check that apiUrl leads to Headscale itself"
     )]
     TooLarge {
         /// The call.
         at: At,
-        /// The limit.
         limit: usize,
     },
     /// A list has more rows than are kept.
@@ -154,7 +144,7 @@ pub enum Error {
         /// The call.
         at: At,
     },
-    /// A new key has a value that is none.
+    /// A new key has an invalid value.
     #[error(
         "control plane {control_plane:?}: the new {what} has not the form of one (\"{begins}…\", at most 128 characters): it is not used, and {}; check that apiUrl leads to Headscale itself",
         match ended { true => "was expired again", false => "could not be expired: expire it there" }
@@ -162,41 +152,36 @@ pub enum Error {
     MalformedKey {
         /// The control plane's name in the configuration.
         control_plane: String,
-        /// What kind of key.
+        /// Kind of the key.
         what: &'static str,
-        /// What such keys begin with.
+        /// Prefix of such keys.
         begins: &'static str,
-        /// Whether it was ended.
+        /// Whether it was expired.
         ended: bool,
     },
-    /// The object is not there.
+    /// The object does not exist.
     #[error("{at} answered 404: {message:?}")]
     NotFound {
-        /// The call.
         at: At,
-        /// What the server said.
+        /// The server's message.
         message: String,
     },
-    /// The object is there already.
+    /// The object exists already.
     #[error(
         "{at} answered {status}: {message:?}: the name is taken; list the users or nodes to see whose it is"
     )]
     Conflict {
-        /// The call.
         at: At,
-        /// The status.
         status: u16,
-        /// What the server said.
+        /// The server's message.
         message: String,
     },
-    /// The server does not do it; a gRPC code counts as the status that Headscale's own gateway gives for it.
+    /// The server refused; a gRPC code counts as the status that Headscale's own gateway gives for it.
     #[error("{at} answered {status}: {message:?}: want 200; the log of the server says more")]
     Refused {
-        /// The call.
         at: At,
-        /// The status.
         status: u16,
-        /// What the server said.
+        /// The server's message.
         message: String,
     },
     /// Deleting a user would delete every pre-auth key of the server; no call was made.
@@ -206,23 +191,20 @@ pub enum Error {
     DeletesAllKeys {
         /// The control plane's name in the configuration.
         control_plane: String,
-        /// The user's id.
         user: u64,
-        /// The server's version.
         version: String,
     },
-    /// A Headscale that we cannot work with.
+    /// An unsupported release of Headscale.
     #[error("{at}: this is Headscale {version}: want 0.28 or newer; upgrade it")]
     Unsupported {
-        /// The call.
         at: At,
-        /// Its version, as far as it can be told.
+        /// Its version, as far as known.
         version: String,
     },
 }
 
 impl Error {
-    /// A bounded label for metrics.
+    /// Returns a label for metrics, from a fixed set.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -246,7 +228,7 @@ impl Error {
     }
 }
 
-/// 0.30 says that something is not there where older ones say that it is done: either way it is gone.
+/// For a missing object 0.30 answers "not found" where older releases report success: either way it is gone.
 pub(super) fn unless_not_found(answer: Result<(), Error>) -> Result<(), Error> {
     match answer {
         Err(Error::NotFound { .. }) => Ok(()),

@@ -1,4 +1,4 @@
-//! Headscale 0.28 and 0.29 by gRPC on its Unix socket: the calls we make, and what each answer means. I/O.
+//! Headscale 0.28 and 0.29 by gRPC on its Unix socket: our calls, and the meaning of each answer. I/O.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,13 +19,13 @@ mod pre_auth_keys;
 mod read;
 mod users;
 
-/// Longest answer that is read: ten thousand nodes at about 1 KB each.
+/// Maximum size of an answer: ten thousand nodes at about 1 KB each.
 const ANSWER_LIMIT: usize = 16 << 20;
 
-/// Longest piece of a server's own words in a message of ours.
+/// Maximum length of a server's text in our messages.
 const QUOTE_LIMIT: usize = 200;
 
-/// Calls one Headscale.
+/// Client of one Headscale.
 #[derive(Clone, Debug)]
 pub struct HeadscaleGrpc {
     name: String,
@@ -34,7 +34,7 @@ pub struct HeadscaleGrpc {
 }
 
 impl HeadscaleGrpc {
-    /// Prepares calls to the Unix socket at `path`; makes none yet.
+    /// Prepares calls to the Unix socket at `path`; sends none yet.
     pub(super) fn on_socket(name: &str, path: &Path, deadline: Duration) -> Self {
         Self {
             name: name.to_owned(),
@@ -43,7 +43,8 @@ impl HeadscaleGrpc {
         }
     }
 
-    /// A connection for one call: Headscale makes the socket anew at each start, and a kept one may lead to the one before.
+    /// Returns a connection for one call: Headscale creates a new socket at each start, and an older connection may
+    /// lead to its predecessor.
     fn client(&self) -> HeadscaleServiceClient<Channel> {
         let socket = self.socket.clone();
         let connect = tower::service_fn(move |_| {
@@ -55,17 +56,17 @@ impl HeadscaleGrpc {
         HeadscaleServiceClient::new(channel).max_decoding_message_size(ANSWER_LIMIT)
     }
 
-    /// What it is called in messages.
+    /// Returns its name in messages.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Bounds each call by `deadline`.
+    /// Limits each call to `deadline`.
     pub(super) fn with_deadline(self, deadline: Duration) -> Self {
         Self { deadline, ..self }
     }
 
-    /// A gRPC server does not tell its version, so it is told by what it can do.
+    /// A gRPC server does not report its version: its features show it.
     pub(super) async fn probe(&self) -> Result<Version, Error> {
         let unsupported = |version: &str| Error::Unsupported {
             at: self.at("Health"),
@@ -80,7 +81,7 @@ impl HeadscaleGrpc {
             }
             Err(error) => return Err(error),
         }
-        // 0.27 lists the keys of one user, and refuses where none is named.
+        // 0.27 lists the keys of one user, and refuses a request without a user.
         match self.list_pre_auth_keys().await {
             Ok(_) => {}
             Err(Error::Refused { .. } | Error::NotFound { .. }) => {
@@ -88,7 +89,7 @@ impl HeadscaleGrpc {
             }
             Err(error) => return Err(error),
         }
-        // It changes nothing, and whether it likes an empty policy is all the same.
+        // It changes nothing, and its verdict on an empty policy does not matter.
         let policy = String::new();
         let request = v1::CheckPolicyRequest { policy };
         let check = self.call("CheckPolicy", client.check_policy(request));
@@ -128,7 +129,7 @@ impl HeadscaleGrpc {
         }
     }
 
-    /// What an answer says, if it is the one that was expected.
+    /// Returns the content of an answer, if it is the expected one.
     fn expect<T>(
         &self,
         name: &str,
@@ -144,7 +145,7 @@ impl HeadscaleGrpc {
     }
 }
 
-/// Sorts out why there is no answer: by a status that the server sent, or by one that tonic made here.
+/// Converts a missing answer into an error: by a status from the server, or by one that tonic created here.
 fn refused(at: At, status: &Status) -> Error {
     let message = quote(status.message());
     if let Some(cause) = causes(status).last() {
@@ -155,7 +156,7 @@ fn refused(at: At, status: &Status) -> Error {
             not_grpc(at, text)
         };
     }
-    // Words of tonic: no server sends them.
+    // Texts of tonic: no server sends them.
     if message.starts_with("Error, decoded message length too large") {
         let limit = ANSWER_LIMIT;
         return Error::TooLarge { at, limit };
@@ -168,7 +169,7 @@ fn refused(at: At, status: &Status) -> Error {
         return not_grpc(at, message);
     }
     match (status.code(), http_status(status.code())) {
-        // It is about to stop.
+        // The server is shutting down.
         (Code::Unavailable, _) => Error::Unreachable { at, cause: message },
         (Code::Unauthenticated, _) => Error::Unauthorized { at },
         (Code::NotFound, _) => Error::NotFound { at, message },
@@ -194,12 +195,12 @@ fn not_grpc(at: At, answered: String) -> Error {
     }
 }
 
-/// Why a status was made here, from the outside in; nothing for one that the server sent.
+/// Returns the causes of a status that was created here, from the outside in; none for one from the server.
 fn causes(status: &Status) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
     std::iter::successors(std::error::Error::source(status), |cause| cause.source())
 }
 
-/// Whether there is no connection, or there is none any more.
+/// Whether there is no connection, or it was lost.
 fn is_loss(cause: &(dyn std::error::Error + 'static)) -> bool {
     cause.is::<std::io::Error>()
         || cause.downcast_ref::<hyper::Error>().is_some_and(|error| {
@@ -207,7 +208,7 @@ fn is_loss(cause: &(dyn std::error::Error + 'static)) -> bool {
         })
 }
 
-/// The status by which Headscale's own REST gateway answers for a code, so that both ways read alike.
+/// Returns the status of Headscale's own REST gateway for a code, so that both protocols read alike.
 fn http_status(code: Code) -> u16 {
     match code {
         Code::Ok => 200,
@@ -243,7 +244,7 @@ mod tests {
 
     use super::{Error, HeadscaleGrpc, refused};
 
-    /// An answer that is refused with a code.
+    /// Returns a refusal with a code.
     fn code(code: &'static str) -> Response<Body> {
         let mut reply = grpc(Body::empty());
         let code = HeaderValue::from_static(code);
@@ -251,7 +252,7 @@ mod tests {
         reply
     }
 
-    /// A message without a field.
+    /// Returns a message without a field.
     fn empty() -> Response<Body> {
         let done = HeaderMap::from_iter([(
             "grpc-status".parse().unwrap(),

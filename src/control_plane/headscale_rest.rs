@@ -1,4 +1,4 @@
-//! Headscale by REST v1, over TCP with an API key or on its Unix socket without: the calls we make. I/O.
+//! Headscale by REST v1, over TCP with an API key or on its Unix socket without one: our calls. I/O.
 
 use std::path::Path;
 use std::time::Duration;
@@ -18,7 +18,7 @@ mod pre_auth_keys;
 mod transport;
 mod users;
 
-/// Answers on the socket too, where `/health` does not.
+/// Works on the socket too, where `/health` does not.
 const HEALTH: &str = "/api/v1/health";
 
 /// Whether a call carries the API key.
@@ -28,22 +28,22 @@ enum Auth {
     None,
 }
 
-/// Calls one Headscale.
+/// Client of one Headscale.
 #[derive(Clone, Debug)]
 pub struct HeadscaleRest {
     name: String,
-    /// Ends without a slash.
+    /// Has no trailing slash.
     base: String,
     /// The same as messages show it.
     shown: String,
-    /// None on a socket: who may open it may do everything.
+    /// `None` on a socket: every client that can open it may do everything.
     api_key: Option<KeyValue>,
     client: Client,
     deadline: Duration,
 }
 
 impl HeadscaleRest {
-    /// Prepares calls to `endpoint`; makes none yet.
+    /// Prepares calls to `endpoint`; sends none yet.
     pub(super) fn new(endpoint: Endpoint, deadline: Duration) -> Result<Self, Error> {
         let Endpoint {
             name,
@@ -90,12 +90,12 @@ impl HeadscaleRest {
         })
     }
 
-    /// Prepares calls to the Unix socket at `path`; makes none yet.
+    /// Prepares calls to the Unix socket at `path`; sends none yet.
     pub(super) fn on_socket(name: &str, path: &Path, deadline: Duration) -> Result<Self, Error> {
         let name = name.to_owned();
         let client = builder()
             .unix_socket(path)
-            // Headscale makes the file anew at each start: a kept connection may lead to the one before.
+            // Headscale creates a new file at each start: an older connection may lead to its predecessor.
             .pool_max_idle_per_host(0)
             .build()
             .map_err(|error| Error::InvalidEndpoint {
@@ -112,7 +112,7 @@ impl HeadscaleRest {
         })
     }
 
-    /// Whether anybody accepts there, whatever it speaks.
+    /// Connects, whatever protocol the server speaks.
     pub(super) async fn connect(&self, path: &Path) -> Result<(), Error> {
         match tokio::time::timeout(self.deadline, UnixStream::connect(path)).await {
             Ok(Ok(_)) => Ok(()),
@@ -127,12 +127,12 @@ impl HeadscaleRest {
         }
     }
 
-    /// Its name in the configuration.
+    /// Returns its name in the configuration.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Bounds each call by `deadline`.
+    /// Limits each call to `deadline`.
     pub(super) fn with_deadline(self, deadline: Duration) -> Self {
         Self { deadline, ..self }
     }
@@ -161,20 +161,20 @@ impl HeadscaleRest {
         Ok(Version { text, release })
     }
 
-    /// The release of a server that was built from source, by what it can do.
+    /// Returns the release of a server that was built from source, by its features.
     async fn release(
         &self,
         text: &str,
         unsupported: impl Fn(String) -> Error,
     ) -> Result<HeadscaleRelease, Error> {
-        // 0.30 shows its description to anybody; before, everything under /api wants a key.
+        // 0.30 serves its description without a key; before, everything under /api needs one.
         let description = self.get("/api/v1/openapi.yaml", Auth::None).await?;
         if description.status == StatusCode::OK
             && !description.content_type.starts_with("text/html")
         {
             return Ok(HeadscaleRelease::V0_30);
         }
-        // 0.27 lists the keys of one user, and answers 500 where none is named.
+        // 0.27 lists the keys of one user, and answers 500 to a request without a user.
         match self.list_last_pre_auth_keys().await {
             Ok(_) => {}
             Err(Error::Refused { .. } | Error::NotFound { .. }) => {
@@ -184,7 +184,7 @@ impl HeadscaleRest {
             }
             Err(error) => return Err(error),
         }
-        // 0.29 knows this path and wants a POST there; 0.28 does not know it.
+        // 0.29 knows this path and expects a POST there; 0.28 does not know it.
         let newer = self.get("/api/v1/auth/register", Auth::Bearer).await?;
         Ok(match newer.status {
             StatusCode::NOT_IMPLEMENTED | StatusCode::METHOD_NOT_ALLOWED => HeadscaleRelease::V0_29,
@@ -192,7 +192,7 @@ impl HeadscaleRest {
         })
     }
 
-    /// No release before 0.30 speaks HTTP there, and 0.30 does not tell its version there.
+    /// No release before 0.30 speaks HTTP on the socket, and 0.30 does not report its version there.
     async fn probe_socket(&self) -> Result<Version, Error> {
         let answer = self.get(HEALTH, Auth::None).await?;
         self.parse(answer, "Headscale's health as JSON", wire::connectivity)?;
@@ -209,9 +209,9 @@ impl HeadscaleRest {
     }
 }
 
-/// What every client of ours does alike.
+/// Returns the common settings of our clients.
 fn builder() -> ClientBuilder {
-    // Whoever was first wins; every entry of ours installs the same one.
+    // The first one wins; all our entry points install the same one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     Client::builder()
         .redirect(reqwest::redirect::Policy::none())

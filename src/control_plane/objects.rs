@@ -1,32 +1,32 @@
-//! Users, keys and nodes as a control plane lists them, whatever it speaks. Pure.
+//! Users, keys and nodes as a control plane lists them, by any protocol. Pure.
 
 use jiff::Timestamp;
 
 use super::{At, Error};
 use crate::key_value::KeyValue;
 
-/// Identifies a Headscale user.
+/// Id of a Headscale user.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
 #[serde(transparent)]
 pub struct UserId(pub u64);
 
-/// Identifies a pre-auth key.
+/// Id of a pre-auth key.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
 #[serde(transparent)]
 pub struct KeyId(pub u64);
 
-/// Identifies an API key.
+/// Id of an API key.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
 #[serde(transparent)]
 pub struct ApiKeyId(pub u64);
 
-/// Identifies a node.
+/// Id of a node.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
@@ -36,19 +36,17 @@ pub struct NodeId(pub u64);
 /// A user of the control plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// Its id.
     pub id: UserId,
-    /// Its name.
     pub name: String,
-    /// Holds our mark if we made it.
+    /// Contains the owner tag if Sidescale created it.
     pub display_name: String,
-    /// Whether an identity provider made it; such a user is never ours.
+    /// Whether an identity provider created it; such a user is always foreign.
     pub from_provider: bool,
-    /// When it was made.
     pub created_at: Option<Timestamp>,
 }
 
-/// The part of a pre-auth key's value that a list shows, by which its row is found. Never printed: it is a part of the key.
+/// The part of a pre-auth key's value that a list shows, which identifies its row. Never printed: it is a part of the
+/// key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KeyPrefix(String);
 
@@ -61,20 +59,20 @@ impl std::fmt::Debug for KeyPrefix {
 /// Rows of a list.
 #[derive(Clone, Debug)]
 pub struct RowList<T> {
-    /// The rows; where they are too many, the last of them.
+    /// The rows; if there are too many, the last of them.
     pub rows: Vec<T>,
-    /// The call, where they are too many: then a row that is not here may be there all the same.
+    /// The call, if there are too many: then a missing row may exist all the same.
     pub beyond: Option<At>,
 }
 
 impl<T> RowList<T> {
-    /// All rows that there are.
+    /// Returns a complete list.
     #[must_use]
     pub fn all(rows: Vec<T>) -> Self {
         Self { rows, beyond: None }
     }
 
-    /// The rows, if these are all.
+    /// Returns the rows, if they are complete.
     ///
     /// # Errors
     /// [`Error::TooManyRows`] if they are not.
@@ -89,109 +87,96 @@ impl<T> RowList<T> {
 /// A pre-auth key as the control plane lists it: without its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PreAuthKey {
-    /// Its id.
     pub id: KeyId,
-    /// What the list shows of its value; none for a key of another form.
+    /// What the list shows of its value; `None` for a key of another form.
     pub prefix: Option<KeyPrefix>,
-    /// The user it belongs to; none for a key with tags alone.
+    /// The user that it belongs to; `None` for a key with only tags.
     pub user: Option<UserId>,
     /// Whether it may be used more than once.
     pub reusable: bool,
     /// Whether its nodes are ephemeral.
     pub ephemeral: bool,
-    /// Whether it was used.
     pub used: bool,
-    /// When it ends; none is a dead key.
+    /// When it expires; `None` for a key that is never valid.
     pub expiration: Option<Timestamp>,
-    /// When it was made.
     pub created_at: Option<Timestamp>,
-    /// Tags that its nodes get.
+    /// Tags of its nodes.
     pub tags: Vec<String>,
 }
 
-/// A pre-auth key just made; its value is shown this once.
+/// A new pre-auth key; its value is shown only this once.
 #[derive(Clone, Debug)]
 pub struct MintedKey {
-    /// What the control plane says it made.
+    /// The created key according to the control plane.
     pub key: PreAuthKey,
-    /// The value.
     pub value: KeyValue,
 }
 
 /// An API key as the control plane lists it: without its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiKey {
-    /// Its id.
     pub id: ApiKeyId,
-    /// The part of its value that is no secret, bare: what [`api_key_prefix`] says of the value.
+    /// The public part of its value, without a marker: as [`api_key_prefix`] returns it.
     pub prefix: String,
-    /// When it ends; none is a dead key.
+    /// When it expires; `None` for a key that is never valid.
     pub expiration: Option<Timestamp>,
-    /// When it was made.
     pub created_at: Option<Timestamp>,
     /// When it was last used; no version writes it yet.
     pub last_seen: Option<Timestamp>,
 }
 
-/// An API key just made; its value is shown this once. Its id is found in the list, by the prefix.
+/// A new API key; its value is shown only this once. The list has its id, by the prefix.
 #[derive(Clone, Debug)]
 pub struct MintedApiKey {
-    /// What [`api_key_prefix`] says of the value.
+    /// The result of [`api_key_prefix`] for the value.
     pub prefix: String,
-    /// The value.
     pub value: KeyValue,
 }
 
-/// Asks for a pre-auth key. The expiration is never left out: a key without one is dead.
+/// Request for a pre-auth key. The expiration is always set: a key without one is never valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewPreAuthKey {
-    /// The user it is made for.
+    /// The user that it belongs to.
     pub user: UserId,
     /// Whether it may be used more than once.
     pub reusable: bool,
     /// Whether its nodes are ephemeral.
     pub ephemeral: bool,
-    /// When it ends.
     pub expiration: Timestamp,
-    /// Tags that its nodes get.
+    /// Tags of its nodes.
     pub tags: Vec<String>,
 }
 
 /// A node of the tailnet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// Its id.
     pub id: NodeId,
     /// The host's own name.
     pub name: String,
-    /// The label in the tailnet's DNS.
+    /// Its label in the tailnet's DNS.
     pub given_name: String,
-    /// The user it belongs to; a node with tags is listed under a user that nobody made.
+    /// The user that it belongs to; a node with tags is listed under a built-in user.
     pub user: Option<UserId>,
-    /// Whether it is connected.
     pub online: bool,
-    /// The key it joined with; none too if that key's row was deleted.
+    /// The key that it joined with; `None` also if that key's row was deleted.
     pub pre_auth_key: Option<KeyId>,
-    /// Its tags.
     pub tags: Vec<String>,
-    /// When it joined.
     pub created_at: Option<Timestamp>,
-    /// When it was last connected.
     pub last_seen: Option<Timestamp>,
-    /// When it has to log in again; none for never.
+    /// When it has to log in again; `None` for never.
     pub expiry: Option<Timestamp>,
 }
 
-/// The marker before the prefix of an API key since 0.28.
+/// Marker before the prefix of an API key, since 0.28.
 const API_KEY: &str = "hskey-api-";
 
-/// What a list shows in place of a secret.
+/// Placeholder of a secret in a list.
 const MASK: &str = "***";
 
-/// The part of an API key that is no secret, by which its row is found; none if the key has another form.
+/// Returns the public part of an API key, which identifies its row; `None` if the key has another form.
 ///
 /// Since 0.28 a key is `hskey-api-`, twelve characters, a dash and the secret; before, seven characters, a dot and the
-/// secret. The twelve may hold dashes, so they are counted and not split.
+/// secret. The twelve may contain dashes, so they are counted instead of split.
 #[must_use]
 pub fn api_key_prefix(value: &KeyValue) -> Option<&str> {
     let value = value.expose();
@@ -202,7 +187,7 @@ pub fn api_key_prefix(value: &KeyValue) -> Option<&str> {
     (is_plain(prefix) && !secret.is_empty() && !secret.contains(MASK)).then_some(prefix)
 }
 
-/// The same from what a list shows: `hskey-api-<12>-***`, or `<7>***` for a key made before 0.28.
+/// Returns the same from a list, which shows `hskey-api-<12>-***`, or `<7>***` for a key from before 0.28.
 pub(super) fn listed_prefix(shown: &str) -> Option<&str> {
     let (prefix, length) = match shown.strip_prefix(API_KEY) {
         Some(rest) => (rest.strip_suffix("-***")?, 12),
@@ -211,15 +196,15 @@ pub(super) fn listed_prefix(shown: &str) -> Option<&str> {
     (prefix.len() == length && is_plain(prefix)).then_some(prefix)
 }
 
-/// The marker before the prefix of a pre-auth key since 0.28.
+/// Marker before the prefix of a pre-auth key, since 0.28.
 const AUTH_KEY: &str = "hskey-auth-";
 
-/// Headscale takes no pre-auth key whose secret is shorter or longer (0.28 to main).
+/// Exact length of a pre-auth key's secret (0.28 to main).
 const AUTH_SECRET: usize = 64;
 
 impl KeyPrefix {
-    /// That of a whole value: `hskey-auth-`, twelve characters that may be dashes, a dash and 64 more; of an older key, which
-    /// has 48 digits, as many.
+    /// Returns the prefix of a complete value: `hskey-auth-`, twelve characters that may be dashes, a dash and 64 more;
+    /// for an older key, which has 48 digits, all of them.
     #[must_use]
     pub fn of(value: &str) -> Option<Self> {
         let Some(rest) = value.strip_prefix(AUTH_KEY) else {
@@ -230,7 +215,7 @@ impl KeyPrefix {
         whole.then(|| Self(prefix.to_owned()))
     }
 
-    /// That of what a list shows: `hskey-auth-<12>-***`; an older key, and one that was just made, is shown whole.
+    /// Returns the prefix from a list: `hskey-auth-<12>-***`; an older key, and a new one, is shown completely.
     pub(super) fn shown(shown: &str) -> Option<Self> {
         let hidden = shown.strip_suffix("-***");
         let Some(prefix) = hidden.and_then(|hidden| hidden.strip_prefix(AUTH_KEY)) else {
@@ -246,7 +231,7 @@ impl KeyPrefix {
     }
 }
 
-/// Whether this goes into a URL as it is.
+/// Whether it needs no escaping in a URL.
 pub(super) fn is_plain(prefix: &str) -> bool {
     !prefix.is_empty()
         && prefix

@@ -1,4 +1,4 @@
-//! What a refusal means where releases answer it differently: a second look tells. I/O by the calls alone.
+//! The meaning of refusals that releases answer differently: a second call shows it. I/O by the calls only.
 
 use super::error::unless_not_found;
 use super::{
@@ -6,7 +6,7 @@ use super::{
 };
 
 impl ControlPlane {
-    /// Before 0.30 a taken name is a 500 like any other trouble.
+    /// Before 0.30 a taken name is a 500 like any other problem.
     pub(super) async fn is_taken(
         &self,
         name: &str,
@@ -33,7 +33,7 @@ impl ControlPlane {
         }
     }
 
-    /// Before 0.30 a user that is not there is a 500 too.
+    /// Before 0.30 a missing user is a 500 too.
     pub(super) async fn unless_user_gone(
         &self,
         id: UserId,
@@ -49,7 +49,7 @@ impl ControlPlane {
         }
     }
 
-    /// And so is an API key.
+    /// And so is a missing API key.
     pub(super) async fn unless_api_key_gone(
         &self,
         id: ApiKeyId,
@@ -69,7 +69,7 @@ impl ControlPlane {
         }
     }
 
-    /// Each release has another status for a node that is gone and for a name that another node has.
+    /// Each release has another status for a deleted node and for a name that another node has.
     pub(super) async fn changed_node(
         &self,
         id: NodeId,
@@ -104,7 +104,7 @@ impl ControlPlane {
         })
     }
 
-    /// Refuses to delete a user where everybody's keys would go with it.
+    /// Refuses to delete a user if that would delete the keys of all users.
     pub(super) fn may_delete_user(&self, id: UserId, version: &Version) -> Result<(), Error> {
         match version.release {
             HeadscaleRelease::V0_28 => Err(Error::DeletesAllKeys {

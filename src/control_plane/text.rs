@@ -1,10 +1,10 @@
-//! A server's own words, cut and with nothing in them that a terminal or a log would take for more than text. Pure.
+//! A server's own text, cut and escaped so that a terminal or a log shows it as plain text. Pure.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 
-/// A piece of a text: at most `longest` bytes of it, and escapes in place of what cannot be seen.
+/// Returns at most `longest` bytes of a text, with invisible characters escaped.
 pub(super) fn shown(text: &str, longest: usize) -> String {
     let cut = &text[..text.floor_char_boundary(longest)];
     let plain = |c: char| !c.is_control() && (c.is_ascii() || c.is_alphanumeric());
@@ -21,7 +21,7 @@ pub(super) fn shown(text: &str, longest: usize) -> String {
     shown
 }
 
-/// A text that is cut and escaped while it is read, so that a long one is nowhere kept whole.
+/// A text that is cut and escaped while it is read, so that a long one is never in memory as a whole.
 #[derive(Debug)]
 pub(super) struct BoundedText<const LONGEST: usize>(pub(super) String);
 

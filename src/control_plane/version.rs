@@ -1,4 +1,4 @@
-//! Which Headscale answers: from its version text, else from what it can do. Pure.
+//! Detects the release of Headscale: from its version text, else from its features. Pure.
 
 use std::fmt;
 
@@ -11,19 +11,19 @@ pub enum Api {
     Problem,
 }
 
-/// The releases that differ in what a call does.
+/// The releases that behave differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum HeadscaleRelease {
     /// 0.28: deleting a user there deletes every pre-auth key of the server.
     V0_28,
     /// 0.29: the last one with gRPC.
     V0_29,
-    /// 0.30 and what follows.
+    /// 0.30 and later.
     V0_30,
 }
 
 impl HeadscaleRelease {
-    /// Its name for people.
+    /// Returns its name for people.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -34,17 +34,17 @@ impl HeadscaleRelease {
     }
 }
 
-/// What a probe found.
+/// Result of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
-    /// What the server calls itself; `dev` for one built from source.
+    /// The server's own text; `dev` for a build from source.
     pub text: String,
     /// The release that it behaves like.
     pub release: HeadscaleRelease,
 }
 
 impl Version {
-    /// The dialect of REST that it speaks.
+    /// Returns the dialect of REST that it speaks.
     #[must_use]
     pub fn api(&self) -> Api {
         match self.release {
@@ -61,18 +61,18 @@ impl fmt::Display for Version {
     }
 }
 
-/// What a version text alone says.
+/// What a version text alone shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Age {
-    /// Older than what we can work with.
+    /// Older than the supported releases.
     TooOld,
-    /// This release, or one that we take for it.
+    /// This release, or one that is treated like it.
     Is(HeadscaleRelease),
-    /// The text holds no number, as in a build from source.
+    /// The text contains no number, as in a build from source.
     Unknown,
 }
 
-/// Reads `0.29.2`, `v0.28.0` or `v0.30.0-beta.1`.
+/// Parses `0.29.2`, `v0.28.0` or `v0.30.0-beta.1`.
 pub(super) fn age(text: &str) -> Age {
     let mut numbers = text
         .trim()

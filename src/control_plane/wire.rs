@@ -1,4 +1,4 @@
-//! REST v1 of Headscale as bytes: what we send, and what an answer must hold, field by field. Pure.
+//! REST v1 of Headscale as bytes: request bodies, and the required fields of answers. Pure.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ mod rows;
 
 pub(super) use rows::{ListProblem, Rows, WireRow};
 
-/// Asks for a user. Only fields that every version knows: 0.30 refuses others.
+/// Request for a user. Has only fields that every version knows: 0.30 refuses others.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct CreateUser<'a> {
@@ -26,7 +26,7 @@ pub(super) struct CreateUser<'a> {
     pub(super) display_name: &'a str,
 }
 
-/// Asks for a pre-auth key. Ids are strings: 0.30 refuses numbers.
+/// Request for a pre-auth key. Ids are strings: 0.30 refuses numbers.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct CreatePreAuthKey<'a> {
@@ -37,7 +37,7 @@ struct CreatePreAuthKey<'a> {
     acl_tags: &'a [String],
 }
 
-/// The body that asks for `new`.
+/// Returns the body that requests `new`.
 pub(super) fn create_pre_auth_key(new: &NewPreAuthKey) -> impl Serialize + '_ {
     let NewPreAuthKey {
         user,
@@ -55,7 +55,7 @@ pub(super) fn create_pre_auth_key(new: &NewPreAuthKey) -> impl Serialize + '_ {
     }
 }
 
-/// Names the object that a call is about.
+/// The object of a call.
 #[derive(Serialize)]
 pub(super) struct ById {
     id: String,
@@ -67,22 +67,22 @@ impl ById {
     }
 }
 
-/// Asks for an API key.
+/// Request for an API key.
 #[derive(Serialize)]
 pub(super) struct CreateApiKey {
     pub(super) expiration: Timestamp,
 }
 
-/// Is more than any name of a node or user.
+/// More than any name of a node or user.
 pub(super) const LONGEST_NAME: usize = 256;
 
-/// Is more than any mark of ours.
+/// More than any owner tag.
 pub(super) const LONGEST_DISPLAY_NAME: usize = 1024;
 
-/// Is more than any tag that a pod may ask for: what is cut is another tag still.
+/// More than any tag that a pod may request: a cut tag is still a different one.
 const LONGEST_TAG: usize = 4097;
 
-/// Is more than all tags that a pod may ask for.
+/// More than all tags that a pod may request.
 const MOST_TAGS: usize = 1024;
 
 #[derive(Deserialize)]
@@ -98,7 +98,7 @@ struct UserBody {
     created_at: Option<Timestamp>,
 }
 
-/// An object of which only the id counts.
+/// An object with only its id.
 #[derive(Deserialize)]
 struct IdBody {
     id: Option<BoundedText<LONGEST_NAME>>,
@@ -181,17 +181,17 @@ struct OneNode {
     node: Option<NodeBody>,
 }
 
-/// Reads the answer of `GET /version`.
+/// Parses the answer of `GET /version`.
 pub(super) fn version(body: &[u8]) -> Result<String, String> {
     required(json::<VersionBody>(body)?.version, "version")
 }
 
-/// Whether this is what `GET /health` answers.
+/// Whether this is the answer of `GET /health`.
 pub(super) fn is_health(body: &[u8]) -> bool {
     json::<HealthBody>(body).is_ok_and(|health| matches!(health.status.as_str(), "pass" | "fail"))
 }
 
-/// Reads the answer of `GET /api/v1/health`.
+/// Parses the answer of `GET /api/v1/health`.
 pub(super) fn connectivity(body: &[u8]) -> Result<(), String> {
     required(
         json::<ConnectivityBody>(body)?.database_connectivity,
@@ -200,39 +200,39 @@ pub(super) fn connectivity(body: &[u8]) -> Result<(), String> {
     .map(|_| ())
 }
 
-/// Reads the answer of a user's creation and holds it against the name that was asked for.
+/// Parses the answer to a user's creation and compares it with the requested name.
 pub(super) fn created_user(body: &[u8], name: &str) -> Result<User, String> {
     let user = one_user(required(json::<OneUser>(body)?.user, "user")?)?;
     checks::created_user(user, name)
 }
 
-/// Reads the answer to a change of a node and holds it against what was asked.
+/// Parses the answer to a change of a node and compares it with the request.
 pub(super) fn changed_node(body: &[u8], id: NodeId, name: Option<&str>) -> Result<Node, String> {
     let node = one_node(required(json::<OneNode>(body)?.node, "node")?)?;
     checks::changed_node(node, id, name)
 }
 
-/// Reads the answer of an API key's creation, which is its value alone.
+/// Parses the answer to an API key's creation, which is only its value.
 pub(super) fn minted_api_key(body: &[u8]) -> Result<MintedApiKey, String> {
     let value = required(json::<OneApiKey>(body)?.api_key, "apiKey")?;
     checks::minted_api_key(KeyValue::new(value))
 }
 
-/// Reads an answer that says nothing but that it was done.
+/// Parses an empty answer.
 pub(super) fn nothing(body: &[u8]) -> Result<(), String> {
     #[derive(Deserialize)]
     struct AnyValue {}
     json::<AnyValue>(body).map(|AnyValue {}| ())
 }
 
-/// Reads the answer of a key's creation and holds it against what was asked.
+/// Parses the answer to a key's creation and compares it with the request.
 pub(super) fn minted(body: &[u8], asked: &NewPreAuthKey) -> Result<MintedKey, String> {
     let key = required(json::<OnePreAuthKey>(body)?.pre_auth_key, "preAuthKey")?;
     let (key, value) = one_key(key)?;
     checks::minted(key, value, asked)
 }
 
-/// The message in an error's body: a gateway's `message`, or a problem's `detail` or `title`.
+/// Returns the message in an error's body: a gateway's `message`, or a problem's `detail` or `title`.
 pub(super) fn message(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct ServerRefusal {
@@ -267,12 +267,12 @@ pub(super) fn message(body: &[u8]) -> Option<String> {
     Some(text)
 }
 
-/// Names what an undecodable body is, without quoting it: it may hold a key.
+/// Describes an undecodable body without quoting it: it may contain a key.
 fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
     json_of(body, body.len())
 }
 
-/// The same of a body of which `length` bytes came, and not all are there any more.
+/// The same for a body of `length` bytes that is no longer complete.
 fn json_of<T: DeserializeOwned>(body: &[u8], length: usize) -> Result<T, String> {
     serde_json::from_slice(body).map_err(|error| {
         let start = body.trim_ascii_start();
@@ -402,7 +402,7 @@ fn one_api_key(body: ApiKeyBody) -> Result<ApiKey, String> {
         last_seen,
     } = body;
     let BoundedText(shown) = required(prefix, "apiKey.prefix")?;
-    // A row of another form is somebody else's, and no reason to refuse the whole list.
+    // A row of another form is foreign, and no reason to refuse the whole list.
     let prefix = listed_prefix(&shown).unwrap_or(&shown).to_owned();
     Ok(ApiKey {
         id: ApiKeyId(id(key_id, "apiKey.id")?),
@@ -413,7 +413,7 @@ fn one_api_key(body: ApiKeyBody) -> Result<ApiKey, String> {
     })
 }
 
-/// Tags, no more of them than count.
+/// Tags, up to a maximum.
 #[derive(Default)]
 struct Tags(Vec<String>);
 

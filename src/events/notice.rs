@@ -1,44 +1,36 @@
-//! Something to tell people, and what it is about. Pure.
+//! A notice to people, and its object. Pure.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 
-/// What a notice is about, in a namespace.
+/// The object of a notice, in a namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum About {
-    /// The ConfigMap of that name.
     ConfigMap(String),
-    /// The Secret of that name.
     Secret(String),
-    /// The pod of that name.
     Pod {
-        /// Its name.
         name: String,
-        /// Its uid, by which `kubectl describe` finds what was said of it.
+        /// Its uid, by which `kubectl describe` finds the notice.
         uid: u128,
     },
-    /// Something that makes pods.
+    /// A workload.
     Workload {
-        /// Its API version.
         api_version: &'static str,
-        /// Its kind.
         kind: &'static str,
-        /// Its name.
         name: String,
-        /// Its uid; without it `kubectl events --for` finds what was said, and `kubectl describe` does not.
+        /// Its uid; without it `kubectl events --for` finds the notice, and `kubectl describe` does not.
         uid: Option<u128>,
     },
 }
 
-/// Something to tell the owner of a Secret or pod.
+/// A notice to the owner of a Secret or pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
-    /// Namespace of what it is about.
+    /// Namespace of the object.
     pub namespace: String,
-    /// What it is about.
     pub about: About,
-    /// Whether somebody has to act.
+    /// Whether it needs action.
     pub warning: bool,
     /// One word, from an enum's `as_str`.
     pub reason: &'static str,
@@ -46,7 +38,7 @@ pub struct Notice {
     pub note: String,
 }
 
-/// What is the matter with which object: what is said of one topic is a repetition.
+/// A problem of an object: two notices with one topic are a repetition.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Topic {
     pub(super) namespace: String,
@@ -55,7 +47,7 @@ pub struct Topic {
 }
 
 impl Topic {
-    /// Something that is the matter with a part of an object, or with all of it.
+    /// Returns a problem of a part of an object, or of the whole.
     #[must_use]
     pub fn new(namespace: &str, about: &About, part: &str, reason: &'static str) -> Self {
         let object = match about {
@@ -71,7 +63,7 @@ impl Topic {
         }
     }
 
-    /// Something that is the matter with what is no object of the cluster.
+    /// Returns a problem of something that is not an object of the cluster.
     #[must_use]
     pub fn other(object: &str, reason: &'static str) -> Self {
         Self {
@@ -81,7 +73,8 @@ impl Topic {
         }
     }
 
-    /// What a notice says: each mistake in a ConfigMap is another, and of all else two notes differ in numbers alone.
+    /// Returns the topic of a notice: each mistake in a ConfigMap is its own; other notices with one reason differ only
+    /// in numbers.
     #[must_use]
     pub fn of(notice: &Notice) -> Self {
         let part = match &notice.about {
@@ -97,13 +90,13 @@ impl Topic {
 }
 
 impl About {
-    /// A Secret.
+    /// Refers to a Secret.
     #[must_use]
     pub fn secret(name: &str) -> Self {
         Self::Secret(name.to_owned())
     }
 
-    /// A pod.
+    /// Refers to a pod.
     #[must_use]
     pub fn pod(name: &str, uid: u128) -> Self {
         Self::Pod {
@@ -121,7 +114,7 @@ impl About {
         }
     }
 
-    /// What was being done when it was noticed.
+    /// Returns the action during which it was noticed.
     pub(super) fn action(&self) -> &'static str {
         match self {
             Self::ConfigMap(_) => "Reload",

@@ -14,24 +14,24 @@ use tracing::{debug, info, warn};
 use crate::cluster;
 use crate::metrics::{Dropped, Metrics};
 
-/// One call may take this long.
+/// Time limit of one call.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// What waits when the process ends has so long to get out.
+/// How long the queue may be emptied after the process is told to stop.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Alerts about keys that end and control planes that may wait: one for each of two Secrets in a thousand namespaces,
-/// which is what a control plane that goes away brings about at once. At 2 KB each that is 4 MB.
+/// Maximum queued alerts about expiring keys and control planes: one for each of two Secrets in a thousand namespaces,
+/// the number that an unavailable control plane causes at once. At 2 KB each that is 4 MB.
 const MOST_URGENT: usize = 2_048;
 
-/// Events of all other kinds that may wait: the whole budgets of sixteen namespaces, which an API server that answers
+/// Maximum queued Events of all other kinds: the whole budgets of sixteen namespaces, which an API server that answers
 /// within 10 ms takes in five seconds.
 const MOST_OTHERS: usize = 512;
 
-/// An Event, and what it is about.
+/// An Event, and its object.
 pub(super) type QueuedEvent = Box<(Event, ObjectReference)>;
 
-/// The end of the queue that takes; clones are one queue.
+/// The sending end of the queue; clones share one queue.
 #[derive(Clone, Debug)]
 pub(super) struct EventQueue {
     urgent: mpsc::Sender<QueuedEvent>,
@@ -39,14 +39,14 @@ pub(super) struct EventQueue {
     overflow: Arc<Overflow>,
 }
 
-/// Events that had no room since the queue was empty last.
+/// Events that found the queue full since it was last empty.
 #[derive(Debug)]
 struct Overflow {
     dropped: AtomicUsize,
     metrics: Arc<Metrics>,
 }
 
-/// Sends to the API server what waits in the queue, alerts about keys that end and control planes first.
+/// Sends the queued Events to the API server, alerts about expiring keys and control planes first.
 pub struct Publisher {
     client: Client,
     reporter: Reporter,
@@ -88,7 +88,7 @@ impl EventQueue {
         (queue, publisher)
     }
 
-    /// Has an Event published; says whether there was room for it.
+    /// Queues an Event; returns whether there was room for it.
     pub(super) fn push(&self, item: QueuedEvent, urgent: bool) -> bool {
         let queue = if urgent { &self.urgent } else { &self.others };
         match queue.try_send(item) {
@@ -97,7 +97,7 @@ impl EventQueue {
                 self.overflow.full(queue.max_capacity());
                 false
             }
-            // The process ends.
+            // The process is stopping.
             Err(mpsc::error::TrySendError::Closed(_)) => {
                 self.overflow.metrics.events.dropped(Dropped::Stopped, 1);
                 false
@@ -126,7 +126,7 @@ impl Overflow {
 }
 
 impl Publisher {
-    /// Publishes until nobody has Events any more, or for a moment after `shutdown`.
+    /// Publishes until all senders are dropped, or for a moment after `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let overflow = Arc::clone(&self.overflow);
         {
@@ -153,7 +153,8 @@ impl Publisher {
         }
     }
 
-    /// Takes what waits, alerts about keys that end and control planes first; none if nobody has Events any more.
+    /// Returns the next queued Event, alerts about expiring keys and control planes first; `None` once all senders are
+    /// dropped.
     async fn next(&mut self) -> Option<QueuedEvent> {
         if self.urgent.is_empty() && self.others.is_empty() {
             self.overflow.over();
@@ -167,7 +168,8 @@ impl Publisher {
     }
 
     async fn publish(&self, event: &Event, about: &ObjectReference) {
-        // One that is kept would count a second note as the first said once more. What is the same does not come here.
+        // A long-lived recorder would count a second note as a repetition of the first. Real repetitions do not get
+        // here.
         let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
         let published = tokio::time::timeout(DEADLINE, recorder.publish(event, about)).await;
         let error = match published {

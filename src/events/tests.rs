@@ -84,7 +84,7 @@ fn two_parts_of_an_object_are_told_apart() {
     assert!(events.claim(hour, &topic("web")));
 }
 
-/// A tenant who has nothing but noise to make.
+/// A tenant who causes only noise.
 #[test]
 fn keys_that_end_and_control_planes_are_told_whatever_else_there_is() {
     let (events, _) = stopped();

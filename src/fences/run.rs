@@ -1,4 +1,4 @@
-//! Tries the fences at the start and every hour, and reports one that is open. I/O.
+//! Tries the fences at the start and every hour, and reports an open one. I/O.
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
@@ -31,50 +31,44 @@ use crate::metrics::Metrics;
 use crate::pods::post_eviction;
 use crate::store::FIELD_MANAGER;
 
-/// Bounds one request.
+/// Time limit of one request.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Work that needs the rights waits this long at most for the policies to come into force.
+/// Maximum time that work which needs the rights waits for the policies to come into force.
 const SETTLE: Duration = Duration::from_secs(10);
 
-/// The name of a Secret that is on no list, and of a component that is not Sidescale.
+/// Name of a Secret that is on no list, and of a component that is not Sidescale.
 const NOT_LISTED: &str = "sidescale-fence-probe";
 
-/// The name of one that is, anywhere.
+/// Name of a Secret that is on the list in every installation.
 const LISTED: &str = "headscale-auth-keys";
 
-/// Tries the fences for as long as the process runs.
+/// Tests the fences while the process runs.
 pub struct Fences {
-    /// The cluster, and our account there.
+    /// Client with our account in the cluster.
     pub client: Client,
-    /// Our namespace.
     pub namespace: String,
-    /// Our own pod.
     pub pod: String,
-    /// The name of our webhook configurations, which the policies' names begin with.
+    /// Name of our webhook configurations, and prefix of the policies' names.
     pub installation: String,
-    /// The operator's configuration.
     pub policy: Current,
-    /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// What the admin port says.
+    /// State for the admin port.
     pub health: Arc<Health>,
-    /// Where people look.
     pub events: Events,
-    /// The ConfigMap that Events are about, in our namespace.
+    /// The ConfigMap that Events refer to, in our namespace.
     pub config_map: String,
-    /// The time.
     pub clock: Clock,
 }
 
-/// Waits until the fences were seen to hold, or cannot be tried, but not for long: a fence that is open is reported, and keys are
-/// renewed all the same.
+/// Waits until the fences are known to hold, or cannot be tested, but not for long: an open fence is reported, and keys
+/// are renewed all the same.
 pub async fn settled(mut settled: watch::Receiver<bool>) {
     let _ = tokio::time::timeout(SETTLE, settled.wait_for(|settled| *settled)).await;
 }
 
 impl Fences {
-    /// Tries them again and again; tells once that work which needs the rights may begin.
+    /// Tests them repeatedly; signals once that work which needs the rights may begin.
     pub async fn run(self, settled: watch::Sender<bool>) -> Infallible {
         let start = self.clock.now();
         let mut open = Vec::new();
@@ -97,7 +91,7 @@ impl Fences {
         }
     }
 
-    /// Tries each fence that there is a right for.
+    /// Tests each fence whose right is granted.
     async fn round(&self) -> Vec<(Fence, FenceVerdict)> {
         let evicts = self.policy.borrow().rotation.on_lost == OnLost::Evict;
         let fences = Fence::ALL
@@ -117,7 +111,7 @@ impl Fences {
         join_all(tried).await
     }
 
-    /// A Secret of another name, and one that is a token of an account.
+    /// Tries a Secret of another name, and one that is an account's token.
     async fn try_secrets(&self) -> Vec<DryRunAnswer> {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
         let params = PostParams {
@@ -135,7 +129,7 @@ impl Fences {
         join_all(tried).await
     }
 
-    /// Something other than the caBundle, of both kinds.
+    /// Tries to change something other than the caBundle, in both kinds.
     async fn try_webhooks(&self) -> Vec<DryRunAnswer> {
         let client = &self.client;
         let params = PatchParams {
@@ -155,7 +149,7 @@ impl Fences {
         vec![mutating, validating]
     }
 
-    /// An Event in the name of another component.
+    /// Tries an Event in the name of another component.
     async fn try_event(&self) -> DryRunAnswer {
         let api: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
         let params = PostParams {
@@ -166,7 +160,7 @@ impl Fences {
         answered(api.create(&params, &event)).await
     }
 
-    /// Our own pod: the policy is asked only about one that is there.
+    /// Tries our own pod: the policy is evaluated only for an existing one.
     async fn try_eviction(&self) -> DryRunAnswer {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
         let eviction = Eviction {
@@ -186,7 +180,7 @@ impl Fences {
             let gauge = self.metrics.fence_open.with_label_values(&[fence.as_str()]);
             match verdict {
                 FenceVerdict::Closed | FenceVerdict::Open => gauge.set(i64::from(is_open)),
-                // What was seen last stands.
+                // The last known verdict stays.
                 FenceVerdict::Unknown(_) => continue,
             }
             let was_open = open.contains(fence);
@@ -201,7 +195,7 @@ impl Fences {
                 info!(policy, "Fence holds again");
             }
         }
-        // One that the configuration has no right for any more is none.
+        // A fence without a right in the current configuration does not count.
         open.retain(|fence| verdicts.iter().any(|(tried, _)| tried == fence));
         for fence in Fence::ALL {
             if !verdicts.iter().any(|(tried, _)| *tried == fence) {
@@ -234,7 +228,7 @@ impl Fences {
     }
 }
 
-/// A line for the admin port: each fence and how it is.
+/// Returns a line for the admin port: each fence and its state.
 fn detail(verdicts: &[(Fence, FenceVerdict)], installation: &str) -> String {
     let mut text = String::new();
     for (fence, verdict) in verdicts {
@@ -258,7 +252,7 @@ fn detail(verdicts: &[(Fence, FenceVerdict)], installation: &str) -> String {
     text
 }
 
-/// A Secret that the policy must refuse, and that is valid otherwise. It holds nothing.
+/// Returns a Secret that the policy must refuse, and that is valid otherwise. It is empty.
 fn probe_secret(namespace: &str, name: &str, type_: &str) -> Secret {
     let pair = |key: &str, value: &str| Some([(key.to_owned(), value.to_owned())].into());
     Secret {
@@ -274,7 +268,7 @@ fn probe_secret(namespace: &str, name: &str, type_: &str) -> Secret {
     }
 }
 
-/// An Event about our own pod that the policy must refuse, and that is valid otherwise.
+/// Returns an Event about our own pod that the policy must refuse, and that is valid otherwise.
 fn probe_event(namespace: &str, pod: &str, now: Timestamp) -> Event {
     let said = || Some("Probe".to_owned());
     Event {
@@ -300,7 +294,7 @@ fn probe_event(namespace: &str, pod: &str, now: Timestamp) -> Event {
     }
 }
 
-/// Another timeout for an entry: longer than the chart's longest.
+/// Returns a new timeout for an entry: longer than the chart's longest.
 fn probe_entry(name: &str) -> Value {
     json!({"webhooks": [{"name": format!("{name}.sidescale.io"), "timeoutSeconds": 30}]})
 }

@@ -1,4 +1,4 @@
-//! Where objects begin and end, however the bytes are cut.
+//! Start and end of objects, for any division of the bytes.
 
 use std::convert::Infallible;
 
@@ -9,7 +9,7 @@ const LIST: &str = r#"{ "kind":"List" , "metadata":{"items":[{"not":"these"}],"c
 ], "after":{"items":[{"nor":"this"}]} }
 "#;
 
-/// The objects and the frame, the bytes cut into chunks of `size`, the first one shorter by `offset`.
+/// Returns the objects and the frame, with the bytes cut into chunks of `size`, the first one shorter by `offset`.
 fn split(text: &str, size: usize, offset: usize, longest: usize) -> (Vec<String>, String) {
     let mut items = Items::new("items", longest);
     let mut found = Vec::new();

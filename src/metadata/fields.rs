@@ -1,4 +1,4 @@
-//! The fields of an object's metadata as bytes, and their parts one at a time. Pure.
+//! The fields of an object's metadata as bytes, read one part at a time. Pure.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// The fields of metadata that matter to us, those that may be long as they stand.
+/// The fields of metadata that Sidescale uses; those that may be long stay unparsed.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct MetadataFields<'a> {
@@ -34,8 +34,8 @@ pub(crate) struct MetadataFields<'a> {
     pub(crate) managed_fields: Option<&'a RawValue>,
 }
 
-/// Gives the pairs of an object of strings whose keys are wanted. No key that is not is copied, and no value is unescaped
-/// before its turn.
+/// Passes the wanted pairs of an object of strings. Unwanted keys are not copied, and each value is unescaped only at
+/// its turn.
 pub(crate) fn each_pair(
     object: Option<&RawValue>,
     wanted: impl Fn(&str) -> bool,
@@ -111,7 +111,7 @@ pub(crate) fn each_pair(
     serde_json::Deserializer::from_str(object.get()).deserialize_map(Seed(wanted, take))
 }
 
-/// Gives the elements of an array, one at a time.
+/// Passes the elements of an array, one at a time.
 pub(super) fn each_element<'a, T: Deserialize<'a>>(
     array: Option<&'a RawValue>,
     take: impl FnMut(T),

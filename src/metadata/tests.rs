@@ -1,4 +1,4 @@
-//! What is kept of an object, and what of it never is.
+//! What is stored about an object, and what never is.
 
 use serde_json::json;
 

@@ -1,13 +1,13 @@
-//! What is counted of the configuration file. State, no I/O.
+//! Metrics of the configuration file. State, no I/O.
 
 use prometheus::{IntCounterVec, IntGauge, Registry};
 
 use super::register::{counters, int_gauge};
 
-/// Holds the metrics of the configuration file.
+/// Metrics of the configuration file.
 #[derive(Debug)]
 pub struct ConfigMetrics {
-    /// 1 while the file, as it stands, is in force.
+    /// 1 while the current file is in force.
     pub in_force: IntGauge,
     /// Edits of the file.
     pub reloads: IntCounterVec,

@@ -1,13 +1,13 @@
-//! What is counted of the connections of both ports. State, no I/O.
+//! Metrics of the connections of both ports. State, no I/O.
 
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 use super::register::{counters, int_gauges};
 
-/// Holds the metrics of connections.
+/// Metrics of connections.
 #[derive(Debug)]
 pub struct ConnectionMetrics {
-    /// Connections that ended to make room for others.
+    /// Connections that were closed to make room for others.
     pub evicted: IntCounterVec,
     open: IntGaugeVec,
     client_certificates: IntCounterVec,
@@ -37,12 +37,12 @@ impl ConnectionMetrics {
         })
     }
 
-    /// Open connections of a port.
+    /// Returns the gauge of a port's open connections.
     pub fn open(&self, port: &'static str) -> IntGauge {
         self.open.with_label_values(&[port])
     }
 
-    /// Counts what a caller showed of itself; none where nobody is asked.
+    /// Counts what a caller presented; `None` if no certificate is requested.
     pub fn client_certificate(&self, result: Option<&'static str>) {
         if let Some(result) = result {
             self.client_certificates.with_label_values(&[result]).inc();

@@ -1,22 +1,22 @@
-//! What is counted of Events and of what was not said. State, no I/O.
+//! Metrics of Events and of dropped alerts. State, no I/O.
 
 use prometheus::{IntCounterVec, Registry};
 
 use super::register::counters;
 
-/// Names why an Event did not come to be.
+/// Why an Event was not published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dropped {
-    /// Too many waited already.
+    /// The queue was full.
     QueueFull,
     /// The API server refused it, or did not answer in time.
     Failed,
-    /// The process ended first.
+    /// The process stopped first.
     Stopped,
 }
 
 impl Dropped {
-    /// The metric's label.
+    /// Returns the metric's label.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -27,7 +27,7 @@ impl Dropped {
     }
 }
 
-/// Holds the metrics of Events.
+/// Metrics of Events.
 #[derive(Debug)]
 pub struct EventMetrics {
     dropped: IntCounterVec,
@@ -52,14 +52,14 @@ impl EventMetrics {
         })
     }
 
-    /// Counts Events that did not come to be.
+    /// Counts Events that were not published.
     pub fn dropped(&self, why: Dropped, count: usize) {
         let count = u64::try_from(count).unwrap_or(u64::MAX);
         let counter = self.dropped.with_label_values(&[why.as_str()]);
         counter.inc_by(count);
     }
 
-    /// Counts an Event (or else a log line) that its namespace's budget had no room for.
+    /// Counts an Event (or else a log line) beyond its namespace's budget.
     pub fn over_budget(&self, is_event: bool) {
         let kind = if is_event { "event" } else { "line" };
         self.over_budget.with_label_values(&[kind]).inc();

@@ -1,4 +1,4 @@
-//! Makes one metric and has it in the registry. State, no I/O.
+//! Creates and registers a metric. State, no I/O.
 
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec,

@@ -1,26 +1,26 @@
-//! What rotation counts. State, no I/O.
+//! Metrics of rotation. State, no I/O.
 
 use prometheus::{GaugeVec, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 use super::register::{counters, gauges, histograms, int_gauge, int_gauges};
 
-/// Says what came of an attempt on a key.
+/// Result of an operation on a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RotationResult {
-    /// A first key stands in its Secret.
+    /// A first key is in its Secret.
     Minted,
-    /// A successor of another key stands in its Secret.
+    /// A renewed key is in its Secret.
     Renewed,
-    /// An old key was ended.
+    /// An old key was expired.
     Expired,
-    /// Another writer came first; our own key was ended.
+    /// Another writer came first; our own key was expired.
     LostRace,
-    /// It will be tried again.
+    /// It failed, and will be retried.
     Failed,
 }
 
 impl RotationResult {
-    /// The metric's label.
+    /// Returns the metric's label.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -33,34 +33,34 @@ impl RotationResult {
     }
 }
 
-/// Holds the metrics of rotation.
+/// Metrics of rotation.
 #[derive(Debug)]
 pub struct RotationMetrics {
-    /// Demanded keys by state.
+    /// Needed keys by state.
     pub keys: IntGaugeVec,
-    /// When the keys soonest to end do so.
+    /// When the keys that expire soonest do so.
     pub expiry: GaugeVec,
-    /// When the same keys are to be renewed.
+    /// When the same keys are due for renewal.
     pub due: GaugeVec,
-    /// 1 while this replica rotates.
+    /// 1 while this replica leads.
     pub leader: IntGauge,
-    /// State of each control plane: 1 for the one it is in.
+    /// State of each control plane: 1 for the current one.
     pub control_planes: IntGaugeVec,
-    /// Pods, and nodes without a pod, by how they do in the tailnet.
+    /// Pods, and nodes without a pod, by their state in the tailnet.
     pub nodes: IntGaugeVec,
     /// Calls to control planes.
     pub calls: IntCounterVec,
-    /// Time of those calls.
+    /// Duration of those calls.
     pub call_seconds: HistogramVec,
     results: IntCounterVec,
 }
 
 impl RotationMetrics {
-    /// Makes every metric, at zero.
+    /// Creates every metric, at zero.
     ///
     /// # Errors
     ///
-    /// If two metrics have one name.
+    /// Two metrics have the same name.
     pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         Ok(Self {
             keys: int_gauges(
@@ -119,7 +119,7 @@ impl RotationMetrics {
         })
     }
 
-    /// Counts what came of an attempt on a key.
+    /// Counts the result of an operation on a key.
     pub fn count(&self, result: RotationResult) {
         self.results.with_label_values(&[result.as_str()]).inc();
     }

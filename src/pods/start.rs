@@ -1,39 +1,37 @@
-//! What keeps a container from starting, as far as a Secret does: the pod's status says it. Pure.
+//! The Secret that a container is missing for its start, from the pod's status. Pure.
 
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec};
 
-/// The kubelet could not put a container's environment together.
+/// The kubelet could not create a container's environment.
 const CONFIG_ERROR: &str = "CreateContainerConfigError";
 
-/// Is no key: the certificate authority of the control plane, which is mounted from the key's Secret.
+/// Not a key: the certificate authority of the control plane, which is mounted from the key's Secret.
 const CA: &str = "ca.crt";
 
-/// What a container lacks in order to start.
+/// What a container is missing for its start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lack {
-    /// There is no such Secret.
+    /// The Secret does not exist.
     Secret {
         /// Its name.
         secret: String,
     },
-    /// The Secret is there without that data key.
+    /// The Secret exists without that data key.
     Key {
         /// The Secret's name.
         secret: String,
-        /// The data key.
         key: String,
     },
     /// Volumes or network of the pod are not ready. These are among the volumes; only the kubelet's Events say more.
     Volume {
-        /// The Secret's name.
         secret: String,
-        /// The data keys of it that the container mounts.
+        /// Its data keys that the container mounts.
         keys: Vec<String>,
     },
 }
 
 impl Lack {
-    /// The name of the Secret.
+    /// Returns the name of the Secret.
     #[must_use]
     pub fn secret(&self) -> &str {
         match self {
@@ -44,7 +42,7 @@ impl Lack {
     }
 }
 
-/// The status of a pod's container of that name, sidecars included.
+/// Returns the status of a pod's container of that name, sidecars included.
 #[must_use]
 pub fn status<'a>(pod: &'a Pod, container: &str) -> Option<&'a ContainerStatus> {
     let status = pod.status.as_ref()?;
@@ -63,7 +61,7 @@ pub fn has_started(status: &ContainerStatus) -> bool {
     !waits || ran || status.restart_count > 0
 }
 
-/// What the container lacks; none if it has started, or waits for something else than a Secret.
+/// Returns what the container is missing; `None` if it has started, or waits for something other than a Secret.
 #[must_use]
 pub fn lack(pod: &Pod, container: &str) -> Option<Lack> {
     if let Some(status) = status(pod, container) {
@@ -87,7 +85,7 @@ pub fn lack(pod: &Pod, container: &str) -> Option<Lack> {
     Some(Lack::Volume { secret, keys })
 }
 
-/// Reads the kubelet's message for an environment that refers to what is not there.
+/// Parses the kubelet's message about an environment with a missing reference.
 fn said(message: &str) -> Option<Lack> {
     if let Some(rest) = message.strip_prefix("couldn't find key ") {
         let (key, secret) = rest.split_once(" in Secret ")?;
@@ -117,7 +115,7 @@ fn waits_for_volumes(pod: &Pod) -> bool {
     is("PodScheduled", "True") && is("PodReadyToStartContainers", "False")
 }
 
-/// The Secret that the container mounts its key from, or the authority beside it, and the data keys of it.
+/// Returns the Secret that the container mounts its key from, or the authority with it, and its data keys.
 fn mounted(spec: &PodSpec, container: &str) -> Option<(String, Vec<String>)> {
     let mut all = spec
         .init_containers
@@ -228,7 +226,7 @@ mod tests {
     #[test]
     fn a_volume_is_named_while_the_pod_cannot_be_prepared() {
         let initializing = waiting("PodInitializing", None);
-        // The key in the environment waits for the authority beside it.
+        // The key in the environment waits for the authority with it.
         let table: [(&[&str], &[&str]); 4] = [
             (&["auth-key"], &["web-authkey"]),
             (&["private-ca"], &["ca.crt"]),

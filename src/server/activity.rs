@@ -1,4 +1,4 @@
-//! What each connection of a port is doing, and the places that they take. State, no I/O.
+//! The state of each connection of a port, and the places they use. State, no I/O.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,12 +10,12 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::evict::{Connection, Phase, evict};
 
-/// Is the pause before the next look where every connection has a request in flight.
+/// Pause before the next check while every connection has a request in flight.
 const NEXT_LOOK: Duration = Duration::from_millis(20);
-/// Is how long a connection that was evicted is waited for before another is, where the machine is busy.
+/// How long to wait for an evicted connection before evicting another, on a busy machine.
 const LEAVES_WITHIN: Duration = Duration::from_millis(100);
 
-/// Holds what one connection is doing; shared by its socket, its service and the places.
+/// State of one connection; shared by its socket, its service and the places.
 #[derive(Debug)]
 pub(super) struct Activity {
     peer: IpAddr,
@@ -32,7 +32,7 @@ struct ActivityState {
     evicted: Option<Instant>,
 }
 
-/// Is held while a request is being answered.
+/// Guard of a request while it is being answered.
 #[derive(Debug)]
 pub(super) struct OpenRequest(Arc<Activity>);
 
@@ -52,27 +52,27 @@ impl Activity {
         }
     }
 
-    /// Notes that the connection can take requests.
+    /// Records that the connection can take requests.
     pub(super) fn opened(&self, verified: bool) {
         self.enter(Phase::Fresh);
         self.lock().verified = verified;
     }
 
-    /// Notes a request whose head is complete; dropping the guard notes its answer.
+    /// Records a request with a complete head; dropping the guard records its answer.
     pub(super) fn begin(self: &Arc<Self>) -> OpenRequest {
         self.enter(Phase::Receiving);
         self.lock().begun += 1;
         OpenRequest(Arc::clone(self))
     }
 
-    /// Notes that the whole request has come.
+    /// Records that the complete request has arrived.
     pub(super) fn received(&self) {
         if self.lock().phase == Phase::Receiving {
             self.enter(Phase::Answering);
         }
     }
 
-    /// Counts the requests whose heads have come.
+    /// Returns the number of requests whose heads have arrived.
     pub(super) fn begun(&self) -> usize {
         self.lock().begun
     }
@@ -82,13 +82,13 @@ impl Activity {
         !self.lock().phase.ends_at_once()
     }
 
-    /// Whether a body has been on its way for so long that the connection counts as half-open.
+    /// Whether a body has been arriving for so long that the connection counts as half-open.
     pub(super) fn is_stalled(&self) -> bool {
         let state = self.lock();
         state.phase == Phase::Receiving && state.since.elapsed() >= super::evict::HALF_OPEN
     }
 
-    /// Waits until its place is wanted for another.
+    /// Waits until its place is needed for another.
     pub(super) async fn evicted(&self) {
         self.evicted.notified().await;
     }
@@ -109,7 +109,7 @@ impl Drop for OpenRequest {
     }
 }
 
-/// Holds the places of one port, and who has them.
+/// The places of one port, and the connections that use them.
 #[derive(Debug)]
 pub(super) struct Places {
     free: Arc<Semaphore>,
@@ -124,7 +124,7 @@ struct Taken {
     by: BTreeMap<u64, Arc<Activity>>,
 }
 
-/// Is held for as long as a connection is open.
+/// Guard of an open connection.
 #[derive(Debug)]
 pub(super) struct ConnectionGuard {
     pub(super) activity: Arc<Activity>,
@@ -134,7 +134,7 @@ pub(super) struct ConnectionGuard {
 }
 
 impl Places {
-    /// Makes `count` of them; `port` is the label of what is evicted.
+    /// Creates `count` places; `port` is the label of evictions.
     pub(super) fn new(count: u16, port: &'static str, evictions: IntCounterVec) -> Arc<Self> {
         Arc::new(Self {
             free: Arc::new(Semaphore::new(usize::from(count))),
@@ -144,15 +144,15 @@ impl Places {
         })
     }
 
-    /// Takes a place for a connection from `peer`. Where there is none, another connection ends; only where each has a
-    /// request in flight, which is a matter of milliseconds, is one waited for.
+    /// Takes a place for a connection from `peer`. If there is none, another connection is closed. It waits only while
+    /// every connection has a request in flight, which takes milliseconds.
     pub(super) async fn take(self: &Arc<Self>, peer: IpAddr, phase: Phase) -> ConnectionGuard {
         let permit = loop {
             if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
                 break permit;
             }
             self.evict();
-            // An evicted connection gives its place back when its task runs next, or after the answer it is making.
+            // An evicted connection returns its place when its task runs next, or after its current answer.
             let given_back = Arc::clone(&self.free).acquire_owned();
             if let Ok(Ok(permit)) = tokio::time::timeout(NEXT_LOOK, given_back).await {
                 break permit;
@@ -171,7 +171,7 @@ impl Places {
         }
     }
 
-    /// Ends the connection that is missed least, if one may end and none is about to.
+    /// Evicts the least useful connection, if one may be closed and none is closing already.
     pub(super) fn evict(&self) {
         let taken = self.lock();
         let now = Instant::now();

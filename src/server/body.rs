@@ -11,40 +11,40 @@ use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-/// Is the largest review that is read: the API server takes objects of 3 MiB, and a review may hold two.
+/// Maximum size of a review: the API server takes objects of 3 MiB, and a review may hold two.
 pub const MAX_BODY: usize = 8 << 20;
 
-/// Is how long a body that is too large is read on, so that its sender gets to see the answer.
+/// How long to read on from a body that is too large, so that its sender sees the answer.
 const DISCARD_TIME: Duration = Duration::from_secs(3);
 
 const KIB: usize = 1 << 10;
-/// Is the largest body that draws from the reserve of small ones: nearly every review fits in.
+/// Maximum size of a body that draws from the reserve of small ones: nearly every review fits.
 const SMALL: usize = 64 * KIB;
 
-/// Is how many bytes are live at most while a body is answered, itself included: so many times its own, and some.
-/// `tests/memory` holds the webhook to it.
+/// Maximum memory while a body is answered, itself included, as a multiple of its size, plus some. `tests/memory`
+/// verifies it.
 const MULTIPLE: usize = 4;
 const MORE: usize = 256 * KIB;
 
-/// Bounds what large bodies and their answers take together.
+/// Limit of large bodies and their answers together.
 ///
-/// The chart's limit is 256 MiB. A leader takes up to 128 MiB at its start, and 24 MiB are the small bodies'. Of the 104
-/// that are left, large bodies get 64: two of 8 MiB at once (8 x 4 MiB + 256 KiB each) would take 64.5, so that one is
-/// being answered while others are still arriving, or a dozen of 1 MiB. The last 40 MiB are for what an allocator does
-/// not give back, and for connections.
+/// The chart's limit is 256 MiB. A leader takes up to 128 MiB at its start, and small bodies take 24 MiB. Of the
+/// remaining 104, large bodies get 64: two of 8 MiB at once (8 x 4 MiB + 256 KiB each) would take 64.5, so one is
+/// answered while others are still arriving, or a dozen of 1 MiB. The last 40 MiB are for connections, and for memory
+/// that the allocator does not return.
 const LARGE_KIB: usize = 64 * KIB;
-/// Bounds the bytes of small bodies together. What is made of them is bounded by the number of threads: they are
-/// answered without a pause, each within 4 x 64 + 256 KiB.
+/// Limit of small bodies together. The memory of their answers is limited by the number of threads: each is answered
+/// without a pause, within 4 x 64 + 256 KiB.
 const SMALL_KIB: usize = 24 * KIB;
-/// Bounds how many large bodies are answered at once: small ones are not to wait for a processor.
+/// How many large bodies are answered at once: small ones must not wait for a processor.
 const TURNS: usize = 2;
 
-/// Is how long a large body may take from where it becomes one, and between two pieces of it: it holds what others wait
-/// for. An API server waits five seconds for an answer, and sends 8 MiB in a fraction of one.
+/// Time limit of a large body from where it becomes one, and between two chunks: it uses memory that others wait for.
+/// An API server waits five seconds for an answer, and sends 8 MiB in a fraction of one.
 const LARGE_TIME: Duration = Duration::from_secs(4);
 const LARGE_PAUSE: Duration = Duration::from_secs(1);
 
-/// Says why a body was not read.
+/// Why a body was not read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Rejection {
     #[error(
@@ -62,7 +62,7 @@ pub(super) enum Rejection {
 }
 
 impl Rejection {
-    /// Names the kind for the metric.
+    /// Returns the metric's label.
     pub(super) fn as_str(&self) -> &'static str {
         match self {
             Self::TooLarge => "too_large",
@@ -78,7 +78,7 @@ impl IntoResponse for Rejection {
         let text = self.to_string();
         match self {
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, text).into_response(),
-            // The API server tries again on 503 with Retry-After, within its own deadline.
+            // The API server retries 503 with Retry-After, within its own deadline.
             Self::Busy => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 [(header::RETRY_AFTER, "1")],
@@ -91,10 +91,10 @@ impl IntoResponse for Rejection {
     }
 }
 
-/// Bounds the memory of bodies and of what is made of them; a permit is held until the answer is made.
+/// Limit on the memory of bodies and their answers; a permit is held until the answer is complete.
 ///
-/// Only bytes that came count: a length that is merely declared costs its sender nothing. One connection may hold it all:
-/// an API server sends every review over one, and whoever means harm opens as many as it likes.
+/// Only received bytes count: a merely declared length costs its sender nothing. One connection may use all of it: an
+/// API server sends every review over one, and an attacker opens as many as it likes.
 #[derive(Clone, Debug)]
 pub(super) struct MemoryBudget {
     small: Arc<Semaphore>,
@@ -102,11 +102,11 @@ pub(super) struct MemoryBudget {
     turns: Arc<Semaphore>,
 }
 
-/// A body, and what of the budget is held for it.
+/// A body, and its share of the budget.
 #[derive(Debug)]
 pub(super) struct ReadBody {
     pub(super) bytes: Bytes,
-    /// Whether it is answered beside the small ones.
+    /// Whether it is answered separately from the small ones.
     pub(super) large: bool,
     pub(super) permit: OwnedSemaphorePermit,
 }
@@ -128,12 +128,12 @@ impl MemoryBudget {
 
     /// Waits until this large body may be answered.
     pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
-        // It is never closed.
+        // The semaphore is never closed.
         Arc::clone(&self.turns).acquire_owned().await.ok()
     }
 }
 
-/// Takes what is still missing for so many bytes.
+/// Acquires the missing permits for this many bytes.
 fn grow(
     from: &Arc<Semaphore>,
     permit: &mut OwnedSemaphorePermit,
@@ -151,7 +151,7 @@ fn take(from: &Arc<Semaphore>, kib: usize) -> Result<OwnedSemaphorePermit, Rejec
         .map_err(|_| Rejection::Busy)
 }
 
-/// Reads the whole body, at most [`MAX_BODY`] bytes.
+/// Reads the complete body, at most [`MAX_BODY`] bytes.
 pub(super) async fn read(mut body: Body, budget: &MemoryBudget) -> Result<ReadBody, Rejection> {
     let hint = body.size_hint().upper();
     let declared = usize::try_from(hint.unwrap_or(0)).unwrap_or(usize::MAX);
@@ -212,7 +212,7 @@ pub(super) async fn read(mut body: Body, budget: &MemoryBudget) -> Result<ReadBo
     })
 }
 
-/// The next piece; a large body's has to come in time.
+/// Returns the next chunk; a large body's has to arrive in time.
 async fn next(
     body: &mut Body,
     deadline: Option<Instant>,
@@ -226,7 +226,7 @@ async fn next(
         .map_err(|_| Rejection::Slow)
 }
 
-/// Makes room for `length` bytes, and a quarter more up to what is expected: doubled, a body would take its size twice.
+/// Reserves `length` bytes, and a quarter more up to the expected size: doubling would take twice a body's size.
 fn make_room(rest: &mut Vec<u8>, length: usize, expected: usize) {
     if rest.capacity() < length {
         let ahead = (length / 4).max(SMALL);
@@ -235,7 +235,7 @@ fn make_room(rest: &mut Vec<u8>, length: usize, expected: usize) {
     }
 }
 
-/// Reads and drops what still comes: a socket closed under unread bytes is reset, and the sender never sees the answer.
+/// Reads and drops the rest: a socket that is closed with unread bytes is reset, and the sender never sees the answer.
 async fn discard(mut body: Body) {
     let mut left = 2 * MAX_BODY;
     let _ = tokio::time::timeout(DISCARD_TIME, async {
@@ -254,7 +254,7 @@ mod tests {
     use super::*;
     use futures::{StreamExt, stream};
 
-    /// A body that comes in `frames` of 1 KiB, and then stalls or ends.
+    /// Returns a body of `frames` chunks of 1 KiB, which then stalls or ends.
     fn body(frames: usize, stalls: bool) -> Body {
         let frame = || Ok::<_, std::io::Error>(Bytes::from_static(&[b' '; KIB]));
         let frames = stream::iter((0..frames).map(move |_| frame()));
@@ -281,7 +281,7 @@ mod tests {
         drop(read_all);
         let refused = read(body(7, false), &budget).await;
         assert!(matches!(refused, Err(Rejection::Busy)), "{refused:?}");
-        // Whoever is turned away leaves nothing behind, and so does whoever came too late.
+        // Refused and late bodies release all that they held.
         assert_eq!(budget.small.available_permits(), 6);
         assert!(stalled.await.is_err());
     }
@@ -306,7 +306,7 @@ mod tests {
         assert!(!small.large);
         drop((first, small));
         assert_eq!(left(&budget), (64, large_kib));
-        // One that could not even be answered alone is refused when it is there, and lets go of all it held.
+        // A body that is too large even alone is refused when it arrives, and releases all that it held.
         let refused = read(body(101, false), &budget).await;
         assert!(matches!(refused, Err(Rejection::Busy)), "{refused:?}");
         assert_eq!(left(&budget), (64, large_kib));
@@ -320,7 +320,7 @@ mod tests {
         assert!(matches!(refused, Err(Rejection::Slow)), "{refused:?}");
         assert!((LARGE_PAUSE..LARGE_TIME).contains(&start.elapsed()));
         assert_eq!(budget.large.available_permits(), LARGE_KIB);
-        // One that trickles ends as well.
+        // A body that trickles fails too.
         let frames = stream::unfold((), async |()| {
             tokio::time::sleep(LARGE_PAUSE / 2).await;
             Some((Ok::<_, std::io::Error>(Bytes::from_static(b" ")), ()))

@@ -1,4 +1,4 @@
-//! Serves one accepted connection: handshake, then requests until it ends or the drain ends it. I/O.
+//! Serves one accepted connection: handshake, then requests until it is closed by the peer or by the drain. I/O.
 
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
@@ -30,36 +30,33 @@ use super::io::Deadlined;
 use super::tls::{ServerTls, Shown};
 use crate::metrics::{Handshake, Metrics};
 
-/// Is the most that a connection holds of a head, and of a body at a time: an API server's head has some hundred bytes,
-/// and all connections together must not fill the memory.
+/// Maximum bytes of a head, and of a body at a time, that a connection buffers: an API server's head has some hundred
+/// bytes, and all connections together must not fill the memory.
 const BUFFER: usize = 32 << 10;
 
-/// Is how long an evicted connection may take for the answer it was making; a request has 10 s.
+/// How long an evicted connection may take for its current answer; a request has 10 s.
 const LAST_ANSWER: Duration = Duration::from_secs(12);
 
-/// Bounds each step of a connection.
+/// Time limits of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadlines {
-    /// How long the TLS handshake may take.
+    /// Time limit of the TLS handshake.
     pub(super) handshake: Duration,
-    /// How long a head may take from its first byte.
+    /// Time limit of a head from its first byte.
     pub(super) head: Duration,
-    /// How long a connection may be idle.
     pub(super) idle: Duration,
     /// How long a peer may leave its answer unread.
     pub(super) write: Duration,
 }
 
-/// What stands between a port's socket and HTTP.
+/// The layer between a port's socket and HTTP.
 pub(super) enum Transport {
-    /// TLS.
     Tls(Arc<ServerTls>),
-    /// Nothing.
     Plain,
 }
 
 impl Transport {
-    /// What a connection does first.
+    /// Returns the first phase of a connection.
     pub(super) fn first(&self) -> Phase {
         match self {
             Self::Tls(_) => Phase::Handshake,
@@ -68,24 +65,24 @@ impl Transport {
     }
 }
 
-/// Holds what all connections of one port share.
+/// What all connections of one port share.
 pub(super) struct PortState {
     pub(super) transport: Transport,
     pub(super) deadlines: Deadlines,
     pub(super) router: axum::Router,
     pub(super) metrics: Arc<Metrics>,
-    /// Whether answers close their connections, so that callers go elsewhere.
+    /// Whether answers close their connections, so that callers connect elsewhere.
     pub(super) closing: AtomicBool,
-    /// Ends idle connections at once and busy ones after their answers.
+    /// Closes idle connections at once and busy ones after their answers.
     pub(super) finish: CancellationToken,
 }
 
-/// Says whether a caller has shown a certificate of the API server, of an authority that `--client-ca` names.
+/// Whether a caller has presented a certificate of the API server, signed by an authority of `--client-ca`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CallerCertificate {
     /// It has.
     Verified,
-    /// It has not, or no authority is named: anybody who reaches the port.
+    /// It has not, or no authority is configured: anyone who reaches the port.
     #[default]
     Unverified,
 }
@@ -100,7 +97,7 @@ impl From<CallerCertificate> for Caller {
 }
 
 impl CallerCertificate {
-    /// Its word in the log.
+    /// Returns its word in the log.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Verified => "verified",
@@ -109,7 +106,7 @@ impl CallerCertificate {
     }
 }
 
-/// A request that says nothing about its caller is nobody's.
+/// A request without information about its caller is unverified.
 impl<S: Sync> FromRequestParts<S> for CallerCertificate {
     type Rejection = Infallible;
 
@@ -118,7 +115,7 @@ impl<S: Sync> FromRequestParts<S> for CallerCertificate {
     }
 }
 
-/// Serves `tcp` until it ends.
+/// Serves `tcp` until it is closed.
 pub(super) async fn serve(tcp: TcpStream, activity: Arc<Activity>, shared: Arc<PortState>) {
     // Answers are small and complete: waiting for more would only add latency. A failure here shows at the first read.
     let _ = tcp.set_nodelay(true);
@@ -190,12 +187,12 @@ async fn serve_http(
     let result = tokio::select! {
         result = connection.as_mut() => result,
         () = activity.evicted() => {
-            // Here no request can begin in between: its bytes are read by this task. One that came since is answered.
+            // No request can begin in between: this task reads its bytes. One that arrived meanwhile is answered.
             if !activity.is_busy() || activity.is_stalled() {
                 return;
             }
             connection.as_mut().graceful_shutdown();
-            // Its answer may not be read.
+            // The peer may not read its answer.
             let Ok(result) = tokio::time::timeout(LAST_ANSWER, connection).await else {
                 return;
             };
@@ -232,7 +229,7 @@ async fn answer(
     Ok(response)
 }
 
-/// Wraps a request's body to note when all of it has come.
+/// A request's body that records when it has arrived completely.
 struct Watched {
     body: Incoming,
     activity: Arc<Activity>,
@@ -282,7 +279,7 @@ fn classify(error: &std::io::Error) -> Handshake {
         .get_ref()
         .and_then(|cause| cause.downcast_ref::<rustls::Error>());
     match cause {
-        // What a caller says that does not trust our certificate: the one sign in band of a wrong caBundle.
+        // Alert of a caller that does not trust our certificate: the only in-band sign of a wrong caBundle.
         Some(rustls::Error::AlertReceived(
             AlertDescription::BadCertificate
             | AlertDescription::UnknownCA

@@ -1,26 +1,26 @@
-//! Which connection ends when all places are taken and another comes. Pure.
+//! Selects the connection to close when all places are taken and a new one arrives. Pure.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Is how long a handshake, a head or a body may take before its connection counts as half-open. An API server sends
-/// each in one go, so even over a slow link it is done in less.
+/// How long a handshake, a head or a body may take before its connection counts as half-open. An API server sends each
+/// in one go, so even a slow link needs less.
 pub(super) const HALF_OPEN: Duration = Duration::from_secs(1);
 
-/// What a connection is doing.
+/// State of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// Its TLS handshake is not complete.
     Handshake,
-    /// No request has come on it yet.
+    /// No request has arrived on it yet.
     Fresh,
     /// It waits for its next request.
     Idle,
-    /// The head of a request has come, and not all of its body.
+    /// The head of a request has arrived, and not all of its body.
     Receiving,
-    /// A whole request has come, and its answer is not made.
+    /// A complete request has arrived, and its answer is not ready.
     Answering,
 }
 
@@ -45,31 +45,31 @@ impl Phase {
     }
 }
 
-/// An open connection, as far as the decision needs it.
+/// The properties of an open connection that the decision needs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Connection {
     pub(super) id: u64,
     pub(super) peer: IpAddr,
-    /// Whether it has shown a certificate of the API server.
+    /// Whether it has presented a certificate of the API server.
     pub(super) verified: bool,
     pub(super) phase: Phase,
     /// How long it has been in this phase.
     pub(super) age: Duration,
 }
 
-/// Says how soon a connection goes, among those of one address.
+/// Priority of closing a connection, among those of one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
-    /// It keeps somebody waiting: half-open for longer than honest callers take.
+    /// It delays others: half-open for longer than honest callers take.
     HalfOpen,
     /// It only saves its next request a handshake.
     Idle,
-    /// A request may be right behind.
+    /// A request may follow at once.
     Opening,
 }
 
-/// Returns the connection to end: an idle or half-open one of the address that has most of them, the longest half-open
-/// first, then the longest idle. Never one with a request in flight, and no verified one before the others.
+/// Returns the connection to close: an idle or half-open one of the address that has most of them, the longest
+/// half-open first, then the longest idle. Never one with a request in flight, and no verified one before the others.
 pub(super) fn evict(connections: &[Connection]) -> Option<u64> {
     let ranked = connections
         .iter()
@@ -102,7 +102,7 @@ fn rank(connection: &Connection) -> Option<Rank> {
 mod tests {
     use super::*;
 
-    /// Connections as `address phase milliseconds [verified]`, their ids in order.
+    /// Parses connections as `address phase milliseconds [verified]`, their ids in order.
     fn connections(text: &str) -> Vec<Connection> {
         let parse = |(id, text): (usize, &str)| {
             let words: Vec<&str> = text.split_whitespace().collect();
@@ -131,7 +131,7 @@ mod tests {
         texts.enumerate().map(parse).collect()
     }
 
-    /// What is open, and which of them goes.
+    /// The open connections, and which of them is closed.
     const TABLE: &[(&str, &str, Option<u64>)] = &[
         ("nothing is open", "", None),
         ("one alone", "1 idle 5", Some(0)),
@@ -219,7 +219,7 @@ mod tests {
         }
     }
 
-    /// Whoever opens most ends his own: the others keep what they have.
+    /// The address with most connections loses its own: the others keep theirs.
     #[test]
     fn one_address_cannot_drive_out_another() {
         let own = connections("1 idle 80000, 1 idle 5, 1 handshake 2, 1 fresh 9000");

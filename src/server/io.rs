@@ -1,4 +1,4 @@
-//! Ends connections that trickle a request's head or never read their answer. I/O wrapper.
+//! Closes connections that trickle a request's head or never read their answer. I/O wrapper.
 //!
 //! hyper has one timer for both an idle connection and a slow head. The API server keeps connections idle for 90 s, so
 //! that timer has to be long; this wrapper starts a short one at a request's first byte.
@@ -14,11 +14,11 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::activity::Activity;
 
-/// Wraps a connection with the two limits.
+/// A connection with the two limits.
 pub(super) struct Deadlined<IO> {
     io: IO,
     activity: Arc<Activity>,
-    /// How long a head may take from its first byte.
+    /// Time limit of a head from its first byte.
     head_limit: Duration,
     write_limit: Duration,
     requests_seen: usize,
@@ -26,7 +26,7 @@ pub(super) struct Deadlined<IO> {
     write: Timer,
 }
 
-/// Measures one kind of waiting; the sleep is made when somebody really waits.
+/// Measures one kind of wait; the sleep is created only when the task really waits.
 #[derive(Default)]
 struct Timer {
     since: Option<Instant>,
@@ -34,7 +34,7 @@ struct Timer {
 }
 
 impl Timer {
-    /// Is ready once `limit` has passed since the waiting began; otherwise wakes the task then.
+    /// Resolves once `limit` has passed since the wait began; otherwise wakes the task at that time.
     fn poll(&mut self, cx: &mut Context<'_>, limit: Duration) -> Poll<()> {
         let Some(since) = self.since else {
             return Poll::Pending;
@@ -69,7 +69,7 @@ impl<IO> Deadlined<IO> {
         }
     }
 
-    /// Is called when the peer has sent nothing more.
+    /// Called when the peer has sent nothing more.
     fn poll_read_limit(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let begun = self.activity.begun();
         if begun != self.requests_seen {
@@ -173,7 +173,7 @@ mod tests {
     use std::net::Ipv4Addr;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
-    // Real time: a paused clock would need another build of tokio and of all that stands on it.
+    // Real time: a paused clock would need another build of tokio and of everything that depends on it.
     const HEAD: Duration = Duration::from_millis(60);
     const WRITE: Duration = Duration::from_millis(60);
 

@@ -1,32 +1,32 @@
-//! How often a log line is written that anybody who reaches the port may cause. Pure.
+//! Rate limits for log lines that anyone who reaches the port can cause. Pure.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Is the time in which each kind may be written once more.
+/// Time after which each kind may be written once more.
 const EVERY: Duration = Duration::from_secs(1);
-/// Is how many lines about pods may come at once, so that a rollout is seen whole.
+/// Maximum burst of lines about pods, so that a rollout is logged completely.
 const ROLLOUT: u32 = 50;
-/// Is the longest name that Kubernetes takes; a caller that is none of its API servers may send more.
+/// Longest name in Kubernetes; a caller that is not an API server may send more.
 pub(super) const LONGEST_NAME: usize = 253;
-/// Is how much is written of what was wrong with a request: it may quote what was sent.
+/// Maximum length of a logged error: it may quote the request.
 pub(super) const LONGEST_ERROR: usize = 512;
 
-/// Names a kind of line.
+/// A kind of log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LineKind {
-    /// A request is no review.
+    /// A request is not a review.
     Undecodable,
     /// A pod was injected.
     Injected,
     /// A pod was denied.
     Denied,
-    /// An annotation is not known.
+    /// An annotation is unknown.
     Remark,
 }
 
 impl LineKind {
-    /// How many lines may come at once.
+    /// Returns the maximum burst.
     fn burst(self) -> u32 {
         match self {
             Self::Undecodable => 1,
@@ -35,19 +35,19 @@ impl LineKind {
     }
 }
 
-/// Counts the lines of each kind.
+/// Counters for the lines of each kind.
 #[derive(Debug, Default)]
 pub(super) struct LineCounts(Mutex<[Count; 4]>);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Count {
-    /// When all lines so far would have been written at one a second.
+    /// When all lines so far would have been written at one per second.
     even: Option<Instant>,
     omitted: u64,
 }
 
 impl LineCounts {
-    /// Whether a line of `kind` may be written now; then, how many were left out since the last.
+    /// Returns `Some` if a line of `kind` may be written now, with the number omitted since the last.
     pub(super) fn admit(&self, kind: LineKind, now: Instant) -> Option<u64> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = &mut counts[kind as usize];
@@ -61,7 +61,7 @@ impl LineCounts {
     }
 }
 
-/// Returns at most `most` bytes of `text`.
+/// Returns at most `most` bytes of `text`, from its start.
 pub(super) fn beginning(text: &str, most: usize) -> &str {
     &text[..text.floor_char_boundary(most)]
 }
@@ -78,12 +78,12 @@ mod tests {
             (0, LineKind::Undecodable, Some(0)),
             (1, LineKind::Undecodable, None),
             (999, LineKind::Undecodable, None),
-            // Another kind has a count of its own.
+            // Another kind has its own count.
             (999, LineKind::Denied, Some(0)),
             (1_000, LineKind::Undecodable, Some(2)),
             (1_001, LineKind::Undecodable, None),
             (60_000, LineKind::Undecodable, Some(1)),
-            // Silence saves nothing up.
+            // A quiet period adds no allowance.
             (60_001, LineKind::Undecodable, None),
         ] {
             let now = start + Duration::from_millis(millis);

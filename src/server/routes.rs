@@ -1,4 +1,4 @@
-//! Turns HTTP requests into webhook calls and back. I/O by axum alone.
+//! Turns HTTP requests into webhook calls and back. I/O by axum only.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -28,14 +28,14 @@ use crate::config::Current;
 use crate::metrics::Metrics;
 use crate::watch::Hostnames;
 
-/// Is how long one request may take, its body's arrival included.
+/// Time limit of one request, including the arrival of its body.
 const REQUEST: Duration = Duration::from_secs(10);
 
-/// Tells whoever posts something else what belongs here.
+/// Explains the expected content to the sender of anything else.
 const WANTED: &str = "post what an API server sends to a webhook: \
     {\"apiVersion\":\"admission.k8s.io/v1\",\"kind\":\"AdmissionReview\",\"request\":{\"uid\":\"...\",\"object\":{...}}}";
 
-/// Finds what is known of a namespace.
+/// Looks up the metadata of a namespace.
 pub type NamespaceLookup = dyn Fn(&str) -> Option<Arc<NamespaceMetadata>> + Send + Sync;
 
 #[derive(Clone)]
@@ -48,7 +48,7 @@ struct Reviews {
     lines: Arc<LineCounts>,
 }
 
-/// Makes the webhook's routes with all their limits.
+/// Returns the webhook's routes with all their limits.
 pub fn router(
     policy: Current,
     namespaces: Arc<NamespaceLookup>,
@@ -72,7 +72,7 @@ pub fn router(
     )
 }
 
-/// Puts a time limit and a net for panics around `router`.
+/// Adds a time limit and a panic handler to `router`.
 pub fn limited(router: Router) -> Router {
     router
         .layer(CatchPanicLayer::custom(panicked))
@@ -110,13 +110,13 @@ impl Reviews {
         .await
     }
 
-    /// Warns the author of a workload; it is never refused.
+    /// Warns the author of a workload; never refuses it.
     async fn advise(&self, body: Body, caller: CallerCertificate) -> Response {
         self.with(body, move |reviews, bytes| reviews.advised(bytes, caller))
             .await
     }
 
-    /// Reads the body and has it answered, a large one beside the small ones.
+    /// Reads the body and answers it, a large one separately from the small ones.
     async fn with(
         &self,
         body: Body,
@@ -146,7 +146,7 @@ impl Reviews {
         match answered.await.map_err(JoinError::try_into_panic) {
             Ok(response) => response,
             Err(Ok(panic)) => std::panic::resume_unwind(panic),
-            // The process ends.
+            // The process is shutting down.
             Err(Err(_)) => self.rejected(Rejection::Busy),
         }
     }
@@ -199,7 +199,7 @@ impl Reviews {
         }
     }
 
-    /// The policy in force, for one decision.
+    /// Returns the current policy, for one decision.
     fn policy(&self) -> Arc<Policy> {
         Arc::clone(&self.policy.borrow())
     }
@@ -219,7 +219,8 @@ impl Reviews {
         (StatusCode::BAD_REQUEST, text).into_response()
     }
 
-    /// Whether a line of `kind` may be written now, and how many were left out before it. An API server is believed.
+    /// Returns whether a line of `kind` may be written now, with the number omitted before it. An API server is
+    /// trusted.
     fn admit(&self, kind: LineKind, caller: CallerCertificate) -> Option<u64> {
         match caller {
             CallerCertificate::Verified => Some(0),
@@ -227,7 +228,7 @@ impl Reviews {
         }
     }
 
-    /// Counts the outcome, and writes a line if something happened to the pod.
+    /// Counts the outcome, and logs a line if the pod was affected.
     fn note(&self, outcome: &ReviewOutcome, caller: CallerCertificate) {
         let ReviewOutcome {
             reply: _,
@@ -304,14 +305,14 @@ fn json(reply: Vec<u8>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], reply).into_response()
 }
 
-/// Answers for a handler that panicked: the API server then does as the failurePolicy says.
+/// Answers for a handler that panicked: the API server then applies the failurePolicy.
 fn panicked(payload: Box<dyn Any + Send>) -> Response {
     let what = payload
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())
         .or_else(|| payload.downcast_ref::<String>().cloned())
         .unwrap_or_default();
-    // The text is our own source's; a review's bytes are never formatted into a panic.
+    // The text is from our own source; a review's bytes are never formatted into a panic.
     error!(
         panic = what,
         "Handler panicked: this is a bug of Sidescale, please report it"

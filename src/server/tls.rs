@@ -1,4 +1,4 @@
-//! The server's TLS: which key it shows, what it speaks and whom it knows. Pure state, no I/O.
+//! The server's TLS: which certificate it serves, what it speaks and which clients it verifies. Pure state, no I/O.
 
 use std::sync::Arc;
 
@@ -11,26 +11,26 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::tls::ServingKey;
 
-/// Authority of the client certificates that the cluster's API servers show.
+/// Authority of the client certificates of the cluster's API servers.
 #[derive(Clone, Debug)]
 pub struct ClientAuthority(Arc<dyn ClientCertVerifier>);
 
-/// Says why a file names no authority of clients.
+/// Why a file contains no authority of clients.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientAuthorityError {
-    /// It holds no certificate, or one that cannot be read.
+    /// It contains no certificate, or an unreadable one.
     #[error("want one or more certificates in PEM form, from -----BEGIN CERTIFICATE----- on")]
     Pem,
     /// A certificate cannot be trusted as an authority.
     #[error("certificate {number} of the file is no authority that can be trusted")]
     Untrusted {
-        /// Its place, from one.
+        /// Its position, from one.
         number: usize,
-        /// What rustls says.
+        /// The error of rustls.
         #[source]
         source: rustls::Error,
     },
-    /// The verifier cannot be made.
+    /// The verifier cannot be created.
     #[error("make a verifier of client certificates")]
     Verifier(#[from] rustls::server::VerifierBuilderError),
 }
@@ -40,7 +40,7 @@ impl ClientAuthority {
     ///
     /// # Errors
     ///
-    /// If `pem` holds none, or one that cannot be trusted.
+    /// `pem` contains none, or one that cannot be trusted.
     pub fn from_pem(pem: &[u8]) -> Result<Self, ClientAuthorityError> {
         let mut roots = RootCertStore::empty();
         for (number, certificate) in CertificateDer::pem_slice_iter(pem).enumerate() {
@@ -71,9 +71,9 @@ impl ClientAuthority {
     }
 }
 
-/// Takes any certificate whose key the caller has. Who issued it is looked at after the handshake: an API server
-/// whose certificate has ended, or comes of a new authority, gets shorter answers, where a handshake that fails
-/// would mean pods without sidecars.
+/// Accepts any certificate that matches the caller's key. Its issuer is checked after the handshake: an API server with
+/// an expired certificate, or one of a new authority, gets shorter answers; a failed handshake would mean pods without
+/// sidecars.
 #[derive(Debug)]
 struct Offered(ClientAuthority);
 
@@ -128,21 +128,20 @@ pub struct ServerTls {
     clients: Option<ClientAuthority>,
 }
 
-/// Says what a caller has shown of itself.
+/// What a caller has presented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shown {
-    /// Nobody is asked for a certificate.
+    /// No certificate is requested.
     NotAsked,
-    /// No certificate.
     Nothing,
-    /// One that an API server shows.
+    /// A certificate of an API server.
     Verified,
-    /// One that is over, or of another authority.
+    /// An expired certificate, or one of another authority.
     Refused,
 }
 
 impl Shown {
-    /// The metric's label; none where nobody is asked.
+    /// Returns the metric's label; `None` if no certificate is requested.
     pub(super) fn as_str(self) -> Option<&'static str> {
         match self {
             Self::NotAsked => None,
@@ -154,11 +153,11 @@ impl Shown {
 }
 
 impl ServerTls {
-    /// Makes the TLS of a port that shows `key` and, with `clients`, asks callers for a certificate without insisting.
+    /// Returns the TLS of a port that serves `key` and, with `clients`, requests a certificate without requiring it.
     ///
     /// # Errors
     ///
-    /// If the crypto provider lacks TLS 1.2 or 1.3.
+    /// The crypto provider lacks TLS 1.2 or 1.3.
     pub fn new(
         key: Arc<ServingKey>,
         clients: Option<ClientAuthority>,
@@ -182,7 +181,7 @@ impl ServerTls {
         }))
     }
 
-    /// Says what the caller of `connection` has shown, now that its handshake is complete.
+    /// Returns what the caller of `connection` has presented, now that its handshake is complete.
     pub(super) fn shown(&self, connection: &ServerConnection, now: UnixTime) -> Shown {
         match (&self.clients, connection.peer_certificates()) {
             (None, _) => Shown::NotAsked,

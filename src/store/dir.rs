@@ -1,7 +1,6 @@
-//! Keys in a directory: a folder per Secret, a file per data key, 0700 and 0600, swapped whole by a rename. I/O.
+//! Keys in a directory: a folder per Secret, a file per data key, 0700 and 0600, replaced as a whole by a rename. I/O.
 //!
 //! ```text
-//! ROOT/NAMESPACE/NAME/            what readers open: a link to the folder below
 //! ROOT/NAMESPACE/.NAME.REVISION/  one file per data key, and `.labels.json`
 //! ```
 
@@ -19,7 +18,7 @@ use super::{StoreError, StoredSecret};
 
 const LABELS: &str = ".labels.json";
 
-/// Keeps keys in a directory of this machine, for one process at a time.
+/// A store in a local directory, for one process at a time.
 #[derive(Clone, Debug)]
 pub struct DirectoryStore {
     root: PathBuf,
@@ -34,7 +33,7 @@ struct FileLabels {
 }
 
 impl DirectoryStore {
-    /// Keeps keys under `root`, which is made when something is written.
+    /// Stores keys under `root`, which the first write creates.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self {
@@ -43,7 +42,7 @@ impl DirectoryStore {
         }
     }
 
-    /// Where a Secret's files are.
+    /// Returns the path of a Secret's files.
     #[must_use]
     pub fn path(&self, namespace: &str, name: &str) -> PathBuf {
         self.root.join(namespace).join(name)
@@ -56,7 +55,7 @@ impl DirectoryStore {
     ) -> Result<Option<StoredSecret>, StoreError> {
         let (store, namespace, name) = (self.clone(), namespace.to_owned(), name.to_owned());
         blocking(move || {
-            // A write takes the folder away that a read has just been led to.
+            // A write removes the folder that a read has just resolved.
             let _writing = store.writing.lock().unwrap_or_else(PoisonError::into_inner);
             store.read_now(&namespace, &name)
         })
@@ -86,14 +85,14 @@ impl DirectoryStore {
         checked(name)?;
         let link = self.path(namespace, name);
         loop {
-            // The link is followed once, so that all files are of one revision.
+            // Resolves the link once, so that all files are of one revision.
             let folder = match link.canonicalize() {
                 Ok(folder) => folder,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(source) => return Err(at(&link, source)),
             };
             let read = Self::read_folder(namespace, name, &folder);
-            // A writer may have taken that revision away meanwhile: then some files, or all, were not there.
+            // If a writer removed that revision meanwhile, some or all files were missing.
             if link.canonicalize().is_ok_and(|now| now == folder) {
                 return read.map(Some);
             }
@@ -173,7 +172,7 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-/// The content's own hash, so that a change by hand is a new revision too.
+/// Hashes the content, so that a manual change is a new revision too.
 fn revision(secret: &StoredSecret) -> String {
     let mut hash = Sha256::new();
     let mut add = |part: &[u8]| {
@@ -197,7 +196,8 @@ fn revision(secret: &StoredSecret) -> String {
         .collect()
 }
 
-/// Names in a folder; none where there is no folder. Folders and links of ours begin with a dot and are left out.
+/// Returns the names in a folder; empty if it does not exist. Leaves out our own folders and links, which begin with a
+/// dot.
 fn entries(folder: &Path) -> Result<Vec<String>, StoreError> {
     let read = match std::fs::read_dir(folder) {
         Ok(read) => read,

@@ -1,4 +1,4 @@
-//! A Secret as the API server gives and takes it, made of the bytes once and without what nobody looks at. Pure.
+//! A Secret in the form of the API server: parsed straight from the bytes, without unused fields. Pure.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use super::limits::{MOST_DATA_KEYS, MOST_LABELS};
 use super::{MANAGED_BY, PreservedFields, StoredSecret};
 use crate::metadata::{LastWrite, MetadataFields, each_pair};
 
-/// Bounds owners and finalizers.
+/// Maximum size of the owners, and of the finalizers, as JSON.
 const LONGEST_LIST: usize = 64 << 10;
 
 #[derive(Deserialize)]
@@ -54,14 +54,14 @@ struct WrittenMetadata<'a> {
     annotations: &'a BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     resource_version: Option<&'a str>,
-    // A PUT without them would take them off.
+    // A PUT without them would remove them.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     owner_references: &'a [OwnerReference],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     finalizers: &'a [String],
 }
 
-/// Bytes as base64, encoded where they are written.
+/// Bytes that are written as base64.
 struct Encoded<'a>(&'a [u8]);
 
 impl Serialize for Encoded<'_> {
@@ -70,22 +70,22 @@ impl Serialize for Encoded<'_> {
     }
 }
 
-/// Says that something is no Secret, and quotes nothing of it.
+/// Returns an error for bytes that are no Secret, without quoting them.
 pub(super) fn unreadable() -> serde_json::Error {
     serde_json::Error::custom("an answer that is no readable Secret")
 }
 
 impl StoredSecret {
-    /// Reads one as the API server gives it, and of its managedFields who wrote last.
+    /// Parses a Secret as the API server sends it, and takes the last writer from its managedFields.
     ///
     /// # Errors
-    /// The bytes are no Secret. The error quotes nothing of them.
+    /// The bytes are no Secret. The error does not quote them.
     pub fn parse(bytes: &[u8]) -> serde_json::Result<Self> {
         read(bytes).map_err(|_| unreadable())
     }
 }
 
-/// One with more parts than are read has the marks that are ours, and no data.
+/// A Secret with more parts than Sidescale reads keeps its owner marks, and has no data.
 fn read(bytes: &[u8]) -> serde_json::Result<StoredSecret> {
     let ReadForm {
         metadata,
@@ -139,7 +139,7 @@ fn read(bytes: &[u8]) -> serde_json::Result<StoredSecret> {
     })
 }
 
-/// The bytes that a write sends.
+/// Returns the body of a write.
 pub(super) fn body(secret: &StoredSecret) -> serde_json::Result<Vec<u8>> {
     let StoredSecret {
         namespace,
@@ -189,7 +189,7 @@ fn texts(
         object,
         |_| true,
         |key, value| {
-            // Whose it is can always be told.
+            // The owner can always be determined.
             let marks = key == MANAGED_BY.0 || key.starts_with(PREFIX);
             match room.checked_sub(1) {
                 Some(less) => *room = less,

@@ -13,13 +13,13 @@ use crate::cluster::Body;
 use crate::items::{Items, ListItem};
 use crate::metadata::{Frame, Paging};
 
-/// Is the longest Secret that is read: the API server takes 1 MiB of data, and a quarter of that of annotations.
+/// Maximum size of a Secret: the API server takes 1 MiB of data, and a quarter of that in annotations.
 const LONGEST: usize = 4 << 20;
 
-/// Secrets of a page. The server holds it whole; here it is a stream.
+/// Secrets per page. The server holds a page in memory; here it is a stream.
 const PAGE: u32 = 50;
 
-/// Keeps keys in Secrets.
+/// A store in Kubernetes Secrets.
 #[derive(Clone)]
 pub struct SecretStore {
     client: Client,
@@ -31,7 +31,7 @@ impl std::fmt::Debug for SecretStore {
     }
 }
 
-/// Names what is being done, for errors.
+/// The operation, for errors.
 #[derive(Clone, Copy)]
 struct StoreCall<'a> {
     verb: &'static str,
@@ -77,7 +77,7 @@ impl SecretStore {
         name: &str,
         mut each: impl FnMut(StoredSecret),
     ) -> Result<(), StoreError> {
-        // The right to list is bound to the name, so the selector has to name it.
+        // The right to list is limited to this name, so the selector has to contain it.
         let mut params = ListParams::default()
             .fields(&format!("metadata.name={name}"))
             .limit(PAGE);
@@ -95,8 +95,8 @@ impl SecretStore {
         }
     }
 
-    /// Reads a page as a stream. A Secret that is not readable is an error of the whole: who is missing would be taken for
-    /// absent, and its keys for nobody's.
+    /// Reads a page as a stream. One unreadable Secret fails the whole page: a missing one would be taken for absent,
+    /// and its keys for unowned.
     async fn page(
         &self,
         params: &ListParams,
@@ -143,7 +143,7 @@ impl SecretStore {
         call.bounded(self.one(request)).await
     }
 
-    /// Makes a call whose answer is one Secret.
+    /// Makes a call that answers with one Secret.
     async fn one(
         &self,
         request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
@@ -155,7 +155,7 @@ impl SecretStore {
     }
 }
 
-/// Requests about Secrets of a namespace, or of all.
+/// Returns requests for the Secrets of one namespace, or of all.
 fn at(namespace: Option<&str>) -> Request {
     Request::new(Secret::url_path(&(), namespace))
 }
@@ -181,7 +181,7 @@ impl StoreCall<'_> {
             Ok(Err(Error::Api(status))) if verb == "create" && status.code == 409 => {
                 Err(StoreError::Conflict { namespace, name })
             }
-            // A PUT meets 404 when the Secret was removed since it was read.
+            // A PUT answers 404 when the Secret was deleted since it was read.
             Ok(Err(Error::Api(status))) if verb == "update" && matches!(status.code, 404 | 409) => {
                 Err(StoreError::Conflict { namespace, name })
             }

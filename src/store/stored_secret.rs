@@ -1,4 +1,4 @@
-//! A Secret as it is read and written, and the marks of what is ours. Pure.
+//! A Secret as it is read and written, and the marks of ownership. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,45 +6,40 @@ use std::fmt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use zeroize::Zeroizing;
 
-/// Marks the Secrets that are ours to write.
+/// Label of the Secrets that Sidescale may write.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "sidescale");
 
-/// Names us in the managedFields of what we write.
+/// Sidescale's name in the managedFields of what it writes.
 pub const FIELD_MANAGER: &str = "sidescale";
 
-/// A Secret as read: data is bytes of keys, so it prints nothing of itself.
+/// A Secret as read. Its data are the bytes of keys, so its `Debug` prints nothing.
 #[derive(Clone)]
 pub struct StoredSecret {
-    /// Its namespace.
     pub namespace: String,
-    /// Its name.
     pub name: String,
-    /// Its labels.
     pub labels: BTreeMap<String, String>,
-    /// Its annotations.
     pub annotations: BTreeMap<String, String>,
     /// Its data, decoded.
     pub data: BTreeMap<String, Zeroizing<Vec<u8>>>,
-    /// What a write has to name: the resourceVersion, or none where the Secret is not there yet.
+    /// The resourceVersion that a write has to name; `None` where the Secret does not exist yet.
     pub revision: Option<String>,
-    /// The field manager that wrote it last, if that was another's and is known.
+    /// The field manager of the last write, if it is known and not Sidescale.
     pub writer: Option<String>,
-    /// What a write leaves as it was read.
+    /// Fields that a write leaves as they were read.
     pub kept: PreservedFields,
-    /// Whether it has more parts than are read: then its data is empty here, and it cannot be written.
+    /// Whether it has more parts than Sidescale reads: then its data is empty here, and it cannot be written.
     pub oversized: bool,
 }
 
-/// What a Secret has beside its labels, annotations and data.
+/// Fields of a Secret other than its labels, annotations and data.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PreservedFields {
-    /// Its type, `Opaque` for ours.
+    /// Its type, `Opaque` for our Secrets.
     pub kind: String,
-    /// Whether its data can no longer be changed.
+    /// Whether its data is immutable.
     pub immutable: bool,
-    /// Objects that it goes with.
+    /// Its owner references.
     pub owners: Vec<OwnerReference>,
-    /// Who holds up its deletion.
     pub finalizers: Vec<String>,
 }
 
@@ -60,7 +55,7 @@ impl Default for PreservedFields {
 }
 
 impl StoredSecret {
-    /// A Secret that is not there yet, labelled as ours.
+    /// Returns a Secret that does not exist yet, labelled as ours.
     #[must_use]
     pub fn absent(namespace: &str, name: &str) -> Self {
         Self {
@@ -76,7 +71,7 @@ impl StoredSecret {
         }
     }
 
-    /// How many bytes of data it has, with the names of its data keys.
+    /// Returns the bytes of its data and of the names of its data keys.
     #[must_use]
     pub fn size(&self) -> usize {
         let data = self.data.iter();

@@ -1,4 +1,4 @@
-//! The trust list in our webhook configurations: read, written by server-side apply of that one field, watched. I/O.
+//! The caBundle of our webhook configurations: reads it, writes that one field by server-side apply, watches it. I/O.
 
 use std::time::Duration;
 
@@ -15,14 +15,14 @@ use sidescale_certs::Bundle;
 
 use super::error::TlsError;
 
-/// Bounds one call: the client retries 429 and 503 by itself for much longer.
+/// Time limit of one call: on 429 and 503 the client retries for much longer.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// Is how long one watch lasts, in seconds; the next begins with a fresh reading.
+/// Duration of one watch, in seconds; the next begins with a fresh read.
 const WATCH_SECONDS: u32 = 290;
-/// Keeps a broken watch from becoming a loop without pause.
+/// Pause after a broken watch, which prevents a busy loop.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
 
-/// Finds a configuration.
+/// Identifies a configuration.
 #[derive(Clone)]
 pub(super) struct Configuration<K> {
     pub(super) api: Api<K>,
@@ -33,10 +33,9 @@ pub(super) struct Configuration<K> {
 pub(super) trait WebhookKind:
     Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned
 {
-    /// Its name.
     const KIND: &str;
 
-    /// Each entry's name and caBundle.
+    /// Returns each entry's name and caBundle.
     fn parts(self) -> (ObjectMeta, Vec<(String, Option<ByteString>)>);
 }
 
@@ -60,17 +59,17 @@ impl WebhookKind for ValidatingWebhookConfiguration {
     }
 }
 
-/// Holds what is live.
+/// A configuration as read from the cluster.
 #[derive(Clone, Debug)]
 pub(super) struct Live {
     uid: String,
     revision: String,
-    /// Each entry's name and list.
+    /// Each entry's name and bundle.
     entries: Vec<(String, Bundle)>,
 }
 
 impl Live {
-    /// Whether every entry holds just this list.
+    /// Whether every entry has exactly this bundle.
     pub(super) fn holds(&self, trust: &Bundle) -> bool {
         !self.entries.is_empty() && self.entries.iter().all(|(_, bundle)| bundle == trust)
     }
@@ -84,14 +83,13 @@ impl Live {
                 .all(|(_, bundle)| bundle.contains(authority))
     }
 
-    /// How many entries there are.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
 }
 
 impl<K: WebhookKind> Configuration<K> {
-    /// Reads it.
+    /// Reads the configuration.
     pub(super) async fn read(&self) -> Result<Live, TlsError> {
         let missing = || TlsError::Missing {
             kind: K::KIND,
@@ -104,7 +102,7 @@ impl<K: WebhookKind> Configuration<K> {
         self.live(found)
     }
 
-    /// Writes the list into every entry. The uid keeps an apply from making a configuration that somebody deleted.
+    /// Writes the bundle into every entry. With the uid an apply cannot create a configuration that was deleted.
     pub(super) async fn write(&self, live: &Live, trust: &Bundle) -> Result<Live, TlsError> {
         let bundle = ByteString(trust.to_pem().into_bytes());
         let entries: Vec<_> = live
@@ -118,7 +116,7 @@ impl<K: WebhookKind> Configuration<K> {
             "metadata": { "name": self.name, "uid": live.uid },
             "webhooks": entries,
         });
-        // The field is ours alone: whoever else wrote it, wrote over us.
+        // Sidescale owns this field: other writers are overwritten.
         let params = PatchParams::apply("sidescale").force();
         self.bounded(
             "apply",
@@ -128,7 +126,7 @@ impl<K: WebhookKind> Configuration<K> {
         self.read().await
     }
 
-    /// Is ready when the configuration may have changed since `live` was read.
+    /// Resolves when the configuration may have changed since `live` was read.
     pub(super) async fn changed(&self, live: &Live) {
         let params = WatchParams::default()
             .fields(&format!("metadata.name={}", self.name))

@@ -1,4 +1,4 @@
-//! Keeps authority, trust list and serving certificate in step, for as long as the process runs. I/O, reads the clock.
+//! Keeps authority, caBundle and serving certificate in step while the process runs. I/O, reads the clock.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,27 +24,27 @@ use crate::metrics::Metrics;
 use crate::outage::Outage;
 use crate::store::{SecretStore, Store};
 
-/// Is how often everything is looked at, whatever the watch says: it survives a clock that was set or stood still.
+/// Interval of full checks, independent of the watch: covers a clock that was set or stopped.
 const CHECK: Duration = Duration::from_secs(30);
-/// Is the shortest pause between two passes; it doubles with each write that another writer undoes.
+/// Shortest pause between two passes; it doubles with each write that another writer overwrites.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Is the longest pause while something fails or fights us.
+/// Longest pause during failures or contention.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// Is how long ago a write has to be for the next one to count as the first again.
+/// Age of a write from which the next one counts as the first again.
 const PEACE: Duration = Duration::from_secs(60);
 
-/// Keeps the certificates of one replica.
+/// Manages the certificates of one replica.
 pub struct Tls {
     secret: CaSecret,
     configuration: Configuration<MutatingWebhookConfiguration>,
-    /// The one by which authors of workloads are warned.
+    /// The configuration of warnings for authors of workloads.
     advice: Configuration<ValidatingWebhookConfiguration>,
-    /// What was seen of it; none while it is not in order, which nothing else waits for.
+    /// Its last known state; `None` while it is not in order, which blocks nothing else.
     advice_seen: Option<Live>,
     advice_outage: Outage,
     key: Arc<ServingKey>,
     leaf: Option<Leaf>,
-    /// What the last good pass saw: enough to renew the leaf while the API server is away.
+    /// Result of the last good pass: enough to renew the leaf while the API server is away.
     seen: Option<(Authorities, Live)>,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
@@ -52,7 +52,7 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Prepares for the Service `args` names in `namespace`; `key` is what the server shows.
+    /// Prepares for the Service of `args` in `namespace`; the server serves `key`.
     #[must_use]
     pub fn new(
         args: &TlsArgs,
@@ -94,7 +94,7 @@ impl Tls {
         }
     }
 
-    /// Runs until `shutdown`; every failure is reported and tried again.
+    /// Runs until `shutdown`; reports and retries every failure.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
         tokio::select! {
             never = self.keep() => match never {},
@@ -147,7 +147,7 @@ impl Tls {
         }
     }
 
-    /// Looks at everything once and mends what is not in order. Tells whether the list had to be written.
+    /// Checks and repairs everything once. Returns whether the bundle had to be written.
     async fn pass(&mut self, starting: bool) -> Result<bool, TlsError> {
         let authorities = self.secret.load(self.clock.now(), starting).await?;
         self.metrics
@@ -162,7 +162,7 @@ impl Tls {
         Ok(wrote || advised)
     }
 
-    /// The same for the configuration of warnings. Its trouble is told, and keeps nothing else from being in order.
+    /// Does the same for the configuration of warnings. Its failures are reported, and block nothing else.
     async fn advise(&mut self, authorities: &Authorities) -> bool {
         let trust = &authorities.trust;
         let published = async {
@@ -240,7 +240,7 @@ impl Tls {
         Ok((live, wrote))
     }
 
-    /// Never shows a leaf whose authority was not seen live; keeps one that is trusted until it is due.
+    /// Serves only leaves of an authority that was seen live; keeps a trusted leaf until it is due.
     fn serve(&mut self) -> Result<(), TlsError> {
         let Some((authorities, live)) = &self.seen else {
             return Ok(());
@@ -270,8 +270,8 @@ impl Tls {
         Ok(())
     }
 
-    /// What was in order before stays so in the eyes of readiness: an API server that is away must not take every
-    /// replica out of the Service. A configuration that is gone is no such case.
+    /// Keeps readiness if all was in order before: an unavailable API server must not take every replica out of the
+    /// Service. This excludes a deleted configuration.
     fn report(&self, error: &TlsError, outage: &mut Outage) {
         let text = chain(error);
         if !is_away(error) && outage.failed() {
@@ -297,7 +297,7 @@ impl Tls {
     }
 }
 
-/// Remembers how often the list had to be written lately.
+/// Recent writes of the bundle.
 #[derive(Debug, Default)]
 struct Writes {
     last: Option<Instant>,
@@ -305,7 +305,7 @@ struct Writes {
 }
 
 impl Writes {
-    /// The pause before the next look: short for one repair, longer with each that does not last.
+    /// Returns the pause before the next check: short for one repair, longer with each that is overwritten.
     fn pause(&mut self, wrote: bool, now: Instant) -> Duration {
         if !wrote {
             return PAUSE;

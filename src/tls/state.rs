@@ -1,4 +1,4 @@
-//! What the Secret of the authority holds, and what to write there. Pure.
+//! Content of the authority's Secret, and what to write there. Pure.
 
 use std::collections::BTreeMap;
 
@@ -13,35 +13,35 @@ const CERTIFICATE: &str = "active.crt";
 const KEY: &str = "active.key";
 const TRUST: &str = "trust.pem";
 
-/// Is a Secret's data.
+/// Data of a Secret.
 pub(super) type Data = BTreeMap<String, Zeroizing<Vec<u8>>>;
 
-/// Holds an authority and what else is trusted.
+/// The signing authority and the authorities that are trusted.
 #[derive(Debug)]
 pub(super) struct Authorities {
-    /// Grows with each authority.
+    /// Increases with each authority.
     pub(super) generation: u64,
-    /// Signs from now on.
+    /// Signs new leaves.
     pub(super) active: Authority,
-    /// Trusts the active one and those whose leaves may still be served.
+    /// Trusts the active authority and those whose leaves may still be served.
     pub(super) trust: Bundle,
 }
 
-/// Says what to do about a Secret.
+/// What to do with a Secret.
 #[derive(Debug)]
 pub(super) enum Next {
-    /// Use what is there.
+    /// Use the current content.
     Use(Authorities),
-    /// Write these first; the reason is none where nothing was there.
+    /// Write this first; the reason is `None` if the Secret was empty.
     Write(Authorities, Option<&'static str>),
 }
 
-/// Decides what becomes of the Secret's data. `starting` is when an authority that is merely old is replaced: a
-/// process that serves keeps its own, so that each step of a renewal is one restart.
+/// Decides what happens to the Secret's data. `starting`: an authority that is merely old is replaced at a start only.
+/// A running process keeps its own, so that each step of a renewal is one restart.
 ///
 /// # Errors
 ///
-/// If no authority can be made.
+/// The authority cannot be created.
 pub(super) fn next(
     data: Option<&Data>,
     dns_name: &str,
@@ -55,7 +55,7 @@ pub(super) fn next(
         ));
     };
     let generation = text(data, GENERATION).parse().unwrap_or(0);
-    // What others trust stays trusted, whatever became of the rest.
+    // What others trust stays trusted, whatever the rest contains.
     let trust = Bundle::from_pem(text(data, TRUST).as_bytes());
     let Ok(active) = Authority::from_pem(text(data, CERTIFICATE), text(data, KEY)) else {
         let reason = ReplaceReason::Unreadable.as_str();
@@ -83,7 +83,7 @@ pub(super) fn next(
 }
 
 impl Authorities {
-    /// The Secret's data.
+    /// Returns the Secret's data.
     pub(super) fn to_data(&self) -> Data {
         let entries = [
             (GENERATION, self.generation.to_string()),

@@ -1,4 +1,4 @@
-//! The Secret of the authority: read, made, replaced, always by compare-and-swap. I/O.
+//! The authority's Secret: read, create, replace, always by compare-and-swap. I/O.
 
 use jiff::Timestamp;
 use tracing::info;
@@ -7,10 +7,10 @@ use super::error::TlsError;
 use super::state::{Authorities, Next, next};
 use crate::store::{MANAGED_BY, Store, StoreError, StoredSecret};
 
-/// Is how often the race with other replicas is tried; each loser finds a winner's authority at its next reading.
+/// Maximum attempts in a race with other replicas; each loser finds the winner's authority at its next read.
 const ATTEMPTS: usize = 5;
 
-/// Names the Secret and whom its authority is for.
+/// Name of the Secret, and the subject of its authority.
 #[derive(Clone, Debug)]
 pub(super) struct CaSecret {
     pub(super) store: Store,
@@ -20,7 +20,7 @@ pub(super) struct CaSecret {
 }
 
 impl CaSecret {
-    /// Reads the authority; makes or replaces it where it has to be.
+    /// Reads the authority; creates or replaces it if necessary.
     pub(super) async fn load(
         &self,
         now: Timestamp,

@@ -1,6 +1,7 @@
-//! A watch that reads one object at a time: a watch list where the server has them, else pages, each read as a stream. I/O.
+//! A watch that reads one object at a time: a watch list if the server has it, else pages, each as a stream. I/O.
 //!
-//! The client's own watcher reads a page whole, and decodes all of it, managedFields included, before anybody can drop any.
+//! The client's own watcher reads a page as a whole, and decodes all of it, including managedFields, before any of it
+//! can be dropped.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -16,24 +17,24 @@ use crate::cluster::{self, Body};
 use crate::items::{Items, ListItem, ObjectLines};
 use crate::metadata::{Bookmark, Frame, Line, ObjectMetadata};
 
-/// Is the longest object that is read: etcd takes 1.5 MiB, and JSON escapes make up to three of them.
+/// Maximum size of an object: etcd takes 1.5 MiB, and JSON escapes make up to three of them.
 const LONGEST: usize = 4 << 20;
 
-/// Objects of a page. The server holds it whole; here it is a stream.
+/// Objects per page. The server holds a page in memory; here it is a stream.
 const PAGE: u32 = 50;
 
-/// Is how long a list may be quiet.
+/// How long a list may be quiet.
 const LIST_QUIET: Duration = Duration::from_secs(65);
 
-/// Is how long a watch list may be quiet before its end: a server that waits for something there is asked for pages.
+/// How long a watch list may be quiet before its initial events end: then the server is asked for pages.
 const INITIAL_QUIET: Duration = Duration::from_secs(30);
 
-/// A watch is ended by the server after 290 s, as we ask.
+/// How long a watch may be quiet: the server closes it after 290 s, as requested.
 const WATCH_QUIET: Duration = Duration::from_secs(295);
 
-/// What is watched.
+/// Objects to watch.
 pub(super) struct WatchTarget {
-    /// In the plural, for the log.
+    /// Their plural, for the log.
     pub(super) what: &'static str,
     /// Path of the resource, in all namespaces or in one.
     pub(super) path: Cow<'static, str>,
@@ -43,29 +44,29 @@ pub(super) struct WatchTarget {
     pub(super) fields: Option<String>,
 }
 
-/// Watches one kind of objects; `read` makes of one what is kept of it.
+/// Watches one kind of object; `read` extracts what is stored about one.
 pub(super) struct Feed<R> {
     client: Client,
     subject: WatchTarget,
     read: R,
     state: FeedState,
-    /// Whether the server has watch lists, as far as we know.
+    /// Whether the server supports watch lists, as far as known.
     streams: bool,
-    /// What went wrong after the events that came before it.
+    /// An error after the events that preceded it.
     failed: Option<Error>,
     warned: bool,
 }
 
 enum FeedState {
-    /// Nothing is known.
+    /// Nothing is known yet.
     Begin,
-    /// The next page is to be asked for.
+    /// The next page is to be requested.
     Pages { next: Option<String> },
     /// A page is being read.
     Page { body: Body, items: Items },
-    /// All was seen up to this version.
+    /// Everything was seen up to this version.
     Resume { version: String },
-    /// Events come; of a watch list those of its beginning, which is no whole yet.
+    /// Events arrive; until there is a version, those of an incomplete watch list.
     Watching {
         body: Body,
         lines: ObjectLines,
@@ -77,7 +78,7 @@ impl<R> Feed<R>
 where
     R: Fn(&[u8]) -> serde_json::Result<ObjectMetadata>,
 {
-    /// Watches with this client's account; asks for nothing yet.
+    /// Watches with this client's account; sends no request yet.
     pub(super) fn new(client: Client, subject: WatchTarget, read: R) -> Self {
         Self {
             client,
@@ -90,7 +91,7 @@ where
         }
     }
 
-    /// The events, in the batches in which they came. An error is followed by another try: the caller waits between.
+    /// Returns the events, in the batches of their arrival. After an error it retries: the caller waits in between.
     pub(super) fn events(self) -> impl Stream<Item = Result<Vec<Event<ObjectMetadata>>, Error>> {
         stream::unfold(self, async |mut feed| {
             let events = feed.step().await;
@@ -125,7 +126,7 @@ where
                 self.watching(body, None);
                 Ok(vec![Event::Init])
             }
-            // So a server answers that has no watch lists, or is told to have none.
+            // The answer of a server without watch lists, or with watch lists disabled.
             Err(ClientError::Api(status)) if matches!(status.code, 400 | 422) => {
                 self.no_streams(&status.message);
                 Ok(Vec::new())
@@ -213,7 +214,7 @@ where
         };
         let chunk = match body.chunk(quiet).await {
             Ok(Some(chunk)) => chunk,
-            // The server ended it, or there is nothing behind it any more.
+            // The server closed it, or the connection was lost.
             Ok(None) => return self.ended(version, None),
             Err(error) if cluster::is_end(&error) => return self.ended(version, None),
             Err(error) => return self.ended(version, Some(error)),
@@ -229,7 +230,7 @@ where
                     version,
                 };
             }
-            // What was seen may be a version that the server has forgotten.
+            // The server may have forgotten the last seen version.
             Err(status) => {
                 if status.code != 410
                     && let Some(version) = version
@@ -242,7 +243,7 @@ where
         Ok(events)
     }
 
-    /// Takes a line; an error of the server ends the watch.
+    /// Handles a line; an error from the server ends the watch.
     fn event(
         &mut self,
         line: ListItem<'_>,
@@ -294,7 +295,7 @@ where
         Ok(())
     }
 
-    /// What is kept of an object; none if it is too long or not readable, which costs that object only.
+    /// Returns what is stored about an object; `None` if it is too long or unreadable, which costs that object only.
     fn kept(&mut self, item: ListItem<'_>) -> Option<ObjectMetadata> {
         match item {
             ListItem::Whole(bytes) => {
@@ -311,7 +312,7 @@ where
         }
     }
 
-    /// Logs the first object that is left out as a warning, the others quietly. Nothing of it is quoted.
+    /// Logs the first skipped object as a warning, the others quietly. Quotes nothing of it.
     fn skipped(&mut self, why: &'static str, bytes: usize) {
         let what = self.subject.what;
         if std::mem::replace(&mut self.warned, true) {
@@ -347,7 +348,8 @@ where
         };
     }
 
-    /// Goes on where a watch ended; one that ended before all was seen is no way to begin on this server.
+    /// Continues after the end of a watch; a watch list that ended before it was complete is not used on this server
+    /// again.
     fn ended(
         &mut self,
         version: Option<String>,

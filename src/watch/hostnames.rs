@@ -1,4 +1,4 @@
-//! Whose hostnames are, by a watch of the ConfigMap that the replica that leads writes. I/O.
+//! The owners of hostnames, by a watch of the ConfigMap that the leading replica writes. I/O.
 
 use std::pin::pin;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -18,28 +18,28 @@ use crate::cluster;
 use crate::metadata::ObjectMetadata;
 use crate::outage::Outage;
 
-/// What could not be read is read again after this long.
+/// How soon a failed read is retried.
 const RETRY: Duration = Duration::from_secs(10);
 
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Holds what was written last; shared by the webhook, which reads it when a workload is applied.
+/// The last written owners; shared with the webhook, which reads them when a workload is applied.
 #[derive(Debug, Default)]
 pub struct Hostnames(RwLock<Arc<ClaimedHostnames>>);
 
 impl Hostnames {
-    /// What is known; nothing before it was read.
+    /// Returns what is known; empty before the first read.
     #[must_use]
     pub fn get(&self) -> Arc<ClaimedHostnames> {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes in what was read.
+    /// Replaces what is known.
     pub fn replace(&self, claimed: ClaimedHostnames) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(claimed);
     }
 
-    /// Watches until it is dropped. The watch tells of metadata alone, and so when to read the object.
+    /// Watches until it is dropped. The watch delivers metadata only, which shows when to read the object.
     pub async fn run(&self, client: Client, namespace: &str, name: &str) {
         let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
         let subject = WatchTarget {
@@ -76,7 +76,7 @@ impl Hostnames {
         }
     }
 
-    /// Reads the object; says whether that was possible.
+    /// Reads the object; returns whether that succeeded.
     async fn read(&self, api: &Api<ConfigMap>, name: &str) -> bool {
         let read = tokio::time::timeout(DEADLINE, api.get_opt(name)).await;
         match read {

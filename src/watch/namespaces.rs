@@ -1,4 +1,4 @@
-//! What the namespaces say under our prefix, by a metadata-only watch. I/O.
+//! The namespaces' annotations under our prefix, by a metadata-only watch. I/O.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::pin::pin;
@@ -21,19 +21,18 @@ use crate::config::Current;
 use crate::metadata::ObjectMetadata;
 use crate::outage::Outage;
 
-/// Holds every namespace seen; shared by the webhook, which reads it at each review.
+/// Every namespace that was seen; shared with the webhook, which reads it at each review.
 #[derive(Debug)]
 pub struct Namespaces {
     seen: RwLock<HashMap<Box<str>, SeenNamespace>>,
-    // Counts the changes that matter; none until all were seen once.
+    // Counts the relevant changes; `None` until all namespaces were seen once.
     changes: watch::Sender<Option<u64>>,
 }
 
-/// What is kept of a namespace.
+/// What is stored about a namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct SeenNamespace {
     metadata: Arc<NamespaceMetadata>,
-    /// Its uid, if it is known.
     uid: Option<u128>,
 }
 
@@ -47,7 +46,7 @@ impl Default for Namespaces {
 }
 
 impl Namespaces {
-    /// What is known of a namespace; none if it was not seen yet.
+    /// Returns what is known about a namespace; `None` if it was not seen yet.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Arc<NamespaceMetadata>> {
         self.seen
@@ -57,14 +56,14 @@ impl Namespaces {
             .map(|seen| Arc::clone(&seen.metadata))
     }
 
-    /// Returns the uid of a namespace, as far as it is known.
+    /// Returns the uid of a namespace, if known.
     #[must_use]
     pub fn uid(&self, name: &str) -> Option<u128> {
         let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner);
         seen.get(name)?.uid
     }
 
-    /// Tells of changes that matter; holds none until all namespaces were seen once.
+    /// Notifies of relevant changes; holds `None` until all namespaces were seen once.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<Option<u64>> {
         self.changes.subscribe()
@@ -76,7 +75,7 @@ impl Namespaces {
         self.changes.borrow().is_some()
     }
 
-    /// Takes in a namespace, as tests and commands without a cluster do.
+    /// Stores a namespace, for tests and for commands without a cluster.
     pub fn insert(&self, name: &str, metadata: NamespaceMetadata) {
         self.put(
             name.into(),
@@ -94,7 +93,7 @@ impl Namespaces {
         }
     }
 
-    /// Takes in namespaces that were listed once.
+    /// Stores namespaces that were listed once.
     pub(crate) fn take_listed(&self, listed: impl Iterator<Item = ObjectMeta>) {
         for metadata in listed {
             let (name, metadata) = kept(metadata);
@@ -102,13 +101,13 @@ impl Namespaces {
         }
     }
 
-    /// Takes the namespaces for complete.
+    /// Marks the namespaces as complete.
     pub fn set_synced(&self) {
         self.changes
             .send_if_modified(|changes| changes.is_none() && changes.replace(0).is_none());
     }
 
-    /// Watches until it is dropped; trouble is logged once and tried again. Another policy may look at other labels.
+    /// Watches until it is dropped; logs a problem once and retries. A new policy may use other labels.
     pub async fn run(&self, client: Client, mut policies: Current) {
         loop {
             let policy = Arc::clone(&policies.borrow_and_update());
@@ -146,7 +145,7 @@ impl Namespaces {
                 }
             };
             for event in batch {
-                // The beginning of a list says nothing yet.
+                // The beginning of a list proves nothing yet.
                 let works = !matches!(event, Event::Init | Event::InitApply(_));
                 if works && outage.recovered().is_some() {
                     info!("Watch of namespaces works again");
@@ -193,7 +192,7 @@ impl Namespaces {
     }
 }
 
-/// What a watch has kept.
+/// Converts a namespace of the watch into its stored form.
 fn seen(namespace: ObjectMetadata) -> (Box<str>, SeenNamespace) {
     let owned = |(key, value): (Box<str>, Box<str>)| (String::from(key), String::from(value));
     let labels: BTreeMap<_, _> = namespace.labels.into_iter().map(owned).collect();
@@ -209,7 +208,7 @@ fn seen(namespace: ObjectMetadata) -> (Box<str>, SeenNamespace) {
     (namespace.name, seen)
 }
 
-/// Keeps all labels, and of the annotations what stands under our prefix.
+/// Keeps all labels, and the annotations under our prefix.
 fn kept(metadata: ObjectMeta) -> (Box<str>, NamespaceMetadata) {
     let labels = metadata.labels.unwrap_or_default();
     let inject = labels.get(INJECT).cloned();
@@ -225,9 +224,9 @@ fn kept(metadata: ObjectMeta) -> (Box<str>, NamespaceMetadata) {
     )
 }
 
-/// Logs the first of a row of failures as a warning, the others quietly.
+/// Logs the first of a series of failures as a warning, the others quietly.
 pub(super) fn report(error: &watcher::Error, what: &'static str, outage: &mut Outage) {
-    // A server that forgot the place where we were is an everyday event: the list begins anew.
+    // A server that forgot our position is an everyday event: the list starts again.
     let forgotten = matches!(error, watcher::Error::WatchError(status) if status.code == 410);
     let error_text = cluster::chain(error);
     if !forgotten && !cluster::is_away(error) && outage.failed() {
@@ -265,7 +264,7 @@ mod tests {
             assert_eq!(changes.has_changed().unwrap(), news, "{uid}");
         }
         assert_eq!(namespaces.uid("shop"), Some(2));
-        // An API server whose uids are none is believed, and tells nothing by them.
+        // An API server with invalid uids is accepted; they report no replacement.
         namespaces.take(Event::Apply(object("ns-1")), &mut fresh);
         assert_eq!(namespaces.uid("shop"), None);
     }

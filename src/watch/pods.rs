@@ -1,4 +1,4 @@
-//! The injected pods, by a metadata-only watch of our label, folded into what keys they need. I/O.
+//! The injected pods, by a metadata-only watch of our label, reduced to the keys that they need. I/O.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::pin::pin;
@@ -23,11 +23,11 @@ use crate::metadata::ObjectMetadata;
 use crate::outage::Outage;
 use crate::rotation::demand::{Demands, NamespaceDemand, PodInputs, PodSeen, of_namespace};
 
-/// A metadata watch cannot see a phase, but can leave out the pods that are over: they then come as deleted.
+/// A metadata watch cannot see a phase, but can exclude finished pods: these then arrive as deleted.
 pub(crate) const RUNNING: &str = "status.phase!=Succeeded,status.phase!=Failed";
 
-/// Bounds what is kept of the pods of one namespace beside their names: a thousand workloads of a usual size, or six pods
-/// with all annotations as long as they may be. Pods beyond it get no key.
+/// Maximum bytes stored about the pods of one namespace, except their names: a thousand workloads of a usual size, or
+/// six pods with all annotations of maximum length. Pods beyond it get no key.
 const MOST_OF_NAMESPACE: usize = 1 << 20;
 
 /// The pods of a namespace.
@@ -35,16 +35,16 @@ const MOST_OF_NAMESPACE: usize = 1 << 20;
 struct Namespace {
     pods: HashMap<Arc<str>, Entry>,
     shapes: HashSet<Arc<PodInputs>>,
-    /// What the shapes take.
+    /// Size of the shapes.
     bytes: usize,
-    /// Whether pods were left out, and it was said.
+    /// Whether pods were left out, and that was reported.
     full: bool,
 }
 
-/// What is kept of a pod beside its name; all else is shared. Its small types hold it under the limit that a test sets.
+/// What is stored about a pod besides its name; all else is shared. Its small types keep it below the limit of a test.
 #[derive(Debug)]
 struct Entry {
-    /// In seconds, which is all that the API server gives.
+    /// In seconds, the precision of the API server.
     created: i64,
     uid: (u64, u64),
     leaving: bool,
@@ -57,11 +57,11 @@ struct PodIndex<'p> {
     /// The labels that choose a profile.
     selecting: BTreeSet<&'p str>,
     namespaces: HashMap<Arc<str>, Namespace>,
-    /// Stands for whatever a pod is that was left out: nothing in it asks for a key.
+    /// Placeholder for every pod that was left out: it needs no key.
     left_out: Arc<PodInputs>,
 }
 
-/// Watches until it is dropped, and tells what keys the pods need.
+/// Watches until it is dropped, and publishes which keys the pods need.
 pub async fn run(
     client: Client,
     namespaces: &Namespaces,
@@ -69,7 +69,7 @@ pub async fn run(
     demands: &watch::Sender<Demands>,
 ) {
     let mut changes = namespaces.changes();
-    // A namespace that is switched off has to be known before its pods are.
+    // A disabled namespace has to be known before its pods are.
     if changes.wait_for(Option::is_some).await.is_err() {
         return;
     }
@@ -132,12 +132,12 @@ pub async fn run(
         if works && outage.recovered().is_some() {
             info!("Watch of pods works again");
         }
-        // What a list has brought so far is not the whole yet: it counts when it is done.
+        // A list is complete only at its end, and counts from then on.
         publish(&index, &touched, namespaces, policy, demands, relisted);
     }
 }
 
-/// Decides for pods that were listed once, as a command does that looks and ends.
+/// Decides for pods that were listed once, for a command that reads once and exits.
 pub(crate) fn demands_of(
     pods: Vec<ObjectMeta>,
     namespaces: &Namespaces,
@@ -156,7 +156,7 @@ pub(crate) fn demands_of(
         .collect()
 }
 
-/// Decides anew for the namespaces that were touched, and tells if anything came of it.
+/// Decides again for the changed namespaces, and publishes a different result.
 fn publish(
     index: &PodIndex<'_>,
     touched: &BTreeSet<Arc<str>>,
@@ -286,7 +286,7 @@ impl<'p> PodIndex<'p> {
 }
 
 impl Namespace {
-    /// The one of all equal shapes that is kept; none where there is no room for another.
+    /// Returns the stored one of all equal shapes; `None` if there is no room for another.
     fn shared(&mut self, shape: PodInputs) -> Option<Arc<PodInputs>> {
         if let Some(known) = self.shapes.get(&shape) {
             return Some(Arc::clone(known));
@@ -301,9 +301,9 @@ impl Namespace {
         Some(shape)
     }
 
-    /// Lets go of the shape of an entry that is in the index no more, if it was the last of it.
+    /// Removes the shape of an entry that was removed from the index, if no other entry has it.
     fn forget(&mut self, entry: &Entry) {
-        // The set's own and this one: no pod has it any more.
+        // The references of the set and of this entry: no other pod has it.
         if Arc::strong_count(&entry.shape) == 2 && self.shapes.remove(&entry.shape) {
             self.bytes -= entry.shape.size();
             self.full = false;
@@ -358,7 +358,7 @@ mod tests {
         }
         assert_eq!(shapes(&index), 1);
         let name = "api-6d4cf56db6-00000".len();
-        // Twice the entry: a hash map is at worst half empty. The name is shared with the fleet, and counted.
+        // Twice the entry: a hash map is at worst half empty. The name is shared with the replica group, and counted.
         let counts = 2 * size_of::<usize>();
         let indexed = 2 * (size_of::<Entry>() + size_of::<Arc<str>>()) + counts + name;
         assert!(indexed + size_of::<PodRef>() <= 200);
@@ -405,7 +405,7 @@ mod tests {
         };
         let bare = with("x", String::new());
         assert_eq!(with("x", "x".repeat(200 << 10)), bare);
-        // What is cut has to be too long still, or it would decide something else than the webhook did.
+        // A value that is cut has to be too long still, or the decision would differ from the webhook's.
         let refused = with("hostname", "x".repeat(200 << 10));
         assert!((bare + 4097..bare + 4200).contains(&refused), "{refused}");
         assert!(with("hostname", "ä".repeat(100 << 10)) < bare + 4200);
@@ -452,7 +452,7 @@ mod tests {
             Some(1000),
             "none is forgotten"
         );
-        // Another namespace has its own room, and so has this one when they are gone.
+        // Another namespace has its own room, and this one has it again after its pods are gone.
         let mut other = seen(&pod("api-0"));
         other.namespace = "prod".into();
         index.insert(other);

@@ -1,4 +1,4 @@
-//! The Secrets that hold keys, by a metadata-only watch of their name: tells which of them somebody else changed. I/O.
+//! The Secrets that hold keys, by a metadata-only watch of their name: reports changes by other writers. I/O.
 
 use std::collections::{BTreeSet, HashMap};
 use std::pin::pin;
@@ -18,20 +18,20 @@ use crate::metadata::ObjectMetadata;
 use crate::outage::Outage;
 use crate::rotation::demand::{Demands, SecretRef};
 
-/// The resourceVersion of every Secret seen.
+/// The resourceVersion of every Secret that was seen.
 #[derive(Debug, Default)]
 struct SecretIndex {
     seen: HashMap<SecretRef, Box<str>>,
     listed: bool,
-    /// A list that is under way.
+    /// A list in progress.
     fresh: HashMap<SecretRef, Box<str>>,
     touched: BTreeSet<SecretRef>,
 }
 
-/// Watches until it is dropped; what others do to a Secret of keys is counted in the demands.
+/// Watches until it is dropped; counts the changes of key Secrets by other writers in the demands.
 pub(crate) async fn run(client: Client, policy: &Policy, demands: &watch::Sender<Demands>) {
     let names = policy.auth_key_secrets();
-    // One watch a name: the right to watch is bound to the name, so the selector has to name it.
+    // One watch per name: the right to watch is limited to the name, so the selector has to contain it.
     let watches: SelectAll<_> = select_all(names.into_iter().map(|name| {
         let subject = WatchTarget {
             what: "key Secrets",
@@ -70,7 +70,7 @@ pub(crate) async fn run(client: Client, policy: &Policy, demands: &watch::Sender
 }
 
 impl SecretIndex {
-    /// Takes in an event, and gives the Secrets that somebody else has changed.
+    /// Handles an event, and returns the Secrets that another writer has changed.
     fn take(&mut self, event: Event<ObjectMetadata>) -> BTreeSet<SecretRef> {
         match event {
             Event::Init => {
@@ -80,7 +80,7 @@ impl SecretIndex {
             Event::InitApply(secret) => {
                 let ours = secret.last_write.is_ours();
                 let (name, version) = kept(secret);
-                // The first list is no news: all Secrets are read at the start anyway.
+                // The first list is no change: all Secrets are read at the start anyway.
                 if self.listed && !ours && self.seen.get(&name) != Some(&version) {
                     self.touched.insert(name.clone());
                 }

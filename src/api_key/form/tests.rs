@@ -28,7 +28,7 @@ fn what_is_written_is_read_back() {
     );
     assert_eq!(held.created_at, Stated::At(now));
     assert_eq!(held.checked, Some((now, "headscale-0".into())));
-    // With another label it is another's.
+    // With another label it belongs to another owner.
     let theirs = read(&secret, "sidescale", DATA_KEY).ownership;
     assert_eq!(
         theirs,

@@ -1,4 +1,4 @@
-//! What a keeper asks to be done, what came of it, and why it rests. Pure.
+//! The actions of a keeper, their outcomes, and why it rests. Pure.
 
 use jiff::Timestamp;
 
@@ -8,103 +8,97 @@ use crate::api_key::record::{ApiKeyIntent, RecordedApiKey};
 use crate::key_value::KeyValue;
 use crate::store::StoredSecret;
 
-/// One thing to do.
+/// One step to take.
 #[derive(Clone, Debug)]
 pub enum Action {
     /// Write the Secret by compare-and-swap.
     Write(Box<Write>),
-    /// Ask Headscale for a key with exactly this end.
+    /// Create a key at Headscale.
     Create {
-        /// The end.
+        /// Its exact expiration, with the fingerprint.
         expires: Timestamp,
     },
-    /// Make a call with the new key.
+    /// Call Headscale with the new key.
     Verify {
-        /// Its value.
         value: KeyValue,
-        /// The key.
         key: RecordedApiKey,
     },
-    /// End a key at Headscale, by its id.
+    /// Expire a key at Headscale, by its id.
     Expire {
-        /// Which.
         key: RecordedApiKey,
-        /// Whether it was made by a run that did not get to write it.
+        /// Whether it was created by a run that did not get to write it.
         orphan: bool,
     },
-    /// Nothing, until a time or until something changes.
+    /// Nothing, until a given time or a change.
     Rest(Idle),
 }
 
 /// A Secret to write.
 #[derive(Clone, Debug)]
 pub struct Write {
-    /// All of it, with the revision it was read at.
+    /// The complete Secret, with the revision it was read at.
     pub secret: StoredSecret,
-    /// What for.
     pub change: Change,
 }
 
-/// What a write is for.
+/// Purpose of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A key is about to be made.
+    /// A key is about to be created.
     Intend(ApiKeyIntent, TokenReason),
-    /// A key that was made is put in force.
+    /// A created key is put into use.
     Store(RecordedApiKey),
-    /// The key that was made last is put back in force, because somebody undid that.
+    /// The key that was created last is put back, because another writer replaced it.
     PutBack(RecordedApiKey),
-    /// An intent is given up, and why.
+    /// An intent is abandoned, and why.
     GiveUp(&'static str),
-    /// Annotations are made to say what Headscale says.
+    /// Annotations are made to agree with Headscale.
     Repair,
-    /// Keys that are over are forgotten.
+    /// Expired keys are removed from the record.
     Tidy,
-    /// A look is written down.
+    /// A check is recorded.
     CheckIn,
 }
 
-/// What came of an action.
+/// Outcome of an action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ActionOutcome {
-    /// It was done.
     Ok,
-    /// A key was made.
+    /// A key was created.
     Created(KeyValue),
     /// The new key is not accepted where it is used.
     Refused,
-    /// It was not done, or that is not known.
+    /// It failed, or its outcome is unknown.
     Failed,
 }
 
-/// Says why nothing is to be done, and until when.
+/// Why nothing is to be done, and until when.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Idle {
-    /// How the key is.
+    /// State of the key.
     pub state: TokenState,
-    /// When it ends, as Headscale reports it.
+    /// When it expires, as Headscale reports it.
     pub expires: Option<Timestamp>,
     /// When it is renewed.
     pub due: Option<Timestamp>,
-    /// When to look again at the latest.
+    /// When to check again at the latest.
     pub until: Timestamp,
-    /// Live keys that are not ours, or not known to be.
+    /// Number of live keys that are not ours, or not known to be.
     pub others: usize,
 }
 
-/// How a key is when there is nothing to do.
+/// State of a key while there is nothing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenState {
-    /// Good.
     Good,
-    /// Somebody else is making one.
+    /// Another process is creating one.
     Yields(String),
-    /// Somebody else looks after it.
+    /// Another process manages it.
     Attended(String),
-    /// It is not good, and is renewed by those who can.
+    /// It is not good; a process that can renew it does.
     LeftToOthers(TokenReason),
-    /// Somebody keeps undoing it, or too many keys were made. Names who wrote the Secret last.
+    /// Another writer keeps replacing it, or too many keys were created. Names the last writer of the Secret.
     Contended(String),
-    /// The Secret is not ours to write.
+    /// Sidescale may not write the Secret.
     Left(TokenOwnership),
 }

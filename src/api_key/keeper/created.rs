@@ -1,11 +1,11 @@
-//! The keys that only this process knows: one that is not in the Secret yet, and the one that was written last. State.
+//! The keys that only this process knows: the one not yet in the Secret, and the last written one. State.
 
 use jiff::Timestamp;
 
 use crate::api_key::record::{ApiKeyIntent, RecordedApiKey};
 use crate::key_value::KeyValue;
 
-/// A new key, and what led to it.
+/// A new key, and its intent.
 #[derive(Debug)]
 pub(super) struct Hand {
     pub(super) value: KeyValue,
@@ -13,7 +13,7 @@ pub(super) struct Hand {
     pub(super) used: Use,
 }
 
-/// What came of using a new key.
+/// Outcome of using a new key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Use {
     NotTried,
@@ -21,10 +21,10 @@ pub(super) enum Use {
     Refused,
 }
 
-/// So often a key is put back before that is called a fight: once may be a person trying things out.
+/// How often a key is put back before that counts as contention: once may be a person trying things out.
 const FIGHT: usize = 2;
 
-/// The key that was written last. It is kept for an hour at most.
+/// The last written key, kept for an hour at most.
 #[derive(Debug)]
 pub(super) struct LastWritten {
     pub(super) value: KeyValue,

@@ -1,4 +1,4 @@
-//! A key that was made and is not in the Secret yet: tried, written, or given up. Pure.
+//! A created key that is not in the Secret yet: verify, write or give it up. Pure.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -10,7 +10,7 @@ use crate::api_key::record::RecordedApiKey;
 use crate::api_key::value::ListedApiKey;
 
 impl TokenKeeper {
-    /// What to do with a key that only this process has.
+    /// Returns the action for a key that only this process has.
     pub(super) fn in_hand(&mut self, look: &TokenView<'_>) -> Option<Action> {
         let hand = self.hand.as_ref()?;
         let row = look.listed.iter().find(|row| row.is_of(&hand.value));
@@ -24,7 +24,7 @@ impl TokenKeeper {
         }
         let ours = look.held.ownership == TokenOwnership::Ours;
         if !ours || look.held.record.intent.as_ref() != Some(&hand.intent) {
-            // Somebody else went on: this key is nobody's.
+            // Another process has taken over: this key is unused.
             self.dropped.extend(row.and_then(ListedApiKey::key));
             self.hand = None;
             return None;
@@ -69,7 +69,7 @@ impl TokenKeeper {
         self.put_in_force(look, key, Change::Store(key), &issued)
     }
 
-    /// Writes a key, and that all others of ours are over.
+    /// Writes a key, and records all other keys of ours as replaced.
     pub(super) fn put_in_force(
         &self,
         look: &TokenView<'_>,
@@ -91,7 +91,7 @@ impl TokenKeeper {
         })
     }
 
-    /// Stops an intent; a key that it has led to is ended.
+    /// Abandons an intent; its key, if one was created, is expired.
     pub(super) fn give_up(
         &self,
         look: &TokenView<'_>,

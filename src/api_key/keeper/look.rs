@@ -1,4 +1,4 @@
-//! A look at the Secret and at Headscale's list. Pure.
+//! One view of the Secret and of Headscale's list. Pure.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::api_key::value::ListedApiKey;
 use crate::fingerprint::same_fingerprint;
 use crate::store::StoredSecret;
 
-/// A look is written down if the last one that was is older than this.
+/// A check is recorded if the last recorded one is older than this.
 const CHECK_IN_EVERY: Duration = Duration::from_secs(1_800);
 
-/// A look at the Secret and at Headscale's list.
+/// One view of the Secret and of Headscale's list.
 pub(super) struct TokenView<'a> {
     pub(super) now: Timestamp,
     pub(super) secret: &'a StoredSecret,
@@ -48,7 +48,7 @@ impl<'a> TokenView<'a> {
             .any(|row| row.key() == Some(key) && row.is_live(self.now))
     }
 
-    /// A live key that a given-up intent has led to.
+    /// Returns a live key of an abandoned intent.
     pub(super) fn abandoned_key(&self, record: &ApiKeyRecord) -> Option<RecordedApiKey> {
         let current = self.row.map(|row| row.id);
         let of = |row: &&ListedApiKey| {

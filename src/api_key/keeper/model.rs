@@ -1,11 +1,11 @@
-//! A model of keepers on one Secret and one Headscale: every order of their calls, lost answers, crashes, clock jumps.
+//! A model of keepers on one Secret and one Headscale: all orders of their calls, lost answers, crashes, clock jumps.
 
 mod dice;
 mod world;
 
 use world::{Weather, World};
 
-/// Calm and stormy runs of one and of two keepers; their numbers are printed.
+/// Runs one and two keepers, with and without faults; prints their counts.
 #[test]
 fn whatever_goes_wrong_one_live_key_is_left_and_it_is_in_the_secret() {
     let (mut created, mut stored, mut expired) = (0, 0, 0);

@@ -12,7 +12,7 @@ const HOUR: i64 = 3_600;
 const DAY: i64 = 24 * HOUR;
 const OURS: [(&str, &str); 1] = [("app.kubernetes.io/managed-by", "sidescale")];
 
-/// A Secret and a Headscale that do as they are told.
+/// A Secret and a Headscale without faults.
 struct World {
     now: Timestamp,
     secret: StoredSecret,
@@ -75,7 +75,7 @@ impl World {
         value
     }
 
-    /// Puts a Secret there as somebody else does.
+    /// Writes a Secret as another writer does.
     fn put(&mut self, value: &str, labels: &[(&str, &str)], annotations: &[(&str, &str)]) {
         let owned = |pairs: &[(&str, &str)]| {
             let pairs = pairs.iter();
@@ -91,7 +91,7 @@ impl World {
         self.secret.revision = Some("by hand".into());
     }
 
-    /// Does what the keeper says until it rests.
+    /// Performs the keeper's actions until it rests.
     fn run(&mut self, keeper: &mut TokenKeeper) -> Idle {
         self.run_with(keeper, |_, done| done)
     }
@@ -339,7 +339,7 @@ fn a_key_that_was_put_there_by_hand_is_kept_and_described() {
     assert_eq!(world.called(), ["Repair"]);
     assert_eq!(rest.due, Some(at(20 * DAY)));
     assert_eq!(world.note("note"), "mine");
-    // Over one of ours, with its annotations still there: ours is ended.
+    // Another key replaces ours, with our annotations still there: ours is expired.
     let mut world = World::new();
     world.run(&mut keeper("a"));
     let content = world.create(at(30 * DAY));

@@ -1,4 +1,4 @@
-//! The key that was written last, put back where somebody takes it out of the Secret: no fight makes keys. Pure.
+//! Puts the last written key back when it is removed from the Secret: contention creates no keys. Pure.
 
 use jiff::Timestamp;
 
@@ -9,14 +9,14 @@ use crate::api_key::form::IssuedApiKey;
 use crate::clock::after;
 
 impl TokenKeeper {
-    /// Forgets the key that was written last, once another may be made.
+    /// Forgets the last written key as soon as another may be created.
     pub(super) fn forget_last(&mut self, now: Timestamp) {
         let every = self.every();
         self.last
             .take_if(|last| now < last.made_at || now >= after(last.made_at, every));
     }
 
-    /// Puts the key that was written last back, if it is as good as it was, and was taken out of the Secret.
+    /// Puts the last written key back, if it is still valid and was removed from the Secret.
     pub(super) fn put_back(&self, look: &TokenView<'_>, why: &TokenReason) -> Option<Action> {
         let last = self.last.as_ref()?;
         let taken_out = match why {

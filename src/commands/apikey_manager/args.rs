@@ -1,4 +1,4 @@
-//! Flags of `sidescale apikey-manager`, and what they have to agree on. Pure.
+//! Flags of `sidescale apikey-manager`, and their consistency. Pure.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use sidescale_webhook::forms;
 
 use crate::telemetry::LogArgs;
 
-/// Where nothing else is said, a name of the Secret that rotation reads.
+/// Default name of the Secret, the one that rotation reads.
 const SECRET: &str = "headscale-api-key";
 
 /// Flags of `sidescale apikey-manager`.
@@ -62,10 +62,10 @@ pub struct ApikeyManagerArgs {
 }
 
 impl ApikeyManagerArgs {
-    /// The Secret's namespace; checks what single flags cannot.
+    /// Returns the Secret's namespace; checks what single flags cannot.
     ///
     /// # Errors
-    /// With what is wrong, what is wanted and what to do.
+    /// Says what is wrong, what is expected and what to do.
     pub fn checked(&self) -> Result<&str, String> {
         let Self {
             namespace,
@@ -86,7 +86,7 @@ impl ApikeyManagerArgs {
         })
     }
 
-    /// What works, and is perhaps not what was meant.
+    /// Returns a remark about settings that work, but may be unintended.
     #[must_use]
     pub fn remark(&self) -> Option<String> {
         let (life, buffer) = (self.expiration, self.rotation_buffer);

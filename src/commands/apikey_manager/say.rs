@@ -1,4 +1,4 @@
-//! What the manager says of a look, and of what stands in its way: the object, and what to do. Pure.
+//! Messages of the manager about a check, or a problem: the object, and what to do. Pure.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::api_key::keeper::TokenState;
 use crate::api_key::run::{TokenProblem, TokenResult};
 use crate::store::{MANAGED_BY, StoreError};
 
-/// One word for what was decided.
+/// Returns the decision in one word.
 pub(super) fn decision(settled: &TokenResult) -> &'static str {
     match &settled.rest.state {
         TokenState::Good if settled.renewed => "renewed",
@@ -23,7 +23,7 @@ pub(super) fn decision(settled: &TokenResult) -> &'static str {
     }
 }
 
-/// What somebody has to do about a look's outcome, if anything.
+/// Returns what a person has to do about the outcome, if anything.
 pub(super) fn advice(
     state: &TokenState,
     namespace: &str,
@@ -70,7 +70,7 @@ pub(super) fn advice(
     }
 }
 
-/// What stands in the way, its causes, and what to do.
+/// Returns the problem, its causes, and what to do.
 pub(super) fn problem(problem: TokenProblem) -> String {
     let fix = match &problem {
         TokenProblem::Secret(StoreError::Forbidden {
@@ -96,12 +96,12 @@ pub(super) fn problem(problem: TokenProblem) -> String {
     format!("{:#}{fix}", anyhow::Error::new(problem))
 }
 
-/// How long is left, as people say it: `80d`, `79d23h`, `1h30m`.
+/// Formats the remaining time for people: `80d`, `79d23h`, `1h30m`.
 pub(super) fn left(now: Timestamp, until: Timestamp) -> String {
     let Ok(left) = Duration::try_from(until.duration_since(now)) else {
         return "0s".to_owned();
     };
-    // The fraction of a second that marks a key's end is nobody's concern, nor is a moment of a long time.
+    // The fraction of a second that identifies a key does not matter to people, nor a moment of a long time.
     let seconds = match left.as_secs() + u64::from(left.subsec_nanos() > 0) {
         short @ ..3_600 => short,
         long => (long + 30) / 60 * 60,

@@ -1,4 +1,4 @@
-//! The names that Headscale gives, by its own configuration, and the cluster's domain, by CoreDNS's. Pure.
+//! The names that Headscale assigns, from its configuration, and the cluster's domain, from CoreDNS's. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,24 +9,24 @@ use sidescale_webhook::keys::HEADSCALE_CONTAINER;
 /// The domain of nearly every cluster.
 pub(super) const USUAL: &str = "cluster.local";
 
-/// The container that is Headscale, unless the pod's annotation names another.
+/// Name of Headscale's container, unless the pod's annotation names another.
 const CONTAINER: &str = "headscale";
 
-/// What is known of the names of a tailnet.
+/// What is known about the names of a tailnet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum TailnetNames {
-    /// Headscale's settings were read.
+    /// Headscale's settings.
     Set(Dns),
-    /// They are nowhere in this cluster: why.
+    /// Why this cluster does not have the settings.
     Unseen(String),
 }
 
-/// Headscale's settings of names.
+/// Headscale's DNS settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Dns {
-    /// Where they are written down, such as `ConfigMap headscale/headscale`.
+    /// Where they are stored, such as `ConfigMap headscale/headscale`.
     pub(super) place: String,
-    /// The URL that Headscale calls itself by.
+    /// Headscale's own URL.
     pub(super) server_url: Option<String>,
     /// Whether nodes get names at all.
     pub(super) magic: bool,
@@ -34,7 +34,7 @@ pub(super) struct Dns {
     pub(super) base_domain: String,
 }
 
-/// How two domains lie to each other.
+/// Relation of two domains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lies {
     Apart,
@@ -43,7 +43,7 @@ pub(super) enum Lies {
     Around,
 }
 
-/// The container that is Headscale, if one of the pod's is.
+/// Returns Headscale's container, if the pod has one.
 pub(super) fn headscale(pod: &Pod) -> Option<&Container> {
     let containers = &pod.spec.as_ref()?.containers;
     let annotations = pod.metadata.annotations.as_ref();
@@ -61,7 +61,7 @@ pub(super) fn headscale(pod: &Pod) -> Option<&Container> {
     named.or_else(|| containers.iter().find(is_image))
 }
 
-/// The ConfigMaps that the pod mounts, or takes variables from.
+/// Returns the ConfigMaps that the pod mounts, or takes variables from.
 pub(super) fn config_maps(pod: &Pod) -> Vec<String> {
     let Some(spec) = &pod.spec else {
         return Vec::new();
@@ -83,7 +83,8 @@ pub(super) fn config_maps(pod: &Pod) -> Vec<String> {
     names
 }
 
-/// Headscale's settings, from the ConfigMaps of its pod: the file with its URL, and variables, which win.
+/// Returns Headscale's settings from the ConfigMaps of its pod: the file with its URL, and variables, which take
+/// precedence.
 pub(super) fn settings(pod: &Pod, maps: &[(String, BTreeMap<String, String>)]) -> Option<Dns> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let variable = |name: &str| {
@@ -111,13 +112,13 @@ pub(super) fn settings(pod: &Pod, maps: &[(String, BTreeMap<String, String>)]) -
     Some(Dns {
         place,
         server_url: server_url.or_else(|| text(&file["server_url"])),
-        // On where nothing is said.
+        // On by default.
         magic: magic.is_none_or(|magic| !["false", "0", "f"].contains(&&*magic.to_lowercase())),
         base_domain: base.unwrap_or_default(),
     })
 }
 
-/// A configuration file of Headscale: what else is in its ConfigMaps, such as a policy, names no such URL.
+/// Parses a configuration file of Headscale: other content of its ConfigMaps, such as a policy, has no such URL.
 fn parsed(text: &str) -> Option<Value> {
     let file: Value = serde_saphyr::from_str(text).ok()?;
     file.get("server_url")?;
@@ -132,7 +133,8 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-/// The cluster's domain, by CoreDNS's configuration: the first zone of its plugin `kubernetes` that is not for addresses.
+/// Returns the cluster's domain from CoreDNS's configuration: the first zone of its plugin `kubernetes` that is not for
+/// addresses.
 pub(super) fn cluster_domain(corefile: &str) -> Option<String> {
     let lines = corefile.lines().map(str::trim);
     let mut zones = lines.filter_map(|line| {
@@ -145,7 +147,7 @@ pub(super) fn cluster_domain(corefile: &str) -> Option<String> {
     zone.chars().all(plain).then(|| normal(zone))
 }
 
-/// How the domain of a tailnet lies to that of the cluster.
+/// Returns the relation of the tailnet's domain to the cluster's.
 pub(super) fn lies(tailnet: &str, cluster: &str) -> Lies {
     let (tailnet, cluster) = (normal(tailnet), normal(cluster));
     let within = |inner: &str, outer: &str| {

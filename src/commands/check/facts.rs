@@ -1,4 +1,4 @@
-//! What is known of one pod, its key and its node, and what could not be looked at. Pure.
+//! Facts about one pod, its key and its node, and what could not be read. Pure.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
@@ -18,14 +18,14 @@ use crate::commands::view::inventory::RotationWarning;
 use crate::pods::start;
 use crate::store::StoredSecret;
 
-/// Something that was looked for.
+/// The result of reading something.
 #[derive(Clone, Debug)]
 pub(super) enum Observed<T> {
-    /// It was seen.
+    /// It was read.
     Saw(T),
-    /// It could not be looked at: the call and why.
+    /// It could not be read: the call and why.
     Blind(String),
-    /// Nothing asked for it.
+    /// It was not needed.
     NotAsked,
 }
 
@@ -38,57 +38,52 @@ impl<T> Observed<T> {
     }
 }
 
-/// Everything that was looked at.
+/// All facts.
 #[derive(Clone, Debug)]
 pub(super) struct Facts {
     pub(super) now: Timestamp,
     pub(super) pod: Pod,
-    /// The pod's namespace.
     pub(super) namespace: Observed<NamespaceMetadata>,
     /// The injected pods of its namespace.
     pub(super) injected: Observed<Vec<ObjectMeta>>,
-    /// The configuration.
     pub(super) policy: Observed<Policy>,
     /// The Secret that the pod refers to.
     pub(super) secret: Observed<Option<StoredSecret>>,
-    /// What rotation has warned of about that Secret; the newest first.
+    /// Rotation's warnings about that Secret; the newest first.
     pub(super) notes: Vec<RotationWarning>,
-    /// What the control plane holds.
+    /// The content of the control plane.
     pub(super) plane: Observed<PlaneView>,
-    /// Policies around Sidescale's own account that its process found not in force; the newest first.
+    /// Policies around Sidescale's own account that its process reported as not in force; the newest first.
     pub(super) fences: Vec<RotationWarning>,
-    /// The names that the control plane gives.
+    /// The names that the control plane assigns.
     pub(super) names: Observed<TailnetNames>,
-    /// Whose names are, as rotation has written it down; nothing where that may not be read.
+    /// Rotation's record of the owners of names; empty without the right to read it.
     pub(super) hostnames: ClaimedHostnames,
-    /// The cluster's domain, where it may be read.
+    /// The cluster's domain, if it can be read.
     pub(super) cluster_domain: Option<String>,
-    /// Why the control server refused the sidecar, by its log.
+    /// Why the control server refused the sidecar, from its log.
     pub(super) log: Observed<Option<Refused>>,
-    /// What our own commands need behind their words.
+    /// The flags that our own commands need.
     pub(super) flags: String,
     /// The command that shows Sidescale's log.
     pub(super) logs: String,
 }
 
-/// How something is.
+/// Level of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum Level {
-    /// As it should be.
     Ok,
-    /// Not known, or perhaps wrong.
+    /// Unknown, or perhaps wrong.
     Warn,
-    /// Wrong.
     Fail,
 }
 
-/// What one look has shown.
+/// Result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct CheckFinding {
-    /// How it is.
     pub(super) result: Level,
-    /// What was looked at.
+    /// Name of the check.
     pub(super) check: &'static str,
     /// What was seen.
     pub(super) text: String,
@@ -121,7 +116,7 @@ impl CheckFinding {
         }
     }
 
-    /// It could not be looked at.
+    /// Returns a finding about something that could not be read.
     pub(super) fn blind(check: &'static str, why: &str) -> Self {
         Self::warn(check, format!("not looked at: {why}"))
     }
@@ -147,17 +142,17 @@ impl Facts {
         annotation(&self.pod.metadata, key)
     }
 
-    /// The key that the pod refers to, by its receipt.
+    /// Returns the key that the pod refers to, from its receipt.
     pub(super) fn reference(&self) -> Option<Injected<'_>> {
         Receipt::parse(self.annotation(STATUS)?).ok()?.injected
     }
 
-    /// How the sidecar does.
+    /// Returns the status of the sidecar.
     pub(super) fn sidecar(&self) -> Option<&ContainerStatus> {
         start::status(&self.pod, CONTAINER)
     }
 
-    /// What the sidecar's variable of that name says.
+    /// Returns the value of the sidecar's variable of that name.
     pub(super) fn variable(&self, name: &str) -> Option<&str> {
         let spec = self.pod.spec.as_ref()?;
         let init = spec.init_containers.iter().flatten();
@@ -170,7 +165,7 @@ impl Facts {
             .as_deref()
     }
 
-    /// How old the pod is.
+    /// Returns the age of the pod.
     pub(super) fn age(&self) -> jiff::SignedDuration {
         let created = self.pod.metadata.creation_timestamp.as_ref();
         created.map_or(jiff::SignedDuration::ZERO, |at| {
@@ -178,7 +173,7 @@ impl Facts {
         })
     }
 
-    /// The command that shows the sidecar's log.
+    /// Returns the command that shows the sidecar's log.
     pub(super) fn sidecar_log(&self) -> String {
         format!(
             "kubectl logs --namespace {} {} --container {CONTAINER}",
@@ -187,7 +182,7 @@ impl Facts {
         )
     }
 
-    /// The command that shows the pod's own story.
+    /// Returns the command that shows the pod's history.
     pub(super) fn describe(&self) -> String {
         format!(
             "kubectl describe pod --namespace {} {}",
@@ -196,12 +191,13 @@ impl Facts {
         )
     }
 
-    /// The command that lets the pod join again: its sidecar is started anew, or the pod, whose own key works once.
+    /// Returns the command that lets the pod join again: restarts its sidecar, or replaces the pod, whose own key works
+    /// once.
     pub(super) fn restart(&self, reference: &Injected<'_>) -> String {
         if reference.secret == POD_SECRET {
             return self.delete();
         }
-        // By name: with a shared process namespace 1 is another's.
+        // By name: with a shared process namespace, process 1 is another container's.
         format!(
             "kubectl exec --namespace {} {} --container {CONTAINER} -- killall containerboot",
             self.namespace_name(),
@@ -209,7 +205,7 @@ impl Facts {
         )
     }
 
-    /// The command that has the pod's key made anew; a pod's own key comes with the next pod.
+    /// Returns the command that renews the pod's key; a pod's own key comes with the next pod.
     pub(super) fn rotate(&self, reference: &Injected<'_>) -> String {
         if reference.secret == POD_SECRET {
             return self.delete();
@@ -231,7 +227,7 @@ impl Facts {
     }
 }
 
-/// An annotation of an object.
+/// Returns an annotation of an object.
 pub(super) fn annotation<'a>(metadata: &'a ObjectMeta, key: &str) -> Option<&'a str> {
     Some(metadata.annotations.as_ref()?.get(key)?.as_str())
 }

@@ -1,4 +1,4 @@
-//! Reads Headscale's configuration where its pod runs in this cluster, and the cluster's domain. I/O.
+//! Reads Headscale's configuration if its pod runs in this cluster, and the cluster's domain. I/O.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,10 @@ use super::dns::{self, Dns, TailnetNames};
 use super::facts::Observed;
 use crate::commands::view::release;
 
-/// A namespace of Headscale holds few pods; of one that many share so many are looked at.
+/// Maximum number of pods to read: a namespace of Headscale has few, a shared one may have many.
 const PODS: u32 = 500;
 
-/// What is known of the names that this control plane gives.
+/// Returns what is known about the names that this control plane assigns.
 pub(super) async fn names(client: &Client, plane: &ControlPlaneSettings) -> Observed<TailnetNames> {
     let namespace = &plane.api_key_namespace;
     match found(client, namespace).await {
@@ -33,7 +33,7 @@ pub(super) async fn names(client: &Client, plane: &ControlPlaneSettings) -> Obse
     }
 }
 
-/// That of the server that sidecars log in to, where there are several.
+/// Returns the settings of the server that sidecars log in to, if there are several.
 fn chosen(settings: Vec<Dns>, plane: &ControlPlaneSettings) -> Option<Dns> {
     let plain = |url: &str| url.trim_end_matches('/').to_owned();
     let is_it = |dns: &Dns| {
@@ -44,7 +44,7 @@ fn chosen(settings: Vec<Dns>, plane: &ControlPlaneSettings) -> Option<Dns> {
     settings.into_iter().nth(it)
 }
 
-/// The settings of every Headscale in a namespace, and how many pods are one.
+/// Returns the settings of every Headscale in a namespace, and the number of Headscale pods.
 async fn found(client: &Client, namespace: &str) -> Result<(Vec<Dns>, usize), String> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let listed = pods.list(&ListParams::default().limit(PODS)).await;
@@ -65,7 +65,8 @@ async fn found(client: &Client, namespace: &str) -> Result<(Vec<Dns>, usize), St
     Ok((settings, servers.len()))
 }
 
-/// The cluster's domain, where CoreDNS is configured by a ConfigMap that may be read; most people may not.
+/// Returns the cluster's domain, if CoreDNS is configured by a readable ConfigMap; most people have no right to read
+/// it.
 pub(super) async fn cluster_domain(client: &Client) -> Option<String> {
     let data = config_map(client, "kube-system", "coredns").await;
     dns::cluster_domain(data.ok()??.get("Corefile")?)

@@ -1,4 +1,4 @@
-//! One pod's facts -> what is well with it, what is not, and what to do about it. Pure.
+//! Converts one pod's facts into findings: what is good, what is wrong, and what to do about it. Pure.
 
 use super::facts::{CheckFinding, Facts, Observed};
 
@@ -9,7 +9,7 @@ mod key;
 mod names;
 mod node;
 
-/// Judges everything, in the order in which a pod comes to be a node: what fails first is what to mend first.
+/// Judges everything, in the order in which a pod becomes a node: what fails first is to be fixed first.
 pub(super) fn judge(facts: &Facts) -> Vec<CheckFinding> {
     let mut findings = injection::judge(facts);
     findings.extend(fences::judge(facts));

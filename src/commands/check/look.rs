@@ -1,4 +1,4 @@
-//! Reads what is to be known of a pod; whatever else cannot be read is noted with its reason. I/O.
+//! Reads the facts about a pod; records the reason for whatever cannot be read. I/O.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -28,13 +28,13 @@ use crate::rotation::demand::SecretRef;
 use crate::store::{SecretStore, Store, StoreError};
 use crate::watch::Namespaces;
 
-/// So many lines of a log are read.
+/// Number of log lines to read.
 const LINES: i64 = 200;
 
-/// Reads everything that may be read.
+/// Reads all readable facts.
 ///
 /// # Errors
-/// The pod is not there or cannot be read.
+/// The pod does not exist or cannot be read.
 pub(super) async fn look(
     client: &Client,
     args: &ReleaseArgs,
@@ -93,7 +93,7 @@ pub(super) async fn look(
             progress.doing("Asking the control plane");
             plane(release, &reference).await
         }
-        // The configuration says so already.
+        // The failed read of the configuration is already a finding.
         Err(_) => Observed::NotAsked,
     };
     if let Ok(release) = &release {
@@ -120,7 +120,7 @@ pub(super) async fn look(
     Ok(facts)
 }
 
-/// What the process has reported of its own fences; who may not read Events there goes without.
+/// Reads the fences that the process reported; without the right to read Events there, none.
 async fn open_fences(client: &Client, namespace: &str) -> Vec<RotationWarning> {
     let api: Api<Event> = Api::namespaced(client.clone(), namespace);
     let selector = format!("involvedObject.kind=ConfigMap,reason={FENCE_OPEN}");
@@ -159,7 +159,7 @@ async fn namespace_of(client: &Client, name: &str) -> Observed<NamespaceMetadata
     }
 }
 
-/// What the control plane holds, if its API key may be read here.
+/// Reads the content of the control plane, if its API key can be read here.
 async fn plane(release: &Release, reference: &Injected<'_>) -> Observed<PlaneView> {
     let name = &*reference.control_plane;
     let Some(config) = release.policy.control_planes.get(name) else {
@@ -174,7 +174,7 @@ async fn plane(release: &Release, reference: &Injected<'_>) -> Observed<PlaneVie
     }
 }
 
-/// Why the control server refused the sidecar, by its log; of one that ended, by the log before it.
+/// Returns why the control server refused the sidecar, from its log; for an exited one, from its previous log.
 async fn log(pods: &Api<Pod>, pod: &Pod) -> Observed<Option<Refused>> {
     let Some(status) = start::status(pod, CONTAINER) else {
         return Observed::NotAsked;
@@ -200,7 +200,7 @@ async fn log(pods: &Api<Pod>, pod: &Pod) -> Observed<Option<Refused>> {
         }
         match pods.logs(name, &params(previous)).await {
             Ok(text) => found = refused(&text),
-            // What a machine has thrown away says nothing.
+            // A log that the machine has deleted says nothing.
             Err(_) if previous => {}
             Err(Error::Api(status)) if status.code != 403 => {}
             Err(error) => {

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::facts::{CheckFinding, Level};
 use crate::quote::printable;
 
-/// A line for each finding, below it what to do next, and a line that counts.
+/// Renders a line per finding, what to do next below it, and a summary line.
 pub(super) fn render(pod: &str, findings: &[CheckFinding]) -> String {
     let mut text = format!("pod {}\n", printable(pod));
     let width = findings.iter().map(|finding| finding.check.len());

@@ -1,4 +1,4 @@
-//! A pod that is well, and the same pod with one thing wrong at a time.
+//! A healthy pod, and the same pod with one fault at a time.
 
 use std::collections::BTreeSet;
 
@@ -36,12 +36,12 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-/// Made in pieces, so that no check for keys finds it here.
+/// Built in pieces, so that no check for keys finds it here.
 fn value() -> String {
     ["hskey-", "auth-abcdefghijkl-"].concat() + &"k".repeat(64)
 }
 
-/// Data key of a key that is one pod's own.
+/// Data key of a pod's own key.
 const OWN_DATA_KEY: &str = "web-705ab4f56393-authkey";
 
 fn receipt(change: impl FnOnce(&mut Value)) -> String {
@@ -113,7 +113,7 @@ fn dns() -> Dns {
     }
 }
 
-/// A pod with everything that it should have.
+/// A pod with everything that it needs.
 struct World {
     pod: Value,
     facts: Facts,
@@ -184,7 +184,7 @@ impl World {
         }
     }
 
-    /// Once what is not set yet is filled in.
+    /// Judges the facts after filling in what is not set yet.
     fn judged(mut self) -> Vec<CheckFinding> {
         self.facts.pod = serde_json::from_value(self.pod).unwrap();
         if let (Observed::NotAsked, Some(reference)) = (&self.facts.secret, self.facts.reference())
@@ -253,7 +253,7 @@ impl World {
         self.held.keys[0].reusable = false;
     }
 
-    /// As [`Self::per_pod`]; the pod has joined, and its key ended long ago.
+    /// Like [`Self::per_pod`]; the pod has joined, and its key expired long ago.
     fn joined(&mut self) {
         self.per_pod();
         let current = self.record.current.as_mut().unwrap();
@@ -268,7 +268,7 @@ impl World {
     }
 }
 
-/// What is changed, and what is then told: level, check, a part of the text, a part of what to do next.
+/// A change, and the expected finding: level, check, a part of the text, a part of what to do next.
 type Row = (
     fn(&mut World),
     Level,
@@ -336,7 +336,7 @@ all 8 looks are well
     assert_eq!(table, want);
 }
 
-/// Names of nodes come from Headscale, and a receipt from whoever made the pod.
+/// Names of nodes come from Headscale, and a receipt from the author of the pod.
 #[test]
 fn nothing_of_a_finding_steers_the_terminal() {
     let evil = "web\x1b[2K\nok    node           all is well\u{202e}";

@@ -1,15 +1,15 @@
-//! What a sidecar's log says of a control server that does not let it in. Pure.
+//! Finds in a sidecar's log why the control server refused it. Pure.
 
-/// Why it was not let in.
+/// Why the control server refused it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refused {
-    /// The key has ended.
+    /// The key has expired.
     Expired,
-    /// The key was good for one use, and was used.
+    /// The key was valid for one use, and was used.
     Used,
-    /// The server does not know the key: deleted there, another server's, or no pre-auth key at all.
+    /// The server does not know the key: it was deleted, belongs to another server, or is not a pre-auth key.
     Unknown,
-    /// Its tags are not permitted.
+    /// The key's tags are not permitted.
     Tags,
     /// The server's certificate is not trusted.
     Untrusted,
@@ -34,20 +34,20 @@ const WORDS: [(&str, Refused); 13] = [
     ("deadline exceeded", Refused::Unreachable),
 ];
 
-/// The last refusal that a log tells of.
+/// Returns the last refusal in a log.
 pub(super) fn refused(log: &str) -> Option<Refused> {
     log.lines().rev().find_map(|line| {
         let line = line.to_ascii_lowercase();
         let found = WORDS.iter().find(|(words, _)| line.contains(words));
         let (_, refused) = found?;
-        // Of other servers, such as relays, it says the like.
+        // It logs similar lines about other servers, such as relays.
         let transport = matches!(refused, Refused::Untrusted | Refused::Unreachable);
         (!transport || line.contains("control key")).then_some(*refused)
     })
 }
 
 impl Refused {
-    /// The cause, in words.
+    /// Returns the cause in words.
     pub(super) fn text(self) -> &'static str {
         match self {
             Self::Expired => "the control server refuses its key: it has expired",
@@ -101,7 +101,7 @@ mod tests {
                 Some(Refused::Untrusted),
             ),
             ("derphttp: dial: connection refused", None),
-            // What came last counts.
+            // The last one counts.
             (
                 "authkey expired\nfetch control key: lookup hs: no such host",
                 Some(Refused::Unreachable),

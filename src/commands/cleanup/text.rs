@@ -1,4 +1,4 @@
-//! What `sidescale cleanup` says of each removal, and of what it leaves. Pure.
+//! The output of `sidescale cleanup` about each removal, and about what remains. Pure.
 
 use anyhow::Result;
 use jiff::Timestamp;
@@ -9,7 +9,7 @@ use crate::rotation::demand::Demands;
 use crate::rotation::removal::Removal;
 use crate::rotation::sweep::{ListedSecret, Removed};
 
-/// What is to be done, after "would".
+/// Describes a removal, after "would".
 pub(super) fn to_do(control_plane: &str, removal: &Removal<'_>) -> String {
     match removal {
         Removal::Orphan { key, user, owner } => format!(
@@ -38,7 +38,7 @@ pub(super) fn to_do(control_plane: &str, removal: &Removal<'_>) -> String {
     }
 }
 
-/// What was done, or why it was not.
+/// Describes a removal that was done, or why it was not.
 pub(super) fn outcome(
     control_plane: &str,
     removal: &Removal<'_>,
@@ -78,7 +78,8 @@ fn done(control_plane: &str, removal: &Removal<'_>) -> String {
     }
 }
 
-/// The keys that no pod needs: the running Sidescale, which alone writes their Secrets, ends them in their time.
+/// Lists the keys that no pod needs: they are expired in time by the running Sidescale, the only writer of their
+/// Secrets.
 pub(super) fn left(
     now: Timestamp,
     secrets: &[ListedSecret],

@@ -1,6 +1,6 @@
-//! A Headscale in memory: the calls that we make by REST and gRPC, as 0.28, 0.29 and 0.30 answer them. I/O only by its router.
+//! A Headscale in memory: our calls by REST and gRPC, answered as by 0.28, 0.29 and 0.30. I/O only by its router.
 //!
-//! The conformance suite runs the same functions against it and against real servers, and decides where they differ.
+//! The conformance suite runs the same functions against it and against real servers, which decide where they differ.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,14 +23,14 @@ mod state;
 pub use state::ServerKey;
 use state::ServerState;
 
-/// The release whose answers are given.
+/// The release that is imitated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Flavour {
     /// 0.28.
     V0_28,
     /// 0.29.
     V0_29,
-    /// The coming 0.30.
+    /// The future 0.30.
     Main,
 }
 
@@ -38,7 +38,7 @@ impl Flavour {
     /// All of them, the oldest first.
     pub const ALL: [Self; 3] = [Self::V0_28, Self::V0_29, Self::Main];
 
-    /// Whether deleting a user deletes everybody's keys: a bug of 0.28, mended in 0.29.
+    /// Whether deleting a user deletes all users' keys: a bug of 0.28, fixed in 0.29.
     fn deletes_all_keys(self) -> bool {
         match self {
             Self::V0_28 => true,
@@ -46,7 +46,7 @@ impl Flavour {
         }
     }
 
-    /// The fewest characters of a node's name.
+    /// Returns the minimum length of a node's name.
     fn shortest_node_name(self) -> usize {
         match self {
             Self::V0_28 => 2,
@@ -54,7 +54,7 @@ impl Flavour {
         }
     }
 
-    /// Its name for people.
+    /// Returns its name for people.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -65,7 +65,7 @@ impl Flavour {
     }
 }
 
-/// A kind of request, by which requests are counted and faults are aimed.
+/// A kind of request, for counts and faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Call {
     /// `GET /version`.
@@ -96,7 +96,7 @@ pub enum Call {
     Other,
 }
 
-/// Something that goes wrong on purpose.
+/// An intended fault.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
     /// 200 and a login page; nothing is done.
@@ -105,13 +105,13 @@ pub enum Fault {
     Redirect,
     /// 401; nothing is done.
     Unauthorized,
-    /// This status with a web page, as a proxy answers for a server that is away; nothing is done.
+    /// This status with a web page, as a proxy answers for an unavailable server; nothing is done.
     Status(u16),
-    /// The request waits this long, and is then done.
+    /// The request waits this long before it is done.
     Slow(Duration),
-    /// The request is done, and its answer breaks off half-way.
+    /// The request is done, and its answer breaks off halfway.
     CutBody,
-    /// The request is done, and its answer is followed by more bytes than anybody should read.
+    /// The request is done, and its answer continues with more bytes than a client should read.
     Endless,
     /// The request is done, and its answer lacks this field, or has another value there (a JSON pointer).
     Field(&'static str, Option<serde_json::Value>),
@@ -137,7 +137,7 @@ struct Inner {
 }
 
 impl Embedded {
-    /// Starts empty, going by `clock`.
+    /// Creates an empty server with the time of `clock`.
     #[must_use]
     pub fn new(flavour: Flavour, clock: Clock) -> Self {
         let inner = Mutex::new(Inner::default());
@@ -150,7 +150,7 @@ impl Embedded {
         }
     }
 
-    /// Makes an API key as `headscale apikeys create` does on the server's own machine.
+    /// Creates an API key like `headscale apikeys create` on the server's own machine.
     #[must_use]
     pub fn create_api_key(&self, life: Duration) -> KeyValue {
         let now = self.now();
@@ -159,34 +159,34 @@ impl Embedded {
             .create_api_key(now, crate::clock::after(now, life))
     }
 
-    /// Makes calls of this kind, or all calls, go wrong until [`Self::mend`].
+    /// Applies a fault to calls of this kind, or to all calls, until [`Self::mend`].
     pub fn break_calls(&self, call: Option<Call>, fault: Fault) {
         self.inner().fault = Some((call, fault));
     }
 
-    /// Ends what [`Self::break_calls`] began.
+    /// Removes the faults of [`Self::break_calls`].
     pub fn mend(&self) {
         self.inner().fault = None;
     }
 
-    /// Loses all users, keys and nodes, and all API keys, as with its database.
+    /// Deletes all users, keys, nodes and API keys, as with a lost database.
     pub fn forget(&self) {
         self.inner().state = ServerState::default();
     }
 
-    /// How many requests of a kind came, refused ones included.
+    /// Returns the number of requests of a kind, refused ones included.
     #[must_use]
     pub fn calls(&self, call: Call) -> u64 {
         self.inner().calls.get(&call).copied().unwrap_or_default()
     }
 
-    /// How many requests came in all.
+    /// Returns the number of all requests.
     #[must_use]
     pub fn all_calls(&self) -> u64 {
         self.inner().calls.values().sum()
     }
 
-    /// All pre-auth keys, expired ones included, by id.
+    /// Returns all pre-auth keys, expired ones included, by id.
     #[must_use]
     pub fn issued(&self) -> Vec<ServerKey> {
         self.inner().state.issued()
@@ -199,7 +199,7 @@ impl Embedded {
         self.inner().state.accepts(key, now)
     }
 
-    /// Lets a node join with a key, as a client would; none if the key is not accepted.
+    /// Joins a node with a key, as a client would; `None` if the key is not accepted.
     #[must_use]
     pub fn join(&self, key: &str, hostname: &str) -> Option<NodeId> {
         let now = self.now();
@@ -211,12 +211,12 @@ impl Embedded {
         self.inner().state.set_online(node, online);
     }
 
-    /// Removes a node, as `headscale nodes delete` does; says whether it was there.
+    /// Deletes a node like `headscale nodes delete`; returns whether it existed.
     pub fn remove_node(&self, node: NodeId) -> bool {
         self.inner().state.delete_node(node.0).is_ok()
     }
 
-    /// The label of each node in the tailnet's DNS, by id.
+    /// Returns the label of each node in the tailnet's DNS, by id.
     #[must_use]
     pub fn given_names(&self) -> BTreeMap<NodeId, String> {
         let inner = self.inner();
@@ -226,7 +226,7 @@ impl Embedded {
             .collect()
     }
 
-    /// The names of all users, the oldest first.
+    /// Returns the names of all users, the oldest first.
     #[must_use]
     pub fn user_names(&self) -> Vec<String> {
         let inner = self.inner();
@@ -234,7 +234,7 @@ impl Embedded {
         users.map(|user| user.name.clone()).collect()
     }
 
-    /// Adds a user that somebody else made; `provider` is empty, or such as `oidc`.
+    /// Adds a user that another client created; `provider` is empty, or such as `oidc`.
     pub fn add_user(&self, name: &str, display_name: &str, provider: &str) {
         let now = self.now();
         self.inner()

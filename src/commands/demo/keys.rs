@@ -1,4 +1,4 @@
-//! The keys' life in the demo: minted, kept in files, rotated, expired; seen in the files and on the server. I/O.
+//! The keys of the demo: created, stored, rotated, expired; verified in the files and on the server. I/O.
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
@@ -13,14 +13,14 @@ use super::step::{DemoStep, Failed};
 use crate::control_plane::KeyId;
 use crate::key_value::KeyValue;
 
-/// How long an old key stays good: the default of the configuration.
+/// How long an old key stays valid: the default of the configuration.
 const OVERLAP: SignedDuration = SignedDuration::from_hours(1);
 
-/// How long before a key is due the demo looks at it: some seconds on the demo's clock.
+/// How long before a key is due the demo checks it: some seconds on the demo's clock.
 const EARLY: SignedDuration = SignedDuration::from_hours(2);
 
 impl Stage {
-    /// Every key that a patched pod refers to is made, and Headscale lists it.
+    /// Verifies that every key of a patched pod is created, and that Headscale lists it.
     pub(super) async fn mint(&mut self, show: &mut Show<'_>) -> Result<(), Failed> {
         let step = DemoStep::Mint;
         show.step("A key for each service").map_err(at(step))?;
@@ -62,7 +62,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Nobody else may read the files.
+    /// Verifies that other users cannot read the files.
     pub(super) async fn read_files(&mut self, show: &mut Show<'_>) -> Result<(), Failed> {
         let step = DemoStep::Files;
         show.step("The keys as files").map_err(at(step))?;
@@ -100,7 +100,7 @@ impl Stage {
         Ok(())
     }
 
-    /// The clock is set ahead to where each key is due.
+    /// Sets the clock forward to the due time of each key.
     pub(super) async fn rotate(&mut self, show: &mut Show<'_>) -> Result<(), Failed> {
         show.step("Three months on a fast clock")
             .map_err(at(DemoStep::Rotate))?;
@@ -124,7 +124,7 @@ impl Stage {
         Ok(())
     }
 
-    /// A key stays until it is due, and is then replaced while it is still good.
+    /// Verifies that a key stays until it is due, and is then replaced while it is still valid.
     async fn renew(
         &self,
         show: &mut Show<'_>,
@@ -178,7 +178,7 @@ impl Stage {
         Ok((new, old.value))
     }
 
-    /// The old key is good for the overlap and not longer; the new one is good all the time.
+    /// Verifies that the old key is valid for the overlap and not longer, and the new one all the time.
     async fn outlive(
         &self,
         show: &mut Show<'_>,
@@ -215,7 +215,7 @@ impl Stage {
             self.clock.set(end);
         }
         let step = DemoStep::Expire;
-        // Expired by us, not by its age.
+        // Expired by Sidescale, not by its age.
         let listed = self
             .see(step, async || {
                 let keys = self
@@ -258,7 +258,7 @@ impl Stage {
         .map_err(at(step))
     }
 
-    /// The key in a file, as Headscale made it; another than `but`.
+    /// Returns the key in a file, as Headscale created it; must differ from `but`.
     fn in_file(&self, path: &std::path::Path, but: Option<KeyId>) -> Result<ServerKey, String> {
         let value = std::fs::read_to_string(path)
             .map_err(|error| format!("{}: {error}", path.display()))?;
@@ -273,7 +273,7 @@ impl Stage {
         Ok(key)
     }
 
-    /// Our client, too, sees the key on the server.
+    /// Verifies that our client sees the key on the server too.
     async fn is_listed(&self, step: DemoStep, key: &ServerKey) -> Result<(), Failed> {
         let listed = self
             .control_plane(step)?
@@ -303,7 +303,7 @@ impl Stage {
     }
 }
 
-/// How long before its end a pod's key is renewed.
+/// Returns how long before its expiration a pod's key is renewed.
 fn buffer(pod: &Value) -> SignedDuration {
     let asked = pod["metadata"]["annotations"]["sidescale.io/auth-key-rotation-buffer"].as_str();
     let hours = asked.and_then(|text| text.strip_suffix('h')?.parse().ok());

@@ -1,4 +1,4 @@
-//! Manifests -> the pods that a cluster's controllers would make of them, and what is known of namespaces. Pure.
+//! Converts manifests into the pods that a cluster's controllers would create, and the metadata of namespaces. Pure.
 
 use std::collections::BTreeMap;
 
@@ -10,31 +10,30 @@ use sidescale_webhook::profile::Policy;
 
 use crate::rotation::demand::PodInputs;
 
-/// A pod as it comes to admission.
+/// A pod as it is sent to admission.
 #[derive(Clone, Debug)]
 pub(super) struct Sample {
-    /// The file it is from.
+    /// The file that it comes from.
     pub(super) file: String,
-    /// Its namespace.
     pub(super) namespace: String,
-    /// What it will be called.
+    /// Its future name.
     pub(super) name: String,
-    /// The pod, before anything was changed.
+    /// The pod before any change.
     pub(super) pod: Value,
-    /// The path that the webhook configuration would post it to; none where no call is made.
+    /// The path of the webhook for it; `None` where the webhook configuration does not select it.
     pub(super) path: Option<&'static str>,
 }
 
-/// All that some files say.
+/// The content of some files.
 #[derive(Debug, Default)]
 pub(super) struct Manifests {
-    /// One pod for each workload.
+    /// One pod per workload.
     pub(super) samples: Vec<Sample>,
-    /// The namespaces that are in the files.
+    /// The namespaces in the files.
     pub(super) namespaces: BTreeMap<String, NamespaceMetadata>,
 }
 
-/// Reads files of one or more YAML documents; the error names file and trouble.
+/// Reads files of one or more YAML documents; the error names the file and the problem.
 pub(super) fn read(files: &[(String, String)]) -> Result<Manifests, String> {
     let mut manifests = Manifests::default();
     let mut objects = Vec::new();
@@ -48,7 +47,7 @@ pub(super) fn read(files: &[(String, String)]) -> Result<Manifests, String> {
                 .map(|object| (file, object)),
         );
     }
-    // A namespace may stand after what is in it.
+    // A namespace may follow its objects.
     for (_, object) in &objects {
         if text(object, "/kind") == "Namespace" {
             manifests
@@ -86,7 +85,7 @@ pub(super) fn read(files: &[(String, String)]) -> Result<Manifests, String> {
     Ok(manifests)
 }
 
-/// What a watch of pods would keep of a pod.
+/// Returns what a watch of pods would store about a pod.
 pub(super) fn shape(name: &str, pod: &Value, policy: &Policy) -> PodInputs {
     let entries = |map: &'static str| {
         let entries = pod["metadata"][map].as_object().into_iter().flatten();
@@ -106,7 +105,7 @@ pub(super) fn shape(name: &str, pod: &Value, policy: &Policy) -> PodInputs {
     )
 }
 
-/// The pod that a workload's controller makes first, and its name.
+/// Returns the first pod of a workload's controller, and its name.
 fn pod(object: &Value) -> Option<(String, Value)> {
     let name = text(object, "/metadata/name");
     let template = || json!({"metadata": object["spec"]["template"]["metadata"], "spec": object["spec"]["template"]["spec"]});
@@ -139,7 +138,7 @@ fn pod(object: &Value) -> Option<(String, Value)> {
     }
 }
 
-/// A pod whose name the API server fills in after admission.
+/// Converts a pod to one whose name the API server generates after admission.
 fn generated(pod: &mut Value, kind: &str, owner: &str) {
     own(pod, kind, owner);
     pod["metadata"]["generateName"] = json!(format!("{owner}-"));
@@ -153,7 +152,7 @@ fn own(pod: &mut Value, kind: &str, owner: &str) {
     }]);
 }
 
-/// Which entry of the webhook configuration selects a pod; see the chart.
+/// Returns the path of the webhook configuration's entry that selects a pod; see the chart.
 fn path(pod: &Value, namespace: Option<&NamespaceMetadata>) -> Option<&'static str> {
     match namespace.and_then(|namespace| namespace.inject.as_deref()) {
         Some("tailscale" | "true") => Some("/mutate/namespace"),
@@ -184,7 +183,7 @@ fn namespace(object: &Value) -> NamespaceMetadata {
     }
 }
 
-/// Ten characters as a Deployment's controller writes them, the same for the same template.
+/// Returns ten characters like the hash of a Deployment's controller, the same for the same template.
 fn hash(template: &Value) -> String {
     let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     let hash = template

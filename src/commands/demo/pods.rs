@@ -1,4 +1,4 @@
-//! The demo's webhook, and the pods that go through it. I/O.
+//! The demo's webhook, and the pods that it reviews. I/O.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::server::{self, Limits, ServerTls};
 use crate::tls::ServingKey;
 
 impl Stage {
-    /// The webhook as `serve` runs it, asked as an API server asks.
+    /// Starts the webhook as `serve` does, and calls it as an API server does.
     pub(super) async fn start_webhook(&mut self, show: &mut Show<'_>) -> Result<(), Failed> {
         let step = DemoStep::Webhook;
         show.step("The webhook, over HTTPS").map_err(at(step))?;
@@ -71,7 +71,7 @@ impl Stage {
         };
         let reviewer =
             Reviewer::new(address, trusted).map_err(|problem| Failed { step, problem })?;
-        // Whoever trusts another authority must not get through.
+        // A client that trusts another authority must fail.
         let stranger = Reviewer::new(
             address,
             if self.is_spoilt(step) {
@@ -99,7 +99,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Each pod goes through the webhook as an API server would send it.
+    /// Sends each pod to the webhook as an API server would.
     pub(super) async fn patch_pods(&mut self, show: &mut Show<'_>) -> Result<(), Failed> {
         let step = DemoStep::Patch;
         for sample in std::mem::take(&mut self.manifests.samples) {
@@ -155,7 +155,7 @@ impl Stage {
         Ok(())
     }
 
-    /// What was patched once is not patched again.
+    /// Verifies that a patched pod is not patched again.
     pub(super) async fn patch_again(&mut self, show: &mut Show<'_>) -> Result<(), Failed> {
         let step = DemoStep::Unchanged;
         show.step("The patched pods once more").map_err(at(step))?;
@@ -208,7 +208,7 @@ impl Stage {
     }
 }
 
-/// The name of our container in a pod.
+/// Returns the name of our container in a pod.
 fn sidecar(pod: &Value) -> Option<&str> {
     let all = ["initContainers", "containers"]
         .into_iter()

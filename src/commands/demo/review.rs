@@ -10,27 +10,27 @@ use serde_json::{Value, json};
 use super::manifests::Sample;
 use crate::causes;
 
-/// The name by which an API server asks for the webhook.
+/// Host name of the webhook for an API server.
 pub(super) const HOST: &str = "sidescale.sidescale.svc";
 
-/// What an API server waits for.
+/// Timeout of an API server.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Sends reviews to one webhook, trusting one authority alone.
+/// Client that sends reviews to one webhook, and trusts a single authority.
 #[derive(Debug)]
 pub(super) struct Reviewer {
     client: reqwest::Client,
     port: u16,
 }
 
-/// What came of a review.
+/// Outcome of a review.
 #[derive(Debug)]
 pub(super) enum Reviewed {
     /// Denied, with the message.
     Denied(String),
-    /// Allowed as it was.
+    /// Allowed without changes.
     Unchanged,
-    /// Allowed with these changes made.
+    /// Allowed with these changes.
     Patched(Value),
 }
 
@@ -55,7 +55,7 @@ impl Reviewer {
         self.port
     }
 
-    /// Asks for a page that is not there: it answers, so TLS was spoken. Returns the URL.
+    /// Requests a missing page: any answer proves TLS. Returns the URL.
     pub(super) async fn greet(&self) -> Result<String, String> {
         let url = self.url("/");
         let reply = self
@@ -75,7 +75,7 @@ impl Reviewer {
         format!("https://{HOST}:{}{path}", self.port)
     }
 
-    /// Has a pod reviewed as one that is being created.
+    /// Sends a review for the creation of a pod.
     pub(super) async fn review(
         &self,
         path: &str,
@@ -113,7 +113,7 @@ impl Reviewer {
 }
 
 impl Reviewed {
-    /// What came of it, in words.
+    /// Describes the outcome.
     pub(super) fn describe(&self) -> String {
         match self {
             Self::Denied(message) => format!("denied: {message}"),
@@ -123,7 +123,7 @@ impl Reviewed {
     }
 }
 
-/// The review that an API server sends for a pod.
+/// Returns the review that an API server sends for a pod.
 pub(super) fn body(sample: &Sample, pod: &Value) -> Value {
     let resource = json!({"group": "", "version": "v1", "resource": "pods"});
     let kind = json!({"group": "", "version": "v1", "kind": "Pod"});

@@ -1,11 +1,11 @@
-//! What the demo writes: steps, diffs, lines; colours on a terminal alone. I/O by its writer.
+//! Output of the demo: steps, diffs, lines; colours only on a terminal. I/O by its writer.
 
 use std::io::{self, Write};
 
 use serde_json::Value;
 use similar::{ChangeTag, TextDiff};
 
-/// Writes for a person.
+/// Writer of output for people.
 pub(super) struct Show<'a> {
     out: &'a mut (dyn Write + Send),
     colour: bool,
@@ -16,26 +16,26 @@ impl<'a> Show<'a> {
         Self { out, colour }
     }
 
-    /// A step begins.
+    /// Prints the title of a step.
     pub(super) fn step(&mut self, title: &str) -> io::Result<()> {
         let title = self.painted("1", title);
         writeln!(self.out, "\n{title}")?;
         self.out.flush()
     }
 
-    /// Something was seen to be so.
+    /// Prints a verified fact.
     pub(super) fn seen(&mut self, text: &str) -> io::Result<()> {
         let mark = self.painted("32", "ok");
         writeln!(self.out, "  {mark}  {text}")?;
         self.out.flush()
     }
 
-    /// A line as it is.
+    /// Prints a line unchanged.
     pub(super) fn line(&mut self, text: &str) -> io::Result<()> {
         writeln!(self.out, "      {text}")
     }
 
-    /// What a patch changes, as YAML, with a line around each change.
+    /// Prints what a patch changes, as YAML, with a line around each change.
     pub(super) fn diff(&mut self, before: &Value, after: &Value) -> io::Result<()> {
         let (before, after) = (yaml(before), yaml(after));
         let diff = TextDiff::from_lines(&before, &after);

@@ -1,4 +1,4 @@
-//! What the demo runs on: Headscale, rotation, the admin port; what all its steps share. I/O.
+//! The environment of the demo: Headscale, rotation, the admin port, and what all its steps share. I/O.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -35,30 +35,30 @@ use crate::rotation::owner::Installation;
 use crate::rotation::run as rotation;
 use crate::store::{DirectoryStore, Store, StoredSecret};
 
-/// The demo's clock runs this many times as fast; between the steps it is set ahead.
+/// Speed of the demo's clock; between the steps it is also set forward.
 const FACTOR: f64 = 600.0;
 
-/// Outlives every rotation that is shown.
+/// Longer than every rotation of the demo.
 const API_KEY_LIFE: Duration = Duration::from_secs(400 * 24 * 3600);
 
-/// What decides an injected pod's key, its uid and its name.
+/// An injected pod: what determines its key, its uid and its name.
 type StagePod = (Arc<PodInputs>, u128, Arc<str>);
 
 /// A key that pods refer to.
 #[derive(Clone, Debug)]
 pub(super) struct PodKey {
-    /// As people name it.
+    /// Its name for people.
     pub(super) name: String,
     pub(super) path: PathBuf,
-    /// How long before its end it is renewed.
+    /// How long before its expiration it is renewed.
     pub(super) buffer: SignedDuration,
-    /// The key that was last seen.
+    /// The key that was seen last.
     pub(super) id: KeyId,
     pub(super) created: Timestamp,
     pub(super) expires: Timestamp,
 }
 
-/// Holds everything that is up.
+/// Everything that runs in the demo.
 pub(super) struct Stage {
     pub(super) spoilt: Option<Spoilt>,
     pub(super) clock: Clock,
@@ -116,13 +116,13 @@ impl Stage {
         self.spoilt.is_some_and(|spoilt| spoilt.step == step)
     }
 
-    /// Looks again and again until something is seen, or patience ends.
+    /// Polls until something is seen, or the time is up.
     pub(super) async fn see<T>(
         &self,
         step: DemoStep,
         mut look: impl AsyncFnMut() -> Result<T, String>,
     ) -> Result<T, Failed> {
-        // Only the spoilt step is known to fail: the others get the time that a busy machine needs.
+        // Only the broken step is known to fail: the others get the time that a busy machine needs.
         let spoilt = self.spoilt.filter(|spoilt| spoilt.step == step);
         let patience = spoilt.map_or(PATIENCE, |spoilt| spoilt.patience);
         let begun = Instant::now();
@@ -135,7 +135,7 @@ impl Stage {
         }
     }
 
-    /// A Headscale in memory, asked by the client that rotation uses.
+    /// Starts a Headscale in memory, and calls it with the client of rotation.
     pub(super) async fn start_headscale(&mut self, show: &mut Show<'_>) -> Result<(), Failed> {
         let step = DemoStep::ControlPlane;
         show.step("A Headscale, in memory").map_err(at(step))?;
@@ -189,7 +189,7 @@ impl Stage {
             .map_err(at(DemoStep::Files))
     }
 
-    /// The pods are there, so rotation makes their keys.
+    /// Starts rotation, which creates the keys of the pods.
     pub(super) fn start_rotation(&mut self) -> Result<(), Failed> {
         let step = DemoStep::Mint;
         let policy = Arc::clone(self.policy(step)?);
@@ -236,7 +236,7 @@ impl Stage {
         };
         let stop = self.stop.clone();
         self.rotation = Some(tokio::spawn(async move {
-            // Dropped only with the loop: rotation ends where nobody tells it of pods.
+            // Dropped only with the loop: rotation stops when the sender of demands is dropped.
             let (_sender, demands) = watch::channel(demands);
             rotation::run(Arc::new(context), demands, stop).await;
         }));
@@ -278,7 +278,7 @@ impl Stage {
                 self.renewed,
             ),
         ];
-        // The last count may come a moment after what it counts.
+        // A count may be updated a moment after its event.
         let lines = self
             .see(step, async || {
                 let reply = client.get(format!("http://{address}/metrics")).send().await;
@@ -313,7 +313,7 @@ impl Stage {
         Ok(())
     }
 
-    /// How to go on while everything is up.
+    /// Returns how to continue while everything runs.
     pub(super) fn invitation(&self) -> Result<Vec<String>, String> {
         let (sample, _) = self.injected.first().ok_or("no pod")?;
         let path = self.folder.path().join("review.json");
@@ -332,10 +332,10 @@ impl Stage {
         ])
     }
 
-    /// Ends what is up; the key files go with the folder.
+    /// Stops everything; the key files are deleted with the folder.
     pub(super) async fn end(mut self) {
         self.stop.cancel();
-        // Rotation may be within a write, and would leave a file behind. It gives itself five seconds.
+        // Rotation may be within a write, and would leave a file behind. It has a grace period of five seconds.
         if let Some(rotation) = self.rotation.take() {
             let _ = rotation.await;
         }
@@ -360,7 +360,7 @@ impl Drop for Stage {
     }
 }
 
-/// An error as this step's.
+/// Converts an error into a failure of this step.
 pub(super) fn at<E: std::fmt::Display>(step: DemoStep) -> impl Fn(E) -> Failed {
     move |error| Failed {
         step,
@@ -375,7 +375,7 @@ pub(super) fn failed(step: DemoStep, problem: &str) -> Failed {
     }
 }
 
-/// A duration as a person says it.
+/// Formats a duration for people.
 pub(super) fn days(span: SignedDuration) -> String {
     let minutes = (span.as_secs() + 30) / 60;
     format!(

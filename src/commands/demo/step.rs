@@ -1,8 +1,8 @@
-//! The steps of the demo, and one that was not seen to work. Pure.
+//! The steps of the demo, and the failure of one. Pure.
 
 use std::time::Duration;
 
-/// Time for one thing to be seen; it takes some milliseconds.
+/// Time limit for one observation; it takes some milliseconds.
 pub(super) const PATIENCE: Duration = Duration::from_secs(8);
 
 /// A step of the demo.
@@ -18,22 +18,22 @@ pub enum DemoStep {
     Patch,
     /// A patched pod is left alone.
     Unchanged,
-    /// A key is minted for each service.
+    /// A key is created for each service.
     Mint,
-    /// The keys are in files that nobody else may read.
+    /// The keys are in files that other users cannot read.
     Files,
-    /// Before its time a key stays; then it is renewed.
+    /// A key stays until it is due; then it is renewed.
     Rotate,
-    /// The old key is still good for the overlap.
+    /// The old key stays valid for the overlap.
     Overlap,
-    /// Then it is expired, and the new one stays good.
+    /// Then it is expired, and the new one stays valid.
     Expire,
     /// The metrics count what was seen.
     Metrics,
 }
 
 impl DemoStep {
-    /// All of them, in their order.
+    /// All steps in order.
     pub const ALL: [Self; 11] = [
         Self::Manifests,
         Self::ControlPlane,
@@ -48,7 +48,7 @@ impl DemoStep {
         Self::Metrics,
     ];
 
-    /// Its name, as its failure says it.
+    /// Returns its name, as in its failure.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -67,21 +67,19 @@ impl DemoStep {
     }
 }
 
-/// A step that was not seen to work.
+/// A step that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("step \"{}\": {problem}", step.as_str())]
 pub struct Failed {
-    /// The step.
     pub step: DemoStep,
     /// What was seen instead.
     pub problem: String,
 }
 
-/// Something spoilt on purpose, so that a test sees the step fail, and how long the demo waits for what will not come.
+/// A step that is broken on purpose, so that a test sees it fail, and how long the demo waits for it.
 #[derive(Clone, Copy, Debug)]
 pub struct Spoilt {
-    /// The step that cannot work.
+    /// The step that cannot succeed.
     pub step: DemoStep,
-    /// The wait.
     pub patience: Duration,
 }

@@ -1,4 +1,4 @@
-//! Which keys a person means, which of them can be replaced, and when they are. Pure.
+//! Selects the keys that a person names, those of them that can be replaced, and decides when they are. Pure.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -13,16 +13,15 @@ use crate::rotation::ownership;
 use crate::rotation::plan::Ownership;
 use crate::rotation::record::{KeyRecord, Record};
 
-/// A service, or all those of a namespace.
+/// A service, or all services of a namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RotateTarget {
-    /// The namespace.
     pub namespace: String,
-    /// The service; none stands for all.
+    /// The service; `None` for all.
     pub service: Option<String>,
 }
 
-/// A key that is to be replaced.
+/// A key to replace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Chosen {
     pub(super) data_key: String,
@@ -30,10 +29,10 @@ pub(super) struct Chosen {
     pub(super) id: KeyId,
 }
 
-/// The keys that are to be replaced, by Secret.
+/// The keys to replace, by Secret.
 pub(super) type ChosenBySecret = BTreeMap<SecretRef, Vec<Chosen>>;
 
-/// A key that is not, and why.
+/// A key that is not replaced, and why.
 pub(super) type LeftOut = (String, String);
 
 impl FromStr for RotateTarget {
@@ -68,10 +67,10 @@ impl RotateTarget {
     }
 }
 
-/// Sorts out the keys that are meant; without a target, all are.
+/// Selects the keys of the targets; all keys if there is no target.
 ///
 /// # Errors
-/// A target names nothing, or a service that cannot have another key now.
+/// A target matches nothing, or a service that cannot get a new key now.
 pub(super) fn choose(
     inventory: &Inventory,
     targets: &[RotateTarget],
@@ -157,7 +156,7 @@ impl Chosen {
         record.keys.get(&self.data_key)
     }
 
-    /// Whether another key is in force, and with `revoke` the old one has ended.
+    /// Whether a new key is in use, and with `revoke` the old one has expired.
     pub(super) fn is_replaced(&self, record: &Record, revoke: bool) -> bool {
         let Some(key) = self.of(record) else {
             return false;
@@ -170,7 +169,7 @@ impl Chosen {
         other && (ended || !revoke)
     }
 
-    /// What became of it, in a line.
+    /// Returns the outcome in one line.
     pub(super) fn outcome(&self, namespace: &str, record: &Record, revoke: bool) -> String {
         let key = self.of(record);
         let new = key

@@ -1,4 +1,4 @@
-//! Rotation as `serve` runs it: in the replica that leads, fed by the watch of pods. I/O.
+//! Rotation within `serve`: in the replica that leads, fed by the watch of pods. I/O.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -28,38 +28,36 @@ use crate::rotation::{Checkpoint, run};
 use crate::store::{SecretStore, Store};
 use crate::watch::{Namespaces, pods, run_secrets};
 
-/// Until when another writer's intent is left to it: with the Lease in hand it has most likely ended.
+/// How long another writer's intent is respected: its writer has most likely exited, as this replica holds the Lease.
 const RESPECT_LEADING: Duration = Duration::from_secs(15);
 const RESPECT_ANYWAY: Duration = Duration::from_secs(120);
 
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Holds what rotation in a cluster needs.
+/// What rotation in a cluster needs.
 #[derive(Clone)]
 pub struct InCluster {
-    /// The cluster, and our account there.
+    /// Client with our account in the cluster.
     pub client: Client,
-    /// The Lease, and the name of this replica.
+    /// The Lease, with the name of this replica.
     pub lease: Lease,
-    /// ConfigMap that says whose hostnames are, in the Lease's namespace.
+    /// ConfigMap with the owners of hostnames, in the Lease's namespace.
     pub hostnames: String,
-    /// Release that the users are marked with.
+    /// Release in the owner tag of the users.
     pub release: String,
     /// The operator's configuration.
     pub policy: Current,
-    /// The namespaces, watched by somebody else.
+    /// The namespaces, watched by another task.
     pub namespaces: Arc<Namespaces>,
-    /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// What the admin port says.
+    /// State for the admin port.
     pub health: Arc<Health>,
-    /// The time.
     pub clock: Clock,
-    /// Where people look; what was said stays known from one term to the next.
+    /// Publisher of Events; it remembers what it reported from one term to the next.
     pub events: Events,
 }
 
-/// Rotates until `shutdown`, whenever this replica leads.
+/// Rotates until `shutdown`, while this replica leads.
 pub async fn run(cluster: InCluster, shutdown: CancellationToken) {
     let (sender, leading) = watch::channel(Leadership::Others);
     let lease = leader::run(
@@ -76,7 +74,7 @@ async fn act(
     mut leading: watch::Receiver<Leadership>,
     shutdown: CancellationToken,
 ) {
-    // One name for the whole life of the process: its own unfinished work is known by it.
+    // One name for the lifetime of the process: it recognizes its own unfinished work by it.
     let writer = uuid::Uuid::new_v4().simple().to_string();
     let mut policies = cluster.policy.clone();
     let installations = cluster.installations();
@@ -146,11 +144,11 @@ async fn act(
             }
             ended = leading.wait_for(|leading| *leading == Leadership::Others) => match ended {
                 Ok(_) => info!(lease = cluster.lease.name, "Another replica rotates from now on"),
-                // Nobody keeps the Lease any more: the process ends, and who is next is not known here.
+                // The task of the Lease has exited: the process stops, and the next leader is unknown here.
                 Err(_) => debug!(lease = cluster.lease.name, "Rotation ends with the process"),
             }
         }
-        // What is under way is brought to its end.
+        // Completes the work in progress.
         stop.cancel();
         rotation.await;
     }
@@ -163,7 +161,8 @@ impl InCluster {
     }
 }
 
-/// Waits until no other release came first, and returns what its users are known by; none if another replica acts meanwhile.
+/// Waits until no other release has priority, and returns the owner tag of its users; `None` if another replica leads
+/// meanwhile.
 async fn begin(
     cluster: &InCluster,
     policy: &Policy,
@@ -177,14 +176,14 @@ async fn begin(
     Some(installation(cluster, policy).await)
 }
 
-/// Is ready when there is another policy; never where none can come.
+/// Resolves when the policy changes; never if it cannot change.
 async fn changed(policies: &mut Current) {
     if policies.changed().await.is_err() {
         std::future::pending::<()>().await;
     }
 }
 
-/// By what the users that it creates are known: no other cluster and no other release has that name.
+/// Returns the owner tag of the users that it creates, unique to this cluster and release.
 async fn installation(cluster: &InCluster, policy: &Policy) -> Installation {
     let former = &policy.former_installations;
     if let Some(name) = &policy.installation {

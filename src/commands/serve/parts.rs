@@ -1,10 +1,10 @@
-//! The tasks of the process: one ends, all stop.
+//! The tasks of the process: when one exits, all stop.
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-/// Holds the tasks of the process: one ends, all stop.
+/// The tasks of the process: when one exits, all stop.
 pub(super) struct ProcessTasks {
     tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
     shutdown: CancellationToken,
@@ -26,7 +26,7 @@ impl ProcessTasks {
         self.tasks.spawn(async move { (name, part.await) });
     }
 
-    /// Waits for all; the first failure is the result.
+    /// Waits for all tasks; returns the first failure.
     pub(super) async fn join(mut self) -> anyhow::Result<()> {
         let mut result = Ok(());
         while let Some(ended) = self.tasks.join_next().await {

@@ -1,4 +1,4 @@
-//! The keys of a service's single pods as one row: nobody reads a row for each pod. Pure.
+//! Merges the keys of a service's single pods into one row: a row per pod would be too long to read. Pure.
 
 use std::collections::BTreeMap;
 
@@ -7,12 +7,12 @@ use sidescale_webhook::identity::POD_SECRET;
 use super::row::StatusRow;
 use crate::rotation::state::KeyState;
 
-/// Puts the keys of single pods together, by service and control plane; the others stay as they are.
+/// Merges the keys of single pods, by service and control plane; the others stay as they are.
 pub(super) fn fold(rows: Vec<StatusRow>) -> Vec<StatusRow> {
     let mut folded = Vec::new();
     let mut own: BTreeMap<(String, String, String), StatusRow> = BTreeMap::new();
     for row in rows {
-        // A Secret that is damaged as a whole is nobody's.
+        // A Secret that is damaged as a whole belongs to no service.
         if row.secret != POD_SECRET || row.service.is_empty() {
             folded.push(row);
             continue;
@@ -55,7 +55,7 @@ fn join(all: &mut StatusRow, row: StatusRow) {
         state,
         owners,
         pods,
-        // Each row has all that came with a key of the user.
+        // Each row has everything that joined with a key of the user.
         nodes_online: _,
         last_seen: _,
         nodes: _,
@@ -90,7 +90,7 @@ fn join(all: &mut StatusRow, row: StatusRow) {
     all.unexplained |= unexplained;
 }
 
-/// What is wrong comes before what is right, and that before what nobody uses.
+/// Orders problems before good keys, and those before unused ones.
 fn weight(state: &str) -> u8 {
     match state {
         "Unused" => 0,

@@ -1,4 +1,4 @@
-//! Pods without a node, written into the rows of their keys. Pure.
+//! Adds pods without a node to the rows of their keys. Pure.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,10 @@ use crate::rotation::demand::{Demands, SecretRef};
 use crate::rotation::nodes::{NodeFinding, NodeState, NodeTracker, PodOwner};
 use crate::rotation::{foreign_keys, joining};
 
-/// So many pods are named.
+/// Maximum number of pods that are named.
 const MOST_NAMED: usize = 5;
 
-/// Holds the pods against the nodes, as rotation does, and writes into the rows which have none.
+/// Compares the pods with the nodes, as rotation does, and adds those without one to the rows.
 pub(super) fn miss(
     now: Timestamp,
     rows: &mut [StatusRow],
@@ -53,7 +53,8 @@ pub(super) fn miss(
     }
 }
 
-/// Pods with a hostname of their own have a finding each, replicas that share one have one together.
+/// Describes the missing pods: each pod with its own hostname has a finding, replicas that share a hostname have one
+/// together.
 fn missing(row: &StatusRow, findings: &[&NodeFinding]) -> RowProblem {
     let count: usize = findings.iter().map(|finding| finding.count).sum();
     let pods = findings.iter().flat_map(|finding| &finding.pods);

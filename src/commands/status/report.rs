@@ -1,4 +1,4 @@
-//! What `status` shows: a row for each key, and what is wrong with it. Pure.
+//! The report of `status`: a row per key, and its problems. Pure.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use super::secret::SecretRows;
 use crate::commands::view::held::PlaneView;
 use crate::commands::view::inventory::Inventory;
 
-/// Everything that is shown.
+/// The complete report.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct StatusReport {
     /// The keys, by namespace, service and control plane.
@@ -21,7 +21,7 @@ pub(crate) struct StatusReport {
 }
 
 impl StatusReport {
-    /// Looks at every Secret as rotation itself would.
+    /// Judges every Secret as rotation itself would.
     pub(crate) fn new(
         now: Timestamp,
         inventory: &Inventory,
@@ -40,7 +40,7 @@ impl StatusReport {
         Self { keys }
     }
 
-    /// How many keys were verified and are not as they should be.
+    /// Returns the number of keys that failed verification.
     pub(crate) fn unverified(&self) -> usize {
         let wrong = |key: &&StatusRow| key.verified == Some(false);
         self.keys.iter().filter(wrong).count()

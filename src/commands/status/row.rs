@@ -1,4 +1,4 @@
-//! A row of `status`: a key, and what is wrong with it. Pure.
+//! A row of `status`: a key, and its problems. Pure.
 
 use std::collections::BTreeSet;
 
@@ -10,16 +10,15 @@ use crate::commands::view::held::NodeRow;
 use crate::control_plane::KeyId;
 use crate::rotation::nodes::PodOwner;
 
-/// What is told to be typed, for this installation.
+/// Commands to suggest for this installation.
 #[derive(Clone, Debug)]
 pub(crate) struct Hints {
-    /// The command that shows its log.
+    /// The command that shows the log.
     pub(crate) logs: String,
-    /// What our own commands need behind their words.
+    /// The flags that our own commands need.
     pub(crate) flags: String,
 }
 
-/// A key.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct StatusRow {
@@ -30,46 +29,46 @@ pub(crate) struct StatusRow {
     pub(crate) data_key: String,
     pub(crate) user: Option<String>,
     pub(crate) tags: Vec<String>,
-    /// None where the row is about several keys.
+    /// `None` where the row is about several keys.
     pub(crate) key_id: Option<KeyId>,
-    /// How many keys it is about: more than one where each pod has its own.
+    /// Number of its keys: more than one where each pod has its own.
     pub(crate) keys: usize,
     pub(crate) created: Option<Timestamp>,
     pub(crate) expires: Option<Timestamp>,
-    /// When it is renewed; none where nothing renews it.
+    /// When it is renewed; `None` if it is not renewed.
     pub(crate) next_rotation: Option<Timestamp>,
-    /// Why another key is being made now.
+    /// Why a new key is being created now.
     pub(crate) pending: Option<&'static str>,
-    /// The keys before it that are still valid.
+    /// The previous keys that are still valid.
     pub(crate) ending: Vec<KeyId>,
     pub(crate) state: String,
     pub(crate) owners: BTreeSet<String>,
     pub(crate) pods: usize,
-    /// Nodes online with a key of this service; none where nobody was asked.
+    /// Nodes online with a key of this service; `None` without verification.
     pub(crate) nodes_online: Option<usize>,
     /// When the control plane last saw one of them, online or not.
     pub(crate) last_seen: Option<Timestamp>,
-    /// All of them; none where nobody was asked.
+    /// All of these nodes; `None` without verification.
     pub(crate) nodes: Option<Vec<NodeRow>>,
-    /// Whether the control plane holds the key as it should be; none where nobody was asked.
+    /// Whether the control plane has the key as recorded; `None` without verification.
     pub(crate) verified: Option<bool>,
     pub(crate) problems: Vec<RowProblem>,
-    /// Whether it lacks a usable key and nothing says why.
+    /// Whether it lacks a usable key for no known reason.
     #[serde(skip)]
     pub(crate) unexplained: bool,
 }
 
-/// Something that is wrong.
+/// A problem.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct RowProblem {
-    /// What it is; where it comes from rotation itself, it says what to do as well.
+    /// Its description; one from rotation also says what to do.
     pub(crate) text: String,
-    /// What mends it.
+    /// What fixes it.
     pub(crate) fix: Option<String>,
 }
 
 impl StatusRow {
-    /// Whether the pods of that place use it.
+    /// Whether the pods of that owner use it.
     pub(super) fn is_at(&self, place: &PodOwner) -> bool {
         let PodOwner {
             namespace,

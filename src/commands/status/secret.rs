@@ -19,16 +19,16 @@ use crate::rotation::request::Requests;
 use crate::rotation::state::KeyState;
 use crate::rotation::{StoredValue, may_be_a_key};
 
-/// A warning of rotation counts this long.
+/// Age up to which a warning of rotation counts.
 const FRESH: SignedDuration = SignedDuration::from_hours(1);
 
-/// A renewal that is this late is a problem.
+/// Delay from which a late renewal is a problem.
 const LATE: SignedDuration = SignedDuration::from_hours(1);
 
 /// A service that is younger than this may still wait for its first key.
 const PATIENCE: SignedDuration = SignedDuration::from_mins(1);
 
-/// One Secret, while its rows are made.
+/// One Secret, while its rows are built.
 pub(super) struct SecretRows<'a> {
     now: Timestamp,
     name: &'a SecretRef,
@@ -105,7 +105,7 @@ impl<'a> SecretRows<'a> {
     pub(super) fn rows(&self, hints: &Hints) -> Vec<StatusRow> {
         let data_keys: BTreeSet<_> = self.record.keys.keys().chain(self.demand.keys()).collect();
         if let (true, Some(problem)) = (data_keys.is_empty(), &self.problem) {
-            // A Secret of somebody else that no pod needs is none of our business, but one that is damaged is.
+            // A foreign Secret that no pod needs does not concern Sidescale, but a damaged one does.
             let ours = self
                 .inventory
                 .secrets
@@ -132,7 +132,7 @@ impl<'a> SecretRows<'a> {
             .map(|demand| &demand.asked)
             .or(current.map(|current| &current.asked));
         let buffer = demand.and_then(|demand| SignedDuration::try_from(demand.buffer).ok());
-        // Whoever has joined with a key of its own needs it no more: it may end.
+        // A pod that has joined with its own key needs it no longer: it may expire.
         let lasting = current.filter(|_| key.is_some_and(|key| key.joined_with.is_none()));
         let next = lasting
             .zip(buffer)
@@ -219,7 +219,7 @@ impl<'a> SecretRows<'a> {
         }
     }
 
-    /// Why another key is being made now.
+    /// Returns why a new key is being created now.
     fn pending(&self, data_key: &str) -> Option<&'static str> {
         self.plan.steps.iter().find_map(|step| match step {
             Step::Intend { data_key: of, why }
@@ -242,13 +242,13 @@ impl<'a> SecretRows<'a> {
         state.as_str().to_owned()
     }
 
-    /// What rotation has warned of in the last hour.
+    /// Returns the warnings of rotation in the last hour.
     fn notes(&self) -> impl Iterator<Item = &RotationWarning> {
         let notes = self.inventory.notes.get(self.name).into_iter().flatten();
         notes.filter(|note| self.now.duration_since(note.at) < FRESH)
     }
 
-    /// What is wrong as far as the cluster alone says.
+    /// Finds problems that the cluster alone shows.
     fn judge(&self, row: &mut StatusRow, demand: Option<&KeyDemand>, hints: &Hints) {
         let mut say =
             |text: String, fix: Option<String>| row.problems.push(RowProblem { text, fix });
@@ -297,7 +297,7 @@ impl<'a> SecretRows<'a> {
         }
     }
 
-    /// What the control plane says of the key.
+    /// Finds problems of the key that the control plane shows.
     fn compare(&self, row: &mut StatusRow, key: Option<&KeyRecord>, hints: &Hints) {
         let held = match self.planes.get(&row.control_plane) {
             None => return,

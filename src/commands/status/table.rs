@@ -27,17 +27,17 @@ const HEAD: [&str; 13] = [
     "SEEN",
 ];
 
-/// Is what stands where there is nothing to say.
+/// Placeholder of an empty cell.
 const NOTHING: &str = "-";
 
-/// The whole text: the table, what is wrong, a line that counts.
+/// Renders the complete text: the table, the problems, and a summary line.
 pub(super) fn render(now: Timestamp, report: &StatusReport) -> String {
     let mut text = String::new();
     if report.keys.is_empty() {
         text.push_str("No keys: no pod asks for one yet, and no Secret holds any.\n");
         return text;
     }
-    // Names of Secrets' contents and of nodes are other people's.
+    // Other people choose the contents of Secrets and the names of nodes.
     let plain = |cells: [String; 13]| cells.map(|cell| quote::line(&cell));
     let rows = report.keys.iter().map(|key| plain(cells(now, key)));
     let rows: Vec<[String; 13]> = rows.collect();
@@ -114,7 +114,7 @@ fn cells(now: Timestamp, key: &StatusRow) -> [String; 13] {
     ]
 }
 
-/// When a node of it was online last.
+/// Returns when one of its nodes was last online.
 fn seen(now: Timestamp, key: &StatusRow) -> String {
     match (key.nodes_online, key.last_seen) {
         (Some(1..), _) => "now".to_owned(),

@@ -274,7 +274,7 @@ fn the_keys_of_single_pods_are_one_row_for_each_service() {
     let report = own_keys().report(&policy(), &held(|_| {}));
     let row = &report.keys[0];
     assert_eq!((row.keys, row.pods, row.key_id), (4, 3, None));
-    // One has joined, so that nobody misses its key; of the new one the control plane knows nothing.
+    // One pod has joined, so its key is not missing; the control plane does not know the new key.
     let about: Vec<_> = row.problems.iter().map(|problem| &*problem.text).collect();
     let missing = |text: &&&str| text.contains("is not there any more");
     assert_eq!(about.iter().filter(missing).count(), 1, "{about:?}");

@@ -1,4 +1,4 @@
-//! What a control plane holds, and keys that differ from their record. Pure.
+//! The content of a control plane, and keys that differ from their record. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,16 +14,16 @@ use crate::rotation::problem::Problem;
 use crate::rotation::record::{self, KeyRecord, Origin};
 use crate::rotation::tailnet::{ForeignRows, KeyOrigin, Tailnet};
 
-/// What is known of a control plane.
+/// What is known about a control plane.
 #[derive(Clone, Debug)]
 pub(crate) enum PlaneView {
-    /// What it holds.
+    /// Its content.
     Held(ServerSnapshot),
-    /// Why it could not be asked.
+    /// Why it could not be read.
     Trouble(Problem),
 }
 
-/// What a control plane holds.
+/// The content of a control plane.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ServerSnapshot {
     pub(crate) users: Vec<User>,
@@ -36,7 +36,7 @@ pub(crate) struct ServerSnapshot {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct NodeRow {
     pub(crate) id: NodeId,
-    /// The label in the tailnet's DNS.
+    /// Its label in the tailnet's DNS.
     pub(crate) name: String,
     pub(crate) online: bool,
     pub(crate) last_seen: Option<Timestamp>,
@@ -53,7 +53,7 @@ impl ServerSnapshot {
         }
     }
 
-    /// Its users, each with the service that whichever installation created it for.
+    /// Returns its users, each with the service that it was created for, by any installation.
     fn key_users(&self) -> BTreeMap<UserId, KeyUser> {
         let users = self.users.iter().filter(|user| !user.from_provider);
         let users = users.map(|user| {
@@ -67,7 +67,7 @@ impl ServerSnapshot {
         users.collect()
     }
 
-    /// The nodes that came with a key of this user.
+    /// Returns the nodes that joined with a key of this user.
     pub(crate) fn nodes_of(&self, user: Option<&str>, key: Option<&KeyRecord>) -> Vec<NodeRow> {
         let user = self.users.iter().find(|known| Some(&*known.name) == user);
         let mut ids: BTreeSet<KeyId> = key
@@ -94,7 +94,7 @@ impl ServerSnapshot {
         nodes.collect()
     }
 
-    /// Its nodes as rotation sees them.
+    /// Returns its nodes in the form that rotation uses.
     pub(crate) fn tailnet(&self, now: Timestamp, lent: &ForeignRows) -> Tailnet {
         let origin = |key: &PreAuthKey| {
             let origin = KeyOrigin {
@@ -112,7 +112,7 @@ impl ServerSnapshot {
         )
     }
 
-    /// How the key differs from what the record says, if it does.
+    /// Returns how the key differs from its record, if it does.
     pub(crate) fn difference(
         &self,
         now: Timestamp,
@@ -130,7 +130,7 @@ impl ServerSnapshot {
             return Some(format!("ends at {expires}, want {}", current.expires));
         }
         if current.origin != Origin::Ours {
-            // Its user and its tags are up to whoever put it there.
+            // The owner of a manual key decides about its user and its tags.
             return None;
         }
         let asked = &current.asked;

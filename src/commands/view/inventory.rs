@@ -1,4 +1,4 @@
-//! What is in the cluster: the Secrets of keys, and the pods that need them. Read once, for a command. I/O.
+//! The Secrets of keys in the cluster, and the pods that need them. Read once, for a command. I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,35 +21,34 @@ use crate::watch::{Namespaces, pods};
 
 const PAGE: u32 = 500;
 
-/// Holds what was found.
+/// The Secrets and pods of the cluster.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Inventory {
-    /// What the pods need, by namespace.
+    /// The needs of the pods, by namespace.
     pub(crate) demands: BTreeMap<Arc<str>, Arc<NamespaceDemand>>,
-    /// The Secrets of keys.
     pub(crate) secrets: BTreeMap<SecretRef, StoredSecret>,
-    /// The workloads whose pods use a key, such as `deployment/web`.
+    /// The workloads with pods that use a key, such as `deployment/web`.
     pub(crate) owners: BTreeMap<(SecretRef, String), BTreeSet<String>>,
-    /// What rotation has warned of, by Secret; the newest first.
+    /// Rotation's warnings, by Secret; the newest first.
     pub(crate) notes: BTreeMap<SecretRef, Vec<RotationWarning>>,
 }
 
-/// A warning of rotation.
+/// A warning from rotation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RotationWarning {
-    /// The name of a state.
+    /// Name of a state.
     pub(crate) reason: String,
     /// What happened and what to do.
     pub(crate) text: String,
-    /// When it was said last.
+    /// When it was last reported.
     pub(crate) at: Timestamp,
 }
 
 impl Inventory {
-    /// Looks at all namespaces, or at one.
+    /// Reads all namespaces, or one.
     ///
     /// # Errors
-    /// The cluster could not be asked or refused.
+    /// The cluster is unavailable or refused.
     pub(crate) async fn read(release: &Release, namespace: Option<&str>) -> Result<Self> {
         let mut found = Self::default();
         for name in release.policy.auth_key_secrets() {
@@ -74,7 +73,7 @@ impl Inventory {
         Ok(found)
     }
 
-    /// What pods need of a Secret, by data key.
+    /// Returns the pods' needs of a Secret, by data key.
     pub(crate) fn demand(&self, secret: &SecretRef) -> BTreeMap<String, KeyDemand> {
         let namespace = self.demands.get(secret.namespace.as_str());
         namespace
@@ -83,7 +82,7 @@ impl Inventory {
             .unwrap_or_default()
     }
 
-    /// Data keys that pods refer to, whether they may or not.
+    /// Returns the data keys that pods refer to, permitted or not.
     pub(crate) fn held(&self, secret: &SecretRef) -> BTreeSet<String> {
         let namespace = self.demands.get(secret.namespace.as_str());
         namespace
@@ -92,7 +91,7 @@ impl Inventory {
             .unwrap_or_default()
     }
 
-    /// What of a Secret's keys is too much for its namespace.
+    /// Returns which of a Secret's keys exceed the limit of its namespace.
     pub(crate) fn quota(&self, secret: &SecretRef, most: usize) -> Quota {
         let here = self
             .secrets
@@ -107,7 +106,7 @@ impl Inventory {
         Quota::of(&secret.name, demand.map(|demand| &**demand), with_key, most)
     }
 
-    /// Every Secret that is there or is needed.
+    /// Returns every Secret that exists or is needed.
     pub(crate) fn all_secrets(&self) -> BTreeSet<SecretRef> {
         let needed = self.demands.iter().flat_map(|(namespace, demand)| {
             demand.secrets.keys().map(|name| SecretRef {
@@ -118,7 +117,7 @@ impl Inventory {
         self.secrets.keys().cloned().chain(needed).collect()
     }
 
-    /// Reads what rotation has warned of in these namespaces; who may not read Events goes without.
+    /// Reads rotation's warnings in these namespaces; without the right to read Events, there are none.
     pub(crate) async fn read_notes(&mut self, client: &Client, namespaces: &BTreeSet<String>) {
         for namespace in namespaces {
             let api: Api<Event> = Api::namespaced(client.clone(), namespace);
@@ -138,7 +137,7 @@ impl Inventory {
     }
 }
 
-/// A warning of ours about an object of that name, as an Event tells it.
+/// Returns our warning about an object of that name, from an Event.
 pub(crate) fn note(namespace: &str, event: Event) -> Option<(SecretRef, RotationWarning)> {
     let series = event.series.and_then(|series| series.last_observed_time);
     let at = series
@@ -178,10 +177,10 @@ async fn namespaces(release: &Release, only: Option<&str>) -> Result<Namespaces>
     Ok(found)
 }
 
-/// The injected pods that are not over.
+/// Returns the injected pods that are not finished.
 ///
 /// # Errors
-/// The cluster could not be asked or refused.
+/// The cluster is unavailable or refused.
 pub(crate) async fn injected(client: &Client, namespace: Option<&str>) -> Result<Vec<ObjectMeta>> {
     let (api, place): (Api<Pod>, _) = match namespace {
         Some(name) => (
@@ -206,7 +205,7 @@ pub(crate) async fn injected(client: &Client, namespace: Option<&str>) -> Result
     }
 }
 
-/// Which key the pod uses, and whose pod it is.
+/// Returns the key that the pod uses, and the pod's workload.
 fn user_of_key(pod: &ObjectMeta) -> Option<((SecretRef, String), String)> {
     let receipt = pod.annotations.as_ref()?.get(STATUS)?;
     let injected = Receipt::parse(receipt).ok()?.injected?;
@@ -217,7 +216,7 @@ fn user_of_key(pod: &ObjectMeta) -> Option<((SecretRef, String), String)> {
     Some(((secret, injected.data_key.into_owned()), workload(pod)))
 }
 
-/// The workload that a person knows: a ReplicaSet's Deployment, a Job's CronJob.
+/// Returns the workload that a person knows: a ReplicaSet's Deployment, a Job's CronJob.
 pub(crate) fn workload(pod: &ObjectMeta) -> String {
     let name = pod.name.as_deref().unwrap_or_default();
     let controller = pod

@@ -1,4 +1,4 @@
-//! How far long work has come: a spinner on a terminal, plain lines elsewhere. Writes to standard error.
+//! Progress of long work: a spinner on a terminal, plain lines elsewhere. Writes to standard error.
 
 use std::io::{IsTerminal, Write, stderr};
 use std::time::Duration;
@@ -7,12 +7,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 const TICK: Duration = Duration::from_millis(100);
 
-/// Tells of work that is under way.
+/// Progress of the current work.
 #[derive(Debug)]
 pub(crate) struct Progress(Option<ProgressBar>);
 
 impl Progress {
-    /// Begins; nothing is shown until [`Progress::doing`].
+    /// Starts; shows nothing until [`Progress::doing`].
     pub(crate) fn start() -> Self {
         if !stderr().is_terminal() {
             return Self(None);
@@ -25,7 +25,7 @@ impl Progress {
         }))
     }
 
-    /// Says what is being done now.
+    /// Shows the current step.
     pub(crate) fn doing(&self, what: &str) {
         match &self.0 {
             Some(bar) => {
@@ -36,7 +36,7 @@ impl Progress {
         }
     }
 
-    /// Says what was done, for good.
+    /// Prints a finished step permanently.
     pub(crate) fn done(&self, what: &str) {
         match &self.0 {
             Some(bar) => bar.suspend(|| line(what)),
@@ -54,6 +54,6 @@ impl Drop for Progress {
 }
 
 fn line(text: &str) {
-    // Nobody may be reading any more, and the work goes on.
+    // Standard error may be closed, and the work continues.
     let _ = writeln!(stderr(), "{text}");
 }

@@ -1,4 +1,4 @@
-//! The installation that a command is about: its cluster and its configuration. I/O.
+//! The installation that a command works on: its cluster and its configuration. I/O.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -15,10 +15,10 @@ use crate::cluster;
 use crate::config;
 use crate::store::{SecretStore, Store};
 
-/// The ConfigMap's data key.
+/// Data key of the ConfigMap.
 const CONFIG: &str = "config.yaml";
 
-/// The end of the name of the ConfigMap that says whose hostnames are.
+/// Suffix of the name of the ConfigMap with the owners of hostnames.
 const HOSTNAMES: &str = "-hostnames";
 
 /// Flags that say which installation is meant.
@@ -70,7 +70,7 @@ pub struct ApiUrl {
 /// An installation.
 #[derive(Clone)]
 pub(crate) struct Release {
-    /// The cluster, with the rights of whoever runs the command.
+    /// The cluster, with the rights of the person who runs the command.
     pub(crate) client: Client,
     /// Its Secrets.
     pub(crate) store: Store,
@@ -137,7 +137,7 @@ impl Release {
                 );
             };
             plane.api_url.clone_from(url);
-            // Whoever types such a URL has chosen the way there.
+            // A person who types such a URL accepts the risk.
             plane.allow_insecure |= is_local(url);
         }
         Ok(Self {
@@ -150,7 +150,7 @@ impl Release {
     }
 }
 
-/// Names the call that failed; one that was refused says where the rights stand.
+/// Names the call that failed; for a refused one, says where the rights are documented.
 pub(crate) fn refused(error: kube::Error, call: &str) -> anyhow::Error {
     match error {
         kube::Error::Api(status) if status.code == 403 => anyhow!(
@@ -161,10 +161,10 @@ pub(crate) fn refused(error: kube::Error, call: &str) -> anyhow::Error {
     }
 }
 
-/// Finds the cluster.
+/// Connects to the cluster.
 ///
 /// # Errors
-/// There is none.
+/// There is no cluster.
 pub(crate) async fn connect(context: Option<&str>) -> Result<Client> {
     let config = match context {
         None => kube::Config::infer().await.context(
@@ -183,7 +183,7 @@ pub(crate) async fn connect(context: Option<&str>) -> Result<Client> {
     cluster::client(config).context("use the cluster's configuration")
 }
 
-/// Whose hostnames are, as an installation has written it down; nothing where that may not be read.
+/// Reads an installation's record of the owners of hostnames; empty without the right to read it.
 pub(crate) async fn hostnames(client: &Client, args: &ReleaseArgs) -> ClaimedHostnames {
     let listed = config_maps(client, &args.namespace, &args.access.release_name).await;
     let is_it = |map: &ConfigMap| {

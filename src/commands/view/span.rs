@@ -1,8 +1,8 @@
-//! Lengths of time, as commands say them. Pure.
+//! Durations, as commands print them. Pure.
 
 use jiff::SignedDuration;
 
-/// A length of time as people say it: the largest unit of which there are two.
+/// Formats a duration for people: in the largest unit of which there are two.
 pub(crate) fn span(time: SignedDuration) -> String {
     let seconds = time.as_secs().abs();
     let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);

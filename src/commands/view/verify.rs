@@ -1,4 +1,4 @@
-//! Asks a control plane what it holds, with the API key of its Secret. I/O.
+//! Reads the content of a control plane, with the API key of its Secret. I/O.
 
 use sidescale_webhook::profile;
 
@@ -11,7 +11,7 @@ use crate::rotation::problem::Problem;
 use crate::rotation::session::{no_api_key, no_credentials};
 use crate::rotation::state::KeyState;
 
-/// What the control plane holds, or why that is not known.
+/// Returns the content of the control plane, or why it is unknown.
 pub(crate) async fn view(
     release: &Release,
     name: &str,
@@ -40,7 +40,7 @@ async fn held(
     Ok(held.await?)
 }
 
-/// A client with the API key of the control plane's Secret.
+/// Returns a client with the API key of the control plane's Secret.
 pub(crate) async fn client(
     release: &Release,
     name: &str,

@@ -1,4 +1,4 @@
-//! Messages of Headscale's gRPC as what they say, each field looked at. Pure.
+//! Parses the messages of Headscale's gRPC, and checks each field. Pure.
 
 use jiff::Timestamp;
 use sidescale_proto::{Time, v1};
@@ -11,7 +11,7 @@ use crate::control_plane::{
 };
 use crate::key_value::KeyValue;
 
-/// A message that must be there.
+/// Returns a required message.
 pub(super) fn required<T>(field: Option<T>, name: &str) -> Result<T, String> {
     field.ok_or_else(|| format!("a message without {name:?}"))
 }
@@ -35,7 +35,7 @@ pub(super) fn user(user: v1::User) -> Result<User, String> {
     })
 }
 
-/// A key and its value, which is whole only in the answer to its creation.
+/// Returns a key and its value, which is complete only in the answer to its creation.
 pub(super) fn pre_auth_key(key: v1::PreAuthKey) -> Result<(PreAuthKey, Option<KeyValue>), String> {
     let v1::PreAuthKey {
         user: owner,
@@ -74,7 +74,7 @@ pub(super) fn api_key(key: v1::ApiKey) -> Result<ApiKey, String> {
     } = key;
     Ok(ApiKey {
         id: ApiKeyId(id(key_id, "api_key.id")?),
-        // As by REST: a row of another form is somebody else's.
+        // As by REST: a row of another form is foreign.
         prefix: listed_prefix(&prefix).map_or_else(|| shown(&prefix, LONGEST_NAME), str::to_owned),
         expiration: time(expiration)?,
         created_at: time(created_at)?,
@@ -112,9 +112,9 @@ pub(super) fn node(node: v1::Node) -> Result<Node, String> {
     })
 }
 
-/// A time as the server wants it.
+/// Converts a time for the server.
 pub(super) fn to_proto(time: Timestamp) -> Time {
-    // A timestamp before 1970 counts its fraction backwards, theirs forwards.
+    // A timestamp before 1970 counts its fraction backward, the server's forward.
     let nanos = time.subsec_nanosecond();
     let (seconds, nanos) = match nanos {
         ..0 => (time.as_second() - 1, nanos + 1_000_000_000),

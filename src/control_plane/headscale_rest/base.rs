@@ -1,8 +1,8 @@
-//! The URL at which a Headscale's API is, as an operator writes it. Pure.
+//! The URL of a Headscale's API, as an operator writes it. Pure.
 
 use reqwest::Url;
 
-/// Checks a base URL and takes its last slashes off.
+/// Checks a base URL and removes its trailing slashes.
 pub(super) fn base_url(text: &str, allow_insecure: bool) -> Result<String, String> {
     const WANT: &str = "want https://HOST[:PORT][/PATH], for example https://headscale.example.com";
     let url =

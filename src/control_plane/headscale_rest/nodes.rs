@@ -44,7 +44,7 @@ impl HeadscaleRest {
     }
 }
 
-/// Whether this goes into a URL as it is, and Headscale may take it.
+/// Whether it needs no escaping in a URL, and Headscale may accept it.
 fn is_label(name: &str) -> bool {
     (1..=63).contains(&name.len())
         && name

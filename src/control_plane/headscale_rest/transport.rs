@@ -1,4 +1,4 @@
-//! One call of REST and its answer, whole or not at all. I/O.
+//! One call of REST and its answer, complete or not at all. I/O.
 
 use reqwest::{Method, Response, StatusCode, header};
 use serde::Serialize;
@@ -10,25 +10,25 @@ use crate::causes;
 use crate::control_plane::objects::RowList;
 use crate::control_plane::text::shown;
 
-/// Longest list that is read, of which a few fields a row are kept: half a million keys at about 410 bytes each.
+/// Maximum size of a list, of which a few fields per row are kept: half a million keys at about 410 bytes each.
 const LIST_LIMIT: usize = 256 << 20;
 
-/// Longest other answer that is read: one object.
+/// Maximum size of any other answer: one object.
 const BODY_LIMIT: usize = 1 << 20;
 
-/// What is read of a refusal; of a page that is no refusal of Headscale only its length would count.
+/// Maximum size of a refusal; of a page that is not from Headscale only its length would count.
 const REFUSAL_LIMIT: usize = 64 << 10;
 
-/// Longest piece of a server's own words in a message of ours.
+/// Maximum length of a server's text in our messages.
 const QUOTE_LIMIT: usize = 200;
 
-/// A whole answer.
+/// A complete answer.
 pub(super) struct HttpAnswer {
     pub(super) at: At,
     pub(super) status: StatusCode,
     /// For messages, such as `text/html`.
     pub(super) content_type: String,
-    /// May hold a key.
+    /// May contain a key.
     pub(super) body: Zeroizing<Vec<u8>>,
 }
 
@@ -81,7 +81,7 @@ impl HeadscaleRest {
         self.list_last(path).await?.whole()
     }
 
-    /// Reads a list as a stream; where it has too many rows, the last of them.
+    /// Reads a list as a stream; if it has too many rows, the last of them.
     pub(super) async fn list_last<T: WireRow>(&self, path: &str) -> Result<RowList<T>, Error> {
         let at = self.at("GET", path);
         let whole = async {
@@ -175,7 +175,7 @@ impl HeadscaleRest {
         sent.map_err(|error| failed(at.clone(), &error))
     }
 
-    /// Reads an answer, never more of it than the limit.
+    /// Reads an answer up to the limit.
     async fn receive(&self, at: At, mut response: Response) -> Result<HttpAnswer, Error> {
         let status = response.status();
         let text = |name| {
@@ -225,7 +225,7 @@ impl HeadscaleRest {
         })
     }
 
-    /// What an answer says, if it is the one that was expected.
+    /// Returns the content of an answer, if it is the expected one.
     pub(super) fn parse<T>(
         &self,
         answer: HttpAnswer,
@@ -288,7 +288,7 @@ impl HeadscaleRest {
         })
     }
 
-    /// A piece of a server's own words for a message: short, and without our key should it be echoed.
+    /// Returns a part of a server's text for a message: short, and without our key if it is echoed.
     fn quote(&self, text: &str) -> String {
         let text = match &self.api_key {
             Some(api_key) => &text.replace(api_key.expose(), "<redacted>"),
@@ -298,7 +298,7 @@ impl HeadscaleRest {
     }
 }
 
-/// Says that an answer broke off.
+/// Reports that an answer broke off.
 fn broken(at: At, status: StatusCode, bytes: usize) -> Error {
     Error::NotHeadscale {
         at,
@@ -316,7 +316,7 @@ fn verb(method: &Method) -> &'static str {
     }
 }
 
-/// Sorts out why no answer began.
+/// Converts a missing answer into an error.
 fn failed(at: At, error: &reqwest::Error) -> Error {
     let cause = causes::innermost(error);
     if cause.contains("certificate") {

@@ -1,4 +1,4 @@
-//! A list of Headscale as it comes: one row at a time, of which a few fields are kept. Pure.
+//! A list of Headscale as it arrives: one row at a time, of which a few fields are kept. Pure.
 
 use std::collections::BTreeMap;
 
@@ -9,51 +9,51 @@ use super::{one_api_key, one_key, one_node, one_user};
 use crate::control_plane::{ApiKey, Node, PreAuthKey, User};
 use crate::items::{Items, ListItem};
 
-/// Bounds the rows of a list, ten times what rotation goes on making keys with.
+/// Maximum rows of a list, ten times the number up to which rotation creates keys.
 const MOST_ROWS: usize = 200_000;
 
-/// Bounds the memory of a list's rows: about 150,000 keys, or as many nodes.
+/// Maximum memory of a list's rows: about 150,000 keys, or as many nodes.
 const MOST_BYTES: usize = 24 << 20;
 
-/// Where rows are too many, one in so many is dropped at a time, the first that came.
+/// If there are too many rows, the first of this many parts is dropped.
 const DROPPED: usize = 8;
 
-/// Is the longest row that is read: a node may announce any number of routes.
+/// Maximum size of a row: a node may announce any number of routes.
 const LONGEST_ROW: usize = 4 << 20;
 
 /// A row of a list.
 pub(crate) trait WireRow: Sized {
-    /// The field that holds the list.
+    /// The field with the list.
     const LIST: &'static str;
 
-    /// What it is, in the plural, for messages.
+    /// Its plural, for messages.
     const EXPECTED: &'static str;
 
-    /// Whether a list stays one without a row that is too long: of nodes, for their owners say how long theirs are.
+    /// Whether a list stays valid without a row that is too long: yes for nodes, whose owners control their length.
     const LEFT_OUT: bool;
 
-    /// Whether the rows that were listed last are of use where they are too many: of keys, for the youngest are listed last.
+    /// Whether the last rows of a list that is too long are useful: yes for keys, as the newest are listed last.
     const KEEPS_LAST: bool;
 
-    /// Reads one.
+    /// Parses a row.
     fn read(row: &[u8]) -> Result<Self, String>;
 
-    /// How much memory it takes beside itself.
+    /// Returns its memory on the heap.
     fn heap(&self) -> usize;
 }
 
 /// Why there is no list.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ListProblem {
-    /// What came is none: what it is instead.
+    /// The answer is not a list: what it is instead.
     Other(String),
     /// It has more rows than are kept.
     TooManyRows,
-    /// More came than a list has beside its rows.
+    /// It has more bytes besides its rows than a list has.
     TooLarge,
 }
 
-/// A list that is coming.
+/// A list that is arriving.
 pub(crate) struct Rows<T> {
     items: Items,
     rows: Vec<T>,
@@ -62,7 +62,7 @@ pub(crate) struct Rows<T> {
 }
 
 impl<T: WireRow> Rows<T> {
-    /// Begins with none.
+    /// Returns an empty list.
     pub(crate) fn new() -> Self {
         Self {
             items: Items::new(T::LIST, LONGEST_ROW),
@@ -72,7 +72,7 @@ impl<T: WireRow> Rows<T> {
         }
     }
 
-    /// Takes the next bytes.
+    /// Reads the next bytes.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), ListProblem> {
         let Self {
             items,
@@ -97,7 +97,7 @@ impl<T: WireRow> Rows<T> {
                 let dropped = rows.drain(..rows.len().div_ceil(DROPPED));
                 *heap -= dropped.map(|row| row.heap()).sum::<usize>();
             }
-            // Doubling would take as much again as all rows.
+            // Doubling would take as much memory again as all rows.
             if rows.len() == rows.capacity() {
                 rows.reserve_exact(rows.len() / 4 + 16);
             }
@@ -110,12 +110,12 @@ impl<T: WireRow> Rows<T> {
         }
     }
 
-    /// How many bytes came.
+    /// Returns the number of bytes that arrived.
     pub(crate) fn length(&self) -> usize {
         self.items.length()
     }
 
-    /// The rows, if the list came to its end, and whether these are only the last of them.
+    /// Returns the rows, if the list is complete, and whether they are only the last of them.
     pub(crate) fn finish(self) -> Result<(Vec<T>, bool), ListProblem> {
         let length = self.items.length();
         frame(&self.items.frame(), T::LIST, length)
@@ -124,7 +124,7 @@ impl<T: WireRow> Rows<T> {
     }
 }
 
-/// Looks at what stood around the rows: an object with an empty array in their place.
+/// Checks what is around the rows: an object with an empty array in their place.
 fn frame(frame: &[u8], list: &str, length: usize) -> Result<(), String> {
     let fields: BTreeMap<String, Box<RawValue>> = json_of(frame, length)?;
     match fields.get(list).map(|value| value.get()) {

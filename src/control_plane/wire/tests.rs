@@ -1,4 +1,4 @@
-//! What an answer must hold. Pure.
+//! The required content of an answer. Pure.
 
 use super::minted;
 use super::rows::{ListProblem, Rows, WireRow};

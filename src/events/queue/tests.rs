@@ -7,10 +7,10 @@ use kube::runtime::events::EventType;
 
 use super::*;
 
-/// Notes of the Events that an API server got.
+/// Notes of the Events that an API server received.
 type Got = Arc<Mutex<Vec<String>>>;
 
-/// An API server that answers each call after so long.
+/// Returns an API server that answers each call after this delay.
 fn api(takes: Duration) -> (Client, Got) {
     let got = Got::default();
     let answer = {

@@ -1,4 +1,4 @@
-//! What is asked of an API server, and what comes of its answers.
+//! The requests to an API server, and the results of its answers.
 
 use std::sync::{Arc, Mutex};
 
@@ -30,7 +30,7 @@ fn status(code: u16) -> String {
     format!(r#"{{"kind":"Status","status":"Failure","message":"no","reason":"no","code":{code}}}"#)
 }
 
-/// A server that gives these answers one after the other, and then none.
+/// Starts a server that gives these answers one after the other, and then none.
 async fn server(answers: Vec<(u16, String)>) -> (String, Log) {
     let log = Log::default();
     let shared = (Arc::new(Mutex::new(answers.into_iter())), Arc::clone(&log));
@@ -55,7 +55,7 @@ async fn answer(Shared((answers, log)): Shared<(Answers, Log)>, request: Request
     }
 }
 
-/// The first events of that many batches that are not empty, one word each.
+/// Returns the first events of that many nonempty batches, one word each.
 async fn events(url: &str, count: usize) -> Vec<String> {
     let config = kube::Config::new(url.parse().unwrap());
     let client = cluster::client(config).unwrap();
@@ -149,7 +149,7 @@ async fn reads_pages_where_there_are_no_watch_lists() {
         (200, page("token", &[pod("a", "1"), broken, pod("b", "2")])),
         (200, page("", &[pod("c", "3")])),
         (410, status(410)),
-        // From now on pages are asked for at once.
+        // From now on pages are requested at once.
         (200, page("", &[])),
         (200, line("ADDED", &pod("d", "41"))),
     ];
@@ -185,7 +185,7 @@ async fn a_list_that_is_cut_is_no_list() {
         r#"{"metadata":{"resourceVersion":"40"},"items":[{"metadata":{"name":"a"}}"#.to_owned();
     let early = line("ADDED", &pod("a", "11"));
     let whole = r#"{"metadata":{"resourceVersion":"40"},"items":[]}"#.to_owned();
-    // A watch list that ends before all was seen is not asked for again.
+    // A watch list that ends before it is complete is not requested again.
     let (url, _) = server(vec![(200, early), (200, cut), (200, whole)]).await;
     let want = [
         "begin",

@@ -1,6 +1,6 @@
-//! Numbers for the model that look like chance and are the same in every run. Pure.
+//! Pseudo-random numbers for the model, the same in every run. Pure.
 
-/// A small generator of numbers that are the same in every run.
+/// A small generator of reproducible pseudo-random numbers.
 pub(super) struct Dice(pub(super) u64);
 
 impl Dice {

@@ -1,4 +1,4 @@
-//! The model's world: a Secret, a Headscale, keepers whose steps mix, and what goes wrong. Pure.
+//! The model's world: a Secret, a Headscale, keepers with interleaved steps, and faults. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub(super) struct Key {
     was_in_secret: bool,
 }
 
-/// What can go wrong in a run.
+/// Faults that a run may have.
 #[derive(Clone, Copy)]
 pub(super) struct Weather {
     pub(super) actors: usize,
@@ -49,12 +49,12 @@ pub(super) struct World {
     dice: Dice,
     weather: Weather,
     pub(super) keys: BTreeMap<u64, Key>,
-    /// Creates that are still under way when their caller has given up.
+    /// Creates that are still running after their caller has given up.
     late: Vec<(Timestamp, Timestamp)>,
     secret: Option<StoredSecret>,
     older: Vec<StoredSecret>,
     revision: u64,
-    /// Grows with everything that others do, or time does.
+    /// Grows with every change by others and every jump of time.
     meddled: u64,
     actors: Vec<Actor>,
     pub(super) expired: u64,
@@ -150,7 +150,7 @@ impl World {
         self.keys.iter().filter_map(live).collect()
     }
 
-    /// One actor goes one step further, or time passes, or something happens.
+    /// One actor takes one step, or time passes, or a fault happens.
     pub(super) fn turn(&mut self) {
         if self.weather.meddling && self.dice.once_in(400) {
             self.meddle();
@@ -246,7 +246,7 @@ impl World {
             _ => self.really(&action, since),
         };
         if fault <= 1 {
-            // The container restarts under its name; sometimes the pod was replaced.
+            // The container restarts under its name; sometimes the pod is replaced.
             let name = if self.dice.once_in(2) {
                 self.actors[who].name.clone()
             } else {
@@ -327,7 +327,7 @@ impl World {
         }
     }
 
-    /// Somebody else does something to the Secret or to Headscale.
+    /// Another writer changes the Secret or Headscale.
     fn meddle(&mut self) {
         self.meddled += 1;
         self.revision += 1;
@@ -359,7 +359,7 @@ impl World {
                 let expires = after(self.now, Duration::from_secs(7_200));
                 let value = self.create(expires, true);
                 if self.dice.once_in(2) {
-                    // For somebody else.
+                    // Created for another user.
                     return;
                 }
                 if let Some(secret) = &mut self.secret {
@@ -377,7 +377,7 @@ impl World {
         }
     }
 
-    /// The weather clears up; everybody goes on until nothing is left to do.
+    /// The faults stop; every keeper continues until there is nothing left to do.
     pub(super) fn settle(&mut self) {
         self.weather = Weather {
             actors: self.actors.len(),

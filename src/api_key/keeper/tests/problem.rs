@@ -1,4 +1,4 @@
-//! What goes wrong: refusals, crashes, other writers, databases made anew. Pure.
+//! Faults: refusals, crashes, other writers, new databases. Pure.
 
 use super::*;
 
@@ -14,7 +14,7 @@ fn a_key_that_is_refused_where_it_is_used_never_gets_into_the_secret() {
     assert!(matches!(rest.state, TokenState::Contended(_)), "{rest:?}");
     assert!(!world.secret.data.contains_key(DATA_KEY));
     assert_eq!(world.listed.len(), 2);
-    // The next that is accepted is written, and the others are ended.
+    // The next accepted key is written, and the others are expired.
     world.now = rest.until;
     world.run(&mut keeper);
     let live = world.listed.iter().filter(|row| row.is_live(world.now));
@@ -54,7 +54,7 @@ fn another_writers_intent_is_respected_for_a_while() {
         (rest.state, rest.until),
         (TokenState::Yields("a".into()), at(120))
     );
-    // The same name again is the container's restart: what it was doing is over.
+    // The same name again means that the container restarted: its former work is lost.
     let mut restarted = World {
         now: at(1),
         secret: world.secret.clone(),
@@ -69,7 +69,7 @@ fn another_writers_intent_is_respected_for_a_while() {
         world.called(),
         ["intend first", "create", "verify 1", "store 1"]
     );
-    // The first wakes up late: what it makes of its old intent is ended.
+    // The first wakes up late: the key of its old intent is expired.
     assert!(matches!(
         first.next(world.now, &world.secret, &world.listed, 1),
         Action::Rest(_)
@@ -86,7 +86,7 @@ fn the_key_of_a_crashed_run_is_found_by_its_end_and_ended() {
         crashed.absorb(world.now, action, done);
     }
     assert_eq!(world.called(), ["intend first", "create"]);
-    // Somebody else's key ends at nearly the same time.
+    // A foreign key expires at nearly the same time.
     let near = world.listed[0].expires.unwrap() + Duration::from_micros(1);
     world.create(near);
     let rest = world.run(&mut keeper("a"));
@@ -147,7 +147,7 @@ fn a_new_database_gives_old_ids_to_keys_of_others() {
 fn whoever_keeps_undoing_it_sees_one_key_an_hour_and_it_is_put_back() {
     let undoings: [fn(&mut World); 3] = [
         |world| world.secret = StoredSecret::absent("headscale", "headscale-api-key"),
-        // An older state, whose key has ended.
+        // An older state, with an expired key.
         |world| world.put(&value(1), &OURS, &[(EXPIRATION, "2023-11-14T22:13:20Z")]),
         |world| world.put("theirs", &OURS, &[]),
     ];
@@ -263,7 +263,7 @@ fn who_stands_in_renews_what_still_works_past_due_and_nothing_else() {
     world.called();
     let due = world.run(&mut keeper("a")).due.unwrap();
     let two = Duration::from_secs(2 * 3_600);
-    // The manager's last look is 80 days old from here on.
+    // From here on the manager's last check is 80 days old.
     for (now, renewed) in [
         (due, false),
         (due + two - Duration::from_secs(1), false),
@@ -287,7 +287,7 @@ fn who_stands_in_renews_what_still_works_past_due_and_nothing_else() {
             assert_eq!((rest.state, world.called().len()), (TokenState::Good, 0));
         }
     }
-    // A manager that has looked lately is left to it.
+    // A manager that has checked recently keeps the key.
     world.now = due + two;
     form::check_in(
         &mut world.secret,
@@ -299,7 +299,7 @@ fn who_stands_in_renews_what_still_works_past_due_and_nothing_else() {
         (rest.state, world.called().len()),
         (TokenState::Attended("a".into()), 0)
     );
-    // What does not work cannot make a key.
+    // A key that does not work cannot create a key.
     let mut world = World::new();
     let ours = [("app.kubernetes.io/managed-by", "sidescale")];
     world.put(&value(9), &ours, &[]);
@@ -322,7 +322,8 @@ fn who_stands_in_keeps_to_the_life_that_the_manager_gave() {
     world.run(&mut TokenKeeper::new("a".into(), short()));
     let made = world.now;
     let stand_in = || TokenKeeper::new("rotation".into(), told(policy(), Some(hours(2))));
-    // The manager is gone since it made the key. A third of a day before the end, and two hours for the manager.
+    // The manager is gone since it created the key. A third of a day before the expiration, and two hours for the
+    // manager.
     for (hour, renewed) in [(3, false), (13, false), (17, false), (19, true)] {
         let mut world = World {
             now: made + hours(hour),

@@ -1,4 +1,4 @@
-//! How the sidecar's container does. Pure.
+//! State of the sidecar's container. Pure.
 
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStateWaiting};
@@ -9,7 +9,7 @@ use crate::commands::view::span::span;
 
 const CHECK: &str = "container";
 
-/// A pod may be as young as that and still be starting.
+/// Age up to which a pod may still be starting.
 const STARTING: SignedDuration = SignedDuration::from_mins(1);
 
 pub(super) fn judge(facts: &Facts) -> CheckFinding {
@@ -90,7 +90,7 @@ fn over(facts: &Facts, ended: &ContainerStateTerminated) -> String {
     )
 }
 
-/// No kubelet has said anything of it.
+/// Judges a pod without a status from a kubelet.
 fn without_status(facts: &Facts) -> CheckFinding {
     let spec = facts.pod.spec.as_ref();
     let made = spec.is_some_and(|spec| {

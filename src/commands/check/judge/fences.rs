@@ -1,4 +1,4 @@
-//! The policies that limit Sidescale's own account, as its process has reported them. Pure.
+//! The policies that limit Sidescale's own account, as its process reported them. Pure.
 
 use jiff::SignedDuration;
 
@@ -6,10 +6,10 @@ use super::super::facts::{CheckFinding, Facts};
 
 const FENCES: &str = "fences";
 
-/// A fence that is open is reported every ten minutes: what was said before that has been mended.
+/// An open fence is reported every ten minutes: an older report has been fixed.
 const FRESH: SignedDuration = SignedDuration::from_mins(15);
 
-/// A finding for each that is open; none where nothing was reported, which is no proof that all hold.
+/// Returns a finding for each open fence; no report is no proof that all are closed.
 pub(super) fn judge(facts: &Facts) -> Vec<CheckFinding> {
     let fresh = facts
         .fences

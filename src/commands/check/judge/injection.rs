@@ -1,4 +1,4 @@
-//! Whether the webhook saw the pod, and what it made of it. Pure.
+//! Whether the webhook saw the pod, and how it changed it. Pure.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::commands::view::inventory::workload;
 
 const CHECK: &str = "injection";
 
-/// The webhook is never called for pods of these namespaces.
+/// Namespaces that the webhook is never called for.
 const LEFT_OUT: [&str; 2] = ["kube-system", "kube-node-lease"];
 
 pub(super) fn judge(facts: &Facts) -> Vec<CheckFinding> {
@@ -73,7 +73,7 @@ fn injected(facts: &Facts, receipt: &Receipt<'_>) -> CheckFinding {
     }
 }
 
-/// The webhook looked at it and left it alone.
+/// Judges a pod that the webhook saw and skipped.
 fn skipped(facts: &Facts, reason: &str) -> CheckFinding {
     let fail = |text: &str, next: String| {
         CheckFinding::fail(CHECK, format!("no sidecar: {text} ({reason})"), next)
@@ -122,7 +122,7 @@ fn skipped(facts: &Facts, reason: &str) -> CheckFinding {
     }
 }
 
-/// No trace of the webhook is on it.
+/// Judges a pod without any trace of the webhook.
 fn unseen(facts: &Facts) -> Vec<CheckFinding> {
     let annotations = facts.pod.metadata.annotations.iter().flatten();
     let ours: BTreeMap<String, String> = annotations
@@ -196,7 +196,7 @@ fn unseen_for(
     }
 }
 
-/// The webhook should have seen it and did not.
+/// Returns a finding about a pod that the webhook should have seen.
 fn missed(facts: &Facts, why: &str) -> CheckFinding {
     let text = format!(
         "no sidecar: {why}, and the webhook never saw the pod. Either it is older than that or than Sidescale, or the API server \
@@ -206,7 +206,7 @@ fn missed(facts: &Facts, why: &str) -> CheckFinding {
     CheckFinding::fail(CHECK, text, again(facts))
 }
 
-/// What has the pod made anew.
+/// Returns what recreates the pod.
 fn again(facts: &Facts) -> String {
     let (namespace, pod) = (facts.namespace_name(), facts.name());
     let workload = workload(&facts.pod.metadata);
@@ -223,7 +223,7 @@ fn again(facts: &Facts) -> String {
     }
 }
 
-/// What puts an annotation on the pods of the workload.
+/// Returns the command that puts an annotation on the pods of the workload.
 pub(super) fn annotate(facts: &Facts, key: &str, value: &str) -> String {
     let workload = workload(&facts.pod.metadata);
     match workload.split_once('/') {

@@ -1,4 +1,4 @@
-//! The Secret that the pod refers to, and the key in it. Pure: of its value nothing is shown but what kind it is.
+//! The Secret that the pod refers to, and the key in it. Pure: of the value it shows only the kind.
 
 use jiff::{SignedDuration, Timestamp};
 use sidescale_webhook::sidecar::Injected;
@@ -17,10 +17,10 @@ const SECRET: &str = "secret";
 const VALUE: &str = "value";
 const KEY: &str = "key";
 
-/// A renewal that is this late is a problem.
+/// Delay from which a late renewal is a problem.
 const LATE: SignedDuration = SignedDuration::from_hours(1);
 
-/// A warning of rotation counts this long.
+/// Age up to which a warning of rotation counts.
 const FRESH: SignedDuration = SignedDuration::from_hours(1);
 
 pub(super) fn judge(facts: &Facts, reference: &Injected<'_>) -> Vec<CheckFinding> {
@@ -73,7 +73,7 @@ pub(super) fn judge(facts: &Facts, reference: &Injected<'_>) -> Vec<CheckFinding
     findings
 }
 
-/// What has Sidescale write a Secret that is not its own, or whose record it cannot read.
+/// Returns the command that lets Sidescale write a foreign Secret, or one with an unreadable record.
 fn take_over(secret: &StoredSecret) -> String {
     let StoredSecret {
         namespace,
@@ -106,7 +106,7 @@ fn without(secret: &StoredSecret, name: &str, reference: &Injected<'_>) -> Strin
     )
 }
 
-/// Says who has to put a key there, and why it is not there yet as far as rotation said.
+/// Returns a finding about who has to put a key there, and why it is missing as far as rotation reported.
 fn missing(facts: &Facts, reference: &Injected<'_>, text: String) -> CheckFinding {
     if reference.own_key {
         return CheckFinding::fail(SECRET, text, put(facts, reference));
@@ -134,7 +134,7 @@ fn missing(facts: &Facts, reference: &Injected<'_>, text: String) -> CheckFindin
     }
 }
 
-/// What puts a key of one's own in its place, without showing it to anybody.
+/// Returns the command that puts a manual key in its place, without showing it.
 fn put(facts: &Facts, reference: &Injected<'_>) -> String {
     let Injected {
         secret, data_key, ..
@@ -196,7 +196,7 @@ fn logs_in_there(facts: &Facts) -> bool {
     servers.all(is_tailscales)
 }
 
-/// How old the key is and when it ends, by the record beside it.
+/// Returns the key's age and expiration, from its record.
 fn age(facts: &Facts, reference: &Injected<'_>, record: &Record) -> CheckFinding {
     let key = record.keys.get(&*reference.data_key);
     if let Some(id) = key.and_then(|key| key.joined_with) {
@@ -245,7 +245,7 @@ fn age(facts: &Facts, reference: &Injected<'_>, record: &Record) -> CheckFinding
     }
 }
 
-/// When rotation renews it: the webhook's own decision, asked again.
+/// Returns when rotation renews it: repeats the webhook's own decision.
 fn due(facts: &Facts, reference: &Injected<'_>, expires: Timestamp) -> Option<Timestamp> {
     let demand = demand(facts, reference)?;
     let buffer = SignedDuration::try_from(demand.buffer).ok()?;

@@ -1,4 +1,4 @@
-//! The pod's name in the tailnet, and whether names of the tailnet and of the cluster get in each other's way. Pure.
+//! The pod's name in the tailnet, and conflicts between names of the tailnet and of the cluster. Pure.
 
 use sidescale_webhook::sidecar::Injected;
 
@@ -10,7 +10,7 @@ const CHECK: &str = "names";
 
 const HOSTNAME: &str = "hostname";
 
-/// So many names of replicas are shown.
+/// Maximum number of replica names that are shown.
 const SHOWN: usize = 3;
 
 pub(super) fn judge(facts: &Facts, reference: &Injected<'_>) -> Option<CheckFinding> {
@@ -33,7 +33,7 @@ pub(super) fn judge(facts: &Facts, reference: &Injected<'_>) -> Option<CheckFind
     })
 }
 
-/// The name that the pod asks for belongs to another service.
+/// Reports that the pod's name belongs to another service.
 pub(super) fn anothers(facts: &Facts, reference: &Injected<'_>) -> Option<CheckFinding> {
     let hostname = node::hostname(facts)?;
     let (namespace, service) = (facts.namespace_name(), &*reference.service);
@@ -56,7 +56,7 @@ pub(super) fn anothers(facts: &Facts, reference: &Injected<'_>) -> Option<CheckF
     Some(CheckFinding::warn(HOSTNAME, text).then(next))
 }
 
-/// What the pod is called.
+/// Returns the pod's name.
 fn named(dns: &Dns, nodes: &[String]) -> String {
     let Dns {
         magic, base_domain, ..
@@ -77,7 +77,7 @@ fn named(dns: &Dns, nodes: &[String]) -> String {
     }
 }
 
-/// The domains of tailnet and cluster are no two.
+/// Reports that the domains of tailnet and cluster overlap.
 fn clash(facts: &Facts, dns: &Dns) -> Option<CheckFinding> {
     let cluster = facts.cluster_domain.as_deref();
     let how = match lies(&dns.base_domain, cluster.unwrap_or(USUAL)) {
@@ -101,7 +101,7 @@ fn clash(facts: &Facts, dns: &Dns) -> Option<CheckFinding> {
     Some(CheckFinding::warn(CHECK, text).then(next))
 }
 
-/// The pod wants names, and there are none.
+/// Reports that the pod wants names, and there are none.
 fn missed(facts: &Facts, dns: &Dns) -> Option<CheckFinding> {
     let wants = match facts.variable("TS_ACCEPT_DNS") {
         Some("true") => "accept-dns is",

@@ -1,4 +1,4 @@
-//! The key and the pod's node, as the control plane sees them, and what the sidecar's log says. Pure.
+//! The key and the pod's node, as the control plane sees them, and what the sidecar logs. Pure.
 
 use jiff::{SignedDuration, Timestamp};
 use kube::api::ObjectMeta;
@@ -19,10 +19,10 @@ const PLANE: &str = "control plane";
 const NODE: &str = "node";
 const LOG: &str = "log";
 
-/// A pod without a node is late after this long.
+/// Age from which a pod without a node is late.
 const LATE_AFTER: SignedDuration = SignedDuration::from_mins(2);
 
-/// The clocks of Headscale and the API server may be this far apart.
+/// Maximum difference between the clocks of Headscale and the API server.
 const SKEW: SignedDuration = SignedDuration::from_mins(1);
 
 pub(super) fn judge(facts: &Facts, reference: &Injected<'_>) -> Vec<CheckFinding> {
@@ -65,7 +65,7 @@ fn record(facts: &Facts, reference: &Injected<'_>) -> Option<KeyRecord> {
     record.keys.remove(&*reference.data_key)
 }
 
-/// The key as the control plane sees it.
+/// Judges the key as the control plane sees it.
 fn key(
     facts: &Facts,
     reference: &Injected<'_>,
@@ -79,7 +79,7 @@ fn key(
         return CheckFinding::ok(PLANE, text);
     };
     let id = current.id.0;
-    // A pod's own key may be over, and its row gone, once the pod has joined.
+    // A pod's own key may have expired, and its row be gone, once the pod has joined.
     let joined = record.is_some_and(|record| record.joined_with.is_some());
     let owner = ServiceOwner::new(facts.namespace_name(), &reference.service);
     if let Some(wrong) = held
@@ -102,7 +102,7 @@ fn key(
     CheckFinding::ok(PLANE, text)
 }
 
-/// What the pod's node is called in the tailnet; where replicas share a name, all of theirs.
+/// Returns the names of the pod's node in the tailnet; if replicas share a name, those of all of them.
 pub(super) fn names(facts: &Facts, reference: &Injected<'_>) -> Vec<String> {
     let (Some(PlaneView::Held(held)), Some(host)) = (facts.plane.seen(), hostname(facts)) else {
         return Vec::new();
@@ -113,7 +113,7 @@ pub(super) fn names(facts: &Facts, reference: &Injected<'_>) -> Vec<String> {
     online.map(|node| node.given_name.clone()).collect()
 }
 
-/// The nodes that may be the pod's.
+/// Returns the nodes that may be the pod's.
 fn candidates<'a>(
     facts: &Facts,
     reference: &Injected<'_>,
@@ -128,7 +128,7 @@ fn candidates<'a>(
     held.nodes.iter().filter(is_it).collect()
 }
 
-/// The pod's node.
+/// Judges the pod's node.
 fn node(
     facts: &Facts,
     reference: &Injected<'_>,
@@ -204,7 +204,7 @@ fn absent(
     }
     let text = format!("no node {host}, although the pod is {} old", span(age));
     if runs {
-        // A node that was removed comes back by nothing else.
+        // A removed node does not come back in any other way.
         let text = format!("{text}: it never joined, or was removed from the tailnet");
         CheckFinding::fail(
             NODE,
@@ -252,7 +252,7 @@ fn refusal(facts: &Facts, reference: &Injected<'_>, refused: Refused) -> CheckFi
     CheckFinding::fail(LOG, text, next)
 }
 
-/// The name that the pod's node asks for.
+/// Returns the name that the pod's node asks for.
 pub(super) fn hostname(facts: &Facts) -> Option<String> {
     let text = facts.variable("TS_HOSTNAME")?;
     let machine = facts
@@ -326,7 +326,7 @@ fn is_of(
     }
 }
 
-/// Whether it may be the node of a pod that is not older: an ephemeral one is made anew for each pod.
+/// Whether it may be the node of a pod with at least this age: an ephemeral one is created for each pod.
 fn may_be(node: &Node, oldest: Timestamp, record: Option<&KeyRecord>) -> bool {
     let ephemeral = record
         .and_then(|record| record.current.as_ref())

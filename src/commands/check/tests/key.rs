@@ -243,7 +243,7 @@ fn a_key_that_works_once_is_not_needed_once_its_pod_has_joined() {
             "the pod has joined, and needs no key there",
             "",
         ),
-        // Its row is removed a week after its end.
+        // Its row is removed a week after its expiration.
         (
             |world| {
                 world.joined();

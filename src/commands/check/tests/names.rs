@@ -1,4 +1,4 @@
-//! The names of the tailnet: what is read of Headscale's settings, and what is told of them.
+//! The names of the tailnet: what is read from Headscale's settings, and the findings about it.
 
 use std::collections::BTreeMap;
 
@@ -57,7 +57,7 @@ fn warns_where_names_of_the_tailnet_and_of_the_cluster_collide() {
             "local holds cluster.local",
             own,
         ),
-        // It is another's domain there.
+        // The name belongs to another namespace there.
         (
             |world| {
                 set(world, |dns| dns.base_domain = "cluster.local".into());
@@ -180,7 +180,7 @@ fn says_what_the_pod_is_called() {
                 world.held.nodes.clear();
                 world.facts.now = at(69 * DAY + 60);
             },
-            // Of the node, which is not there yet.
+            // About the node, which does not exist yet.
             Level::Warn,
             "node",
             "no node web yet",
@@ -336,7 +336,7 @@ fn reads_headscales_settings_as_it_does() {
         let want = want.map(|(magic, base)| (magic, base.to_owned()));
         assert_eq!(read(text), want, "{text:?}");
     }
-    // Variables win, and are enough.
+    // Variables take precedence, and are enough.
     let pod = server(|pod| {
         pod["spec"]["containers"][0]["env"] = json!([
             {"name": "HEADSCALE_SERVER_URL", "value": "https://other.example.com"},

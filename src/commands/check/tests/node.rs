@@ -1,4 +1,4 @@
-//! The pod's node, and what its sidecar says where there is none.
+//! The pod's node, and what its sidecar logs without one.
 
 use super::*;
 
@@ -30,7 +30,7 @@ fn says_how_the_node_does() {
             "no node web yet; the pod is 60s old",
             log,
         ),
-        // The node of the pod before it is not its own.
+        // The node of the previous pod does not count.
         (
             |world| {
                 world.held.nodes[0].created_at = Some(at(60 * DAY));
@@ -107,7 +107,7 @@ fn says_why_the_control_server_does_not_let_it_in() {
             "does not reach the control server at https://headscale.example.com",
             "curl https://headscale.example.com/health",
         ),
-        // It need not be late for its log to say why it will never come.
+        // Its log may explain the problem before it is late.
         (
             |world| {
                 world.held.nodes.clear();
@@ -119,7 +119,7 @@ fn says_why_the_control_server_does_not_let_it_in() {
             "does not permit its tags",
             "tagOwners",
         ),
-        // What is over is no matter.
+        // A past refusal does not matter.
         (
             |world| world.facts.log = Observed::Saw(Some(Refused::Expired)),
             Level::Ok,

@@ -1,4 +1,4 @@
-//! What the webhook made of the pod, and how its container does.
+//! The webhook's changes to the pod, and the state of its container.
 
 use super::*;
 

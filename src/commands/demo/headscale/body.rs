@@ -1,11 +1,11 @@
-//! A request's JSON: the gateway drops what it does not know, 0.30 refuses it. Pure.
+//! A request's JSON: the gateway drops unknown fields, 0.30 refuses them. Pure.
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::Flavour;
 
-/// What a field may hold.
+/// The kind of a field.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum FieldKind {
     Bool,
@@ -16,14 +16,14 @@ pub(super) enum FieldKind {
     Time,
 }
 
-/// A body whose known fields are of their kind.
+/// A body with known fields of the right kinds.
 pub(super) struct BodyFields(Map<String, Value>);
 
 /// Why a body is refused.
 pub(super) enum BodyRefusal {
-    /// No JSON, or, for the gateway, a value of another kind.
+    /// Not JSON, or, for the gateway, a value of another kind.
     Malformed(String),
-    /// 0.30: not as its description says.
+    /// 0.30: does not match its description.
     Invalid {
         message: &'static str,
         location: String,
@@ -92,7 +92,7 @@ impl BodyFields {
             .collect()
     }
 
-    /// An id; none where it is absent, empty or zero, an error where it is no number.
+    /// Returns an id; `None` where it is absent, empty or zero, an error where it is not a number.
     pub(super) fn id(&self, name: &str) -> Result<Option<u64>, BodyRefusal> {
         let id = match self.0.get(name) {
             None | Some(Value::Null) => return Ok(None),
@@ -110,7 +110,7 @@ impl BodyFields {
 }
 
 impl FieldKind {
-    /// What is wrong with a value. An id's digits are looked at later: that refusal has another status.
+    /// Returns what is wrong with a value. The digits of an id are checked later: that refusal has another status.
     fn objection(self, value: &Value, strict: bool) -> Option<&'static str> {
         let fits = match (self, value) {
             (_, Value::Null) => !strict,

@@ -1,4 +1,4 @@
-//! What goes wrong on purpose between the embedded Headscale and its client. I/O: waits.
+//! Intended faults between the embedded Headscale and its client. I/O: waits.
 
 use std::io;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use serde_json::Value;
 use super::reply::{self, HttpReply};
 use super::{Fault, Flavour};
 
-/// Longest answer of ours that is mangled.
+/// Maximum size of an answer that a fault changes.
 const LIMIT: usize = 64 << 20;
 
-/// A page as a login proxy shows it.
+/// A page of a login proxy.
 const PAGE: &str =
     "<!DOCTYPE html><html><head><title>Sign in</title></head><body>Sign in</body></html>";
 
-/// What is answered instead of doing anything.
+/// Returns the answer that replaces the request.
 pub(super) fn instead(fault: &Fault, flavour: Flavour) -> Option<HttpReply> {
     match fault {
         Fault::Html => Some(reply::with(
@@ -48,17 +48,17 @@ pub(super) async fn before(fault: Option<&Fault>) {
     }
 }
 
-/// Mangles the answer to a request that was done.
+/// Damages the answer to a request that was done.
 pub(super) async fn after(fault: &Fault, reply: HttpReply) -> HttpReply {
     match fault {
         Fault::CutBody => {
             let (mut parts, body) = reply.into_parts();
             parts.headers.remove(header::CONTENT_LENGTH);
-            // A refusal by gRPC is all in the headers.
+            // A refusal by gRPC is only in the headers.
             parts.headers.remove("grpc-status");
             let whole = to_bytes(body, LIMIT).await.unwrap_or_default();
             let half = whole.slice(..whole.len() / 2);
-            // The server writes what it has before it waits, so the half is seen.
+            // The server writes what it has before it waits, so the client sees the first half.
             let broken = async {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 Err(io::Error::from(io::ErrorKind::ConnectionReset))
@@ -73,7 +73,7 @@ pub(super) async fn after(fault: &Fault, reply: HttpReply) -> HttpReply {
                 .headers
                 .get(header::CONTENT_TYPE)
                 .is_some_and(|kind| kind == "application/grpc");
-            // A message of two gigabytes, not compressed, if it is gRPC; only spaces, if it is JSON.
+            // For gRPC, an uncompressed message of two gigabytes; for JSON, only spaces.
             let head = if grpc {
                 &[0, 0x7f, 0xff, 0xff, 0xff][..]
             } else {
@@ -99,7 +99,7 @@ pub(super) async fn after(fault: &Fault, reply: HttpReply) -> HttpReply {
     }
 }
 
-/// Puts a value at a JSON pointer, or takes away what is there.
+/// Sets the value at a JSON pointer, or removes it.
 fn replace(json: &mut Value, pointer: &str, value: Option<&Value>) {
     let (parent, name) = pointer.rsplit_once('/').unwrap_or(("", pointer));
     if let Some(Value::Object(fields)) = json.pointer_mut(parent) {

@@ -1,4 +1,5 @@
-//! The embedded Headscale by gRPC, as 0.28 and 0.29 speak it on their Unix socket; the state is REST's. I/O: tonic.
+//! The embedded Headscale by gRPC, as 0.28 and 0.29 serve it on their Unix socket; shares its state with REST. I/O:
+//! tonic.
 
 use jiff::Timestamp;
 use sidescale_proto::v1::headscale_service_server::{HeadscaleService, HeadscaleServiceServer};
@@ -12,15 +13,15 @@ use super::{Call, Embedded, Flavour, reply};
 
 type GrpcAnswer<T> = Result<Response<T>, Status>;
 
-/// What all its methods begin with.
+/// Prefix of all its methods.
 pub(super) const PATH: &str = "/headscale.v1.HeadscaleService/";
 
-/// The service, to be mounted at [`PATH`].
+/// Returns the service, to be mounted at [`PATH`].
 pub(super) fn service(server: Embedded) -> HeadscaleServiceServer<Embedded> {
     HeadscaleServiceServer::new(server)
 }
 
-/// The kind of request that a method is.
+/// Returns the kind of request of a method.
 pub(super) fn kind(method: &str) -> Call {
     match method {
         "ListUsers" => Call::ListUsers,
@@ -133,7 +134,7 @@ impl HeadscaleService for Embedded {
         })
     }
 
-    /// Nobody looks whether there is such a key.
+    /// The real server does not check whether the key exists.
     async fn expire_pre_auth_key(
         &self,
         request: Request<v1::ExpirePreAuthKeyRequest>,
@@ -143,7 +144,7 @@ impl HeadscaleService for Embedded {
         done(v1::ExpirePreAuthKeyResponse {})
     }
 
-    /// As with its expiry.
+    /// The same as for its expiry.
     async fn delete_pre_auth_key(
         &self,
         request: Request<v1::DeletePreAuthKeyRequest>,
@@ -332,7 +333,7 @@ fn node(state: &ServerState, node: &StoredNode) -> v1::Node {
     }
 }
 
-/// Year 1, which is what a time that was not given becomes.
+/// Returns year 1 for a time that was not given.
 fn end(time: Option<Timestamp>) -> Time {
     time.map_or(
         Time {
@@ -343,7 +344,7 @@ fn end(time: Option<Timestamp>) -> Time {
     )
 }
 
-/// Our times are after 1970, so the fraction counts forwards.
+/// Our times are after 1970, so the fraction counts forward.
 fn to_proto(time: Timestamp) -> Time {
     Time {
         seconds: time.as_second(),

@@ -9,18 +9,18 @@ use super::Flavour;
 use super::body::BodyRefusal;
 use super::state::{ServerState, StateError, StoredApiKey, StoredKey, StoredNode, StoredUser};
 
-/// What a request is answered with.
+/// The answer to a request.
 pub(super) type HttpReply = Response<Body>;
 
-/// Year 1, which is what a time that was not given becomes.
+/// Year 1, the value of a time that was not given.
 const NO_TIME: &str = "0001-01-01T00:00:00Z";
 
-/// 200 and JSON.
+/// Returns 200 and JSON.
 pub(super) fn done(value: &Value) -> HttpReply {
     with(StatusCode::OK, "application/json", value.to_string())
 }
 
-/// An answer of any kind.
+/// Returns an answer of any kind.
 pub(super) fn with(
     status: StatusCode,
     content_type: &'static str,
@@ -35,7 +35,7 @@ pub(super) fn with(
     reply
 }
 
-/// No key, or none that counts.
+/// Answers a request with no API key, or an invalid one.
 pub(super) fn unauthorized(flavour: Flavour) -> HttpReply {
     match flavour {
         Flavour::V0_28 | Flavour::V0_29 => with(
@@ -47,7 +47,7 @@ pub(super) fn unauthorized(flavour: Flavour) -> HttpReply {
     }
 }
 
-/// A path that no release has.
+/// Answers a path that no release has.
 pub(super) fn no_route(flavour: Flavour, api: bool) -> HttpReply {
     match flavour {
         Flavour::V0_28 if !api => with(
@@ -64,7 +64,7 @@ pub(super) fn no_route(flavour: Flavour, api: bool) -> HttpReply {
     }
 }
 
-/// A body that cannot be used.
+/// Answers an unusable body.
 pub(super) fn refused(flavour: Flavour, refusal: BodyRefusal) -> HttpReply {
     match (flavour, refusal) {
         (Flavour::V0_28 | Flavour::V0_29, BodyRefusal::Malformed(message)) => {
@@ -91,7 +91,7 @@ pub(super) fn refused(flavour: Flavour, refusal: BodyRefusal) -> HttpReply {
     }
 }
 
-/// A request that was understood and is not done.
+/// Answers a valid request that failed.
 pub(super) fn failed(flavour: Flavour, what: &str, failure: &StateError) -> HttpReply {
     let (code, text) = code(failure);
     match flavour {
@@ -106,12 +106,12 @@ pub(super) fn failed(flavour: Flavour, what: &str, failure: &StateError) -> Http
     }
 }
 
-/// The codes that gRPC, and the gateway before it, answer with, and the words that all releases have.
+/// The codes of gRPC, and of the gateway before it, and the texts that all releases share.
 const INVALID: u8 = 3;
 const UNKNOWN: u8 = 2;
 const INTERNAL: u8 = 13;
 
-/// How gRPC says it.
+/// Returns gRPC's code and text.
 pub(super) fn code(failure: &StateError) -> (u8, &'static str) {
     match failure {
         StateError::BadTag(text) => (INVALID, text),
@@ -128,7 +128,7 @@ pub(super) fn code(failure: &StateError) -> (u8, &'static str) {
     }
 }
 
-/// How 0.30 says it.
+/// Returns 0.30's status.
 fn status(failure: &StateError) -> StatusCode {
     match failure {
         StateError::BadTag(_)
@@ -145,7 +145,7 @@ fn status(failure: &StateError) -> StatusCode {
     }
 }
 
-/// A path that this release knows, asked with another method.
+/// Answers a known path with the wrong method.
 pub(super) fn wrong_method(flavour: Flavour) -> HttpReply {
     match flavour {
         Flavour::V0_28 | Flavour::V0_29 => {
@@ -155,7 +155,7 @@ pub(super) fn wrong_method(flavour: Flavour) -> HttpReply {
     }
 }
 
-/// A node that is not there when it is deleted: 404 in every release.
+/// Answers the deletion of a missing node: 404 in every release.
 pub(super) fn no_such_node(flavour: Flavour) -> HttpReply {
     match flavour {
         Flavour::V0_28 | Flavour::V0_29 => gateway(StatusCode::NOT_FOUND, 5, "node not found"),
@@ -176,7 +176,7 @@ pub(super) fn user(user: &StoredUser) -> Value {
     })
 }
 
-/// A key; its whole value is shown by its creation alone.
+/// Returns a key as JSON; its complete value is shown only at its creation.
 pub(super) fn key(state: &ServerState, key: &StoredKey, whole: bool) -> Value {
     let owner = state.users.iter().find(|user| Some(user.id) == key.user);
     json!({
@@ -205,7 +205,7 @@ pub(super) fn api_key(key: &StoredApiKey) -> Value {
 pub(super) fn node(state: &ServerState, node: &StoredNode) -> Value {
     let joined_with = state.keys.iter().find(|key| Some(key.id) == node.key);
     let owner = state.users.iter().find(|user| Some(user.id) == node.user);
-    // The list shows a user that nobody made where the node belongs to its tags.
+    // The list shows a built-in user where the node belongs to its tags.
     let owner = if node.tags.is_empty() {
         owner.map(user)
     } else {

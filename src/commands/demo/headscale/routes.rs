@@ -1,4 +1,4 @@
-//! The routes of the embedded Headscale, one function for each of REST. I/O: axum.
+//! The REST routes of the embedded Headscale, one function each. I/O: axum.
 
 use axum::Router;
 use axum::body::Bytes;
@@ -14,17 +14,17 @@ use super::reply::{self, HttpReply};
 use super::state::{NewKey, ServerState, StateError};
 use super::{Call, Embedded, Flavour, faults, grpc};
 
-/// How a request came in.
+/// How a request arrived.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
     /// Over TCP, with an API key.
     Tcp,
-    /// Over the Unix socket, where whoever may open it may do everything.
+    /// Over the Unix socket, where every client that can open it may do everything.
     Socket,
 }
 
 impl Embedded {
-    /// Its routes, to be served on a listener of the caller's.
+    /// Returns its routes, for a listener of the caller.
     pub fn router(&self) -> Router {
         let whole = api()
             .route("/version", get(version))
@@ -33,7 +33,7 @@ impl Embedded {
     }
 }
 
-/// What the Unix socket answers.
+/// Returns the routes of the Unix socket.
 pub(super) fn socket_router(server: Embedded) -> Router {
     let routes = match server.shared.flavour {
         Flavour::V0_28 | Flavour::V0_29 => Router::new().route_service(
@@ -76,7 +76,7 @@ fn finish(routes: Router<Embedded>, server: Embedded, way: Way) -> Router {
         .with_state(server)
 }
 
-/// Counts a request, lets it go wrong if it shall, and asks for its key.
+/// Counts a request, applies a fault if there is one, and checks its API key.
 async fn gate(
     way: Way,
     Shared(server): Shared<Embedded>,
@@ -175,7 +175,7 @@ async fn description(Shared(server): Shared<Embedded>) -> HttpReply {
     }
 }
 
-/// Only its being there is looked at: 0.28 has no such path.
+/// Only its existence matters: 0.28 has no such path.
 async fn auth_register(Shared(server): Shared<Embedded>) -> HttpReply {
     match server.shared.flavour {
         Flavour::V0_28 => reply::no_route(Flavour::V0_28, true),
@@ -296,7 +296,7 @@ async fn expire_key(Shared(server): Shared<Embedded>, body: Bytes) -> HttpReply 
         Err(refusal) => return reply::refused(flavour, refusal),
     };
     match (server.inner().state.expire_key(id, now), flavour) {
-        // Before 0.30 nobody looks whether there is such a key.
+        // Releases before 0.30 do not check whether the key exists.
         (Ok(()), _) | (Err(_), Flavour::V0_28 | Flavour::V0_29) => reply::done(&json!({})),
         (Err(problem), Flavour::Main) => reply::failed(flavour, "expiring pre-auth key", &problem),
     }
@@ -316,7 +316,7 @@ async fn delete_key(
         server.inner().state.delete_key(filter.id),
         server.shared.flavour,
     ) {
-        // As with its expiry.
+        // The same as for its expiry.
         (Ok(()), _) | (Err(_), Flavour::V0_28 | Flavour::V0_29) => reply::done(&json!({})),
         (Err(problem), Flavour::Main) => {
             reply::failed(Flavour::Main, "deleting pre-auth key", &problem)

@@ -1,4 +1,4 @@
-//! The embedded Headscale's Unix socket: HTTP/1.1 or HTTP/2, and never both, as with the real ones. I/O.
+//! The embedded Headscale's Unix socket: HTTP/1.1 or HTTP/2, and never both, like the real ones. I/O.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use tracing::debug;
 
 use super::{Embedded, Flavour, routes};
 
-/// After an accept that failed, say for want of descriptors.
+/// Pause after a failed accept, for example without free descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
 impl Embedded {
-    /// Answers on its Unix socket, where no API key is asked for: REST for [`Flavour::Main`], else gRPC.
+    /// Serves on its Unix socket, which needs no API key: REST for [`Flavour::Main`], else gRPC.
     ///
-    /// Ends with the future, and the connections with it.
+    /// Dropping the future closes the connections.
     pub async fn serve_socket(&self, listener: UnixListener) {
         serve(self.clone(), listener).await;
     }

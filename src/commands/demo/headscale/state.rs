@@ -1,4 +1,4 @@
-//! What the embedded Headscale knows, and what changes it. Pure; `now` is an argument.
+//! State of the embedded Headscale, and its changes. Pure; `now` is an argument.
 
 use jiff::Timestamp;
 
@@ -18,7 +18,7 @@ pub(super) struct ServerState {
     last: LastIds,
 }
 
-/// The ids given last: none is given twice.
+/// The last assigned ids: an id is never used twice.
 #[derive(Default)]
 struct LastIds {
     user: u64,
@@ -51,30 +51,27 @@ pub(super) struct StoredKey {
     pub(super) reusable: bool,
     pub(super) ephemeral: bool,
     pub(super) used: bool,
-    /// None is stored as year 1: a dead key.
+    /// `None` is stored as year 1: the key is never valid.
     pub(super) expiration: Option<Timestamp>,
     pub(super) created_at: Timestamp,
     pub(super) tags: Vec<String>,
 }
 
-/// A pre-auth key as the server keeps it, for tests and for the demo to read back.
+/// A pre-auth key as the server stores it, for tests and for the demo to read.
 #[derive(Clone, Debug)]
 pub struct ServerKey {
-    /// Its id.
     pub id: KeyId,
     /// Name of its user.
     pub user: Option<String>,
-    /// Its value.
     pub value: KeyValue,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// When it ends.
+    /// When it expires.
     pub expiration: Timestamp,
     /// Whether it may be used more than once.
     pub reusable: bool,
     /// Whether its nodes are ephemeral.
     pub ephemeral: bool,
-    /// Its tags.
     pub tags: Vec<String>,
 }
 
@@ -84,7 +81,7 @@ pub(super) struct StoredNode {
     pub(super) given_name: String,
     pub(super) online: bool,
     pub(super) user: Option<u64>,
-    /// The key it joined with, as long as there is one.
+    /// The key that it joined with, while that exists.
     pub(super) key: Option<u64>,
     pub(super) tags: Vec<String>,
     pub(super) created_at: Timestamp,
@@ -99,7 +96,7 @@ pub(super) struct StoredApiKey {
     pub(super) created_at: Timestamp,
 }
 
-/// What a new key shall be.
+/// Properties of a new key.
 pub(super) struct NewKey {
     pub(super) user: Option<u64>,
     pub(super) reusable: bool,
@@ -108,14 +105,14 @@ pub(super) struct NewKey {
     pub(super) tags: Vec<String>,
 }
 
-/// Why something is not done; each release has its own status for it.
+/// Why a request fails; each release has its own status for it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum StateError {
-    /// A tag that is none.
+    /// An invalid tag.
     BadTag(&'static str),
     /// Neither an id nor a prefix of an API key, or both.
     NoApiKeyNamed,
-    /// A name that is no DNS label.
+    /// A name that is not a DNS label.
     BadNodeName,
     /// No such API key.
     UnknownApiKey,
@@ -127,11 +124,11 @@ pub(super) enum StateError {
     UnknownUser,
     /// A key needs a user or a tag.
     Unowned,
-    /// Two nodes of one name.
+    /// A node's name that is already used.
     NodeNameTaken,
-    /// Two users of one name.
+    /// A user's name that is already used.
     UserNameTaken,
-    /// A user who has nodes is not deleted.
+    /// A user with nodes cannot be deleted.
     UserNotEmpty,
 }
 
@@ -146,7 +143,7 @@ impl ServerState {
         let id = LastIds::next(&mut self.last.user);
         self.users.push(StoredUser {
             id,
-            // A user without a name goes by its id.
+            // A user without a name is named by its id.
             name: if name.is_empty() {
                 id.to_string()
             } else {
@@ -237,7 +234,7 @@ impl ServerState {
         Ok(())
     }
 
-    /// Deletes a key; its nodes stay, and are ephemeral no longer.
+    /// Deletes a key; its nodes stay, and are no longer ephemeral.
     pub(super) fn delete_key(&mut self, id: u64) -> Result<(), StateError> {
         let index = self
             .keys
@@ -251,7 +248,7 @@ impl ServerState {
         Ok(())
     }
 
-    /// Deletes a user and its keys, or everybody's, as 0.28 does.
+    /// Deletes a user and its keys, or the keys of all users, as 0.28 does.
     pub(super) fn delete_user(&mut self, id: u64, all_keys: bool) -> Result<(), StateError> {
         let index = self
             .users
@@ -318,7 +315,7 @@ impl StoredUser {
 }
 
 impl StoredKey {
-    /// Its value as an answer shows it: whole by its creation alone.
+    /// Returns its value as an answer shows it: complete only at its creation.
     pub(super) fn shown(&self, whole: bool) -> String {
         let value = self.value.expose();
         if whole {
@@ -328,12 +325,12 @@ impl StoredKey {
     }
 }
 
-/// The end itself is already too late.
+/// A key is no longer valid at the exact time of its expiration.
 fn is_live(expiration: Option<Timestamp>, now: Timestamp) -> bool {
     expiration.is_some_and(|end| now < end)
 }
 
-/// Twelve characters to find it by, sixty-four that are secret, as 0.30 writes them: hexadecimal.
+/// Returns twelve characters to find it by and sixty-four secret ones, as 0.30 writes them: hexadecimal.
 fn secret(prefix: &str) -> KeyValue {
     let random = || uuid::Uuid::new_v4().simple().to_string();
     let (find, first, second) = (random(), random(), random());

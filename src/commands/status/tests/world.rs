@@ -1,4 +1,4 @@
-//! A cluster that is built piece by piece, and what a control plane holds of it. Tests.
+//! A cluster that tests build piece by piece, and the content of its control plane. Tests.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,12 +25,12 @@ use crate::store::StoredSecret;
 const NAME: &str = "headscale-auth-keys";
 const LOGS: &str = "kubectl logs --namespace sidescale";
 
-/// A cluster that is built piece by piece.
+/// A cluster that tests build piece by piece.
 #[derive(Default)]
 pub(super) struct World(Inventory);
 
 impl World {
-    /// A key that was made on that day, to live 90.
+    /// Adds a key that was created on that day, with a life of 90 days.
     pub(super) fn key(mut self, namespace: &str, service: &str, id: u64, day: i64) -> Self {
         let name = secret_ref(namespace);
         let secret = self.0.secrets.entry(name);
@@ -79,7 +79,7 @@ impl World {
         self
     }
 
-    /// The pods of a service, two minutes old; a template makes a hostname of each pod's name.
+    /// Adds the pods of a service, two minutes old; a template makes each pod's name its hostname.
     pub(super) fn fleet(
         mut self,
         namespace: &str,
@@ -148,7 +148,7 @@ impl World {
     }
 }
 
-/// What a control plane holds of user `shop.api`, whose key 7 is as `change` makes it.
+/// Returns a control plane with user `shop.api` and its key 7, which `change` modifies.
 pub(super) fn held(change: impl FnOnce(&mut PreAuthKey)) -> BTreeMap<String, PlaneView> {
     let user = |id, name: &str| User {
         id: UserId(id),
@@ -202,7 +202,7 @@ pub(super) fn held(change: impl FnOnce(&mut PreAuthKey)) -> BTreeMap<String, Pla
     BTreeMap::from([("default".to_owned(), PlaneView::Held(held))])
 }
 
-/// Keys of single pods: one has joined long ago, one is new, one has none, and one's pod is gone.
+/// Returns keys of single pods: one joined long ago, one is new, one is missing, and one has lost its pod.
 pub(super) fn own_keys() -> World {
     let mut world = World::default()
         .key("shop", "web", 7, 60)

@@ -51,7 +51,7 @@ impl ServerState {
         Ok(())
     }
 
-    /// Finds an API key by its id, or by its prefix in any of the three forms that are taken.
+    /// Finds an API key by its id, or by its prefix in any of the three accepted forms.
     fn find_api_key(&self, id: Option<u64>, prefix: Option<&str>) -> Result<usize, StateError> {
         let prefix = prefix.map(|prefix| {
             prefix
@@ -82,12 +82,12 @@ impl ServerState {
 }
 
 impl StoredApiKey {
-    /// What a list shows of its value.
+    /// Returns its value as a list shows it.
     pub(in crate::commands::demo::headscale) fn shown(&self) -> String {
         format!("hskey-api-{}-***", self.bare_prefix())
     }
 
-    /// The twelve characters by which a key is found.
+    /// Returns the twelve characters that identify a key.
     fn bare_prefix(&self) -> &str {
         self.value.expose().get(10..22).unwrap_or_default()
     }

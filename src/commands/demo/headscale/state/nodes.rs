@@ -30,7 +30,7 @@ impl ServerState {
             name,
             given_name,
             online: true,
-            // A node with tags belongs to them.
+            // A node with tags belongs to its tags.
             user: user.filter(|_| tags.is_empty()),
             key: Some(key),
             tags,
@@ -74,7 +74,7 @@ impl ServerState {
         Ok(node)
     }
 
-    /// Names shorter than `shortest` are refused.
+    /// Renames a node; names shorter than `shortest` are refused.
     pub(in crate::commands::demo::headscale) fn rename_node(
         &mut self,
         id: u64,
