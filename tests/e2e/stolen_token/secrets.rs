@@ -43,7 +43,7 @@ pub(super) fn only_the_list(context: &Context, _: Option<&headscale::Program>) -
     let made = account.feed(&["create", "--filename=-"], &generated.to_string());
     refused("a generated name", made, NOT_LISTED)?;
 
-    // A Secret of someone else with a listed name: not by our label, nor by removing the label first.
+    // A Secret of someone else with a listed name: neither with our label, nor with the adopt annotation added too.
     for (namespace, name) in [(apps, LISTED), (keys.as_str(), "headscale-api-key")] {
         create(admin, namespace, name, "Opaque", false)?;
         let get = ["get", "secret", name, "--namespace", namespace];

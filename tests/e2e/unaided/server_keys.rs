@@ -63,7 +63,7 @@ impl ServerKeys {
         Ok(())
     }
 
-    /// Checks that each is its own mount, readable for Headscale's user and writable for none, in a directory writable for that user.
+    /// Checks that each is its own mount, readable for Headscale's user and read-only, in a directory writable for that user.
     pub(super) fn are_in(&self, headscale: &Beside<'_>, pod: &Value) -> Result<()> {
         let node = headscale.node;
         let pid = node.pid_of(pod, "headscale")?;
