@@ -14,7 +14,7 @@ use crate::der::{CertificateFacts, facts, moment};
 
 /// Lifetime of an authority.
 pub const AUTHORITY_LIFE: SignedDuration = SignedDuration::from_hours(365 * 24);
-/// Backdating of a certificate, for callers whose clock is behind ours.
+/// Time by which certificates are backdated, for callers whose clock is behind ours.
 pub(crate) const BACKDATED: SignedDuration = SignedDuration::from_hours(1);
 
 /// Authority that signs the serving certificates of one DNS name, and no other: its name constraint makes a stolen key

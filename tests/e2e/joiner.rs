@@ -30,7 +30,7 @@ const EACH: Duration = Duration::from_secs(1);
 /// Each key is in the Secret for 20 s.
 const LIFE: &str = "40s";
 const BUFFER: &str = "20s";
-/// A fast clock, and no limit on the number of keys.
+/// Short durations, and as many keys as needed.
 const VALUES: [(&str, &str); 3] = [
     ("config.rotation.overlap", "5s"),
     ("config.rotation.minAuthKeyExpiration", "30s"),

@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 /// Responses of the server.
 #[derive(Clone, Copy)]
 pub(crate) enum Sends {
-    /// Events of a watch list, one per line; a paged list is empty.
+    /// Events of a watch list, one per line; a watch after a paged list gets none.
     Lines(&'static [String]),
     /// One list, regardless of any limit; watch lists are refused.
     List(&'static str),

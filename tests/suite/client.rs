@@ -27,7 +27,7 @@ pub(crate) struct Answer {
     pub(crate) body: String,
 }
 
-/// Client certificate and key that the server asks for.
+/// Client certificate with its key; `identity` answers the server's request for it.
 pub(crate) type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 /// Returns a client's TLS configuration.

@@ -53,7 +53,7 @@ pub enum Undecodable {
 /// Answers one review.
 ///
 /// `namespaces` returns what the index stores of a namespace: `None` if it has not seen it yet. Only a verified caller is
-/// shown what depends on its annotations, and the profiles and control planes that only it may name.
+/// shown what depends on its annotations, and the profiles and control planes that only this namespace may name.
 ///
 /// # Errors
 /// If the body is no AdmissionReview with a uid; everything else gets an answer.

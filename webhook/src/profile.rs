@@ -52,7 +52,7 @@ pub struct Policy {
     pub installation: Option<String>,
     /// Earlier marks that count as well.
     pub former_installations: Vec<String>,
-    /// Services that own a hostname in the tailnet, by hostname.
+    /// Services that hostnames in the tailnet are reserved for, by hostname.
     pub reserved_hostnames: BTreeMap<String, HostnameOwner>,
 }
 

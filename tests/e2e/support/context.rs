@@ -1,4 +1,4 @@
-//! State shared by all tests of one run: the clusters, started once, and the available Headscale binaries (I/O).
+//! What all tests of one run share: the clusters, started once, and the available Headscale binaries (I/O).
 
 use std::{
     collections::BTreeMap,

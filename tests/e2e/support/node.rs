@@ -24,7 +24,7 @@ use super::{
 
 /// The bridge's own address: the pods' gateway, at which they reach servers beside the cluster.
 pub(crate) const GATEWAY: &str = "10.244.0.1";
-/// Addresses of Services: kube-proxy rewrites them, only for processes that can reach it.
+/// Addresses of Services: kube-proxy rewrites them, only for processes with a route there.
 const SERVICES: &str = "10.96.0.0/16";
 /// Image with small commands for a pod.
 pub(crate) const BUSYBOX: &str = "docker.io/sidescale-e2e/busybox:1";

@@ -129,7 +129,7 @@ async fn a_key_that_cannot_be_renewed_is_told_when_late_a_week_before_its_end_an
     })
     .await;
     let due = 160 * day;
-    // A pass that began before the key was written shows the old one until the next.
+    // Metrics computed before the key was written show the old one until the next time.
     until("its metric", async || {
         world.clock.advance(Duration::from_secs(1));
         world
@@ -159,7 +159,7 @@ async fn whoever_rotates_no_more_shows_no_keys() {
     assert_eq!(world.shown("sidescale_key_due_timestamp_seconds"), None);
 }
 
-/// The tenant's own record of its Secret is not used as a key's expiry.
+/// An expiry that a tenant writes into its Secret's record is not a key's expiry.
 #[tokio::test]
 async fn a_forged_record_sets_and_silences_no_end() {
     let world = World::new().await;

@@ -309,7 +309,7 @@ async fn a_restart_of_ours_forgets_neither_who_had_joined_nor_who_never_did() {
     let key = world.key("api").await;
     let node = world.headscale.join(&key, "api").unwrap();
     world.looks_until("Joined", 1).await;
-    // The checkpoint is written once a minute: wait until it contains every pod.
+    // The checkpoint is as of a minute ago: it covers only pods that were surely seen.
     for _ in 0..6 {
         world.look().await;
     }

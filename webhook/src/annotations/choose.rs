@@ -80,7 +80,7 @@ fn selected<'a>(
         .ok_or_else(|| not_open("profile", DEFAULT, subject))
 }
 
-/// Returns whether an existing pod may have the profile by its labels: a forged receipt claims no more than they allow.
+/// Returns whether an existing pod may have the profile by its labels: a forged receipt gets no more than they allow.
 fn selects(subject: &Subject<'_>, profile: &Profile) -> bool {
     let metadata = subject.namespace_metadata;
     let label = metadata.and_then(|metadata| metadata.inject.as_deref());

@@ -121,7 +121,7 @@ impl KeyLifetime<'_> {
     }
 }
 
-/// Returns the lifetime of a key, from the annotations `life` and `buffer`.
+/// Returns the lifetime of a key, from the annotations `life` and `before` (its buffer).
 pub(super) fn life<'a>(
     asked: &Asked<'a>,
     [life, before]: [Annotation; 2],

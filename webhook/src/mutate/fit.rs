@@ -18,7 +18,7 @@ const HAND_MADE_KEYS: &str = "no server keys: the pod mounts every one of these 
 /// Maximum number of volumes that a message names.
 const MOST_NAMES: usize = 16;
 
-/// The part of an injection that depends on the pod's spec.
+/// Placement of the sidecars, as the pod's spec requires.
 #[derive(Default)]
 pub(crate) struct SidecarPlacement<'a> {
     pub(crate) tailscale: Option<tailscale::TailscalePlacement>,

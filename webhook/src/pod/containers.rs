@@ -28,7 +28,7 @@ pub(crate) struct Containers {
     pub(crate) count: usize,
     /// Whether the requests of each equal its limits.
     pub(crate) guaranteed: bool,
-    /// Bit n: something listens on, or probes, port `FIRST_PORT` + n.
+    /// Bit n: something listens on, or is probed at, port `FIRST_PORT` + n.
     taken: u64,
 }
 

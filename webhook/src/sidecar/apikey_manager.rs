@@ -27,7 +27,7 @@ static TOKEN_SOURCES: LazyLock<Rendered> = LazyLock::new(token);
 // As in the kubelet's own token volume: an hour, and a little for clocks that differ.
 const TOKEN_SECONDS: u32 = 3607;
 
-/// The part of the manager that depends on the pod's spec.
+/// Placement of the manager, as the pod's spec requires.
 #[derive(Debug)]
 pub(crate) struct ApiKeyManagerPlacement<'a> {
     headscale: Headscale<'a>,

@@ -9,7 +9,7 @@ use crate::headscale::{ContainerUser, Headscale};
 use crate::keys::SERVER_KEYS;
 use crate::pod::Details;
 
-/// The part of the keys that depends on the pod's spec.
+/// Placement of the keys, as the pod's spec requires.
 #[derive(Debug)]
 pub(crate) struct ServerKeysPlacement<'a> {
     headscale: Headscale<'a>,
@@ -57,7 +57,7 @@ impl<'a> ServerKeysPlacement<'a> {
         self.files.is_empty()
     }
 
-    /// Returns a remark if the files could be hidden from more readers.
+    /// Returns a remark if the files could have fewer readers.
     pub(crate) fn remark(&self) -> Option<String> {
         (self.mode == FileMode::All).then(|| format!(
             "the server keys are readable by every user in container '{}': set securityContext.runAsUser to 0 or the pod's fsGroup, whichever Headscale runs with",

@@ -83,7 +83,7 @@ impl Same {
     }
 }
 
-/// The part of a sidecar that depends on the pod's spec.
+/// Placement of the sidecar, as the pod's spec requires.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TailscalePlacement {
     /// How the key reaches the sidecar.

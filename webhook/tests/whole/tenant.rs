@@ -120,7 +120,7 @@ fn thousands_of_unknown_keys_make_nine_remarks() {
     );
 }
 
-/// An invalid name is shown as far as it can be parsed, without delay.
+/// An invalid name is shown as far as it is readable, without delay.
 #[test]
 fn a_key_that_is_no_name_is_remarked_on_within_bounds() {
     for key in [
