@@ -1,4 +1,4 @@
-//! Counts allocations with divan's profiler, in a second process: a count slows what it counts. I/O.
+//! Counts allocations with divan's profiler, in a second process: counting slows the measured code. I/O.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{bodies, handlers};
 
-/// Argument of the process that counts.
+/// Argument of the counting process.
 pub(crate) const MODE: &str = "--allocations";
 
 /// Counts, and prints divan's table.
@@ -21,7 +21,7 @@ pub(crate) fn run() {
 
 #[divan::bench(args = ["1k", "7k", "60k"])]
 fn ours(bencher: divan::Bencher<'_, '_>, name: &str) {
-    // A size that cannot be made leaves its row out, and the reader of the table says so.
+    // A size that cannot be built has no row, which the reader of the table reports.
     let Ok(bodies) = bodies::all() else { return };
     let Some(body) = bodies.iter().find(|body| body.name == name) else {
         return;

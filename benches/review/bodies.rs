@@ -11,7 +11,7 @@ pub(crate) struct Body {
     pub(crate) bytes: Vec<u8>,
 }
 
-/// How a size is made: containers, variables in each, volumes, whether there are managed fields, and the bounds.
+/// Parameters of a size: containers, variables in each, volumes, whether there are managed fields, and the bounds.
 struct Size {
     name: &'static str,
     containers: usize,
@@ -48,7 +48,7 @@ const SIZES: [Size; 3] = [
     },
 ];
 
-/// A pod of 2,000 variables, which only the pure function is timed with.
+/// A pod of 2,000 variables, used only to time the pure function.
 const MANY_VARIABLES: Size = Size {
     name: "2000 variables",
     containers: 1,
@@ -58,19 +58,19 @@ const MANY_VARIABLES: Size = Size {
     about: 350_000..450_000,
 };
 
-/// Makes the pod of 2,000 variables.
+/// Builds the pod of 2,000 variables.
 pub(crate) fn many_variables() -> Result<Body> {
     make(&MANY_VARIABLES)
 }
 
-/// Makes every size.
+/// Builds every size.
 pub(crate) fn all() -> Result<Vec<Body>> {
     SIZES.iter().map(make).collect()
 }
 
 fn make(size: &Size) -> Result<Body> {
     let text = serde_json::to_string(&review(size))?;
-    // Go writes these three as escapes.
+    // Go escapes these three.
     let bytes = text
         .replace('<', "\\u003c")
         .replace('>', "\\u003e")

@@ -1,4 +1,4 @@
-//! What is compared: our function, a scan that keeps nothing, a typed handler, and the floor's constant. Pure.
+//! The compared functions: ours, a scan that keeps nothing, a typed handler, and the floor's constant. Pure.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -33,7 +33,7 @@ fn policy() -> Result<&'static Policy> {
         .context("the bench's configuration is not accepted")
 }
 
-/// The webhook's function: the whole of what happens between a body and its answer.
+/// The webhook's function: everything between a body and its answer.
 pub(crate) fn ours(body: &[u8]) -> Result<Vec<u8>> {
     let policy = POLICY
         .as_ref()
@@ -82,7 +82,7 @@ pub(crate) fn check(body: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The floor: reads the body, answers a constant, under the product's own layers.
+/// Returns the floor: reads the body, answers a constant, under the product's own layers.
 pub(crate) fn floor(reply: usize) -> Router {
     let constant = Bytes::from(vec![b' '; reply]);
     let answer = move |body: Bytes| async move {
@@ -92,7 +92,7 @@ pub(crate) fn floor(reply: usize) -> Router {
     server::limited(Router::new().route("/mutate/pod", post(answer)))
 }
 
-/// The product's routes.
+/// Returns the product's routes.
 pub(crate) fn product(metrics: Arc<Metrics>) -> Result<Router> {
     let policy = Arc::new(policy()?.clone());
     Ok(server::router(
@@ -103,10 +103,10 @@ pub(crate) fn product(metrics: Arc<Metrics>) -> Result<Router> {
     ))
 }
 
-/// An admission handler as one writes it with kube: its `AdmissionReview<Pod>` is read, typed values make the patch.
+/// An admission handler as usually written with kube: reads its `AdmissionReview<Pod>`, builds the patch from typed values.
 ///
-/// The answer is written like ours, because kube's own writes the patch as an array of numbers. What the patch holds is
-/// taken from our own answer once, in advance: the typed handler is spared the work of deciding it.
+/// The answer is written like ours, because kube's own writes the patch as an array of numbers. The patch's content is
+/// taken from our own answer once, in advance: the typed handler does not have to decide it.
 pub(crate) struct Typed {
     operations: Vec<Operation<Addition>>,
 }
@@ -130,7 +130,7 @@ enum Addition {
 }
 
 impl Typed {
-    /// A handler that answers this body as ours does.
+    /// Returns a handler that answers this body as ours does.
     pub(crate) fn like(body: &[u8]) -> Result<Self> {
         let operations = patch_of(&ours(body)?)?
             .into_iter()

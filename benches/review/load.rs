@@ -1,4 +1,4 @@
-//! The generator: keep-alive HTTPS/1.1 connections on core 1 that post one body over and over. I/O.
+//! Load generator: keep-alive HTTPS/1.1 connections on core 1 that post one body repeatedly. I/O.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,15 +16,15 @@ use crate::server::{self, NAME, Server};
 
 const CONNECTIONS: usize = 64;
 
-/// What one round showed.
+/// Results of one round.
 pub(crate) struct Shot {
     /// CPU time of the server's thread for each request, in microseconds.
     pub(crate) cpu_us: f64,
     /// Requests a second.
     pub(crate) rps: f64,
-    /// Median time to the answer, in microseconds; with this many requests in flight, mostly time in a queue.
+    /// Median response time, in microseconds; with this many requests in flight, mostly time in a queue.
     pub(crate) p50_us: u32,
-    /// The slowest hundredth.
+    /// Response time of the slowest hundredth.
     pub(crate) p99_us: u32,
 }
 

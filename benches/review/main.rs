@@ -1,8 +1,8 @@
 //! Compares our webhook with the least that any HTTPS handler costs, in one run, and writes `target/bench.json`.
 //!
 //! One server thread on core 0 serves two ports with the same stack and the same layers: the floor reads the body and
-//! answers a constant, ours answers the review. The generator is on core 1. What a request costs is the server
-//! thread's own CPU time over the requests it answered, so that a busy neighbour changes the rate and hardly the cost.
+//! answers a constant, ours answers the review. The generator is on core 1. The cost of a request is the server
+//! thread's own CPU time over the requests it answered: a busy neighbour changes the rate and hardly the cost.
 
 #![expect(clippy::print_stdout, reason = "a bench reports on stdout")]
 
@@ -26,7 +26,7 @@ use report::Row;
 #[global_allocator]
 static ALLOCATOR: divan::AllocProfiler = divan::AllocProfiler::system();
 
-/// An odd number, so that the median is one of them.
+/// Odd, which makes the median one of the rounds.
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_millis(1000);
 const WARM_UP: Duration = Duration::from_millis(400);
@@ -74,7 +74,7 @@ fn measure(body: &Body, allocations: u64) -> Result<Row> {
     shoot(server.ours, WARM_UP)?;
     let (mut floor, mut ours) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
-        // The order alternates: whoever comes second finds warmer caches and a hotter core.
+        // The order alternates: the second one finds warmer caches and a hotter core.
         if round % 2 == 0 {
             floor.push(shoot(server.floor, ROUND)?);
             ours.push(shoot(server.ours, ROUND)?);
@@ -93,7 +93,7 @@ fn measure(body: &Body, allocations: u64) -> Result<Row> {
     })
 }
 
-/// The round in the middle by CPU time.
+/// Returns the middle round by CPU time.
 fn median(mut shots: Vec<Shot>) -> Result<Shot> {
     ensure!(!shots.is_empty(), "no rounds");
     shots.sort_by(|left, right| left.cpu_us.total_cmp(&right.cpu_us));

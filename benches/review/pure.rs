@@ -11,7 +11,7 @@ use crate::server::pin;
 const BATCH: Duration = Duration::from_millis(4);
 const BATCHES: usize = 61;
 
-/// Nanoseconds of one call of each.
+/// Nanoseconds per call of each.
 pub(crate) struct Pure {
     /// The webhook's function.
     pub(crate) ours: f64,
@@ -36,7 +36,7 @@ pub(crate) fn measure(body: &[u8]) -> Result<Pure> {
     Ok(Pure { ours, scan, typed })
 }
 
-/// A function, how often one batch calls it, and what each batch took for a call.
+/// A function, its calls per batch, and the time per call in each batch.
 struct Timed<'a> {
     function: &'a dyn Fn(),
     calls: u32,
@@ -44,7 +44,7 @@ struct Timed<'a> {
 }
 
 impl<'a> Timed<'a> {
-    /// Warms up for one batch, which shows how many calls fit.
+    /// Warms up for one batch, which determines the calls per batch.
     fn new(function: &'a dyn Fn()) -> Self {
         let start = Instant::now();
         let mut calls = 0;

@@ -1,4 +1,4 @@
-//! Prints the figures beside their bars, and writes them. I/O.
+//! Prints the figures beside their limits, and writes them. I/O.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::load::Shot;
 use crate::pure::Pure;
 
-/// Everything about one size.
+/// All figures of one size.
 pub(crate) struct Row {
     pub(crate) bytes: usize,
     pub(crate) floor: Shot,
@@ -17,7 +17,7 @@ pub(crate) struct Row {
     pub(crate) allocations: u64,
 }
 
-/// A review that only the pure functions are timed with.
+/// A review used only to time the pure functions.
 pub(crate) struct Long {
     pub(crate) bytes: usize,
     pub(crate) pure: Pure,
@@ -34,7 +34,7 @@ struct PerByte {
     bytes: usize,
     pure_ns: f64,
     pure_ns_per_byte: f64,
-    /// Over the same figure of the largest size above.
+    /// Ratio to the same figure of the largest size above.
     ratio: f64,
 }
 

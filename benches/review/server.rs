@@ -20,18 +20,18 @@ pub(crate) const NAME: &str = "sidescale.test";
 
 /// A running server.
 pub(crate) struct Server {
-    /// Where the constant is answered.
+    /// Address that answers the constant.
     pub(crate) floor: SocketAddr,
-    /// Where reviews are answered.
+    /// Address that answers reviews.
     pub(crate) ours: SocketAddr,
-    /// What clients trust.
+    /// Root certificate for clients.
     pub(crate) root: CertificateDer<'static>,
     clock: tokio::sync::mpsc::UnboundedSender<oneshot::Sender<Duration>>,
     thread: JoinHandle<Result<()>>,
 }
 
 impl Server {
-    /// CPU time that the server's thread has used so far.
+    /// Returns the CPU time that the server's thread has used so far.
     pub(crate) async fn cpu(&self) -> Result<Duration> {
         let (answer, time) = oneshot::channel();
         self.clock
@@ -40,7 +40,7 @@ impl Server {
         Ok(time.await?)
     }
 
-    /// Ends the server.
+    /// Stops the server.
     pub(crate) fn stop(self) -> Result<()> {
         drop(self.clock);
         self.thread
@@ -128,7 +128,7 @@ async fn serve(
     Ok(())
 }
 
-/// Keeps this thread on one core; on a machine that has it not, the thread stays where it is.
+/// Pins this thread to one core; on a machine without that core, the thread stays where it is.
 pub(crate) fn pin(core: usize) {
     let mut set = CpuSet::new();
     set.set(core);

@@ -1,4 +1,4 @@
-//! The webhook's own certificate authority: made, read, written. Pure.
+//! The webhook's own certificate authority: created, read, written. Pure.
 
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{
@@ -12,12 +12,12 @@ use zeroize::Zeroizing;
 
 use crate::der::{CertificateFacts, facts, moment};
 
-/// Is an authority's life.
+/// Lifetime of an authority.
 pub const AUTHORITY_LIFE: SignedDuration = SignedDuration::from_hours(365 * 24);
-/// Lets callers whose clock is behind ours accept what we have just made.
+/// Time by which certificates are backdated, for callers whose clock is behind ours.
 pub(crate) const BACKDATED: SignedDuration = SignedDuration::from_hours(1);
 
-/// Signs the serving certificates of one DNS name, and of no other: its name constraint makes a stolen key of it
+/// Authority that signs the serving certificates of one DNS name, and no other: its name constraint makes a stolen key
 /// nearly worthless.
 pub struct Authority {
     pub(crate) issuer: Issuer<'static, KeyPair>,
@@ -27,15 +27,15 @@ pub struct Authority {
     facts: CertificateFacts,
 }
 
-/// Says why there is no authority.
+/// Error in creating or reading an authority.
 #[derive(Debug, Error)]
 pub enum AuthorityError {
-    /// Something could not be made.
+    /// The authority could not be created.
     #[error("make a certificate authority for {dns_name:?}")]
     Generate {
-        /// The name it should have been for.
+        /// DNS name of the authority.
         dns_name: String,
-        /// What rcgen says.
+        /// Error of rcgen.
         #[source]
         source: rcgen::Error,
     },
@@ -45,16 +45,16 @@ pub enum AuthorityError {
     /// The key cannot be read.
     #[error("the authority's private key is not a PEM key of a known kind")]
     Key,
-    /// The certificate is another key's.
+    /// The certificate belongs to another key.
     #[error("the authority's private key does not belong to its certificate")]
     Mismatch,
-    /// It may not sign.
+    /// The certificate may not sign.
     #[error("the certificate is not a certificate authority's")]
     NoAuthority,
 }
 
 impl Authority {
-    /// Makes an authority for `dns_name`.
+    /// Creates an authority for `dns_name`.
     ///
     /// # Errors
     /// If the name is no DNS name, or there is no randomness.
@@ -72,10 +72,10 @@ impl Authority {
             permitted_subtrees: vec![GeneralSubtree::DnsName(dns_name.to_owned())],
             excluded_subtrees: Vec::new(),
         });
-        // The serial number is rcgen's own: a digest of the public key, so as random as the key.
+        // The serial number comes from rcgen: a digest of the public key, and as random as the key.
         let key = KeyPair::generate().map_err(failed)?;
-        // Several authorities are trusted at once. Two of one name would make a verifier try the wrong key and speak
-        // of a bad signature.
+        // Several authorities are trusted at once. If two had one name, a verifier would try the wrong key and report
+        // a bad signature.
         let point: String = key
             .public_key_raw()
             .iter()
@@ -91,10 +91,10 @@ impl Authority {
         Self::from_pem(&certificate.pem(), &key.serialize_pem())
     }
 
-    /// Reads an authority back.
+    /// Parses a stored authority.
     ///
     /// # Errors
-    /// If either part cannot be read, or the two do not belong together. Names and times are for
+    /// If either part cannot be parsed, or the two do not belong together. Names and times are checked by
     /// [`authority_verdict`](crate::authority_verdict).
     pub fn from_pem(certificate_pem: &str, key_pem: &str) -> Result<Self, AuthorityError> {
         let certificate = CertificateDer::from_pem_slice(certificate_pem.as_bytes())
@@ -118,37 +118,37 @@ impl Authority {
         })
     }
 
-    /// Its certificate.
+    /// Returns its certificate.
     #[must_use]
     pub fn certificate(&self) -> &CertificateDer<'static> {
         &self.certificate
     }
 
-    /// Its certificate, as written.
+    /// Returns its certificate as PEM.
     #[must_use]
     pub fn certificate_pem(&self) -> &str {
         &self.certificate_pem
     }
 
-    /// Its private key, as written: for the Secret, never for a log.
+    /// Returns its private key as PEM: for the Secret, never for a log.
     #[must_use]
     pub fn key_pem(&self) -> &str {
         &self.key_pem
     }
 
-    /// When it begins.
+    /// Returns when it becomes valid.
     #[must_use]
     pub fn not_before(&self) -> Timestamp {
         self.facts.not_before
     }
 
-    /// When it ends.
+    /// Returns when it expires.
     #[must_use]
     pub fn not_after(&self) -> Timestamp {
         self.facts.not_after
     }
 
-    /// Whether `dns_name` is the one name that it may sign for.
+    /// Returns whether `dns_name` is the one name that it may sign for.
     #[must_use]
     pub fn is_for(&self, dns_name: &str) -> bool {
         self.facts.permitted == [dns_name]

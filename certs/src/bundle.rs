@@ -1,4 +1,4 @@
-//! The authorities that the API server has to trust. Pure.
+//! Authorities that the API server has to trust. Pure.
 
 use std::collections::BTreeSet;
 
@@ -10,12 +10,12 @@ use rustls::pki_types::pem::PemObject;
 
 use crate::der::facts;
 
-/// Holds certificates sorted and once each, so that equal lists are equal text whoever writes them.
+/// Certificates, sorted and without duplicates: equal lists have equal text, whichever replica writes them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bundle(BTreeSet<Vec<u8>>);
 
 impl Bundle {
-    /// Reads PEM; whatever is no certificate is left out, as the API server does.
+    /// Parses PEM; skips everything that is no certificate, as the API server does.
     #[must_use]
     pub fn from_pem(pem: &[u8]) -> Self {
         let certificates = CertificateDer::pem_slice_iter(pem).flatten();
@@ -27,14 +27,14 @@ impl Bundle {
         )
     }
 
-    /// The same list with `certificate` in it.
+    /// Returns the same list with `certificate` in it.
     #[must_use]
     pub fn with(mut self, certificate: &CertificateDer<'_>) -> Self {
         self.0.insert(certificate.to_vec());
         self
     }
 
-    /// The same list without what has ended: nothing it signed verifies any more.
+    /// Returns the same list without expired certificates: nothing that they signed verifies any more.
     #[must_use]
     pub fn without_ended(mut self, now: Timestamp) -> Self {
         self.0
@@ -42,25 +42,25 @@ impl Bundle {
         self
     }
 
-    /// Whether `certificate` is trusted.
+    /// Returns whether `certificate` is trusted.
     #[must_use]
     pub fn contains(&self, certificate: &CertificateDer<'_>) -> bool {
         self.0.contains(certificate.as_ref())
     }
 
-    /// How many are trusted.
+    /// Returns how many are trusted.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether none is trusted, which to the API server means the system's roots.
+    /// Returns whether none is trusted, in which case the API server uses the system's roots.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The list as PEM.
+    /// Returns the list as PEM.
     #[must_use]
     pub fn to_pem(&self) -> String {
         let mut pem = String::new();

@@ -1,10 +1,10 @@
-//! What we read of a certificate. Pure.
+//! The parts of a certificate that Sidescale reads. Pure.
 
 use jiff::Timestamp;
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-/// Holds what decides whether a certificate may go on being used.
+/// Facts that decide whether a certificate can stay in use.
 pub(crate) struct CertificateFacts {
     pub(crate) not_before: Timestamp,
     pub(crate) not_after: Timestamp,
@@ -15,7 +15,7 @@ pub(crate) struct CertificateFacts {
     pub(crate) public_key: Vec<u8>,
 }
 
-/// Reads a certificate; `None` if it is none.
+/// Parses a certificate; `None` if it is not one.
 pub(crate) fn facts(der: &[u8]) -> Option<CertificateFacts> {
     let (rest, certificate) = X509Certificate::from_der(der).ok()?;
     if !rest.is_empty() {
@@ -43,7 +43,7 @@ pub(crate) fn facts(der: &[u8]) -> Option<CertificateFacts> {
     })
 }
 
-/// The same moment, to the second, as rcgen wants it.
+/// Returns the same moment, to the second, in rcgen's type.
 pub(crate) fn moment(at: Timestamp) -> OffsetDateTime {
     // jiff's range lies inside that of `time`.
     OffsetDateTime::from_unix_timestamp(at.as_second()).unwrap_or(OffsetDateTime::UNIX_EPOCH)

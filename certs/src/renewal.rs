@@ -1,33 +1,33 @@
-//! When a certificate is too old to go on with. Pure.
+//! Decides when a certificate has to be replaced. Pure.
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::authority::Authority;
 
-/// Says whether an authority may go on signing.
+/// Whether an authority may still sign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthorityVerdict {
-    /// It may.
+    /// It may sign.
     Usable,
-    /// It may, and two thirds of its life are over: replace it at a start.
+    /// It may sign, and two thirds of its lifetime have passed: replace it at the next start.
     Due,
-    /// It may not: make another at once.
+    /// It may not sign: create another at once.
     Replace(ReplaceReason),
 }
 
-/// Says why an authority has to be replaced.
+/// Reason why an authority has to be replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplaceReason {
-    /// What is stored cannot be read.
+    /// The stored authority cannot be parsed.
     Unreadable,
-    /// It has ended.
+    /// It has expired.
     Expired,
     /// It is for another DNS name: the Service or the namespace was renamed.
     WrongName,
 }
 
 impl ReplaceReason {
-    /// Its text in logs.
+    /// Returns its text in logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -38,9 +38,10 @@ impl ReplaceReason {
     }
 }
 
-/// Judges an authority that could be read.
+/// Judges an authority that could be parsed.
 ///
-/// One that lies in the future by a clock's error is usable: to replace it would set two clocks fighting.
+/// One that becomes valid in the future because of a clock error is usable: two replicas whose clocks differ would
+/// otherwise replace each other's.
 #[must_use]
 pub fn authority_verdict(
     authority: &Authority,
@@ -59,7 +60,7 @@ pub fn authority_verdict(
     AuthorityVerdict::Usable
 }
 
-/// Whether a leaf with these times is to be replaced: from two thirds of its life on.
+/// Returns whether a leaf with these times has to be replaced: after two thirds of its lifetime.
 #[must_use]
 pub fn leaf_is_due(not_before: Timestamp, not_after: Timestamp, now: Timestamp) -> bool {
     now >= two_thirds(not_before, not_after)
@@ -84,7 +85,7 @@ mod tests {
         let second = SignedDuration::from_secs(1);
         let hour = SignedDuration::from_hours(1);
         let end = made + AUTHORITY_LIFE;
-        // Its life is 365 d and the hour before it was made.
+        // Its lifetime is 365 d and the hour before it was created.
         let due = made - hour + (AUTHORITY_LIFE + hour) * 2 / 3;
         let expired = AuthorityVerdict::Replace(ReplaceReason::Expired);
         let table = [

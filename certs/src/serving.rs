@@ -1,4 +1,4 @@
-//! The certificate that one replica shows: in memory alone, never stored. Pure.
+//! The serving certificate of one replica: in memory only, never stored. Pure.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use crate::authority::{Authority, BACKDATED};
 use crate::der::moment;
 use crate::renewal::leaf_is_due;
 
-/// Is a leaf's life, where its authority lives as long.
+/// Lifetime of a leaf, if its authority is valid as long.
 pub const LEAF_LIFE: SignedDuration = SignedDuration::from_hours(7 * 24);
 
-/// Holds a serving certificate with its key.
+/// A serving certificate with its key.
 #[derive(Clone, Debug)]
 pub struct Leaf {
     key: Arc<CertifiedKey>,
@@ -24,19 +24,19 @@ pub struct Leaf {
     not_after: Timestamp,
 }
 
-/// Says why there is no leaf.
+/// Error in issuing a leaf.
 #[derive(Debug, Error)]
 pub enum LeafError {
-    /// It could not be signed.
+    /// The certificate could not be signed.
     #[error("sign a serving certificate for {dns_name:?}")]
     Sign {
-        /// The name it should have been for.
+        /// DNS name of the leaf.
         dns_name: String,
-        /// What rcgen says.
+        /// Error of rcgen.
         #[source]
         source: rcgen::Error,
     },
-    /// rustls does not take the key.
+    /// rustls does not accept the key.
     #[error("load the serving certificate's key")]
     Key(#[source] rustls::Error),
 }
@@ -51,7 +51,7 @@ impl Leaf {
             dns_name: dns_name.to_owned(),
             source,
         };
-        // The API server asks for this one name; another would break the authority's name constraint.
+        // The API server asks for this one name; another would violate the authority's name constraint.
         let mut params = CertificateParams::new([dns_name.to_owned()]).map_err(failed)?;
         params.distinguished_name = rcgen::DistinguishedName::new();
         params
@@ -78,25 +78,25 @@ impl Leaf {
         })
     }
 
-    /// The certificate and its key, as rustls serves them.
+    /// Returns the certificate and its key, in rustls' form.
     #[must_use]
     pub fn key(&self) -> Arc<CertifiedKey> {
         Arc::clone(&self.key)
     }
 
-    /// The authority that signed it.
+    /// Returns the authority that signed it.
     #[must_use]
     pub fn authority(&self) -> &CertificateDer<'static> {
         &self.authority
     }
 
-    /// When it ends.
+    /// Returns when it expires.
     #[must_use]
     pub fn not_after(&self) -> Timestamp {
         self.not_after
     }
 
-    /// Whether it is to be replaced.
+    /// Returns whether it has to be replaced.
     #[must_use]
     pub fn is_due(&self, now: Timestamp) -> bool {
         leaf_is_due(self.not_before, self.not_after, now)

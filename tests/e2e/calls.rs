@@ -1,4 +1,4 @@
-//! Which pods make the API server call us at all, counted on both sides, and what a second call changes: nothing.
+//! Which pods make the API server call the webhook at all, counted on both sides, and that a second call changes nothing.
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ fn counts_calls(context: &Context, _: Option<&headscale::Program>) -> Result<()>
         ("calls-off", &asks, 0.0),
         ("kube-system", &asks, 0.0),
         ("calls-apps", &asks, 1.0),
-        // A mistake in the very annotation has to be seen by somebody.
+        // A mistake in this annotation has to be reported.
         ("calls-apps", &typo, 1.0),
         ("calls-on", &none, 1.0),
     ];
@@ -86,14 +86,14 @@ fn passes_twice(context: &Context, _: Option<&headscale::Program>) -> Result<()>
     );
     let alone = api.kubectl().dry_run(&annotated)?;
 
-    // Our own output, sent as if it were anybody's.
+    // Our own output, sent as if someone else had written it.
     let before = seen(&replica)?;
     let again = api.kubectl().dry_run(&alone)?;
     let different = pods::differences(&comparable(&alone), &comparable(&again));
     ensure!(different.is_empty(), "{}", different.join("\n"));
     expect(&replica, before, (0.0, 1.0))?;
 
-    // A webhook that is asked after us changes the pod, and the API server asks us again.
+    // A webhook that is called after ours changes the pod, and the API server calls ours again.
     let stranger = Stranger::start()?;
     let name = "zz-stranger";
     let configuration = stranger.configuration(name, "twice-apps");
@@ -127,7 +127,7 @@ fn passes_twice(context: &Context, _: Option<&headscale::Program>) -> Result<()>
     Ok(())
 }
 
-/// Installs the chart, serves its webhook, and waits until a pod is patched by it.
+/// Installs the chart, serves its webhook, and waits until it patches a pod.
 pub(crate) fn serve(
     context: &Context,
     api: &ControlPlane,
@@ -149,7 +149,7 @@ pub(crate) fn serve(
     Ok((release, replica))
 }
 
-/// How often the API server has called a webhook of ours, whatever came of it.
+/// Returns how often the API server has called one of our webhooks, whatever the result.
 fn made(api: &ControlPlane) -> Result<f64> {
     let page = api.kubectl().raw("/metrics")?;
     metrics::sum(
@@ -159,7 +159,7 @@ fn made(api: &ControlPlane) -> Result<f64> {
     )
 }
 
-/// How many pods were injected, and how many second calls were met.
+/// Returns how many pods were injected, and how many second calls there were.
 fn seen(replica: &Replica) -> Result<(f64, f64)> {
     Ok((
         replica.metric(REVIEWS, &["verdict=\"inject\""])?,
@@ -177,7 +177,7 @@ fn expect(replica: &Replica, before: (f64, f64), want: (f64, f64)) -> Result<()>
     })
 }
 
-/// Without what an API server makes anew for each pod.
+/// Returns the pod without what an API server generates for each pod.
 fn comparable(pod: &Value) -> Value {
     let mut pod = pod.clone();
     for key in [

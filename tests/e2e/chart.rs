@@ -1,4 +1,4 @@
-//! The chart by a real helm on a real API server.
+//! The chart, installed by a real helm on a real API server.
 
 use std::time::Duration;
 
@@ -65,7 +65,7 @@ pub(crate) const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/side
 const LIMIT: Duration = Duration::from_secs(30);
 pub(crate) const LOGIN_SERVER: &str = "controlPlane.loginServer=https://headscale.example.com";
 
-/// One installation in a namespace of its own; uninstalled on drop, so that a failed test leaves no webhook behind.
+/// One installation in its own namespace; uninstalled on drop: a failed test leaves no webhook behind.
 pub(crate) struct Release {
     pub(crate) helm: Helm,
     pub(crate) name: String,
@@ -77,7 +77,7 @@ impl Release {
         Self::install_with(context, api, name, &[])
     }
 
-    /// Installs it with more arguments for helm.
+    /// Installs the chart with more arguments for helm.
     pub(crate) fn install_with(
         context: &Context,
         api: &ControlPlane,
@@ -92,19 +92,19 @@ impl Release {
         };
         let namespace = ["--namespace", name, "--create-namespace"];
         let own = ["install", name, CHART, "--set", LOGIN_SERVER, "--set"];
-        // Releases of several tests share the cluster, and so not the namespace of their API keys.
+        // Releases of several tests share the cluster, and must not share the namespace of their API keys.
         let keys = format!("controlPlane.apiKeySecret.namespace={name}-headscale");
         this.helm
             .run(&[&own[..], &[keys.as_str()], more, &namespace].concat())?;
         Ok(this)
     }
 
-    /// Name of every object.
+    /// Returns the name of every object.
     pub(crate) fn fullname(&self) -> String {
         format!("{}-sidescale", self.name)
     }
 
-    /// kubectl with a token of the release's account.
+    /// Returns kubectl with a token of the release's account.
     pub(crate) fn account(&self, api: &ControlPlane) -> Result<Kubectl> {
         let admin = api.kubectl();
         let token = admin.run(&[
@@ -152,7 +152,7 @@ pub(crate) fn helm(context: &Context, api: &ControlPlane) -> Result<Helm> {
     ))
 }
 
-/// What the operator of Prometheus reads: off until it is asked for, and then every rule and the release's own names.
+/// Checks the objects for the Prometheus operator: off by default, and when on, every rule and the release's own names.
 fn renders_for_prometheus(helm: &Helm, values: &str) -> Result<()> {
     let on = "prometheusRule.enabled=true,podMonitor.enabled=true,prometheusRule.labels.release=prometheus";
     let chart = [
@@ -199,7 +199,7 @@ fn renders_for_prometheus(helm: &Helm, values: &str) -> Result<()> {
     Ok(())
 }
 
-/// Who may reach each port, and whose certificate is asked for: nobody's until a value says so.
+/// Checks who may reach each port, and whose certificate is requested: no one's until a value says so.
 fn renders_the_network(helm: &Helm, values: &str) -> Result<()> {
     let render = |set: &str| -> Result<Vec<Value>> {
         let set = format!("networkPolicy.enabled=true,{set}");
@@ -368,7 +368,7 @@ fn upgrade_and_uninstall(context: &Context, _: Option<&headscale::Program>) -> R
     let mut release = Release::install(context, &api, "life")?;
     let (name, admin, account) = (release.fullname(), api.kubectl(), release.account(&api)?);
 
-    // As the process does it: the one field, by server-side apply, as the shipped account.
+    // As the process does it: only this field, by server-side apply, as the shipped account.
     let bundle = base64_of(
         &rcgen::generate_simple_self_signed(["ca.test".to_owned()])?
             .cert
@@ -397,7 +397,7 @@ fn upgrade_and_uninstall(context: &Context, _: Option<&headscale::Program>) -> R
         )
     })?;
 
-    // As a replica does it that leads, and has something to note.
+    // As the leader does it when it has something to note.
     let held = json!({"metadata": {"annotations": {"sidescale.io/nodes": "{}"}}, "spec": {"holderIdentity": "a"}});
     let lease = ["lease", name.as_str(), "--namespace=life"];
     let patch = ["--type=merge", "--patch", &held.to_string()];

@@ -1,4 +1,4 @@
-//! The commands a person types, on a real API server and a real Headscale, beside a running `sidescale serve`.
+//! The commands that users run, on a real API server and a real Headscale, beside a running `sidescale serve`.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -30,7 +30,7 @@ pub(crate) const CASES: &[Case] = &[Case {
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// An installation beside a Headscale, and the person who types.
+/// An installation beside a Headscale, and the user who runs commands.
 struct World<'a> {
     api: MutexGuard<'a, ControlPlane>,
     headscale: Headscale,
@@ -48,7 +48,7 @@ impl<'a> World<'a> {
         let [port] = free_ports()?;
         let folder = context.folder.inner(&name)?;
         let address = format!("127.0.0.1:{port}");
-        // Its command line reads its configuration again at each call, and the replica has a file of that name too.
+        // Its command line reads its configuration again at each call, and the replica has a file with the same name.
         let beside = folder.join("headscale");
         let headscale = Headscale::start(program, Place::Host, &beside, &address)?;
         let release = Release::install(context, &api, &name)?;
@@ -109,7 +109,7 @@ impl<'a> World<'a> {
             .output()?)
     }
 
-    /// What the command writes, which has to end well.
+    /// Runs the command, which has to succeed, and returns its output.
     fn done(&self, words: &[&str]) -> Result<String> {
         let output = self.type_in(words)?;
         let (said, complaint) = texts(&output);
@@ -144,7 +144,7 @@ impl<'a> World<'a> {
             .to_owned())
     }
 
-    /// The ids of the keys that Headscale still takes.
+    /// Returns the ids of the keys that Headscale still accepts.
     fn alive(&self) -> Result<Vec<u64>> {
         let now = jiff::Timestamp::now().as_second();
         let alive = self
@@ -155,7 +155,7 @@ impl<'a> World<'a> {
         alive.map(|key| Ok(key.id.parse()?)).collect()
     }
 
-    /// Waits until the Events of the Deployment tell of a new key, as its owner would look for them.
+    /// Waits until the Events of the Deployment report a new key, looked up as its owner would do.
     fn told_on_the_deployment(&self, key: &str) -> Result<()> {
         wait::until("an Event of the Deployment", LIMIT, || {
             let words = [
@@ -188,7 +188,7 @@ impl<'a> World<'a> {
             .run(&[&words[..], &[self.apps.as_str()]].concat())
     }
 
-    /// Ends a key as nobody's process.
+    /// Expires a key outside of any process of Sidescale.
     fn end_by_hand(&self, key: u64) -> Result<()> {
         let client = control_plane::ControlPlane::new(Endpoint {
             name: "by hand".into(),
@@ -251,7 +251,7 @@ fn tell(world: &World<'_>) -> Result<()> {
 
     // The cluster is shared: other tests leave Secrets of keys behind.
     let table = world.done(&["status", "--verify", &world.apps])?;
-    // Nobody runs the pod, so that on a slow machine it is late by now; the key is what counts here.
+    // No node runs the pod, and on a slow machine it is late by now; only the key matters here.
     ensure!(
         table.contains("0 of 1") && !table.contains("sidescale rotate"),
         "{table}"
@@ -306,7 +306,7 @@ fn replace(world: &World<'_>) -> Result<()> {
         "{alive:?}: want the revoked key to be over when the command is"
     );
 
-    // Somebody ends the key behind our back: only the server knows.
+    // The key expires behind our back: only the server knows.
     world.end_by_hand(third)?;
     ensure!(world.row()?["state"] == "Ready", "nobody was asked");
     let verified = world.type_in(&["status", "--verify", &world.apps])?;
@@ -324,7 +324,7 @@ fn replace(world: &World<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What is young, or stands in a Secret, is nothing for `cleanup`; the suite has the rest, whose ages are days.
+/// Checks that `cleanup` keeps keys that are young or in a Secret; the suite has the rest, with ages of days.
 fn clean(world: &World<'_>) -> Result<()> {
     let before = world.alive()?;
     let said = world.done(&["cleanup", "--dry-run"])?;

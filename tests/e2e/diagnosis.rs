@@ -1,4 +1,4 @@
-//! `docs/diagnosis.md` as a person follows it: its commands are read from the page and run in a shell (I/O).
+//! `docs/diagnosis.md` as a user follows it: its commands are read from the page and run in a shell (I/O).
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -15,10 +15,10 @@ use crate::support::wait;
 
 const PAGE: &str = include_str!("../../docs/diagnosis.md");
 
-/// Whoever follows the page fills this in.
+/// The values that the user fills in.
 const VALUES: &str = "# When a pod is not in the tailnet";
 
-/// What only looks, in the page's order.
+/// The sections that change nothing, in the page's order.
 const LOOKS: [&str; 5] = [
     "## 1. What the pod says",
     "## 2. What all keys say",
@@ -34,13 +34,13 @@ pub(crate) const NEW: &str = "### As a new node";
 /// Logs in with a key from a pipe, and with one from a file of the container.
 pub(crate) const UP: &str = "### By tailscale up";
 
-/// What a command of the last section may complain of, by the page.
+/// Errors that a command of the last section may print, by the page.
 const COMPLAINTS: [&str; 3] = ["context canceled", "EOF", "exit code 137"];
 
-/// A pause of the kubelet between two starts, and more.
+/// Longer than the kubelet's pause between two starts.
 const ANSWER: Duration = Duration::from_secs(60);
 
-/// A piece of the page for the shell.
+/// A block of shell commands from the page.
 struct Block {
     heading: &'static str,
     commands: String,
@@ -78,7 +78,7 @@ fn blocks() -> Vec<Block> {
     blocks
 }
 
-/// Whoever follows the page, for one pod.
+/// A user who follows the page, for one pod.
 pub(crate) struct Person<'a> {
     node: &'a Node,
     namespace: &'a str,
@@ -89,7 +89,7 @@ pub(crate) struct Person<'a> {
 }
 
 impl<'a> Person<'a> {
-    /// For the only pod of this service; `headscale` is Headscale's namespace.
+    /// Returns a user for the only pod of this service; `headscale` is Headscale's namespace.
     pub(crate) fn new(
         node: &'a Node,
         product: &'a Product<'_>,
@@ -111,7 +111,7 @@ impl<'a> Person<'a> {
         })
     }
 
-    /// Runs everything that only looks, and finds what the page calls healthy.
+    /// Runs everything that changes nothing, and checks that the page calls the result healthy.
     pub(crate) fn looks(&self) -> Result<()> {
         let known = [&[VALUES, LOGOUT, NEW, UP][..], &LOOKS].concat();
         let all = blocks();
@@ -138,7 +138,7 @@ impl<'a> Person<'a> {
                     "{heading}: what is healthy is not said of {}",
                     block.commands
                 );
-                // A key may be replaced just now, or a connection made.
+                // A key may just be in replacement, or a connection in setup.
                 wait::until(heading, ANSWER, || self.is_healthy(block))?;
             }
         }
@@ -158,7 +158,7 @@ impl<'a> Person<'a> {
         Ok(())
     }
 
-    /// Runs a piece of the last section, which ends the container's program; returns how often that had started before.
+    /// Runs a block of the last section, which ends the container's program; returns how often that had started before.
     pub(crate) fn logs_in(&self, heading: &str, which: usize, id: &str) -> Result<u64> {
         let mut own = blocks()
             .into_iter()
@@ -180,7 +180,7 @@ impl<'a> Person<'a> {
         Ok(before)
     }
 
-    /// Waits until the container has started again since then and is up; returns what it has said from there.
+    /// Waits until the container has started again since then and is up; returns its log from there.
     pub(crate) fn is_back(&self, before: u64) -> Result<String> {
         wait::until("the container has started again", ANSWER, || {
             let starts = self.starts()?;
@@ -199,7 +199,7 @@ impl<'a> Person<'a> {
         self.node.kubectl().json(&pod)
     }
 
-    /// How often the sidecar has started.
+    /// Returns how often the sidecar has started.
     pub(crate) fn starts(&self) -> Result<u64> {
         let pod = self.read()?;
         let status = &pod["status"]["initContainerStatuses"][0];
@@ -207,7 +207,7 @@ impl<'a> Person<'a> {
         status["restartCount"].as_u64().context("no count")
     }
 
-    /// Runs commands as they stand on the page; nothing that they print may be a key.
+    /// Runs commands as written on the page; none of their output may be a key.
     fn run(&self, commands: &str, id: &str) -> Result<(Output, String)> {
         let kubectl = self.node.kubectl();
         let own = Path::new(env!("CARGO_BIN_EXE_sidescale"));

@@ -1,4 +1,4 @@
-//! What dies, and what comes of it: the product after any answer, Headscale, the API server; and two that act at once.
+//! Failures and their effects: the product after any answer, Headscale, the API server; and two replicas that act at once.
 
 use std::{
     collections::BTreeSet,
@@ -83,7 +83,7 @@ pub(crate) const CASES: &[Case] = &[
 
 const API_KEY_SECRET: &str = "headscale-api-key";
 
-/// Who mints: a real Headscale, or where none is at hand the embedded one.
+/// Source of keys: a real Headscale, or the embedded one if no real one is available.
 enum Minting {
     Real(Headscale),
     Embedded { url: String },
@@ -117,7 +117,7 @@ impl Minting {
     }
 }
 
-/// An installation whose processes a test starts and ends, on a real API server.
+/// An installation whose processes a test starts and stops, on a real API server.
 pub(crate) struct World<'a> {
     pub(crate) api: MutexGuard<'a, api::ControlPlane>,
     release: Release,
@@ -126,30 +126,30 @@ pub(crate) struct World<'a> {
     pub(crate) admin: kube::Client,
     pub(crate) control_plane: ControlPlane,
     folder: PathBuf,
-    /// Where the pods and their keys are.
+    /// Namespace of the pods and their keys.
     apps: String,
 }
 
-/// What differs from one process to the next.
+/// Settings that differ from one process to the next.
 pub(crate) struct Run<'a> {
-    /// Names the replica and its folder.
+    /// Name of the replica and its folder.
     name: &'a str,
     /// The Lease that it takes.
     lease: &'a str,
-    /// The Secret of its keys: others are none of its business.
+    /// Secret of its keys: it ignores others.
     secret: &'a str,
-    /// The API server, if not directly.
+    /// Port of a proxy to the API server, if not called directly.
     kubernetes: Option<u16>,
-    /// Headscale, if not directly.
+    /// Port of a proxy to Headscale, if not called directly.
     headscale: Option<u16>,
-    /// Where its admin port is; 0 is anywhere.
+    /// Admin port; 0 for any.
     admin: u16,
-    /// How long it takes connections after SIGTERM.
+    /// How long it accepts connections after SIGTERM.
     drain: &'a str,
 }
 
 impl<'a> Run<'a> {
-    /// One with a Lease of its own, which it does not share, and with nothing between it and the servers.
+    /// Returns settings with an unshared Lease, and with nothing between the process and the servers.
     pub(crate) fn of(name: &'a str, secret: &'a str) -> Self {
         Self {
             name,
@@ -269,14 +269,14 @@ impl<'a> World<'a> {
         )
     }
 
-    /// Hands the product another API key, and uses it.
+    /// Gives the product another API key, and uses it.
     fn replace_api_key(&mut self, api_key: String) -> Result<()> {
         give(&self.api, &self.release.name, &api_key)?;
         self.control_plane = direct(self.minting.url(), api_key)?;
         Ok(())
     }
 
-    /// Takes the rules about this resource out of the account's Role.
+    /// Removes the rules about this resource from the account's Role.
     fn take_right(&self, resource: &str) -> Result<()> {
         let (kubectl, name) = (self.api.kubectl(), self.release.fullname());
         let get = ["get", "role", &name, "--namespace", &self.release.name];
@@ -292,7 +292,7 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    /// Makes a pod as the webhook leaves it, so that its service needs a key in this Secret.
+    /// Creates a pod as the webhook leaves it, whose service needs a key in this Secret.
     async fn make_pod(&self, service: &str, secret: &str) -> Result<()> {
         self.make_pod_in(&self.apps, service, secret).await
     }
@@ -323,7 +323,7 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    /// Has the key of a pod be due at a time; the one after it is due in three months.
+    /// Makes the key of a pod due at a time; the next one is due in three months.
     async fn make_due(&self, service: &str, created: Timestamp, at: Timestamp) -> Result<()> {
         const LIFE: i64 = 2_160 * 3_600;
         let buffer = LIFE - at.duration_since(created).as_secs();
@@ -353,7 +353,7 @@ impl<'a> World<'a> {
         Ok(secrets.get_opt(name).await?)
     }
 
-    /// The key that a Secret names, and its value; none while there is none.
+    /// Returns the key that a Secret names, and its value; `None` if there is none yet.
     async fn key(&self, secret: &str, service: &str) -> Result<Option<(IssuedKey, Vec<u8>)>> {
         let data_key = format!("{service}-authkey");
         let data = self.secret(secret).await?.and_then(|secret| secret.data);
@@ -367,7 +367,7 @@ impl<'a> World<'a> {
         Ok(current.zip(data.remove(&data_key).map(|value| value.0)))
     }
 
-    /// What a Secret remembers of its keys.
+    /// Returns the record of keys in a Secret.
     async fn record(&self, secret: &str) -> Result<Record> {
         let data = self.secret(secret).await?.and_then(|secret| secret.data);
         let document = data.as_ref().and_then(|data| data.get(DATA_KEY));
@@ -379,7 +379,7 @@ impl<'a> World<'a> {
         SecretRef::new(&self.apps, name)
     }
 
-    /// The keys that the control plane would accept.
+    /// Returns the keys that the control plane would accept.
     pub(crate) async fn alive(&self) -> Result<BTreeSet<KeyId>> {
         let listed = self.control_plane.list_pre_auth_keys().await?;
         let now = Timestamp::now();
@@ -406,13 +406,13 @@ impl<'a> World<'a> {
 
 impl Drop for World<'_> {
     fn drop(&mut self) {
-        // The next test shares the cluster, and would make keys for them, or take these for its own server's.
+        // The next test shares the cluster, and would create keys for them, or take these for its own server's.
         let all = ["delete", "pods,secrets", "--all", "--namespace", &self.apps];
         let _ = self.api.kubectl().run(&all);
     }
 }
 
-/// Lets the account hold any Lease of its namespace: processes here have each their own.
+/// Lets the account hold any Lease of its namespace: each process here has its own.
 fn any_lease(api: &api::ControlPlane, release: &Release) -> Result<()> {
     let (kubectl, name) = (api.kubectl(), release.fullname());
     let get = ["get", "role", &name, "--namespace", &release.name];
@@ -437,7 +437,7 @@ fn give(api: &api::ControlPlane, release: &str, api_key: &str) -> Result<()> {
     Ok(())
 }
 
-/// The control plane, past all proxies.
+/// Returns the control plane, without any proxy.
 fn direct(url: &str, api_key: String) -> Result<ControlPlane> {
     Ok(ControlPlane::new(Endpoint {
         name: "direct".into(),
@@ -448,7 +448,7 @@ fn direct(url: &str, api_key: String) -> Result<ControlPlane> {
     })?)
 }
 
-/// What a process answers on its admin port, from the status line on.
+/// Returns the answer of a process on its admin port, from the status line on.
 fn page(admin: u16, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", admin))?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;

@@ -1,4 +1,4 @@
-//! The first pod of a new service, on a real kubelet: its key is there before anybody looks for it.
+//! The first pod of a new service, on a real kubelet: its key exists before the kubelet looks for it.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -29,10 +29,10 @@ fn ten_services(context: &Context, program: Option<&headscale::Program>) -> Resu
         &context.folder.inner("first")?,
         &context.gateway_address(),
     )?;
-    // Whether they join is for others to see: here a program that only waits stands for the sidecar's.
+    // Whether they join is tested elsewhere: here a program that only waits replaces the sidecar's.
     let values = [("config.profiles.default.image", BUSYBOX)];
     let product = Product::install(node, &headscale, "first", &values)?;
-    // Its API key was there a moment later than it; what comes before is a first start, told by a state of its own.
+    // Its API key was created a moment after its start; before that is a first start, which has its own state.
     wait::until("rotation has its API key", LIMIT, || {
         let logs = product.logs();
         let missed = logs.contains("No keys can be made");
@@ -46,7 +46,7 @@ fn ten_services(context: &Context, program: Option<&headscale::Program>) -> Resu
     let example = Product::example(&[])?;
     for n in 0..SERVICES {
         let service = format!("s{n}");
-        // Half of them are the first of their namespace too, whose Secret is then not there at all.
+        // Half of them are also the first of their namespace, whose Secret does not exist yet.
         let namespace = match n % 2 {
             0 => product.workloads.clone(),
             _ => format!("{}-{n}", product.workloads),
@@ -96,7 +96,7 @@ fn started(node: &Node, namespace: &str, service: &str) -> Result<()> {
     })
 }
 
-/// What the Events of a Deployment's pods say of containers that could not be configured.
+/// Returns what the Events of a Deployment's pods report of containers that could not be configured.
 pub(crate) fn config_errors(node: &Node, namespace: &str, deployment: &str) -> Result<Vec<String>> {
     let events = node
         .kubectl()

@@ -1,4 +1,4 @@
-//! Every golden pod of `tests/cases` by a real API server: it takes what our patch makes, and keeps it as it is.
+//! Every golden pod of `tests/cases` on a real API server: it accepts our patched pod, and stores it unchanged.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -33,7 +33,7 @@ pub(crate) const CASES: &[Case] = &[
 
 const NAMESPACE: &str = "golden";
 const OURS: [&str; 2] = ["tailscale", "apikey-manager"];
-/// The oldest version that we support.
+/// The oldest supported version.
 const OLDEST: &str = "1.32";
 
 fn run(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
@@ -76,10 +76,10 @@ fn takes_all(kubectl: &Kubectl) -> Result<()> {
     let mut wrong = Vec::new();
     for (n, folder) in folders.iter().enumerate() {
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
-        // What this version does not know, or another one fills in, is not ours.
+        // Fields that this version does not know, or that another one sets, are not ours.
         let theirs = changes(&sent[n], &before[n])?;
         let ours = changes(&golden[n], &after[n])?;
-        // Of what the types do not know, our own containers hold nothing.
+        // Our own containers have no fields that the types do not know.
         let whole = pods::differences(&sidecars(&golden[n]), &sidecars(&after[n]));
         let ours = ours.into_iter().chain(whole);
         let ours = ours.filter(|how| !theirs.contains(how));
@@ -101,13 +101,13 @@ fn takes_all(kubectl: &Kubectl) -> Result<()> {
     Ok(())
 }
 
-/// How a pod came back from the API server, but for what is in no version of the types: no server keeps that either.
+/// Returns how the API server changed a pod, except for fields in no version of the types: no server keeps those either.
 fn changes(sent: &Value, returned: &Value) -> Result<Vec<String>> {
     let known: Pod = serde_json::from_value(sent.clone())?;
     Ok(pods::differences(&serde_json::to_value(known)?, returned))
 }
 
-/// The pod with nothing but our containers.
+/// Returns the pod with only our containers.
 fn sidecars(pod: &Value) -> Value {
     let of = |kind: &str| -> Vec<&Value> {
         let all = pod["spec"][kind].as_array().into_iter().flatten();
@@ -117,7 +117,7 @@ fn sidecars(pod: &Value) -> Value {
     json!({"spec": {"containers": of("containers"), "initContainers": of("initContainers")}})
 }
 
-/// Whether the API server mounts the account's token into our sidecar, as it does into every other container.
+/// Returns whether the API server mounts the account's token into our sidecar, as it does into every other container.
 fn has_token(pod: &Value) -> bool {
     ["containers", "initContainers"]
         .iter()
@@ -130,7 +130,7 @@ fn has_token(pod: &Value) -> bool {
         .any(|volume| volume.starts_with("kube-api-access-"))
 }
 
-/// The folders whose pod is injected.
+/// Returns the folders whose pod is injected.
 fn injected() -> Result<Vec<PathBuf>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
     let mut folders: Vec<PathBuf> = fs::read_dir(root)?
@@ -141,7 +141,7 @@ fn injected() -> Result<Vec<PathBuf>> {
     Ok(folders)
 }
 
-/// The pod as it was before the patch.
+/// Returns the pod before the patch.
 fn original(folder: &Path) -> Result<Value> {
     let pod = folder.join("pod.json");
     if pod.exists() {

@@ -1,5 +1,5 @@
-//! What honest people do that looks like an attack: everything keeps its key, nothing of ours outlives its overlap, and no key of
-//! a person is expired. A real API server and a real Headscale, under the shipped account.
+//! Legitimate actions that look like an attack: every service keeps its key, no key of ours outlives its overlap, and no key
+//! of a person is expired. A real API server and a real Headscale, under the shipped account.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ fn run(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
         .block_on(async { People::of(&world)?.act(&mut headscale).await })
 }
 
-/// An overlap that a test can wait for.
+/// An overlap short enough for a test.
 const OVERLAP: Duration = Duration::from_secs(1);
 
 struct People<'a> {
@@ -93,7 +93,7 @@ impl<'a> People<'a> {
         ensure!(self.user(&user).await?.is_some(), "no user {user}");
         running.stop().await?;
 
-        // An administrator gives the user another name: the key stays what it is.
+        // An administrator renames the user: the key stays unchanged.
         let id = self.user(&user).await?.context("no user")?.id.0.to_string();
         headscale.cli(&["users", "rename", "--identifier", &id, "--new-name", "kept"])?;
         let running = self.world.start(named_otherwise).await?;
@@ -117,7 +117,7 @@ impl<'a> People<'a> {
         lost.context("a database lost")
     }
 
-    /// The release has another name, and lists the one before.
+    /// The release has another name, and lists the previous one.
     async fn release_renamed(&self, before: KeyId) -> Result<()> {
         let namespaces: Api<Namespace> = Api::all(self.world.admin.clone());
         let system = namespaces.get("kube-system").await?;
@@ -138,7 +138,7 @@ impl<'a> People<'a> {
         running.stop().await
     }
 
-    /// A Secret of before the last rotation is put back.
+    /// A Secret from before the last rotation is restored.
     async fn secret_restored(&self) -> Result<()> {
         let running = self.world.start(usual).await?;
         self.rotated("web").await?;
@@ -158,7 +158,7 @@ impl<'a> People<'a> {
         running.stop().await
     }
 
-    /// The namespace is deleted while nobody looks and made again, with its Secret out of a backup: the key still works.
+    /// The namespace is deleted and created again while rotation is down, with its Secret from a backup: the key still works.
     async fn namespace_made_again(&self) -> Result<()> {
         let namespaces: Api<Namespace> = Api::all(self.world.admin.clone());
         let before = self.current("web").await.context("no key")?;
@@ -200,7 +200,7 @@ impl<'a> People<'a> {
         running.stop().await
     }
 
-    /// The control plane is closed to the namespace after it gave a key: that ends all the same once nobody needs it.
+    /// The control plane is closed to the namespace after it created a key: that still expires when no pod needs it.
     async fn closed(&self) -> Result<()> {
         let pods: Api<Pod> = Api::namespaced(self.world.admin.clone(), &self.apps);
         let now = DeleteParams::default().grace_period(0);
@@ -208,7 +208,7 @@ impl<'a> People<'a> {
         let closed = |policy: &mut Policy| {
             usual(policy);
             policy.rotation.unused_keys_after = Duration::from_secs(1);
-            // What the restored Secret does not know is an orphan, and ten minutes is what a test has not.
+            // A key missing in the restored Secret's record is an orphan, and a test cannot wait ten minutes.
             policy.rotation.orphaned_keys_after = Duration::ZERO;
             if let Some(plane) = policy.control_planes.get_mut("default") {
                 plane.namespaces = Some(NamespaceScope::Names(vec!["nobody".to_owned()]));
@@ -221,7 +221,7 @@ impl<'a> People<'a> {
         })
         .await?;
         running.stop().await?;
-        // The next look at everything is an hour off, or at the next start.
+        // The next sweep is in an hour, or at the next start.
         let running = self.world.start(closed).await?;
         until("its keys are expired", async || {
             self.live("web").await.ok()?.is_empty().then_some(())

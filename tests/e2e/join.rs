@@ -1,4 +1,4 @@
-//! The harness's own first tests: what the product builds on works without the product.
+//! The harness's own first tests: the foundation of the product works without the product.
 
 use std::time::Duration;
 
@@ -88,7 +88,7 @@ fn hand_made_sidecar_joins(context: &Context, program: Option<&headscale::Progra
     Ok(())
 }
 
-/// What the product's webhook will make of a plain Deployment, in short.
+/// Returns a short version of what the product's webhook makes of a plain Deployment.
 pub(crate) fn deployment(namespace: &str, login_server: &str) -> serde_json::Value {
     let confined = json!({
         "runAsNonRoot": true, "runAsUser": 65532, "allowPrivilegeEscalation": false,
@@ -103,7 +103,7 @@ pub(crate) fn deployment(namespace: &str, login_server: &str) -> serde_json::Val
         "env": [
             {"name": "TS_AUTHKEY", "valueFrom": {"secretKeyRef": {"name": "web", "key": "key"}}},
             value("TS_KUBE_SECRET", ""),
-            // A folder named "tailscale" is chmod-ed, which a volume of root does not allow to others.
+            // A folder named "tailscale" is chmod-ed, which only root may do in a volume that root owns.
             value("TS_STATE_DIR", "/var/lib/tailscale/state"),
             value("TS_AUTH_ONCE", "true"),
             value("TS_USERSPACE", "true"),

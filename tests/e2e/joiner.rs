@@ -1,4 +1,4 @@
-//! Keys that live for seconds on a real Headscale: whoever joins with what the Secret says at that moment gets in.
+//! Keys that live for seconds on a real Headscale: every join with the current value of the Secret succeeds.
 
 use std::path::Path;
 use std::sync::mpsc;
@@ -17,7 +17,7 @@ use crate::support::product::{LIMIT, Product, label};
 use crate::support::programs::Programs;
 use crate::support::wait;
 
-// It takes three minutes, so that one Headscale has to do; SIDESCALE_E2E_HEADSCALE chooses another.
+// It takes three minutes, which is why it runs with one Headscale; SIDESCALE_E2E_HEADSCALE chooses another.
 pub(crate) const CASES: &[Case] = &[Case {
     name: "joiner::a_node_each_second_is_never_refused_while_keys_of_seconds_are_replaced",
     needs: &[Level::Node, Level::Headscale],
@@ -30,14 +30,14 @@ const EACH: Duration = Duration::from_secs(1);
 /// Each key is in the Secret for 20 s.
 const LIFE: &str = "40s";
 const BUFFER: &str = "20s";
-/// A quick clock, and as many keys as it takes.
+/// Short durations, and as many keys as needed.
 const VALUES: [(&str, &str); 3] = [
     ("config.rotation.overlap", "5s"),
     ("config.rotation.minAuthKeyExpiration", "30s"),
     ("config.rotation.keysPerService", "100"),
 ];
 
-/// Between a key's replacement and its natural end.
+/// Time between a key's replacement and its natural expiry.
 const LEFT: Duration = Duration::from_secs(20);
 
 fn never_refused(context: &Context, program: Option<&Program>) -> Result<()> {
@@ -123,7 +123,7 @@ fn never_refused(context: &Context, program: Option<&Program>) -> Result<()> {
     ends_after_its_overlap(&joiner, &product)
 }
 
-/// The node that joined before all others is connected, whatever happens to the key that it joined with.
+/// Checks that the node that joined first is connected, whatever happens to the key that it joined with.
 fn stays_online(headscale: &Headscale, live: &Node) -> Result<()> {
     let nodes = headscale.nodes()?;
     let found = nodes.iter().find(|node| node.id == live.id);
@@ -132,7 +132,7 @@ fn stays_online(headscale: &Headscale, live: &Node) -> Result<()> {
     Ok(())
 }
 
-/// The pod, and when and how often each of its containers was started.
+/// Returns the pod, and when and how often each of its containers was started.
 fn started(pod: &Value) -> Vec<Value> {
     let status = &pod["status"];
     let containers = ["initContainerStatuses", "containerStatuses"].map(|of| status[of].as_array());
@@ -151,7 +151,7 @@ fn started(pod: &Value) -> Vec<Value> {
         .collect()
 }
 
-/// The key that was replaced is refused before its natural end, and the one that replaced it is not.
+/// Checks that the replaced key is refused before its natural expiry, and that the new one is not.
 fn ends_after_its_overlap(joiner: &Joiner<'_>, product: &Product<'_>) -> Result<()> {
     let old = product.key("web-authkey")?;
     wait::until("the key is replaced", LIMIT, || {
@@ -174,7 +174,7 @@ fn ends_after_its_overlap(joiner: &Joiner<'_>, product: &Product<'_>) -> Result<
     joiner.join("last", &product.key("web-authkey")?)
 }
 
-/// Logs nodes in by the client that tailscaled has.
+/// Logs nodes in with tailscaled's client.
 struct Joiner<'a> {
     program: std::path::PathBuf,
     place: Place,

@@ -1,5 +1,5 @@
-//! Tests without nodes beside those on the node: their clusters know nothing of each other, and most of the time either
-//! waits. What looks at times runs alone, when both are done.
+//! Tests without nodes run beside those on the node: their clusters are independent, and either waits most of the time.
+//! Tests that measure time run alone, after both are done.
 
 use std::{
     any::Any,
@@ -13,7 +13,7 @@ use libtest_mimic::Trial;
 
 use crate::{Case, support::levels::Level};
 
-/// These measure, or read what all the others have left.
+/// These measure time, or read the remains of all the others.
 const ALONE: [&str; 6] = [
     "first::",
     "memory::",
@@ -23,7 +23,7 @@ const ALONE: [&str; 6] = [
     "leaks::",
 ];
 
-/// Where a test runs; in this order they are told of.
+/// Where a test runs; results are reported in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Lane {
     Node,
@@ -39,7 +39,7 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// `name` is the case's, and maybe a Headscale's.
+    /// `name` is the case's, possibly with a Headscale's.
     pub(crate) fn new(
         case: &Case,
         name: String,
@@ -57,7 +57,7 @@ impl Work {
     }
 }
 
-/// Begins with both lanes at once; the trials wait for what comes of their tests, so that they are told of in order.
+/// Starts both lanes at once; the trials wait for the results of their tests, and report them in order.
 pub(crate) fn start(mut works: Vec<Work>) -> Vec<Trial> {
     works.sort_by_key(|work| work.lane);
     let (mut node, mut api) = (Vec::new(), Vec::new());
@@ -74,7 +74,7 @@ pub(crate) fn start(mut works: Vec<Work>) -> Vec<Trial> {
         let (tell, told) = mpsc::channel::<Result<Result<()>, Box<dyn Any + Send>>>();
         lane.push(move || {
             let outcome = catch_unwind(AssertUnwindSafe(run));
-            // Nobody listens where the run was given up.
+            // There is no receiver if the run was aborted.
             let _ = tell.send(outcome);
         });
         trials.push(Trial::test(name, move || match told.recv()? {
@@ -85,7 +85,7 @@ pub(crate) fn start(mut works: Vec<Work>) -> Vec<Trial> {
     for lane in [node, api] {
         thread::spawn(|| {
             lane.into_iter().for_each(|run| run());
-            // A server that a test has started again dies with the thread that started it, and others need it still.
+            // A server that a test has restarted dies with the thread that started it, and others still need it.
             loop {
                 thread::park();
             }

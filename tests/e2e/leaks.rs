@@ -1,4 +1,4 @@
-//! After all other tests: no key that was in a Secret during the run stands where a key must not.
+//! After all other tests: no key that was in a Secret during the run appears anywhere else.
 
 use std::collections::BTreeSet;
 
@@ -28,12 +28,12 @@ pub(crate) const CASES: &[Case] = &[
     },
 ];
 
-/// Begins the keys that are let out on purpose.
+/// Prefix of the keys that are leaked on purpose.
 const PLANTED: &str = "hskey-auth-plantedplant-";
 const NAMESPACE: &str = "planted";
 const LIMIT: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// The check itself: it knows a key because it was in a Secret, and sees it in each kind of place, also where that is gone.
+/// Tests the check itself: it knows a key because it was in a Secret, and finds it in each kind of place, even after deletion.
 fn finds_what_is_planted(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
     let node = context.node()?;
     let [one, two] =
@@ -62,7 +62,7 @@ fn finds_what_is_planted(context: &Context, _: Option<&headscale::Program>) -> R
     })
 }
 
-/// Lets a key out: in a Secret, where it belongs; in a pod's log and an Event, both gone at once; encoded in a ConfigMap.
+/// Leaks a key: in a Secret, where it belongs; in a pod's log and an Event, both deleted at once; encoded in a ConfigMap.
 fn plant(node: &Node, key: &str, secret: &str) -> Result<()> {
     node.control_plane().namespace(NAMESPACE, &json!({}))?;
     let kubectl = node.kubectl();
@@ -81,7 +81,7 @@ fn plant(node: &Node, key: &str, secret: &str) -> Result<()> {
     });
     kubectl.feed(&["create", "--filename=-"], &event.to_string())?;
     kubectl.run(&["delete", "event", "planted", "--namespace", NAMESPACE])?;
-    // The key reaches the pod by its Secret, so that nothing but its log has it.
+    // The pod gets the key from its Secret: only its log contains it.
     let variable =
         json!({"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "planted", "key": "key"}}});
     kubectl.apply(&json!({

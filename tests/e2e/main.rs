@@ -1,6 +1,6 @@
-//! Tests against real servers: API servers, a node, Headscale. See `support` for what they stand on.
+//! Tests against real servers: API servers, a node, Headscale. See `support` for the foundation.
 //!
-//! The servers are started once and taken down at the end, so this is a harness of its own with libtest's arguments.
+//! The servers are started once and stopped at the end, so this is its own harness with libtest's arguments.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -56,9 +56,9 @@ use support::{
     remains,
 };
 
-/// A test and what it needs.
+/// A test and its requirements.
 pub(crate) struct Case {
-    /// A sentence, as for any test.
+    /// Name of the test, a sentence as for any test.
     pub(crate) name: &'static str,
     /// The levels it needs.
     pub(crate) needs: &'static [Level],
@@ -94,7 +94,7 @@ const CASES: &[&[Case]] = &[
     rate::CASES,
     nodes::CASES,
     unaided::CASES,
-    // Last: it reads what all the others have left.
+    // Last: it reads the remains of all the others.
     leaks::CASES,
 ];
 
@@ -103,7 +103,7 @@ fn main() -> ExitCode {
         return code;
     }
     let mut arguments = Arguments::from_args();
-    // One after the other, but for what the lanes do side by side: times are what some tests look at.
+    // One after the other, except for what the lanes run in parallel: some tests measure time.
     arguments.test_threads.get_or_insert(1);
     match run(&arguments) {
         Ok(code) => code,
@@ -163,14 +163,14 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     unfiltered.format = arguments.format;
     unfiltered.logfile.clone_from(&arguments.logfile);
     let code = libtest_mimic::run(&unfiltered, trials).exit_code();
-    // The trials are gone, and with this so is everything that was started.
+    // The trials are gone, and everything they started stops with this.
     drop(context);
     let left: Vec<String> = remains::all().difference(&before).cloned().collect();
     ensure!(left.is_empty(), "left behind:\n{}", left.join("\n"));
     Ok(code)
 }
 
-/// One run for each Headscale, or a single one.
+/// Returns one run for each Headscale, or a single one.
 fn works(context: &Arc<Context>, case: &'static Case) -> Vec<Work> {
     let chosen = if !case.needs.contains(&Level::Headscale) {
         vec![None]
@@ -212,7 +212,7 @@ fn attempt(
     }
 }
 
-/// Says at the end what was run and what was not, and fails where a required level was not.
+/// Reports at the end what was run and what was not, and fails if a required level was not.
 fn check_levels(context: &Context, required: &[Level], wanted: &[Level]) -> Result<()> {
     eprintln!("e2e: {}", context.summary());
     for (level, reason) in &context.missing {
@@ -230,7 +230,7 @@ fn check_levels(context: &Context, required: &[Level], wanted: &[Level]) -> Resu
     }
 }
 
-/// libtest's rules for the filter, needed before anything is started.
+/// Applies libtest's rules for the filter, needed before anything is started.
 fn is_selected(arguments: &Arguments, case: &Case) -> bool {
     let matches = |pattern: &String| {
         if arguments.exact {

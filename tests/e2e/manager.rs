@@ -57,7 +57,7 @@ pub(crate) const CASES: &[Case] = &[
 const SECRET: &str = "headscale-api-key";
 const EXPIRATION: &str = "api-key.headscale.infrado.cloud/expiration";
 const CREATED_AT: &str = "api-key.headscale.infrado.cloud/created-at";
-/// What a look at the Secret between two checks may take, and a busy machine.
+/// Time for the manager to read the Secret between two checks, on a busy machine.
 const LIMIT: Duration = Duration::from_secs(90);
 
 /// A Headscale, its namespace with the chart's Role, and a kubeconfig of its account.
@@ -113,7 +113,7 @@ impl<'a> World<'a> {
         Ok(server.context("no server")?.to_owned())
     }
 
-    /// Starts the manager by its five flags, and some more.
+    /// Starts the manager with its five flags, and some more.
     fn start(&self, name: &str, more: &[&str]) -> Result<Process> {
         self.start_at(name, &self.server()?, more)
     }
@@ -157,7 +157,7 @@ impl<'a> World<'a> {
         Ok(String::from_utf8(STANDARD.decode(encoded)?)?)
     }
 
-    /// The key in the Secret, once it is another than `but`.
+    /// Waits until the Secret has a key other than `but`, and returns it.
     fn new_key(&self, but: &str) -> Result<String> {
         wait::until("a new key", LIMIT, || {
             let key = self.key()?;
@@ -166,7 +166,7 @@ impl<'a> World<'a> {
         })
     }
 
-    /// All API keys, asked over TCP with this one.
+    /// Returns all API keys, listed over TCP with this one.
     fn list(&self, key: &str) -> Result<Vec<ApiKey>> {
         let control_plane = self.control_plane(key)?;
         Ok(self.runtime.block_on(control_plane.list_api_keys())?)
@@ -191,7 +191,7 @@ impl<'a> World<'a> {
         Ok(live.count())
     }
 
-    /// Waits until exactly one key is alive: that in the Secret.
+    /// Waits until exactly one key is alive, the one in the Secret, and returns it.
     fn one_live_key(&self) -> Result<String> {
         wait::until("one live key", LIMIT, || {
             let key = self.key()?;
@@ -283,7 +283,7 @@ fn life(context: &Context, program: Option<&Program>) -> Result<()> {
     rights(&world)
 }
 
-/// A valid key is left alone by every restart.
+/// Checks that restarts leave a valid key unchanged.
 fn restarts(world: &World<'_>, key: &str) -> Result<()> {
     for round in 0..3 {
         let name = format!("restart-{round}");
@@ -297,9 +297,9 @@ fn restarts(world: &World<'_>, key: &str) -> Result<()> {
     Ok(())
 }
 
-/// A life of seconds: whoever reads the Secret and uses what it says is never refused.
+/// A lifetime of seconds: the current value of the Secret is never refused.
 fn renewals(world: &World<'_>) -> Result<()> {
-    // The long-lived key is not due; in its place comes one that is.
+    // The long-lived key is not due; one that is due replaces it.
     world.prepare(During::FirstKey)?;
     let flags = ["--expiration=16s", "--rotation-buffer=10s", "--overlap=2s"];
     let _manager = world.start("short", &flags)?;
@@ -325,7 +325,7 @@ fn renewals(world: &World<'_>) -> Result<()> {
     })
 }
 
-/// A Secret that somebody else made is left alone until it is handed over; deleted, it comes back.
+/// A Secret of someone else stays unchanged until it is handed over; after deletion, it is created again.
 fn foreign(world: &World<'_>) -> Result<()> {
     let kubectl = world.api.kubectl();
     let own = ["--namespace", world.namespace.as_str()];
@@ -370,7 +370,7 @@ fn foreign(world: &World<'_>) -> Result<()> {
     world.one_live_key().map(drop)
 }
 
-/// Without its rights it says which, makes no key, and lives.
+/// Without its rights it reports which, creates no key, and keeps running.
 fn rights(world: &World<'_>) -> Result<()> {
     let before = world.list(&world.key()?)?.len();
     let mut manager = world.start("rights", &["--secret-name=another"])?;

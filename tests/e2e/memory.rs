@@ -1,4 +1,4 @@
-//! What one replica needs at its peak, beside a tenant that makes everything fat and a pod that posts hostile bodies.
+//! Peak memory of one replica, beside a tenant that makes everything large and a pod that posts hostile bodies.
 
 use anyhow::{Result, ensure};
 
@@ -27,10 +27,10 @@ pub(crate) const CASES: &[Case] = &[
 
 const MIB: u64 = 1 << 20;
 
-/// Is the chart's limit.
+/// The chart's limit.
 const LIMIT: u64 = 256 * MIB;
 
-/// Fails where the chart's limit would have ended the process.
+/// Fails if the chart's limit would have killed the process.
 fn check(peak: u64) -> Result<()> {
     ensure!(peak < LIMIT, "{} MiB at the peak", peak / MIB);
     Ok(())

@@ -63,7 +63,7 @@ fn no_right(context: &Context, program: Option<&headscale::Program>) -> Result<(
 fn wrong_bundle(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
     let (node, headscale) = prepare(context, program, "wrong-bundle")?;
     let product = Product::install(node, &headscale, "wrong-bundle", &[])?;
-    // Without the right it cannot mend what is broken next.
+    // Without the right, the product cannot repair what is broken next.
     product.take_right("mutatingwebhookconfigurations")?;
     let mut hooks = node
         .kubectl()
@@ -112,7 +112,7 @@ fn wrong_secret_key(context: &Context, program: Option<&headscale::Program>) -> 
     }))?;
     product.apply_example(&[("auth-key-secret", "by-hand/misspelt")])?;
     waiting_for(node, &product, "misspelt")?;
-    // What the test of new services looks for is really there when a Secret is not.
+    // The test of new services really finds this Event when a Secret is missing.
     wait::until("an Event says so too", LIMIT, || {
         let errors = first::config_errors(node, &product.workloads, "web")?;
         ensure!(
@@ -203,7 +203,7 @@ fn wrong_login_server(context: &Context, program: Option<&headscale::Program>) -
     Ok(())
 }
 
-/// One command names the cause and what to type next.
+/// Checks that one command names the cause and what to type next.
 fn diagnosed(product: &Product<'_>, parts: &[&str]) -> Result<()> {
     let (code, said) = product.check()?;
     for part in parts {
@@ -227,7 +227,7 @@ fn prepare<'a>(
     ))
 }
 
-/// Waits until the sidecar waits for its Secret, with a message that names this.
+/// Waits until the sidecar waits for its Secret, with a message that contains this name.
 fn waiting_for(node: &Node, product: &Product<'_>, name: &str) -> Result<()> {
     wait::until(
         "the container waits with CreateContainerConfigError",
@@ -264,7 +264,7 @@ fn sidecar(node: &Node, product: &Product<'_>) -> Result<Value> {
     Ok(status)
 }
 
-/// How often the API server let a pod pass because our webhook could not be called.
+/// Returns how often the API server admitted a pod because our webhook could not be called.
 fn failed_open(node: &Node) -> Result<f64> {
     let page = node.kubectl().raw("/metrics")?;
     metrics::sum(

@@ -1,4 +1,4 @@
-//! Pods and their nodes on a real node and a real Headscale: names after a rollout, lost nodes, uninvited ones.
+//! Pods and their nodes on a real node and a real Headscale: hostnames after a rollout, lost nodes, unexpected ones.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::support::product::{LIMIT, Product, label};
 use crate::support::wait;
 use crate::{Case, join};
 
-// Each takes minutes, so that one Headscale has to do; SIDESCALE_E2E_HEADSCALE chooses another.
+// Each takes minutes, which is why they run with one Headscale; SIDESCALE_E2E_HEADSCALE chooses another.
 pub(crate) const CASES: &[Case] = &[
     Case {
         name: "nodes::a_rollout_a_lost_node_and_a_stranger_are_seen_and_mended",
@@ -29,7 +29,7 @@ pub(crate) const CASES: &[Case] = &[
     },
 ];
 
-/// Two looks, each fifteen seconds after the one before, and time for a busy machine.
+/// Two node lists, each fifteen seconds after the one before, and time for a busy machine.
 const TWO_LOOKS: Duration = Duration::from_secs(45);
 
 fn seen_and_mended(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
@@ -142,17 +142,17 @@ fn evicted(context: &Context, program: Option<&headscale::Program>) -> Result<()
     Ok(())
 }
 
-/// Whether the product's account has the right to evict pods.
+/// Returns whether the product's account has the right to evict pods.
 fn may_evict(kubectl: &Kubectl, product: &Product<'_>) -> bool {
     let account = format!("system:serviceaccount:{}:sidescale", product.namespace);
-    // "pods/eviction" would be a pod of that name.
+    // "pods/eviction" would mean a pod with that name.
     let right = ["auth", "can-i", "create", "pods", "--subresource=eviction"];
     let arguments = [right.as_slice(), &["--as", &account]].concat();
     let asked = kubectl.run(&[&arguments[..], &["--namespace", &product.workloads]].concat());
     asked.is_ok_and(|answer| answer.trim() == "yes")
 }
 
-/// Deletes the node of a live pod by hand; says how long it took until that was told.
+/// Deletes the node of a live pod; returns how long it took until that was reported.
 fn lose(headscale: &Headscale, product: &Product<'_>, node: &Node) -> Result<Duration> {
     joined(product)?;
     delete(headscale, node)?;
@@ -179,7 +179,7 @@ fn delete(headscale: &Headscale, node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// The command that the Event of the lost pod tells.
+/// Returns the command in the Event of the lost pod.
 fn command(kubectl: &Kubectl, namespace: &str) -> Result<String> {
     let message = event(kubectl, namespace, "Pod", "Lost")?;
     let at = message.find("kubectl exec").context(message.clone())?;
@@ -203,7 +203,7 @@ fn event(kubectl: &Kubectl, namespace: &str, kind: &str, reason: &str) -> Result
     })
 }
 
-/// Somebody who joins with the service's key and is no pod of ours.
+/// A node that joins with the service's key and belongs to no pod.
 struct Stranger {
     namespace: String,
 }

@@ -1,4 +1,4 @@
-//! The command that is told where there is no API key, pasted into a shell with the real kubectl.
+//! The command in the message about a missing API key, pasted into a shell with the real kubectl.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -27,7 +27,7 @@ pub(crate) const CASES: &[Case] = &[Case {
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// `exec` needs a node; it gives the key that a Headscale made, or fails. All else is the real one's.
+/// `exec` needs a node; this one prints the key that a Headscale created, or fails. All else is the real kubectl's.
 const KUBECTL: &str = r#"#!/bin/sh
 if [ "$1" = exec ]; then
   [ "$*" = "exec -n $NAMESPACE deploy/headscale -c headscale -- headscale apikeys create -e 90d" ] || exit 2
@@ -73,7 +73,7 @@ fn run(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
         anyhow::Ok(secret["data"]["api-key"].as_str().map(str::to_owned))
     };
 
-    // Headscale is not there: nothing is written.
+    // Headscale is absent: nothing is written.
     std::fs::write(&api_key, "")?;
     let failed = paste()?;
     ensure!(!failed.status.success(), "{failed:?}");

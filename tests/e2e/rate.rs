@@ -1,4 +1,4 @@
-//! A thousand services demanded at once, on a real Headscale: first keys a second beside bare calls, and our memory.
+//! A thousand services demanded at once, on a real Headscale: first keys per second compared with bare calls, and our memory.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -27,18 +27,18 @@ pub(crate) const CASES: &[Case] = &[Case {
 const SECRET: &str = "keys-rate";
 const NAMESPACES: usize = 10;
 const SERVICES: usize = 100;
-/// Pairs of bare calls before and after ours: the machine may get slower meanwhile.
+/// Pairs of bare calls before and after ours: the machine may get slower in the meantime.
 const BARE: usize = 100;
-/// As many as `src/rotation/plane.rs` has.
+/// As in `src/rotation/plane.rs`.
 const AT_ONCE: usize = 8;
-/// Pods are made and changed this many at a time.
+/// Number of pods created and changed at a time.
 const PODS_AT_ONCE: usize = 16;
-/// Our part of the rate of bare calls is at least this.
+/// Minimum ratio of our rate to that of bare calls.
 const LEAST: f64 = 0.8;
 const LIMIT: Duration = Duration::from_secs(600);
-/// All pods are changed this often, to see whether that leaves anything in memory.
+/// Number of changes to all pods, to see whether any memory is kept.
 const WAVES: usize = 3;
-/// What memory may differ by, in MiB, and be called flat.
+/// Maximum difference in memory that counts as flat, in MiB.
 const FLAT: f64 = 8.0;
 
 fn thousand(context: &Context, program: Option<&Program>) -> Result<()> {
@@ -56,7 +56,7 @@ fn thousand(context: &Context, program: Option<&Program>) -> Result<()> {
         world.api.namespace(namespace, &json!({}))?;
     }
     let measured = runtime.block_on(demand.measure(&program.version));
-    // The next test shares the cluster, and would make keys for them.
+    // The next test shares the cluster, and would create keys for them.
     runtime.block_on(demand.end())?;
     measured
 }
@@ -129,7 +129,7 @@ impl Demand<'_> {
         Ok(())
     }
 
-    /// Makes users and keys with our client and nothing else.
+    /// Creates users and keys with only our client.
     async fn bare(&self, when: &str) -> Result<Duration> {
         let control_plane = &self.world.control_plane;
         let began = Instant::now();
@@ -153,7 +153,7 @@ impl Demand<'_> {
         Ok(began.elapsed())
     }
 
-    /// Changes all pods again and again, in what moves the due time and makes no key.
+    /// Changes all pods repeatedly, in a way that moves the due time and creates no key.
     async fn stays_flat(&self, memory: &Memory, peak: f64) -> Result<()> {
         let first = memory.at_rest().await?;
         let mut last = first;
@@ -183,7 +183,7 @@ impl Demand<'_> {
         Ok(())
     }
 
-    /// Does something for each service.
+    /// Does the work for each service.
     async fn each<F>(&self, work: impl Fn(String, String) -> F) -> Result<()>
     where
         F: Future<Output = Result<()>>,
@@ -211,18 +211,18 @@ impl Demand<'_> {
     }
 }
 
-/// The memory of a process, as the kernel counts it.
+/// Memory of a process, as the kernel counts it.
 struct Memory(u32);
 
 impl Memory {
-    /// The most that it ever had, in MiB.
+    /// Returns its peak, in MiB.
     fn peak(&self) -> Result<f64> {
         self.read("VmHWM:")
     }
 
-    /// What it has when it has nothing to do, in MiB.
+    /// Returns its value when the process is idle, in MiB.
     async fn at_rest(&self) -> Result<f64> {
-        /// Ticks of 10 ms in a second that are no work.
+        /// Ticks of 10 ms per second that still count as idle.
         const IDLE: u64 = 5;
         let began = Instant::now();
         let mut used = self.ticks()?;
@@ -245,7 +245,7 @@ impl Memory {
         Ok(kibibytes / 1024.0)
     }
 
-    /// Processor time so far.
+    /// Returns the processor time so far.
     fn ticks(&self) -> Result<u64> {
         let stat = std::fs::read_to_string(self.file("stat"))?;
         let (_, fields) = stat.rsplit_once(')').context("no name")?;

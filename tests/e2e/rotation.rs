@@ -1,4 +1,4 @@
-//! Rotation on a real API server and a real Headscale, under the shipped account: keys come, and what is left goes.
+//! Rotation on a real API server and a real Headscale, under the shipped account: keys are created, and leftovers deleted.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -49,7 +49,7 @@ impl World {
             times.push(self.first_key(&format!("s{n}")).await?);
         }
         let bare = self.bare().await?;
-        // A time says something only beside another of the same run: it is printed, and nothing hangs on it.
+        // A time is only meaningful beside another of the same run: it is printed, and not checked.
         let (ours, floor) = (median(&times), median(&bare));
         println!(
             "\ne2e: Headscale {version}, median of {SERVICES}: pod created -> Secret written {ours:.1?}; bare CreateUser + \
@@ -62,7 +62,7 @@ impl World {
         self.a_deleted_namespace_leaves_no_key_alive(version).await
     }
 
-    /// Deletes the namespace of all those services while nobody rotates: the next start ends their keys, and no other.
+    /// Deletes the namespace of all those services while rotation is down: the next start expires their keys, and no others.
     async fn a_deleted_namespace_leaves_no_key_alive(&self, version: &str) -> Result<()> {
         let namespaces: Api<Namespace> = Api::all(self.admin.clone());
         let name = format!("{}-apps", self.name);
@@ -87,7 +87,7 @@ impl World {
             "{before} live keys before the start: ours, and as many of a stranger"
         );
         let began = Instant::now();
-        // Ten minutes is what a test has not; nothing is being made here.
+        // A test cannot wait ten minutes; no key is being created here.
         let young = |policy: &mut Policy| policy.rotation.orphaned_keys_after = Duration::ZERO;
         let running = self.start(young).await?;
         until("the keys of the deleted namespace are ended", async || {
@@ -122,7 +122,7 @@ impl World {
         Ok(times)
     }
 
-    /// A lost key is known by the sub-second part of its end, so the server has to keep that.
+    /// A lost key is identified by the sub-second part of its expiry, so the server has to store that.
     async fn fingerprints_are_kept(&self) -> Result<()> {
         let listed = self.control_plane()?.list_pre_auth_keys().await?;
         let listed: BTreeMap<_, PreAuthKey> = listed.into_iter().map(|key| (key.id, key)).collect();

@@ -1,4 +1,4 @@
-//! Kubernetes' own fixtures of Pod Security: whatever a level admits, it admits with our sidecar too.
+//! Kubernetes' own fixtures of Pod Security: a pod admitted by a level is admitted with our sidecar too.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -24,7 +24,7 @@ pub(crate) const CASES: &[Case] = &[Case {
 const FIXTURES: &str = "kubernetes__pod-security-admission/test/testdata";
 const LEVELS: [&str; 2] = ["baseline", "restricted"];
 
-/// What became of the fixtures of one level.
+/// Result of the fixtures of one level.
 #[derive(Debug, Default)]
 struct Count {
     fixtures: usize,
@@ -38,7 +38,7 @@ fn run(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
     let (_release, _replica) = serve(context, &api, "security")?;
     for level in LEVELS {
         let pods = fixtures(&corpus.join(FIXTURES).join(level))?;
-        // At the level they were written for, and at the one that admits everything but what no pod may be.
+        // At the level they were written for, and at the one that admits everything except what no pod may have.
         for enforced in [level, "privileged"] {
             let Count {
                 fixtures,
@@ -61,7 +61,7 @@ fn run(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
     Ok(())
 }
 
-/// Sends all pods as they are, and again asking for our sidecar.
+/// Sends all pods unchanged, and again with a request for our sidecar.
 fn send(api: &ControlPlane, namespace: &str, level: &str, pods: &[Value]) -> Result<Count> {
     api.namespace(
         namespace,
@@ -98,7 +98,7 @@ fn send(api: &ControlPlane, namespace: &str, level: &str, pods: &[Value]) -> Res
     })
 }
 
-/// The pods of every file below a folder, each with a name of its own.
+/// Returns the pods of every file below a folder, each with its own name.
 fn fixtures(folder: &Path) -> Result<Vec<Value>> {
     let mut pods = Vec::new();
     let entries = fs::read_dir(folder).with_context(|| folder.display().to_string())?;

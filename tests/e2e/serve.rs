@@ -127,13 +127,13 @@ impl Replica {
         Ok(this)
     }
 
-    /// Where it serves the webhook and the admin port.
+    /// Returns the addresses of the webhook and the admin port.
     pub(crate) fn addresses(&self) -> (SocketAddr, SocketAddr) {
         let local = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         (local(self.webhook), local(self.admin))
     }
 
-    /// The most memory that it has had so far, in bytes.
+    /// Returns its peak memory so far, in bytes.
     pub(crate) fn peak(&self) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid()?))?;
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -141,7 +141,7 @@ impl Replica {
         Ok(peak.parse::<u64>()? << 10)
     }
 
-    /// Fails if it has ended.
+    /// Fails if it has exited.
     pub(crate) fn check_alive(&mut self) -> Result<()> {
         self.process.check_alive()
     }
@@ -162,29 +162,29 @@ impl Replica {
         Ok(answer)
     }
 
-    /// What it has logged.
+    /// Returns its log.
     pub(crate) fn log(&self) -> String {
         self.process.log()
     }
 
-    /// The sum of a metric's samples that hold all these pieces.
+    /// Returns the sum of a metric's samples that contain all these pieces.
     pub(crate) fn metric(&self, name: &str, pieces: &[&str]) -> Result<f64> {
         metrics::sum(&self.get("/metrics")?, name, pieces)
     }
 }
 
 impl Drop for Replica {
-    /// Leaves what its admin port says beside its log, for the leak check.
+    /// Stores the pages of its admin port beside its log, for the leak check.
     fn drop(&mut self) {
         let pages = ["/metrics", "/readyz"].map(|page| self.get(page).unwrap_or_default());
         let _ = std::fs::write(self.folder.join("admin.log"), pages.concat());
     }
 }
 
-/// The address that other machines would reach us at: a Service's endpoint must not be loopback.
+/// Returns the address at which other machines would reach us: a Service's endpoint must not be loopback.
 fn own_address() -> Result<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
-    // Nothing is sent: this only asks for the route.
+    // Nothing is sent: this only looks up the route.
     socket
         .connect("192.0.2.1:9")
         .context("no route to anywhere: this test needs a non-loopback address")?;
@@ -206,7 +206,7 @@ pub(crate) fn publish(api: &ControlPlane, release: &Release, replica: &Replica) 
     Ok(())
 }
 
-/// A pod of one container with these annotations.
+/// Returns a pod of one container with these annotations.
 pub(crate) fn pod(namespace: &str, name: &str, annotations: &Value) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -304,7 +304,7 @@ fn mends_the_ca_bundle(context: &Context, _: Option<&headscale::Program>) -> Res
     wipe(&api, &name)?;
     mended(&api, &first)?;
 
-    // A watch that broke is begun again, after a pause that grows while the server is away.
+    // A broken watch is started again, after a pause that grows while the server is away.
     api.restart_api()?;
     wipe(&api, &name)?;
     mended(&api, &first)?;
@@ -319,7 +319,7 @@ fn mends_the_ca_bundle(context: &Context, _: Option<&headscale::Program>) -> Res
         "the authority was replaced without need"
     );
 
-    // One that nobody can read is replaced, and what was trusted stays so.
+    // An unreadable one is replaced, and the trusted ones stay trusted.
     replica.process.stop(LIMIT)?;
     let junk =
         json!({"data": {"active.key": base64::engine::general_purpose::STANDARD.encode("junk")}})

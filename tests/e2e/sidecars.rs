@@ -1,4 +1,4 @@
-//! One sidecar of each kind on a real node: all join one Headscale, and do what their annotations say.
+//! One sidecar of each kind on a real node: all join one Headscale, and do what their annotations ask for.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -25,10 +25,10 @@ pub(crate) const CASES: &[Case] = &[Case {
     run,
 }];
 
-/// Time for all of them together on a busy machine.
+/// Time for all of them on a busy machine.
 const LIMIT: Duration = Duration::from_secs(240);
 
-/// Everything that the checks look at.
+/// Everything that the checks use.
 struct World<'a> {
     node: &'a Node,
     product: &'a Product<'a>,
@@ -65,7 +65,7 @@ fn run(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
     world.reaches_another(&nodes)?;
     world.is_the_same_after_a_restart(&nodes)?;
     world.logs_in_anew()?;
-    // Of what was made, this alone is in no namespace.
+    // Of all created objects, only this one is in no namespace.
     let volume = ["delete", "persistentvolume", &product.workloads];
     node.kubectl()
         .run(&[&volume[..], &["--wait=false"]].concat())?;
@@ -74,7 +74,7 @@ fn run(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
 }
 
 impl World<'_> {
-    /// Waits until every one is online and its pod ready; returns the nodes.
+    /// Waits until all are online and their pods ready; returns the nodes.
     fn all_online(&self) -> Result<Vec<TailnetNode>> {
         let nodes = wait::until("every sidecar is online", LIMIT, || {
             let nodes = self.headscale.nodes()?;
@@ -95,7 +95,7 @@ impl World<'_> {
         Ok(nodes)
     }
 
-    /// Names, addresses and keys differ, and only who asked for a tag has it.
+    /// Names, addresses and keys differ, and only the node that asked for a tag has it.
     fn each_pod_is_a_node_of_its_own(&self, nodes: &[TailnetNode]) -> Result<()> {
         let count = manifests::NAMES.len();
         ensure!(nodes.len() == count, "{nodes:?}");
@@ -114,7 +114,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// The key's file is the pod's group's where it has one, is mounted nowhere else, and no other process gets at it.
+    /// The key's file belongs to the pod's group if there is one, is mounted nowhere else, and no other process can read it.
     fn key_files_have_few_readers(&self) -> Result<()> {
         for (name, want) in [
             ("file", "440 0 1000"),
@@ -131,11 +131,11 @@ impl World<'_> {
             ensure!(said.trim() == want, "{name}: {said:?}, want {want:?}");
             let seen = self.exec(name, "app", &["/bin/busybox", "ls", "/etc/sidescale"]);
             ensure!(seen.is_err(), "{name}: the app sees {seen:?}");
-            // Its environment says where the key is, and not what it is.
+            // Its environment contains the path of the key, not the key.
             let key = self.product.key(&format!("{name}-authkey"))?;
             ensure!(!pod.to_string().contains(&key), "the pod holds its key");
         }
-        // In one process namespace the app sees tailscaled, but neither its files nor its environment.
+        // In a shared process namespace the app sees tailscaled, but neither its files nor its environment.
         let look = "for process in /proc/[0-9]*; do
             case $(/bin/busybox cat $process/comm) in (tailscaled|containerboot) echo seen;; (*) continue;; esac
             /bin/busybox cat $process/root/etc/sidescale/auth-key/authkey && echo read
@@ -149,7 +149,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Classic, in memory, guaranteed.
+    /// Checks the classic, in-memory and Guaranteed forms.
     fn forms_are_what_was_asked(&self) -> Result<()> {
         let classic = self.pod("classic")?;
         let last = classic["spec"]["containers"].as_array();
@@ -172,7 +172,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// What a person types into the sidecar works without more.
+    /// Commands typed into the sidecar work without options.
     fn shows_itself(&self) -> Result<()> {
         let status = self.exec("backend", "tailscale", &["tailscale", "status"])?;
         ensure!(status.contains("backend"), "{status}");
@@ -183,14 +183,14 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Both containers of another pod answer at its name and its address, on ports that no manifest names.
+    /// Both containers of another pod answer at its name and its address, on ports that no manifest declares.
     fn reaches_another(&self, nodes: &[TailnetNode]) -> Result<()> {
         let backend = nodes.iter().find(|node| node.name == "backend");
         let address = backend.and_then(|node| node.addresses.first());
         let address = address.context("no address")?;
         for host in ["backend", address.as_str()] {
             for port in manifests::PORTS {
-                // busybox reads the lower-case name alone.
+                // busybox reads only the lower-case name.
                 let get = format!(
                     "http_proxy=$HTTP_PROXY exec /bin/busybox timeout 5 /bin/busybox wget -q -O - http://{host}:{port}/"
                 );
@@ -201,7 +201,7 @@ impl World<'_> {
                 ensure!(said.trim() == want, "{host}:{port} said {said:?}");
             }
         }
-        // Without the proxy there is no way into the tailnet.
+        // Without the proxy, the tailnet is unreachable.
         let page = format!("http://{address}:{}/", manifests::PORTS[0]);
         let direct = [
             "timeout",
@@ -218,7 +218,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// The pod of the StatefulSet goes and comes, and its node is the same.
+    /// The pod of the StatefulSet is replaced, and its node is the same.
     fn is_the_same_after_a_restart(&self, nodes: &[TailnetNode]) -> Result<()> {
         let before = nodes.iter().find(|node| node.name == "store-0");
         let before = before.context("no store-0")?;
@@ -250,7 +250,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// By each command of the page on diagnosis, each in another pod: it logs in, and is a node as before.
+    /// Uses each command of the page on diagnosis, each in another pod: it logs in, and is a node as before.
     fn logs_in_anew(&self) -> Result<()> {
         let began = Instant::now();
         let ways = [
@@ -267,7 +267,7 @@ impl World<'_> {
         }
         for (app, person, key, starts) in under_way {
             wait::until("it has logged in", LIMIT, || {
-                // What is cut off by the end of its container has kept its node key, and shows that at its next start.
+                // A login cut off by the end of its container has kept its node key, and shows that at its next start.
                 let (now, started) = (self.node_key(app)?, person.starts()?);
                 ensure!(
                     now != key || started > starts,
@@ -283,7 +283,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// The public half of what the client identifies itself by; each login makes another.
+    /// Returns the public half of the client's identity; each login generates another.
     fn node_key(&self, app: &str) -> Result<Value> {
         let status = ["tailscale", "status", "--json"];
         let status: Value = serde_json::from_str(&self.exec(app, "tailscale", &status)?)?;
@@ -291,7 +291,7 @@ impl World<'_> {
         Ok(status["Self"]["PublicKey"].clone())
     }
 
-    /// The only pod of this app.
+    /// Returns the only pod of this app.
     fn pod(&self, app: &str) -> Result<Value> {
         let selector = format!("app={app}");
         let pods = ["get", "pods", "--selector", &selector, "--namespace"];
@@ -301,7 +301,7 @@ impl World<'_> {
         pods.into_iter().next().context("checked")
     }
 
-    /// Runs something in a container of that pod.
+    /// Runs a command in a container of that pod.
     fn exec(&self, app: &str, container: &str, command: &[&str]) -> Result<String> {
         let pod = self.pod(app)?;
         let name = pod["metadata"]["name"].as_str().context("no name")?;

@@ -1,4 +1,4 @@
-//! What somebody can do who has stolen our token: the rights of the release's account, tried with its token on a real API server.
+//! What an attacker with our token can do: the rights of the release's account, tried with its token on a real API server.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -68,7 +68,7 @@ pub(crate) const CASES: &[Case] = &[
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Fails unless the API server refused, in these words.
+/// Fails unless the API server refused with these words.
 fn refused(what: &str, result: Result<String>, said: &str) -> Result<()> {
     let Err(error) = result else {
         anyhow::bail!("{what}: not refused; want {said:?}")
@@ -78,7 +78,7 @@ fn refused(what: &str, result: Result<String>, said: &str) -> Result<()> {
     Ok(())
 }
 
-/// A right that a role of the chart gets and that nobody looked at fails here.
+/// Fails for a right in a role of the chart that has no test.
 fn every_write_verb_has_a_test(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
     let api = context.api()?;
     let helm = helm(context, &api)?;
@@ -115,7 +115,7 @@ fn is_role(kind: &str) -> bool {
 }
 
 fn events_in_its_own_name(admin: &Kubectl, account: &Kubectl) -> Result<()> {
-    // Of any object, and in no other's name.
+    // About any object, and not under another name.
     let event = |version: &str, by: &str| {
         let (regarding, reporter) = match version {
             "v1" => ("involvedObject", "reportingComponent"),
@@ -163,12 +163,12 @@ fn events_in_its_own_name(admin: &Kubectl, account: &Kubectl) -> Result<()> {
         "--force-conflicts",
         "--filename=-",
     ];
-    // Of an Event that is there, the server lets the series change and nothing else.
+    // Of an existing Event, the server lets only the series change.
     let mut changed: Value = serde_json::from_str(&event(events, "kubelet"))?;
     changed["series"] = json!({"count": 2, "lastObservedTime": "2026-01-01T00:00:01.000000Z"});
     let changed = account.feed(&take, &changed.to_string());
     refused("a change", changed, own_name)?;
-    // Whose it is, nobody can change.
+    // The owner of an Event cannot be changed.
     let taken = account.feed(&take, &event(events, "sidescale"));
     refused("taken over", taken, "field is immutable")?;
     Ok(())
@@ -184,7 +184,7 @@ fn events_one_lease_and_one_config_map(
     let (own, name) = (release.name.as_str(), release.fullname());
     events_in_its_own_name(admin, &account)?;
 
-    // The Lease is there from the installation on, and is the only one.
+    // The Lease exists from the installation on, and is the only one.
     let hold = json!({"spec": {"holderIdentity": "thief"}}).to_string();
     let patch = |kubectl: &Kubectl, namespace: &str, lease: &str| {
         let what = ["patch", "lease", lease, "--namespace", namespace];
@@ -229,7 +229,7 @@ fn events_one_lease_and_one_config_map(
     one_config_map(&release, admin, &account)
 }
 
-/// The list of hostnames, and no other: neither the configuration nor anybody else's.
+/// Only the list of hostnames: neither the configuration nor the ConfigMaps of others.
 fn one_config_map(release: &Release, admin: &Kubectl, account: &Kubectl) -> Result<()> {
     let (own, name) = (release.name.as_str(), release.fullname());
     let list = format!("{name}-hostnames");

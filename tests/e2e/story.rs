@@ -1,4 +1,4 @@
-//! The whole path: helm installs the product, a Deployment is applied, its node shows up in Headscale.
+//! The whole path: helm installs the product, a Deployment is applied, its node appears in Headscale.
 
 use std::collections::BTreeSet;
 
@@ -85,7 +85,7 @@ fn joins(context: &Context, program: Option<&headscale::Program>) -> Result<()> 
     each_with_its_own(node, &headscale, &product)
 }
 
-/// Two pods of a service have a key each, which works once; a container that starts again is the node it was.
+/// Two pods of a service have one single-use key each; a restarted container is the same node.
 fn each_with_its_own(node: &Machine, headscale: &Headscale, product: &Product<'_>) -> Result<()> {
     let workloads = &product.workloads;
     let example = Product::example(&[("key-mode", "per-pod")])?;
@@ -168,7 +168,7 @@ fn each_with_its_own(node: &Machine, headscale: &Headscale, product: &Product<'_
     Ok(())
 }
 
-/// Headscale has a certificate that nobody knows but the configuration: rotation and sidecar each have to trust it.
+/// Headscale has a certificate that only the configuration trusts: both rotation and the sidecar have to use it.
 fn joins_over_https(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
     let program = program.context("runs for a Headscale")?;
     let node = context.node_with_product()?;
@@ -219,7 +219,7 @@ fn joins_over_https(context: &Context, program: Option<&headscale::Program>) -> 
     Ok(())
 }
 
-/// From its start on the product reaches nobody but this server and the API server, of which it knows the Service.
+/// From its start on, the product reaches only this server and the API server, whose Service it knows.
 fn fenced<'a>(node: &'a Machine, product: &Product<'_>, url: &str) -> Result<Fence<'a>> {
     let selector = "app.kubernetes.io/name=sidescale";
     let own = &product.namespace;
@@ -241,7 +241,7 @@ fn fenced<'a>(node: &'a Machine, product: &Product<'_>, url: &str) -> Result<Fen
     Ok(fence)
 }
 
-/// What is left of the story where no Headscale is at hand: real sidecars, and keys that a real control server checks.
+/// The part of the test that works without a Headscale: real sidecars, and keys that a real control server checks.
 fn joins_the_stand_in(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
     let node = context.node_with_product()?;
     let addresses = [context.gateway_address(), context.gateway_address()];
@@ -301,7 +301,7 @@ fn rotates(context: &Context, program: Option<&headscale::Program>) -> Result<()
             ("config.rotation.minAuthKeyRenewalGap", "10s"),
         ],
     )?;
-    // Due 30 s after the mint.
+    // Due 30 s after creation.
     product.apply_example(&[
         ("auth-key-expiration", "110s"),
         ("auth-key-rotation-buffer", "80s"),
@@ -357,7 +357,7 @@ fn rotates(context: &Context, program: Option<&headscale::Program>) -> Result<()
     refuses(node, &headscale, &product, &old_key)
 }
 
-/// A real containerboot with a key that has ended gets nowhere.
+/// A real containerboot cannot join with an expired key.
 fn refuses(node: &Machine, headscale: &Headscale, product: &Product<'_>, key: &str) -> Result<()> {
     let namespace = format!("{}-late", product.workloads);
     node.control_plane().namespace(&namespace, &json!({}))?;

@@ -1,4 +1,4 @@
-//! What the real-server tests stand on: programs, processes, clusters, images, Headscale.
+//! Foundation of the real-server tests: programs, processes, clusters, images, Headscale.
 
 pub(crate) mod api;
 pub(crate) mod cgroups;

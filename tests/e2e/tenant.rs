@@ -1,4 +1,4 @@
-//! What a tenant writes into its own namespace says nothing about anybody else: a real API server and a real Headscale, the
+//! What a tenant writes into its own namespace does not affect others: a real API server and a real Headscale, the
 //! shipped account, and a ServiceAccount with the rights of `edit` in one namespace.
 
 use std::collections::BTreeMap;
@@ -44,7 +44,7 @@ pub(crate) const CASES: &[Case] = &[
     },
 ];
 
-/// Ids that a forged record names: more than this Headscale has ever given.
+/// Ids in a forged record: more than this Headscale has ever assigned.
 const GUESSED: u64 = 40;
 
 fn run(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
@@ -53,7 +53,7 @@ fn run(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
     let name = label("tenant", program);
     let headscale = start_headscale(context, program, &name)?;
     let closed = start_headscale(context, program, &format!("{name}-closed"))?;
-    // The chart gives the right to read the API key of the control plane that is closed to the tenant.
+    // The chart grants the right to read the API key of the control plane that is closed to the tenant.
     let plane = "config.controlPlanes.closed";
     let values = [
         format!("{plane}.loginServer={}", closed.url()),
@@ -72,7 +72,7 @@ fn run(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
         .block_on(attacks(&world, &tenant, closed.url()))
 }
 
-/// A ServiceAccount with the rights of `edit` in its namespace, and kubectl with its token.
+/// Creates a ServiceAccount with the rights of `edit` in its namespace, and returns kubectl with its token.
 fn tenant(admin: &Kubectl, namespace: &str) -> Result<Kubectl> {
     admin.apply(&json!({
         "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "tenant", "namespace": namespace},
@@ -96,7 +96,7 @@ fn tenant(admin: &Kubectl, namespace: &str) -> Result<Kubectl> {
     Ok(Kubectl::new(Place::Host, program, path))
 }
 
-/// Everything that others have: users, keys, nodes and the Secret of the bystander.
+/// Everything that belongs to others: users, keys, nodes and the Secret of the bystander.
 #[derive(Debug, PartialEq)]
 struct Others {
     users: Vec<User>,
@@ -132,7 +132,7 @@ async fn others(world: &World, plane: &ControlPlane, evil: &str) -> Result<Other
 async fn attacks(world: &World, tenant: &Kubectl, closed: &str) -> Result<()> {
     let evil = format!("{}-evil", world.name);
     let plane = world.control_plane()?;
-    // A person's own user and key; nobody's key, which has tags alone; and the bystander's.
+    // A person's own user and key; an unowned key, which only has tags; and the bystander's.
     let alice = plane.create_user("alice", "Alice").await?;
     let hour = Timestamp::from_second(Timestamp::now().as_second() + 3_600)?;
     let hers = NewPreAuthKey {
@@ -144,7 +144,7 @@ async fn attacks(world: &World, tenant: &Kubectl, closed: &str) -> Result<()> {
     };
     let hers = plane.create_pre_auth_key(&hers).await?;
     let policy = |policy: &mut Policy| {
-        // What is retired at the end of an overlap is retired at once.
+        // Keys are retired at the end of an overlap; make that immediate.
         policy.rotation.overlap = Duration::from_secs(1);
         if let Some(default) = policy.control_planes.get("default") {
             let mut plane = default.clone();
@@ -185,7 +185,7 @@ async fn attacks(world: &World, tenant: &Kubectl, closed: &str) -> Result<()> {
     );
     running.stop().await?;
     let own = put_by_hand(world, tenant, &evil, hers.value.expose()).await?;
-    // Whether a value that somebody wrote is a key says the next look at everything: a minute off, or at the next start.
+    // Whether a value written by someone is a key is decided in the next pass: in a minute, or at the next start.
     let running = world.start(policy).await?;
     revoked(world, tenant, &evil, own).await?;
     ensure!(
@@ -201,7 +201,7 @@ async fn attacks(world: &World, tenant: &Kubectl, closed: &str) -> Result<()> {
     running.stop().await
 }
 
-/// Writes entries into the tenant's record as the tenant, and leaves the rest of it.
+/// Writes entries into the tenant's record as the tenant, and keeps the rest of it.
 fn forge(tenant: &Kubectl, namespace: &str, entries: &[(&str, Value)]) -> Result<()> {
     let secret = tenant.json(&["get", "secret", KEYS, "--namespace", namespace])?;
     let document = secret["data"][DATA_KEY].as_str().context("no record")?;
@@ -222,7 +222,7 @@ fn forge(tenant: &Kubectl, namespace: &str, entries: &[(&str, Value)]) -> Result
     Ok(())
 }
 
-/// Ids of everybody, with and without their exact ends, under a service of the tenant's and under one that it has not.
+/// Uses the ids of everyone, with and without their exact expiry, for a service of the tenant and for one that it does not have.
 async fn forged_ends(world: &World, tenant: &Kubectl, evil: &str, before: &Others) -> Result<()> {
     let past = "2020-01-01T00:00:00Z";
     let guessed = (1..=GUESSED).map(|id| json!({"id": id, "expireAt": past, "revoked": true}));
@@ -241,7 +241,7 @@ async fn forged_ends(world: &World, tenant: &Kubectl, evil: &str, before: &Other
     .await
 }
 
-/// The tenant's entry names a control plane that is closed to it.
+/// Uses a tenant's entry that names a control plane closed to it.
 async fn forged_plane(world: &World, tenant: &Kubectl, evil: &str, closed: &str) -> Result<()> {
     forge(
         tenant,
@@ -279,7 +279,7 @@ async fn forged_plane(world: &World, tenant: &Kubectl, evil: &str, closed: &str)
     Ok(())
 }
 
-/// The tenant knows the prefix of somebody's key from a list and puts it in the place of its own, which is returned.
+/// Puts a key's prefix, which the tenant knows from a list, in the place of the tenant's own key, which is returned.
 async fn put_by_hand(world: &World, tenant: &Kubectl, evil: &str, value: &str) -> Result<KeyId> {
     let Some(prefix) = value.get(..value.len().saturating_sub(64)) else {
         bail!("a value of another form");
@@ -299,7 +299,7 @@ async fn put_by_hand(world: &World, tenant: &Kubectl, evil: &str, value: &str) -
     Ok(own)
 }
 
-/// Has that key adopted, and asks for its end.
+/// Has that key adopted, and asks to revoke it.
 async fn revoked(world: &World, tenant: &Kubectl, evil: &str, own: KeyId) -> Result<()> {
     let adopted = until("it is taken over", async || {
         current(world, evil).await.ok().filter(|id| *id != own)
@@ -321,7 +321,7 @@ async fn current(world: &World, namespace: &str) -> Result<KeyId> {
     Ok(key.current.as_ref().context("no key")?.id)
 }
 
-/// A person copies the bystander's Secret into the tenant's namespace.
+/// Copies the bystander's Secret into the tenant's namespace, as a person would.
 async fn copied(world: &World, evil: &str) -> Result<()> {
     let apps = format!("{}-apps", world.name);
     let secrets: Api<Secret> = Api::namespaced(world.admin.clone(), evil);
@@ -339,7 +339,7 @@ async fn copied(world: &World, evil: &str) -> Result<()> {
         labels: copy.metadata.labels,
         ..kube::api::ObjectMeta::default()
     };
-    // Rotation may have made one meanwhile.
+    // Rotation may have created one in the meantime.
     let copied = until("the copy is there", async || {
         let _ = secrets
             .delete(KEYS, &kube::api::DeleteParams::default())

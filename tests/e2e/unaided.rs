@@ -1,4 +1,4 @@
-//! From an empty cluster to a node in the tailnet by `helm install` and `kubectl apply` alone: nobody types a key.
+//! From an empty cluster to a node in the tailnet only by `helm install` and `kubectl apply`: no key is typed.
 
 use std::{
     collections::BTreeSet,
@@ -39,10 +39,10 @@ pub(crate) const CASES: &[Case] = &[
     },
 ];
 
-/// The life of the app's keys, and how long before its end each is replaced.
+/// Lifetime of the app's keys, and how long before expiry each is replaced.
 const LIFE: Duration = Duration::from_secs(110);
 const BUFFER: Duration = Duration::from_secs(80);
-/// Looks that see a node gone until that is told, and one that was under way.
+/// Node lists without the node until that is reported, and one that was in progress.
 const LOOKS: f64 = 3.0;
 
 fn joins(context: &Context, program: Option<&Program>) -> Result<()> {
@@ -121,7 +121,7 @@ fn rotates(headscale: &Beside<'_>, product: &Product<'_>, first: &TailnetNode) -
     Ok(second)
 }
 
-/// The old key ends long before its time, and one live key is left; returns those that are over.
+/// The old key expires long before its natural expiry, and one live key is left; returns the expired ones.
 fn ends_by_id(
     headscale: &Beside<'_>,
     old: Option<KeyId>,
@@ -150,7 +150,7 @@ fn ends_by_id(
     Ok(over.map(|key| key.id).collect())
 }
 
-/// A rolling restart: the new pod joins with a new key, and its node gets the name.
+/// A rolling restart: the new pod joins with a new key, and its node gets the hostname.
 fn rolls(
     headscale: &Beside<'_>,
     product: &Product<'_>,
@@ -175,7 +175,7 @@ fn rolls(
     })
 }
 
-/// Every look of the page answers as it says, and what makes a new node does; returns that.
+/// Every command of the page prints what it says, and the one for a new node works; returns that node.
 fn diagnosed(
     headscale: &Beside<'_>,
     product: &Product<'_>,
@@ -204,7 +204,7 @@ fn diagnosed(
     Ok(new)
 }
 
-/// The node of a live pod is deleted by hand; returns how long it took until that was told.
+/// The node of a live pod is deleted; returns how long it took until that was reported.
 fn loses(headscale: &Beside<'_>, product: &Product<'_>, node: TailnetNode) -> Result<Duration> {
     let is = |state: &str| -> Result<()> {
         let label = format!("state=\"{state}\"");
@@ -213,7 +213,7 @@ fn loses(headscale: &Beside<'_>, product: &Product<'_>, node: TailnetNode) -> Re
         Ok(())
     };
     wait::until("the pod counts as joined", LIMIT, || is("Joined"))?;
-    // A look that took long is followed by a longer rest: what counts is how many there were.
+    // After a slow node list comes a longer pause: the number of lists counts.
     let listed = ["call=\"list_nodes\"", "result=\"ok\""];
     let looks = || product.metric("sidescale_control_plane_calls_total", &listed);
     headscale.delete_node(node.id)?;
@@ -224,8 +224,8 @@ fn loses(headscale: &Beside<'_>, product: &Product<'_>, node: TailnetNode) -> Re
     Ok(took)
 }
 
-/// A pod with an image that cannot be pulled is never ready; Headscale is reached all the same, with the keys of a
-/// Secret that came after it.
+/// A pod with an image that cannot be pulled is never ready; Headscale is reached anyway, with the keys of a
+/// Secret created later.
 fn serves(context: &Context, program: Option<&Program>) -> Result<()> {
     let program = program.context("runs for a Headscale")?;
     let node = context.node_with_product()?;
@@ -260,7 +260,7 @@ fn serves(context: &Context, program: Option<&Program>) -> Result<()> {
         let answer = headscale.call("hskey-api-nobodys", async |headscale| {
             Ok(headscale.list_users().await)
         })?;
-        // It knows nobody yet, and says so itself.
+        // It knows no API key yet, and answers so itself.
         match answer {
             Err(Error::Unauthorized { .. }) => Ok(()),
             other => bail!("{other:?}"),

@@ -1,4 +1,4 @@
-//! What `kubectl apply` prints of a workload: the verdict that its pods will get, as warnings of a real API server.
+//! Warnings that `kubectl apply` prints for a workload: the verdict that its pods will get, from a real API server.
 
 use std::time::Duration;
 
@@ -45,14 +45,14 @@ fn run(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
         silent(&api, &workload(kind, &format!("{name}-other"), &json!({})))?;
     }
 
-    // Only a change of the spec is looked at: not a label, and not what controllers write.
+    // Only a change of the spec is reviewed: not of a label, and not of what controllers write.
     let mut labelled = workload("Deployment", "deployment", &wrong);
     labelled["metadata"]["labels"] = json!({"team": "shop"});
     silent(&api, &labelled)?;
     labelled["spec"]["replicas"] = json!(0);
     says(&api, &labelled, warned)?;
 
-    // Where a namespace is switched off, nothing else would tell.
+    // If a namespace is disabled, nothing else would report it.
     api.namespace(APPS, &json!({"sidescale.io/inject": "disabled"}))?;
     wait::until("the label is seen", LIMIT, || {
         says(

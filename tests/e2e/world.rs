@@ -37,7 +37,7 @@ use crate::support::product::KEYS;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A release whose webhook is not served and whose rotation the test runs, and the Headscale that it rotates at.
+/// A release whose webhook is not served and whose rotation the test runs, and its Headscale.
 pub(crate) struct World {
     pub(crate) admin: kube::Client,
     pub(crate) account: kube::Client,
@@ -46,13 +46,13 @@ pub(crate) struct World {
     pub(crate) url: String,
     pub(crate) api_key: KeyValue,
     pub(crate) name: String,
-    /// Namespaces of its own, which begin with its name.
+    /// Its own namespaces, which begin with its name.
     namespaces: Vec<String>,
     _release: Release,
 }
 
 impl Drop for World {
-    /// The next test shares the cluster, and would make keys for these pods.
+    /// The next test shares the cluster, and would create keys for these pods.
     fn drop(&mut self) {
         for namespace in &self.namespaces {
             let arguments = ["delete", "pods", "--all", "--namespace", namespace];
@@ -61,7 +61,7 @@ impl Drop for World {
     }
 }
 
-/// Rotation that was started, and its watch of namespaces.
+/// A running rotation, and its watch of namespaces.
 pub(crate) struct Running {
     rotation: JoinHandle<()>,
     watch: JoinHandle<()>,
@@ -77,14 +77,14 @@ impl Running {
         Ok(())
     }
 
-    /// How many keys that pods need are in this state.
+    /// Returns how many keys that pods need are in this state.
     pub(crate) fn keys(&self, state: KeyState) -> i64 {
         let keys = &self.metrics.rotation.keys;
         keys.with_label_values(&[state.as_str()]).get()
     }
 }
 
-/// Starts a Headscale of the test's own on this machine.
+/// Starts the test's own Headscale on this machine.
 pub(crate) fn start_headscale(
     context: &Context,
     program: &headscale::Program,
@@ -96,7 +96,7 @@ pub(crate) fn start_headscale(
 }
 
 impl World {
-    /// Installs the chart with more arguments for helm, makes namespaces `<name>-<suffix>`, and gives the API key.
+    /// Installs the chart with more arguments for helm, creates namespaces `<name>-<suffix>`, and provides the API key.
     pub(crate) fn install(
         context: &Context,
         api: &api::ControlPlane,
@@ -107,7 +107,7 @@ impl World {
     ) -> Result<Self> {
         let kubectl = api.kubectl().clone();
         let release = Release::install_with(context, api, name, values)?;
-        // Its webhook is not served here, and must not hold up the pods whose time is taken.
+        // Its webhook is not served here, and must not delay the timed pods.
         let webhook = release.fullname();
         let kinds = "mutatingwebhookconfigurations,validatingwebhookconfigurations";
         kubectl.run(&["delete", kinds, &webhook])?;
@@ -136,7 +136,7 @@ impl World {
         Ok(world)
     }
 
-    /// Puts an API key into a Secret of the namespace that holds them.
+    /// Writes an API key into a Secret of the namespace for API keys.
     pub(crate) fn give_api_key(&self, secret: &str, value: &str) -> Result<()> {
         let applied = self.kubectl.apply(&json!({
             "apiVersion": "v1", "kind": "Secret",
@@ -146,7 +146,7 @@ impl World {
         applied.map(drop)
     }
 
-    /// Starts rotation under the shipped account, with a policy of the test's own, and waits until it is up.
+    /// Starts rotation under the shipped account, with the test's own policy, and waits until it is ready.
     pub(crate) async fn start(&self, change: impl FnOnce(&mut Policy)) -> Result<Running> {
         let mut policy = Policy::for_login_server(&self.url)?;
         let plane = policy
@@ -190,7 +190,7 @@ impl World {
         until("rotation is up", async || {
             let reports: BTreeMap<Part, _> = health.reports().into_iter().collect();
             let report = reports.get(&Part::Rotation)?;
-            // The second time there is the foreign Secret, which it goes on telling of.
+            // The second time the foreign Secret exists, which it keeps reporting.
             let up = report.ok || report.detail.contains("SecretNotOurs");
             (up && report.detail.contains("keys ready")).then_some(())
         })
@@ -203,7 +203,7 @@ impl World {
         })
     }
 
-    /// Makes the first pod of a service; how long after it exists its key is in the Secret.
+    /// Creates the first pod of a service; returns how long after that its key is in the Secret.
     pub(crate) async fn first_key(&self, service: &str) -> Result<Duration> {
         let namespace = format!("{}-apps", self.name);
         let began = self.make_pod(&namespace, service).await?;
@@ -226,7 +226,7 @@ impl World {
             .await
     }
 
-    /// Makes an [`injected_pod`].
+    /// Creates an [`injected_pod`].
     pub(crate) async fn make_pod_with(
         &self,
         namespace: &str,
@@ -264,12 +264,12 @@ impl World {
         })?)
     }
 
-    /// The record of the keys that a namespace's pods share.
+    /// Returns the record of the keys that a namespace's pods share.
     pub(crate) async fn record(&self, namespace: &str) -> Option<Record> {
         self.record_in(namespace, KEYS).await
     }
 
-    /// The record of the keys in a Secret.
+    /// Returns the record of the keys in a Secret.
     pub(crate) async fn record_in(&self, namespace: &str, secret: &str) -> Option<Record> {
         let name = SecretRef::new(namespace, secret);
         let secret = self.secret_named(namespace, secret).await?;
@@ -278,7 +278,7 @@ impl World {
     }
 }
 
-/// A pod as the webhook leaves it, with the key that it refers to and a change to its metadata.
+/// Returns a pod as the webhook leaves it, with its key and a change to its metadata.
 pub(crate) fn injected_pod(
     name: &str,
     service: &str,
@@ -303,7 +303,7 @@ pub(crate) fn injected_pod(
     }))?)
 }
 
-/// What other tests have left: every Headscale numbers its keys from 1, so a record of another's would seem to know ours.
+/// Deletes what other tests have left: every Headscale numbers its keys from 1, so another's record would seem to know ours.
 pub(crate) fn forget_others(kubectl: &Kubectl) -> Result<()> {
     let named = format!("--field-selector=metadata.name={KEYS}");
     let everywhere = ["delete", "--all-namespaces", "--ignore-not-found"];

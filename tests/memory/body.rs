@@ -1,4 +1,4 @@
-//! Bodies that are made while they are sent, so that only what their reader keeps of them is counted.
+//! Bodies generated while they are sent: only what their reader stores is counted.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -8,14 +8,14 @@ use axum::body::Body;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 
-/// What a connection hands over at once: a TLS record.
+/// Size of one piece from a connection: a TLS record.
 const FRAME: usize = 16 << 10;
 
-/// Text with a part that repeats.
+/// Text with a repeated part.
 #[derive(Clone)]
 pub(crate) struct Text {
     pub(crate) before: String,
-    /// `#` in it is the number of the repetition, where `numbered`.
+    /// `#` in it is the number of the repetition, if `numbered`.
     pub(crate) unit: String,
     pub(crate) numbered: bool,
     pub(crate) times: usize,
@@ -23,7 +23,7 @@ pub(crate) struct Text {
 }
 
 impl Text {
-    /// `before`, `times` of `unit`, `after`.
+    /// Returns `before`, `times` of `unit`, `after`.
     pub(crate) fn new(before: &str, unit: &str, times: usize, after: &str) -> Self {
         Self {
             before: before.to_owned(),
@@ -34,7 +34,7 @@ impl Text {
         }
     }
 
-    /// The same with more around it.
+    /// Returns the same with more around it.
     pub(crate) fn within(mut self, before: &str, after: &str) -> Self {
         self.before.insert_str(0, before);
         self.after.push_str(after);
@@ -52,7 +52,7 @@ impl Text {
         self.before.len() + units + self.after.len()
     }
 
-    /// The text as a request's body, with or without its length, and how long it is.
+    /// Returns the text as a request's body, with or without Content-Length, and its length.
     pub(crate) fn body(self, declared: bool) -> (Body, usize) {
         let length = self.length();
         let sent = Sent {
@@ -63,7 +63,7 @@ impl Text {
         (Body::new(sent), length)
     }
 
-    /// Writes a piece: what is before the repetitions is 0, what is after them is the last. False behind that.
+    /// Writes a piece: 0 is before the repetitions, the last is after them. Returns false after that.
     fn write(&self, place: usize, frame: &mut Vec<u8>) -> bool {
         match place.checked_sub(1) {
             None => frame.extend_from_slice(self.before.as_bytes()),
@@ -80,7 +80,7 @@ impl Text {
 
 struct Sent {
     text: Text,
-    /// The next piece.
+    /// Index of the next piece.
     place: usize,
     length: Option<u64>,
 }

@@ -1,6 +1,6 @@
-//! Live bytes at their peak, for each hostile body: at most four times the body and 256 KiB, the body included.
+//! Peak of live bytes, for each hostile body: at most four times the body and 256 KiB, including the body.
 //!
-//! Each case runs in a process of its own, so that no peak hides another's, and dhat counts what it allocates.
+//! Each case runs in its own process, where no peak hides another's, and dhat counts its allocations.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -23,22 +23,22 @@ static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 /// Argument of the process that runs one case.
 const CASE: &str = "--memory-case";
 
-/// Most live bytes of a body of this many.
+/// Maximum live bytes for a body of this size.
 const fn most(body: usize) -> usize {
     4 * body + 256 * 1024
 }
 
-/// One hostile body, and what reads it.
+/// One hostile body, and its reader.
 struct Case {
     name: String,
-    /// Makes what the reader needs, which is not counted.
+    /// Creates what the reader needs, which is not counted.
     prepare: Box<dyn Fn() -> Feed + Send>,
 }
 
-/// Has the body read, which is counted; says how many bytes it has, and what became of it.
+/// Has the body read, which is counted; returns its size, and the result.
 type Feed = Box<dyn FnOnce() -> (usize, String)>;
 
-/// Every case. Whatever else reads bytes of a tenant adds its own table here.
+/// Returns every case. Other readers of a tenant's bytes add their own table here.
 fn cases() -> Vec<Case> {
     [webhook::cases()].into_iter().flatten().collect()
 }
@@ -57,11 +57,11 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
 }
 
-/// Runs one case, and prints its body's size, its peak and what became of it.
+/// Runs one case, and prints its body's size, its peak and its result.
 fn count(name: &str) {
     let case = cases().into_iter().find(|case| case.name == name);
     let feed = (case.expect("a case of that name").prepare)();
-    // Where blocks come from is not asked, and finding out takes long.
+    // The origin of blocks is not needed, and takes long to find out.
     let profiler = dhat::Profiler::builder()
         .testing()
         .trim_backtraces(Some(4))
@@ -88,7 +88,7 @@ fn judge(name: &str) -> Result<(), String> {
     #[expect(clippy::cast_precision_loss, reason = "a body is far below 2^52 bytes")]
     let ratio = peak as f64 / body as f64;
     println!("memory: {name}: body {body}, peak {peak}, ratio {ratio:.2}: {answer}");
-    // One that came too late (408) is none to worry about: the process ends only when it is made, in full.
+    // A timeout (408) is harmless: the process exits only after the answer was built in full.
     if answer.starts_with("503") {
         return Err(format!("the body was not read: {answer}"));
     }

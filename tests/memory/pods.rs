@@ -1,4 +1,4 @@
-//! Pods that no API server sends, and a few that it would.
+//! Pods that no API server sends, and a few that one would.
 
 use crate::body::Text;
 
@@ -10,14 +10,14 @@ const MANAGER: &str = r#""sidescale.io/inject":"apikey-manager,server-keys""#;
 const STATE: &str = r#""sidescale.io/inject":"tailscale","sidescale.io/state":"volume:data""#;
 const APP: &str = r#""containers":[{"name":"app","image":"app"}]"#;
 
-/// Metadata and spec of a pod, one of which has the part that repeats.
+/// Metadata and spec of a pod, one of which has the repeated part.
 pub(crate) struct Pod {
     pub(crate) name: &'static str,
     pub(crate) metadata: Text,
     pub(crate) spec: Text,
 }
 
-/// Metadata with these annotations.
+/// Returns metadata with these annotations.
 fn annotated(annotations: &str) -> Text {
     let metadata = format!(r#"{{"name":"web","annotations":{{{annotations}}}}}"#);
     Text::new(&metadata, "", 0, "")
@@ -27,7 +27,7 @@ fn app() -> Text {
     Text::new(&format!("{{{APP}}}"), "", 0, "")
 }
 
-/// A pod whose spec repeats something.
+/// Returns a pod whose spec has a repeated part.
 fn spec(
     name: &'static str,
     annotations: &str,
@@ -43,7 +43,7 @@ fn spec(
     }
 }
 
-/// A pod whose metadata repeats something, behind an annotation that asks.
+/// Returns a pod whose metadata has a repeated part, after an annotation that asks for a sidecar.
 fn metadata(name: &'static str, before: &str, unit: &str, times: usize, after: &str) -> Pod {
     Pod {
         name,
@@ -52,7 +52,7 @@ fn metadata(name: &'static str, before: &str, unit: &str, times: usize, after: &
     }
 }
 
-/// A list of one container that repeats something.
+/// Returns a list of one container that has a repeated part.
 fn container(
     name: &'static str,
     annotations: &str,
@@ -72,7 +72,7 @@ fn container(
     )
 }
 
-/// All of them.
+/// Returns all of them.
 pub(crate) fn all() -> Vec<Pod> {
     let mut all = lists();
     all.extend(strings());

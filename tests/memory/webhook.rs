@@ -1,4 +1,4 @@
-//! The webhook's endpoints, as a connection reaches them: limits, decoding, patch, answer, log line.
+//! The webhook's endpoints, as reached by a connection: limits, decoding, patch, answer, log line.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::body::Text;
 use crate::pods::{self, Pod};
 use crate::{Case, Feed};
 
-/// Its profiles ask for whatever of a pod may be asked for.
+/// Its profiles allow everything that a pod can ask for.
 const CONFIG: &str = "controlPlanes:
   default: {loginServer: 'https://headscale.example.com'}
 profiles:
@@ -24,7 +24,7 @@ profiles:
   selected: {namespaces: [other], podSelector: {matchLabels: {app: web}}}
 ";
 
-/// Every pod on every endpoint, and what only a workload or a review can have.
+/// Returns every pod on every endpoint, and the cases that only a workload or a review can have.
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for place in 0..pods::all().len() {
@@ -71,7 +71,7 @@ fn case(
     }
 }
 
-/// Makes router and runtime, and sends the body in when it is time.
+/// Creates router and runtime, and returns the sending of the body.
 fn feed(path: &'static str, text: Text, declared: bool) -> Feed {
     telemetry::init(&LogArgs {
         log_format: LogFormat::Json,
@@ -109,7 +109,7 @@ fn feed(path: &'static str, text: Text, declared: bool) -> Feed {
     })
 }
 
-/// The review of an object.
+/// Returns the review of an object.
 fn reviewed(object: Text) -> Text {
     object.within(
         r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"705ab4f5","namespace":"shop","operation":"CREATE","resource":{"group":"","version":"v1","resource":"pods"},"object":"#,
@@ -128,7 +128,7 @@ fn workload(pod: Pod) -> Text {
 
 fn object(pod: Pod) -> Text {
     let Pod { metadata, spec, .. } = pod;
-    // Only one of them repeats anything.
+    // Only one of them has a repeated part.
     if metadata.times == 0 {
         let before = format!(
             r#"{{"metadata":{}{},"spec":"#,
@@ -141,7 +141,7 @@ fn object(pod: Pod) -> Text {
     }
 }
 
-/// Reviews whose own fields are hostile.
+/// Returns reviews whose own fields are hostile.
 fn reviews() -> Vec<(&'static str, Text)> {
     let head = r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"operation":"CREATE","resource":{"group":"","version":"v1","resource":"pods"},"object":{"metadata":{"annotations":{"sidescale.io/inject":"tailscale"}},"spec":{}},"#;
     let long = |before: String, unit: &str, after: &str| {

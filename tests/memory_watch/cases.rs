@@ -1,4 +1,4 @@
-//! The objects, what reads them, and how much that may take.
+//! The objects, their readers, and the memory that reading may take.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -17,10 +17,10 @@ use crate::server::{Sends, start};
 
 const MIB: usize = 1 << 20;
 
-/// Client, connection, runtime and policy, before anything came: measured at 0.6 MiB with a read buffer of 400 KiB.
+/// Client, connection, runtime and policy, before any object: measured at 0.6 MiB with a read buffer of 400 KiB.
 const AT_REST: usize = MIB;
 
-/// Reads, which is counted, and says what became of it.
+/// Reads, which is counted, and returns the result.
 type Reading = Box<dyn FnOnce() -> String>;
 
 pub(crate) struct Case {
@@ -31,7 +31,7 @@ pub(crate) struct Case {
     pub(crate) prepare: Box<dyn Fn() -> Reading + Send>,
 }
 
-/// Most live bytes for one object of this many.
+/// Maximum live bytes for one object of this size.
 const fn one(object: usize) -> usize {
     AT_REST + 4 * object + 256 * 1024
 }
@@ -138,7 +138,7 @@ impl Repeat for str {
     }
 }
 
-/// An object of so many short strings, none under our prefix.
+/// Returns an object of this many short strings, none under our prefix.
 fn annotations(count: usize) -> String {
     let mut text = String::from("{");
     for n in 0..count {
@@ -148,7 +148,7 @@ fn annotations(count: usize) -> String {
     text + "}"
 }
 
-/// As many deciding annotations as there are, as long as they may be, and different on each pod.
+/// Returns all deciding annotations, each of maximum length, and different on each pod.
 fn deciding(n: usize) -> String {
     let keys = [
         "service",

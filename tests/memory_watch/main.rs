@@ -1,7 +1,7 @@
-//! Live bytes at their peak while hostile objects come from an API server or a Headscale, with client and buffers.
+//! Peak of live bytes while hostile objects are received from an API server or a Headscale, with client and buffers.
 //!
-//! Each case runs in a process of its own, so that no peak hides another's, and dhat counts what it allocates. The bytes
-//! that the server sends are made before it counts.
+//! Each case runs in its own process, where no peak hides another's, and dhat counts its allocations. The bytes
+//! that the server sends are generated before it counts.
 #![allow(
     clippy::expect_used,
     clippy::panic,

@@ -1,18 +1,18 @@
-//! A server that sends prepared bytes and allocates next to nothing while it does.
+//! A server that sends prepared bytes and allocates next to nothing meanwhile.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
-/// What is sent.
+/// Responses of the server.
 #[derive(Clone, Copy)]
 pub(crate) enum Sends {
-    /// Events of a watch list, each a line; one that asks for pages gets none.
+    /// Events of a watch list, one per line; a watch after a paged list gets none.
     Lines(&'static [String]),
-    /// One list, whatever limit is asked for; watch lists are refused.
+    /// One list, regardless of any limit; watch lists are refused.
     List(&'static str),
 }
 
-/// Starts one, and gives its URL.
+/// Starts a server, and returns its URL.
 pub(crate) fn start(sends: Sends) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -41,7 +41,7 @@ fn serve(mut stream: TcpStream, sends: Sends) {
             line.contains("watch=true"),
             line.contains("sendInitialEvents"),
         );
-        // A client that has gone is no matter of this test.
+        // Whether the client has gone does not matter here.
         let sent = match sends {
             Sends::List(_) if initial => {
                 const NO: &str = r#"{"kind":"Status","status":"Failure","message":"no","reason":"Invalid","code":422}"#;
@@ -67,7 +67,7 @@ fn whole(stream: &mut TcpStream, status: &str, body: &str) -> std::io::Result<()
     stream.write_all(body.as_bytes())
 }
 
-/// Sends the lines, and holds the connection.
+/// Sends the lines, and keeps the connection open.
 fn lines(stream: &mut TcpStream, lines: &[String]) -> std::io::Result<()> {
     stream.write_all(
         b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n",

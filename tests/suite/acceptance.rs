@@ -1,4 +1,4 @@
-//! `docs/acceptance.md` names every promise once, and nothing that is not there.
+//! `docs/acceptance.md` lists every promise once, and every reference in it exists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 const PAGE: &str = include_str!("../../docs/acceptance.md");
 
-/// How many items each of the five documents has, and the threat model.
+/// Number of items in each of the five documents, and in the threat model.
 const ITEMS: [(&str, usize); 6] = [
     ("S0", 62),
     ("S1", 74),
@@ -16,7 +16,7 @@ const ITEMS: [(&str, usize); 6] = [
     ("T", 34),
 ];
 
-/// Where each kind of test function is looked for.
+/// Folder of each kind of test function.
 const TREES: [(&str, &str); 4] = [
     ("unit", "src"),
     ("webhook", "webhook"),
@@ -30,7 +30,7 @@ struct Row<'a> {
     shown_by: Vec<&'a str>,
 }
 
-/// What a reference may lead to.
+/// Targets of references.
 struct Tree {
     tests: BTreeMap<&'static str, BTreeSet<String>>,
     trials: BTreeSet<String>,
@@ -161,7 +161,7 @@ impl Tree {
         found
     }
 
-    /// What is wrong with a reference, or `None`.
+    /// Returns what is wrong with a reference, or `None`.
     fn problem(&self, reference: &str) -> Option<String> {
         let Some((kind, name)) = reference.split_once(' ') else {
             return Some(format!("{reference:?} is no reference"));
@@ -180,9 +180,9 @@ impl Tree {
     }
 }
 
-/// How a key begins that stands in the text, and is long enough to be real.
+/// Returns the prefix of a key in the text that is long enough to be real.
 fn key_in(text: &str) -> Option<String> {
-    // In pieces, so that this file does not find itself.
+    // In pieces: this file must not match itself.
     let marks = [
         (["hskey-", "auth-"], 40),
         (["hskey-", "api-"], 40),
@@ -207,7 +207,7 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The rows of the five tables; `` `a`, `b` `` in the last column are two references.
+/// Returns the rows of the five tables; `` `a`, `b` `` in the last column are two references.
 fn rows(page: &str) -> Vec<Row<'_>> {
     let tables = page
         .lines()
@@ -273,7 +273,7 @@ fn page_exists(name: &str) -> bool {
     heading.is_none_or(|heading| text.lines().any(|line| named(line, heading)))
 }
 
-/// The functions that a test's attribute stands above.
+/// Returns the functions with a test attribute.
 fn functions(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut is_test = false;
@@ -294,7 +294,7 @@ fn functions(text: &str) -> Vec<String> {
     found
 }
 
-/// The names of end-to-end tests: texts such as `"group::a_sentence"` after `name:` or `case(`. Others are filters of names.
+/// Returns the names of end-to-end tests: texts such as `"group::a_sentence"` after `name:` or `case(`. Others are name filters.
 fn trials(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut before = "";

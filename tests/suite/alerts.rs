@@ -1,4 +1,4 @@
-//! The alerts of the chart: each is of metrics, labels and states that there are, and says what to do.
+//! The alerts of the chart: each uses existing metrics, labels and states, and says what to do.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use sidescale::rotation::state::KeyState;
 
 const RULES: &str = include_str!("../../charts/sidescale/rules.yaml");
 
-/// Metrics that are not ours: the API server's.
+/// Metrics of the API server.
 const FOREIGN: [&str; 1] = ["apiserver_admission_webhook_fail_open_count"];
 
 fn alerts() -> Vec<Value> {
@@ -28,7 +28,7 @@ fn text<'a>(alert: &'a Value, field: &str) -> &'a str {
     text.unwrap_or_else(|| panic!("{field} of {alert}"))
 }
 
-/// The admin port's page, with every metric that the alerts may be about.
+/// Returns the admin port's page, with every metric that the alerts may use.
 fn page() -> String {
     let metrics = Metrics::new().unwrap();
     metrics.handshakes(Handshake::Distrusted).inc();
@@ -48,7 +48,7 @@ fn page() -> String {
     String::from_utf8(metrics.text().unwrap()).unwrap()
 }
 
-/// Words that may be a metric's name.
+/// Returns words that may be a metric's name.
 fn words(expr: &str) -> BTreeSet<&str> {
     let words = expr.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words
@@ -79,7 +79,7 @@ fn every_metric_of_an_alert_is_one_that_we_show() {
     assert!(seen.len() > 8, "{seen:?}");
 }
 
-/// A misspelt label or state would keep the alert silent for ever.
+/// A misspelt label or state would silence the alert forever.
 #[test]
 fn every_matcher_of_an_alert_names_a_label_and_values_that_there_are() {
     let page = page();
@@ -103,10 +103,10 @@ fn every_matcher_of_an_alert_names_a_label_and_values_that_there_are() {
     assert!(values_seen > 10, "{values_seen}");
 }
 
-/// A state that was added later would else be told by no alert.
+/// Otherwise no alert would report a state that is added later.
 #[test]
 fn every_state_that_somebody_has_to_mend_is_in_an_alert() {
-    // Keys that are merely late have alerts of their own, by their ends; the operator chose to pause.
+    // Late keys have their own alerts, based on their expiry; the operator chose to pause.
     let left_out = ["Ready", "Degraded", "Paused", "Joined"];
     let exprs: Vec<_> = alerts()
         .iter()
@@ -162,7 +162,7 @@ fn the_commands_of_ours_in_alerts_are_commands() {
     for alert in alerts() {
         let description = text(&alert, "/annotations/description");
         for (at, _) in description.match_indices("sidescale ") {
-            // As it stands for a key of service web, in an installation of another name.
+            // As it is for a key of service web, in an installation with another name.
             let command = description[at..]
                 .replace(
                     "{{ or $labels.exported_namespace $labels.namespace }}",

@@ -1,4 +1,4 @@
-//! The manager of the API key against the embedded Headscale's socket and a directory of Secrets, by a clock that moves.
+//! The manager of the API key against the embedded Headscale's socket and a directory of Secrets, with a controlled clock.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -29,7 +29,7 @@ struct World {
     servers: Vec<JoinHandle<()>>,
 }
 
-/// A task that dies with its handle, as a process does by SIGKILL.
+/// A task that is aborted when its handle is dropped, like a process by SIGKILL.
 struct Process(JoinHandle<anyhow::Result<()>>);
 
 impl Drop for Process {
@@ -45,7 +45,7 @@ impl World {
         world
     }
 
-    /// Headscale answers over TCP, and its socket is not there yet.
+    /// Returns a world in which Headscale answers over TCP, without its socket yet.
     async fn asleep() -> Self {
         let clock = Clock::scaled(Timestamp::from_second(1_700_000_000).unwrap(), 0.0);
         let headscale = Embedded::new(Flavour::Main, clock.clone());
@@ -67,7 +67,7 @@ impl World {
         }
     }
 
-    /// Makes the socket, as Headscale does late in its start.
+    /// Creates the socket, as Headscale does late in its start.
     fn wake(&mut self) {
         let _ = std::fs::remove_file(&self.socket);
         let listener = tokio::net::UnixListener::bind(&self.socket).unwrap();
@@ -105,7 +105,7 @@ impl World {
         Some(String::from_utf8(value.to_vec()).unwrap())
     }
 
-    /// The key in the Secret, once it is another than `but`.
+    /// Waits until the Secret has a key other than `but`, and returns it.
     async fn key(&self, but: Option<&str>) -> String {
         until("a key is written", async || {
             self.value()
@@ -115,7 +115,7 @@ impl World {
         .await
     }
 
-    /// The same while time goes by: what somebody else does is seen at the next glance.
+    /// Does the same while time passes: changes by others are noticed at the next check.
     async fn key_in_time(&self, but: Option<&str>) -> String {
         until("a key is written", async || {
             self.clock.advance(Duration::from_secs(1));
@@ -126,7 +126,7 @@ impl World {
         .await
     }
 
-    /// What Headscale lists when it is asked over TCP with this key.
+    /// Returns what Headscale lists over TCP with this key.
     async fn list(&self, key: &str) -> Result<Vec<ApiKey>, String> {
         let endpoint = Endpoint {
             name: "test".into(),
@@ -200,7 +200,7 @@ async fn ninety_days_are_eighty_and_the_old_key_is_refused() {
         world
             .clock
             .set(due - SignedDuration::from_hours(24 * (80 - day)));
-        // A look writes that it was made.
+        // A check records its time.
         let now = world.clock.now().to_string();
         until("a look", async || {
             let secret = world.secret().await?;
@@ -313,7 +313,7 @@ async fn a_deleted_secret_comes_back_at_the_next_glance() {
         "there again after {}",
         world.clock.now().duration_since(deleted)
     );
-    // A key is made once an hour at most: the one that was lost is as good as it was.
+    // A key is created at most once an hour: the lost one is still valid.
     assert_eq!(again, old);
     assert_eq!(world.live(&again).await, 1);
 }
@@ -375,7 +375,7 @@ async fn no_answer_of_headscale_makes_a_second_key_or_loses_the_first() {
         world.headscale.mend();
         assert_eq!(world.live(&old).await, 1);
     }
-    // To create one would have worked all the time.
+    // Creating one would have worked the whole time.
     assert_eq!(world.headscale.calls(Call::ChangeApiKey), changes);
 }
 
@@ -392,7 +392,7 @@ async fn a_new_key_that_is_refused_where_it_is_used_is_never_written() {
     })
     .await;
     assert_eq!(world.value().await, None);
-    // With the right URL it is.
+    // With the right URL it does.
     drop(_manager);
     let url = format!("--api-url={}", world.url);
     let (_manager, key) = world.key_after_start(&[&url]).await;

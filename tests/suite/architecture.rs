@@ -1,15 +1,15 @@
-//! ARCHITECTURE.md walks through the code by file and function: each is there.
+//! ARCHITECTURE.md walks through the code by file and function: each exists.
 
 use std::path::Path;
 
 const PAGE: &str = include_str!("../../ARCHITECTURE.md");
 
-/// Nobody reads more in ten minutes.
+/// The most that a reader reads in ten minutes.
 const MOST_LINES: usize = 120;
 
-/// Pairs such as `src/rotation/run.rs` `take`: what stands in two neighbouring code spans, the first of which is a Rust file.
+/// Returns pairs such as `src/rotation/run.rs` `take`: two neighbouring code spans, the first of which is a Rust file.
 fn steps(page: &str) -> Vec<(&str, &str)> {
-    // Code spans have the odd places.
+    // Code spans have odd indices.
     let parts: Vec<&str> = page.split('`').collect();
     let spans = parts.windows(3).skip(1).step_by(2);
     spans
@@ -18,7 +18,7 @@ fn steps(page: &str) -> Vec<(&str, &str)> {
         .collect()
 }
 
-/// Why a step leads nowhere, if it does.
+/// Returns why a step is invalid, if it is.
 fn lost(root: &Path, (file, function): (&str, &str)) -> Option<String> {
     let Ok(text) = std::fs::read_to_string(root.join(file)) else {
         return Some(format!("{file} is no file"));

@@ -1,4 +1,4 @@
-//! The pages of `docs/` as one book: a list that is complete, links that lead somewhere, tables that have everything the code has.
+//! The pages of `docs/` as one book: a complete list, working links, tables that cover everything in the code.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +13,7 @@ use sidescale::rotation::state::KeyState;
 
 const SUMMARY: &str = "docs/SUMMARY.md";
 
-/// The longest README that people read to its end.
+/// Longest README that is read to its end.
 const README_LINES: usize = 150;
 
 /// Annotations of a pod or namespace that no profile can set.
@@ -27,7 +27,7 @@ fn read(name: &str) -> String {
     fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// Markdown files of a folder, as paths from the root.
+/// Returns the Markdown files of a folder, as paths from the root.
 fn pages(folder: &str) -> BTreeSet<String> {
     fs::read_dir(root().join(folder))
         .unwrap()
@@ -37,7 +37,7 @@ fn pages(folder: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// Lines outside of blocks of code.
+/// Returns the lines outside code blocks.
 fn prose(text: &str) -> impl Iterator<Item = &str> {
     let mut inside = false;
     text.lines().filter(move |line| {
@@ -47,7 +47,7 @@ fn prose(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Texts and targets of a line's links.
+/// Returns texts and targets of a line's links.
 fn links(line: &str) -> Vec<(&str, &str)> {
     let link = |(at, _): (usize, &str)| {
         let target = line[at + 2..].split(')').next()?;
@@ -56,7 +56,7 @@ fn links(line: &str) -> Vec<(&str, &str)> {
     line.match_indices("](").filter_map(link).collect()
 }
 
-/// What a link to this heading ends with, as GitHub and mdBook have it.
+/// Returns the anchor of a heading, as GitHub and mdBook generate it.
 fn anchor(heading: &str) -> String {
     let text = heading.trim_start_matches('#').trim().to_lowercase();
     let kept = |c: &char| c.is_alphanumeric() || "-_ ".contains(*c);
@@ -66,7 +66,7 @@ fn anchor(heading: &str) -> String {
         .replace(' ', "-")
 }
 
-/// What is wrong with a link on a page, or `None`.
+/// Returns what is wrong with a link on a page, or `None`.
 fn problem(page: &str, target: &str) -> Option<String> {
     if target.starts_with("https://") {
         return None;
@@ -87,7 +87,7 @@ fn problem(page: &str, target: &str) -> Option<String> {
     missing.then(|| format!("{page}: {target} has no such heading"))
 }
 
-/// The words in backticks of each row's first cell.
+/// Returns the words in backticks of each row's first cell.
 fn first_cells(text: &str) -> BTreeSet<&str> {
     let cells = text.lines().filter_map(|line| line.strip_prefix("| `"));
     cells
@@ -275,7 +275,7 @@ fn the_page_of_installing_names_values_that_there_are() {
     for row in rows {
         let cell = row.split(" |").next().unwrap();
         let names: Vec<&str> = cell.split('`').step_by(2).collect();
-        // Of several the later ones leave out what they share with the first.
+        // Of several names, the later ones omit what they share with the first.
         let shared = names[0].rsplit_once('.').map_or("", |(parent, _)| parent);
         for name in names.into_iter().filter(|name| !name.is_empty()) {
             let whole = match name.strip_prefix('.') {

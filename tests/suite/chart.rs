@@ -1,4 +1,4 @@
-//! What can be said of the chart, the image and the examples without helm: that they agree with each other and the code.
+//! Checks of the chart, the image and the examples without helm: they agree with each other and the code.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -51,7 +51,7 @@ fn chart_image_and_crate_are_of_one_version() {
     assert!(read("Makefile").contains(&format!("IMAGE ?= sidescale:{version}\n")));
 }
 
-/// The webhook gives the container beside Headscale arguments and no command.
+/// The webhook sets arguments and no command for the container beside Headscale.
 #[test]
 fn the_image_takes_any_command_of_ours_as_its_arguments() {
     let dockerfile = read("Dockerfile");
@@ -79,7 +79,7 @@ fn compare(path: &str, values: &Value, schema: &Value) {
         return;
     };
     let keys: BTreeSet<&String> = values.keys().collect();
-    // Helm puts `global` there by itself.
+    // Helm adds `global` itself.
     let known: BTreeSet<&String> = properties.keys().filter(|key| *key != "global").collect();
     assert_eq!(
         keys, known,
@@ -89,7 +89,7 @@ fn compare(path: &str, values: &Value, schema: &Value) {
         schema["additionalProperties"], false,
         "an unknown value below {path:?} would be ignored"
     );
-    // The generated part, whose keys all have defaults.
+    // The generated part, in which every key has a default.
     let own = values.iter().filter(|(key, _)| *key != "config");
     for (key, value) in own {
         compare(&format!("{path}.{key}"), value, &properties[key]);
@@ -103,7 +103,7 @@ fn no_template_holds_a_ca_bundle_or_a_secret() {
             .lines()
             .filter(|line| !line.trim_start().starts_with('#'));
         for line in rendered {
-            // The one in the configuration file is the control plane's, and public.
+            // The one in the configuration file belongs to the control plane, and is public.
             assert!(
                 !line.trim_start().starts_with("caBundle:"),
                 "{name}: helm would fight over {line:?}"
@@ -128,7 +128,7 @@ fn each_template_file_is_of_one_kind() {
     }
 }
 
-/// The other order costs each pod of an opted-in namespace two more calls; another name strands our caBundle.
+/// The other order costs each pod of an opted-in namespace two more calls; another name orphans our caBundle.
 #[test]
 fn the_entries_keep_their_names_and_order() {
     let webhook = template("webhook.yaml");
@@ -159,7 +159,7 @@ fn the_entries_share_all_but_selector_and_path() {
     }
 }
 
-/// Sources of one port must not open the other: a scraper has no business with the webhook.
+/// Sources of one port must not open the other: a scraper must not reach the webhook.
 #[test]
 fn the_network_policy_has_a_rule_with_its_own_sources_for_each_port() {
     let policy = template("networkpolicy.yaml");
@@ -176,7 +176,7 @@ fn the_network_policy_has_a_rule_with_its_own_sources_for_each_port() {
     }
 }
 
-/// A workload that could not be applied for want of us would be worse than one whose author is not warned.
+/// A workload that cannot be applied while the webhook is down would be worse than an author without a warning.
 #[test]
 fn the_entry_for_workloads_is_ignored_where_it_does_not_answer() {
     let webhook = template("validating-webhook.yaml");
@@ -193,7 +193,7 @@ fn the_entry_for_workloads_is_ignored_where_it_does_not_answer() {
     assert!(template("clusterrole.yaml").contains("validatingwebhookconfigurations"));
 }
 
-/// The same as helm renders it is tried with a real helm, `stolen_token::every_write_verb_has_a_test`.
+/// A real helm checks the same in its rendered output, `stolen_token::every_write_verb_has_a_test`.
 #[test]
 fn every_write_of_a_role_is_listed_with_the_test_of_its_limit() {
     let mut found = BTreeSet::new();
@@ -220,7 +220,7 @@ fn every_write_of_a_role_is_listed_with_the_test_of_its_limit() {
     }
 }
 
-/// A template without its conditions and loops, and with a word in place of each value: a list of names has one.
+/// Returns a template without its conditions and loops, and with a word in place of each value: a list of names has one.
 fn without_directives(text: &str) -> String {
     let kept = text
         .lines()
@@ -241,7 +241,7 @@ fn without_directives(text: &str) -> String {
     plain
 }
 
-/// By label alone everybody could leave themselves out.
+/// By label alone, any pod could exempt itself.
 #[test]
 fn our_own_pods_are_left_out_by_label_and_namespace_together() {
     let condition = "{{- include \"sidescale.notOurOwn\" . | nindent 10 }}";
@@ -264,7 +264,7 @@ fn our_own_pods_are_left_out_by_label_and_namespace_together() {
     }
 }
 
-/// A policy that is not bound refuses nothing, and one that warns neither.
+/// An unbound policy refuses nothing, and neither does one that only warns.
 #[test]
 fn every_policy_is_bound_and_denies() {
     let mut policies = 0;
@@ -306,7 +306,7 @@ fn every_policy_is_bound_and_denies() {
         );
     }
     assert_eq!(policies, 5);
-    // The right and its fence come together.
+    // The right and its fence exist together.
     let right = template("clusterrole.yaml");
     let (_, right) = right.split_once("{{- if ").unwrap();
     let fence = template("evictions-policy.yaml");
@@ -376,7 +376,7 @@ fn the_pages_list_every_flag() {
     }
 }
 
-/// Flags of a command with their variables.
+/// Returns the flags of a command with their variables.
 fn flags(name: &str) -> Vec<(String, String)> {
     let command = sidescale::args::Args::command();
     let found = command.find_subcommand(name).unwrap();

@@ -1,4 +1,4 @@
-//! `sidescale check` as typed, beside an API server of our own that answers a few reads, and the embedded Headscale.
+//! `sidescale check` as typed, beside our own API server that answers a few reads, and the embedded Headscale.
 
 use std::collections::BTreeMap;
 use std::process::Output;
@@ -32,7 +32,7 @@ const CORE_DNS: &str = "/api/v1/namespaces/kube-system/configmaps/coredns";
 const EVENTS: &str = "/api/v1/namespaces/shop/events";
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// What is read, by path; everything else is forbidden.
+/// Readable objects, by path; everything else is forbidden.
 type Answers = BTreeMap<&'static str, Value>;
 
 async fn answer(State(answers): State<Arc<Answers>>, uri: Uri) -> Response {
@@ -146,7 +146,7 @@ fn settings(url: &str, domain: &str) -> Value {
     })
 }
 
-/// A whole installation: a key from a Headscale, in its Secret, with its record.
+/// Returns a whole installation: a key from a Headscale, in its Secret, with its record.
 async fn installed(headscale: &Embedded) -> (Answers, String) {
     let url = serve(headscale.router()).await;
     let api_key = headscale.create_api_key(DAY);
@@ -357,7 +357,7 @@ async fn the_names_that_headscale_gives_are_looked_at() {
             None => answers.remove(path),
         };
         let (output, said) = type_in(&answers, &["web-1"]).await;
-        // However that is, the pod is well.
+        // Despite this finding, the pod is healthy.
         assert_eq!(output.status.code(), Some(0), "{said}");
         for part in want {
             assert!(said.contains(&part), "want {part:?}:\n{said}");

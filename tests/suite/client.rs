@@ -1,4 +1,4 @@
-//! An HTTP/1.1 client over TLS that shows each byte: the server tests send what no library would.
+//! An HTTP/1.1 client over TLS that exposes each byte: the server tests send what no library would.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,13 +13,13 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// Is the name that the tests' certificates are for.
+/// DNS name in the tests' certificates.
 pub(crate) const NAME: &str = "sidescale.sidescale.svc";
 
-/// Holds one connection.
+/// One connection.
 pub(crate) struct Connection(pub(crate) TlsStream<TcpStream>);
 
-/// Holds one answer.
+/// One answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -27,15 +27,15 @@ pub(crate) struct Answer {
     pub(crate) body: String,
 }
 
-/// What the server asks a client for; `identity` answers it.
+/// Client certificate with its key; `identity` answers the server's request for it.
 pub(crate) type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
-/// Makes a client's side of TLS.
+/// Returns a client's TLS configuration.
 pub(crate) fn config(authority: &Authority, identity: Option<Identity>) -> ClientConfig {
     config_of(authority, identity, rustls::DEFAULT_VERSIONS)
 }
 
-/// Makes one that speaks these versions alone.
+/// Returns one that speaks only these versions.
 pub(crate) fn config_of(
     authority: &Authority,
     identity: Option<Identity>,
@@ -54,7 +54,7 @@ pub(crate) fn config_of(
     }
 }
 
-/// Dials from an address of this machine.
+/// Connects from an address of this machine.
 pub(crate) async fn dial(address: SocketAddr, from: Ipv4Addr) -> io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind((from, 0).into())?;
@@ -69,7 +69,7 @@ impl Connection {
             .unwrap()
     }
 
-    /// Dials from `from`, and shakes hands as `config` says.
+    /// Connects from `from`, with the TLS handshake of `config`.
     pub(crate) async fn with(
         address: SocketAddr,
         from: Ipv4Addr,
@@ -95,7 +95,7 @@ impl Connection {
         self.0.flush().await.unwrap();
     }
 
-    /// Reads one answer; none if the connection ends first.
+    /// Reads one answer; `None` if the connection ends first.
     pub(crate) async fn answer(&mut self) -> Option<Answer> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -115,7 +115,7 @@ impl Connection {
         })
     }
 
-    /// Waits until the server closes; how long that took is for the caller.
+    /// Waits until the server closes; the caller limits the time.
     pub(crate) async fn closed(&mut self) {
         let mut rest = Vec::new();
         let read =

@@ -1,4 +1,4 @@
-//! The configuration file while the process runs: edited as a kubelet does it, rightly and wrongly.
+//! The configuration file while the process runs: edited as a kubelet does, with valid and invalid content.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A mounted ConfigMap: its file is a link into a directory that is swapped as a whole.
+/// A mounted ConfigMap: its file is a link into a directory that is replaced as a whole.
 struct Mounted {
     folder: TempDir,
     versions: u32,
@@ -93,7 +93,7 @@ impl Process {
         text.lines().any(|found| found == line)
     }
 
-    /// Waits until the admin port says so.
+    /// Waits until the admin port reports this.
     async fn says(&self, ok: bool, piece: &str) {
         let said = async {
             loop {

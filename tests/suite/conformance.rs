@@ -36,7 +36,7 @@ async fn the_embedded_headscale_conforms() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-/// How our client gets there.
+/// Transport of our client.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
     Http,
@@ -85,7 +85,7 @@ async fn serve(flavour: Flavour, embedded: Embedded, way: Way, socket: PathBuf) 
     server.on_socket(socket)
 }
 
-/// Accepts TLS for axum; a client that does not speak it is dropped.
+/// Accepts TLS for axum; drops a client that does not speak it.
 struct Tls {
     listener: TcpListener,
     acceptor: TlsAcceptor,

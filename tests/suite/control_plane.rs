@@ -1,4 +1,4 @@
-//! What a person reads when a control plane does not answer as Headscale does: every message, whole.
+//! Messages for a control plane that does not answer as Headscale does: every one, in full.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -71,7 +71,7 @@ async fn every_message_says_where_what_came_what_is_wanted_and_what_to_do() {
     );
 }
 
-/// Refused before any call.
+/// Checks endpoints that are refused before any call.
 fn unusable(endpoint: &Endpoint, said: &mut Said) {
     type Change = fn(&mut Endpoint);
     let rows: [(&str, Change); 6] = [
@@ -103,7 +103,7 @@ fn unusable(endpoint: &Endpoint, said: &mut Said) {
 }
 
 async fn no_access(endpoint: &Endpoint, address: &str, said: &mut Said) {
-    // A port that was just free: nobody listens there.
+    // A port that was just free: nothing listens there.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let free = listener.local_addr().unwrap().to_string();
     drop(listener);
@@ -181,7 +181,7 @@ async fn a_socket_asks_for_no_api_key_and_is_found_again_after_a_restart() {
         let path = folder.path().join("headscale.sock");
         let embedded = Embedded::new(flavour, Clock::wall());
         let serve = || {
-            // As Headscale does at each start: a new file of the same name.
+            // As Headscale does at each start: a new file with the same name.
             let _ = std::fs::remove_file(&path);
             let listener = UnixListener::bind(&path).unwrap();
             let embedded = embedded.clone();
@@ -199,7 +199,7 @@ async fn a_socket_asks_for_no_api_key_and_is_found_again_after_a_restart() {
         let keys = client.list_api_keys().await.unwrap();
         assert_eq!(keys.len(), 1);
         assert_eq!(keys[0].prefix, minted.prefix);
-        // And without a call in between, so that a connection of before is still held.
+        // And without a call in between, while an earlier connection is still open.
         second.abort();
         let _ = second.await;
         let _third = serve();
@@ -227,7 +227,7 @@ async fn a_socket_without_headscale_says_what_is_there() {
     let said = probe("unreachable").await;
     assert!(said.contains("unix_socket_permission"), "{said}");
 
-    // A file that was left behind: nobody accepts.
+    // A file left behind: nothing accepts connections.
     drop(UnixListener::bind(&path).unwrap());
     probe("unreachable").await;
 
@@ -242,7 +242,7 @@ async fn a_socket_without_headscale_says_what_is_there() {
     );
     server.abort();
 
-    // Something that speaks neither.
+    // A server that speaks neither.
     std::fs::remove_file(&path).unwrap();
     let listener = UnixListener::bind(&path).unwrap();
     tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! The demo: it works, and each of its steps is seen to fail when what it looks at is spoilt.
+//! The demo: it works, and each of its steps fails when what it checks is broken.
 
 use std::process::Command;
 use std::time::{Duration, Instant};

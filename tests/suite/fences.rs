@@ -1,4 +1,4 @@
-//! The fences of our own account, beside an API server of our own that admits everything or refuses as a policy does.
+//! The fences of our own account, beside our own API server that admits everything or refuses as a policy does.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +22,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// So many seconds go by in one.
+/// Seconds of the test's clock per real second.
 const FASTER: f64 = 10.0;
 
 #[derive(Default)]
@@ -201,7 +201,7 @@ async fn an_open_fence_is_reported_after_a_minute_and_until_it_holds() {
     );
 
     world.until("reported", |world| world.open() == 4).await;
-    // It goes on, and says so.
+    // It continues, and reports that.
     world
         .until("work begins", |world| *world.settled.borrow())
         .await;

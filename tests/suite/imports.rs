@@ -1,9 +1,9 @@
-//! The graph of imports between the source files of each package has no cycle, and no arrow against the layers of `src`.
+//! The import graph of the source files of each package has no cycle, and no arrow against the layers of `src`.
 //!
-//! What counts: a file imports another where it names one of its items, in a `use` or by a path such as `crate::a::b` or
-//! `child::item`, whoever else hands that item on. So `mod child;` and `pub use child::Item` alone are no arrow: it points from
-//! who uses the item to the file that defines it. A child that names an item of its parent's file while the parent names one of
-//! the child is a cycle. Methods, fields and macros are not seen, nor are paths inside texts. Code under `cfg(test)` is left out.
+//! What counts: a file imports another if it names one of its items, in a `use` or by a path such as `crate::a::b` or
+//! `child::item`, regardless of re-exports. `mod child;` and `pub use child::Item` alone are no arrow: it points from
+//! the user of an item to the file that defines it. A child that names an item of its parent's file while the parent names one of
+//! the child is a cycle. Methods, fields and macros are ignored, as are paths inside texts. Code under `cfg(test)` is skipped.
 //!
 //! Only `std`: `.ci/run` compiles this file alone, which takes seconds, and the suite runs it too.
 
@@ -15,7 +15,7 @@ mod source;
 
 use source::Module;
 
-/// The packages, by the name that others import them by, and the files that they begin with.
+/// The packages, by the name that others import them by, and their root files.
 const PACKAGES: [(&str, &str); 4] = [
     ("sidescale", "src/lib.rs"),
     ("sidescale_webhook", "webhook/src/lib.rs"),
@@ -23,7 +23,7 @@ const PACKAGES: [(&str, &str); 4] = [
     ("sidescale_proto", "proto/src/lib.rs"),
 ];
 
-/// The modules of `src` from top to bottom: none imports from a line above its own. Whatever is not named is at the bottom.
+/// The modules of `src` from top to bottom: none imports from a line above its own. Unlisted modules are at the bottom.
 const LAYERS: [&[&str]; 5] = [
     &["main"],
     &["app"],
@@ -34,12 +34,12 @@ const LAYERS: [&[&str]; 5] = [
     ],
 ];
 
-/// What several commands look at: the only folder of `commands` that another one may import from.
+/// Shared by several commands: the only folder of `commands` that another one may import from.
 const SHARED: &str = "view";
 
 type File = usize;
 
-/// An arrow's reason: the line, and what it names.
+/// An arrow's reason: the line, and the name.
 type Reason = (usize, String);
 
 #[test]
@@ -110,7 +110,7 @@ fn a_circle_and_an_import_from_above_are_found() {
     }
 }
 
-/// Who imports from whom, with the first reason.
+/// Returns all arrows, each with its first reason.
 fn arrows(package: &str, modules: &[Module]) -> BTreeMap<(File, File), Reason> {
     let by_path: BTreeMap<&[String], File> = modules
         .iter()
@@ -146,7 +146,7 @@ struct Graph<'a> {
 }
 
 impl Graph<'_> {
-    /// The file that defines what a path names, seen from a module; none for a module alone, and for what is not of this package.
+    /// Returns the file that defines the target of a path, seen from a module; `None` for a module alone, and for other packages.
     fn defines(&self, from: File, path: &[String], depth: usize) -> Option<File> {
         let (first, mut rest) = path.split_first().filter(|_| depth < 8)?;
         let mut at = match first.as_str() {
@@ -180,7 +180,7 @@ impl Graph<'_> {
         None
     }
 
-    /// The same for a name that a module imports.
+    /// Resolves a name that a module imports.
     fn imported(&self, at: File, name: &str, rest: &[String], depth: usize) -> Option<File> {
         let import = self.modules[at].imports.iter().find(|it| it.name == name)?;
         let path = [import.what.path.as_slice(), rest].concat();
@@ -202,7 +202,7 @@ impl Graph<'_> {
     }
 }
 
-/// One line an arrow of the shortest circle through each group of files that import each other.
+/// Returns one line per arrow of the shortest cycle through each group of files that import each other.
 fn circles(modules: &[Module], arrows: &BTreeMap<(File, File), Reason>) -> Vec<String> {
     let reached: Vec<BTreeSet<File>> = (0..modules.len())
         .map(|from| reached(arrows, from))
@@ -234,7 +234,7 @@ fn circles(modules: &[Module], arrows: &BTreeMap<(File, File), Reason>) -> Vec<S
     wrong
 }
 
-/// All files that a file leads to.
+/// Returns all files that a file leads to.
 fn reached(arrows: &BTreeMap<(File, File), Reason>, from: File) -> BTreeSet<File> {
     let mut found = BTreeSet::new();
     let mut todo = vec![from];
@@ -245,7 +245,7 @@ fn reached(arrows: &BTreeMap<(File, File), Reason>, from: File) -> BTreeSet<File
     found
 }
 
-/// The shortest way from a file to another along the arrows, or back to itself.
+/// Returns the shortest way from a file to another along the arrows, or back to itself.
 fn way(arrows: &BTreeMap<(File, File), Reason>, from: File, to: File) -> Option<Vec<(File, File)>> {
     let mut before = BTreeMap::new();
     let mut todo = VecDeque::from([from]);
@@ -272,7 +272,7 @@ fn way(arrows: &BTreeMap<(File, File), Reason>, from: File, to: File) -> Option<
     None
 }
 
-/// The arrows against the layers, and from one command to another.
+/// Returns the arrows against the layers, and from one command to another.
 fn upward(modules: &[Module], arrows: &BTreeMap<(File, File), Reason>) -> Vec<String> {
     let name = |file: File, at: usize| modules[file].path.get(at).map_or("", String::as_str);
     let layer = |file: File| {

@@ -1,4 +1,4 @@
-//! `docs/headscale.md` lists every call to Headscale, and each row works as it stands there.
+//! `docs/headscale.md` lists every call to Headscale, and each row works as written.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 
 const PAGE: &str = include_str!("../../docs/headscale.md");
 
-/// Where our own calls are made.
+/// Folder of our own calls.
 const CLIENT: &str = "src/control_plane";
 
 struct Row {
@@ -44,7 +44,7 @@ fn rows() -> Vec<Row> {
     rows
 }
 
-/// The paths in our client's sources, with `{}` in the place of what varies.
+/// Collects the paths in our client's sources, with `{}` for variable parts.
 fn paths_in_sources(folder: &Path, paths: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -61,13 +61,13 @@ fn paths_in_sources(folder: &Path, paths: &mut BTreeSet<String>) {
     }
 }
 
-/// A path with `{}` in the place of what varies.
+/// Returns a path with `{}` for variable parts.
 fn shape(path: &str) -> String {
     let mut shape = String::new();
     for (number, part) in path.split(['{', '}']).enumerate() {
         shape.push_str(if number % 2 == 0 { part } else { "{}" });
     }
-    // Only a message shows it so.
+    // Only a message writes it like this.
     shape.replace("/rename/NAME", "/rename/{}")
 }
 
@@ -124,7 +124,7 @@ struct Server {
 
 impl Server {
     async fn start(flavour: Flavour) -> Self {
-        // Of several that run beside each other the first one counts.
+        // Of several parallel calls the first one counts.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let embedded = Embedded::new(flavour, Clock::wall());
@@ -154,7 +154,7 @@ impl Server {
         (status, serde_json::from_str(&text).unwrap_or_default())
     }
 
-    /// Makes one of each.
+    /// Creates one of each.
     async fn ids(&self) -> Ids {
         let post = async |path: &str, body: Value| {
             let (status, answer) = self.send(&Method::POST, path, &body.to_string()).await;
@@ -166,7 +166,7 @@ impl Server {
             let made = post("/api/v1/user", serde_json::json!({"name": name})).await;
             text(&made["user"]["id"])
         };
-        // A user with nodes cannot be removed, so that the rows get one without.
+        // A user with nodes cannot be deleted: the rows get one without.
         let (owner, user) = (user("shop.api").await, user("shop.empty").await);
         let asked = serde_json::json!({"user": owner, "expiration": "2030-01-01T00:00:00Z"});
         let key = post("/api/v1/preauthkey", asked).await;
@@ -193,7 +193,7 @@ impl Server {
 async fn every_call_on_the_page_works_as_it_stands_there() {
     for flavour in [Flavour::V0_28, Flavour::V0_29, Flavour::Main] {
         for row in rows() {
-            // Each with a server of its own: some take away what others need.
+            // Each with its own server: some delete what others need.
             let server = Server::start(flavour).await;
             let ids = server.ids().await;
             let (path, body) = (ids.fill(&row.path), ids.fill(&row.body));

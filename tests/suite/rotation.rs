@@ -1,4 +1,4 @@
-//! Rotation against the embedded Headscale and a directory of keys, by a clock that the tests move.
+//! Rotation against the embedded Headscale and a directory of keys, with a clock that the tests move.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,7 +50,7 @@ const SECRET: &str = "headscale-auth-keys";
 const INSTALLATION: &str = "0b1a6a5e-8f0c-4a7e-9a39-7a3f3e6c1d55 test";
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// A Headscale, a directory of keys and a clock that stands still until it is moved.
+/// A Headscale, a directory of keys and a clock that only tests move.
 struct World {
     headscale: Embedded,
     store: Store,
@@ -64,7 +64,7 @@ struct World {
     _server: JoinHandle<()>,
 }
 
-/// A process that rotates; dropping it is its sudden death.
+/// A process that rotates; dropping it kills it.
 struct Process(JoinHandle<()>);
 
 impl Drop for Process {
@@ -77,18 +77,18 @@ fn installation() -> Installation {
     Installation::new(INSTALLATION, &[])
 }
 
-/// The display name of the user of a service of namespace `shop`.
+/// Returns the display name of the user of a service in namespace `shop`.
 fn owner_tag(service: &str) -> String {
     installation().owner_tag(&ServiceOwner::new("shop", service))
 }
 
 impl World {
-    /// With an API key in its place.
+    /// Returns a world with an API key.
     async fn new() -> Self {
         Self::without_api_key().await.with_api_key().await
     }
 
-    /// Whose clock runs so many times as fast as the machine's.
+    /// Returns a world whose clock runs `factor` times as fast as the machine's.
     async fn faster(factor: f64) -> Self {
         Self::by(factor).await.with_api_key().await
     }
@@ -124,7 +124,7 @@ impl World {
         }
     }
 
-    /// Puts a Headscale in the place of the old one that knows nothing of it.
+    /// Replaces the Headscale with one that has an empty database.
     async fn lose_database(&mut self) {
         let (headscale, url, server) = new_headscale(&self.clock).await;
         (self.headscale, self._server) = (headscale, server);
@@ -164,7 +164,7 @@ impl World {
         }
     }
 
-    /// Events that go to this API server, from a task of their own.
+    /// Returns Events that are sent to this API server, by their own task.
     fn events(&self, client: kube::Client) -> Events {
         let (clock, metrics) = (self.clock.clone(), Arc::clone(&self.metrics));
         let (events, publisher) = Events::kubernetes(client, "a".into(), clock, metrics);
@@ -202,7 +202,7 @@ impl World {
         });
     }
 
-    /// Makes a user and a live key as another installation on the same Headscale would, and gives the key's value.
+    /// Creates a user and a live key as another installation on the same Headscale would, and returns the key's value.
     async fn key_of_another(&self, user: &str, display_name: &str) -> String {
         let control_plane = ControlPlane::new(Endpoint {
             name: "other".into(),
@@ -262,7 +262,7 @@ impl World {
             .unwrap_or_default()
     }
 
-    /// Waits for a key that the server accepts, and gives its value.
+    /// Waits for a key that the server accepts, and returns its value.
     async fn key(&self, service: &str) -> String {
         self.key_other_than(service, "").await
     }
@@ -276,7 +276,7 @@ impl World {
     }
 }
 
-/// A directory of keys is written with a sync each time, which a busy disk takes long for.
+/// Returns a folder in memory: a directory of keys is written with a sync each time, which is slow on a busy disk.
 fn in_memory() -> tempfile::TempDir {
     let made = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
     made.unwrap()
@@ -310,7 +310,7 @@ fn key_demand(service: &str) -> KeyDemand {
     }
 }
 
-/// Asks again and again until there is an answer.
+/// Asks repeatedly until there is an answer.
 async fn until<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
@@ -454,7 +454,7 @@ async fn a_sudden_death_after_any_call_converges() {
         world.clock.advance(Duration::from_secs(121));
         let _process = world.start("second");
         let value = world.key("api").await;
-        // The lost key, if there is one, is looked for a little later, and ended by its fingerprint.
+        // The lost key, if there is one, is searched for a little later, and expired by its fingerprint.
         until("one living key", async || {
             world.clock.advance(Duration::from_secs(20));
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -1,4 +1,4 @@
-//! The configuration file's JSON Schema: checked in, the chart's own, and of one mind with the process.
+//! The configuration file's JSON Schema: checked in, the same in the chart, and consistent with the process.
 
 use std::path::PathBuf;
 
@@ -20,7 +20,7 @@ fn schema() -> Value {
     serde_json::from_str(&config::schema()).unwrap()
 }
 
-/// What the chart checks `config` by: the same, without what only a whole document has.
+/// Returns the schema by which the chart checks `config`: the same, without the keywords of a whole document.
 fn of_values() -> Value {
     let mut schema = schema();
     let members = schema.as_object_mut().unwrap();
@@ -32,7 +32,7 @@ fn of_values() -> Value {
     schema
 }
 
-/// The chart's schema with another value for `config`; all else stays to the byte.
+/// Returns the chart's schema with another value for `config`; all else stays byte-identical.
 fn placed(text: &str, value: &Value) -> String {
     let key = "\n    \"config\": ";
     let (before, after) = text.split_once(key).unwrap();
@@ -43,7 +43,7 @@ fn placed(text: &str, value: &Value) -> String {
     format!("{before}{key}{value}{rest}")
 }
 
-/// SIDESCALE_BLESS=1 writes both files anew.
+/// SIDESCALE_BLESS=1 rewrites both files.
 #[test]
 fn the_schema_is_checked_in_and_is_the_charts_too() {
     let (whole, values) = (config::schema(), placed(&read(VALUES), &of_values()));
@@ -56,7 +56,7 @@ fn the_schema_is_checked_in_and_is_the_charts_too() {
     assert!(read(VALUES) == values, "{VALUES} {how}");
 }
 
-/// As much of JSON Schema as ours uses; a word that is not known here fails.
+/// Checks the subset of JSON Schema that ours uses; an unknown keyword fails.
 fn takes(schema: &Value, value: &Value) -> bool {
     let Some(rules) = schema.as_object() else {
         return schema == &json!(true);

@@ -1,4 +1,4 @@
-//! The HTTPS side over loopback: limits, drain and the swap of a certificate.
+//! The HTTPS side over loopback: limits, draining and replacing a certificate.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ impl Server {
         Self::asking(limits, more, None).await
     }
 
-    /// Asks callers for a certificate of `clients`.
+    /// Starts a server that asks callers for a certificate of `clients`.
     async fn asking(limits: Limits, more: Router, clients: Option<ClientAuthority>) -> Self {
         let policy = Arc::new(Policy {
             control_planes: [].into(),
@@ -113,7 +113,7 @@ impl Server {
     }
 }
 
-/// Compares an answer's text whole with its file; SIDESCALE_BLESS=1 writes the file.
+/// Compares an answer's text in full with its file; SIDESCALE_BLESS=1 writes the file.
 fn says(name: &str, answer: &Answer) {
     let path = format!(
         "{}/tests/messages/server/{name}.txt",
@@ -213,7 +213,7 @@ async fn takes_eight_mebibytes_and_not_a_byte_more() {
     assert_eq!(answer.status, 413, "{answer:?}");
     says("too_large", &answer);
 
-    // Without a Content-Length it is only seen on the way.
+    // Without a Content-Length it is only noticed while reading.
     let mut connection = server.connect().await;
     connection
         .send(b"POST /mutate/pod HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -241,7 +241,7 @@ async fn a_length_that_is_only_declared_keeps_no_review_out() {
                 "POST /mutate/pod HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n{length}\r\n\r\n"
             );
             connection.send(head.as_bytes()).await;
-            // It comes when the body is waited for.
+            // It is sent when the server waits for the body.
             assert_eq!(connection.answer().await.unwrap().status, 100);
             stalled.push(connection);
         }
@@ -465,7 +465,7 @@ async fn a_caller_above_the_cap_takes_the_place_of_an_idle_one() {
     let evicted = r#"sidescale_connections_evicted_total{phase="idle",port="webhook"} 1"#;
     assert!(server.metric(evicted));
 
-    // A request in flight is finished; its connection ends with its answer only where a place is wanted.
+    // A request in flight is finished; its connection is closed with its answer only if a slot is needed.
     second
         .send(b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
         .await;

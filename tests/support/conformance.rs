@@ -1,4 +1,4 @@
-//! What every Headscale does, the embedded one and the real ones alike: one named function per call and per error.
+//! The behaviour of every Headscale, embedded and real: one named function per call and per error.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -34,31 +34,31 @@ pub(crate) use table::{Cell, Column, print};
 
 /// A server under test.
 pub(crate) struct Server {
-    /// Heads its column, such as `0.29.2 https`.
+    /// Header of its column, such as `0.29.2 https`.
     pub(crate) name: String,
     /// Its URL.
     pub(crate) url: String,
     /// An API key that it accepts.
     pub(crate) api_key: KeyValue,
-    /// PEM of its private authority, where it speaks HTTPS.
+    /// PEM of its private authority, if it speaks HTTPS.
     pub(crate) ca_bundle: Option<String>,
-    /// Its Unix socket, where our client shall use that.
+    /// Its Unix socket, if our client is to use that.
     pub(crate) socket: Option<PathBuf>,
-    /// The release it should be taken for.
+    /// The release that our client should detect.
     pub(crate) release: HeadscaleRelease,
-    /// Our own, which can be told to go wrong.
+    /// The embedded Headscale, which can inject faults.
     pub(crate) embedded: Option<Embedded>,
-    /// Kept, because each new client reads the machine's authorities.
+    /// Stored, because each new client reads the machine's authorities.
     clients: OnceLock<(ControlPlane, reqwest::Client)>,
 }
 
-/// Where a case can be run.
+/// Servers on which a case runs.
 #[derive(Clone, Copy)]
 enum Only {
     Anywhere,
-    /// Only on our own, for this reason.
+    /// Only on the embedded one, for this reason.
     Embedded(&'static str),
-    /// Only on our own by REST, for this reason.
+    /// Only on the embedded one by REST, for this reason.
     EmbeddedRest(&'static str),
     /// Only over TCP, for this reason.
     Tcp(&'static str),
@@ -68,10 +68,10 @@ enum Only {
     Https,
 }
 
-/// Why a request by hand is not made on a socket.
+/// Reason why a hand-written request is not sent to a socket.
 const BY_HAND: Only = Only::Tcp("a request by hand: the column over TCP has it");
 
-/// Why a socket takes no part in a case of API keys.
+/// Reason why a socket is skipped in a case of API keys.
 const KEYLESS: Only = Only::Tcp("a socket asks for no API key");
 
 /// A test: its name is a sentence.
@@ -102,13 +102,13 @@ impl Server {
         }
     }
 
-    /// Has our client use this Unix socket; what it makes is looked at over TCP too.
+    /// Has our client use this Unix socket; results are also checked over TCP.
     pub(crate) fn on_socket(self, socket: PathBuf) -> Self {
         let socket = Some(socket);
         Self { socket, ..self }
     }
 
-    /// Makes the clients, once: each new one reads the machine's authorities.
+    /// Creates the clients, once: each new one reads the machine's authorities.
     async fn connect(&self) -> Result<()> {
         let ours = match &self.socket {
             Some(socket) => ControlPlane::on_socket(socket).await?,
@@ -127,7 +127,7 @@ impl Server {
         self.clients.get().context("not connected")
     }
 
-    /// Why a case is not run here.
+    /// Returns why a case is skipped here.
     fn skips(&self, only: Only) -> Option<&'static str> {
         let skip = |when: bool, reason| when.then_some(reason);
         match only {
@@ -142,7 +142,7 @@ impl Server {
         }
     }
 
-    /// Whether our client speaks gRPC to it.
+    /// Returns whether our client speaks gRPC to it.
     fn speaks_grpc(&self) -> bool {
         self.socket.is_some() && self.api() == Api::Gateway
     }
@@ -169,7 +169,7 @@ impl Server {
         })?)
     }
 
-    /// A call that our client would not make, or not so.
+    /// Makes a call that our client would not make, or not like this.
     async fn raw(
         &self,
         method: Method,
@@ -215,7 +215,7 @@ impl Server {
         self.version().api()
     }
 
-    /// 0.28 and 0.29 answer the first, 0.30 the second.
+    /// Returns the first for 0.28 and 0.29, the second for 0.30.
     fn pick<T>(&self, gateway: T, problem: T) -> T {
         match self.api() {
             Api::Gateway => gateway,
@@ -224,7 +224,7 @@ impl Server {
     }
 }
 
-/// Runs every case that the server can be asked, one after the other: some count what is there.
+/// Runs every case that applies to the server, one after the other: some count objects.
 pub(crate) async fn run(server: &Server) -> Column {
     let connected = server.connect().await;
     let mut cells = Vec::new();
@@ -248,15 +248,15 @@ pub(crate) async fn run(server: &Server) -> Column {
     }
 }
 
-/// Runs a case.
+/// Function that runs a case.
 type Run = for<'a> fn(&'a Server) -> BoxFuture<'a, Result<()>>;
 
-/// A case for every server.
+/// Returns a case for every server.
 fn anywhere(name: &'static str, run: Run) -> Case {
     case(Only::Anywhere, name, run)
 }
 
-/// A case for some servers.
+/// Returns a case for some servers.
 fn case(only: Only, name: &'static str, run: Run) -> Case {
     Case { name, only, run }
 }

@@ -1,4 +1,4 @@
-//! API keys: created with an end, listed by prefix, expired and deleted, and then not accepted.
+//! API keys: created with an expiry, listed by prefix, expired and deleted, and then not accepted.
 
 use anyhow::{Context as _, Result, ensure};
 use jiff::{SignedDuration, Timestamp};
@@ -150,7 +150,7 @@ async fn mint(server: &Server) -> Result<MintedApiKey> {
     Ok(server.client()?.create_api_key(end).await?)
 }
 
-/// Its row in the list, found by its prefix.
+/// Returns its row in the list, found by its prefix.
 async fn listed(server: &Server, minted: &MintedApiKey) -> Result<ApiKey> {
     let keys = server.client()?.list_api_keys().await?;
     keys.into_iter()

@@ -1,4 +1,4 @@
-//! What stands between us and a Headscale: login pages, redirects, cut bodies. Only our own does this on demand.
+//! Faults between us and a Headscale: login pages, redirects, cut bodies. Only the embedded one does this on demand.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use sidescale::control_plane::{
 
 use super::{Case, Only, Server, case, new_key};
 
-/// Every call that we make, by the error it met.
+/// All our calls, with the error of each.
 type Answers = Vec<(&'static str, Option<Error>)>;
 
 pub(super) fn cases() -> Vec<Case> {
@@ -69,7 +69,7 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// Makes every call while all of them go wrong in one way. What a proxy answers is no gRPC at all.
+/// Makes every call while all of them fail in one way. A proxy's answer is not gRPC at all.
 async fn each(server: &Server, fault: Fault, wanted: fn(&Error) -> bool) -> Result<()> {
     let embedded = server.embedded.as_ref().context("not our own")?;
     let users = server.client()?.list_users().await?.len();
@@ -92,7 +92,7 @@ async fn each(server: &Server, fault: Fault, wanted: fn(&Error) -> bool) -> Resu
     Ok(())
 }
 
-/// Makes every call; where one is done, it is about something that is not there.
+/// Makes every call; those that reach the server refer to missing objects.
 async fn answers(server: &Server, deadline: Duration) -> Result<Answers> {
     let client = server.client()?.with_deadline(deadline);
     let end = "2099-01-01T00:00:00Z".parse()?;
@@ -142,7 +142,7 @@ async fn answers(server: &Server, deadline: Duration) -> Result<Answers> {
     Ok(answers)
 }
 
-/// One call only: sixteen megabytes take a while.
+/// Only one call: sixteen megabytes take a while.
 async fn an_endless_body_is_given_up(server: &Server) -> Result<()> {
     let embedded = server.embedded.as_ref().context("not our own")?;
     embedded.break_calls(None, Fault::Endless);

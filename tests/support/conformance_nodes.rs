@@ -208,7 +208,7 @@ async fn a_node_names_the_key_it_joined_with(server: &Server) -> Result<()> {
     Ok(())
 }
 
-/// A node that is listed, and that no client stands behind.
+/// Returns a listed node without a client.
 pub(super) async fn offline_node(server: &Server, user: &User, name: &str) -> Result<Node> {
     let client = server.client()?;
     if let Some(embedded) = &server.embedded {
@@ -225,7 +225,7 @@ pub(super) async fn offline_node(server: &Server, user: &User, name: &str) -> Re
     node.context("is not listed")
 }
 
-/// Makes a real server list a node that no client stands behind.
+/// Makes a real server list a node without a client.
 async fn register_node(server: &Server, user: &str, name: &str) -> Result<()> {
     // 0.28 wants the bare 24 characters, newer ones a prefix.
     let key = format!("{name:x<24}");

@@ -1,11 +1,11 @@
-//! The table test × server, and the certificates that servers under test stand on.
+//! The table test × server, and the certificates of servers under test.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use anyhow::Result;
 
-/// What one test came to on one server.
+/// Result of one test on one server.
 #[derive(Clone, Debug)]
 pub(crate) enum Cell {
     Failed(String),
@@ -21,7 +21,7 @@ pub(crate) struct Column {
 }
 
 impl Column {
-    /// The tests that failed, and how.
+    /// Returns the tests that failed, with their errors.
     pub(crate) fn failures(&self) -> Vec<String> {
         let failed = self.cells.iter().filter_map(|(name, cell)| match cell {
             Cell::Failed(how) => Some(format!("{name} on {}: {how}", self.server)),
@@ -31,7 +31,7 @@ impl Column {
     }
 }
 
-/// The table as text: a reason stands below it for each letter of an empty cell.
+/// Returns the table as text: below it is a reason for each letter in an empty cell.
 pub(crate) fn print(columns: &[Column]) -> String {
     let names: Vec<&str> = columns
         .first()
@@ -86,7 +86,7 @@ pub(crate) fn print(columns: &[Column]) -> String {
     text
 }
 
-/// A private authority: its certificate as PEM, and what signs.
+/// Generates a private authority: its certificate as PEM, and its issuer.
 pub(crate) fn authority(name: &str) -> Result<(String, rcgen::Issuer<'static, rcgen::KeyPair>)> {
     let mut params = rcgen::CertificateParams::new(Vec::new())?;
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);

@@ -84,7 +84,7 @@ async fn of_two_who_create_one_user_one_does(server: &Server) -> Result<()> {
 async fn a_user_of_a_provider_is_told_apart(server: &Server) -> Result<()> {
     let embedded = server.embedded.as_ref().context("not our own")?;
     embedded.add_user("shop.oidc", "Somebody", "oidc");
-    // Names are unique among users without a provider alone.
+    // Names are unique only among users without a provider.
     let client = server.client()?;
     let ours = client.create_user("shop.oidc", "").await?;
     let users = client.list_users().await?;
@@ -97,7 +97,7 @@ async fn a_user_of_a_provider_is_told_apart(server: &Server) -> Result<()> {
     Ok(())
 }
 
-/// Where it would take everybody's keys along, the call is not made.
+/// On a server that would delete everyone's keys with it, the call is not made.
 async fn a_user_is_deleted_with_its_keys_alone(server: &Server) -> Result<()> {
     let client = server.client()?;
     let user = client.create_user("shop.goes", "").await?.id;

@@ -1,5 +1,5 @@
-//! Every write that the chart's roles allow, and the test that shows what limits it. A right without a row fails two tests: one reads the
-//! templates, one what helm renders.
+//! Every write that the chart's roles allow, and the test for its limit. A right without a row fails two tests: one reads the
+//! templates, one the output of helm.
 
 /// One verb of one resource.
 pub(crate) struct Write {
@@ -24,7 +24,7 @@ const EVICTIONS: &str = "stolen_token::it_evicts_nothing_of_the_clusters_own";
 const MANAGER: &str = "manager::its_account_writes_no_other_secret";
 const REGISTRATION: &str = "admissionregistration.k8s.io";
 
-/// All of them.
+/// All writes.
 pub(crate) const WRITES: &[Write] = &[
     cluster("", "secrets", "create", false, SECRETS),
     cluster("", "secrets", "update", true, SECRETS),
@@ -83,7 +83,7 @@ const fn in_namespace(
     }
 }
 
-/// The writes that a role allows, each as a line; a wildcard is a write.
+/// Returns the writes that a role allows, one per line; a wildcard is a write.
 pub(crate) fn writes(role: &serde_json::Value) -> Vec<String> {
     let kind = role["kind"].as_str().unwrap_or_default();
     let words = |rule: &serde_json::Value, field: &str| -> Vec<String> {
@@ -108,7 +108,7 @@ pub(crate) fn writes(role: &serde_json::Value) -> Vec<String> {
     found
 }
 
-/// The same lines, of the table.
+/// Returns the same lines for the table.
 pub(crate) fn listed() -> Vec<String> {
     let lines = WRITES.iter().map(|write| {
         let Write {

@@ -1,4 +1,4 @@
-//! Every key, its form, its default: metadata and policy -> Injection, or an error its author can act on. Pure.
+//! Annotation keys, their forms and defaults: metadata and policy -> Injection, or an error that its author can act on. Pure.
 
 mod asked;
 mod choose;

@@ -1,4 +1,4 @@
-//! JSON -> values, with errors of bounded length: serde quotes a string that stands in another's place, all of it. Pure.
+//! JSON -> values, with errors of bounded length: serde quotes a string of the wrong type in full. Pure.
 
 use std::fmt;
 
@@ -7,13 +7,13 @@ use serde::de::{
 };
 use serde::forward_to_deserialize_any;
 
-/// Is the longest string that an error may quote, or that a number may stand in.
+/// Longest string that an error may quote, or that a number may be written in.
 const LONGEST: usize = 1024;
 
-/// Reads a whole text as `T`.
+/// Parses a whole text as `T`.
 ///
 /// # Errors
-/// If it is not JSON of that form.
+/// If the text is not JSON of that form.
 pub(crate) fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> serde_json::Result<T> {
     let mut json = serde_json::Deserializer::from_str(text);
     let value = T::deserialize(Bounded(&mut json))?;
@@ -21,7 +21,7 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> serde_json::Result
     Ok(value)
 }
 
-/// Passes everything on but long strings where no string belongs.
+/// Passes on everything except long strings where another type is expected.
 pub(crate) struct Bounded<T>(pub(crate) T);
 
 struct Guard<V>(V);
@@ -42,7 +42,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Bounded<D> {
         self.0.deserialize_option(Guard(visitor))
     }
 
-    // From here on nothing but what is asked for is quoted, and that is no string.
+    // From here on an error quotes only a value of another type, never a string.
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
         self.0.deserialize_str(visitor)
     }
@@ -59,7 +59,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Bounded<D> {
         self.0.deserialize_ignored_any(visitor)
     }
 
-    // serde_json's raw values ask for one of a certain name.
+    // serde_json's raw values ask for a newtype struct with a special name.
     fn deserialize_newtype_struct<V: Visitor<'de>>(
         self,
         name: &'static str,
@@ -153,7 +153,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Bounded<A> {
 impl<'de, A: MapAccess<'de>> MapAccess<'de> for Bounded<A> {
     type Error = A::Error;
 
-    // Keys are strings, and asked for as such.
+    // Keys are strings, and requested as strings.
     fn next_key_seed<S: DeserializeSeed<'de>>(
         &mut self,
         seed: S,

@@ -1,26 +1,26 @@
-//! The forms of values: durations, quantities, switches, names. Text in, value out. Pure.
+//! Forms of values: durations, quantities, switches, names. Text in, value out. Pure.
 
 use std::time::Duration;
 
-/// Is what a message says of a duration.
+/// Expected form of a duration, for messages.
 pub const DURATION: &str = "want a duration such as 90m, 12h or 30d";
-/// Is what a message says of a switch.
+/// Expected form of a switch, for messages.
 pub(crate) const SWITCH: &str = "want true or false";
-/// Is what a message says of a CPU quantity.
+/// Expected form of a CPU quantity, for messages.
 pub(crate) const CPU: &str = "want a Kubernetes quantity such as 50m or 0.2";
-/// Is what a message says of a memory quantity.
+/// Expected form of a memory quantity, for messages.
 pub(crate) const MEMORY: &str = "want a Kubernetes quantity such as 128Mi or 1Gi";
-/// Is what a message says of a Secret reference.
+/// Expected form of a Secret reference, for messages.
 pub(crate) const SECRET_REFERENCE: &str = "want <Secret name>/<data key>, such as my-keys/authkey";
 
-/// Is what a message says of an image.
+/// Expected form of an image, for messages.
 pub(crate) const IMAGE: &str = "want an image such as docker.io/tailscale/tailscale:v1.102.3";
 
 const SECOND: u128 = 1_000_000_000;
-// Far enough for any key, and far from where adding it to a date would overflow.
+// Far enough for any key, and too small to overflow a date.
 const LONGEST: u128 = 100 * 365 * 24 * 3600 * SECOND;
 
-/// Reads `true` or `false`.
+/// Parses `true` or `false`.
 pub(crate) fn switch(text: &str) -> Option<bool> {
     match text {
         "true" => Some(true),
@@ -29,7 +29,7 @@ pub(crate) fn switch(text: &str) -> Option<bool> {
     }
 }
 
-/// Reads a duration as Go writes it, and `d` for 24 hours; at most 100 years, never negative.
+/// Parses a duration in Go's form, with `d` for 24 hours; at most 100 years, never negative.
 pub fn duration(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
@@ -61,7 +61,7 @@ pub fn duration(text: &str) -> Option<Duration> {
     Some(Duration::new(seconds, below))
 }
 
-/// Reads a Kubernetes quantity, in billionths.
+/// Parses a Kubernetes quantity, in billionths.
 pub(crate) fn quantity(text: &str) -> Option<u128> {
     let (whole, fraction, suffix) = number(text)?;
     let scale = suffix_nanos(suffix)?;
@@ -79,7 +79,7 @@ pub(crate) fn quantity(text: &str) -> Option<u128> {
     Some(nanos)
 }
 
-/// Writes a duration as an author would: days, hours, minutes, seconds, without zero parts.
+/// Formats a duration as an author would write it: days, hours, minutes, seconds, without zero parts.
 pub fn show(duration: Duration) -> String {
     let mut seconds = duration.as_secs();
     let mut text = String::new();
@@ -96,17 +96,17 @@ pub fn show(duration: Duration) -> String {
     }
 }
 
-/// Whether `text` is a DNS subdomain of at most `longest` characters.
+/// Returns whether `text` is a DNS subdomain of at most `longest` characters.
 pub fn is_dns_subdomain(text: &str, longest: usize) -> bool {
     text.len() <= longest && text.split('.').all(is_dns_label_of_any_length)
 }
 
-/// Whether `text` is a DNS label of at most 63 characters.
+/// Returns whether `text` is a DNS label of at most 63 characters.
 pub fn is_dns_label(text: &str) -> bool {
     text.len() <= 63 && is_dns_label_of_any_length(text)
 }
 
-/// Whether `text` may be a data key of a Secret.
+/// Returns whether `text` may be a data key of a Secret.
 pub fn is_data_key(text: &str) -> bool {
     (1..=253).contains(&text.len())
         && text != "."
@@ -116,7 +116,7 @@ pub fn is_data_key(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
 }
 
-/// Whether `text` is a tag as Headscale takes it.
+/// Returns whether `text` is a tag that Headscale accepts.
 pub(crate) fn is_tag(text: &str) -> bool {
     let Some(name) = text.strip_prefix("tag:") else {
         return false;
@@ -128,7 +128,7 @@ pub(crate) fn is_tag(text: &str) -> bool {
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
-/// Whether `text` may be an image.
+/// Returns whether `text` may be an image.
 pub(crate) fn is_image(text: &str) -> bool {
     let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._/:@".contains(&b);
     (1..=512).contains(&text.len())
@@ -136,13 +136,13 @@ pub(crate) fn is_image(text: &str) -> bool {
         && text.bytes().all(fits)
 }
 
-/// Reads `<Secret name>/<data key>`.
+/// Parses `<Secret name>/<data key>`.
 pub(crate) fn secret_reference(text: &str) -> Option<(&str, &str)> {
     let (name, key) = text.split_once('/')?;
     (is_dns_subdomain(name, 253) && is_data_key(key)).then_some((name, key))
 }
 
-/// Finds the candidate that a typing error may have meant.
+/// Returns the candidate most likely meant by a typing error.
 pub(crate) fn nearest<'a>(
     word: &str,
     candidates: impl Iterator<Item = &'a str>,
@@ -221,7 +221,7 @@ fn suffix_nanos(suffix: &str) -> Option<u128> {
     })
 }
 
-/// The number of insertions, deletions and replacements between two words.
+/// Returns the number of insertions, deletions and replacements between two words.
 fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.bytes().enumerate() {

@@ -1,4 +1,4 @@
-//! Which container of a pod is Headscale, and whom it runs as. Pure.
+//! The Headscale container of a pod, and the user that it runs as. Pure.
 
 use crate::annotations::{DenyReason, Refusal};
 use crate::keys::PREFIX;
@@ -6,32 +6,32 @@ use crate::pod::{ContainerDetails, Details};
 
 const NAME: &str = "headscale";
 
-/// Bounds how many containers a message names.
+/// Maximum number of containers that a message names.
 const MOST_NAMES: usize = 16;
 
-/// The container that is Headscale.
+/// The Headscale container of a pod.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Headscale<'a> {
-    /// Its place among the pod's containers.
+    /// Index among the pod's containers.
     pub(crate) place: usize,
     pub(crate) container: &'a ContainerDetails<'a>,
     pub(crate) user: ContainerUser,
 }
 
-/// Whom a container runs as.
+/// User that a container runs as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ContainerUser {
-    /// None where only the image can tell.
+    /// `None` if only the image determines it.
     pub(crate) uid: Option<i64>,
     pub(crate) gid: Option<i64>,
-    /// The pod's group, which volumes are given to.
+    /// The pod's group, which owns its volumes.
     pub(crate) fs_group: Option<i64>,
     /// Whether root is ruled out.
     pub(crate) non_root: bool,
 }
 
 impl<'a> Headscale<'a> {
-    /// Finds it: the one of that name, or else the only one.
+    /// Finds the container with that name, or the only one.
     pub(crate) fn find(details: &'a Details<'_>, asked: Option<&str>) -> Result<Self, Refusal> {
         let containers = &details.spec.containers;
         let name = asked.unwrap_or(NAME);
@@ -75,7 +75,7 @@ fn not_there(containers: &[ContainerDetails<'_>], asked: Option<&str>) -> Refusa
     }
 }
 
-/// The container's own word above the pod's.
+/// Returns the user: the container's settings take precedence over the pod's.
 fn user(details: &Details<'_>, container: &ContainerDetails<'_>) -> ContainerUser {
     let pod = details.spec.security_context.unwrap_or_default();
     let own = container.security_context.unwrap_or_default();
@@ -88,10 +88,10 @@ fn user(details: &Details<'_>, container: &ContainerDetails<'_>) -> ContainerUse
 }
 
 impl ContainerUser {
-    /// Uid and gid for a container that has to be the same user: 0:0 where nobody says anything, as Headscale's image is.
+    /// Returns uid and gid for a container that has to run as the same user: 0:0 if nothing is set, as in Headscale's image.
     pub(crate) fn same(self) -> (Option<i64>, Option<i64>) {
         match self.uid {
-            // With root ruled out the image names a user, and the kubelet would refuse 0.
+            // With root ruled out the image sets a user, and the kubelet would refuse 0.
             None if !self.non_root => (Some(0), self.gid.or(Some(0))),
             uid => (uid, self.gid),
         }

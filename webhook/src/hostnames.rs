@@ -1,6 +1,6 @@
-//! Names in the tailnets and the namespaces that they belong to, as the replica that leads writes them down. Pure.
+//! Hostnames in the tailnets and the namespaces that own them, as the leader writes them. Pure.
 //!
-//! Both are kept as hashes: whoever may read them in Sidescale's namespace sees how many there are, and no list of services.
+//! Both are stored as hashes: a reader of Sidescale's namespace sees how many there are, but no list of services.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -8,35 +8,35 @@ use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
-/// Bytes of a hash that are kept.
+/// Stored bytes of a hash.
 const BYTES: usize = 10;
 
-/// Names that are kept, of all control planes together.
+/// Maximum number of stored names, of all control planes together.
 pub const MOST: usize = 5_000;
 
-/// The first bytes of the hash of a name.
+/// First bytes of the hash of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hashed([u8; BYTES]);
 
-/// A name in the tailnet of one control plane, and the namespace that it belongs to; one line of the list.
+/// A hostname in the tailnet of one control plane, and the namespace that owns it; one line of the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostnameRow {
-    /// The name.
+    /// Hash of the hostname.
     pub hostname: Hashed,
-    /// The namespace.
+    /// Hash of the namespace.
     pub namespace: Hashed,
-    /// Since when no pod and no node of that namespace has asked for it, in seconds since 1970.
+    /// Time since which no pod or node of the namespace has asked for it, in seconds since 1970.
     pub idle_since: Option<i64>,
 }
 
-/// The names that belong to a namespace, by control plane.
+/// Hostnames owned by a namespace, by control plane.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClaimedHostnames {
     planes: BTreeMap<String, HashMap<Hashed, Hashed>>,
 }
 
 impl Hashed {
-    /// The hash of `name`.
+    /// Returns the hash of `name`.
     #[must_use]
     pub fn of(name: &str) -> Self {
         let mut bytes = [0; BYTES];
@@ -99,13 +99,13 @@ impl FromStr for HostnameRow {
     }
 }
 
-/// Reads the list of one control plane; a line that cannot be read is left out, and so is what is more than [`MOST`].
+/// Parses the list of one control plane; skips lines that cannot be read, and all after [`MOST`].
 pub fn rows(text: &str) -> impl Iterator<Item = HostnameRow> {
     text.lines().filter_map(|line| line.parse().ok()).take(MOST)
 }
 
 impl ClaimedHostnames {
-    /// Reads the ConfigMap that the replica that leads writes: a list for each control plane.
+    /// Parses the ConfigMap that the leader writes: one list for each control plane.
     #[must_use]
     pub fn read(data: &BTreeMap<String, String>) -> Self {
         let plane = |(plane, text): (&String, &String)| {
@@ -117,7 +117,7 @@ impl ClaimedHostnames {
         }
     }
 
-    /// Whether the name belongs to another namespace than this one.
+    /// Returns whether another namespace owns the hostname.
     #[must_use]
     pub fn is_anothers(&self, control_plane: &str, hostname: &str, namespace: &str) -> bool {
         let plane = self.planes.get(control_plane);

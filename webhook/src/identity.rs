@@ -1,4 +1,4 @@
-//! Owner -> service -> user, hostname, Secret key: the one place, shared with rotation. Pure.
+//! Owner -> service -> user, hostname, data key: the only implementation, shared with rotation. Pure.
 
 use std::borrow::Cow;
 
@@ -10,37 +10,37 @@ pub use own_key::{POD_SECRET, digits_of, pod_data_key};
 
 use crate::forms::is_dns_subdomain;
 
-/// Is the longest service name; a data key of a Secret holds 253, with the control plane's name and our suffix.
+/// Longest service name; a data key of a Secret holds 253, including the control plane's name and our suffix.
 pub const LONGEST_SERVICE: usize = 200;
 
 const LONGEST_HOSTNAME: usize = 63;
 
-/// Names a pod's controller, from its ownerReference with `controller: true`.
+/// A pod's controller, from its ownerReference with `controller: true`.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkloadOwner<'a> {
-    /// For example `ReplicaSet`.
+    /// Kind of the controller, such as `ReplicaSet`.
     pub kind: &'a str,
     /// The owner's name.
     pub name: &'a str,
 }
 
-/// Holds a name in the tailnet: at most 63 letters, digits and dashes, once the kubelet has filled in what only it knows.
+/// A hostname in the tailnet: at most 63 letters, digits and dashes, after the kubelet has expanded its variables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hostname<'a> {
-    /// The name; holds `$(POD_NAME)` or `$(NODE_NAME)` where the flags below say so.
+    /// The hostname; contains `$(POD_NAME)` or `$(NODE_NAME)` if the flags below say so.
     pub text: Cow<'a, str>,
-    /// Whether the pod's name is to be filled in.
+    /// Whether the kubelet has to insert the pod's name.
     pub needs_pod_name: bool,
-    /// Whether the node's name is to be filled in.
+    /// Whether the kubelet has to insert the node's name.
     pub needs_node_name: bool,
 }
 
-/// Holds what a hostname template may name.
+/// Values that a hostname template may name.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TemplateNames<'a> {
     pub(crate) service: &'a str,
     pub(crate) namespace: &'a str,
-    /// Empty where the API server will still generate it.
+    /// Empty if the API server has yet to generate it.
     pub(crate) pod: &'a str,
 }
 
@@ -75,16 +75,16 @@ pub fn service<'a>(
     Some(stem.map_or(name, |(stem, _)| stem)).filter(|service| !service.is_empty())
 }
 
-/// Whether `text` may be a service.
+/// Returns whether `text` may be a service.
 #[must_use]
 pub fn is_service(text: &str) -> bool {
     is_dns_subdomain(text, LONGEST_SERVICE)
 }
 
-/// What every data key of a pre-auth key ends with.
+/// Suffix of every data key of a pre-auth key.
 pub const KEY_SUFFIX: &str = "-authkey";
 
-/// Names the data key of a service's pre-auth key; `_` is in no DNS name, so that two pairs never meet.
+/// Returns the data key of a service's pre-auth key; no DNS name contains `_`, which keeps all pairs distinct.
 #[must_use]
 pub fn data_key(service: &str, control_plane: &str) -> String {
     match control_plane {
@@ -93,10 +93,10 @@ pub fn data_key(service: &str, control_plane: &str) -> String {
     }
 }
 
-/// Names the Headscale user of a service.
+/// Returns the Headscale user of a service.
 ///
-/// Headscale wants a letter first, and a namespace may begin with a digit. A namespace has no dot, so that
-/// with the dots of the service gone nobody can spell another's.
+/// Headscale requires a letter first, and a namespace may begin with a digit. A namespace has no dot, and the dots of the
+/// service are replaced: no service can take the user name of another namespace.
 #[must_use]
 pub fn user(template: &str, namespace: &str, service: &str) -> String {
     let mut user = String::with_capacity(template.len() + namespace.len() + service.len());
@@ -122,10 +122,10 @@ pub fn user(template: &str, namespace: &str, service: &str) -> String {
     user
 }
 
-/// Whether `template` may be a hostname: lower-case letters, digits, dashes, dots and the four names in braces.
+/// Returns whether `template` may be a hostname: lower-case letters, digits, dashes, dots and the four names in braces.
 pub(crate) fn is_hostname_template(template: &str) -> bool {
     let end = |c: char| c == '-' || c == '.';
-    // What it names is filled in several times over, so that its own length is bounded too.
+    // Its names may be expanded several times, so its own length is bounded too.
     if template.is_empty()
         || template.len() > 253
         || template.starts_with(end)
@@ -146,7 +146,7 @@ pub(crate) fn is_hostname_template(template: &str) -> bool {
     })
 }
 
-/// Fills a checked template in.
+/// Fills in a checked template.
 pub(crate) fn hostname<'a>(template: &str, names: TemplateNames<'a>) -> Hostname<'a> {
     let whole = match template {
         "{service}" => names.service,
@@ -179,7 +179,7 @@ pub(crate) fn hostname<'a>(template: &str, names: TemplateNames<'a>) -> Hostname
         };
         text.extend(part.chars().map(|c| if c == '.' { '-' } else { c }));
     }
-    // What the kubelet fills in cannot be measured here; tailscaled cuts such a name itself.
+    // The length of what the kubelet inserts is unknown here; tailscaled cuts such a name itself.
     if !needs_pod_name && !needs_node_name {
         text = cut(text);
     }
@@ -190,7 +190,7 @@ pub(crate) fn hostname<'a>(template: &str, names: TemplateNames<'a>) -> Hostname
     }
 }
 
-/// Cuts a name that is too long, and keeps two of them apart by a hash of the whole.
+/// Cuts a name that is too long; a hash of the whole keeps cut names distinct.
 fn cut(mut text: String) -> String {
     if text.len() > LONGEST_HOSTNAME {
         let hash = Sha256::digest(text.as_bytes());

@@ -1,4 +1,4 @@
-//! JSON: lists that are read item by item, none kept whole, and what is written. Pure.
+//! JSON: lists read item by item without storing them, and output. Pure.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -18,9 +18,9 @@ where
     deserializer.deserialize_seq(ItemVisitor(take, PhantomData))
 }
 
-/// Reads a list that was put by, item by item; where it is no such list, as far as it is one.
+/// Reads a list stored as raw JSON, item by item; stops at the first item of another form.
 ///
-/// What an API server sends has every list in its form.
+/// In requests of an API server every list has its form.
 pub(crate) fn each_of<'a, T>(list: Option<&'a RawValue>, take: impl FnMut(T))
 where
     T: Deserialize<'a>,

@@ -1,35 +1,35 @@
-//! Names that pods and namespaces bear because of us: annotations, labels, containers and volumes. Pure.
+//! Names that Sidescale uses on pods and namespaces: annotations, labels, containers and volumes. Pure.
 
-/// Is the prefix of every annotation and label of ours.
+/// Prefix of every annotation and label of Sidescale.
 pub const PREFIX: &str = "sidescale.io/";
 
-/// Is the label by which a namespace opts in, and the annotation by which a pod does.
+/// Label with which a namespace opts in, and annotation with which a pod does.
 pub const INJECT: &str = "sidescale.io/inject";
-/// Is the annotation that names a pod's service.
+/// Annotation with the service of a pod.
 pub const SERVICE: &str = "sidescale.io/service";
-/// Is the annotation that names the control plane a pod joins.
+/// Annotation with the control plane that a pod joins.
 pub const CONTROL_PLANE: &str = "sidescale.io/control-plane";
-/// Is the annotation that says whether pods share a key.
+/// Annotation for whether pods share a key.
 pub const KEY_MODE: &str = "sidescale.io/key-mode";
-/// Is the annotation that names Headscale's own container.
+/// Annotation with the name of the Headscale container.
 pub const HEADSCALE_CONTAINER: &str = "sidescale.io/headscale-container";
-/// Is the annotation of a Secret that a person hands over to us.
+/// Annotation of a Secret that a user hands over to Sidescale.
 pub const ADOPT: &str = "sidescale.io/adopt";
-/// Is the annotation of a Secret that is left as it is.
+/// Annotation of a Secret that Sidescale leaves unchanged.
 pub const PAUSED: &str = "sidescale.io/paused";
 
-/// Is the Tailscale sidecar.
+/// Container of the Tailscale sidecar.
 pub const CONTAINER: &str = "tailscale";
-/// Is the container that keeps Headscale's API key.
+/// Container that manages Headscale's API key.
 pub(crate) const MANAGER: &str = "apikey-manager";
-/// Is the volume with Headscale's own keys.
+/// Volume with Headscale's own keys.
 pub(crate) const SERVER_KEYS: &str = "sidescale-server-keys";
-/// Is the label of an injected pod.
+/// Label of an injected pod.
 pub const SIDECAR_LABEL: &str = "sidescale.io/sidecar";
-/// Is the annotation that holds the receipt.
+/// Annotation with the receipt.
 pub const STATUS: &str = "sidescale.io/status";
-/// Names the volumes that may be lost when the cluster's autoscaler moves the pod.
+/// Annotation with the volumes that may be lost when the cluster's autoscaler moves the pod.
 pub(crate) const SAFE_TO_EVICT: &str =
     "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
-/// Begins the name of every volume that we add.
+/// Prefix of the names of all volumes that Sidescale adds.
 pub(crate) const VOLUME_PREFIX: &str = "sidescale-";

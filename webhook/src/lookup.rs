@@ -1,21 +1,21 @@
-//! Annotations and labels to look up, wherever they are kept. Pure.
+//! Lookup of annotations and labels, wherever they are stored. Pure.
 
 use std::collections::BTreeMap;
 
-/// Finds a value by its key in a borrowed map.
+/// Lookup of a value by its key in a borrowed map.
 pub trait Lookup: std::fmt::Debug {
-    /// The value of `key`.
+    /// Returns the value of `key`.
     fn value(&self, key: &str) -> Option<&str>;
-    /// All entries whose key begins with [`crate::keys::PREFIX`].
+    /// Returns all entries whose key begins with [`crate::keys::PREFIX`].
     fn ours(&self) -> Box<dyn Iterator<Item = (&str, &str)> + '_>;
 }
 
-/// Holds what the index keeps of a namespace.
+/// Metadata of a namespace that the index stores.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NamespaceMetadata {
     /// Value of the label `sidescale.io/inject`.
     pub inject: Option<String>,
-    /// All its labels, which may open a profile or a control plane to it.
+    /// All labels of the namespace, which may open a profile or a control plane to it.
     pub labels: BTreeMap<String, String>,
     /// Annotations under [`crate::keys::PREFIX`].
     pub annotations: BTreeMap<String, String>,

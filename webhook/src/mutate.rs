@@ -1,4 +1,4 @@
-//! One AdmissionReview in, one out: parsed, decided, patched, answered. Pure.
+//! One AdmissionReview in, one out: parses, decides, patches, answers. Pure.
 
 use std::sync::Arc;
 
@@ -23,13 +23,13 @@ use crate::quote;
 use crate::review::{API_VERSION, AnyReview, KIND, PodReview, Response, Review, read, reply};
 use crate::text::Name;
 
-/// Is the longest uid that is echoed; an API server's has 36 bytes.
+/// Longest uid that is echoed; an API server's has 36 bytes.
 const LONGEST_UID: usize = 256;
 
-/// Says why a body is no AdmissionReview that can be answered: HTTP 400.
+/// Reason why a body is no AdmissionReview that can be answered: HTTP 400.
 #[derive(Debug, Error)]
 pub enum Undecodable {
-    /// Not JSON, or not of the form.
+    /// Not JSON, or not of this form.
     #[error("the body is not an admission.k8s.io/v1 AdmissionReview with a request")]
     Form(#[source] serde_json::Error),
     /// Another kind or version.
@@ -42,18 +42,18 @@ pub enum Undecodable {
         /// `kind` as sent.
         kind: String,
     },
-    /// Nothing to echo.
+    /// No uid to echo.
     #[error("request.uid is empty: an answer without it would be refused")]
     NoUid,
-    /// Too long to echo.
+    /// Uid too long to echo.
     #[error("request.uid has {0} bytes, and an answer echoes it: want at most {LONGEST_UID} bytes")]
     LongUid(usize),
 }
 
 /// Answers one review.
 ///
-/// `namespaces` gives what the index holds of a namespace: `None` where it has not seen it yet. What only its annotations
-/// say, and which profiles and control planes it alone may name, is told to a verified caller only.
+/// `namespaces` returns what the index stores of a namespace: `None` if it has not seen it yet. Only a verified caller is
+/// shown what depends on its annotations, and the profiles and control planes that only this namespace may name.
 ///
 /// # Errors
 /// If the body is no AdmissionReview with a uid; everything else gets an answer.
@@ -99,7 +99,7 @@ pub fn mutate(
     pod.answer(policy).map_err(Undecodable::Form)
 }
 
-/// A review that cannot be read as a pod's is answered all the same, if it is of something else.
+/// Answers a review that cannot be parsed as a pod's, if it is of another resource.
 fn not_a_pod(body: &[u8], error: serde_json::Error) -> Result<ReviewOutcome, Undecodable> {
     let Ok(review) = read::<AnyReview<'_>>(body) else {
         return Err(Undecodable::Form(error));

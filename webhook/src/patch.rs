@@ -9,7 +9,7 @@ use crate::pod::{Containers, Metadata, Spec};
 use crate::sidecar::shapes::{SidecarMount, SidecarVolume};
 use crate::sidecar::{Receipt, apikey_manager, tailscale};
 
-/// Collects operations as JSON.
+/// Operations, as JSON.
 #[derive(Debug)]
 pub(crate) struct Patch {
     json: Vec<u8>,
@@ -23,7 +23,7 @@ impl Patch {
         Self { json }
     }
 
-    /// Adds `value` at `path`, whose parent exists or was added before. Our paths have nothing that JSON escapes.
+    /// Adds `value` at `path`, whose parent exists or was added before. Our paths contain nothing that JSON escapes.
     pub(crate) fn add<V: Serialize>(&mut self, path: &str, value: &V) {
         if self.json.len() > 1 {
             self.json.push(b',');
@@ -73,7 +73,7 @@ impl Patch {
         }
     }
 
-    /// Adds the Secrets that our images are pulled with, and the pod has not.
+    /// Adds the Secrets that our images are pulled with and that the pod lacks.
     fn pull_secrets(&mut self, fit: &SidecarPlacement<'_>) {
         let PullSecrets { present, missing } = &fit.pull_secrets;
         let missing: Vec<_> = missing.iter().map(|name| Reference { name }).collect();
@@ -89,7 +89,7 @@ impl Patch {
         }
     }
 
-    /// The finished array.
+    /// Returns the finished array.
     pub(crate) fn finish(mut self) -> Vec<u8> {
         self.json.push(b']');
         self.json
@@ -118,7 +118,7 @@ struct Reference<'a> {
     name: &'a str,
 }
 
-/// Adds what fits, with its volumes, the label and the receipt.
+/// Returns the patch that adds the sidecars, with their volumes, the label and the receipt.
 pub(crate) fn injection(
     metadata: &Metadata<'_>,
     spec: &Spec<'_>,
@@ -164,7 +164,7 @@ pub(crate) fn injection(
         let container = tailscale::container(sidecar, fit, &port);
         match &spec.init_containers {
             _ if !sidecar.native => patch.add("/spec/containers/-", &container),
-            // First, so that the pod's own init containers find the tailnet.
+            // First: the pod's own init containers can then reach the tailnet.
             Some(Containers { .. }) => patch.add("/spec/initContainers/0", &container),
             None => patch.add("/spec/initContainers", &[container]),
         }
@@ -187,7 +187,7 @@ pub(crate) fn injection(
     patch.finish()
 }
 
-/// Names our empty volumes, behind those that the pod names: else they would keep the autoscaler from moving it.
+/// Lists our empty volumes after those that the pod lists: otherwise they would keep the autoscaler from moving it.
 fn evictable(metadata: &Metadata<'_>, volumes: &[SidecarVolume<'_>]) -> Option<String> {
     let mut names = String::with_capacity(128);
     let annotations = metadata.annotations.as_ref();
@@ -206,7 +206,7 @@ fn evictable(metadata: &Metadata<'_>, volumes: &[SidecarVolume<'_>]) -> Option<S
     any.then_some(names)
 }
 
-/// Adds the receipt alone.
+/// Returns the patch that adds only the receipt.
 pub(crate) fn receipt(metadata: &Metadata<'_>, text: &str) -> Vec<u8> {
     let mut patch = Patch::new();
     patch.annotations(metadata, text, None);

@@ -1,4 +1,4 @@
-//! The lean view of a pod: borrowed from the body, with counts and answers in place of what is only asked once. Pure.
+//! The lean view of a pod: borrowed from the body; a part read only once is stored as a count or a flag. Pure.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -22,12 +22,12 @@ use crate::keys::{PREFIX, SAFE_TO_EVICT, SERVER_KEYS, SIDECAR_LABEL, STATUS, VOL
 use crate::lookup::Lookup;
 use crate::text::{Name, Text};
 
-/// Is the most containers of a pod that is injected, init containers among them.
+/// Maximum number of containers of an injected pod, including init containers.
 pub(crate) const MOST_CONTAINERS: usize = 512;
-/// Is the most unknown annotations under our prefix that are kept of a pod: more than are remarked on one by one.
+/// Maximum number of unknown annotations under our prefix stored for a pod: more than get a remark each.
 const MOST_UNKNOWN: usize = 16;
 
-/// Holds what decides an injection; `null` and absent are one.
+/// Inputs of an injection decision; `null` and absent are equal.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Pod<'a> {
@@ -64,7 +64,7 @@ pub(crate) struct Spec<'a> {
     pub(crate) init_containers: Option<Containers>,
     pub(crate) containers: Option<Containers>,
     pub(crate) volumes: Option<Volumes>,
-    /// Requests and limits of the pod as a whole; then containers need none.
+    /// Requests and limits of the pod as a whole; its containers then need none.
     pub(crate) resources: Option<IgnoredAny>,
 }
 
@@ -75,7 +75,7 @@ pub(crate) struct Os<'a> {
     name: Option<Text<'a>>,
 }
 
-/// The labels that a service is read from, and ours.
+/// Labels that a service is derived from, and ours.
 #[derive(Debug, Default)]
 pub(crate) struct ServiceLabels<'a> {
     pub(crate) template_hash: Option<Text<'a>>,
@@ -83,11 +83,11 @@ pub(crate) struct ServiceLabels<'a> {
     pub(crate) sidecar: Option<Text<'a>>,
 }
 
-/// The annotations under our prefix, whether the kubelet made the pod from a file, and what the autoscaler is told.
+/// Annotations under our prefix, whether the kubelet created the pod from a file, and the autoscaler's list of volumes.
 #[derive(Debug, Default)]
 pub(crate) struct Annotations<'a> {
     ours: Vec<(Name<'a>, Text<'a>)>,
-    /// How many of these are unknown, and how many more are only counted.
+    /// Number of unknown ones stored, and of those only counted.
     unknown: usize,
     more: usize,
     pub(crate) mirror: bool,
@@ -108,11 +108,11 @@ struct OwnerReference<'a> {
     controller: Option<bool>,
 }
 
-/// The operating system that the pod asks for.
+/// Operating system that the pod asks for.
 #[derive(Debug, Default)]
 pub(crate) struct NodeSelector<'a>(Option<Text<'a>>);
 
-/// Whether a volume has a name that we would give, and which.
+/// Whether a volume has a name that Sidescale uses, and which.
 #[derive(Debug, Default)]
 pub(crate) struct Volumes {
     pub(crate) ours: bool,
@@ -127,7 +127,7 @@ struct VolumeName<'a> {
 }
 
 impl<'a> Controller<'a> {
-    /// An owner that is to be.
+    /// Returns an owner that does not exist yet.
     pub(crate) fn of(kind: &'static str, name: String) -> Self {
         Self(Some(OwnerReference {
             kind: Some(Cow::Borrowed(kind).into()),
@@ -146,7 +146,7 @@ impl Volumes {
 }
 
 impl Metadata<'_> {
-    /// The controller.
+    /// Returns the controller.
     pub(crate) fn owner(&self) -> Option<WorkloadOwner<'_>> {
         let OwnerReference {
             kind,
@@ -161,19 +161,19 @@ impl Metadata<'_> {
 }
 
 impl Annotations<'_> {
-    /// The receipt, if there is one.
+    /// Returns the receipt, if there is one.
     pub(crate) fn status(&self) -> Option<&str> {
         self.value(STATUS)
     }
 
-    /// Whether the author wrote something under our prefix.
+    /// Returns whether the author wrote an annotation under our prefix.
     pub(crate) fn asks(&self) -> bool {
         self.ours.iter().any(|(key, _)| &**key != STATUS)
     }
 }
 
 impl<'de> Annotations<'de> {
-    /// Keeps what is known, the last of a key that comes twice; of the rest a few keys.
+    /// Stores known keys, the last of each that comes twice, and some of the others.
     fn of_ours<M: MapAccess<'de>>(
         &mut self,
         key: &Text<'de>,
@@ -198,13 +198,13 @@ impl<'de> Annotations<'de> {
 }
 
 impl Spec<'_> {
-    /// How many containers the pod has, init containers among them.
+    /// Returns the number of the pod's containers, including init containers.
     pub(crate) fn containers(&self) -> usize {
         let lists = [&self.init_containers, &self.containers];
         lists.into_iter().flatten().map(|list| list.count).sum()
     }
 
-    /// Whether the pod runs on Windows nodes.
+    /// Returns whether the pod runs on Windows nodes.
     pub(crate) fn is_windows(&self) -> bool {
         let os = self.os.as_ref().and_then(|os| os.name.as_deref());
         let selected = self
@@ -225,7 +225,7 @@ impl Lookup for Annotations<'_> {
 
     fn ours(&self) -> Box<dyn Iterator<Item = (&str, &str)> + '_> {
         let kept = self.ours.iter().map(|(key, value)| (&**key, &**value));
-        // Those that are only counted have no name left, and were none that is known.
+        // Those only counted have lost their name, which was no known one.
         Box::new(kept.chain(std::iter::repeat_n((PREFIX, ""), self.more)))
     }
 }
@@ -244,12 +244,12 @@ impl Lookup for ServiceLabels<'_> {
     }
 }
 
-/// A map that is read entry by entry, into the little that is kept of it.
+/// A map that is read entry by entry, and of which little is stored.
 trait Entries<'de>: Default {
     fn entry<M: MapAccess<'de>>(&mut self, key: &Text<'de>, map: &mut M) -> Result<Kept, M::Error>;
 }
 
-/// Says whether an entry's value was read.
+/// Whether an entry's value was read.
 enum Kept {
     Yes,
     No,

@@ -23,19 +23,19 @@ pub use scope::{NamespaceScope, Operator, Requirement, Selector};
 use crate::annotations::Defaults;
 use crate::identity::POD_SECRET;
 
-/// Is the shortest life of a key that anybody can choose: a mint and its retries have to fit in.
+/// Shortest lifetime of a key that can be configured: creating it, with retries, has to fit in.
 pub(crate) const SHORTEST_LIFE: Duration = Duration::from_secs(30);
 
-/// Is the name of the control plane and of the profile that are used where nothing else is asked for.
+/// Name of the default control plane and of the default profile.
 pub const DEFAULT: &str = "default";
-/// Is the sidecar's image where no profile names another.
+/// Default image of the sidecar.
 pub const IMAGE: &str = "docker.io/tailscale/tailscale:v1.102.3";
-/// Is our own image where the configuration names no other, as `make image` builds it.
+/// Default for Sidescale's own image, as `make image` builds it.
 pub const OWN_IMAGE: &str = concat!("sidescale:", env!("CARGO_PKG_VERSION"));
-/// Is the user name template where no control plane names another.
+/// Default user name template of a control plane.
 pub const USER_TEMPLATE: &str = "{namespace}.{service}";
 
-/// Holds the whole configuration after it was read and checked.
+/// The whole configuration, parsed and checked.
 #[derive(Clone, Debug)]
 pub struct Policy {
     /// Control planes by name; `default` always exists.
@@ -44,33 +44,33 @@ pub struct Policy {
     pub profiles: BTreeMap<String, Profile>,
     /// Where rotation differs from its defaults.
     pub rotation: Rotation,
-    /// Whether pods are injected at all; keys of those that are there live on.
+    /// Whether pods are injected at all; rotation continues for the keys of existing pods.
     pub inject: bool,
-    /// Our own image, which the manager of the API key runs beside Headscale.
+    /// Sidescale's own image, which the manager of the API key runs beside Headscale.
     pub image: String,
-    /// What marks the Headscale users that this release makes; `None`: kube-system's uid and the release's name.
+    /// Mark of the Headscale users that this release creates; `None`: kube-system's uid and the release's name.
     pub installation: Option<String>,
-    /// Marks of earlier times that count as well.
+    /// Earlier marks that count as well.
     pub former_installations: Vec<String>,
-    /// Which service alone may have a name in the tailnet, by that name.
+    /// Services that hostnames in the tailnet are reserved for, by hostname.
     pub reserved_hostnames: BTreeMap<String, HostnameOwner>,
 }
 
-/// Service that a name in the tailnet is reserved for.
+/// Service that a hostname in the tailnet is reserved for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostnameOwner {
-    /// Its namespace.
+    /// Namespace of the service.
     pub namespace: String,
-    /// Its name.
+    /// Name of the service.
     pub service: String,
 }
 
-/// Names one Headscale.
+/// Settings of one Headscale.
 #[derive(Clone, Debug)]
 pub struct ControlPlaneSettings {
     /// URL given to sidecars as `--login-server`.
     pub login_server: String,
-    /// URL for our own calls; the login server where the file names none.
+    /// URL for our own calls; defaults to the login server.
     pub api_url: String,
     /// Namespace of the Secret with the API key; default `headscale`.
     pub api_key_namespace: String,
@@ -84,26 +84,26 @@ pub struct ControlPlaneSettings {
     pub ca_bundle: Option<String>,
     /// User name template; default `{namespace}.{service}`.
     pub user_template: String,
-    /// Users that were not made by us and may be used all the same.
+    /// Users that Sidescale did not create and may use anyway.
     pub adopt_users: Vec<String>,
     /// Namespaces whose pods may name it; `None`: all for the default one, none for others.
     pub namespaces: Option<NamespaceScope>,
 }
 
-/// Holds what a profile defaults and allows.
+/// Defaults and limits of a profile.
 #[derive(Clone, Debug)]
 pub struct Profile {
-    /// First digits of a hash of all that is below, for the receipt.
+    /// First digits of a hash of all fields below, for the receipt.
     pub hash: String,
     /// Tailscale image of the sidecar.
     pub image: String,
     /// Tags that an annotation may name.
     pub allowed_tags: Vec<String>,
-    /// Images that an annotation may name; one that ends with `*`, behind `/`, `:` or `@`, is a beginning.
+    /// Images that an annotation may name; one that ends with `*`, after `/`, `:` or `@`, is a prefix.
     pub allowed_images: Vec<String>,
     /// Arguments of `tailscale up` that an annotation may name, without dashes.
     pub allowed_extra_args: Vec<String>,
-    /// Longest life of a pre-auth key; default 8760h.
+    /// Longest lifetime of a pre-auth key; default 8760h.
     pub max_auth_key_expiration: Duration,
     /// Name of the Secret with the pre-auth keys of a namespace; default `headscale-auth-keys`.
     pub auth_key_secret_name: String,
@@ -113,16 +113,16 @@ pub struct Profile {
     pub namespaces: Option<NamespaceScope>,
     /// Pods of opted-in namespaces that get it without an annotation.
     pub pod_selector: Option<Selector>,
-    /// What a mistake in an annotation leads to.
+    /// Effect of a mistake in an annotation.
     pub on_invalid: OnInvalid,
-    /// What is laid over the Tailscale container.
+    /// Override of the Tailscale container.
     pub overlay: Overlay,
-    /// What annotations say where neither pod nor namespace does.
+    /// Annotations that apply if neither pod nor namespace sets them.
     pub(crate) defaults: Defaults,
 }
 
 impl Profile {
-    /// What it says in place of an annotation that nobody wrote, by its name without the prefix.
+    /// Returns its default for an annotation, by the annotation's name without the prefix.
     #[must_use]
     pub fn default_of(&self, name: &str) -> Option<&str> {
         self.defaults.get(name)
@@ -175,19 +175,19 @@ impl Default for Rotation {
 }
 
 impl Policy {
-    /// Whether a pod of this profile starts in spite of a mistake.
+    /// Returns whether a pod of this profile starts despite a mistake.
     pub(crate) fn tolerates(&self, profile: &str) -> bool {
         let profile = self.profiles.get(profile);
         profile.is_some_and(|profile| profile.on_invalid == OnInvalid::Warn)
     }
 
-    /// Whether a profile is chosen by a pod's labels.
+    /// Returns whether a profile is selected by a pod's labels.
     pub(crate) fn has_pod_selectors(&self) -> bool {
         let mut profiles = self.profiles.values();
         profiles.any(|profile| profile.pod_selector.is_some())
     }
 
-    /// The labels of a pod that may choose its profile.
+    /// Returns the labels of a pod that may select its profile.
     #[must_use]
     pub fn pod_labels(&self) -> BTreeSet<&str> {
         let profiles = self.profiles.values();
@@ -195,7 +195,7 @@ impl Policy {
         selectors.flat_map(Selector::keys).collect()
     }
 
-    /// What an operator should know of a configuration that is accepted.
+    /// Returns what an operator should know about an accepted configuration.
     #[must_use]
     pub fn remarks(&self) -> Vec<String> {
         let open = |profile: &Profile| {
@@ -210,7 +210,7 @@ impl Policy {
         remarks.collect()
     }
 
-    /// The labels of a namespace that may open a profile or a control plane to it.
+    /// Returns the labels of a namespace that may open a profile or a control plane to it.
     #[must_use]
     pub fn namespace_labels(&self) -> BTreeSet<&str> {
         let profiles = self.profiles.values().map(|profile| &profile.namespaces);
@@ -222,7 +222,7 @@ impl Policy {
         selectors.flat_map(Selector::keys).collect()
     }
 
-    /// Names of the Secrets that hold pre-auth keys, in whatever namespace there are pods.
+    /// Returns the names of the Secrets that hold pre-auth keys, in any namespace with pods.
     #[must_use]
     pub fn auth_key_secrets(&self) -> BTreeSet<&str> {
         let profiles = self.profiles.values();
@@ -231,7 +231,7 @@ impl Policy {
     }
 }
 
-/// What a mistake in an annotation leads to.
+/// Effect of a mistake in an annotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnInvalid {
     /// The pod is denied.
@@ -259,20 +259,20 @@ impl Delivery {
     }
 }
 
-/// Holds the numbers of the rotation module.
+/// Settings of the rotation module.
 #[derive(Clone, Debug)]
 pub struct Rotation {
     /// How long an old pre-auth key stays valid after its successor was written; default 1h.
     pub overlap: Duration,
-    /// Stops all minting and expiring.
+    /// Stops creating and expiring keys.
     pub paused: bool,
     /// Most services that one namespace may have; default 200.
     pub max_services_per_namespace: usize,
-    /// Shortest life of a key that pods share; default 1h.
+    /// Shortest lifetime of a key that pods share; default 1h.
     pub min_auth_key_expiration: Duration,
-    /// Shortest life of a key of a single pod; default 5m.
+    /// Shortest lifetime of a per-pod key; default 5m.
     pub min_pod_auth_key_expiration: Duration,
-    /// Shortest time between a key and its renewal, or a third of its life where that is less; default 1h.
+    /// Shortest time between a key and its renewal, or a third of its lifetime if that is less; default 1h.
     pub min_auth_key_renewal_gap: Duration,
     /// Most keys that one service gets at once; default 12.
     pub keys_per_service: u32,
@@ -282,38 +282,38 @@ pub struct Rotation {
     pub new_keys_per_namespace: u32,
     /// How many more it gets in each hour; default [`Self::max_services_per_namespace`].
     pub new_keys_per_namespace_per_hour: u32,
-    /// Most keys of single pods that one namespace gets at once; default 2000.
+    /// Most per-pod keys that one namespace gets at once; default 2000.
     pub pod_keys_per_namespace: u32,
     /// How many more it gets in each hour; default 1000.
     pub pod_keys_per_namespace_per_hour: u32,
     /// Most rows of keys at one control plane before the namespaces with most of them are refused; default 20000.
     pub max_control_plane_rows: u32,
-    /// How long a key is kept that no pod needs; default 7d.
+    /// How long a key is kept after the last pod that needs it; default 7d.
     pub unused_keys_after: Duration,
-    /// How old a live key that no Secret knows has to be before it is ended; default 10m.
+    /// Minimum age of a live key that no Secret contains before it is expired; default 10m.
     pub orphaned_keys_after: Duration,
-    /// How long after its last key's end a user without nodes is removed; default 30d.
+    /// How long after its last key expires a user without nodes is deleted; default 30d.
     pub unused_users_after: Duration,
     /// What happens to a pod that lost its node; default [`OnLost::Report`].
     pub on_lost: OnLost,
-    /// Who makes Headscale users; default [`UserPolicy::Manage`].
+    /// Who creates Headscale users; default [`UserPolicy::Manage`].
     pub users: UserPolicy,
 }
 
-/// Who makes and removes the Headscale users that keys are made for.
+/// Who creates and deletes the Headscale users that keys are created for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UserPolicy {
-    /// We do.
+    /// Sidescale does.
     #[default]
     Manage,
-    /// People do: a user that is missing is asked for, and none is removed.
+    /// People do: a missing user is reported, and none is deleted.
     Never,
 }
 
-/// What happens to a pod that lost its node, which nothing but a restart of its container mends.
+/// What happens to a pod that lost its node, which only a restart of its container repairs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnLost {
-    /// People are told.
+    /// The pod is reported.
     #[default]
     Report,
     /// The pod is evicted as well.

@@ -1,25 +1,25 @@
-//! Text of others as it may stand in a denial, a log line, an Event or a terminal: short, without keys and controls. Pure.
+//! Untrusted text made safe for a denial, a log line, an Event or a terminal: short, without keys and control characters. Pure.
 
 use std::borrow::Cow;
 
-/// Is how much of a value a message shows.
+/// Maximum length of a value in a message.
 const SHOWN: usize = 100;
 
-/// Is how much of a name or of an error a log line shows.
+/// Maximum length of a name or an error in a log line.
 const LINE: usize = 256;
 
-/// Is more than the longest key: a key whose end was cut off is still one.
+/// Longer than any key: a key whose end was cut off is still redacted.
 const LONGEST_KEY: usize = 128;
 
-/// What keys of Headscale and Tailscale begin with.
+/// Prefixes of Headscale's and Tailscale's keys.
 const KEYS: [&str; 2] = ["hskey-", "tskey-"];
 
-/// Is the length of a pre-auth key of Headscale before 0.28, which is hexadecimal digits alone.
+/// Length of a pre-auth key of Headscale before 0.28, which is only hexadecimal digits.
 const OLDER_KEY: usize = 48;
 
 const REDACTED: &str = "<redacted>";
 
-/// Returns the text in quotes, escaped; of a long one its beginning, and how long it is.
+/// Returns the text in quotes, escaped; of a long one, its beginning and its length.
 #[must_use]
 pub fn shown(text: &str) -> String {
     match cut(text, SHOWN) {
@@ -28,7 +28,7 @@ pub fn shown(text: &str) -> String {
     }
 }
 
-/// Returns the text in one line, without quotes: of a long one its beginning.
+/// Returns the text in one line, without quotes; of a long one, its beginning.
 #[must_use]
 pub fn line(text: &str) -> String {
     let (start, more) = cut(text, LINE);
@@ -61,10 +61,10 @@ pub fn redacted(text: &str) -> Cow<'_, str> {
     Cow::Owned(safe)
 }
 
-/// The first characters of the text without keys, and whether there are more.
+/// Returns the first characters of the text without keys, and whether there are more.
 fn cut(text: &str, most: usize) -> (Cow<'_, str>, bool) {
     let end = |text: &str, most| text.char_indices().nth(most).map(|(end, _)| end);
-    // A key that begins within what is shown is looked at as a whole, and nothing behind it.
+    // A key that begins in the shown part is examined as a whole, and nothing after it.
     let window = end(text, most + LONGEST_KEY).map_or(text, |end| &text[..end]);
     let safe = redacted(window);
     let Some(end) = end(&safe, most) else {
@@ -80,7 +80,7 @@ fn cut(text: &str, most: usize) -> (Cow<'_, str>, bool) {
     (start, true)
 }
 
-/// Where the first key begins and ends, and what of its beginning may be shown.
+/// Returns where the first key begins and ends, and the part of its beginning that may be shown.
 fn first_key(text: &str) -> Option<(usize, usize, &'static str)> {
     let named = KEYS.iter().filter_map(|prefix| {
         let start = text.find(prefix)?;
@@ -94,7 +94,7 @@ fn first_key(text: &str) -> Option<(usize, usize, &'static str)> {
     older.map(|(start, end)| (start, end, "")).or(named)
 }
 
-/// A word of 48 hexadecimal digits; a digest of an image has 64.
+/// Returns a word of 48 hexadecimal digits; a digest of an image has 64.
 fn older_key(text: &str) -> Option<(usize, usize)> {
     let mut start = 0;
     for run in text.split(|c: char| !c.is_ascii_alphanumeric()) {
@@ -108,7 +108,7 @@ fn older_key(text: &str) -> Option<(usize, usize)> {
     None
 }
 
-/// Whether a terminal would obey the character, or show what follows in another order.
+/// Returns whether a terminal would obey the character, or reorder the text after it.
 fn is_control(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')

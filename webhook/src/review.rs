@@ -9,12 +9,12 @@ use crate::json::write;
 use crate::pod::Pod;
 use crate::text::{Name, Text};
 
-/// Is the only version that we speak.
+/// The only supported version.
 pub(crate) const API_VERSION: &str = "admission.k8s.io/v1";
-/// Is the kind of every body.
+/// Kind of every body.
 pub(crate) const KIND: &str = "AdmissionReview";
 
-/// Holds a review whose object is read as `O`.
+/// A review whose object is read as `O`.
 #[derive(Debug, Deserialize)]
 #[serde(
     rename_all = "camelCase",
@@ -64,12 +64,12 @@ pub(crate) type PodReview<'a> = Review<'a, Pod<'a>>;
 /// A review of anything, whose object is skipped.
 pub(crate) type AnyReview<'a> = Review<'a, IgnoredAny>;
 
-/// Reads a body as `T`.
+/// Parses a body as `T`.
 ///
 /// # Errors
-/// If it is not JSON of that form.
+/// If the body is not JSON of that form.
 pub(crate) fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> serde_json::Result<T> {
-    // As a whole, which is quicker than each string by itself.
+    // As a whole, which is faster than each string separately.
     let text = std::str::from_utf8(body).map_err(serde_json::Error::custom)?;
     parse(text)
 }
@@ -79,7 +79,7 @@ fn none<O>() -> Option<O> {
 }
 
 impl<O> Request<'_, O> {
-    /// Whether a pod is being created.
+    /// Returns whether a pod is being created.
     pub(crate) fn is_pod_create(&self) -> bool {
         let Resource { group, resource } = &self.resource;
         group.as_deref().unwrap_or_default().is_empty()
@@ -89,7 +89,7 @@ impl<O> Request<'_, O> {
     }
 }
 
-/// Holds the answer; the API server refuses one whose version, kind or uid is not the request's.
+/// The answer; the API server refuses one whose version, kind or uid differs from the request's.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Reply<'a> {
@@ -112,7 +112,7 @@ pub(crate) struct Response<'a> {
 }
 
 impl<'a> Response<'a> {
-    /// Denies without a word; the rest is filled in by struct update.
+    /// Returns a denial without a message; the rest is filled in by struct update.
     pub(crate) fn to(uid: &'a str) -> Self {
         Self {
             uid,
@@ -147,7 +147,7 @@ impl Reply<'_> {
         let mut json = Vec::with_capacity(768 + encoded);
         write(&mut json, self);
         if let Some(patch) = patch {
-            // Back over the ends of `response` and of the review, into `response`.
+            // Back over the closing braces of `response` and of the review, into `response`.
             json.truncate(json.len() - 2);
             json.extend_from_slice(br#","patchType":"JSONPatch","patch":""#);
             STANDARD.encode_append(patch, &mut json);

@@ -1,4 +1,4 @@
-//! What is put into a pod: the sidecar itself, and the receipt that says so. Pure.
+//! What is injected into a pod: the sidecar itself, and its receipt. Pure.
 
 use std::borrow::Cow;
 
@@ -17,28 +17,28 @@ pub(crate) mod tailscale;
 use crate::annotations::{AuthKeyRef, Injection, SkipReason, Tailscale};
 use crate::{forms, identity};
 
-// To the byte: with a slash at the end the token is mounted all the same.
+// Exactly this text: with a slash at the end the token is mounted anyway.
 pub(crate) const TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// Bounds the words of a receipt that are no names: versions, reasons and hashes have far less.
+/// Longest word of a receipt that is not a name: versions, reasons and hashes are far shorter.
 const LONGEST_WORD: usize = 64;
 
-/// Is the version that receipts name.
+/// Version that receipts name.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Says on the pod what was done to it and why, in the annotation `sidescale.io/status`. It never holds a key.
+/// Receipt on the pod of what was done to it and why, in the annotation `sidescale.io/status`. It never contains a key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Receipt<'a> {
     /// Version of Sidescale that wrote it.
     #[serde(borrow)]
     pub version: Cow<'a, str>,
-    /// Injected or skipped.
+    /// Whether the pod was injected or skipped.
     pub decision: Done,
     /// Why the pod was skipped.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Cow<'a, str>>,
-    /// Profile that was used.
+    /// Name of the profile used.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<Cow<'a, str>>,
     /// Hash of the profile at that time.
@@ -47,35 +47,35 @@ pub struct Receipt<'a> {
     /// The key that the Tailscale sidecar refers to.
     #[serde(flatten, borrow, skip_serializing_if = "Option::is_none")]
     pub injected: Option<Injected<'a>>,
-    /// Secret that the manager keeps Headscale's API key in.
+    /// Secret in which the manager stores Headscale's API key.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub api_key_secret: Option<Cow<'a, str>>,
     /// Secret that Headscale's own keys are mounted from.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub server_keys_secret: Option<Cow<'a, str>>,
-    /// Whether the namespace was not known yet, so that none of its annotations were seen.
+    /// Whether the namespace was not known yet, which means that none of its annotations were seen.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub namespace_unknown: bool,
-    /// A remark on each key under our prefix that nothing reads.
+    /// A remark on each unknown key under our prefix.
     #[serde(borrow, default, skip_serializing_if = "<[_]>::is_empty")]
     pub unknown: Cow<'a, [String]>,
 }
 
-/// Says what was done to a pod.
+/// What was done to a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Done {
     /// A sidecar was added.
     Inject,
-    /// It was left alone.
+    /// The pod was skipped.
     Skip,
 }
 
-/// Names the key that a Tailscale sidecar refers to.
+/// The key that a Tailscale sidecar refers to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Injected<'a> {
-    /// The identity.
+    /// Service, the pod's identity.
     #[serde(borrow)]
     pub service: Cow<'a, str>,
     /// Name of the control plane.
@@ -84,20 +84,20 @@ pub struct Injected<'a> {
     /// Secret with the key.
     #[serde(borrow)]
     pub secret: Cow<'a, str>,
-    /// Data key in it.
+    /// Data key in that Secret.
     #[serde(borrow)]
     pub data_key: Cow<'a, str>,
-    /// Whether that key is the author's own, which rotation leaves alone.
+    /// Whether the key is the author's own, which rotation leaves alone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub own_key: bool,
 }
 
 impl<'a> Receipt<'a> {
-    /// Reads the annotation's value. Whoever may write a pod may forge it: what it names has the form of such names,
-    /// and can stand in an Event or in a command to paste.
+    /// Parses the annotation's value. Anyone who may write a pod can forge it: every name in it has the form of such names,
+    /// and is safe in an Event or in a command to paste.
     ///
     /// # Errors
-    /// If it is no receipt of ours.
+    /// If it is not a receipt of Sidescale.
     pub fn parse(text: &'a str) -> Result<Self, serde_json::Error> {
         let receipt: Self = serde_json::from_str(text)?;
         if receipt.has_the_form() {

@@ -1,21 +1,21 @@
-//! Strings that borrow from the body where they can: Go escapes `<`, `>` and `&`, and `&str` would refuse those. Pure.
+//! Strings that borrow from the body if they can: Go escapes `<`, `>` and `&`, and `&str` would refuse those. Pure.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 
-/// Is the most that is copied of a string with escapes, far above any that is read.
+/// Maximum length copied of a string with escapes, far above any that is read.
 const LONGEST_COPY: usize = 64 << 10;
 
-/// Is the most that is kept of a name: Kubernetes takes 253 bytes, so that a longer one is none, cut or not.
+/// Maximum length stored of a name: Kubernetes accepts 253 bytes, so a longer one is invalid, cut or not.
 const LONGEST_NAME: usize = 256;
 
-/// Holds a JSON string, copied only where it has an escape.
+/// A JSON string, copied only if it has an escape.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Text<'a>(pub(crate) Cow<'a, str>);
 
-/// Holds the name of something, or the beginning of what is too long to be one: it goes into messages.
+/// A name, or the beginning of a text that is too long to be one: it goes into messages.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct Name<'a>(Text<'a>);
 

@@ -1,4 +1,4 @@
-//! A workload's template -> the warnings its author reads: the verdict that its pods will get. Pure.
+//! A workload's template -> the warnings for its author: the verdict that its pods will get. Pure.
 
 use std::sync::Arc;
 
@@ -16,22 +16,22 @@ use crate::quote;
 use crate::review::{Response, Review, read, reply};
 use crate::text::Name;
 
-/// Holds the answer to the review of a workload, and what a log line and the metrics need of it.
+/// Answer to the review of a workload, with what a log line and the metrics need.
 #[derive(Clone, Debug)]
 pub struct Advice {
     /// The AdmissionReview to send, as JSON; it always allows.
     pub reply: Vec<u8>,
-    /// What its pods will get; none where the object is no workload that can be read.
+    /// Verdict on its pods; `None` if the object is no workload that can be parsed.
     pub verdict: Option<Verdict>,
     /// The request's namespace.
     pub namespace: String,
-    /// Kind and name.
+    /// Kind and name of the workload.
     pub workload: String,
-    /// What its author is told.
+    /// Warnings for its author.
     pub warnings: Vec<String>,
 }
 
-/// The kinds that are looked at.
+/// Supported kinds of workload.
 #[derive(Clone, Copy)]
 enum WorkloadKind {
     Deployment,
@@ -84,7 +84,7 @@ struct JobSpec<'a> {
     template: Option<TemplateParts<'a>>,
 }
 
-/// A template, of which nothing is read yet: most workloads ask for nothing.
+/// A template as raw JSON: most workloads ask for nothing.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct TemplateParts<'a> {
@@ -95,7 +95,7 @@ struct TemplateParts<'a> {
 }
 
 /// Answers the review of a workload: allowed, with the verdict on its pods as warnings, as far as the caller may know.
-/// `hostnames` says which names in the tailnet belong to which namespace: a verified caller is warned of another's.
+/// `hostnames` lists the owners of hostnames in the tailnets: a verified caller is warned of another's hostname.
 ///
 /// # Errors
 /// If the body is no AdmissionReview with a uid; everything else gets an answer.
@@ -157,7 +157,7 @@ impl WorkloadKind {
         })
     }
 
-    /// What the controller would make pods from; none where there is no template.
+    /// Returns what the controller would create pods from; `None` without a template.
     fn template<'a>(self, name: &str, spec: WorkloadSpec<'a>) -> Option<Template<'a>> {
         let WorkloadSpec {
             template,
@@ -168,7 +168,7 @@ impl WorkloadKind {
             Self::CronJob => job_template?.spec.template?,
             Self::Deployment | Self::StatefulSet | Self::DaemonSet | Self::Job => template?,
         };
-        // The hash and the time of a run stand for those that the controllers will write.
+        // The hash and the time of a run are placeholders for those that the controllers will write.
         let owner = match self {
             Self::Deployment => ("ReplicaSet", format!("{name}-0")),
             Self::StatefulSet => ("StatefulSet", name.to_owned()),
@@ -191,7 +191,7 @@ impl WorkloadKind {
     }
 }
 
-/// What the webhook would answer to the creation of a pod from this template.
+/// Returns the webhook's answer to the creation of a pod from this template.
 fn outcome(
     (uid, namespace): (&str, &str),
     template: &Template<'_>,
@@ -228,7 +228,7 @@ fn outcome(
     Ok(outcome)
 }
 
-/// What the author has to know; nothing where the pods get what was asked for.
+/// Returns what the author has to know; nothing if the pods get what was asked for.
 fn said(outcome: &ReviewOutcome) -> Vec<String> {
     let ReviewOutcome {
         verdict,

@@ -1,4 +1,4 @@
-//! What a configuration file may say, and what each mistake is answered with.
+//! Accepted configuration files, and the error of each mistake.
 
 #![allow(clippy::panic, clippy::too_many_lines, clippy::unwrap_used)]
 
@@ -36,7 +36,7 @@ fn fills_every_gap_of_the_shortest_file() {
         (None, vec![])
     );
     assert!(policy.reserved_hostnames.is_empty());
-    // What a file gives and what a test without one gives are the same numbers.
+    // A file and a test without one use the same numbers.
     let usual = format!("{:?}", Rotation::default());
     assert_eq!(format!("{:?}", policy.rotation), usual);
 }

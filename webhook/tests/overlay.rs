@@ -1,4 +1,4 @@
-//! What a `containerOverride` may say at each level, with Kubernetes' own types as the oracle.
+//! Accepted `containerOverride` values at each level, with Kubernetes' own types as the oracle.
 
 #![allow(clippy::panic, clippy::too_many_lines, clippy::unwrap_used)]
 
@@ -22,7 +22,7 @@ fn read(given: &Value) -> Result<Overlay, String> {
     Ok(policy.profiles["default"].overlay.clone())
 }
 
-/// Overrides with every field that may be said. All fields are named, so that a new one of Kubernetes does not compile.
+/// Returns overrides with every allowed field. All fields are named: a new one in Kubernetes does not compile.
 fn whole() -> Vec<Value> {
     let env = |of: EnvVarSource| EnvVar {
         name: "A".to_owned(),
@@ -110,7 +110,7 @@ fn whole() -> Vec<Value> {
         }),
     ];
     let [exec, mut grpc, http, mut tcp] = probes();
-    // Of a liveness probe alone.
+    // Only for a liveness probe.
     grpc.termination_grace_period_seconds = None;
     tcp.success_threshold = Some(2);
     tcp.termination_grace_period_seconds = None;
@@ -215,7 +215,7 @@ fn refuses_a_field_that_kubernetes_does_not_have_at_each_level() {
     assert_eq!(levels, 34);
 }
 
-/// The JSON pointers of all maps.
+/// Collects the JSON pointers of all maps.
 fn maps(value: &Value, pointer: String, found: &mut Vec<String>) {
     match value {
         Value::Object(fields) => {
@@ -378,7 +378,7 @@ fn refuses_what_the_level_restricted_does() {
             json!({"allowPrivilegeEscalation": true}),
             "allowPrivilegeEscalation: want false",
         ),
-        // Null takes ours away, and Kubernetes' own default is true.
+        // Null removes our value, and Kubernetes' own default is true.
         (
             json!({"allowPrivilegeEscalation": null}),
             "allowPrivilegeEscalation: want false",

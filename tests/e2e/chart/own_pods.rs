@@ -1,4 +1,4 @@
-//! With `failurePolicy: Fail` and no replica, our own pods start; and nobody else is left out by wearing our label.
+//! With `failurePolicy: Fail` and no replica, our own pods start; and other pods are not exempt by having our label.
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -37,7 +37,7 @@ pub(super) fn do_without(context: &Context, _: Option<&headscale::Program>) -> R
     wait::until("the webhook is in force", LIMIT, || {
         asked(create(plain, &json!({}), &asks))
     })?;
-    // Our labels are no way around it.
+    // Our labels do not bypass it.
     asked(create(plain, &ours, &asks))?;
     asked(create(opted_in, &ours, &json!({})))?;
     create(plain, &json!({}), &json!({}))?;
@@ -52,7 +52,7 @@ pub(super) fn do_without(context: &Context, _: Option<&headscale::Program>) -> R
         create(own, &ours, &json!({}))?;
         create(own, &ours, &asks)?;
         asked(create(own, &json!({}), &asks))?;
-        // Another release's pods in the same namespace are others'.
+        // Pods of another release in the same namespace are not exempt.
         let other =
             json!({"app.kubernetes.io/name": "sidescale", "app.kubernetes.io/instance": "other"});
         asked(create(own, &other, &asks))?;

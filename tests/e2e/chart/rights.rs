@@ -1,4 +1,4 @@
-//! What the release's account may do, asked with its own token, and the policy that denies it every other Secret.
+//! Rights of the release's account, tried with its own token, and the policy that denies it every other Secret.
 
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -114,7 +114,7 @@ pub(super) fn policy(context: &Context, _: Option<&headscale::Program>) -> Resul
     )?;
     create(&account, app, "headscale-auth-keys", "Opaque", true)?;
     create(&account, &release.name, &ca, "Opaque", true)?;
-    // The API key's Secret in its own namespace alone, and only while it is ours.
+    // The API key's Secret only in its own namespace, and only while Sidescale owns it.
     refused(
         create(&account, app, "headscale-api-key", "Opaque", true),
         "is not on the list",
@@ -126,7 +126,7 @@ pub(super) fn policy(context: &Context, _: Option<&headscale::Program>) -> Resul
         "is not on the list",
     )?;
 
-    // A Secret that somebody else made is not taken over by putting our label on it, unless its owner says so.
+    // Our label on a Secret of someone else does not take it over, unless its owner says so.
     create(admin, app, "headscale-pod-auth-keys", "Opaque", false)?;
     let take = || {
         let mut secret = account.json(&[

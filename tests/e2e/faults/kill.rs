@@ -1,4 +1,4 @@
-//! SIGKILL after the n-th answer of either server, for every n of a first mint and of a renewal.
+//! SIGKILL after the n-th answer of either server, for every n of a first key's creation and of a renewal.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,21 +13,21 @@ use crate::support::headscale;
 use crate::support::processes::Process;
 use crate::support::proxy::{self, Exchange, Ledger, Server, Trap};
 
-/// An intent is respected for 15 s, and its key looked for 15 s after that.
+/// An intent is respected for 15 s, and its key is searched for 15 s after that.
 const LIMIT: Duration = Duration::from_secs(150);
-/// When no exchange has been seen for this long, nothing more comes by itself.
+/// Without any exchange for this long, no more will follow.
 const CALM: Duration = Duration::from_secs(2);
-/// Processes at a time: most of their time is spent waiting.
+/// Concurrent processes: they spend most of their time waiting.
 const AT_ONCE: usize = 16;
-/// Names are given out before it is known how many are needed.
+/// Names are assigned before the required number is known.
 const MOST: usize = 100;
 
-/// What the product is doing when it is killed.
+/// Activity of the product when it is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum During {
-    /// From its start to its first key, and the pass over all keys after that.
+    /// From its start to its first key, and the following pass over all keys.
     FirstMint,
-    /// From the time that a key is due until the old one has ended.
+    /// From when a key is due until the old one has expired.
     Renewal,
 }
 
@@ -40,26 +40,26 @@ struct Life {
     headscale: u16,
 }
 
-/// How many answers a server gave to a process that lived.
+/// Number of answers that a server gave to a process that was not killed.
 #[derive(Clone, Copy, Debug)]
 struct Counted {
     server: Server,
-    /// All but those about Leases.
+    /// All except those about Leases.
     answers: usize,
-    /// Those to what changes keys and Secrets.
+    /// Answers to changes of keys and Secrets.
     writes: usize,
 }
 
-/// What the second process needed.
+/// Measurements of the second process.
 struct Afterlife {
-    /// From its start until it was at rest.
+    /// Time from its start until it settled.
     took: Duration,
-    /// Keys that the first one made and nobody has.
+    /// Keys that the first one created and no Secret contains.
     orphans: usize,
 }
 
 impl During {
-    /// How many keys are made if nobody dies.
+    /// Returns how many keys are created without a crash.
     fn keys(self) -> usize {
         match self {
             Self::FirstMint => 1,
@@ -79,7 +79,7 @@ pub(super) fn after_any_answer(context: &Context, _: Option<&headscale::Program>
 }
 
 async fn all(world: &World<'_>) -> Result<()> {
-    // Names of lives; how many are needed shows only when the answers are counted.
+    // Names of runs; the required number is known only when the answers are counted.
     let mut numbers = 0..MOST;
     let mut points = Vec::new();
     for during in [During::FirstMint, During::Renewal] {
@@ -126,7 +126,7 @@ async fn all(world: &World<'_>) -> Result<()> {
         "killed at {killed} points: {orphans} orphans, at most one at a time; at rest again after at most {longest:?}"
     );
     ensure!(failures.is_empty(), "{}", failures.join("\n"));
-    // Some reads run side by side, so that a run may have an answer or two less than the one that was counted.
+    // Some reads run in parallel: a run may have an answer or two fewer than the one that was counted.
     ensure!(
         alive.len() <= killed / 10,
         "not killed: {}",
@@ -135,7 +135,7 @@ async fn all(world: &World<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A trap behind each of so many answers; and those to writes are also lost on their way.
+/// Returns a trap after each of the counted answers; those to writes are also lost on their way.
 fn traps(during: During, counted: &[Counted]) -> impl Iterator<Item = (During, Trap)> {
     counted.iter().flat_map(move |counted| {
         let Counted {
@@ -182,7 +182,7 @@ impl Life {
         Ok(process)
     }
 
-    /// Lives through it unharmed, and says how many answers each server gave.
+    /// Runs without being killed, and returns how many answers each server gave.
     async fn count(&self, world: &World<'_>, during: During) -> Result<Vec<Counted>> {
         let _process = self.begin(world, during, None).await?;
         let before = match during {
@@ -217,7 +217,7 @@ impl Life {
         Ok(counted.to_vec())
     }
 
-    /// Dies in the trap, starts again, and comes to rest; none if it came to rest before.
+    /// Dies in the trap, starts again, and settles; `None` if it settled before.
     async fn live(
         &self,
         world: &World<'_>,
@@ -282,7 +282,7 @@ impl Life {
             .await
     }
 
-    /// Waits until one key is alive, the Secret names it, and nothing more is asked of anybody; fails in the trap.
+    /// Waits until one key is alive, the Secret names it, and no more requests are made; fails in the trap.
     async fn settles(&self, during: During) -> Result<Story> {
         let began = Instant::now();
         let (mut seen, mut since) = (0, Instant::now());
@@ -313,7 +313,7 @@ impl Life {
         }
     }
 
-    /// Asks both servers themselves whether it is as the ledger says.
+    /// Checks with both servers that their state is as in the ledger.
     async fn holds(&self, world: &World<'_>, story: &Story) -> Result<()> {
         let current = story.settled(&[&self.name])?;
         let made = story.made.keys().copied().collect();
@@ -334,7 +334,7 @@ impl Life {
     }
 }
 
-/// The Lease is renewed, fences are tried, other releases looked for and hostnames noted all the time, whatever else is done.
+/// Returns whether an exchange counts: the Lease, fences, other releases and hostnames cause some all the time.
 fn all_but_leases(exchange: &Exchange) -> bool {
     let always = [
         "/leases",
@@ -345,7 +345,7 @@ fn all_but_leases(exchange: &Exchange) -> bool {
     !always.iter().any(|part| exchange.path.contains(part))
 }
 
-/// What changes users, keys and their Secrets.
+/// Returns whether an exchange changes users, keys or their Secrets.
 fn is_write(exchange: &Exchange) -> bool {
     let ours = match exchange.server {
         Server::Headscale => true,

@@ -1,4 +1,4 @@
-//! Headscale or the API server dies under a running product and comes back: no key in use ends, and two lines say it.
+//! Headscale or the API server dies under a running product and comes back: no key in use expires, and two log lines report it.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use crate::support::product::label;
 /// Secrets of other tests may hold keys of other servers.
 const SECRET: &str = "keys-outage";
 const LIMIT: Duration = Duration::from_secs(120);
-/// Ends of connection that have to be met before the server comes back.
+/// Failed connections that are required before the server comes back.
 const TRIES: f64 = 4.0;
 
 pub(super) fn of_headscale(context: &Context, program: Option<&Program>) -> Result<()> {
@@ -32,7 +32,7 @@ pub(super) fn of_headscale(context: &Context, program: Option<&Program>) -> Resu
     runtime.block_on(async {
         settled(&world, "web", None).await?;
         headscale(&mut world)?.kill();
-        // A key becomes due and a service is new while nobody can mint.
+        // A key becomes due and a service is new while no key can be created.
         let (issued, old) = world.key(SECRET, "web").await?.context("no key")?;
         world
             .make_due("web", issued.created, issued.created)
@@ -59,7 +59,7 @@ pub(super) fn of_headscale(context: &Context, program: Option<&Program>) -> Resu
     })
 }
 
-/// The database is lost: the ids of the old keys are given to new ones, which must not be taken for them.
+/// The database is lost: new keys get the ids of the old ones, and must not be taken for them.
 pub(super) fn of_all_that_headscale_knew(
     context: &Context,
     program: Option<&Program>,
@@ -80,7 +80,7 @@ pub(super) fn of_all_that_headscale_knew(
             settled(&world, service, None).await?;
             old.push(world.key(SECRET, service).await?.context("no key")?);
         }
-        // One was just replaced: its predecessor is to be ended in a few seconds, by its id.
+        // One was just replaced: its predecessor is to be expired in a few seconds, by its id.
         let created = old[0].0.created;
         world.make_due("web", created, created).await?;
         settled(&world, "web", Some(&old[0].1)).await?;
@@ -165,7 +165,7 @@ fn headscale<'w>(world: &'w mut World<'_>) -> Result<&'w mut crate::support::hea
     }
 }
 
-/// The running process, with a pod of one service to care for.
+/// The running process, with a pod of one service.
 struct Product {
     process: Process,
     admin: u16,
@@ -182,9 +182,9 @@ impl Product {
         Ok(Self { process, admin })
     }
 
-    /// One warning in all that was logged, and one line that it is over.
+    /// Checks that the whole log has one warning, and one line that it is over.
     ///
-    /// An API server that has just started refuses everybody until it has read its rules: that is said beside it.
+    /// An API server that has just started refuses everyone until it has read its rules: that is logged as well.
     fn said(&self, warning: &str, recovery: &str) -> Result<()> {
         let log = self.process.log();
         let lines = log
@@ -216,7 +216,7 @@ impl Product {
     }
 }
 
-/// Waits until the service has a key, other than that old one, that the control plane would accept.
+/// Waits until the service has a key, other than the old one, that the control plane would accept.
 async fn settled(world: &World<'_>, service: &str, old: Option<&[u8]>) -> Result<()> {
     until(&format!("{service} has its key"), async || {
         let key = world.key(SECRET, service).await?;
@@ -225,7 +225,7 @@ async fn settled(world: &World<'_>, service: &str, old: Option<&[u8]>) -> Result
             !value.is_empty() && Some(value.as_slice()) != old,
             "the old key"
         );
-        // Listed after the Secret was read, and the overlap is seconds: what it names has to be alive.
+        // Listed after the Secret was read, and the overlap is seconds: the key that it names has to be alive.
         let alive = world.alive().await?;
         if !alive.contains(&issued.id) {
             return Err(Dead(issued.id.0).into());
@@ -235,7 +235,7 @@ async fn settled(world: &World<'_>, service: &str, old: Option<&[u8]>) -> Result
     .await
 }
 
-/// A key that stands in a Secret has ended: waiting for another does not mend it.
+/// A key in a Secret has expired: waiting for another does not help.
 #[derive(Debug, thiserror::Error)]
 #[error("key {0} stands in the Secret and has ended")]
 struct Dead(u64);

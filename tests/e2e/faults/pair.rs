@@ -1,4 +1,4 @@
-//! Two processes that both act, because neither has a right to the Lease: one key for each service, and none too many.
+//! Two processes that both act, because neither has a right to the Lease: one key for each service, and no extra ones.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::support::proxy::{self, Ledger, Server};
 
 const SECRET: &str = "keys-pair";
 const SERVICES: usize = 10;
-/// Well under the two minutes for which a process without a Lease leaves the intent of another alone.
+/// Far below the two minutes for which a process without a Lease leaves the intent of another alone.
 const LIMIT: Duration = Duration::from_secs(60);
 
 pub(super) fn without_a_lease(context: &Context, _: Option<&Program>) -> Result<()> {
@@ -38,7 +38,7 @@ pub(super) fn without_a_lease(context: &Context, _: Option<&Program>) -> Result<
             .await?;
         }
         let services: Vec<String> = (0..SERVICES).map(|n| format!("s{n}")).collect();
-        // Half of them one after the other, half at once: both ways the two see them at the same time.
+        // Half of them one after the other, half at once: both processes see them at the same time either way.
         let (single, together) = services.split_at(SERVICES / 2);
         for (n, service) in single.iter().enumerate() {
             world.make_pod(service, SECRET).await?;
@@ -61,7 +61,7 @@ pub(super) fn without_a_lease(context: &Context, _: Option<&Program>) -> Result<
             second.made.len() - first.made.len(),
             second.most_orphans
         );
-        // Each respects what the other has written down, so that the same is not made twice.
+        // Each respects the other's intents: no key is created twice.
         let (made, wanted) = (second.made.len() - second.late.len(), 2 * SERVICES);
         ensure!(
             made <= wanted + 1,

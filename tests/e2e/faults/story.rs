@@ -1,4 +1,4 @@
-//! What a ledger tells of one Secret: keys made, named and ended, and whether one was ended that a pod could still read.
+//! History of one Secret from a ledger: keys created, named and expired, and whether one was expired that a pod could still read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,25 +12,25 @@ use sidescale::rotation::record::{DATA_KEY, Record};
 
 use crate::support::proxy::{Exchange, Server};
 
-/// The product waits a second longer for an answer, the way to it and back included.
+/// The product waits a second longer for an answer, including the round trip.
 const PATIENCE: Duration = Duration::from_secs(9);
 
-/// What went by, read from requests and answers alone.
+/// Events, read only from requests and answers.
 #[derive(Debug, Default)]
 pub(super) struct Story {
-    /// Values by id, of every key that the control plane has made.
+    /// Values by id, of every key that the control plane has created.
     pub(super) made: BTreeMap<KeyId, String>,
-    /// How many keys were made for each user.
+    /// Number of keys created for each user.
     pub(super) of_user: BTreeMap<String, usize>,
-    /// Keys that the control plane has ended when it was asked to.
+    /// Keys that the control plane has expired when asked to.
     pub(super) ended: BTreeSet<KeyId>,
-    /// Keys whose answer came when the product had given up waiting: orphans of a slow server, and of no crash.
+    /// Keys whose answer came after the product had given up waiting: orphans of a slow server, not of a crash.
     pub(super) late: BTreeSet<KeyId>,
     /// Keys that the Secret has ever named.
     named: BTreeSet<KeyId>,
-    /// The Secret as it was written last.
+    /// The Secret as last written.
     pub(super) secret: Option<Written>,
-    /// Most keys at a time that no Secret named, nor anybody was about to write.
+    /// Most keys at a time that no Secret named and no process was about to write.
     pub(super) most_orphans: usize,
 }
 
@@ -77,7 +77,7 @@ impl Story {
         Ok(story)
     }
 
-    /// The keys that the Secret names for these services, if that is all: nothing else alive, nothing under way.
+    /// Returns the keys that the Secret names for these services, if that is all: nothing else alive, nothing in progress.
     pub(super) fn settled(&self, services: &[impl AsRef<str>]) -> Result<BTreeSet<KeyId>> {
         let secret = self.secret.as_ref().context("no Secret")?;
         let mut current = BTreeSet::new();
@@ -100,7 +100,7 @@ impl Story {
         Ok(current)
     }
 
-    /// The keys that were made and not ended.
+    /// Returns the keys that were created and not expired.
     pub(super) fn alive(&self) -> BTreeSet<KeyId> {
         let made: BTreeSet<KeyId> = self.made.keys().copied().collect();
         &made - &self.ended

@@ -1,4 +1,4 @@
-//! A rolling upgrade while new services arrive: the Lease is handed on at SIGTERM, and first keys go on being made.
+//! A rolling upgrade while new services arrive: the Lease is handed over at SIGTERM, and first keys continue to be created.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,11 +19,11 @@ use crate::support::processes::Process;
 
 const SECRET: &str = "keys-upgrade";
 const LEASE: &str = "upgrade";
-/// As the chart has it.
+/// As in the chart.
 const REPLICAS: usize = 3;
-/// A new service arrives this often.
+/// Interval between new services.
 const EVERY: Duration = Duration::from_millis(250);
-/// First keys are made at least this often.
+/// Longest time without a first key.
 const MOST: Duration = Duration::from_secs(10);
 const LIMIT: Duration = Duration::from_secs(90);
 
@@ -32,7 +32,7 @@ struct Replica {
     process: Process,
 }
 
-/// Services as they arrive, and their keys as they come.
+/// Services as they arrive, and their keys as they are created.
 #[derive(Default)]
 struct Services {
     arrived: Mutex<BTreeMap<String, Instant>>,
@@ -74,7 +74,7 @@ pub(super) fn while_services_arrive(context: &Context, _: Option<&Program>) -> R
         let (arrived, served, new) =
             tokio::join!(services.arrive(&world), services.serve(&world), rolled);
         arrived?;
-        // An upgrade that went wrong is why keys do not come.
+        // A failed upgrade is the reason for missing keys.
         let new = new?;
         served?;
         anyhow::Ok((began, new))
@@ -88,15 +88,15 @@ pub(super) fn while_services_arrive(context: &Context, _: Option<&Program>) -> R
 
 /// Replaces one replica after the other as a Deployment does: the new one is ready, then an old one gets SIGTERM.
 ///
-/// A Deployment does not wait for the next to lead, and so has it easier: one that has just started takes a free Lease at
-/// once, while those that wait have to notice.
+/// A Deployment does not wait for the next leader, which makes it easier: a process that has just started takes a free Lease
+/// at once, while waiting ones have to notice.
 async fn roll(world: &World<'_>, old: &mut [Replica], services: &Services) -> Result<Vec<Replica>> {
     let mut new = Vec::new();
     let mut staying: Vec<&mut Replica> = old.iter_mut().collect();
     let mut handed_on = 0;
     for n in 0..REPLICAS {
         new.push(Replica::start(world, format!("new-{n}")).await?);
-        // The worst that may happen: always the one that leads.
+        // The worst case: always the leader.
         let (holder, renewed) = lease(world).await?;
         let leads = |replica: &&mut Replica| holder.as_ref() == Some(&replica.name);
         let leader = staying.iter().position(leads);
@@ -123,9 +123,9 @@ async fn roll(world: &World<'_>, old: &mut [Replica], services: &Services) -> Re
     Ok(new)
 }
 
-/// Waits until the Lease is no longer that replica's, which has to be before it would have run out.
+/// Waits until the Lease is no longer that replica's, which has to be before it would have expired.
 async fn released(world: &World<'_>, name: &str, renewed: Option<Timestamp>) -> Result<()> {
-    /// What `src/leader.rs` takes it for.
+    /// Lease duration in `src/leader.rs`.
     const HELD: SignedDuration = SignedDuration::from_secs(6);
     let mut renewed = renewed.context("a Lease without a time")?;
     loop {
@@ -150,13 +150,13 @@ async fn lease(world: &World<'_>) -> Result<(Option<String>, Option<Timestamp>)>
 }
 
 impl Replica {
-    /// Starts one and waits until a Service would send it requests.
+    /// Starts one and waits until a Service would send requests to it.
     async fn start(world: &World<'_>, name: String) -> Result<Self> {
         let [admin] = free_ports()?;
         let process = world.start(&Run {
             lease: LEASE,
             admin,
-            // As it is shipped.
+            // As shipped.
             drain: "10s",
             ..Run::of(&name, SECRET)
         })?;
@@ -171,7 +171,7 @@ impl Replica {
 }
 
 impl Services {
-    /// Makes the first pod of one service after the other, until it is enough.
+    /// Creates the first pod of one service after the other, until there are enough.
     async fn arrive(&self, world: &World<'_>) -> Result<()> {
         let mut pace = tokio::time::interval(EVERY);
         for n in 0.. {
@@ -186,7 +186,7 @@ impl Services {
         Ok(())
     }
 
-    /// Notes when each gets its key, until all have one.
+    /// Records when each gets its key, until all have one.
     async fn serve(&self, world: &World<'_>) -> Result<()> {
         until("all have their keys", async || {
             let data = world.secret(SECRET).await?.and_then(|secret| secret.data);

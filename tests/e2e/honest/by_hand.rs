@@ -1,4 +1,4 @@
-//! Users and keys that a person made.
+//! Users and keys created by a person.
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::{Pod, Secret};
@@ -11,7 +11,7 @@ use crate::support::product::KEYS;
 use crate::world::until;
 
 impl People<'_> {
-    /// A user that a person made, with the person's own key, is adopted: ours come and go, hers stays.
+    /// A user created by a person, with her own key, is adopted: our keys are created and expired, hers stays.
     pub(super) async fn adopted(&self, headscale: &Headscale) -> Result<()> {
         let name = format!("{}.lent", self.apps);
         let user = headscale.create_user(&name)?;
@@ -44,7 +44,7 @@ impl People<'_> {
         Ok(())
     }
 
-    /// A person puts her own key into the Secret: it is used until another is asked for, and lives on after that.
+    /// A person puts her own key into the Secret: it is used until another is requested, and stays valid after that.
     pub(super) async fn put_by_hand(&self, headscale: &Headscale) -> Result<()> {
         let running = self.world.start(usual).await?;
         let ours = self.rotated("hand").await?;
@@ -57,7 +57,7 @@ impl People<'_> {
         secrets
             .patch(KEYS, &PatchParams::default(), &Patch::Merge(patch))
             .await?;
-        // Whether it is a living key is seen at the next look at everything: a minute off, or at the next start.
+        // Whether the key is alive is checked in the next pass: in a minute, or at the next start.
         let running = self.world.start(usual).await?;
         until("her key is in force, and ours has expired", async || {
             let is_hers = self.current("hand").await.as_slice() == hers;

@@ -10,14 +10,15 @@ use sidescale_webhook::profile::Policy;
 use super::{People, usual};
 use crate::support::headscale::Headscale;
 
-/// The backup has living keys that the records may have forgotten, and ten minutes is what a test has not.
+/// The backup has live keys that may be missing in the records, and a test cannot wait ten minutes.
 fn soon(policy: &mut Policy) {
     usual(policy);
     policy.rotation.orphaned_keys_after = Duration::ZERO;
 }
 
 impl People<'_> {
-    /// A backup of Headscale's database is restored: what came after it is gone, and a person's key gets the id of one that Sidescale created.
+    /// A backup of Headscale's database is restored: later changes are gone, and a person's key gets the id
+    /// of one that Sidescale created.
     pub(super) async fn database_restored(&self, headscale: &mut Headscale) -> Result<()> {
         headscale.kill();
         headscale.back_up()?;
@@ -57,7 +58,7 @@ impl People<'_> {
         headscale.start_again()?;
         let api_key = headscale.create_api_key()?;
         self.world.give_api_key("headscale-api-key", &api_key)?;
-        // A call shows at once that Headscale is another; without one the next look at the nodes does.
+        // A call shows at once that Headscale is another; without one, the next node list does.
         self.world.make_pod(&self.apps, "fresh").await?;
         services.push("fresh".to_owned());
         let plane = self

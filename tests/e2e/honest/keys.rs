@@ -1,4 +1,4 @@
-//! What keys a service has, at Headscale and in its Secret.
+//! Keys of a service, at Headscale and in its Secret.
 
 use anyhow::Result;
 use jiff::Timestamp;
@@ -13,7 +13,7 @@ use crate::support::product::KEYS;
 use crate::world::until;
 
 impl People<'_> {
-    /// Asks for another key, or for a first one where there is none, and waits until it is the only one alive.
+    /// Requests another key, or a first one if there is none, and waits until it is the only one alive.
     pub(super) async fn rotated(&self, service: &str) -> Result<KeyId> {
         let before = self.current(service).await;
         let after = self.replaced(service).await?;
@@ -23,7 +23,7 @@ impl People<'_> {
         Ok(after)
     }
 
-    /// Asks for another key, or for a first one where there is none, and waits for it.
+    /// Requests another key, or a first one if there is none, and waits for it.
     pub(super) async fn replaced(&self, service: &str) -> Result<KeyId> {
         let Some(before) = self.current(service).await else {
             self.world.make_pod(&self.apps, service).await?;
@@ -41,7 +41,7 @@ impl People<'_> {
         .await
     }
 
-    /// Waits until the service has one living key, and that is the one in force; another than `not`.
+    /// Waits until the service has one live key, which is the current one and not `not`.
     pub(super) async fn at_rest(&self, service: &str, not: Option<KeyId>) -> Result<KeyId> {
         let found = until("one key is alive, the one in force", async || {
             let current = self.current(service).await?;
@@ -60,7 +60,7 @@ impl People<'_> {
         }
     }
 
-    /// The services whose pods share a key.
+    /// Returns the services whose pods share a key.
     pub(super) async fn services(&self) -> Vec<String> {
         let record = self.world.record(&self.apps).await;
         let keys = record.into_iter().flat_map(|record| record.keys);
@@ -74,7 +74,7 @@ impl People<'_> {
         Some(key.current.as_ref()?.id)
     }
 
-    /// The living keys of all users that were created for the service.
+    /// Returns the live keys of all users that were created for the service.
     pub(super) async fn live(&self, service: &str) -> Result<Vec<KeyId>> {
         let owner = format!(" {}/{service}", self.apps);
         self.live_where(|user| user.display_name.ends_with(&owner))

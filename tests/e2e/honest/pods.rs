@@ -1,4 +1,4 @@
-//! Pods with tags, with keys of their own, and without the label that opted them in.
+//! Pods with tags, with per-pod keys, and without the label that opted them in.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::support::product::KEYS;
 use crate::world::{until, until_within};
 
 const OPT_IN: &str = "sidescale.io/inject";
-/// For five hundred keys, as many as in a soak: each costs Headscale a tenth of a second or more.
+/// For five hundred keys, as many as in a soak: each takes Headscale a tenth of a second or more.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// Takes away what opts a pod in by itself.
+/// Removes the annotation that opts a pod in.
 fn without_annotation(metadata: &mut Value) {
     if let Some(annotations) = metadata["annotations"].as_object_mut() {
         annotations.remove(OPT_IN);
@@ -26,7 +26,7 @@ fn without_annotation(metadata: &mut Value) {
 }
 
 impl People<'_> {
-    /// A service with tags: its key has them, is renewed with them, and the one before ends.
+    /// A service with tags: its key has them, is renewed with them, and the old one expires.
     pub(super) async fn tagged(&self) -> Result<()> {
         let running = self.world.start(usual).await?;
         let key = (KEYS, "tagged-authkey".to_owned());
@@ -49,7 +49,7 @@ impl People<'_> {
         running.stop().await
     }
 
-    /// The labels of a namespace and of a pod are taken off while pods run: their keys stay, and are renewed for the namespace's.
+    /// The labels of a namespace and of a pod are removed while pods run: their keys stay, and the namespace's are renewed.
     pub(super) async fn labels_taken_off(&self) -> Result<()> {
         let namespaces: Api<Namespace> = Api::all(self.world.admin.clone());
         let pods: Api<Pod> = Api::namespaced(self.world.admin.clone(), &self.apps);
@@ -97,7 +97,7 @@ impl People<'_> {
         running.stop().await
     }
 
-    /// So many pods of one Job come at once, and each wants a key that works once.
+    /// The given number of pods of one Job start at once, and each needs a single-use key.
     pub(super) async fn job(&self, pods: usize) -> Result<()> {
         let running = self.world.start(usual).await?;
         let data_key = |n: usize| pod_data_key("job", &format!("{n:012x}"), "default");
@@ -127,7 +127,7 @@ impl People<'_> {
         running.stop().await
     }
 
-    /// Waits until so many pods of the Job have a living key each, and no other key of it is alive.
+    /// Waits until that many pods of the Job have a live key each, and no other key of it is alive.
     pub(super) async fn job_at_rest(&self, pods: usize) -> Result<()> {
         until_within(LIMIT, "one key is alive for each pod", async || {
             let record = self.world.record_in(&self.apps, POD_SECRET).await?;

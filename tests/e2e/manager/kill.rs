@@ -13,12 +13,12 @@ use crate::support::headscale::Program;
 use crate::support::proxy::{self, Ledger, Server, Trap, Upstream};
 use crate::support::wait;
 
-/// What the manager is doing when it is killed.
+/// Activity of the manager when it is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum During {
     /// There is no Secret.
     FirstKey,
-    /// The key lives an hour, and is due for whoever wants two of them.
+    /// The key lives an hour, and is due for a manager that requires two.
     Renewal,
 }
 
@@ -79,13 +79,13 @@ pub(super) fn after_any_answer(context: &Context, program: Option<&Program>) -> 
 }
 
 impl World<'_> {
-    /// Ends all keys, and leaves none or one that lives an hour.
+    /// Expires all keys, and leaves none or one that lives an hour.
     pub(super) fn prepare(&self, during: During) -> Result<()> {
         if let Ok(key) = self.key() {
             let (api_key, now) = (self.control_plane(&key)?, Timestamp::now());
             let mut rows = self.list(&key)?;
             rows.retain(|row| row.expiration.is_some_and(|end| now < end));
-            // The last is the one that the calls are made with.
+            // The last is the one that the calls use.
             let value = KeyValue::new(key);
             let own = api_key_prefix(&value).context("no API key")?;
             rows.sort_by_key(|row| row.prefix == own);
@@ -102,7 +102,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Waits until the one live key is one that lives long.
+    /// Waits until the only live key is a long-lived one.
     fn has_long_key(&self) -> Result<()> {
         wait::until("the new key alone", LIMIT, || {
             let key = self.key()?;

@@ -1,4 +1,4 @@
-//! What the account beside Headscale may write, on a real API server.
+//! Writes allowed to the account beside Headscale, on a real API server.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -33,7 +33,7 @@ pub(super) fn denies(context: &Context, _: Option<&Program>) -> Result<()> {
             "controlPlane.apiKeySecret.name",
         )
     })?;
-    // A token of whatever account there is in that namespace.
+    // A token of any other account in that namespace.
     refused(
         create("other", TOKEN, true),
         "controlPlane.apiKeySecret.name",
@@ -57,7 +57,7 @@ pub(super) fn denies(context: &Context, _: Option<&Program>) -> Result<()> {
         account.feed(&["replace", "--filename=-"], &secret.to_string())
     };
     replace()?;
-    // A Secret that somebody else made is not taken over by our label, unless its owner says so.
+    // Our label does not take over a Secret of someone else, unless its owner says so.
     admin.run(&[&["delete", "secret", SECRET], &own[..]].concat())?;
     let theirs = secret(&keys, SECRET, "Opaque", false).to_string();
     admin.feed(&["create", "--filename=-"], &theirs)?;
@@ -65,7 +65,7 @@ pub(super) fn denies(context: &Context, _: Option<&Program>) -> Result<()> {
     let adopt = ["annotate", "secret", SECRET, "sidescale.io/adopt=true"];
     admin.run(&[&adopt[..], &own].concat())?;
     replace()?;
-    // What somebody else lets the account do with other Secrets is not the chart's to deny; to create them still is.
+    // The chart does not deny what others let the account do with other Secrets; it still denies creating them.
     let more = [
         "create",
         "role",
@@ -93,7 +93,7 @@ pub(super) fn denies(context: &Context, _: Option<&Program>) -> Result<()> {
     Ok(())
 }
 
-/// kubectl with a token of Headscale's account.
+/// Returns kubectl with a token of Headscale's account.
 fn account(context: &Context, admin: &Kubectl, namespace: &str) -> Result<Kubectl> {
     let token = ["create", "token", "headscale", "--namespace", namespace];
     let token = admin.run(&token)?;

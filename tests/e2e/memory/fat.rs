@@ -1,4 +1,4 @@
-//! Pods with 256 KiB of annotations or a megabyte of labels and Secrets of a megabyte, read by a process that begins to lead.
+//! Pods with 256 KiB of annotations or a megabyte of labels and Secrets of a megabyte, read by a process that becomes the leader.
 
 use std::time::{Duration, Instant};
 
@@ -22,25 +22,25 @@ use crate::world::{client, forget_others, injected_pod};
 
 const NAMESPACES: usize = 10;
 
-/// What its annotations may take together.
+/// Total size that a pod's annotations may have.
 const ANNOTATIONS: usize = 255 << 10;
 
-/// Its labels take a megabyte: as many as fit into etcd's limit together with their field's owners.
+/// A pod's labels take a megabyte: as many as fit into etcd's limit together with their field's owners.
 const LABELS: usize = (1 << 20) / (5 + 63);
 
-/// Is what a Secret may take.
+/// Size that a Secret may have.
 const SECRET: usize = (1 << 20) - 1024;
 
-/// The two peaks differ by less.
+/// Maximum difference of the two peaks.
 const DIFFERENCE: u64 = 10 * MIB;
 
-/// Is the most at the peak.
+/// Maximum at the peak.
 const MOST: u64 = 128 * MIB;
 
-/// A pod of another namespace is seen this much later at most.
+/// Maximum additional delay until a pod of another namespace is seen.
 const LATER: Duration = Duration::from_secs(2);
 
-/// What makes a pod fat.
+/// The part that makes a pod large.
 #[derive(Clone, Copy)]
 enum Fat {
     Annotations,
@@ -93,13 +93,13 @@ pub(super) fn run(context: &Context, _: Option<&headscale::Program>) -> Result<(
     outcome
 }
 
-/// A process that began to lead.
+/// A process that became the leader.
 struct Leader {
-    /// Its memory at most, in bytes.
+    /// Its peak memory, in bytes.
     peak: u64,
-    /// How long after its start it knew all pods. A debug build takes ten times as long to read them, so it has no bar.
+    /// Time from its start until it knew all pods. A debug build takes ten times as long to read them, so there is no limit.
     start: Duration,
-    /// How long it then took to see a new pod of another namespace.
+    /// Time until it then saw a new pod of another namespace.
     seen: Duration,
 }
 
@@ -113,7 +113,7 @@ impl std::fmt::Display for Leader {
     }
 }
 
-/// Starts a process and waits until it has seen the pod that needs a key and takes no more memory.
+/// Starts a process and waits until it has seen the pod that needs a key and its memory no longer grows.
 fn lead(context: &Context, api: &ControlPlane, stage: &Stage) -> Result<Leader> {
     let folder = context.folder.inner(&stage.release.name)?;
     let began = Instant::now();
@@ -149,7 +149,7 @@ fn lead(context: &Context, api: &ControlPlane, stage: &Stage) -> Result<Leader> 
     Ok(Leader { peak, start, seen })
 }
 
-/// A release whose process the test starts by itself, and an administrator.
+/// A release whose process the test starts itself, and an administrator.
 struct Stage {
     release: Release,
     runtime: Runtime,
@@ -157,7 +157,7 @@ struct Stage {
 }
 
 impl Stage {
-    /// Installs the chart and makes namespaces `<name>-<suffix>`.
+    /// Installs the chart and creates namespaces `<name>-<suffix>`.
     fn install(
         context: &Context,
         api: &ControlPlane,
@@ -180,7 +180,7 @@ impl Stage {
         })
     }
 
-    /// A pod that needs a key: that it does shows that all pods were seen.
+    /// Creates a pod that needs a key: when the demand appears, all pods were seen.
     async fn make_bystander(&self, namespace: &str, service: &str) -> Result<()> {
         let key = (KEYS, format!("{service}-authkey"));
         let pod = injected_pod(service, service, key, |_| {})?;
@@ -199,7 +199,7 @@ impl Tenant<'_> {
         format!("{}-fat-{}", self.stage.release.name, n % NAMESPACES)
     }
 
-    /// Two in each namespace, under names that keys are kept under, with our label.
+    /// Creates two in each namespace, with names used for keys, and with our label.
     async fn make_secrets(&self) -> Result<()> {
         for n in 0..2 * NAMESPACES {
             let name = if n < NAMESPACES { KEYS } else { POD_SECRET };
@@ -236,7 +236,7 @@ impl Tenant<'_> {
             metadata["name"] = json!(format!("fat-{n}"));
             let pod: Pod = serde_json::from_value(json!({
                 "metadata": metadata,
-                // A node that is not there: it is never scheduled.
+                // A node that does not exist: it is never scheduled.
                 "spec": {
                     "nodeSelector": {"none": "such"},
                     "containers": [{"name": "app", "image": "app"}],

@@ -22,7 +22,7 @@ use inside::{Orders, Report, Role};
 
 const CONNECTIONS: usize = 3_000;
 const EVERY: Duration = Duration::from_secs(1);
-/// What the pods of this cluster log in to is not asked for.
+/// Address that the pods of this cluster log in to; it is never called.
 const NO_SERVER: &str = "http://127.0.0.1:1";
 
 pub(super) fn run(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
@@ -95,7 +95,7 @@ fn report(node: &Node, line: &str) -> Result<Report> {
     serde_json::from_str(&said).with_context(|| said.clone())
 }
 
-/// Creates a pod each second; how many were injected, and the longest time that one took.
+/// Creates a pod each second; returns how many were injected, and the longest time for one.
 fn created(node: &Node, product: &Product<'_>, pods: usize) -> Result<(usize, Duration)> {
     let (mut injected, mut slowest) = (0, Duration::ZERO);
     for n in 0..pods {
@@ -107,7 +107,7 @@ fn created(node: &Node, product: &Product<'_>, pods: usize) -> Result<(usize, Du
     Ok((injected, slowest))
 }
 
-/// Creates a pod by dry run, which is reviewed like any other; says whether it has the sidecar.
+/// Creates a pod by dry run, which is reviewed like any other; returns whether it has the sidecar.
 fn create(node: &Node, product: &Product<'_>, n: usize) -> Result<bool> {
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -164,14 +164,14 @@ impl<'a> Replica<'a> {
         Ok(bundle.context("no caBundle")?.to_owned())
     }
 
-    /// The most memory that it ever had, in bytes.
+    /// Returns its peak memory, in bytes.
     fn peak(&self) -> Result<u64> {
         let pid = self.node.pid_of(&self.pod, "sidescale")?;
         let line = format!("sed -n 's/^VmHWM:\\s*\\([0-9]*\\) kB/\\1/p' /proc/{pid}/status");
         Ok(self.node.shell(&line)?.trim().parse::<u64>()? * 1024)
     }
 
-    /// It is the same container, and ready.
+    /// Checks that it is the same container, and ready.
     fn was_not_restarted(&self) -> Result<()> {
         let name = self.pod["metadata"]["name"].as_str().context("no name")?;
         let get = ["get", "pod", name, "--namespace", self.namespace];

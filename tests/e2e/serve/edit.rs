@@ -1,4 +1,4 @@
-//! The configuration edited under a running `sidescale serve`: the webhook and rotation both go by the last that is right.
+//! The configuration edited under a running `sidescale serve`: the webhook and rotation both use the last valid one.
 
 use std::fs;
 use std::time::Instant;
@@ -18,7 +18,7 @@ use crate::support::wait;
 const APPS: &str = "reached-apps";
 const DAY: i64 = 24 * 3600;
 
-/// Writes the configuration by a rename, as the kubelet's swap is one: nobody reads half a file.
+/// Writes the configuration by a rename, like the kubelet: no reader sees half a file.
 fn edit(replica: &Replica, text: &str) -> Result<()> {
     let fresh = replica.folder.join("config.fresh");
     fs::write(&fresh, text)?;
@@ -46,7 +46,7 @@ pub(super) fn follows_its_configuration(
     wait::until("the tag is allowed", LIMIT, || {
         api.kubectl().dry_run(&tagged).map(drop)
     })?;
-    // The watches of rotation begin anew.
+    // The watches of rotation start again.
     wait::until("rotation goes on", LIMIT, || {
         let page = replica.get("/readyz")?;
         ensure!(page.contains("configuration"), "{page}");
@@ -81,7 +81,7 @@ pub(super) fn follows_its_configuration(
     Ok(())
 }
 
-/// Another control plane, another life of keys and another allowed tag, each by an edit and without a restart.
+/// Another control plane, another lifetime of keys and another allowed tag, each by an edit and without a restart.
 pub(super) fn rotates_by_the_last_edit(
     context: &Context,
     program: Option<&headscale::Program>,
@@ -99,7 +99,7 @@ pub(super) fn rotates_by_the_last_edit(
         "stringData": {"api-key": headscale.create_api_key()?},
     }))?;
 
-    // Nobody answered at the address that the chart was installed with: the first key is made at the one edited in.
+    // No server answered at the address that the chart was installed with: the first key is created at the edited one.
     let text = fs::read_to_string(replica.folder.join("config.yaml"))?;
     let mut config: Value = serde_saphyr::from_str(&text)?;
     let plane = &mut config["controlPlanes"]["default"];
@@ -126,11 +126,11 @@ pub(super) fn rotates_by_the_last_edit(
     })?;
     let late = minted(&api, &headscale, "late", std::slice::from_ref(&early.id))?;
     ensure!((1..=2).contains(&days_left(&late)), "{late:?}");
-    // Another life makes no new key before the old one is due.
+    // Another lifetime creates no new key before the old one is due.
     let keys = headscale.keys()?;
     ensure!(keys.contains(&early) && keys.len() == 2, "{keys:?}");
     eprintln!("e2e: rotation by the last edit, in {:.1?}", began.elapsed());
-    // Alive, it would write its Secret anew; and the next Headscale of this cluster gives the same numbers to keys that
+    // A running replica would write its Secret again; and the next Headscale of this cluster gives the same ids to keys that
     // such a Secret would seem to know.
     drop(replica);
     for things in ["pods", "secrets"] {
@@ -140,7 +140,7 @@ pub(super) fn rotates_by_the_last_edit(
     Ok(())
 }
 
-/// The key that the service's pods find, which the server lists beside those known.
+/// Returns the key of the service's pods, and checks that the server lists it beside those known.
 fn minted(
     api: &ControlPlane,
     headscale: &Headscale,
@@ -162,7 +162,7 @@ fn minted(
     Ok(key)
 }
 
-/// Whole days until the key ends.
+/// Returns whole days until the key expires.
 fn days_left(key: &Key) -> i64 {
     (key.expires - jiff::Timestamp::now().as_second()) / DAY
 }

@@ -1,4 +1,4 @@
-//! The workloads of the story, one for each kind of sidecar. Pure.
+//! The workloads of the test, one for each kind of sidecar. Pure.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::node::BUSYBOX;
 
-/// Every node that there will be.
+/// All expected nodes.
 pub(crate) const NAMES: [&str; 10] = [
     "backend",
     "classic",
@@ -20,15 +20,15 @@ pub(crate) const NAMES: [&str; 10] = [
     "tagged",
 ];
 
-/// Where the two containers of the backend listen; no manifest says so to Kubernetes.
+/// Ports of the backend's two containers, which no manifest declares to Kubernetes.
 pub(crate) const PORTS: [u16; 2] = [8188, 9090];
 
-/// All of them; `state` is an empty folder of the node.
+/// Returns all of them; `state` is an empty folder of the node.
 pub(crate) fn all(namespace: &str, state: &Path) -> Value {
     let plain =
         |name: &str, annotations: Value| deployment(namespace, name, annotations, json!({}));
     let items = [
-        // The key is in its environment, as everywhere where nothing else is said.
+        // The key is in its environment, the default.
         deployment(
             namespace,
             "backend",
@@ -49,7 +49,7 @@ pub(crate) fn all(namespace: &str, state: &Path) -> Value {
             "proxied",
             json!({"sidescale.io/proxy": "1055", "sidescale.io/proxy-env": "true"}),
         ),
-        // Its key comes as a file without being asked for.
+        // Its key is delivered as a file without a request.
         deployment(
             namespace,
             "shared",
@@ -63,7 +63,7 @@ pub(crate) fn all(namespace: &str, state: &Path) -> Value {
     json!({"apiVersion": "v1", "kind": "List", "items": items})
 }
 
-/// A key as a file for a pod that runs as this user and group.
+/// A deployment with the key as a file, for a pod that runs as this user and group.
 fn grouped(namespace: &str, name: &str, id: u32) -> Value {
     deployment(
         namespace,
@@ -73,7 +73,7 @@ fn grouped(namespace: &str, name: &str, id: u32) -> Value {
     )
 }
 
-/// One pod; `spec` is laid over its own.
+/// A deployment of one pod; `spec` is merged over its own.
 fn deployment(namespace: &str, name: &str, annotations: Value, spec: Value) -> Value {
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment",
@@ -105,7 +105,7 @@ fn server(name: &str, port: u16) -> Value {
     json!({"name": name, "image": BUSYBOX, "command": ["/bin/busybox", "sh", "-c", serve]})
 }
 
-/// Requests are limits, so that its pod is Guaranteed.
+/// Requests equal limits, which makes its pod Guaranteed.
 fn bounded() -> Value {
     json!({
         "name": "app", "image": BUSYBOX,
@@ -113,7 +113,7 @@ fn bounded() -> Value {
     })
 }
 
-/// Keeps who it is in a volume of its own.
+/// A workload that stores its identity in its own volume.
 fn store(namespace: &str) -> Value {
     let claim = json!({
         "metadata": {"name": "state"},
@@ -138,7 +138,7 @@ fn store(namespace: &str) -> Value {
     })
 }
 
-/// A folder of the only node, for that claim.
+/// A volume in a folder of the only node, for that claim.
 fn volume(namespace: &str, state: &Path) -> Value {
     let here = json!({"key": "kubernetes.io/os", "operator": "In", "values": ["linux"]});
     json!({

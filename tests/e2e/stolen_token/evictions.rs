@@ -1,4 +1,4 @@
-//! Evictions: the right comes with its policy, and both only where the configuration asks for evictions.
+//! Evictions: the right exists together with its policy, and only if the configuration asks for evictions.
 
 use std::path::Path;
 
@@ -56,10 +56,10 @@ pub(super) fn nothing_of_the_clusters_own(
         admin.run(&["get", "pod", "stolen", "--namespace", namespace])?;
     }
 
-    // As the process does it: the pod that it means, and no other of that name.
+    // As the process does it: the intended pod, and no other with that name.
     let uid = uid(admin, apps)?;
     let uid = uuid::Uuid::parse_str(&uid)?.as_u128();
-    // The server tries this for a while before it gives up.
+    // The server retries for a while before it gives up.
     let _ = evict_as(account.kubeconfig(), apps, uid ^ 1);
     admin
         .run(&["get", "pod", "stolen", "--namespace", apps])

@@ -1,4 +1,4 @@
-//! What a running process sees of its fences, and of another release.
+//! How a running process checks its fences, and finds another release.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::support::context::Context;
 use crate::support::headscale;
 use crate::support::wait;
 
-/// A minute, in which a policy may still come into force, and time for a busy machine.
+/// A minute, in which a policy may still take effect, and time for a busy machine.
 const REPORTED: Duration = Duration::from_secs(100);
 
-/// Other releases are looked for every half minute.
+/// Other releases are searched for every half minute.
 const LOOKED: Duration = Duration::from_secs(60);
 
 pub(super) fn open_is_reported(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
@@ -32,7 +32,7 @@ pub(super) fn open_is_reported(context: &Context, _: Option<&headscale::Program>
         refused("probe", made, "is not on the list")
     })?;
     {
-        // Honest: all fences hold, and nothing waits for them.
+        // Legitimate: all fences hold, and nothing waits for them.
         let replica = Replica::start(&api, &release, &folder)?;
         wait::until("the fences were tried", LIMIT, || {
             let page = replica.get("/readyz")?;
@@ -52,7 +52,7 @@ pub(super) fn open_is_reported(context: &Context, _: Option<&headscale::Program>
     wait::until("the policy is out of force", LIMIT, || {
         account.feed(&create, &probe.to_string())
     })?;
-    // It serves all the same, a little later.
+    // It serves anyway, a little later.
     let replica = Replica::start(&api, &release, &folder)?;
     ensure!(
         replica
@@ -88,7 +88,7 @@ pub(super) fn open_is_reported(context: &Context, _: Option<&headscale::Program>
     let found = admin.run(&["get", "secret", "sidescale-fence-probe", "--namespace", own]);
     ensure!(found.is_err(), "a dry run left a Secret");
 
-    // What the notice says to do helps, and is seen.
+    // The remedy in the notice works, and is noticed.
     let upgrade = ["upgrade", own, CHART, "--namespace", own, "--reuse-values"];
     release.helm.run(&upgrade)?;
     wait::until("the fence holds again", LIMIT, || {
@@ -105,7 +105,7 @@ pub(super) fn second_release_does_not_rotate(
     let api = context.api()?;
     let mut first = Release::install(context, &api, "stolen-first")?;
     let second = Release::install(context, &api, "stolen-second")?;
-    // The second one's process is there before the first one's.
+    // The second one's process starts before the first one's.
     let late = Replica::start(&api, &second, &context.folder.inner("stolen-second")?)?;
     let said = "stolen-first/stolen-first";
     wait::until("the second release says so", LIMIT, || {

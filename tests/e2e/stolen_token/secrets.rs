@@ -1,4 +1,4 @@
-//! Secrets: those on the list, of type Opaque, with our label, and never one that somebody else made.
+//! Secrets: only those on the list, of type Opaque, with our label, and never one that someone else created.
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -34,7 +34,7 @@ pub(super) fn only_the_list(context: &Context, _: Option<&headscale::Program>) -
         let made = create(&account, namespace, LISTED, "Opaque", false);
         refused("without our label", made, "lacks the label")?;
     }
-    // A name that the server completes is known by the time it is judged.
+    // A generated name is known when the policy is evaluated.
     let generated = json!({
         "apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": {
             "namespace": apps, "generateName": LISTED, "labels": {"app.kubernetes.io/managed-by": "sidescale"},
@@ -43,7 +43,7 @@ pub(super) fn only_the_list(context: &Context, _: Option<&headscale::Program>) -
     let made = account.feed(&["create", "--filename=-"], &generated.to_string());
     refused("a generated name", made, NOT_LISTED)?;
 
-    // Somebody else's Secret of a listed name: not by our label, nor by giving it away first.
+    // A Secret of someone else with a listed name: neither with our label, nor with the adopt annotation added too.
     for (namespace, name) in [(apps, LISTED), (keys.as_str(), "headscale-api-key")] {
         create(admin, namespace, name, "Opaque", false)?;
         let get = ["get", "secret", name, "--namespace", namespace];
@@ -85,7 +85,7 @@ pub(super) fn only_the_list(context: &Context, _: Option<&headscale::Program>) -
             "cannot delete resource \"secrets\"",
         )?;
     }
-    // What is ours may be written.
+    // Our own may be written.
     create(&account, &release.name, LISTED, "Opaque", true)?;
     refused(
         "all Secrets",

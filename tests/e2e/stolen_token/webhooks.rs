@@ -1,4 +1,4 @@
-//! Our webhook configurations: everything but the caBundle stays as it is.
+//! Our webhook configurations: everything except the caBundle is protected.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ const KINDS: [(&str, &[&str]); 2] = [
     ),
 ];
 
-/// What the policy says of everything else.
+/// The policy's message about everything else.
 const ONLY: &str = "Sidescale changes only clientConfig.caBundle of its webhook configurations";
 const BUNDLE: &str = "Sidescale writes no caBundle that is empty or larger than 64 KiB";
 
@@ -40,7 +40,7 @@ pub(super) fn only_the_ca_bundle(context: &Context, _: Option<&headscale::Progra
     let pem = rcgen::generate_simple_self_signed(["ca.test".to_owned()])?;
     let pem = pem.cert.pem();
     for (kind, entries) in KINDS {
-        // One authority, again the same, and as many as a long life may gather.
+        // One authority, the same again, and as many as may accumulate over a long time.
         for count in [1, 1, 40] {
             apply(
                 &account,
@@ -88,7 +88,7 @@ pub(super) fn only_the_ca_bundle(context: &Context, _: Option<&headscale::Progra
         )?;
         let after = admin.json(&["get", kind, &name])?;
         ensure!(before == after, "it is not as it was: {after}");
-        // An administrator is not fenced.
+        // An administrator is not restricted.
         let edit = change("replace", "/webhooks/0/timeoutSeconds", &json!(4));
         patch(admin, kind, &name, &edit, false)?;
         let first = entries.first().context("no entry")?;
@@ -98,7 +98,7 @@ pub(super) fn only_the_ca_bundle(context: &Context, _: Option<&headscale::Progra
     Ok(())
 }
 
-/// Each field of an entry and of the metadata, changed.
+/// Returns a change of each field of an entry and of the metadata.
 fn edits(bundle: &Value) -> Vec<Value> {
     let all = json!([{"apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*"], "operations": ["CREATE"]}]);
     let owner = json!([{"apiVersion": "v1", "kind": "Namespace", "name": "x", "uid": "x"}]);

@@ -1,4 +1,4 @@
-//! Level api: etcd, kube-apiserver and kube-controller-manager, which make a cluster without nodes (I/O).
+//! Level api: etcd, kube-apiserver and kube-controller-manager, which form a cluster without nodes (I/O).
 
 use std::{
     collections::BTreeSet,
@@ -19,7 +19,7 @@ use super::{
     wait,
 };
 
-/// Time for one server to get ready; 3 s is usual on two idle cores.
+/// Time for one server to become ready; 3 s is usual on two idle cores.
 const START: Duration = Duration::from_secs(90);
 
 /// The servers of a cluster without nodes.
@@ -36,7 +36,7 @@ pub(crate) struct ControlPlane {
     kubectl: Kubectl,
 }
 
-/// An API server that behaves as an older version did; no controllers, and no data of the other's.
+/// An API server that behaves like an older version; no controllers, and none of the other's data.
 #[derive(Debug)]
 pub(crate) struct Emulated {
     server: Process,
@@ -44,17 +44,17 @@ pub(crate) struct Emulated {
 }
 
 impl Emulated {
-    /// Speaks to it as its administrator.
+    /// Returns kubectl as its administrator.
     pub(crate) fn kubectl(&self) -> &Kubectl {
         &self.kubectl
     }
 
-    /// Makes a namespace that pods can be made in.
+    /// Creates a namespace in which pods can be created.
     pub(crate) fn namespace(&self, name: &str) -> Result<()> {
         self.kubectl.apply(&json!({
             "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name},
         }))?;
-        // No controller makes it here.
+        // No controller creates it here.
         self.kubectl.apply(&json!({
             "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": name},
         }))?;
@@ -63,7 +63,7 @@ impl Emulated {
 }
 
 impl ControlPlane {
-    /// Starts the three servers; `advertise` is the address that nodes and pods reach, if there are any.
+    /// Starts the three servers; `advertise` is the address for nodes and pods, if there are any.
     pub(crate) fn start(
         programs: &Programs,
         place: Place,
@@ -72,7 +72,7 @@ impl ControlPlane {
     ) -> Result<Self> {
         let [client, peer, secure, controllers] = match place {
             Place::Host => free_ports()?,
-            // In a network of our own every port is free.
+            // In our own network every port is free.
             Place::Inside(_) => [2379, 2380, 6443, 10257],
         };
         let token = uuid::Uuid::new_v4().to_string();
@@ -140,17 +140,17 @@ impl ControlPlane {
         Ok(this)
     }
 
-    /// Speaks to this cluster as its administrator.
+    /// Returns kubectl as this cluster's administrator.
     pub(crate) fn kubectl(&self) -> &Kubectl {
         &self.kubectl
     }
 
-    /// Every key that a Secret of this cluster has held so far.
+    /// Returns every key that a Secret of this cluster has contained so far.
     pub(crate) fn keys(&self) -> BTreeSet<String> {
         recorder::keys(&self.folder)
     }
 
-    /// Makes a namespace of the test's own and waits until pods can be made in it.
+    /// Creates a namespace for the test and waits until pods can be created in it.
     pub(crate) fn namespace(&self, name: &str, labels: &serde_json::Value) -> Result<()> {
         self.kubectl.apply(&json!({
             "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels},
@@ -158,13 +158,13 @@ impl ControlPlane {
         self.wait_for_accounts(name)
     }
 
-    /// Starts a second API server beside this one, with data of its own, which behaves as that version did.
+    /// Starts a second API server beside this one, with its own data, which behaves like that version.
     pub(crate) fn emulating(&self, version: &str) -> Result<Emulated> {
         let folder = self.folder.join(version);
         fs::create_dir_all(&folder)?;
         let [port] = free_ports()?;
         let mut arguments = self.server_arguments.clone();
-        // Of flags that come twice the last counts.
+        // Of repeated flags the last counts.
         arguments.extend([
             format!("--emulated-version={version}"),
             format!("--etcd-prefix=/{version}"),
@@ -218,7 +218,7 @@ impl ControlPlane {
         })
     }
 
-    /// Fails if one of the servers has ended.
+    /// Fails if one of the servers has exited.
     pub(crate) fn check_alive(&mut self) -> Result<()> {
         self.etcd.check_alive()?;
         self.api.check_alive()?;
@@ -276,7 +276,7 @@ fn server_arguments(folder: &Path, etcd: &str, port: u16, advertise: Option<&str
         "--authorization-mode=Node,RBAC".to_owned(),
         "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
         "--allow-privileged=true".to_owned(),
-        // Webhooks are then called at their Service's endpoints, which needs no kube-proxy.
+        // Webhooks are then called at their Service's endpoints, without kube-proxy.
         "--enable-aggregator-routing=true".to_owned(),
         "--kubelet-preferred-address-types=InternalIP".to_owned(),
     ];
@@ -299,7 +299,7 @@ fn server_arguments(folder: &Path, etcd: &str, port: u16, advertise: Option<&str
     arguments
 }
 
-/// Keeps every pod as it was asked for, every patch of it, and every Event, for the leak check.
+/// Returns an audit policy that records every pod as requested, every patch of it, and every Event, for the leak check.
 fn audit_policy() -> serde_json::Value {
     json!({
         "apiVersion": "audit.k8s.io/v1", "kind": "Policy",
@@ -314,7 +314,7 @@ fn audit_policy() -> serde_json::Value {
     })
 }
 
-/// A client configuration; the server's certificate is its own, made at its start.
+/// Returns a client configuration; the server signs its own certificate, generated at its start.
 pub(crate) fn kubeconfig(server: &str, token: &str) -> String {
     json!({
         "apiVersion": "v1",
@@ -327,7 +327,7 @@ pub(crate) fn kubeconfig(server: &str, token: &str) -> String {
     .to_string()
 }
 
-/// Ports that nobody listens on now, all different.
+/// Returns different ports that are currently free.
 pub(crate) fn free_ports<const N: usize>() -> Result<[u16; N]> {
     let listeners: Vec<TcpListener> = (0..N)
         .map(|_| TcpListener::bind("127.0.0.1:0"))

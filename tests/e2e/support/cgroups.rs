@@ -1,4 +1,4 @@
-//! What a kubelet changes outside its namespaces: one control group tree and a few kernel settings (I/O).
+//! The changes of a kubelet outside its namespaces: one control group tree and a few kernel settings (I/O).
 
 use std::{
     fs,
@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-/// Kernel settings that a kubelet insists on; they are put back afterwards.
+/// Kernel settings that a kubelet requires; they are restored afterwards.
 const SETTINGS: [&str; 6] = [
     "vm/overcommit_memory",
     "vm/panic_on_oom",
@@ -19,19 +19,19 @@ const SETTINGS: [&str; 6] = [
 
 const MOUNT: &str = "/sys/fs/cgroup";
 
-/// Whether the machine still has the first version of control groups.
+/// Returns whether the machine still has the first version of control groups.
 pub(crate) fn is_v1() -> bool {
     !Path::new(MOUNT).join("cgroup.controllers").exists()
 }
 
-/// Makes our control group in every hierarchy and notes the kernel settings; returns the group's path.
+/// Creates our control group in every hierarchy and saves the kernel settings; returns the group's path.
 pub(crate) fn prepare(folder: &Path) -> Result<String> {
     let name = group(folder).context("run folder has no name")?;
     for hierarchy in hierarchies() {
         let path = hierarchy.join(&name);
         fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
         for limit in ["cpuset.cpus", "cpuset.mems"] {
-            // A new cpuset of version 1 is empty, and nothing can run in an empty one.
+            // A new cpuset of version 1 is empty, and no process can run in an empty one.
             if is_v1() && path.join(limit).exists() {
                 fs::write(path.join(limit), fs::read(hierarchy.join(limit))?)?;
             }
@@ -47,7 +47,7 @@ pub(crate) fn prepare(folder: &Path) -> Result<String> {
     Ok(format!("/{name}"))
 }
 
-/// Takes the groups away and puts the settings back, if the run had any.
+/// Removes the groups and restores the settings, if the run had any.
 pub(crate) fn clear(folder: &Path) {
     if let Ok(kept) = fs::read_to_string(folder.join("settings")) {
         for (setting, value) in kept.lines().filter_map(|line| line.split_once(' ')) {
@@ -77,7 +77,7 @@ fn hierarchies() -> Vec<PathBuf> {
         .collect()
 }
 
-/// Only directories can be removed in a control group file system, innermost first.
+/// Removes directories, innermost first: nothing else can be removed in a control group file system.
 fn remove_tree(path: &Path) {
     let Ok(entries) = fs::read_dir(path) else {
         return;

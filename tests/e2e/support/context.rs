@@ -1,4 +1,4 @@
-//! What all tests of one run share: the clusters, started once, and the Headscale binaries at hand (I/O).
+//! What all tests of one run share: the clusters, started once, and the available Headscale binaries (I/O).
 
 use std::{
     collections::BTreeMap,
@@ -22,23 +22,23 @@ use super::{
     programs::Programs,
 };
 
-/// The servers of one run. Fields are dropped in order, so the folder goes last.
+/// The servers of one run. Fields are dropped in order, so the folder is last.
 #[derive(Debug)]
 pub(crate) struct Context {
     api: Option<Mutex<ControlPlane>>,
     node: Option<Node>,
     product_imported: Mutex<bool>,
     last_port: AtomicU16,
-    /// The Headscale binaries at hand.
+    /// The available Headscale binaries.
     pub(crate) headscales: Vec<headscale::Program>,
-    /// Why a level is not there.
+    /// Why a level is missing.
     pub(crate) missing: BTreeMap<Level, String>,
     /// The run's folder.
     pub(crate) folder: RunFolder,
 }
 
 impl Context {
-    /// Starts the wanted levels as far as this machine can.
+    /// Starts the wanted levels, as far as this machine can.
     pub(crate) fn start(wanted: &[Level]) -> Result<Self> {
         let folder = RunFolder::create()?;
         let mut this = Self {
@@ -87,7 +87,7 @@ impl Context {
         Ok(this)
     }
 
-    /// Whether a level is there.
+    /// Returns whether a level is available.
     pub(crate) fn has(&self, level: Level) -> bool {
         match level {
             Level::Api => self.api.is_some(),
@@ -97,24 +97,24 @@ impl Context {
         }
     }
 
-    /// The folder of real manifests, if there is one.
+    /// Returns the folder of real manifests, if there is one.
     pub(crate) fn corpus(&self) -> Option<PathBuf> {
         let folder = PathBuf::from(std::env::var_os("SIDESCALE_CORPUS")?);
         folder.is_dir().then_some(folder)
     }
 
-    /// The cluster without nodes; one test at a time, since a test may restart its servers.
+    /// Returns the cluster without nodes; one test at a time, since a test may restart its servers.
     pub(crate) fn api(&self) -> Result<MutexGuard<'_, ControlPlane>> {
         let api = self.api.as_ref().context("level api is not up")?;
         Ok(api.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The cluster of one node.
+    /// Returns the cluster of one node.
     pub(crate) fn node(&self) -> Result<&Node> {
         self.node.as_ref().context("level node is not up")
     }
 
-    /// The cluster of one node, with the product's image in it.
+    /// Returns the cluster of one node, with the product's image in it.
     pub(crate) fn node_with_product(&self) -> Result<&Node> {
         let node = self.node()?;
         let mut imported = self
@@ -128,7 +128,7 @@ impl Context {
         Ok(node)
     }
 
-    /// An address for a server beside the node; never the same twice, so that no pod of another test calls there.
+    /// Returns an address for a server beside the node; never the same twice: no pod of another test calls there.
     pub(crate) fn gateway_address(&self) -> String {
         format!(
             "{GATEWAY}:{}",
@@ -136,7 +136,7 @@ impl Context {
         )
     }
 
-    /// The newest release where there are several binaries: the one that most users have.
+    /// Returns the newest release if there are several binaries: the one that most users have.
     pub(crate) fn preferred(&self) -> Option<&headscale::Program> {
         let release = |program: &&headscale::Program| {
             program
@@ -147,7 +147,7 @@ impl Context {
         newest.or(self.headscales.first())
     }
 
-    /// One line for the end of the run.
+    /// Returns one line for the end of the run.
     pub(crate) fn summary(&self) -> String {
         let levels: Vec<String> = [Level::Api, Level::Node]
             .into_iter()

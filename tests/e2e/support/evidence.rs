@@ -1,4 +1,4 @@
-//! What is kept when a test fails, with every key masked, and everything that was ever logged, for the leak check (I/O).
+//! Evidence kept when a test fails, with every key masked, and all logs, for the leak check (I/O).
 
 use std::{
     fs,
@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use super::{kubectl::Kubectl, node::Node, recorder};
 
-/// How the keys of all supported servers begin, those that they make and their own.
+/// Prefixes of the keys of all supported servers, those that they create and their own.
 const KEY_MARKS: [&str; 4] = ["hskey-", "tskey-", "sdk-test-", "privkey:"];
 
 /// Writes pods, Events and logs into `target/e2e/<test>`, and returns that folder.
@@ -47,7 +47,7 @@ pub(crate) fn keep(test: &str, node: Option<&Node>, run_folder: &Path) -> Result
     Ok(target)
 }
 
-/// Everything written so far where a key must never stand: a name and the text, unmasked.
+/// Returns everything written so far where a key must never be: a name and the text, unmasked.
 pub(crate) fn everything(clusters: &[&Kubectl], run_folder: &Path) -> Vec<(String, String)> {
     let mut all: Vec<(String, String)> = clusters
         .iter()
@@ -56,7 +56,7 @@ pub(crate) fn everything(clusters: &[&Kubectl], run_folder: &Path) -> Vec<(Strin
         .collect();
     let checkout = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = logs(run_folder);
-    // What tests compare with, and what was kept of those that failed.
+    // Files that tests compare with, and the evidence of those that failed.
     for folder in ["tests", "target/e2e"] {
         files.extend(below(&checkout.join(folder), &|_| true));
     }
@@ -67,7 +67,7 @@ pub(crate) fn everything(clusters: &[&Kubectl], run_folder: &Path) -> Vec<(Strin
     all
 }
 
-/// The text with the rest of every key replaced.
+/// Returns the text with the rest of every key replaced.
 pub(crate) fn masked(text: &str) -> String {
     let mut result = String::with_capacity(text.len());
     let mut rest = text;
@@ -104,7 +104,7 @@ fn objects(kubectl: &Kubectl) -> Vec<(&'static str, String)> {
         .collect()
 }
 
-/// Every log of the run: servers', containers', and what tests have put beside them.
+/// Returns every log of the run: servers', containers', and those added by tests.
 fn logs(folder: &Path) -> Vec<PathBuf> {
     below(folder, &|file| {
         file.extension().is_some_and(|extension| extension == "log")
@@ -113,7 +113,7 @@ fn logs(folder: &Path) -> Vec<PathBuf> {
     })
 }
 
-/// All files below the folder that are wanted.
+/// Returns all wanted files below the folder.
 fn below(folder: &Path, wanted: &dyn Fn(&Path) -> bool) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let Ok(entries) = fs::read_dir(folder) else {
@@ -121,8 +121,8 @@ fn below(folder: &Path, wanted: &dyn Fn(&Path) -> bool) -> Vec<PathBuf> {
     };
     for entry in entries.flatten() {
         let path = entry.path();
-        // Secrets are what etcd stores, the kubelet mounts and containerd puts into environments: their data is left
-        // out, their logs are not. Containers' logs are read where they are kept.
+        // etcd, kubelet and containerd store Secrets, in files and environments: their data is skipped, their logs are not.
+        // Containers' logs are read where they are stored.
         let skip = ["containerd", "kubelet", "etcd", "pod-logs"]
             .iter()
             .any(|name| path.ends_with(name));

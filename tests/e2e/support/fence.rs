@@ -1,19 +1,19 @@
-//! A fence around one pod: what its processes ask for, but two servers and its own loopback, is refused and counted (I/O).
+//! A fence around one pod: its processes reach only two servers and their own loopback; the rest is refused and counted (I/O).
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::node::Node;
 
-/// Rules in a pod's network namespace, which go with the pod.
+/// Rules in a pod's network namespace, which disappear with the pod.
 pub(crate) struct Fence<'a> {
     node: &'a Node,
-    /// A process that holds the namespace: the pod's own, which outlives a restart of its container.
+    /// A process in the namespace: the pod's own, which outlives a restart of its container.
     process: String,
 }
 
 impl<'a> Fence<'a> {
-    /// Puts it up; `servers` are addresses with their ports. What is open already stays so until the process ends.
+    /// Installs it; `servers` are addresses with their ports. Open connections stay open until the process ends.
     pub(crate) fn around(node: &'a Node, pod: &Value, servers: &[String]) -> Result<Self> {
         let process = process(node, pod, "catatonit")?;
         let fence = Self { node, process };
@@ -32,7 +32,7 @@ impl<'a> Fence<'a> {
         Ok(fence)
     }
 
-    /// How many packets were refused.
+    /// Returns how many packets were refused.
     pub(crate) fn refused(&self) -> Result<u64> {
         let rules = self.run("iptables -w -L OUTPUT -v -n -x")?;
         let refused = rules.lines().find(|line| line.contains("REJECT"));
@@ -40,10 +40,10 @@ impl<'a> Fence<'a> {
         count.and_then(|count| count.parse().ok()).context(rules)
     }
 
-    /// Tries what is forbidden, to see that it is counted.
+    /// Tries a forbidden connection, and checks that it is counted.
     pub(crate) fn is_tried(&self) -> Result<()> {
         let before = self.refused()?;
-        // An address that is for documents alone.
+        // An address reserved for documentation.
         let tried = self.run("busybox nc -w 1 192.0.2.1 443 </dev/null");
         let after = self.refused()?;
         ensure!(
@@ -60,13 +60,13 @@ impl<'a> Fence<'a> {
     }
 }
 
-/// Ends the product's own process in this pod, so that the kubelet starts its container anew.
+/// Kills the product's own process in this pod, for the kubelet to restart its container.
 pub(crate) fn restart(node: &Node, pod: &Value) -> Result<()> {
     let process = process(node, pod, "sidescale serve")?;
     node.shell(&format!("kill -TERM {process}")).map(drop)
 }
 
-/// The process of a pod whose command line holds these words.
+/// Returns the process of a pod whose command line contains these words.
 fn process(node: &Node, pod: &Value, words: &str) -> Result<String> {
     let uid = pod["metadata"]["uid"].as_str().context("no uid")?;
     let found = node.shell(&format!(

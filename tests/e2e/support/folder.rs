@@ -1,4 +1,4 @@
-//! The folder of one run, and the cleaning up after runs that could not do it themselves (I/O).
+//! The folder of one run, and the cleanup after runs that could not do it themselves (I/O).
 
 use std::{
     fs::{self, File},
@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 
 use super::cgroups;
 
-/// A run's folder; held by a file lock as long as the run lives, removed at its end.
+/// A run's folder; locked by a file lock as long as the run lives, removed at its end.
 #[derive(Debug)]
 pub(crate) struct RunFolder {
     path: PathBuf,
@@ -17,7 +17,7 @@ pub(crate) struct RunFolder {
 }
 
 impl RunFolder {
-    /// Clears what dead runs left, then makes a folder of our own.
+    /// Removes what dead runs left, then creates a folder for this one.
     pub(crate) fn create() -> Result<Self> {
         let base = std::env::temp_dir().join("sidescale-e2e");
         fs::create_dir_all(&base)?;
@@ -32,12 +32,12 @@ impl RunFolder {
         Ok(Self { path, _lock: lock })
     }
 
-    /// The folder.
+    /// Returns the folder's path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// A new folder inside.
+    /// Creates a new folder inside.
     pub(crate) fn inner(&self, name: &str) -> Result<PathBuf> {
         let path = self.path.join(name);
         fs::create_dir_all(&path)?;
@@ -51,7 +51,7 @@ impl Drop for RunFolder {
     }
 }
 
-/// A dead run holds no lock; its processes died with it, so files, cgroups and kernel settings are all that is left.
+/// Removes the folder of a dead run: it holds no lock. Its processes died with it: files, cgroups and kernel settings remain.
 fn clear_if_stale(path: &Path) {
     let Ok(lock) = File::open(path.join("lock")) else {
         return;

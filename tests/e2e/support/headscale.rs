@@ -1,4 +1,4 @@
-//! A real Headscale, from a program that is given, and its command line over its socket (I/O).
+//! A real Headscale, from a given program, and its command line over its socket (I/O).
 
 use std::{
     fs,
@@ -23,7 +23,7 @@ mod config;
 pub(crate) use config::{NO_RELAY, NOISE_KEY};
 
 const START: Duration = Duration::from_secs(60);
-/// A Headscale binary and the version it is called by.
+/// A Headscale binary and its version.
 #[derive(Clone, Debug)]
 pub(crate) struct Program {
     /// Such as `0.29.2` or `main`; from the file's name, because a build from source calls itself "dev".
@@ -31,7 +31,7 @@ pub(crate) struct Program {
     path: PathBuf,
 }
 
-/// The binaries at hand: those named by SIDESCALE_E2E_HEADSCALE, else those in the cache folder, else the one on PATH.
+/// Returns the available binaries: those in SIDESCALE_E2E_HEADSCALE, else those in the cache folder, else the one on PATH.
 pub(crate) fn programs() -> Result<Vec<Program>> {
     let paths: Vec<PathBuf> =
         match std::env::var_os("SIDESCALE_E2E_HEADSCALE").filter(|paths| !paths.is_empty()) {
@@ -74,7 +74,7 @@ impl Program {
         Ok(Self { version, path })
     }
 
-    /// An image of the program, to run it in a cluster.
+    /// Returns an image of the program, to run it in a cluster.
     pub(crate) fn image(&self) -> Result<Image> {
         let mut files = libraries(&self.path)?;
         files.push(("/usr/local/bin/headscale".to_owned(), self.path.clone()));
@@ -101,13 +101,13 @@ pub(crate) struct Headscale {
 /// A node as its server lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Node {
-    /// The server's own number for it.
+    /// The server's id of the node.
     pub(crate) id: String,
-    /// The name in the tailnet.
+    /// The hostname in the tailnet.
     pub(crate) name: String,
     /// Whether it is connected now.
     pub(crate) online: bool,
-    /// The server's number for the key that it joined with.
+    /// The server's id of the key that it joined with.
     pub(crate) key: Option<String>,
     /// Its addresses in the tailnet.
     pub(crate) addresses: Vec<String>,
@@ -115,14 +115,14 @@ pub(crate) struct Node {
     pub(crate) tags: Vec<String>,
 }
 
-/// A pre-auth key as its server lists it; the value is not kept.
+/// A pre-auth key as its server lists it, without its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
-    /// The server's own number for it.
+    /// The server's id of the key.
     pub(crate) id: String,
-    /// When it ends, in seconds since 1970.
+    /// When it expires, in seconds since 1970.
     pub(crate) expires: i64,
-    /// Whether it worked once, and does no more.
+    /// Whether it is a used single-use key.
     pub(crate) used_up: bool,
 }
 
@@ -137,7 +137,7 @@ impl Headscale {
         Self::start_with(program, place, folder, address, false, NO_RELAY)
     }
 
-    /// Starts one whose clients reach each other through this relay wherever they find no direct way.
+    /// Starts one whose clients reach each other through this relay when they find no direct way.
     pub(crate) fn start_with_relay(
         program: &Program,
         place: Place,
@@ -149,7 +149,7 @@ impl Headscale {
         Self::start_with(program, place, folder, address, false, &relays)
     }
 
-    /// Starts one that speaks HTTPS with a certificate of a private authority; it is a relay as well.
+    /// Starts one that speaks HTTPS with a certificate from a private authority; it is a relay as well.
     pub(crate) fn start_tls(
         program: &Program,
         place: Place,
@@ -193,22 +193,22 @@ impl Headscale {
         Ok(this)
     }
 
-    /// What clients log in to.
+    /// Returns the URL that clients log in to.
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
-    /// Its Unix socket.
+    /// Returns its Unix socket.
     pub(crate) fn socket(&self) -> PathBuf {
         self.folder.join("headscale.sock")
     }
 
-    /// Its host and port.
+    /// Returns its host and port.
     fn address(&self) -> &str {
         self.url.rsplit('/').next().unwrap_or_default()
     }
 
-    /// The private authority's certificate, where it speaks HTTPS.
+    /// Returns the private authority's certificate, if it speaks HTTPS.
     pub(crate) fn authority(&self) -> Option<&str> {
         self.authority.as_deref()
     }
@@ -218,7 +218,7 @@ impl Headscale {
         self.process.kill();
     }
 
-    /// Takes away all that it knew, while it is not running.
+    /// Deletes its database, while it is not running.
     pub(crate) fn forget(&self) -> Result<()> {
         for path in database(&self.folder)? {
             fs::remove_file(path)?;
@@ -226,12 +226,12 @@ impl Headscale {
         Ok(())
     }
 
-    /// Copies all that it knows, while it is not running.
+    /// Copies its database, while it is not running.
     pub(crate) fn back_up(&self) -> Result<()> {
         copy_database(&self.folder, &self.folder.join("backup"))
     }
 
-    /// Has it know what it knew when it was backed up, while it is not running.
+    /// Restores its database from the backup, while it is not running.
     pub(crate) fn restore(&self) -> Result<()> {
         self.forget()?;
         copy_database(&self.folder.join("backup"), &self.folder)
@@ -243,7 +243,7 @@ impl Headscale {
         self.wait_until_ready()
     }
 
-    /// Stops the process where it stands, so that calls to it hang; SIGCONT goes on.
+    /// Sends a signal to the process: while it is stopped, calls to it hang; SIGCONT continues it.
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         self.process.signal(signal)
     }
@@ -261,12 +261,12 @@ impl Headscale {
             .with_context(|| format!("headscale {arguments:?} printed no JSON: {said}"))
     }
 
-    /// Makes a user and returns its number.
+    /// Creates a user and returns its id.
     pub(crate) fn create_user(&self, name: &str) -> Result<String> {
         text(&self.cli(&["users", "create", name])?, &["id"])
     }
 
-    /// Makes a reusable, ephemeral pre-auth key of an hour and returns its value.
+    /// Creates a reusable, ephemeral pre-auth key for an hour and returns its value.
     pub(crate) fn create_key(&self, user: &str) -> Result<String> {
         let key = self.cli(&[
             "preauthkeys",
@@ -281,7 +281,7 @@ impl Headscale {
         text(&key, &["key"])
     }
 
-    /// Makes an API key and returns its value.
+    /// Creates an API key and returns its value.
     pub(crate) fn create_api_key(&self) -> Result<String> {
         match self.cli(&["apikeys", "create", "--expiration", "90d"])? {
             Value::String(key) => Ok(key),
@@ -289,7 +289,7 @@ impl Headscale {
         }
     }
 
-    /// The nodes it knows.
+    /// Returns its nodes.
     pub(crate) fn nodes(&self) -> Result<Vec<Node>> {
         items(self.cli(&["nodes", "list"])?, "nodes")?
             .iter()
@@ -306,7 +306,7 @@ impl Headscale {
             .collect()
     }
 
-    /// The pre-auth keys it knows.
+    /// Returns its pre-auth keys.
     pub(crate) fn keys(&self) -> Result<Vec<Key>> {
         items(self.cli(&["preauthkeys", "list"])?, "preAuthKeys")?
             .iter()
@@ -326,7 +326,7 @@ impl Headscale {
             .collect()
     }
 
-    /// Waits until a node of that name is online.
+    /// Waits until a node with that name is online.
     pub(crate) fn online(&self, name: &str, limit: Duration) -> Result<Node> {
         wait::until(&format!("node {name} is online"), limit, || {
             let nodes = self.nodes()?;
@@ -344,14 +344,14 @@ impl Headscale {
         })?;
         wait::until("Headscale listens", START, || {
             let (host, port) = self.address().split_once(':').context("no port")?;
-            // bash speaks TCP itself, in whatever network the server is.
+            // bash speaks TCP itself, in the network of the server.
             let line = format!("exec 3<>/dev/tcp/{host}/{port}");
             output(self.place.command(Path::new("bash")).args(["-c", &line])).map(drop)
         })
     }
 }
 
-/// The files of the database in a folder.
+/// Returns the files of the database in a folder.
 fn database(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -383,7 +383,7 @@ fn serve(program: &Program, place: Place, folder: &Path) -> Result<Process> {
     )
 }
 
-/// The number of the key that a node joined with.
+/// Returns the id of the key that a node joined with.
 fn key_of(node: &Value) -> Option<String> {
     let key = ["preAuthKey", "pre_auth_key"]
         .into_iter()
@@ -391,14 +391,14 @@ fn key_of(node: &Value) -> Option<String> {
     text(key, &["id"]).ok()
 }
 
-/// The texts of the first of these fields that is there.
+/// Returns the texts of the first of these fields that is present.
 fn texts(value: &Value, names: &[&str]) -> Vec<String> {
     let found = names.iter().find_map(|name| value[*name].as_array());
     let texts = found.into_iter().flatten().filter_map(Value::as_str);
     texts.map(str::to_owned).collect()
 }
 
-/// Lists are bare before 0.30 (null when empty) and may be wrapped from then on.
+/// Returns the items of a list: bare before 0.30 (null when empty), possibly wrapped from then on.
 fn items(mut value: Value, name: &str) -> Result<Vec<Value>> {
     if value.is_object() {
         value = value[name].take();
@@ -410,7 +410,7 @@ fn items(mut value: Value, name: &str) -> Result<Vec<Value>> {
     }
 }
 
-/// The first of these fields that is there; numbers of old versions become text as in new ones.
+/// Returns the first of these fields that is present; numbers of old versions become text as in new ones.
 fn text(value: &Value, names: &[&str]) -> Result<String> {
     let inner = match value.as_object() {
         Some(object) if object.len() == 1 => object

@@ -1,4 +1,4 @@
-//! Container images without a registry: one layer from files, as the archive that containerd imports (I/O).
+//! Container images without a registry: one layer of files, as an archive that containerd imports (I/O).
 
 use std::{
     collections::BTreeSet,
@@ -17,11 +17,11 @@ use super::processes::output;
 pub(crate) struct Image {
     /// Full name with tag, such as `docker.io/e2e/tailscale:1`.
     pub(crate) name: String,
-    /// What the container runs.
+    /// Command of the container.
     pub(crate) entrypoint: Vec<String>,
     /// User and group, as in `65532:65532`; empty for root.
     pub(crate) user: String,
-    /// Path in the image, path on this machine.
+    /// Path in the image, and path on this machine.
     pub(crate) files: Vec<(String, PathBuf)>,
 }
 
@@ -91,7 +91,7 @@ impl Image {
     }
 }
 
-/// The shared libraries that a program needs, each at the path where its loader looks; none for one that is linked statically.
+/// Returns the shared libraries of a program, each with the path where its loader looks; none for a statically linked one.
 pub(crate) fn libraries(program: &Path) -> Result<Vec<(String, PathBuf)>> {
     let asked = Command::new("ldd")
         .arg(program)

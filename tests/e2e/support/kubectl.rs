@@ -24,7 +24,7 @@ pub(crate) struct Kubectl {
 }
 
 impl Kubectl {
-    /// A kubectl that uses this client configuration.
+    /// Returns a kubectl that uses this client configuration.
     pub(crate) fn new(place: Place, program: PathBuf, kubeconfig: PathBuf) -> Self {
         Self {
             place,
@@ -33,7 +33,7 @@ impl Kubectl {
         }
     }
 
-    /// The same program with another client configuration.
+    /// Returns the same program with another client configuration.
     pub(crate) fn with(&self, kubeconfig: PathBuf) -> Self {
         Self {
             kubeconfig,
@@ -41,12 +41,12 @@ impl Kubectl {
         }
     }
 
-    /// The program.
+    /// Returns the program.
     pub(crate) fn program(&self) -> &Path {
         &self.program
     }
 
-    /// The client configuration.
+    /// Returns the client configuration.
     pub(crate) fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
     }
@@ -62,14 +62,14 @@ impl Kubectl {
         )
     }
 
-    /// Runs kubectl with `-o json`; many objects come as a List.
+    /// Runs kubectl with `-o json`; several objects are returned as a List.
     pub(crate) fn json(&self, arguments: &[&str]) -> Result<Value> {
         let text = self.run(&[arguments, &["--output", "json"]].concat())?;
         serde_json::from_str(&text)
             .with_context(|| format!("kubectl {arguments:?} printed no JSON"))
     }
 
-    /// The items of a list.
+    /// Returns the items of a list.
     pub(crate) fn list(&self, arguments: &[&str]) -> Result<Vec<Value>> {
         match self.json(arguments)?.get_mut("items").map(Value::take) {
             Some(Value::Array(items)) => Ok(items),
@@ -77,7 +77,7 @@ impl Kubectl {
         }
     }
 
-    /// A GET of a path of the API server.
+    /// Returns the answer to a GET of a path of the API server.
     pub(crate) fn raw(&self, path: &str) -> Result<String> {
         self.run(&["get", "--raw", path])
     }
@@ -87,7 +87,7 @@ impl Kubectl {
         self.feed(&["apply", "--filename", "-"], &manifest.to_string())
     }
 
-    /// What the API server would make of a new object; what it does not know is dropped, not refused.
+    /// Returns what the API server would store for a new object; it drops unknown fields instead of refusing them.
     pub(crate) fn dry_run(&self, manifest: &Value) -> Result<Value> {
         let arguments = [
             "create",
@@ -106,7 +106,7 @@ impl Kubectl {
             .with_context(|| format!("no object: {said}"))
     }
 
-    /// What the API server would make of these new objects, each in its place; fails if it refuses one.
+    /// Returns what the API server would store for these new objects, each in its place; fails if it refuses one.
     pub(crate) fn dry_run_all(&self, manifests: &[Value]) -> Result<Vec<Value>> {
         let result = self.dry_run_list(manifests, "json")?;
         let objects = serde_json::Deserializer::from_slice(&result.stdout).into_iter();
@@ -121,8 +121,8 @@ impl Kubectl {
         Ok(objects)
     }
 
-    /// What the API server would make of each of these objects, in the form of `output`; those that it refuses are
-    /// left out.
+    /// Returns what the API server would store for each of these objects, in the form of `output`, without those that
+    /// it refuses.
     pub(crate) fn dry_run_each(&self, manifests: &[Value], output: &str) -> Result<String> {
         let result = self.dry_run_list(manifests, output)?;
         Ok(String::from_utf8_lossy(&result.stdout).into_owned())
@@ -173,7 +173,7 @@ impl Kubectl {
         Ok(child.wait_with_output()?)
     }
 
-    /// Waits until the one pod with this label is Ready; returns it.
+    /// Waits until the only pod with this label is Ready; returns it.
     pub(crate) fn ready_pod(
         &self,
         namespace: &str,
@@ -199,7 +199,7 @@ impl Kubectl {
         )
     }
 
-    /// What a person would look at: containers' states and the latest Events.
+    /// Returns what a user would look at: containers' states and the latest Events.
     pub(crate) fn why_not_ready(&self, namespace: &str, selector: &str) -> String {
         let pods = self
             .run(&["get", "pods", "--namespace", namespace, "--selector", selector, "--output",
@@ -217,7 +217,7 @@ impl Kubectl {
     }
 }
 
-/// Whether a pod's condition Ready is true.
+/// Returns whether a pod's condition Ready is true.
 pub(crate) fn is_ready(pod: &Value) -> bool {
     pod["status"]["conditions"]
         .as_array()
@@ -238,7 +238,7 @@ pub(crate) struct Helm {
 }
 
 impl Helm {
-    /// A helm that uses this client configuration and writes nothing outside the folder.
+    /// Returns a helm that uses this client configuration and writes nothing outside the folder.
     pub(crate) fn new(place: Place, program: PathBuf, kubeconfig: PathBuf, folder: &Path) -> Self {
         Self {
             place,

@@ -4,21 +4,21 @@ use std::collections::{BTreeSet, HashMap};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-/// A piece of this length counts.
+/// Minimum length of a piece that counts.
 const PIECE: usize = 16;
 
-/// Where a piece of a key stands: the public part of the key and the place, never more of the key.
+/// Returns where a piece of a key is: the public part of the key and the place, never more of the key.
 pub(crate) fn leaks(texts: &[(String, String)], keys: &[String]) -> BTreeSet<String> {
     let mut pieces: HashMap<[u8; PIECE], &str> = HashMap::new();
     for key in keys {
         let secret = secret_part(key);
         let public = &key[..key.len() - secret.len()];
         let mut all = windows(secret.as_bytes());
-        // Inside something longer that is encoded, a key may begin at any of three places of a group.
+        // In encoded text, a key may begin at any of three places of a group.
         for shift in 0..3 {
             let shifted = [&" ".repeat(shift), secret].concat();
             let encoded = STANDARD.encode(shifted);
-            // The first and the last group depend on what stands beside the key.
+            // The first and the last group depend on the text around the key.
             let inner = encoded.get(4..encoded.len() - 4).unwrap_or_default();
             all.extend(windows(inner.as_bytes()));
         }
@@ -45,7 +45,7 @@ pub(crate) fn leaks(texts: &[(String, String)], keys: &[String]) -> BTreeSet<Str
     found
 }
 
-/// Headscale's keys begin with a mark and a public prefix of twelve characters, which servers do write down.
+/// Returns the secret part: Headscale's keys begin with a mark and a public prefix of twelve characters, which servers do log.
 fn secret_part(key: &str) -> &str {
     ["hskey-auth-", "hskey-api-"]
         .iter()

@@ -1,10 +1,10 @@
-//! What a test needs, what this run has of it, and whether lacking it is a failure.
+//! The levels that a test needs, those that this run has, and whether a missing one is a failure.
 
 use std::fmt;
 
 use anyhow::{Result, bail};
 
-/// What a run may have, from cheap to dear.
+/// Parts of a run, from cheap to expensive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Level {
     /// etcd, kube-apiserver and kube-controller-manager.
@@ -37,7 +37,7 @@ impl fmt::Display for Level {
     }
 }
 
-/// The levels of SIDESCALE_E2E_REQUIRE, whose absence fails the run.
+/// Returns the levels of SIDESCALE_E2E_REQUIRE, whose absence fails the run.
 pub(crate) fn required() -> Result<Vec<Level>> {
     let text = std::env::var("SIDESCALE_E2E_REQUIRE").unwrap_or_default();
     let words = text

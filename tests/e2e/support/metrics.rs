@@ -1,8 +1,8 @@
-//! Reads what a metrics page says. Pure.
+//! Reads a metrics page. Pure.
 
 use anyhow::{Context as _, Result};
 
-/// The sum of a metric's samples whose line holds all these pieces; 0 where there is none yet.
+/// Returns the sum of a metric's samples whose line contains all these pieces; 0 if there is none yet.
 pub(crate) fn sum(page: &str, name: &str, pieces: &[&str]) -> Result<f64> {
     let samples = page.lines().filter(|line| {
         line.strip_prefix(name)

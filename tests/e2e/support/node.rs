@@ -1,4 +1,4 @@
-//! Level node: the control plane with containerd, kubelet, scheduler and kube-proxy, in namespaces of its own (I/O).
+//! Level node: the control plane with containerd, kubelet, scheduler and kube-proxy, in its own namespaces (I/O).
 
 use std::{
     collections::BTreeSet,
@@ -22,19 +22,19 @@ use super::{
     wait,
 };
 
-/// The bridge's own address: pods' gateway, and where they reach servers that run beside the cluster.
+/// The bridge's own address: the pods' gateway, at which they reach servers beside the cluster.
 pub(crate) const GATEWAY: &str = "10.244.0.1";
-/// Services' addresses: kube-proxy rewrites them, for those alone that have a way there.
+/// Addresses of Services: kube-proxy rewrites them, only for processes with a route there.
 const SERVICES: &str = "10.96.0.0/16";
-/// Runs any small command in a pod.
+/// Image with small commands for a pod.
 pub(crate) const BUSYBOX: &str = "docker.io/sidescale-e2e/busybox:1";
-/// Tailscale's container programs and nothing else.
+/// Image with only Tailscale's container programs.
 pub(crate) const TAILSCALE: &str = "docker.io/sidescale-e2e/tailscale:v1.102.3";
 
 const PAUSE: &str = "docker.io/sidescale-e2e/pause:1";
 const NODE: &str = "node1";
 const START: Duration = Duration::from_secs(90);
-/// What the Debian packages of setup.sh bring.
+/// Programs from the Debian packages of setup.sh.
 const NEEDED: [&str; 9] = [
     "containerd",
     "ctr",
@@ -60,7 +60,7 @@ pub(crate) struct Node {
     _logs: Recorder,
 }
 
-/// What this machine lacks for the node level, and how to get it.
+/// Returns what this machine lacks for the node level, and how to install it.
 pub(crate) fn missing() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("not root: run the tests as root, or in a machine of their own".to_owned());
@@ -122,38 +122,38 @@ impl Node {
         Ok(node)
     }
 
-    /// Speaks to this cluster as its administrator.
+    /// Returns kubectl as this cluster's administrator.
     pub(crate) fn kubectl(&self) -> &Kubectl {
         self.control_plane.kubectl()
     }
 
-    /// The servers of the cluster.
+    /// Returns the servers of the cluster.
     pub(crate) fn control_plane(&self) -> &ControlPlane {
         &self.control_plane
     }
 
-    /// helm for this cluster.
+    /// Returns helm for this cluster.
     pub(crate) fn helm(&self) -> &Helm {
         &self.helm
     }
 
-    /// Where servers beside the cluster start, to be reached at the gateway's address.
+    /// Returns the place for servers beside the cluster, reachable at the gateway's address.
     pub(crate) fn place(&self) -> Place {
         self.namespaces.place()
     }
 
-    /// Where all logs of this cluster are.
+    /// Returns the folder of all logs of this cluster.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Notes the value of a key that was seen, for the leak check at the end.
+    /// Records the value of a key, for the leak check at the end.
     pub(crate) fn remember(&self, key: &str) {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         keys.insert(key.to_owned());
     }
 
-    /// Every value noted so far, and every one that was in a Secret.
+    /// Returns every recorded value, and every key that was in a Secret.
     pub(crate) fn keys(&self) -> BTreeSet<String> {
         let noted = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         &self.control_plane.keys() | &noted
@@ -164,7 +164,7 @@ impl Node {
         self.namespaces.run(line)
     }
 
-    /// The pid, inside, of a pod's running container: a way to its files where its image has no shell.
+    /// Returns the inner pid of a pod's running container: a way to its files if its image has no shell.
     pub(crate) fn pid_of(&self, pod: &Value, container: &str) -> Result<u32> {
         let statuses = pod["status"]["containerStatuses"].as_array();
         let mut statuses = statuses.into_iter().flatten();
@@ -181,7 +181,7 @@ impl Node {
             .parse()?)
     }
 
-    /// Makes an image and gives it to containerd.
+    /// Builds an image and imports it into containerd.
     pub(crate) fn import(&self, image: &Image) -> Result<()> {
         let archive = self.folder.join("image.tar");
         image.write(&archive)?;
@@ -218,7 +218,7 @@ impl Node {
         ))?;
         let tailscale = ["containerboot", "tailscale", "tailscaled"]
             .map(|name| (format!("/usr/local/bin/{name}"), programs.tailscale(name)));
-        // The published image has busybox's tools; an Event tells to use the one, and people look with the other.
+        // The published image has busybox's tools; an Event recommends one, and users diagnose with the other.
         let tools = ["killall", "netstat", "sh"];
         let busybox = system("busybox")?;
         let tools = tools.map(|name| (format!("/bin/{name}"), busybox.clone()));

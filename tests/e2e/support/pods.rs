@@ -1,8 +1,8 @@
-//! A pod as it was sent and as an API server gives it back: everything beside defaults has to be the same. Pure.
+//! Compares a pod as sent with the one that an API server returns: only defaults may differ. Pure.
 
 use serde_json::{Value, json};
 
-/// What differs beside what every API server fills in, one line each.
+/// Returns the differences that are not defaults, one line each.
 pub(crate) fn differences(sent: &Value, returned: &Value) -> Vec<String> {
     let mut found = Vec::new();
     compare("", sent, returned, &mut found);
@@ -15,7 +15,7 @@ fn compare(path: &str, sent: &Value, returned: &Value, found: &mut Vec<String>) 
             for (key, value) in sent {
                 match returned.get(key) {
                     Some(kept) => compare(&format!("{path}.{key}"), value, kept, found),
-                    // An empty text is as good as none.
+                    // An empty text equals none.
                     None if value == "" => {}
                     None => found.push(format!("{path}.{key} is gone: {value}")),
                 }
@@ -56,7 +56,7 @@ fn compare(path: &str, sent: &Value, returned: &Value, found: &mut Vec<String>) 
     }
 }
 
-/// Whether an API server of any cluster fills this in where nothing is said.
+/// Returns whether an API server of any cluster sets this by default.
 fn is_default(path: &str, value: &Value) -> bool {
     let names_only = |start: &str| {
         let starts = |element: &Value| {
@@ -95,7 +95,7 @@ fn is_default(path: &str, value: &Value) -> bool {
         (_, "terminationMessagePath") => value == "/dev/termination-log",
         (_, "terminationMessagePolicy") => value == "File",
         (_, "resources") => value == &json!({}),
-        // Limits without requests ask for as much.
+        // Limits without requests imply the same requests.
         (_, "requests") => parent.ends_with(".resources"),
         (_, "protocol") => value == "TCP",
         (_, "apiVersion") => parent.ends_with(".fieldRef") && value == "v1",
@@ -111,7 +111,7 @@ fn is_default(path: &str, value: &Value) -> bool {
     }
 }
 
-/// Servers write quantities in one way: half a core is `500m`.
+/// Compares quantities: servers write them in one way, half a core as `500m`.
 fn same_quantity(path: &str, sent: &Value, returned: &Value) -> bool {
     let is_quantity = path.contains(".resources.") || path.ends_with(".sizeLimit");
     let amounts = [sent, returned].map(|value| value.as_str().and_then(amount));

@@ -12,7 +12,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-/// Is longer than any answer takes.
+/// Longer than any answer takes.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Opens connections from one address of this machine.
@@ -27,7 +27,7 @@ pub(crate) struct Poster {
 pub(crate) struct Connection(TlsStream<TcpStream>);
 
 impl Poster {
-    /// Trusts the authorities of a caBundle, for a server of that name.
+    /// Trusts the authorities of a caBundle, for a server with that name.
     pub(crate) fn new(bundle: &str, name: &str, from: Ipv4Addr) -> Result<Self> {
         let mut roots = rustls::RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(&STANDARD.decode(bundle)?) {
@@ -45,14 +45,14 @@ impl Poster {
         })
     }
 
-    /// Connects and says nothing.
+    /// Connects and sends nothing.
     pub(crate) async fn dial(&self, to: SocketAddr) -> Result<TcpStream> {
         let socket = TcpSocket::new_v4()?;
         socket.bind((self.from, 0).into())?;
         Ok(timeout(LIMIT, socket.connect(to)).await??)
     }
 
-    /// Connects and shakes hands.
+    /// Connects and completes the TLS handshake.
     pub(crate) async fn connect(&self, to: SocketAddr) -> Result<Connection> {
         let tcp = self.dial(to).await?;
         let shaken = self.connector.connect(self.name.clone(), tcp);
@@ -61,7 +61,7 @@ impl Poster {
 }
 
 impl Connection {
-    /// Posts a body and gives the answer's.
+    /// Posts a body and returns the answer's.
     pub(crate) async fn post(&mut self, path: &str, body: &[u8]) -> Result<String> {
         let exchange = async {
             let head = format!(
@@ -81,7 +81,7 @@ impl Connection {
         Ok(body.to_owned())
     }
 
-    /// Waits until the server ends it.
+    /// Waits until the server closes it.
     pub(crate) async fn closed(&mut self) {
         let _ = self.0.read_to_end(&mut Vec::new()).await;
     }

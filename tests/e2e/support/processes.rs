@@ -1,7 +1,7 @@
-//! Child processes that cannot outlive the test run, on the machine itself or in namespaces of their own (I/O).
+//! Child processes that cannot outlive the test run, on the machine itself or in their own namespaces (I/O).
 //!
-//! Everything that a node needs (bridge, iptables rules, mounts, containers) lives in one set of network, mount and
-//! pid namespaces. When their first process ends, the kernel takes all of it away, however the run ended.
+//! Everything that a node needs (bridge, iptables rules, mounts, containers) is in one set of network, mount and
+//! pid namespaces. When their first process exits, the kernel removes all of it, however the run ended.
 
 use std::{
     fs::{self, File},
@@ -25,9 +25,9 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    /// A command that runs to its end, seeing this place's network but the machine's files and processes.
+    /// Returns a command that runs to its end, in this place's network but with the machine's files and processes.
     pub(crate) fn command(self, program: &Path) -> Command {
-        // A command that waits for a server would outlive us both.
+        // A command that waits for a server would outlive both.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]);
         if let Place::Inside(init) = self {
@@ -38,7 +38,7 @@ impl Place {
     }
 }
 
-/// Runs a command to its end and returns what it printed; an error holds what it said on stderr.
+/// Runs a command to its end and returns its stdout; an error contains its stderr.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let name = format!("{:?}", command.get_program());
     let result = command
@@ -66,7 +66,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts a program; its log and its pid are kept in the folder.
+    /// Starts a program; its log and its pid are stored in the folder.
     pub(crate) fn start(
         place: Place,
         folder: &Path,
@@ -88,7 +88,7 @@ impl Process {
     ) -> Result<Self> {
         let log = folder.join(format!("{name}.log"));
         let out = File::options().create(true).append(true).open(&log)?;
-        // The kernel ends it with us, whatever happens to us.
+        // The kernel kills it together with us, whatever happens to us.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]);
         if let Place::Inside(init) = place {
@@ -124,11 +124,11 @@ impl Process {
         })
     }
 
-    /// The pid of the program itself, as the machine sees it.
+    /// Returns the pid of the program itself, as the machine sees it.
     pub(crate) fn pid(&self) -> Result<u32> {
         match self.place {
             Place::Host => Ok(self.child.id()),
-            // nsenter forks to get into the pid namespace; the program is its only child.
+            // nsenter forks to enter the pid namespace; the program is its only child.
             Place::Inside(_) => only_child(self.child.id()),
         }
     }
@@ -139,7 +139,7 @@ impl Process {
         kill_process(pid, signal).with_context(|| format!("signal {}", self.name))
     }
 
-    /// Fails if the program has ended, with the end of its log.
+    /// Fails if the program has exited, with the end of its log.
     pub(crate) fn check_alive(&mut self) -> Result<()> {
         let ended = self.child.try_wait()?;
         match ended {
@@ -153,7 +153,7 @@ impl Process {
         }
     }
 
-    /// Ends the program with SIGKILL and waits until it is gone.
+    /// Kills the program with SIGKILL and waits until it is gone.
     pub(crate) fn kill(&mut self) {
         if self.child.try_wait().is_ok_and(|ended| ended.is_some()) {
             return;
@@ -165,7 +165,7 @@ impl Process {
         let _ = self.child.wait();
     }
 
-    /// Asks the program to end, then ends it after the grace period.
+    /// Asks the program to exit, then kills it after the grace period.
     pub(crate) fn stop(&mut self, grace: Duration) -> Result<()> {
         self.signal(Signal::TERM)?;
         let ended = wait::until("end", grace, || {
@@ -177,14 +177,14 @@ impl Process {
         Ok(())
     }
 
-    /// Waits until it has ended by itself, and says how.
+    /// Waits until it has exited, and returns its status.
     pub(crate) fn ended(&mut self, limit: Duration) -> Result<ExitStatus> {
         wait::until(&format!("{} has ended", self.name), limit, || {
             self.child.try_wait()?.context("still running")
         })
     }
 
-    /// The log so far.
+    /// Returns the log so far.
     pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
@@ -202,7 +202,7 @@ impl Drop for Process {
     }
 }
 
-/// Where containerd, its plugins and a kubelet write, whatever folders they are given.
+/// Where containerd, its plugins and a kubelet write, regardless of their configured folders.
 pub(crate) const WRITTEN: [&str; 5] = [
     "/run/containerd",
     "/run/netns",
@@ -211,17 +211,17 @@ pub(crate) const WRITTEN: [&str; 5] = [
     "/var/log/containers",
 ];
 
-/// Network, mount and pid namespaces of our own; dropping them ends all that is inside.
+/// Our own network, mount and pid namespaces; dropping them ends everything inside.
 #[derive(Debug)]
 pub(crate) struct Namespaces {
     unshare: Child,
     init: u32,
-    /// Empty folders that had to be made on the machine, for something to be mounted on.
+    /// Empty folders that were created on the machine as mount points.
     made: Vec<&'static Path>,
 }
 
 impl Namespaces {
-    /// Makes the namespaces, with an init that only reaps, and brings their loopback up.
+    /// Creates the namespaces, with an init that only reaps, and brings their loopback up.
     pub(crate) fn create() -> Result<Self> {
         let flags =
             "--net --mount --pid --fork --kill-child=KILL --mount-proc --propagation private --";
@@ -268,7 +268,7 @@ impl Namespaces {
         Ok(namespaces)
     }
 
-    /// The place to start processes at.
+    /// Returns the place for processes inside.
     pub(crate) fn place(&self) -> Place {
         Place::Inside(self.init)
     }
@@ -287,7 +287,7 @@ impl Drop for Namespaces {
         if let Some(pid) = i32::try_from(self.init).ok().and_then(Pid::from_raw) {
             let _ = kill_process(pid, Signal::KILL);
         }
-        // unshare ends when its child has, and that is when nothing is left inside.
+        // unshare exits when its child has, and then nothing is left inside.
         let _ = self.unshare.wait();
         for folder in &self.made {
             let _ = fs::remove_dir(folder);

@@ -16,14 +16,14 @@ use super::node::{BUSYBOX, Node, TAILSCALE};
 const REPOSITORY: &str = "docker.io/sidescale-e2e/sidescale";
 const TAG: &str = "test";
 const RELEASE: &str = "sidescale";
-/// Public roots, where Debian keeps them.
+/// Public root certificates, where Debian stores them.
 const ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// The Secret that sidecars read.
 pub(crate) const KEYS: &str = "headscale-auth-keys";
 /// Time for anything that starts a pod.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
-/// The files of the Dockerfile, taken from this machine.
+/// Returns an image with the files of the Dockerfile, taken from this machine.
 pub(crate) fn image() -> Result<Image> {
     let program = Path::new(env!("CARGO_BIN_EXE_sidescale"));
     let mut files = libraries(program)?;
@@ -43,15 +43,15 @@ pub(crate) fn image() -> Result<Image> {
 #[derive(Debug)]
 pub(crate) struct Product<'a> {
     node: &'a Node,
-    /// Where it runs.
+    /// Namespace of the product.
     pub(crate) namespace: String,
     api_keys: String,
-    /// Where its test's own pods run.
+    /// Namespace of its test's own pods.
     pub(crate) workloads: String,
 }
 
 impl<'a> Product<'a> {
-    /// Installs it by helm for this Headscale, as the README says, and hands it an API key.
+    /// Installs it by helm for this Headscale, as in the README, and gives it an API key.
     pub(crate) fn install(
         node: &'a Node,
         headscale: &Headscale,
@@ -62,7 +62,7 @@ impl<'a> Product<'a> {
         Self::install_for(node, headscale.url(), &api_key, test, values)
     }
 
-    /// The same for any server that sidecars log in to.
+    /// Does the same for any server that sidecars log in to.
     pub(crate) fn install_for(
         node: &'a Node,
         login_server: &str,
@@ -81,7 +81,7 @@ impl<'a> Product<'a> {
         Ok(this)
     }
 
-    /// Installs it by helm for a server at this URL, and does nothing more.
+    /// Only installs it by helm, for a server at this URL.
     pub(crate) fn install_alone(
         node: &'a Node,
         login_server: &str,
@@ -124,7 +124,7 @@ impl<'a> Product<'a> {
         Ok(this)
     }
 
-    /// Applies `examples/web.yaml` with an image that is here and these annotations beside its own.
+    /// Applies `examples/web.yaml` with a local image and these annotations in addition to its own.
     pub(crate) fn apply_example(&self, annotations: &[(&str, &str)]) -> Result<()> {
         self.node.kubectl().feed(
             &["apply", "--namespace", &self.workloads, "--filename", "-"],
@@ -133,7 +133,7 @@ impl<'a> Product<'a> {
         Ok(())
     }
 
-    /// `examples/web.yaml` with an image that is here and these annotations beside its own.
+    /// Returns `examples/web.yaml` with a local image and these annotations in addition to its own.
     pub(crate) fn example(annotations: &[(&str, &str)]) -> Result<String> {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/web.yaml");
         let text = std::fs::read_to_string(file)?;
@@ -146,7 +146,7 @@ impl<'a> Product<'a> {
                 .all(|part| text.contains(part)),
             "examples/web.yaml has changed its image, annotation or containers"
         );
-        // Its server does not hear SIGTERM, and half a minute for each rollout is much here.
+        // Its server does not react to SIGTERM, and half a minute for each rollout is too long here.
         let soon = format!("      terminationGracePeriodSeconds: 3\n{containers}");
         let indent = " ".repeat(8);
         let more: String = annotations
@@ -159,19 +159,19 @@ impl<'a> Product<'a> {
             .replace(own, &format!("{own}{more}")))
     }
 
-    /// The value that stands in the keys' Secret under this data key.
+    /// Returns the value in the keys' Secret under this data key.
     pub(crate) fn key(&self, data_key: &str) -> Result<String> {
         self.key_in(&self.workloads, data_key)
     }
 
-    /// The same in another namespace.
+    /// Returns the same in another namespace.
     pub(crate) fn key_in(&self, namespace: &str, data_key: &str) -> Result<String> {
         let key = self.value_in(namespace, data_key)?;
         self.node.remember(&key);
         Ok(key)
     }
 
-    /// What stands beside the keys under this data key, and is no secret.
+    /// Returns the value beside the keys under this data key, which is not secret.
     pub(crate) fn value(&self, data_key: &str) -> Result<String> {
         self.value_in(&self.workloads, data_key)
     }
@@ -187,7 +187,7 @@ impl<'a> Product<'a> {
         Ok(String::from_utf8(STANDARD.decode(encoded)?)?)
     }
 
-    /// What `sidescale check` says of the only pod of the example, and its exit code.
+    /// Returns the output of `sidescale check` on the only pod of the example, and its exit code.
     pub(crate) fn check(&self) -> Result<(Option<i32>, String)> {
         let selector = ["--selector", "app=web"];
         let list = ["get", "pods", "--namespace", &self.workloads];
@@ -208,7 +208,7 @@ impl<'a> Product<'a> {
         Ok((output.status.code(), format!("{said}{complaint}")))
     }
 
-    /// The sum of a metric's samples that hold all these pieces, over all replicas.
+    /// Returns the sum of a metric's samples that contain all these pieces, over all replicas.
     pub(crate) fn metric(&self, name: &str, pieces: &[&str]) -> Result<f64> {
         let pages = self.pages("metrics")?;
         pages
@@ -217,7 +217,7 @@ impl<'a> Product<'a> {
             .sum()
     }
 
-    /// What each replica's admin port says on one page.
+    /// Returns one page of each replica's admin port.
     fn pages(&self, page: &str) -> Result<Vec<String>> {
         let own = &self.namespace;
         let scrape = |pod: Value| {
@@ -231,7 +231,7 @@ impl<'a> Product<'a> {
         self.pods()?.into_iter().map(scrape).collect()
     }
 
-    /// What the product has logged.
+    /// Returns the product's log.
     pub(crate) fn logs(&self) -> String {
         let selector = [
             "--selector",
@@ -250,7 +250,7 @@ impl<'a> Product<'a> {
             .unwrap_or_else(|error| format!("{error:#}"))
     }
 
-    /// What is gone with the namespaces, and what the leak check wants to read.
+    /// Returns what is deleted with the namespaces, and what the leak check wants to read.
     fn everything(&self) -> String {
         let apps = ["--namespace", &self.workloads];
         let own = ["--namespace", &self.namespace];
@@ -286,7 +286,7 @@ impl<'a> Product<'a> {
         .join("\n")
     }
 
-    /// Takes the rules about this resource out of its ClusterRole.
+    /// Removes the rules about this resource from its ClusterRole.
     pub(crate) fn take_right(&self, resource: &str) -> Result<()> {
         let mut role = self.node.kubectl().json(&["get", "clusterrole", RELEASE])?;
         let rules = role["rules"]
@@ -331,8 +331,8 @@ impl Drop for Product<'_> {
             self.namespace.as_str(),
             self.api_keys.as_str(),
         ];
-        // To their end: pods that are still there would ask the next test's product for keys, and a process that is
-        // still ending would write into its Secrets.
+        // Wait for their end: remaining pods would ask the next test's product for keys, and a process that is
+        // still stopping would write into its Secrets.
         for namespace in namespaces {
             end_pods(kubectl, namespace);
         }
@@ -345,7 +345,7 @@ impl Drop for Product<'_> {
     }
 }
 
-/// Ends all pods of a namespace for good, without the time that they may take in earnest.
+/// Deletes all pods of a namespace, without their usual grace period.
 pub(crate) fn end_pods(kubectl: &Kubectl, namespace: &str) {
     let owners = "deployments,replicasets,statefulsets,daemonsets,jobs,cronjobs";
     for (kinds, how) in [(owners, "--cascade=orphan"), ("pods", "--grace-period=1")] {
@@ -353,7 +353,7 @@ pub(crate) fn end_pods(kubectl: &Kubectl, namespace: &str) {
     }
 }
 
-/// A namespace-sized name for a test with this Headscale.
+/// Returns a name for a test with this Headscale, short enough for a namespace.
 pub(crate) fn label(test: &str, program: &Program) -> String {
     format!("{test}-{}", program.version.replace('.', "-"))
 }

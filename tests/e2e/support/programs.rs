@@ -10,17 +10,17 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::processes;
 
-/// One Go module of `tests/e2e/programs`, and what is built from it.
+/// One Go module of `tests/e2e/programs`, and its programs.
 struct Module {
     /// The folder, and the first half of the cache folder's name.
     name: &'static str,
-    /// The version in the cache folder's name; `go.mod` is what pins it.
+    /// The version in the cache folder's name; `go.mod` pins it.
     version: &'static str,
-    /// Package and the name its program gets.
+    /// Package and name of each program.
     programs: &'static [(&'static str, &'static str)],
-    /// Versions set at link time: without them server and kubelet call themselves v0.0.0 and decide by that.
+    /// Versions set at link time: without them server and kubelet report v0.0.0 and behave accordingly.
     variables: &'static [(&'static str, &'static str)],
-    /// Roughly how long a first build takes on two cores.
+    /// Approximate time of a first build on two cores.
     takes: &'static str,
 }
 
@@ -70,7 +70,7 @@ const HELM: Module = Module {
     takes: "1 minute",
 };
 
-/// Where the built programs lie.
+/// Folders of the built programs.
 #[derive(Clone, Debug)]
 pub(crate) struct Programs {
     kubernetes: PathBuf,
@@ -79,7 +79,7 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// Builds what the cache does not hold yet.
+    /// Builds what the cache does not contain yet.
     pub(crate) fn prepare() -> Result<Self> {
         Ok(Self {
             kubernetes: KUBERNETES.build()?,
@@ -88,23 +88,23 @@ impl Programs {
         })
     }
 
-    /// A program of Kubernetes, or etcd.
+    /// Returns a program of Kubernetes, or etcd.
     pub(crate) fn kubernetes(&self, name: &str) -> PathBuf {
         self.kubernetes.join(name)
     }
 
-    /// One of Tailscale's programs, the stand-in control server, or what logs a node in.
+    /// Returns one of Tailscale's programs, the stand-in control server, or the program that logs a node in.
     pub(crate) fn tailscale(&self, name: &str) -> PathBuf {
         self.tailscale.join(name)
     }
 
-    /// Helm.
+    /// Returns helm.
     pub(crate) fn helm(&self) -> PathBuf {
         self.helm.join("helm")
     }
 }
 
-/// The cache folder, outside the tree so that `cargo clean` leaves it alone.
+/// Returns the cache folder, outside the tree because of `cargo clean`.
 pub(crate) fn cache() -> Result<PathBuf> {
     let base = match std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()) {
         Some(path) => PathBuf::from(path),
@@ -116,7 +116,7 @@ pub(crate) fn cache() -> Result<PathBuf> {
     Ok(base.join("sidescale-e2e"))
 }
 
-/// The program of that name on PATH or in the usual system folders.
+/// Returns the program with that name on PATH or in the usual system folders.
 pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -182,7 +182,7 @@ impl Module {
         Ok(target)
     }
 
-    /// Changes with everything that the programs are built from.
+    /// Returns a hash of everything that the programs are built from.
     fn fingerprint(&self, source: &Path) -> Result<String> {
         let mut files = vec![source.join("go.mod"), source.join("go.sum")];
         if self.name == TAILSCALE.name {
@@ -208,7 +208,7 @@ impl Module {
     }
 }
 
-/// A short name for content; nobody attacks it.
+/// Returns a short name for content; it need not resist attacks.
 fn fnv1a(bytes: &[u8]) -> String {
     let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)

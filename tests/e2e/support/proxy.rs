@@ -1,6 +1,6 @@
-//! A proxy between the product and a server: writes down every exchange, and kills the product after the n-th (I/O).
+//! A proxy between the product and a server: records every exchange, and kills the product after the n-th (I/O).
 //!
-//! It speaks plain HTTP/1.1 to the product, one thread for each connection, so that it knows when an answer has left.
+//! It speaks plain HTTP/1.1 to the product, with one thread for each connection: it knows when an answer has been sent.
 
 use std::{
     fmt,
@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 
-/// A server that does not answer within this time is a failure of the test's own.
+/// A server that does not answer within this time is a failure of the test itself.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The two servers that the product talks to.
@@ -31,15 +31,15 @@ pub(crate) enum Server {
 /// One request and its answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Exchange {
-    /// Who answered.
+    /// The server that answered.
     pub(crate) server: Server,
-    /// Such as `POST`.
+    /// Method, such as `POST`.
     pub(crate) method: String,
-    /// With its query.
+    /// Path with its query.
     pub(crate) path: String,
     /// The request's body.
     pub(crate) request: Vec<u8>,
-    /// Such as 200.
+    /// Status, such as 200.
     pub(crate) status: u16,
     /// The answer's body.
     pub(crate) answer: Vec<u8>,
@@ -48,7 +48,7 @@ pub(crate) struct Exchange {
 }
 
 impl fmt::Display for Exchange {
-    /// Without the bodies, which hold keys.
+    /// Omits the bodies, which contain keys.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             server,
@@ -65,17 +65,17 @@ impl fmt::Display for Exchange {
 /// When to kill the product.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Trap {
-    /// Whose answers count.
+    /// The server whose answers count.
     pub(crate) server: Server,
-    /// Those that count.
+    /// Exchanges that count.
     pub(crate) counts: fn(&Exchange) -> bool,
-    /// Which of them, from 1.
+    /// Number of the exchange, from 1.
     pub(crate) nth: usize,
     /// Whether the product gets that answer before it dies.
     pub(crate) passes: bool,
 }
 
-/// What went through the proxies of one product, in order, and the trap that is set for it.
+/// Exchanges through the proxies of one product, in order, and its trap.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     inner: Mutex<Inner>,
@@ -90,7 +90,7 @@ struct Inner {
     child: Option<u32>,
 }
 
-/// Where the proxy passes requests on to.
+/// Server that the proxy forwards to.
 #[derive(Clone, Debug)]
 pub(crate) enum Upstream {
     /// Plain HTTP.
@@ -106,7 +106,7 @@ pub(crate) fn start(server: Server, upstream: Upstream, ledger: Arc<Ledger>) -> 
     thread::spawn(move || {
         for client in listener.incoming().flatten() {
             let (upstream, ledger) = (upstream.clone(), Arc::clone(&ledger));
-            // A connection that breaks is what happens when one side dies.
+            // A connection breaks when one side dies.
             thread::spawn(move || {
                 let _ = serve(server, client, &upstream, &ledger);
             });
@@ -116,7 +116,7 @@ pub(crate) fn start(server: Server, upstream: Upstream, ledger: Arc<Ledger>) -> 
 }
 
 impl Upstream {
-    /// An API server that shows this certificate, which may be its own authority.
+    /// An API server with this certificate, which may be its own authority.
     pub(crate) fn trusting(address: SocketAddr, certificates: &Path) -> Result<Self> {
         let mut roots = rustls::RootCertStore::empty();
         for certificate in CertificateDer::pem_file_iter(certificates)? {
@@ -148,35 +148,35 @@ impl Upstream {
 }
 
 impl Ledger {
-    /// Sets a trap for the product that is started next, or that runs already; what was counted before is forgotten.
+    /// Sets a trap for the product that is started next or already runs, and resets the count.
     pub(crate) fn set(&self, trap: Trap) {
         let mut inner = self.lock();
         (inner.trap, inner.sprung) = (Some(trap), false);
     }
 
-    /// Takes the trap away, so that a new product lives.
+    /// Removes the trap: the next product is not killed.
     pub(crate) fn disarm(&self) {
         let mut inner = self.lock();
         (inner.trap, inner.sprung, inner.child) = (None, false, None);
     }
 
-    /// Names the product's process.
+    /// Sets the pid of the product's process.
     pub(crate) fn watch(&self, pid: u32) {
         self.lock().child = Some(pid);
         self.changed.notify_all();
     }
 
-    /// Whether the product was killed.
+    /// Returns whether the product was killed.
     pub(crate) fn sprung(&self) -> bool {
         self.lock().sprung
     }
 
-    /// All that went through so far.
+    /// Returns all exchanges so far.
     pub(crate) fn exchanges(&self) -> Vec<Exchange> {
         self.lock().exchanges.clone()
     }
 
-    /// How much went through so far.
+    /// Returns the number of exchanges so far.
     pub(crate) fn len(&self) -> usize {
         self.lock().exchanges.len()
     }
@@ -185,7 +185,7 @@ impl Ledger {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes an exchange down; returns the trap if this was the answer that it waited for.
+    /// Records an exchange; returns the trap if this was its answer.
     fn note(&self, exchange: Exchange) -> Option<Trap> {
         let mut inner = self.lock();
         let mut springs = None;
@@ -214,7 +214,7 @@ impl Ledger {
         let (mut inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let pid = inner.child.take().context("nobody to kill")?;
         let pid = Pid::from_raw(i32::try_from(pid)?).context("pid 0")?;
-        // Its parent has not waited for it yet, so the number is nobody else's.
+        // Its parent has not waited for it yet, so the pid is not reused.
         Ok(kill_process(pid, Signal::KILL)?)
     }
 }
@@ -223,7 +223,7 @@ trait Wire: Read + Write + Send {}
 
 impl<T: Read + Write + Send> Wire for T {}
 
-/// A message as it came: the bytes to pass on, and what is in them.
+/// A message as received: the bytes to forward, and its parsed contents.
 struct Message {
     first: String,
     raw: Vec<u8>,
@@ -275,7 +275,7 @@ fn serve(server: Server, client: TcpStream, upstream: &Upstream, ledger: &Ledger
     }
 }
 
-/// Passes on what comes until one side ends.
+/// Forwards everything until one side closes.
 fn pass_on(from: &mut BufReader<Box<dyn Wire>>, to: &mut TcpStream) -> Result<()> {
     let mut buffer = [0; 16 * 1024];
     loop {
@@ -341,7 +341,7 @@ fn read_message(from: &mut BufReader<impl Read>, bodiless: bool) -> Result<Messa
     })
 }
 
-/// Reads a line, adds it to what is passed on, and returns it without its end.
+/// Reads a line, appends it to what is forwarded, and returns it without its end.
 fn read_line(from: &mut BufReader<impl Read>, raw: &mut Vec<u8>) -> Result<String> {
     let mut line = Vec::new();
     ensure!(

@@ -1,4 +1,4 @@
-//! Keeps what is gone at the end of a run: every value that a Secret ever held, every container's log (I/O).
+//! Records what is gone at the end of a run: every value that a Secret ever contained, every container's log (I/O).
 
 use std::{
     collections::BTreeSet,
@@ -16,14 +16,14 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use super::processes::{Place, Process};
 
-/// Between two looks; a container lives longer than this.
+/// Pause between two polls; a container lives longer than this.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Names what the watch writes. It holds keys by its nature, and the leak check leaves it out.
+/// Name of the watch's output. It contains keys by design, and the leak check skips it.
 pub(crate) const SECRETS: &str = "secrets-watch";
-/// Base64 of the marks that keys begin with, `hskey-`, `tskey-` and, of servers' own, `privke`.
+/// Base64 of the prefixes of keys: `hskey-`, `tskey-` and, for servers' own, `privke`.
 const MARKS: [&str; 3] = ["aHNrZXkt", "dHNrZXkt", "cHJpdmtl"];
 
-/// Something that is looked at again and again, on a thread of its own; it ends with this.
+/// A task repeated on its own thread; it stops when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Recorder {
     stop: Arc<AtomicBool>,
@@ -31,7 +31,7 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    /// Watches all Secrets of a cluster, also over restarts of its API server.
+    /// Watches all Secrets of a cluster, also across restarts of its API server.
     pub(crate) fn of_secrets(
         place: Place,
         folder: &Path,
@@ -58,7 +58,7 @@ impl Recorder {
         })
     }
 
-    /// Links every log below one folder into another, where it stays when its pod is gone.
+    /// Links every log below one folder into another, where it stays when its pod is deleted.
     pub(crate) fn of_logs(from: PathBuf, to: PathBuf) -> Self {
         Self::start(move || link(&from, &from, &to))
     }
@@ -88,11 +88,11 @@ impl Drop for Recorder {
     }
 }
 
-/// Every key that the watch of this folder has seen.
+/// Returns every key that the watch of this folder has seen.
 pub(crate) fn keys(folder: &Path) -> BTreeSet<String> {
     let file = folder.join(format!("{SECRETS}.log"));
     let text = String::from_utf8_lossy(&fs::read(file).unwrap_or_default()).into_owned();
-    // Its end may be cut, so it is not read as JSON.
+    // Its end may be cut off, so it is not parsed as JSON.
     text.split('"')
         .filter(|word| MARKS.iter().any(|mark| word.starts_with(mark)))
         .filter_map(|word| String::from_utf8(STANDARD.decode(word).ok()?).ok())
@@ -110,7 +110,7 @@ fn link(root: &Path, folder: &Path, to: &Path) {
             continue;
         }
         let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy();
-        // There already, or gone again.
+        // Exists already, or is gone again.
         let _ = fs::hard_link(&path, to.join(name.replace('/', "_")));
     }
 }

@@ -1,10 +1,10 @@
-//! What a run could leave behind on the machine, looked at before and after it (I/O).
+//! What a run could leave behind on the machine, checked before and after it (I/O).
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 use super::processes::{WRITTEN, output};
 
-/// Everything on the machine now that could be of such a run: processes, mounts, links, rules, groups, files.
+/// Returns everything on the machine now that could belong to such a run: processes, mounts, links, rules, groups, files.
 pub(crate) fn all() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut add = |kind: &str, names: Vec<String>| {
@@ -46,7 +46,7 @@ pub(crate) fn all() -> BTreeSet<String> {
     found
 }
 
-/// Processes that were given a file of a run.
+/// Returns processes whose arguments include a file of a run.
 fn processes() -> Vec<String> {
     let command = |pid: &String| {
         let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Where no Headscale is at hand: the embedded one mints, and Tailscale's own test control server accepts its keys (I/O).
+//! Replaces a missing Headscale: the embedded one creates keys, and Tailscale's own test control server accepts them (I/O).
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -21,12 +21,12 @@ use tokio::net::{TcpListener, TcpStream};
 use super::processes::{Place, Process, output};
 use super::programs::Programs;
 
-/// The control server's address for the test; nobody else in that network uses the port.
+/// The control server's address for the test; no other process in that network uses the port.
 const ADMIN: &str = "127.0.0.1:9180";
-/// A new key is announced after this long at most: a container needs longer to start.
+/// Longest delay until a new key is announced: a container needs longer to start.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Two servers that together do what a Headscale does; they end with this.
+/// Two servers that together act as a Headscale; they stop when this is dropped.
 pub(crate) struct StandIn {
     embedded: Embedded,
     place: Place,
@@ -66,26 +66,26 @@ impl StandIn {
         })
     }
 
-    /// Where nodes log in.
+    /// Returns the URL where nodes log in.
     pub(crate) fn login_server(&self) -> &str {
         &self.login_server
     }
 
-    /// Where keys are made.
+    /// Returns the URL where keys are created.
     pub(crate) fn api_url(&self) -> &str {
         &self.api_url
     }
 
-    /// Makes an API key and returns its value.
+    /// Creates an API key and returns its value.
     pub(crate) fn create_api_key(&self) -> String {
         let life = Duration::from_secs(86_400);
         self.embedded.create_api_key(life).expose().to_owned()
     }
 
-    /// The names of the nodes that have joined.
+    /// Returns the names of the nodes that have joined.
     pub(crate) fn nodes(&mut self) -> Result<Vec<String>> {
         self.control.check_alive()?;
-        // bash speaks TCP itself, in whatever network the server is.
+        // bash speaks TCP itself, in the network of the server.
         let line = format!(
             "exec 3<>/dev/tcp/{}; printf 'GET /sidescale/nodes HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3",
             ADMIN.replace(':', "/")
@@ -105,7 +105,7 @@ impl Drop for StandIn {
     }
 }
 
-/// Serves the embedded Headscale in another network, and announces each key that it makes to the control server.
+/// Serves the embedded Headscale in another network, and announces each created key to the control server.
 fn serve(network: &File, embedded: &Embedded, address: &str, stop: &AtomicBool) -> Result<()> {
     move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
     // Everything on this thread: the others are in the machine's own network.

@@ -1,4 +1,4 @@
-//! A mutating webhook of somebody else: it adds a container to every pod it is shown, and then leaves it alone (I/O).
+//! A mutating webhook of another product: it adds a container to every pod once (I/O).
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-/// The container that it adds.
+/// Name of the container that it adds.
 pub(crate) const CONTAINER: &str = "stranger";
 
-/// A running webhook; it ends with this.
+/// A running webhook; it stops when this is dropped.
 pub(crate) struct Stranger {
     _runtime: tokio::runtime::Runtime,
     address: SocketAddr,
@@ -47,7 +47,7 @@ impl Stranger {
         })
     }
 
-    /// Its registration for the pods of one namespace; the name decides who is asked first.
+    /// Returns its registration for the pods of one namespace; the name decides which webhook is called first.
     pub(crate) fn configuration(&self, name: &str, namespace: &str) -> Value {
         json!({
             "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
@@ -88,7 +88,7 @@ fn answer(review: &Value) -> Value {
     json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response})
 }
 
-/// Accepts TLS for axum; a client that does not speak it is dropped.
+/// Accepts TLS for axum; drops a client that does not speak it.
 struct Tls {
     listener: TcpListener,
     acceptor: TlsAcceptor,

@@ -1,18 +1,18 @@
-//! Waits on conditions: probe until it holds or the deadline passes (reads the clock, never sleeps blindly).
+//! Waits for conditions: probes until one holds or the deadline passes (reads the clock, never sleeps blindly).
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// Time between two looks at a condition.
+/// Time between two probes of a condition.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A program that was waited for is gone: further waiting is of no use.
+/// A program that was waited for has exited: waiting longer does not help.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Ended(pub(crate) String);
 
-/// Probes until it answers, and says on failure what the last look saw.
+/// Probes until it answers; an error contains the result of the last probe.
 pub(crate) fn until<T>(
     what: &str,
     limit: Duration,

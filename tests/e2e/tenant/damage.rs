@@ -1,4 +1,4 @@
-//! A tenant forges receipts, and damages its record: both cost nobody else anything.
+//! A tenant forges receipts, and damages its record: neither affects anyone else.
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Secret;
@@ -12,7 +12,7 @@ use crate::support::kubectl::Kubectl;
 use crate::support::product::KEYS;
 use crate::world::{World, injected_pod};
 
-/// Pods whose receipts name what the tenant may not have, and a record that nothing can read.
+/// Creates pods whose receipts name what the tenant may not have, and an unreadable record.
 pub(super) async fn attack(
     world: &World,
     tenant: &Kubectl,
@@ -40,7 +40,7 @@ pub(super) async fn attack(
         &damaged,
     )?;
 
-    // What comes after both is served, and nothing else has changed.
+    // Pods that come after both are served, and nothing else has changed.
     world.first_key("late").await?;
     let after = others(world, &plane, evil).await?;
     let kept = before.users.iter().all(|user| after.users.contains(user))

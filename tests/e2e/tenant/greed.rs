@@ -1,4 +1,5 @@
-//! A tenant that asks for far too much: the keys of others stay as they are, their Events come, and their new services wait no longer.
+//! A tenant with excessive demands: the keys of others stay unchanged, their Events are published, and their new services
+//! wait no longer.
 
 use std::time::Duration;
 
@@ -21,11 +22,11 @@ use crate::world::{World, client, start_headscale, until};
 
 /// Old keys that the tenant's record names: a quarter of a megabyte.
 const PREVIOUS: u64 = 4_000;
-/// Pods that each have a reason for an Event, more than one namespace may have.
+/// Pods that each cause an Event, more than one namespace may have.
 const LOUD: usize = 100;
-/// Services that ask for keys with short lives.
+/// Services that ask for keys with short lifetimes.
 const SHORT: usize = 20;
-/// New services of another namespace whose time is taken, before and beside.
+/// New services of another namespace that are timed, before and during.
 const SERVICES: usize = 5;
 
 pub(super) fn run(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
@@ -71,7 +72,7 @@ async fn attacked(world: &World, tenant: &Kubectl) -> Result<()> {
     running.stop().await
 }
 
-/// How long new services of the other namespace wait for their first key.
+/// Returns how long new services of the other namespace wait for their first key.
 async fn median(world: &World, name: &str) -> Result<Duration> {
     let mut times = Vec::new();
     for n in 0..SERVICES {
@@ -81,7 +82,7 @@ async fn median(world: &World, name: &str) -> Result<Duration> {
     Ok(times[SERVICES / 2])
 }
 
-/// Thousands of old keys, each to be judged.
+/// Writes thousands of old keys, each of which has to be judged.
 fn long_record(tenant: &Kubectl, evil: &str) -> Result<()> {
     let past = "2020-01-01T00:00:00Z";
     let previous = (0..PREVIOUS).map(|n| json!({"id": n + 1_000, "expireAt": past}));
@@ -93,7 +94,7 @@ fn long_record(tenant: &Kubectl, evil: &str) -> Result<()> {
     )
 }
 
-/// Writes its Secret again and again.
+/// Writes its Secret repeatedly.
 async fn edits(tenant: &Kubectl, evil: &str) -> Result<()> {
     let secrets: Api<Secret> = Api::namespaced(client(tenant).await?, evil);
     for n in 0.. {
@@ -101,14 +102,14 @@ async fn edits(tenant: &Kubectl, evil: &str) -> Result<()> {
         let edited = secrets
             .patch(KEYS, &PatchParams::default(), &Patch::Merge(patch))
             .await;
-        // Rotation may be writing at the same time.
+        // Rotation may write at the same time.
         drop(edited);
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     Ok(())
 }
 
-/// Each refers to a Secret that is not there.
+/// Creates pods that each refer to a missing Secret.
 async fn loud_pods(world: &World, evil: &str) -> Result<()> {
     for n in 0..LOUD {
         let name = format!("loud-{n}");
@@ -127,7 +128,7 @@ async fn loud_pods(world: &World, evil: &str) -> Result<()> {
     Ok(())
 }
 
-/// Each asks for a key of a minute, or for the shortest life that there is.
+/// Creates services that each ask for a key of a minute, or for the shortest allowed lifetime.
 async fn short_lives(world: &World, evil: &str) -> Result<()> {
     for n in 0..SHORT {
         let name = format!("short-{n}");
@@ -147,7 +148,7 @@ async fn short_lives(world: &World, evil: &str) -> Result<()> {
     Ok(())
 }
 
-/// A rotation in the other namespace has its Event there, beside all that the tenant gave reason for.
+/// Checks that a rotation in the other namespace has its Event there, despite the tenant's many.
 async fn is_heard(world: &World) -> Result<()> {
     let apps = format!("{}-apps", world.name);
     let record = world.record(&apps).await.context("no record")?;
@@ -169,7 +170,7 @@ async fn is_heard(world: &World) -> Result<()> {
     .await
 }
 
-/// No key of the tenant lives for less than an hour, and no service had more created than it may.
+/// Checks that no key of the tenant lives for less than an hour, and that no service had more created than allowed.
 async fn lives_are_bounded(world: &World, plane: &ControlPlane, evil: &str) -> Result<()> {
     let users = plane.list_users().await?;
     let his = users.iter();
@@ -189,7 +190,7 @@ async fn lives_are_bounded(world: &World, plane: &ControlPlane, evil: &str) -> R
     Ok(())
 }
 
-/// All that others had is there as it was; what is new beside it is their own new services.
+/// Checks that everything of others is as before; only their own new services were added.
 fn unchanged(before: &Others, after: &Others) -> Result<()> {
     for user in &before.users {
         ensure!(after.users.contains(user), "{user:?}");

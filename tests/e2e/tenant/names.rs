@@ -1,4 +1,4 @@
-//! A tenant asks for the name of another namespace's node: real nodes, logged in by the client that tailscaled has.
+//! A tenant asks for the hostname of another namespace's node: real nodes, logged in by tailscaled's client.
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::events::v1::Event;
@@ -9,7 +9,7 @@ use crate::support::processes::{Place, output};
 use crate::support::programs::Programs;
 use crate::world::{World, until};
 
-/// What of a node a tenant must not change.
+/// Properties of a node that a tenant must not change.
 #[derive(Debug, PartialEq)]
 pub(super) struct Node {
     id: NodeId,
@@ -20,7 +20,7 @@ pub(super) struct Node {
     key: Option<KeyId>,
 }
 
-/// The nodes that belong to none of these users.
+/// Returns the nodes that belong to none of these users.
 pub(super) async fn nodes(plane: &ControlPlane, users: &[UserId]) -> Result<Vec<Node>> {
     let nodes = plane.list_nodes().await?.into_iter();
     let others = nodes.filter(|node| node.user.is_none_or(|user| !users.contains(&user)));
@@ -57,7 +57,7 @@ pub(super) async fn join_as(world: &World, suffix: &str, hostname: &str) -> Resu
     join(world, hostname, std::str::from_utf8(&value.0)?)
 }
 
-/// The tenant's node asks for the bystander's name: it has another, and both namespaces have an Event.
+/// The tenant's node asks for the bystander's hostname: it gets another, and both namespaces have an Event.
 pub(super) async fn attack(world: &World, plane: &ControlPlane) -> Result<()> {
     join_as(world, "evil", "web").await?;
     for (suffix, reason) in [("evil", "HostnameTaken"), ("apps", "HostnameWanted")] {

@@ -24,7 +24,7 @@ pub(super) struct Beside<'a> {
     pub(super) node: &'a Node,
     program: &'a Program,
     pub(super) namespace: String,
-    /// The Service's: there is no DNS in this cluster.
+    /// The Service's address: there is no DNS in this cluster.
     address: String,
 }
 
@@ -50,12 +50,12 @@ impl<'a> Beside<'a> {
         format!("http://{}:{PORT}", self.address)
     }
 
-    /// Applies the example with an image that is here, its address, and relays that need no internet.
+    /// Applies the example with a local image, its address, and relays that need no internet.
     pub(super) fn apply(&self) -> Result<()> {
         self.apply_with("apikey-manager")
     }
 
-    /// The same with these kinds asked for.
+    /// Does the same with these kinds of sidecar.
     pub(super) fn apply_with(&self, kinds: &str) -> Result<()> {
         let text = std::fs::read_to_string(Path::new(EXAMPLE))?;
         let mut objects: Vec<Value> = serde_saphyr::from_multiple(&text)?;
@@ -122,7 +122,7 @@ impl<'a> Beside<'a> {
         pods.into_iter().find(running).context("no pod yet")
     }
 
-    /// The key that nobody typed.
+    /// Returns the key, which was never typed.
     fn api_key(&self) -> Result<String> {
         let own = ["--namespace", &self.namespace];
         let get = [&["get", "secret", "headscale-api-key"], &own[..]].concat();

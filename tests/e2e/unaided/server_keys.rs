@@ -1,4 +1,4 @@
-//! Headscale's own keys, given in a Secret: they are in its pod as files, and are what it serves with (I/O).
+//! Headscale's own keys, given in a Secret: its pod has them as files, and it serves with them (I/O).
 
 use std::{collections::BTreeMap, fs};
 
@@ -15,10 +15,10 @@ use crate::support::wait;
 const SECRET: &str = "headscale-keys";
 const NOISE: &str = "noise_private.key";
 const FILES: [&str; 2] = [NOISE, "derp_server_private.key"];
-/// Where Headscale keeps its database, and the keys are beside it.
+/// Headscale's folder, which contains its database and the keys.
 const DATA: &str = "/var/lib/headscale";
 
-/// Keys that nobody has used before.
+/// Keys that were never used before.
 pub(super) struct ServerKeys(BTreeMap<&'static str, String>);
 
 impl ServerKeys {
@@ -53,7 +53,7 @@ impl ServerKeys {
         })
     }
 
-    /// Makes the Secret.
+    /// Creates the Secret.
     pub(super) fn give(&self, headscale: &Beside<'_>) -> Result<()> {
         headscale.node.kubectl().apply(&json!({
             "apiVersion": "v1", "kind": "Secret",
@@ -63,14 +63,14 @@ impl ServerKeys {
         Ok(())
     }
 
-    /// Each is a mount of its own that Headscale's user can read and nobody can write, in a directory that he can.
+    /// Checks that each is its own mount, readable for Headscale's user and read-only, in a directory writable for that user.
     pub(super) fn are_in(&self, headscale: &Beside<'_>, pod: &Value) -> Result<()> {
         let node = headscale.node;
         let pid = node.pid_of(pod, "headscale")?;
         let context = &pod["spec"]["securityContext"];
         let (user, group) = (&context["runAsUser"], &context["fsGroup"]);
         let its = format!("setpriv --reuid={user} --regid={group} --groups={group} --");
-        // Into the container's folder as root, for only root can go that way.
+        // Into the container's folder as root: only root can access that path.
         let there = |line: &str| {
             node.shell(&format!(
                 "export LC_ALL=C; cd /proc/{pid}/root{DATA}; {line}"
@@ -114,7 +114,7 @@ impl ServerKeys {
         Ok(())
     }
 
-    /// It shows the public key that another Headscale shows with the same file.
+    /// Checks that it shows the same public key as another Headscale with the same file.
     pub(super) fn are_used(
         &self,
         context: &Context,

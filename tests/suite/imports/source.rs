@@ -1,10 +1,10 @@
-//! One source file as the graph needs it: its children, what it imports, and the paths in its code. `cfg(test)` is left out.
+//! One source file for the graph: its children, its imports, and the paths in its code. `cfg(test)` is skipped.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A piece of source, and its line.
+/// A piece of source with its line.
 type Token = (usize, String);
 
 /// A module, which is a file.
@@ -13,11 +13,11 @@ pub(super) struct Module {
     pub(super) path: Vec<String>,
     pub(super) file: PathBuf,
     pub(super) children: BTreeSet<String>,
-    /// What it defines itself.
+    /// Items that it defines itself.
     pub(super) items: BTreeSet<String>,
     pub(super) imports: Vec<Import>,
     pub(super) paths: Vec<Named>,
-    /// Types, constants and what is called, outside of `use`: what is handed on may be used here too.
+    /// Types, constants and called names, outside `use`: a re-exported item may be used here too.
     pub(super) words: BTreeSet<String>,
 }
 
@@ -27,14 +27,14 @@ pub(super) struct Import {
     pub(super) is_public: bool,
 }
 
-/// A path as it stands in the source.
+/// A path as written in the source.
 pub(super) struct Named {
     pub(super) path: Vec<String>,
     pub(super) line: usize,
 }
 
 impl Module {
-    /// All modules of a package; `main.rs` beside it is one more, at the top.
+    /// Returns all modules of a package; `main.rs` beside it is one more, at the top.
     pub(super) fn tree(root: &Path) -> Vec<Self> {
         let mut found = Vec::new();
         let mut todo = VecDeque::from([(root.to_owned(), Vec::new())]);
@@ -117,7 +117,7 @@ impl Module {
     }
 }
 
-/// The functions, types and constants that stand in no braces.
+/// Returns the functions, types and constants outside braces.
 fn items(tokens: &[Token]) -> BTreeSet<String> {
     const WORDS: [&str; 8] = [
         "fn", "struct", "enum", "trait", "type", "const", "static", "union",
@@ -137,7 +137,7 @@ fn items(tokens: &[Token]) -> BTreeSet<String> {
     found
 }
 
-/// Every name that a `use` brings in, up to its semicolon or the end of its braces.
+/// Collects every name that a `use` imports, up to its semicolon or the end of its braces.
 fn use_tree(tokens: &[Token], at: &mut usize, before: &[String], found: &mut Vec<(String, Named)>) {
     let mut path = before.to_vec();
     let line = tokens.get(*at).map_or(0, |token| token.0);
@@ -176,7 +176,7 @@ fn is_name(token: &str) -> bool {
     token.starts_with(|c: char| c.is_alphabetic() || c == '_')
 }
 
-/// Names, numbers, `::` and single characters, with their lines. Comments go; texts and characters become `""`.
+/// Returns names, numbers, `::` and single characters, with their lines. Comments are dropped; texts and characters become `""`.
 fn tokens(text: &str) -> Vec<Token> {
     let of_a_name = |c: char| c.is_alphanumeric() || c == '_';
     let (mut found, mut rest, mut line) = (Vec::new(), text, 1);
@@ -197,7 +197,7 @@ fn tokens(text: &str) -> Vec<Token> {
             let is_raw = rest[..name].ends_with('r');
             begin + end_of_text(&rest[begin..], is_raw.then_some(hashes))
         } else if first == '\'' {
-            // A character, else a lifetime.
+            // A character, otherwise a lifetime.
             let body = if rest[1..].starts_with('\\') {
                 3
             } else {
@@ -227,7 +227,7 @@ fn tokens(text: &str) -> Vec<Token> {
     found
 }
 
-/// The length of a text up to its closing quote, that included; a raw one ends with so many hashes.
+/// Returns the length of a text including its closing quote; a raw one ends with that many hashes.
 fn end_of_text(text: &str, raw: Option<usize>) -> usize {
     if let Some(hashes) = raw {
         let end = format!("\"{}", "#".repeat(hashes));
@@ -245,7 +245,7 @@ fn end_of_text(text: &str, raw: Option<usize>) -> usize {
     text.len()
 }
 
-/// Leaves out what `#[cfg(test)]` stands above: an item, a field, a variant, an arm or a statement.
+/// Removes code under `#[cfg(test)]`: an item, a field, a variant, an arm or a statement.
 fn without_tests(tokens: Vec<Token>) -> Vec<Token> {
     let is = |at: usize, wanted: &[&str]| {
         wanted
@@ -270,7 +270,7 @@ fn without_tests(tokens: Vec<Token>) -> Vec<Token> {
     kept
 }
 
-/// Where what begins here ends: behind its first pair of braces, its semicolon, or the comma of a field, variant or arm.
+/// Returns the end of what begins here: after its first pair of braces, its semicolon, or the comma of a field, variant or arm.
 fn end_of_item(tokens: &[Token], from: usize, is_attribute: bool) -> usize {
     const ITEMS: [&str; 12] = [
         "async", "const", "enum", "fn", "impl", "mod", "pub", "static", "struct", "trait", "type",

@@ -1,4 +1,4 @@
-//! Rotation in place of a manager that is away.
+//! Rotation replaces an absent manager of the API key.
 
 use sidescale::control_plane::{ControlPlane, Endpoint};
 use sidescale::key_value::KeyValue;
@@ -32,7 +32,7 @@ impl World {
         control_plane.list_users().await.is_ok()
     }
 
-    /// With a key of 90 days that a manager made and looked at just now.
+    /// Returns a world with a key of 90 days that a manager created and checked just now.
     async fn managed() -> (Self, String) {
         let world = Self::without_api_key().await;
         let api_key = world.headscale.create_api_key(DAY * 90).expose().to_owned();
@@ -51,7 +51,7 @@ impl World {
         self.store.write(&secret).await.unwrap();
     }
 
-    /// Lets half hours go by until rotation has looked at the API key some times more.
+    /// Advances by half hours until rotation has checked the API key several more times.
     async fn looks(&self, meanwhile: impl AsyncFn()) {
         let before = self.headscale.calls(Call::ListApiKeys);
         until("some looks at the API key", async || {
@@ -69,12 +69,12 @@ async fn an_api_key_whose_manager_is_away_is_renewed_and_rotation_goes_on() {
     let _process = world.start("a");
     world.demand(&["api"], |_| {});
     world.key("api").await;
-    // Due, and the manager looks at it now and then: it is left to it.
+    // Due, and the manager checks it now and then: rotation leaves it to the manager.
     world.clock.advance(DAY * 80);
     world.check_in().await;
     world.looks(async || world.check_in().await).await;
     assert_eq!(world.api_key().await.as_deref(), Some(old.as_str()));
-    // It goes away, and for two hours it may come back.
+    // The manager stops, and has two hours to come back.
     let gone = world.clock.now();
     let new = until("another API key", async || {
         world.clock.advance(Duration::from_secs(600));
@@ -88,10 +88,10 @@ async fn an_api_key_whose_manager_is_away_is_renewed_and_rotation_goes_on() {
         (!world.works(&old).await).then_some(())
     })
     .await;
-    // And it is the new one that keys are made with.
+    // Keys are now created with the new one.
     world.demand(&["api", "web"], |_| {});
     until("a key of the new service", async || {
-        // A call that met the old key's end is tried again soon.
+        // A call that failed when the old key expired is retried soon.
         world.clock.advance(Duration::from_millis(100));
         let value = world.value("web").await?;
         world.headscale.accepts(&value).then_some(())

@@ -1,4 +1,4 @@
-//! A value that a person puts into a Secret of ours: a living key is kept, anything else is replaced and told.
+//! A value that a person puts into a Secret of ours: a live key is kept, anything else is replaced and reported.
 
 use super::messages::Log;
 use super::request::edit;
@@ -33,7 +33,7 @@ async fn a_living_key_put_there_by_hand_is_kept_and_never_ended() {
     end_of(&world, &ours).await;
     assert_eq!(world.value("api").await.unwrap(), hers);
     assert_eq!(world.mints(), 2, "hers and ours");
-    // Hers lives for 30 days, and is renewed as any other.
+    // Her key lives for 30 days, and is renewed like any other.
     world.clock.advance(DAY * 20);
     let next = world.key_other_than("api", &hers).await;
     for _ in 0..3 {
@@ -52,9 +52,9 @@ async fn a_key_of_a_user_of_ours_put_there_by_hand_ends_when_it_was_replaced() {
     let _process = world.start("a");
     world.demand(&["api"], |_| {});
     world.key("api").await;
-    // As `headscale preauthkeys create` makes one for the service's user, which an administrator gave another name.
+    // As `headscale preauthkeys create` creates one for the service's user, which an administrator renamed.
     let hers = world.key_of_another("renamed", &owner_tag("api")).await;
-    // The end of the line is no part of the key.
+    // The newline is not part of the key.
     put(&world, &format!("{hers}\n")).await;
     let theirs = until("the adoption", async || {
         world.clock.advance(Duration::from_secs(60));

@@ -1,4 +1,4 @@
-//! `sidescale cleanup`, as a person types it beside a rotation that is away: shows, removes, and leaves the rest.
+//! `sidescale cleanup`, typed while rotation is down: lists, deletes, and leaves the rest.
 
 use sidescale::commands::cleanup::clean;
 
@@ -7,12 +7,12 @@ use super::*;
 const MINUTE: Duration = Duration::from_secs(60);
 
 impl World {
-    /// What the command says, and whether it went well.
+    /// Returns the output of the command, and whether it succeeded.
     async fn cleanup(&self, dry_run: bool) -> (String, Result<(), String>) {
         self.cleanup_beside(dry_run, || {}).await
     }
 
-    /// The same, while something happens after each time that the pods were looked at.
+    /// Does the same, while something happens after each time that the pods were read.
     async fn cleanup_beside(
         &self,
         dry_run: bool,
@@ -91,7 +91,7 @@ async fn cleanup_removes_rows_and_users_whose_time_has_come() {
         "the last row says since when nobody needs the user"
     );
     world.clock.advance(DAY * 23);
-    // A pod comes for it again while the command is under way, and is there before the next one.
+    // A pod needs it again while the command is running, and exists before the next one.
     let (said, _) = world
         .cleanup_beside(false, || world.demand(&["api"], |_| {}))
         .await;
@@ -157,7 +157,7 @@ async fn cleanup_touches_nothing_where_something_cannot_be_read() {
     assert!(said.starts_with("not cleaned: ") && done.is_err(), "{said}");
     assert!(world.headscale.accepts(&value));
     world.headscale.mend();
-    // Nobody remembers it now.
+    // No record contains it now.
     let (said, done) = world.cleanup(false).await;
     assert!(said.contains("ended key 1") && done.is_ok(), "{said}");
 }
@@ -175,7 +175,7 @@ async fn a_node_that_a_service_left_behind_is_removed_by_its_id() {
         world.headscale.set_online(node, false);
     }
     world.demand(&["web"], |demand| demand.asked.ephemeral = false);
-    // The key of api is taken out of its Secret after seven days.
+    // The key of api is removed from its Secret after seven days.
     until("the end of api's key", async || {
         world.clock.advance(DAY);
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -1,8 +1,8 @@
-//! Demand that goes away at a bad moment: while its key is being made.
+//! Demand that disappears at a bad moment: while its key is being created.
 
 use super::*;
 
-/// The key of `api` is asked for, and not needed any more before the answer is there.
+/// Requests the key of `api`, and drops the demand before the answer arrives.
 async fn gone_while_minting(world: &World) -> String {
     let slow = Fault::Slow(Duration::from_millis(500));
     world
@@ -66,7 +66,7 @@ async fn a_key_that_pods_refer_to_stays_though_policy_allows_it_no_more() {
     world.demand(&["api", "web"], |_| {});
     let kept = world.key("api").await;
     world.key("web").await;
-    // The pods of api go on, with a tag that no profile allows any more; those of web are gone.
+    // The pods of api continue, with a tag that no profile allows any more; those of web are gone.
     let demand = NamespaceDemand {
         refused: 1,
         held: [(SECRET.to_owned(), ["api-authkey".to_owned()].into())].into(),

@@ -1,4 +1,4 @@
-//! A namespace that asks for far more than its share, and a thousand services that need a key at once for a good reason.
+//! A namespace that asks for far more than its share, and a thousand services that need a key at once for a legitimate reason.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,33 +9,33 @@ use super::*;
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// So much faster the clock goes. In a soak keys end, rows are deleted and buckets are filled for hours; faster than this, the
+/// Speed of the clock. In a soak keys expire, rows are deleted and buckets are filled for hours; any faster, the
 /// calls that delete rows, which take real time, would fall behind as they never do in an hour of a real clock.
 fn faster() -> f64 {
     if number(0, 1) == 0 { 60.0 } else { 20.0 }
 }
 
-/// A call that creates a key takes a real Headscale that long.
+/// Time that a real Headscale takes to create a key.
 const CALL: Duration = Duration::from_millis(60);
 
-/// Is how many rows of one namespace a Headscale may have at most.
+/// Maximum rows of one namespace at a Headscale.
 const MOST_ROWS: usize = 5_000;
 
-/// Is how much longer another namespace may wait for its first key.
+/// Maximum additional time that another namespace waits for its first key.
 const LONGER: Duration = Duration::from_secs(1);
 
-/// The first number in `make test`, whose build is not optimised; the second in `make soak`.
+/// Returns the first number in `make test`, whose build is not optimised; the second in `make soak`.
 fn number(test: usize, soak: usize) -> usize {
     let is_soak = std::env::var_os("SIDESCALE_SOAK").is_some_and(|value| !value.is_empty());
     if is_soak { soak } else { test }
 }
 
-/// How many first keys are waited for in each of the two phases.
+/// Returns the number of first keys in each of the two phases.
 fn first_keys() -> usize {
     number(40, 3_000)
 }
 
-/// Services whose tags are others each time, and pods, a quarter of them new each time.
+/// Returns services whose tags change each time, and pods, a quarter of them new each time.
 fn greed(time: usize) -> NamespaceDemand {
     let (services, pods) = (number(1_000, 10_000), number(200, 2_000));
     let shared = (0..services).map(|n| {
@@ -64,7 +64,7 @@ fn greed(time: usize) -> NamespaceDemand {
 }
 
 impl World {
-    /// How long new namespaces wait for their first key, one after the other.
+    /// Returns how long new namespaces wait for their first key, one after the other.
     async fn first_keys(&self, name: &str) -> Vec<Duration> {
         let mut waits = Vec::new();
         for n in 0..first_keys() {
@@ -94,7 +94,7 @@ impl World {
         waits
     }
 
-    /// The rows that the greedy namespace has.
+    /// Returns the rows of the greedy namespace.
     fn rows(&self) -> usize {
         let issued = self.headscale.issued().into_iter();
         let greedy = |user: &String| user.starts_with("greedy.");
@@ -104,7 +104,7 @@ impl World {
     }
 }
 
-/// The wait that so many of a hundred do not exceed.
+/// Returns the wait that this percentage does not exceed.
 fn percentile(sorted: &[Duration], of: usize) -> Duration {
     sorted[(sorted.len() * of).div_ceil(100) - 1]
 }
@@ -144,7 +144,7 @@ async fn a_namespace_that_asks_for_far_too_much_delays_no_other() {
         world.rows()
     );
     assert!(created > 100, "{created}: it was hardly greedy");
-    // Beside other tests the slowest of some dozens says little: they are compared in a soak.
+    // Beside other tests the slowest of some dozens means little: they are compared in a soak.
     let of = number(50, 99);
     assert!(percentile(&beside, of) <= percentile(&quiet, of) + LONGER);
 }

@@ -1,4 +1,4 @@
-//! A control plane that hangs beside one that answers: the looks at the other one go on.
+//! A control plane that hangs beside one that answers: the nodes of the other one are still listed.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! A record that a tenant wrote, or that was copied from another namespace: nobody else's key is touched.
+//! A record that a tenant wrote, or that was copied from another namespace: no key of others is changed.
 
 use sidescale::control_plane::KeyId;
 use sidescale::rotation::record::{KeyRecord, Previous};
@@ -7,7 +7,7 @@ use super::messages::Log;
 use super::request::edit;
 use super::*;
 
-/// A key of another installation, one of another namespace, and a person's.
+/// Returns a key of another installation, one of another namespace, and a person's.
 async fn others(world: &World) -> Vec<(KeyId, Timestamp, String)> {
     let elsewhere = installation().owner_tag(&ServiceOwner::new("other", "web"));
     let values = [
@@ -45,7 +45,7 @@ async fn a_forged_record_expires_no_key_of_anybody_else() {
             revoked: true,
         });
         let forged = Vec::from_iter(forged);
-        // As an old key of the service's own, and under a service that no pod has.
+        // As an old key of the service itself, and under a service without pods.
         record.keys.get_mut("api-authkey").unwrap().previous = forged.clone();
         let mut key = KeyRecord::new("x", "default");
         key.previous = forged;
@@ -54,7 +54,7 @@ async fn a_forged_record_expires_no_key_of_anybody_else() {
         secret.data.insert(DATA_KEY.to_owned(), document.into());
     })
     .await;
-    // What it named is forgotten, which it is only when it was judged.
+    // Its entries are forgotten, which happens only after they were judged.
     until("the record is tidy", async || {
         world.clock.advance(Duration::from_secs(30));
         let keys = world.record().await.keys;
@@ -115,7 +115,7 @@ async fn a_copied_secret_gets_keys_of_its_own_and_leaves_the_originals() {
     assert_eq!(world.value("api").await, Some(own));
 }
 
-/// Has the namespace be seen with this uid, as after it was deleted and created again.
+/// Gives the namespace this uid, as after it was deleted and created again.
 fn give_uid(world: &World, uid: u128) {
     world.demands.send_modify(|demands| {
         let mut demand = (*demands.namespaces["shop"]).clone();

@@ -1,4 +1,4 @@
-//! A name in the tailnet that two namespaces ask for: whose it is, what the name keeper does, and what both sides hear.
+//! A hostname that two namespaces ask for: its owner, what the renamer does, and what both sides are told.
 
 use serde_json::Value;
 use sidescale::rotation::replicas::{PodRef, ReplicaGroup};
@@ -11,7 +11,7 @@ use super::*;
 mod config_map;
 
 impl World {
-    /// One pod of a service that asks for hostname `vault`, or none.
+    /// Sets the pods of a service that asks for hostname `vault`.
     fn asks_for_vault(&self, namespace: &str, service: &str, pods: usize) {
         let created = self.clock.now();
         let pods = (0..pods).map(|n| PodRef {
@@ -62,7 +62,7 @@ impl World {
         }
     }
 
-    /// The names in the tailnet, by id.
+    /// Returns the hostnames in the tailnet.
     fn names(&self) -> Vec<String> {
         self.headscale.given_names().into_values().collect()
     }
@@ -83,7 +83,7 @@ async fn a_name_is_given_to_no_other_namespace_while_its_service_is_away() {
     let node = world.headscale.join(&key, "vault").unwrap();
     world.look_times(2).await;
 
-    // A tenant asks for the same, and waits for its moment.
+    // A tenant asks for the same, and waits for an opportunity.
     world.asks_for_vault("shop", "web", 1);
     let thief = world.key_in("shop", "web").await;
     world.headscale.join(&thief, "vault").unwrap();
@@ -108,12 +108,12 @@ async fn a_name_is_given_to_no_other_namespace_while_its_service_is_away() {
         );
     }
 
-    // The bystander's pod goes, and its ephemeral node with it.
+    // The bystander's pod stops, and its ephemeral node with it.
     world.asks_for_vault("prod", "vault", 0);
     assert!(world.headscale.remove_node(node));
     world.look_times(6).await;
     assert_eq!(world.names(), ["vault-1"]);
-    // The next leader knows it too, days later.
+    // The next leader knows the owner too, days later.
     drop(process);
     world.clock.advance(DAY * 6);
     let process = world.start("b");
@@ -121,7 +121,7 @@ async fn a_name_is_given_to_no_other_namespace_while_its_service_is_away() {
     assert_eq!(world.names(), ["vault-1"]);
     assert_eq!(world.headscale.calls(Call::ChangeNode), 0);
 
-    // It comes back, and has its name.
+    // It comes back, and gets its hostname.
     world.asks_for_vault("prod", "vault", 1);
     let key = world.key_in("prod", "vault").await;
     let node = world.headscale.join(&key, "vault").unwrap();
@@ -129,7 +129,7 @@ async fn a_name_is_given_to_no_other_namespace_while_its_service_is_away() {
     assert_eq!(world.names(), ["vault-1", "vault"]);
     assert_eq!(log.lines("Gave a node its name again"), Vec::<Value>::new());
 
-    // It goes for good.
+    // It is removed for good.
     world.asks_for_vault("prod", "vault", 0);
     assert!(world.headscale.remove_node(node));
     world.look_times(6).await;
@@ -154,7 +154,7 @@ async fn a_reserved_name_is_given_to_that_service_alone() {
     let reserved = &mut world.policy.reserved_hostnames;
     reserved.insert("vault".into(), owner);
     let _process = world.start("a");
-    // Somebody's node has the name, and leaves.
+    // Someone else's node has the hostname, and leaves.
     let other = world.key_of_another("alice", "Alice").await;
     let first = world.headscale.join(&other, "vault").unwrap();
     world.asks_for_vault("shop", "web", 1);
@@ -228,7 +228,7 @@ async fn the_next_leader_and_every_replica_know_whose_a_name_is() {
     let thief = world.key_in("shop", "web").await;
     world.headscale.join(&thief, "vault").unwrap();
 
-    // While nobody rotates, the pod and its node go: the next leader has never seen them.
+    // While rotation is down, the pod and its node are removed: the next leader has never seen them.
     drop(process);
     world.asks_for_vault("prod", "vault", 0);
     assert!(world.headscale.remove_node(node));

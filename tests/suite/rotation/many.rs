@@ -1,4 +1,4 @@
-//! A thousand services at once, and a leader that dies in the midst of them.
+//! A thousand services at once, and a leader that dies in the middle.
 
 use super::*;
 
@@ -6,7 +6,7 @@ const NAMESPACES: usize = 10;
 const SERVICES: usize = 100;
 
 impl World {
-    /// Has pods of so many services in so many namespaces.
+    /// Sets pods for this many services in this many namespaces.
     pub(super) fn demand_in(&self, namespaces: usize, services: usize) {
         let keys = (0..services).map(|n| {
             let service = format!("s{n}");
@@ -30,7 +30,7 @@ impl World {
         });
     }
 
-    /// The values that pods read, of so many namespaces, and how many intents are open or abandoned there.
+    /// Returns the values that pods read in these namespaces, and the number of open or abandoned intents there.
     pub(super) async fn everywhere(&self, namespaces: usize) -> (Vec<String>, usize) {
         let (mut values, mut unsettled) = (Vec::new(), 0);
         for n in 0..namespaces {
@@ -61,7 +61,7 @@ async fn a_leader_that_dies_amid_a_thousand_demands_leaves_one_key_each() {
         until("keys", async || (world.mints() >= count).then_some(())).await;
     };
     minted(300).await;
-    // These are made, and nobody learns of it.
+    // These are created, and the answers get lost.
     let call = Some(Call::CreatePreAuthKey);
     world.headscale.break_calls(call, Fault::CutBody);
     minted(world.mints() + 4).await;
@@ -73,14 +73,14 @@ async fn a_leader_that_dies_amid_a_thousand_demands_leaves_one_key_each() {
     let lost = world.alive().len() - written.len();
     assert!(lost >= 4, "{lost} keys that nobody knows");
 
-    // Who leads next comes long after the intents were written.
+    // The next leader comes long after the intents were written.
     world.clock.advance(Duration::from_secs(60));
     let _second = world.start("second");
     let all = NAMESPACES * SERVICES;
     let began = Instant::now();
     let values = loop {
         let (values, unsettled) = world.everywhere(NAMESPACES).await;
-        // Calls that are under way must not look as if they took a minute.
+        // Calls in progress must not look as if they took a minute.
         let step = if values.len() < all { 1 } else { 20 };
         world.clock.advance(Duration::from_secs(step));
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -101,6 +101,6 @@ async fn a_leader_that_dies_amid_a_thousand_demands_leaves_one_key_each() {
         alive == values,
         "other keys are alive than those in Secrets"
     );
-    // What stood in a Secret when the first one died is there still: nobody was given another key.
+    // Keys in a Secret when the first one died are still there: no service got another key.
     assert!(written.iter().all(|value| values.contains(value)));
 }

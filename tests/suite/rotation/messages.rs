@@ -1,4 +1,4 @@
-//! What a person reads when no key can be made: log, Event and readiness, whole, each compared with its file.
+//! Messages when no key can be created: log, Event and readiness, in full, each compared with its file.
 
 use std::fmt::Write as _;
 use std::io;
@@ -34,7 +34,7 @@ const SITUATIONS: [&str; 18] = [
     "newer_record",
 ];
 
-/// What was logged so far.
+/// Log so far.
 #[derive(Clone, Default)]
 pub(super) struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -51,7 +51,7 @@ impl io::Write for Log {
 }
 
 impl Log {
-    /// Takes down what this thread logs, until the guard is dropped.
+    /// Records this thread's log, until the guard is dropped.
     pub(super) fn listen() -> (Self, tracing::subscriber::DefaultGuard) {
         let log = Self::default();
         let pipe = log.clone();
@@ -61,11 +61,11 @@ impl Log {
             .with_target(false)
             .with_writer(move || pipe.clone())
             .finish();
-        // Everything of a test runs on its own thread.
+        // Everything in a test runs on its own thread.
         (log, tracing::subscriber::set_default(subscriber))
     }
 
-    /// The lines of that message, with their fields.
+    /// Returns the lines with that message, with their fields.
     pub(super) fn lines(&self, message: &str) -> Vec<Value> {
         let log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(&log).into_owned();
@@ -75,13 +75,13 @@ impl Log {
             .collect()
     }
 
-    /// Everything, as it was written.
+    /// Returns everything, as it was written.
     pub(super) fn whole(&self) -> String {
         let log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&log).into_owned()
     }
 
-    /// Warnings and Events, as a person would read them.
+    /// Returns warnings and Events, in readable form.
     fn told(&self) -> String {
         let log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut told = String::new();
@@ -112,7 +112,7 @@ impl Log {
     }
 }
 
-/// Brings the situation about.
+/// Sets up the situation.
 async fn prepare(world: &mut World, situation: &str) {
     let plane = world.policy.control_planes.get_mut("default").unwrap();
     match situation {
@@ -123,7 +123,7 @@ async fn prepare(world: &mut World, situation: &str) {
         "api_key_of_two_lines" => world.give_api_key("Warning: old\nhskey-api-abc").await,
         "unknown_api_key" => world.give_api_key("hskey-api-unknown").await,
         "unreachable" => {
-            // A port that was just free: nobody listens there.
+            // A port that was just free: nothing listens there.
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             plane.api_url = format!("http://{}", listener.local_addr().unwrap());
         }
@@ -163,7 +163,7 @@ async fn prepare(world: &mut World, situation: &str) {
     }
 }
 
-/// What is read in the situation; nothing is minted and no Secret written.
+/// Returns the messages in the situation; no key is created and no Secret written.
 async fn told(situation: &str) -> String {
     let (log, _logging) = Log::listen();
     let mut world = match situation {
@@ -179,7 +179,7 @@ async fn told(situation: &str) -> String {
         }
     });
     let detail = until(situation, async || {
-        // One failure of a key alone is no news yet.
+        // The failure of one key alone is not reported yet.
         world.clock.advance(Duration::from_millis(100));
         let (told, detail) = (log.told(), world.detail());
         let all = ["WARN ", "    namespace: shop"].map(|part| told.contains(part));
@@ -189,7 +189,7 @@ async fn told(situation: &str) -> String {
     drop(process);
     assert_eq!(world.mints(), 0, "{situation}");
     assert_eq!(world.value("api").await, None, "{situation}");
-    // That it does not mint shows only when it is asked to, and by then the intent is written down.
+    // The refusal is noticed only when a key is requested, and by then the intent is written.
     if situation == "refuses_to_mint" {
         return readable(&world, &log, &detail);
     }

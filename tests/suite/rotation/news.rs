@@ -1,4 +1,4 @@
-//! What people hear of a key that was replaced, and of one that should have been.
+//! Events and metrics about a key that was replaced, and about one that should have been.
 
 use serde_json::Value;
 use sidescale::rotation::workload::{OwnerKind, Workload};
@@ -10,7 +10,7 @@ use super::*;
 const HOUR: Duration = Duration::from_secs(3_600);
 
 impl World {
-    /// Service `api`, whose pods a Deployment makes.
+    /// Sets the demand of service `api`, whose pods a Deployment creates.
     fn demand_of_a_deployment(&self) {
         let user = Workload {
             kind: OwnerKind::Deployment,
@@ -28,7 +28,7 @@ impl World {
         });
     }
 
-    /// A metric of the key, in seconds since the start.
+    /// Returns a metric of the key, in seconds since the start.
     fn shown(&self, metric: &str) -> Option<i64> {
         let text = String::from_utf8(self.metrics.text().unwrap()).unwrap();
         let line =
@@ -40,7 +40,7 @@ impl World {
     }
 }
 
-/// Waits for an Event of that reason, and gives it.
+/// Waits for an Event with that reason, and returns it.
 async fn event(log: &Log, reason: &str) -> Value {
     until(&format!("an Event {reason}"), async || {
         let mut events = log.lines("Event").into_iter();
@@ -119,7 +119,7 @@ async fn a_key_that_cannot_be_renewed_is_told_when_late_a_week_before_its_end_an
     world.clock.advance(DAY * 7);
     event(&log, "KeyExpired").await;
 
-    // It heals by itself.
+    // It recovers without help.
     world.headscale.mend();
     until("a new key", async || {
         world.clock.advance(Duration::from_secs(60));
@@ -129,7 +129,7 @@ async fn a_key_that_cannot_be_renewed_is_told_when_late_a_week_before_its_end_an
     })
     .await;
     let due = 160 * day;
-    // A look that began before the key was written shows the old one until the next.
+    // Metrics computed before the key was written show the old one until the next time.
     until("its metric", async || {
         world.clock.advance(Duration::from_secs(1));
         world
@@ -139,7 +139,7 @@ async fn a_key_that_cannot_be_renewed_is_told_when_late_a_week_before_its_end_an
     .await;
 }
 
-/// What a former leader shows would grow old, and look like keys that nobody renews.
+/// Metrics of a former leader would become stale, and look like keys that are not renewed.
 #[tokio::test]
 async fn whoever_rotates_no_more_shows_no_keys() {
     let world = World::new().await;
@@ -159,7 +159,7 @@ async fn whoever_rotates_no_more_shows_no_keys() {
     assert_eq!(world.shown("sidescale_key_due_timestamp_seconds"), None);
 }
 
-/// What a tenant writes into the record of its Secret is no end of a key.
+/// An expiry that a tenant writes into its Secret's record is not a key's expiry.
 #[tokio::test]
 async fn a_forged_record_sets_and_silences_no_end() {
     let world = World::new().await;
@@ -168,7 +168,7 @@ async fn a_forged_record_sets_and_silences_no_end() {
     world.key("api").await;
     let shown = || world.shown("sidescale_key_expiry_timestamp_seconds");
     let end = until("the metric", async || shown()).await;
-    // Nothing can be created in its place.
+    // No replacement can be created.
     let create = Some(Call::CreatePreAuthKey);
     world.headscale.break_calls(create, Fault::Status(503));
     for forged in [Duration::from_secs(3_600), DAY * 3_650] {

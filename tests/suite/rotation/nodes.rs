@@ -1,4 +1,4 @@
-//! Rotation looks at the tailnet: who joined, who was lost, who came uninvited, and what nodes are called.
+//! Rotation lists the nodes of the tailnet: which joined, were lost, or are unexpected, and their hostnames.
 
 use std::cell::Cell;
 
@@ -12,11 +12,11 @@ use super::by_hand::put;
 use super::messages::Log;
 use super::*;
 
-/// More than the time between two looks.
+/// More than the time between two node lists.
 const LOOK: Duration = Duration::from_secs(16);
 
 impl World {
-    /// Pods of service `api`, each by the second it was made and its uid.
+    /// Sets pods of service `api`, each by the second of its creation and its uid.
     fn pods(&self, pods: &[(u64, u128)]) {
         let began = 1_700_000_000;
         let member = |(second, uid): &(u64, u128)| PodRef {
@@ -27,7 +27,7 @@ impl World {
         self.fleet(pods.iter().map(member).collect());
     }
 
-    /// A pod of service `api` that was made just now.
+    /// Sets a pod of service `api` that was created just now.
     pub(super) fn one_pod(&self, name: &str, uid: u128) {
         let created = self.clock.now();
         let name = name.into();
@@ -58,7 +58,7 @@ impl World {
         });
     }
 
-    /// How many are in a state, as the admin port tells.
+    /// Returns the number in a state, from the admin port.
     fn in_state(&self, state: &str) -> Option<u64> {
         let text = String::from_utf8(self.metrics.text().unwrap()).unwrap();
         let line = format!("sidescale_nodes{{state=\"{state}\"}} ");
@@ -67,7 +67,7 @@ impl World {
             .map(|count| count.parse().unwrap())
     }
 
-    /// Moves the clock from look to look until so many are in that state.
+    /// Moves the clock from node list to node list until that many are in that state.
     pub(super) async fn looks_until(&self, state: &str, count: u64) {
         until(&format!("{count} {state}"), async || {
             if self.in_state(state) == Some(count) {
@@ -79,13 +79,13 @@ impl World {
         .await;
     }
 
-    /// Moves the clock on to the next look, and waits for it.
+    /// Moves the clock to the next node list, and waits for it.
     pub(super) async fn look(&self) {
         let looks = self.headscale.calls(Call::ListNodes);
         self.clock.advance(LOOK);
         let moved = Cell::new(Instant::now());
         until("the next look", async || {
-            // On a busy machine a look takes long, and the rest after it is longer.
+            // On a busy machine a list takes long, and the pause after it is longer.
             if moved.get().elapsed() > Duration::from_secs(1) {
                 self.clock.advance(LOOK);
                 moved.set(Instant::now());
@@ -107,7 +107,7 @@ async fn a_rollout_ends_with_the_name_of_the_service() {
     let key = world.key("api").await;
     let old = world.headscale.join(&key, "api").unwrap();
     world.looks_until("Joined", 1).await;
-    // The new pod comes up beside the old one, which then leaves.
+    // The new pod starts beside the old one, which then stops.
     world.pods(&[(60, 2)]);
     let new = world.headscale.join(&key, "api").unwrap();
     assert_eq!(world.headscale.given_names()[&new], "api-1");
@@ -137,7 +137,7 @@ async fn what_another_cluster_made_is_left_alone() {
     let other = world
         .key_of_another("prod.api", "sidescale another-cluster test prod/api")
         .await;
-    // Its node was first and has the name; one of its nodes is away for good, and one has no pod here.
+    // Its node was first and has the hostname; one of its nodes is offline for good, and one has no pod here.
     let first = world.headscale.join(&other, "api").unwrap();
     let away = world.headscale.join(&other, "api").unwrap();
     world.headscale.set_online(away, false);
@@ -270,7 +270,7 @@ async fn who_joined_with_anothers_key_is_not_lost_when_a_control_plane_comes_bac
     .await;
     world.headscale.join(&hers, "api").unwrap();
     world.looks_until("Joined", 1).await;
-    // Nothing is listed from now on: where a Secret should be there is a file.
+    // From now on listing fails: there is a file in place of a Secret.
     let damaged = world._root.path().join("broken");
     std::fs::create_dir(&damaged).unwrap();
     std::fs::write(damaged.join(SECRET), "").unwrap();
@@ -288,7 +288,7 @@ async fn who_joined_with_anothers_key_is_not_lost_when_a_control_plane_comes_bac
         (world.in_state("Joined"), world.in_state("Lost"))
     };
     assert_eq!(returns().await, (Some(1), Some(0)));
-    // Who never saw the Secrets judges nobody.
+    // A process that never saw the Secrets judges no pod.
     drop(process);
     let _process = world.start("b");
     assert_eq!(returns().await, (Some(0), Some(0)));
@@ -309,7 +309,7 @@ async fn a_restart_of_ours_forgets_neither_who_had_joined_nor_who_never_did() {
     let key = world.key("api").await;
     let node = world.headscale.join(&key, "api").unwrap();
     world.looks_until("Joined", 1).await;
-    // What is noted is a minute old, so that no pod is missing in it.
+    // The checkpoint is as of a minute ago: it covers only pods that were surely seen.
     for _ in 0..6 {
         world.look().await;
     }
@@ -320,7 +320,7 @@ async fn a_restart_of_ours_forgets_neither_who_had_joined_nor_who_never_did() {
     assert_eq!(world.in_state("Late"), Some(0));
     drop(process);
 
-    // It goes, and another one comes that never joins: the next process calls it late.
+    // It stops, and another one starts that never joins: the next process reports it as late.
     world.pods(&[(300, 2)]);
     let process = world.start("c");
     world.looks_until("Late", 1).await;

@@ -1,4 +1,4 @@
-//! A key for each pod: made once each, kept while the pod lives, ended and taken out when it is gone.
+//! Per-pod keys: created once each, kept while the pod lives, expired and removed when it is gone.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const TWO: [&str; 2] = ["api-0123456789ab-authkey", "api-ba9876543210-authkey"];
 
 impl World {
-    /// Pods that are there, by the data key of each; the last ones, refused by policy.
+    /// Sets existing pods, by the data key of each; the last ones are refused by policy.
     fn own_keys(&self, pods: &[&str], refused: &[&str]) {
         let keys = pods.iter().map(|data_key| {
             let mut demand = key_demand("api");
@@ -56,7 +56,7 @@ impl World {
         until("the key of a pod", async || self.own_value(data_key).await).await
     }
 
-    /// Moves the clock on by minutes until a pod is known to have joined.
+    /// Advances the clock by minutes until a pod is known to have joined.
     async fn until_joined(&self, data_key: &str) {
         until("word that the pod has joined", async || {
             self.clock.advance(MINUTE);
@@ -97,7 +97,7 @@ async fn a_used_key_stays_while_its_pod_lives_and_nothing_takes_its_place() {
     let waiting = world.own_key(TWO[1]).await;
     world.headscale.join(&value, "api").unwrap();
     world.until_joined(TWO[0]).await;
-    // The other one never joins: it always finds a key that works.
+    // The other one never joins: it always finds a valid key.
     let renewed = until("another key for the pod that waits", async || {
         world.clock.advance(MINUTE);
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -108,13 +108,13 @@ async fn a_used_key_stays_while_its_pod_lives_and_nothing_takes_its_place() {
     assert!(world.headscale.join(&renewed, "api").is_some());
     world.until_joined(TWO[1]).await;
     let mints = world.mints();
-    // A process that knows nothing but the Secret finds nothing to do for days.
+    // A process that knows only the Secret finds nothing to do for days.
     drop(process);
     let _process = world.start("b");
     for _ in 0..5 {
         let passes = world.headscale.calls(Call::ListPreAuthKeys);
         until("a pass", async || {
-            // One that was under way when the clock was moved puts the next one off.
+            // A pass that was running when the clock was moved delays the next one.
             world.clock.advance(DAY);
             tokio::time::sleep(Duration::from_millis(20)).await;
             (world.headscale.calls(Call::ListPreAuthKeys) > passes).then_some(())
@@ -183,7 +183,7 @@ async fn the_next_to_lead_makes_no_second_key_and_ends_one_that_nobody_wrote_dow
     world.own_keys(&TWO[..1], &[]);
     let value = world.own_key(TWO[0]).await;
     drop(process);
-    // The one before died between the making of a key and its writing: it is in no Secret.
+    // The previous one died between creating a key and writing it: it is in no Secret.
     let orphan = world.key_of_another("shop.web", &owner_tag("web")).await;
     world.clock.advance(MINUTE * 11);
     let _process = world.start("b");

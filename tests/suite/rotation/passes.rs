@@ -1,4 +1,4 @@
-//! Passes over everything: none that is wished for is lost, whatever is under way.
+//! Passes over everything: none that is requested is lost, whatever is in progress.
 
 use super::request::edit;
 use super::*;
@@ -31,7 +31,7 @@ async fn a_control_plane_that_connects_during_a_pass_is_looked_at_after_it() {
     })
     .await;
     drop(process);
-    // Somebody ends it while nobody looks.
+    // It is expired by someone else while rotation is down.
     let client = ControlPlane::new(endpoint).unwrap();
     client.expire_pre_auth_key(id).await.unwrap();
     let slow = |millis| Fault::Slow(Duration::from_millis(millis));
@@ -52,7 +52,7 @@ async fn a_control_plane_that_connects_during_a_pass_is_looked_at_after_it() {
     .await;
 }
 
-/// A pass holds no more of a large Secret than its revision; its keys are confirmed all the same.
+/// A pass stores only the revision of a large Secret; its keys are confirmed anyway.
 #[tokio::test]
 async fn a_key_that_ended_early_is_replaced_in_a_large_secret_too() {
     let world = World::new().await;

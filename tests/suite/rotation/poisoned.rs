@@ -1,14 +1,14 @@
-//! One service whose calls hang, beside others of the same Secret.
+//! One service whose calls hang, beside others in the same Secret.
 
 use super::*;
 
-/// The call for one service hangs until our own deadline, which is further off than anything that is waited for here.
+/// The call for one service hangs until our own deadline, which is longer than any wait here.
 const HANGS: Fault = Fault::Slow(Duration::from_secs(60));
 
 /// Less than the deadline of a call.
 const SOON: Duration = Duration::from_secs(5);
 
-/// Has the call that makes the user of `poisoned` hang, for which there was no pod before.
+/// Makes the call hang that creates the user of `poisoned`, which had no pod before.
 async fn poison(world: &World, others: &[&str], change: impl Fn(&mut KeyDemand)) -> Instant {
     world.headscale.break_calls(Some(Call::CreateUser), HANGS);
     let users = world.headscale.calls(Call::CreateUser);
@@ -27,7 +27,7 @@ async fn a_call_that_hangs_holds_up_no_key_that_is_made_beside_it() {
     let _process = world.start("a");
     world.demand(&["api"], |_| {});
     let old = world.key("api").await;
-    // Their users are there already.
+    // Their users already exist.
     let tagged = |demand: &mut KeyDemand| demand.asked.tags = vec!["tag:web".into()];
     let began = poison(&world, &["api"], tagged).await;
     world.key_other_than("api", &old).await;
@@ -49,7 +49,7 @@ async fn a_call_that_hangs_holds_up_no_pod_that_comes_after_it() {
     }
     assert!(began.elapsed() < SOON, "after {:?}", began.elapsed());
     assert_eq!(world.value("poisoned").await, None);
-    // The intent of the call that hangs was left to it: nobody made another.
+    // The intent of the hanging call was left to it: no second one was created.
     let record = world.record().await;
     let intended = |key: &str| {
         let key = &record.keys[key];
@@ -57,7 +57,7 @@ async fn a_call_that_hangs_holds_up_no_pod_that_comes_after_it() {
     };
     assert_eq!(intended("poisoned-authkey"), (true, 0));
     assert_eq!(world.mints(), 3);
-    // It is made in the end, once.
+    // It is created in the end, once.
     until("a key for all", async || {
         world.clock.advance(Duration::from_secs(5));
         tokio::time::sleep(Duration::from_millis(50)).await;

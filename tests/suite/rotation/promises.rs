@@ -1,4 +1,4 @@
-//! What people rely on over months: restarts, things lost and started in the wrong order, and the log of it.
+//! Promises over months: restarts, things lost and started in the wrong order, and the log of it.
 
 use std::fs;
 
@@ -13,10 +13,10 @@ use super::*;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// What the watch tells when a person has deleted the Secret.
+/// Has the watch report that the Secret was deleted.
 fn deleted(world: &World) {
     let folder = world._root.path().join("shop");
-    // Rotation may have a write under way.
+    // Rotation may have a write in progress.
     let gone = (0..100).any(|_| {
         std::thread::sleep(Duration::from_millis(5));
         fs::remove_dir_all(&folder).is_ok()
@@ -39,13 +39,13 @@ async fn a_hundred_restarts_leave_one_key() {
             (world.headscale.calls(Call::ListUsers) > lists).then_some(())
         })
         .await;
-        // Killed wherever it is by then.
+        // Killed at any point.
         tokio::time::sleep(Duration::from_millis(n % 7)).await;
         drop(process);
         world.clock.advance(Duration::from_secs(20));
     }
     let _process = world.start("last");
-    // What the one before it began is left to that one for two minutes.
+    // An intent of the previous process is left to that one for two minutes.
     let value = until("a key that the server accepts", async || {
         world.clock.advance(Duration::from_secs(20));
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -198,7 +198,7 @@ async fn each_key_that_is_made_or_ended_leaves_one_line_that_says_why() {
         (over && !world.headscale.accepts(&first)).then_some(())
     })
     .await;
-    // A sweep that is under way has still seen the first one alive.
+    // A running sweep has still seen the first one alive.
     drop(process);
     world.delete_namespace();
     let _process = world.start("b");

@@ -1,4 +1,4 @@
-//! What a person may ask of rotation: another key now, and the old one's end at once.
+//! Requests to rotation: another key now, and the immediate expiry of the old one.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ async fn ask(world: &World, services: &[&str], revoke: bool) {
     .await;
 }
 
-/// Writes as somebody else, who tries again when rotation writes in between.
+/// Writes as someone else, and retries when rotation writes in between.
 pub(super) async fn edit(world: &World, change: impl Fn(&mut StoredSecret)) {
     until("a write", async || {
         let mut secret = world.secret().await?;
@@ -37,9 +37,9 @@ pub(super) async fn edit(world: &World, change: impl Fn(&mut StoredSecret)) {
     changed(world);
 }
 
-/// What the watch of Secrets tells when somebody else has written one.
+/// Has the watch of Secrets report a write by someone else.
 fn changed(world: &World) {
-    // Changes of one Secret are looked at a second apart, and this clock stands still.
+    // Changes of one Secret are handled a second apart, and this clock does not move itself.
     world.clock.advance(Duration::from_secs(1));
     let secret = SecretRef::new("shop", SECRET);
     world.demands.send_modify(|demands| {
@@ -104,7 +104,7 @@ async fn a_key_that_is_younger_than_the_last_look_is_ended_all_the_same() {
     let _process = world.start("a");
     world.demand(&["api"], |_| {});
     let first = world.key("api").await;
-    // The pass at the start is the only look so far, and was before that key.
+    // The pass at the start is the only one so far, and was before that key.
     ask(&world, &["api"], true).await;
     world.key_other_than("api", &first).await;
     until("its end", async || {
@@ -173,7 +173,7 @@ async fn a_request_that_nobody_can_read_is_left_alone() {
         secret.annotations.insert(ANNOTATION.into(), "now".into());
     })
     .await;
-    // The next service shows that the Secret was worked on.
+    // The next service shows that the Secret was processed.
     world.demand(&["api", "db"], |_| {});
     world.key("db").await;
     assert_eq!(world.value("api").await.unwrap(), old);

@@ -1,4 +1,4 @@
-//! An API server that takes Events slowly: no key waits for it.
+//! An API server that accepts Events slowly: no key waits for it.
 
 use axum::Router;
 use axum::extract::State as Shared;
@@ -9,10 +9,10 @@ use tokio::sync::mpsc;
 
 use super::*;
 
-/// Every Event takes this long.
+/// Time that every Event takes.
 const HANGS: Duration = Duration::from_secs(5);
 
-/// A client of an API server that answers an Event after `HANGS`, and the Events that came in.
+/// Returns a client of an API server that answers an Event after `HANGS`, and the Events received.
 async fn slow_api() -> (kube::Client, mpsc::UnboundedReceiver<Value>) {
     let (came, events) = mpsc::unbounded_channel();
     let event = async |Shared(came): Shared<mpsc::UnboundedSender<Value>>,
@@ -30,7 +30,7 @@ async fn slow_api() -> (kube::Client, mpsc::UnboundedReceiver<Value>) {
     (kube::Client::try_from(config).unwrap(), events)
 }
 
-/// A service, and the Deployments whose pods use its key.
+/// Returns a service, and the Deployments whose pods use its key.
 fn service_of(name: &str, deployments: &[&str]) -> NamespaceDemand {
     let key = format!("{name}-authkey");
     let users = deployments.iter().map(|name| Workload {

@@ -1,4 +1,4 @@
-//! Rotation ends what nobody needs any more: keys that no Secret knows, rows of ended keys, users without a service.
+//! Rotation removes what is no longer needed: keys that no Secret contains, rows of expired keys, users without a service.
 
 use std::fs;
 
@@ -7,10 +7,10 @@ use super::*;
 const MINUTE: Duration = Duration::from_secs(60);
 
 impl World {
-    /// Takes the namespace away with all its Secrets, as `kubectl delete namespace` does.
+    /// Removes the namespace with all its Secrets, as `kubectl delete namespace` does.
     pub(super) fn delete_namespace(&self) {
         let folder = self._root.path().join("shop");
-        // A process that died a moment ago may still have a write under way.
+        // A process that died a moment ago may still have a write in progress.
         let gone = (0..100).any(|_| {
             std::thread::sleep(Duration::from_millis(5));
             fs::remove_dir_all(&folder).is_ok()
@@ -21,7 +21,7 @@ impl World {
         });
     }
 
-    /// Moves the clock on until there is an answer.
+    /// Advances the clock until there is an answer.
     pub(super) async fn eventually<T>(
         &self,
         what: &str,
@@ -80,7 +80,7 @@ async fn a_key_that_is_young_or_that_a_secret_knows_is_no_orphan() {
     let sweeps = sweeps(&world).await;
     assert!(world.headscale.accepts(&value));
     drop(process);
-    // A record that cannot be read may know any key of the namespace.
+    // An unreadable record may contain any key of the namespace.
     let mut secret = world.secret().await.unwrap();
     let whole = secret.data.insert(DATA_KEY.into(), b"{".to_vec().into());
     let mut secret = world.store.write(&secret).await.unwrap();
@@ -95,7 +95,7 @@ async fn a_key_that_is_young_or_that_a_secret_knows_is_no_orphan() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(world.headscale.accepts(&value), "the record was damaged");
     drop(process);
-    // The record is back, and does not know the key any more.
+    // The record is back, and no longer contains the key.
     secret.data.insert(DATA_KEY.into(), whole.unwrap());
     let mut record = Record::of(&secret).unwrap();
     record.keys.clear();
@@ -110,7 +110,7 @@ async fn a_key_that_is_young_or_that_a_secret_knows_is_no_orphan() {
     .await;
 }
 
-/// Waits for a sweep to go by, and says how often nodes were listed.
+/// Waits until a sweep has finished, and returns how often nodes were listed.
 async fn sweeps(world: &World) -> u64 {
     until("a sweep", async || {
         (world.headscale.calls(Call::ListNodes) >= 2).then_some(())
@@ -124,7 +124,7 @@ async fn sweeps(world: &World) -> u64 {
 async fn a_user_without_a_service_goes_thirty_days_after_its_last_key() {
     let world = World::new().await;
     world.headscale.add_user("shop.lent", "somebody", "");
-    // Its first key was never made: whoever was about to died.
+    // Its first key was never created: the process died before that.
     world
         .headscale
         .add_user("shop.never", &owner_tag("never"), "");
@@ -172,7 +172,7 @@ async fn a_user_that_a_pod_needs_by_the_time_of_its_turn_stays() {
         (world.headscale.user_names() == ["shop.api"]).then_some(())
     })
     .await;
-    // The turn of the other one comes at once.
+    // It is the other one's turn at once.
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     assert_eq!(world.headscale.user_names(), ["shop.api"]);
     assert!(world.headscale.accepts(&value));

@@ -1,4 +1,4 @@
-//! What rotation does when something stands in its way: it keeps the old key and says what to do.
+//! Rotation with problems in its way: it keeps the old key and says what to do.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
@@ -15,7 +15,7 @@ pub(super) async fn settle() {
     tokio::time::sleep(Duration::from_millis(150)).await;
 }
 
-/// Moves the clock on until so many more calls came, which met what breaks them, and what follows was done.
+/// Advances the clock until that many more calls failed, and their effects are visible.
 async fn until_called(world: &World, times: u64) {
     let before = world.headscale.all_calls();
     until("calls", async || {
@@ -27,7 +27,7 @@ async fn until_called(world: &World, times: u64) {
     settle().await;
 }
 
-/// Moves the clock on until there is a new key: whoever waits for another try gets one.
+/// Advances the clock until there is a new key: pending retries are made.
 async fn recovered(world: &World, old: &str) -> String {
     until("a new key", async || {
         world.clock.advance(Duration::from_secs(10));
@@ -37,8 +37,8 @@ async fn recovered(world: &World, old: &str) -> String {
     .await
 }
 
-/// Pastes a command into a shell whose `kubectl` does what the real one does with it, as far as it is used here; with the real one
-/// it is tried in `e2e paste::`.
+/// Pastes a command into a shell whose `kubectl` acts like the real one, as far as it is used here; `e2e paste::` tries it with
+/// the real one.
 async fn paste(world: &World, command: &str) {
     const KUBECTL: &str = r#"#!/bin/sh
 case "$*" in
@@ -74,7 +74,7 @@ esac
 #[tokio::test]
 async fn without_an_api_key_it_says_what_to_paste_and_goes_on_when_that_was_done() {
     let world = World::without_api_key().await;
-    // Whoever is there already changes nothing about it.
+    // A user that exists already makes no difference.
     world.headscale.add_user("shop.api", &owner_tag("api"), "");
     let _process = world.start("a");
     world.demand(&["api"], |_| {});
@@ -132,9 +132,9 @@ async fn one_pasted_command_is_enough_for_a_year() {
     for _ in 0..365 {
         world.clock.advance(DAY);
         let soon = sidescale::clock::after(world.clock.now(), DAY * 8);
-        // Each is renewed ten days before its end, or two hours later in the manager's place.
+        // Each is renewed ten days before it expires, or two hours later in the manager's place.
         until("keys with eight days left", async || {
-            // A call that met the old API key's end is tried again soon.
+            // A call that failed when the old API key expired is retried soon.
             world.clock.advance(Duration::from_millis(100));
             let record = world.record().await;
             let key = record.keys.get("api-authkey")?.current.clone()?.expires;
@@ -278,7 +278,7 @@ async fn users_that_people_make_are_waited_for_and_never_made_or_removed() {
     .await;
     assert_eq!(world.mints(), 0);
     assert!(world.secret().await.is_none());
-    // As the command that is told makes it; and another of ours that nothing needs.
+    // As created by the command in the message; and another of ours that is not needed.
     world.headscale.add_user("shop.api", &owner_tag("api"), "");
     world
         .headscale
@@ -288,7 +288,7 @@ async fn users_that_people_make_are_waited_for_and_never_made_or_removed() {
         world.value("api").await
     })
     .await;
-    // A sweep ends a key that no Secret knows: twice, so that one began two days after the users were seen.
+    // A sweep expires a key that no Secret contains: twice, so one sweep began two days after the users were seen.
     for name in ["shop.orphan", "shop.another"] {
         let (_, service) = name.split_once('.').unwrap();
         let orphan = world.key_of_another(name, &owner_tag(service)).await;

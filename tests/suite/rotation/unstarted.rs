@@ -1,4 +1,4 @@
-//! Pods whose container waits for a Secret, as a stand-in for the API server shows them: their owners are told.
+//! Pods whose container waits for a Secret, as a fake API server shows them: their owners are notified.
 
 use std::sync::Mutex;
 
@@ -14,7 +14,7 @@ use super::*;
 
 const UID: &str = "6f1c2f0e-7a38-4a8e-9a53-2d9d0a8f3c11";
 
-/// One pod, and the Events that were made.
+/// One pod, and the Events that were created.
 #[derive(Default)]
 struct Api {
     message: Mutex<&'static str>,
@@ -67,7 +67,7 @@ impl Api {
 }
 
 impl World {
-    /// A process that sees the pods of this API server.
+    /// Starts a process that sees the pods of this API server.
     fn start_beside(&self, client: &kube::Client) -> Process {
         let context = Context {
             events: self.events(client.clone()),
@@ -145,7 +145,7 @@ async fn a_pod_that_runs_is_read_once_and_nothing_is_told() {
     assert_eq!(api.notes(), []);
 }
 
-/// While its control plane is away nobody looks for its node, and the key that it waits for does not come.
+/// While its control plane is unavailable, its node cannot be listed, and the key that it waits for is not created.
 #[tokio::test]
 async fn a_pod_whose_key_cannot_be_made_is_told_the_state_of_its_service() {
     let world = World::without_api_key().await;

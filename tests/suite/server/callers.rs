@@ -1,4 +1,4 @@
-//! Who is asked for a certificate, and what a caller is taken for.
+//! Which callers are asked for a certificate, and as what they are classified.
 
 use std::net::Ipv4Addr;
 
@@ -9,7 +9,7 @@ use sidescale::server::CallerCertificate;
 use super::*;
 use crate::client::Identity;
 
-/// An authority of clients, as PEM and as what signs.
+/// An authority of clients, as PEM and as the issuer.
 struct Clients {
     pem: String,
     issuer: rcgen::Issuer<'static, KeyPair>,
@@ -82,7 +82,7 @@ async fn only_a_certificate_of_the_authority_verifies_a_caller() {
             let mut connection = opened.await.unwrap();
             let who = connection.post("/who", b"").await;
             assert_eq!(who.body, want, "{what}, {version:?}");
-            // Whoever it is, pods are reviewed.
+            // Pods are reviewed for every caller.
             let answer = connection.post("/mutate/pod", REVIEW.as_bytes()).await;
             assert_eq!(answer.status, 200, "{what}: {answer:?}");
         }
@@ -103,7 +103,7 @@ async fn nobody_is_asked_and_nobody_verified_without_an_authority() {
     assert_eq!(connection.post("/who", b"").await.body, "Unverified");
 }
 
-/// The key has to be the certificate's own: a copy of the certificate alone is worth nothing.
+/// The key has to belong to the certificate: a copy of the certificate alone is useless.
 #[tokio::test]
 async fn a_certificate_without_its_key_ends_the_handshake() {
     #[derive(Debug)]
@@ -129,7 +129,7 @@ async fn a_certificate_without_its_key_ends_the_handshake() {
     let mut config = client::config(&server.authority, None);
     config.client_auth_cert_resolver = Arc::new(forged);
     let opened = Connection::with(server.address, Ipv4Addr::LOCALHOST, Arc::new(config)).await;
-    // In TLS 1.3 the client is done before the server has looked.
+    // In TLS 1.3 the client is done before the server has verified it.
     if let Ok(mut connection) = opened {
         connection.closed().await;
     }

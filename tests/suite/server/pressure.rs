@@ -1,4 +1,4 @@
-//! Callers that hold connections, and others that need one. Addresses of the loopback stand for pods.
+//! Callers that hold connections, and others that need one. Addresses of the loopback represent pods.
 
 use std::net::Ipv4Addr;
 
@@ -12,7 +12,7 @@ use super::*;
 
 const HOSTILE: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const HONEST: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
-/// Is how long an answer may take, connection and handshake included.
+/// Maximum time for an answer, including connection and handshake.
 const SOON: Duration = Duration::from_secs(1);
 
 fn limits(connections: u16) -> Limits {
@@ -22,7 +22,7 @@ fn limits(connections: u16) -> Limits {
     }
 }
 
-/// Each connection is two open files here.
+/// Raises the limit of open files: each connection is two here.
 fn raise_open_files() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
@@ -30,7 +30,7 @@ fn raise_open_files() {
     setrlimit(Resource::Nofile, limit).unwrap();
 }
 
-/// Posts a review over a new connection from another address, and says how long it took in all.
+/// Posts a review over a new connection from another address, and returns how long it took in total.
 async fn review(server: &Server) -> Duration {
     let start = Instant::now();
     let config = Arc::new(client::config(&server.authority, None));
@@ -53,7 +53,7 @@ fn count(server: &Server, metric: &str) -> u64 {
 async fn three_thousand_connections_of_one_address_keep_no_other_waiting() {
     raise_open_files();
     let server = Server::with(limits(1024), Router::new()).await;
-    // As an API server has them: some in use, some idle.
+    // As of an API server: some in use, some idle.
     let config = Arc::new(client::config(&server.authority, None));
     let mut kept = Vec::new();
     for _ in 0..20 {
@@ -72,7 +72,7 @@ async fn three_thousand_connections_of_one_address_keep_no_other_waiting() {
             for _ in 0..15 {
                 handshakes.spawn(Connection::with(address, HOSTILE, Arc::clone(&config)));
             }
-            // Some of them make room for the next before they are done.
+            // Some of them are closed for the next before they are done.
             idle.extend(handshakes.join_all().await.into_iter().flatten());
         }
         (silent, idle)
@@ -96,7 +96,7 @@ async fn three_thousand_connections_of_one_address_keep_no_other_waiting() {
         idle.len()
     );
     assert!(slowest < SOON, "{slowest:?}");
-    // None of those that the other address had was ended, 20 being fewer than the flood's.
+    // None of the other address's connections was closed, 20 being fewer than the flood's.
     for mut connection in kept {
         let answer = connection.post("/mutate/pod", REVIEW.as_bytes()).await;
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -128,7 +128,7 @@ async fn bodies_that_stop_midway_make_room() {
     assert!(count(&server, stalled) >= 1);
 }
 
-/// All connections together could hold much otherwise: each is given room for what API servers send.
+/// Otherwise all connections together could take much memory: each may use what API servers send.
 #[tokio::test]
 async fn a_head_of_more_than_32_kib_is_refused() {
     let server = Server::start().await;
@@ -153,14 +153,14 @@ async fn livez(address: SocketAddr) -> Duration {
     start.elapsed()
 }
 
-/// Asks for the metrics, and reads not a byte of them.
+/// Requests the metrics, and reads none of the answer.
 async fn unread(address: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(2048).unwrap();
     let mut connection = socket.connect(address).await.unwrap();
     for _ in 0..40 {
         let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
-        // It may have made room for another by now.
+        // It may have been closed for another by now.
         let _ = connection.write_all(request).await;
     }
     connection
@@ -193,7 +193,7 @@ async fn slow_callers_of_the_admin_port_cost_the_probes_and_the_webhook_nothing(
     }
     let open = count(&server, r#"sidescale_connections{port="admin"}"#);
     assert!((1..=64).contains(&open), "{open}");
-    // The last to come was not in anybody's way, so that it is the deadline that ends it.
+    // The last one blocked no other, so the deadline closes it.
     let mut last = slow.pop().unwrap();
     let ended = tokio::time::timeout(SOON * 15, last.read(&mut [0])).await;
     assert!(ended.is_ok(), "half a head was kept");
@@ -204,7 +204,7 @@ async fn slow_callers_of_the_admin_port_cost_the_probes_and_the_webhook_nothing(
     );
 }
 
-/// What anybody can have written to the log is bounded, and nothing of it is left out in silence.
+/// Log lines that any caller can cause are limited, and what is dropped is reported.
 #[tokio::test]
 async fn a_caller_that_is_not_known_cannot_flood_the_log() {
     #[derive(Clone, Default)]

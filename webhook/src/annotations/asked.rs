@@ -1,4 +1,4 @@
-//! The values by key: the pod's above the namespace's above the profile's; and what is no key at all. Pure.
+//! Values by key: the pod's take precedence over the namespace's, those over the profile's; also finds unknown keys. Pure.
 
 use super::known::{Defaults, KNOWN, Support, is_known};
 use super::reason::{DenyReason, Refusal};
@@ -7,7 +7,7 @@ use crate::keys::PREFIX;
 use crate::lookup::{Lookup, NamespaceMetadata};
 use crate::{forms, quote};
 
-/// A key that is read; the number is its place in [`KNOWN`].
+/// A key that is read; the number is its index in [`KNOWN`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Annotation {
     Inject,
@@ -49,24 +49,24 @@ pub(super) enum Annotation {
 
 const KEYS: usize = Annotation::Mode as usize + 1;
 
-/// Is the longest value, far above any that makes sense: a pod's annotations may have 256 KiB together, and what is
-/// made of one is several times as long.
+/// Longest value, far above any that makes sense: the annotations of a pod may have 256 KiB together, and the output made
+/// from a value is several times as long.
 const LONGEST_VALUE: usize = 4096;
 
-/// Bounds how many unknown keys are remarked on one by one.
+/// Maximum number of unknown keys that get a remark each.
 const MOST_REMARKS: usize = 8;
 
-/// Is the longest name of an annotation that Kubernetes takes, behind its prefix.
+/// Longest annotation name that Kubernetes accepts after the prefix.
 const LONGEST_NAME: usize = 63;
 
-/// A value, and where it stands.
+/// A value and its source.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AnnotationValue<'a> {
     pub(super) text: &'a str,
     pub(super) place: ValuePlace,
 }
 
-/// Where a value stands; what comes later gives way.
+/// Source of a value; a later one gives way to an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum ValuePlace {
     Pod,
@@ -74,14 +74,14 @@ pub(super) enum ValuePlace {
     Profile,
 }
 
-/// What a message says that a profile allows.
+/// What a message lists as allowed by a profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Allowed {
     /// Nothing at all.
     Nothing,
-    /// These, with commas.
+    /// These, separated by commas.
     These(String),
-    /// It is not for this caller to know.
+    /// Not shown to this caller.
     Withheld,
 }
 
@@ -90,7 +90,7 @@ pub(super) enum Allowed {
 pub(super) struct Asked<'a> {
     namespace: &'a str,
     profile: &'a str,
-    /// Whether no message lists what the profile allows.
+    /// Whether messages omit what the profile allows.
     discreet: bool,
     values: [Option<AnnotationValue<'a>>; KEYS],
     not_built: Option<(&'static str, AnnotationValue<'a>)>,
@@ -103,7 +103,7 @@ impl Annotation {
 }
 
 impl AnnotationValue<'_> {
-    /// The value in quotes; of a long one its beginning, and how long it is.
+    /// Returns the value in quotes; of a long one, its beginning and its length.
     fn shown(&self) -> String {
         let Self { text, place: _ } = self;
         quote::shown(text)
@@ -139,7 +139,7 @@ impl<'a> Asked<'a> {
         asked
     }
 
-    /// Fills the gaps with what the profile says.
+    /// Fills the gaps with the profile's defaults.
     pub(super) fn fill(&mut self, profile: &'a str, defaults: &'a Defaults) {
         self.profile = profile;
         for (place, text) in &defaults.0 {
@@ -155,7 +155,7 @@ impl<'a> Asked<'a> {
         self.discreet = true;
     }
 
-    /// What the profile allows, as a message may list it: none where there is nothing, or nothing may be listed.
+    /// Returns what a message may list as allowed by the profile.
     pub(super) fn allowed<'l>(&self, list: impl Iterator<Item = &'l str>) -> Allowed {
         let list: Vec<&str> = list.collect();
         match list[..] {
@@ -165,7 +165,7 @@ impl<'a> Asked<'a> {
         }
     }
 
-    /// The profile's name.
+    /// Returns the profile's name.
     pub(super) fn profile(&self) -> &'a str {
         self.profile
     }
@@ -184,7 +184,7 @@ impl<'a> Asked<'a> {
             .ok_or_else(|| self.bad(key, forms::SWITCH))
     }
 
-    /// Refuses the value of `key`, saying what is wanted.
+    /// Refuses the value of `key` and says what is accepted.
     pub(super) fn bad(&self, key: Annotation, want: &str) -> Refusal {
         self.refuse(DenyReason::BadValue, key, want)
     }
@@ -235,7 +235,7 @@ impl<'a> Asked<'a> {
         })
     }
 
-    /// Where the value of a key is to be mended.
+    /// Returns where to correct the value of a key.
     fn place(&self, name: &str, place: ValuePlace) -> String {
         let Self {
             namespace, profile, ..
@@ -264,14 +264,14 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// What of an annotation can decide anything: nothing of a key that is not read, and of a value that is refused for its
-/// length only so much that it still is. Whoever keeps annotations of others keeps no more than this.
+/// Returns the part of an annotation that can affect a decision: nothing if the key is not read, and just enough of a value
+/// that is too long for it to be refused still. Callers that store annotations of others store no more than this.
 #[must_use]
 pub fn deciding<'v>(key: &str, value: &'v str) -> Option<&'v str> {
     is_known(key).then(|| &value[..value.ceil_char_boundary(LONGEST_VALUE + 1)])
 }
 
-/// Remarks on every key under our prefix that has no effect, with the nearest that has one: the pod's, then its namespace's.
+/// Returns a remark for each key under our prefix that has no effect, with the nearest known key: the pod's, then its namespace's.
 pub fn unknown(pod: &dyn Lookup, namespace: Option<&NamespaceMetadata>) -> Vec<String> {
     let of_pod = pod.ours().map(|(key, _)| (key, ""));
     let of_namespace = namespace
@@ -308,7 +308,7 @@ fn remark(key: &str, place: &str) -> Option<String> {
         .iter()
         .filter(|(_, support)| *support != Support::Ours)
         .map(|(known, _)| *known);
-    // The webhook sees keys before anybody has looked whether they are any.
+    // The webhook sees keys before they are validated.
     let fits = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
     let shown = name.chars().take(LONGEST_NAME);
     let shown: String = shown.map(|c| if fits(c) { c } else { '?' }).collect();

@@ -1,10 +1,10 @@
-//! Which profile and which control plane a pod gets, and whether its namespace may name them. Pure.
+//! Selects the profile and control plane of a pod, and checks that its namespace may name them. Pure.
 
 use super::asked::{Annotation, Asked};
 use super::{Caller, DenyReason, Refusal, Subject};
 use crate::profile::{ControlPlaneSettings, DEFAULT, NamespaceScope, Policy, Profile};
 
-/// The profile: the one that is named, or the one that is for such pods, or the default.
+/// Returns the profile: the one named, else the one that selects such pods, else the default.
 pub(super) fn profile<'a>(
     subject: &Subject<'a>,
     asked: &Asked<'a>,
@@ -41,7 +41,7 @@ pub(super) fn profile<'a>(
         })
 }
 
-/// The profile that is for pods of these labels; the default where none is.
+/// Returns the profile that selects pods with these labels, else the default.
 fn selected<'a>(
     subject: &Subject<'_>,
     policy: &'a Policy,
@@ -80,14 +80,14 @@ fn selected<'a>(
         .ok_or_else(|| not_open("profile", DEFAULT, subject))
 }
 
-/// Whether a pod that is there already may have it by its labels: a receipt that was forged says no more than they do.
+/// Returns whether an existing pod may have the profile by its labels: a forged receipt gets no more than they allow.
 fn selects(subject: &Subject<'_>, profile: &Profile) -> bool {
     let metadata = subject.namespace_metadata;
     let label = metadata.and_then(|metadata| metadata.inject.as_deref());
     matches!(label, Some("tailscale" | "true")) && is_for(subject, profile)
 }
 
-/// Whether the profile is for pods of this namespace with such labels.
+/// Returns whether the profile selects pods of this namespace with these labels.
 fn is_for(subject: &Subject<'_>, profile: &Profile) -> bool {
     let meant = |namespaces: &NamespaceScope| {
         namespaces.hold(subject.namespace, subject.namespace_metadata)
@@ -97,7 +97,7 @@ fn is_for(subject: &Subject<'_>, profile: &Profile) -> bool {
         && profile.namespaces.as_ref().is_none_or(meant)
 }
 
-/// The control plane by name; only configured ones exist.
+/// Returns the control plane by name; only configured ones exist.
 pub(super) fn control_plane<'a>(
     subject: &Subject<'_>,
     asked: &Asked<'a>,
@@ -106,7 +106,7 @@ pub(super) fn control_plane<'a>(
 ) -> Result<(&'a str, &'a ControlPlaneSettings), Refusal> {
     let value = asked.get(Annotation::ControlPlane);
     let name = value.map_or(DEFAULT, |value| value.text);
-    // The operator's own word needs no leave.
+    // A value set by the operator needs no permission.
     let by_profile = profile.default_of("control-plane") == Some(name);
     let open = |name: &str, plane: &ControlPlaneSettings| {
         by_profile || may_name(subject, name, plane.namespaces.as_ref())
@@ -134,17 +134,17 @@ pub(super) fn control_plane<'a>(
         })
 }
 
-/// Whether the pod's namespace may name it: only the default is open to all without a word.
+/// Returns whether the pod's namespace may name it: only the default is open to all without configuration.
 fn may_name(subject: &Subject<'_>, name: &str, namespaces: Option<&NamespaceScope>) -> bool {
     match namespaces {
-        // The configuration is being checked, for whatever namespace there may be.
+        // The configuration is being checked, for any namespace.
         _ if subject.namespace.is_empty() => true,
         Some(namespaces) => namespaces.hold(subject.namespace, subject.namespace_metadata),
         None => name == DEFAULT,
     }
 }
 
-/// Whether whoever reads a message may know of it: what names no namespaces depends on none.
+/// Returns whether a message may list it for its reader: without a list of namespaces it depends on none.
 pub(super) fn may_list(subject: &Subject<'_>, namespaces: Option<&NamespaceScope>) -> bool {
     match subject.caller {
         Caller::Verified => true,

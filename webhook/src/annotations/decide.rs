@@ -1,4 +1,4 @@
-//! Metadata and policy -> what becomes of a pod. Pure.
+//! Metadata and policy -> the decision on a pod. Pure.
 
 use super::asked::{Annotation as Name, Asked};
 use super::key::KeyNames;
@@ -17,7 +17,7 @@ const TAILSCALE: Kinds = Kinds {
     server_keys: false,
 };
 
-/// Decides from metadata alone; the webhook adds what only the pod's spec shows.
+/// Decides from metadata alone; the webhook adds what depends on the pod's spec.
 #[must_use]
 pub fn decide<'a>(subject: &Subject<'a>, policy: &'a Policy) -> Decision<'a> {
     let label = subject
@@ -85,7 +85,7 @@ pub(crate) fn check_defaults(
         name: "",
         annotations: &nothing,
         labels: &nothing,
-        // Of its pods alone every annotation can be true.
+        // Every annotation can be valid only for pods of a StatefulSet.
         owner: Some(WorkloadOwner {
             kind: "StatefulSet",
             name: "any",

@@ -1,4 +1,4 @@
-//! What the pod of Headscale itself may ask for: the manager of its API key, and its own keys. Pure.
+//! Annotations for the pod of Headscale itself: the manager of its API key, and its own keys. Pure.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::quote;
 const SOCKET: &str = "/var/run/headscale/headscale.sock";
 const SECRET: &str = "headscale-api-key";
 
-// It sleeps, and once in an hour makes a few calls. The limits are those of the other sidecar.
+// It sleeps and makes a few calls an hour. The limits are those of the other sidecar.
 const RESOURCES: [(&str, &str); 2] = [("10m", "200m"), ("32Mi", "256Mi")];
 
 // Headscale's own defaults.
@@ -23,39 +23,39 @@ const MOST_FILES: usize = 16;
 // sockaddr_un holds 108 bytes, the last of them 0.
 const LONGEST_PATH: usize = 107;
 
-/// Holds what the manager of Headscale's API key needs.
+/// Settings of the manager of Headscale's API key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApikeyManager<'a> {
-    /// Name of the container that is Headscale; `headscale`, or the only one, where none is named.
+    /// Name of the Headscale container; if none is named, `headscale` or the only container.
     pub container: Option<&'a str>,
     /// Headscale's Unix socket.
     pub socket_path: &'a str,
     /// Secret in the pod's namespace that holds the API key.
     pub secret: &'a str,
-    /// Life of the key.
+    /// Lifetime of the key.
     pub expiration: Duration,
-    /// How long before its end it is renewed.
+    /// How long before expiry the key is renewed.
     pub buffer: Duration,
-    /// Our own image.
+    /// Sidescale's own image.
     pub image: &'a str,
-    /// Its requests and limits.
+    /// Requests and limits.
     pub resources: Resources<'a>,
 }
 
-/// Holds which keys of its own Headscale gets.
+/// Headscale's own keys, as files from a Secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerKeys<'a> {
-    /// Name of the container that is Headscale; `headscale`, or the only one, where none is named.
+    /// Name of the Headscale container; if none is named, `headscale` or the only container.
     pub container: Option<&'a str>,
     /// Secret in the pod's namespace that holds the files.
     pub secret: &'a str,
-    /// Names of the files, and of their data keys.
+    /// Names of the files, which are also their data keys.
     pub files: Vec<&'a str>,
-    /// Directory that they stand in.
+    /// Directory of the files.
     pub path: &'a str,
 }
 
-/// What the manager is to do.
+/// Returns the settings of the manager.
 pub(super) fn apikey_manager<'a>(
     namespace: &str,
     asked: &Asked<'a>,
@@ -93,7 +93,7 @@ pub(super) fn apikey_manager<'a>(
     })
 }
 
-/// A remark where no control plane has its API key in the Secret that the manager would write.
+/// Returns a remark if no control plane reads its API key from the Secret that the manager would write.
 fn read_by_nobody(namespace: &str, secret: &str, policy: &Policy) -> Option<String> {
     let mut planes = policy.control_planes.values();
     // Without a namespace the configuration itself is being checked.
@@ -106,7 +106,7 @@ fn read_by_nobody(namespace: &str, secret: &str, policy: &Policy) -> Option<Stri
     ))
 }
 
-/// Which keys Headscale gets.
+/// Returns the keys that Headscale gets.
 pub(super) fn server_keys<'a>(asked: &Asked<'a>) -> Result<ServerKeys<'a>, Refusal> {
     let secret = asked
         .get(Annotation::KeysSecret)

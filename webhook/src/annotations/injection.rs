@@ -1,4 +1,4 @@
-//! Whether and how a pod is injected: everything that is needed for it, parsed and allowed. Pure.
+//! Whether and how a pod is injected: all settings, parsed and allowed. Pure.
 
 use super::headscale::{ApikeyManager, ServerKeys};
 use super::key::AuthKeyRef;
@@ -8,12 +8,12 @@ use super::state::StateStorage;
 use crate::identity::Hostname;
 use crate::profile::{Delivery, Overlay, Resources};
 
-/// Holds everything that one injection needs, parsed and allowed.
+/// All settings of one injection, parsed and allowed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Injection<'a> {
-    /// Profile that was used.
+    /// Name of the profile used.
     pub profile: &'a str,
-    /// Its hash.
+    /// Hash of the profile.
     pub profile_hash: &'a str,
     /// The Tailscale sidecar.
     pub tailscale: Option<Tailscale<'a>>,
@@ -23,68 +23,68 @@ pub struct Injection<'a> {
     pub server_keys: Option<ServerKeys<'a>>,
     /// Secrets that images are pulled with.
     pub pull_secrets: &'a [String],
-    /// What the author is warned of, although it is done as asked.
+    /// Warnings for the author about settings that are applied as asked.
     pub remarks: Vec<String>,
 }
 
-/// Holds everything that a Tailscale sidecar needs.
+/// All settings of a Tailscale sidecar.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tailscale<'a> {
-    /// Control plane's name.
+    /// Name of the control plane.
     pub control_plane: &'a str,
-    /// Its login server.
+    /// Login server of the control plane.
     pub login_server: &'a str,
-    /// Whether a private authority signs its certificate, which then stands beside the key as `ca.crt`.
+    /// Whether a private authority signs its certificate; the authority's certificate is then mounted beside the key as `ca.crt`.
     pub private_ca: bool,
-    /// The identity: names key, user and host.
+    /// Service, the pod's identity: key, user and hostname are named after it.
     pub service: &'a str,
-    /// Name in the tailnet, which the pod's own name or node may complete.
+    /// Hostname in the tailnet, which may still need the name of the pod or its Kubernetes node.
     pub hostname: Hostname<'a>,
-    /// Where the key stands and what it may do.
+    /// Location and properties of the key.
     pub key: AuthKeyRef,
     /// How the key reaches the sidecar.
     pub delivery: Delivery,
-    /// Whether the pod itself asks for that delivery.
+    /// Whether the pod itself asks for this delivery.
     pub delivery_asked: bool,
-    /// Where the node keeps who it is.
+    /// Where the node stores its identity.
     pub state: StateStorage<'a>,
-    /// Whether it is a native sidecar, or else an ordinary container.
+    /// Whether it is a native sidecar; otherwise an ordinary container.
     pub native: bool,
     /// Whether the app waits until the node is up.
     pub wait: bool,
-    /// Whether the node takes the tailnet's names.
+    /// Whether the node uses the tailnet's DNS.
     pub accept_dns: bool,
-    /// Whether the node takes the routes of others.
+    /// Whether the node accepts subnet routes.
     pub accept_routes: bool,
-    /// More arguments for `tailscale up`.
+    /// Additional arguments for `tailscale up`.
     pub extra_args: &'a str,
     /// Port of a SOCKS5 and HTTP proxy on the pod's loopback.
     pub proxy: Option<u16>,
-    /// Whether the app's containers are told of the proxy.
+    /// Whether the app's containers get the proxy's environment variables.
     pub proxy_env: bool,
     /// The sidecar's image.
     pub image: &'a str,
     /// The sidecar's requests and limits.
     pub resources: Resources<'a>,
-    /// What the operator lays over the container.
+    /// The operator's override of the container.
     pub overlay: &'a Overlay,
 }
 
-/// Says whether and how a pod is injected, from metadata alone.
+/// Decision on whether and how a pod is injected, from metadata alone.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decision<'a> {
-    /// The author has to mend something.
+    /// Denied: the author has to correct something.
     Deny(Refusal),
     /// Injected as described.
     Inject(Box<Injection<'a>>),
-    /// Left alone.
+    /// Skipped.
     Skip(SkipReason),
-    /// Left alone although the author has to mend something: the profile says `onInvalid: warn`.
+    /// Skipped although the author has to correct something: the profile says `onInvalid: warn`.
     Warn(Refusal),
 }
 
 impl Injection<'_> {
-    /// What is injected.
+    /// Returns the kinds that are injected.
     #[must_use]
     pub fn kinds(&self) -> Kinds {
         Kinds {
@@ -94,7 +94,7 @@ impl Injection<'_> {
         }
     }
 
-    /// Whether more of the pod has to be looked at: its containers, its group, or the names of its volumes.
+    /// Returns whether more of the pod has to be read: its containers, its group, or the names of its volumes.
     pub(crate) fn needs_details(&self) -> bool {
         let touches = |sidecar: &Tailscale<'_>| {
             sidecar.proxy.is_some()

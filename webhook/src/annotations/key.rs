@@ -1,4 +1,4 @@
-//! The pre-auth key that a pod refers to: the author's own, its service's, or one of the pod's own. Pure.
+//! The pre-auth key that a pod refers to: one given by the author, the service's shared key, or a per-pod key. Pure.
 
 use std::cmp::Ordering;
 use std::time::Duration;
@@ -11,18 +11,18 @@ use crate::identity;
 use crate::keys::PREFIX;
 use crate::profile::{ControlPlaneSettings, Profile, Rotation};
 
-/// Is the longest life of a key that one pod uses once: it has to last until the pod has joined, and is renewed till then.
+/// Longest lifetime of a single-use per-pod key: it has to last until the pod has joined, and is renewed until then.
 const POD_KEY_LIFE: Duration = Duration::from_secs(3600);
 
-/// Is the longest data key that a Secret takes.
+/// Longest data key that a Secret accepts.
 const LONGEST_DATA_KEY: usize = 253;
 
 const MODE: &str = "want shared or per-pod";
 
-/// Describes the pre-auth key that an injected pod refers to.
+/// Pre-auth key that an injected pod refers to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AuthKeyRef {
-    /// Made, rotated and removed by us.
+    /// Created, renewed and deleted by Sidescale.
     Managed(ManagedKey),
     /// The user's own Secret (`auth-key-secret`): never read, rotated or overwritten.
     Given {
@@ -33,34 +33,34 @@ pub enum AuthKeyRef {
     },
 }
 
-/// Describes a key that rotation makes.
+/// A key that rotation creates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManagedKey {
     /// Name of the Secret in the pod's namespace.
     pub secret: String,
-    /// Data key in it: `<service>-authkey`, `<service>_<control-plane>-authkey`; with digits behind the service where it is
-    /// one pod's own.
+    /// Data key: `<service>-authkey` or `<service>_<control-plane>-authkey`; for a per-pod key with digits after
+    /// the service.
     pub data_key: String,
     /// Headscale user.
     pub user: String,
-    /// Tags the key carries.
+    /// Tags of the key.
     pub tags: Vec<String>,
     /// Whether the key may be used more than once.
     pub reusable: bool,
-    /// Whether its nodes vanish when they go away.
+    /// Whether Headscale deletes its nodes when they go offline.
     pub ephemeral: bool,
-    /// Life of the key.
+    /// Lifetime of the key.
     pub expiration: Duration,
-    /// How long before its end it is renewed.
+    /// How long before expiry the key is renewed.
     pub buffer: Duration,
 }
 
-/// Whose key it is.
+/// Which pods share a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum KeyScope {
-    /// All pods of a service have one.
+    /// One for all pods of a service.
     Shared,
-    /// Each pod has one of its own.
+    /// One for each pod.
     PerPod,
 }
 
@@ -72,7 +72,7 @@ pub(super) struct KeyNames<'a> {
     pub(super) plane: &'a ControlPlaneSettings,
 }
 
-/// The key, within what the profile allows.
+/// Returns the key, within what the profile allows.
 pub(super) fn key(
     subject: &Subject<'_>,
     asked: &Asked<'_>,
@@ -137,7 +137,7 @@ pub(super) fn key(
     }))
 }
 
-/// Whether the service shares a key. One that works once is of no use where each start of the container needs it.
+/// Returns whether the service shares a key. A single-use key does not work where each start of the container needs one.
 fn mode(asked: &Asked<'_>, state: StateStorage<'_>) -> Result<KeyScope, Refusal> {
     let Some(value) = asked.get(Name::Mode) else {
         return Ok(KeyScope::Shared);
@@ -155,7 +155,7 @@ fn mode(asked: &Asked<'_>, state: StateStorage<'_>) -> Result<KeyScope, Refusal>
     }
 }
 
-/// Whether the key may be used again.
+/// Returns whether the key is reusable.
 fn reusable(asked: &Asked<'_>, state: StateStorage<'_>, mode: KeyScope) -> Result<bool, Refusal> {
     let reusable = asked.switch(Name::Reusable)?;
     match mode {
@@ -177,13 +177,13 @@ fn reusable(asked: &Asked<'_>, state: StateStorage<'_>, mode: KeyScope) -> Resul
     }
 }
 
-/// Whether the value of `key` stands nearer to the pod than that of `key-mode`, beside it or further away.
+/// Compares the source of `key` with that of `key-mode`: less is nearer to the pod.
 fn beside_mode(asked: &Asked<'_>, key: Name) -> Ordering {
     let place = |key| asked.get(key).map(|value| value.place);
     place(key).cmp(&place(Name::Mode))
 }
 
-/// Whether its nodes vanish when they go away.
+/// Returns whether Headscale deletes the key's nodes when they go offline.
 fn ephemeral(asked: &Asked<'_>, state: StateStorage<'_>) -> Result<bool, Refusal> {
     let ephemeral = asked.switch(Name::Ephemeral)?.unwrap_or(true);
     if !ephemeral && !matches!(state, StateStorage::Volume(_)) {
@@ -195,7 +195,7 @@ fn ephemeral(asked: &Asked<'_>, state: StateStorage<'_>) -> Result<bool, Refusal
     Ok(ephemeral)
 }
 
-/// The Secret and data key that stand in place of a key of ours.
+/// Returns the Secret and data key that the author gives in place of a managed key.
 fn given<'a>(asked: &Asked<'a>, mode: KeyScope) -> Result<Option<(&'a str, &'a str)>, Refusal> {
     let Some(value) = asked.get(Name::Secret) else {
         return Ok(None);
@@ -208,7 +208,7 @@ fn given<'a>(asked: &Asked<'a>, mode: KeyScope) -> Result<Option<(&'a str, &'a s
         );
         Err(asked.bad(key, &want))
     };
-    // What asks for a key of ours from further away gives way to it.
+    // A setting for managed keys from a source further away gives way to it.
     if mode == KeyScope::PerPod && beside_mode(asked, Name::Secret).is_ge() {
         return refuse(Name::Mode);
     }

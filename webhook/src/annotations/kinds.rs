@@ -1,4 +1,4 @@
-//! What `inject` asks for: which kinds of sidecar. Pure.
+//! Kinds of sidecar that `inject` asks for. Pure.
 
 use super::Refusal;
 use super::asked::{Annotation, Asked};
@@ -6,7 +6,7 @@ use super::asked::{Annotation, Asked};
 const WANT: &str =
     "want tailscale, apikey-manager, server-keys, several of these with commas, true or false";
 
-/// Says which kinds a pod asks for, or has.
+/// Kinds of sidecar that a pod asks for, or has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Kinds {
     /// The Tailscale sidecar.
@@ -18,13 +18,13 @@ pub struct Kinds {
 }
 
 impl Kinds {
-    /// Whether there is none.
+    /// Returns whether there are none.
     #[must_use]
     pub fn is_empty(self) -> bool {
         self == Self::default()
     }
 
-    /// The label's value, which metrics use too: the names joined by dots, for a comma may not be in a label.
+    /// Returns the value of the label and of metrics: names joined by dots, because a label cannot contain a comma.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         let Self {
@@ -44,7 +44,7 @@ impl Kinds {
         }
     }
 
-    /// Reads the label's value; none if it is not of ours.
+    /// Parses the label's value; `None` if Sidescale did not write it.
     pub(crate) fn of_label(text: &str) -> Option<Self> {
         let mut kinds = Self::default();
         for name in text.split('.') {
@@ -64,7 +64,7 @@ impl Kinds {
     }
 }
 
-/// What the pod itself asks for; no kind at all where it wants none.
+/// Returns what the pod itself asks for; no kinds if it opts out.
 pub(super) fn inject(asked: &Asked<'_>) -> Result<Option<Kinds>, Refusal> {
     let Some(value) = asked.get(Annotation::Inject) else {
         return Ok(None);

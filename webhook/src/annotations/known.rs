@@ -1,19 +1,19 @@
-//! The table of annotations, and what a profile says in their place. Pure.
+//! The table of annotations, and a profile's defaults for them. Pure.
 
 use crate::keys::PREFIX;
 
-/// Says how far a key of the table is built.
+/// How far a key of the table is supported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Support {
     /// Read.
     Now,
     /// Known, and refused.
     NotYet,
-    /// Written by us.
+    /// Written by Sidescale.
     Ours,
 }
 
-/// Every key, without the prefix. Those that are read come first, in the order of [`super::asked::Key`].
+/// Every key, without the prefix. Those that are read come first, in the order of [`super::asked::Annotation`].
 pub(crate) const KNOWN: [(&str, Support); 39] = [
     ("inject", Support::Now),
     ("service", Support::Now),
@@ -56,12 +56,12 @@ pub(crate) const KNOWN: [(&str, Support); 39] = [
     ("status", Support::Ours),
 ];
 
-/// Holds a profile's defaults of annotations, by their place in the table.
+/// A profile's defaults of annotations, by their index in the table.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Defaults(pub(super) Vec<(usize, String)>);
 
 impl Defaults {
-    /// The default of `name`.
+    /// Returns the default of `name`.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         let mut entries = self.0.iter();
         entries
@@ -69,14 +69,14 @@ impl Defaults {
             .map(|(_, text)| text.as_str())
     }
 
-    /// Takes one; the caller has looked `name` up.
+    /// Sets a default; the caller has looked `name` up.
     pub(crate) fn set(&mut self, name: &str, text: String) {
         let place = KNOWN.iter().position(|(known, _)| *known == name);
         self.0.extend(place.map(|place| (place, text)));
     }
 }
 
-/// Whether a key under our prefix is in the table.
+/// Returns whether a key under our prefix is in the table.
 pub(crate) fn is_known(key: &str) -> bool {
     let name = key.strip_prefix(PREFIX);
     name.is_some_and(|name| KNOWN.iter().any(|(known, _)| *known == name))

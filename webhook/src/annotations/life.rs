@@ -1,4 +1,4 @@
-//! How long a key lives and how long before its end it is renewed, within what the operator lets it. Pure.
+//! Lifetime of a key and how long before expiry it is renewed, within the operator's limits. Pure.
 
 use std::time::Duration;
 
@@ -13,33 +13,33 @@ const EXPIRATION: Duration = Duration::from_secs(2160 * 3600);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 const BUFFER: Duration = Duration::from_secs(240 * 3600);
 
-/// How long a key lives, how long before its end it is renewed, and what is to be said of it.
+/// Lifetime of a key, how long before expiry it is renewed, and the remarks on both.
 pub(super) struct KeyLifetime<'a> {
     pub(super) expiration: Duration,
     pub(super) buffer: Duration,
-    /// The buffer as its author wrote it, where that is not the operator.
+    /// The buffer as its author wrote it, unless the operator set it.
     asked: Option<(&'static str, &'a str)>,
-    /// The life as its author wrote it, where it is more than a year.
+    /// The lifetime as its author wrote it, if it is more than a year.
     long: Option<(&'static str, &'a str)>,
-    /// What of its author's words has no effect.
+    /// Remark on a value of the author that has no effect.
     vain: Option<String>,
 }
 
-/// What the operator lets the life of a key be.
+/// The operator's limits on the lifetime of a key.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds<'p> {
     least: Duration,
     most: Duration,
-    /// The longest that a renewal may have to wait for, however long the life is.
+    /// Shortest time before a renewal, unless a third of the lifetime is shorter.
     gap: Duration,
-    /// Profile whose `maxAuthKeyExpiration` is the longest life; none of a key that no profile bounds.
+    /// Profile whose `maxAuthKeyExpiration` is the longest lifetime; `None` for a key that no profile limits.
     profile: Option<&'p str>,
-    /// Whether a life outside of them is moved inside, for a pod that runs and keeps its key whatever the bounds are by now.
+    /// Whether a lifetime outside the limits is moved inside, for a running pod that keeps its key whatever the limits are by now.
     lenient: bool,
 }
 
 impl<'p> Bounds<'p> {
-    /// Those of an API key, which only its own Headscale makes.
+    /// Returns the limits of an API key, which only its own Headscale creates.
     pub(super) fn of_api_keys() -> Self {
         Self {
             least: SHORTEST_LIFE,
@@ -50,7 +50,7 @@ impl<'p> Bounds<'p> {
         }
     }
 
-    /// Those of a pre-auth key that lives `least` or longer.
+    /// Returns the limits of a pre-auth key with a lifetime of at least `least`.
     pub(super) fn of_auth_keys(
         subject: &Subject<'_>,
         least: Duration,
@@ -101,7 +101,7 @@ impl<'p> Bounds<'p> {
 }
 
 impl KeyLifetime<'_> {
-    /// A remark where the key is renewed sooner than its author can have meant.
+    /// Returns a remark if the key is renewed sooner than its author can have meant.
     pub(super) fn remark(&self) -> Option<String> {
         if self.vain.is_some() {
             return self.vain.clone();
@@ -121,7 +121,7 @@ impl KeyLifetime<'_> {
     }
 }
 
-/// The life of a key, by the keys of its length and of its buffer.
+/// Returns the lifetime of a key, from the annotations `life` and `before` (its buffer).
 pub(super) fn life<'a>(
     asked: &Asked<'a>,
     [life, before]: [Annotation; 2],
@@ -134,7 +134,7 @@ pub(super) fn life<'a>(
     };
     let buffer = match duration(asked, before)? {
         Some(given) => given,
-        // A shorter life than the usual one that its author did not choose brings a shorter buffer along.
+        // A lifetime below the usual one that the author did not choose also shortens the buffer.
         None if asked.get(life).is_none() => BUFFER.min(expiration / 3),
         None => BUFFER,
     };
@@ -190,7 +190,7 @@ fn duration(asked: &Asked<'_>, key: Annotation) -> Result<Option<Duration>, Refu
         .ok_or_else(|| asked.bad(key, forms::DURATION))
 }
 
-/// The life of a key that one pod uses once, by the key of its length: no longer than `usual`, renewed in its last third.
+/// Returns the lifetime of a single-use per-pod key: no longer than `usual`, renewed in its last third.
 pub(super) fn short_life<'a>(
     asked: &Asked<'a>,
     key: Annotation,
@@ -199,7 +199,7 @@ pub(super) fn short_life<'a>(
 ) -> Result<KeyLifetime<'a>, Refusal> {
     let most = usual.min(bounds.most).max(bounds.least);
     let given = match duration(asked, key)? {
-        // Above it a life is cut, not refused: the same annotation may stand for keys that are shared.
+        // A longer one is cut, not refused: the same annotation may apply to shared keys.
         Some(given) if given > most => given,
         Some(given) => bounds.of_life(asked, key, given)?,
         None => most,

@@ -1,4 +1,4 @@
-//! What the node is to do in the tailnet beyond being there: names, routes, arguments, a proxy for the app. Pure.
+//! Network settings of the node: DNS, routes, arguments, a proxy for the app. Pure.
 
 use super::asked::{Allowed, Annotation, Asked};
 use super::{DenyReason, Refusal};
@@ -7,7 +7,7 @@ use crate::quote;
 
 const PROXY: &str = "want a port from 1024 to 65535, such as 1055, or false";
 
-/// Arguments of `tailscale up` that annotations of their own, or we ourselves, decide.
+/// Arguments of `tailscale up` that other annotations, or Sidescale itself, set.
 const OURS: [(&str, &str); 16] = [
     ("accept-dns", "set sidescale.io/accept-dns"),
     ("accept-routes", "set sidescale.io/accept-routes"),
@@ -29,7 +29,7 @@ const OURS: [(&str, &str); 16] = [
 const KEY: &str = "the key comes from a Secret, so remove it";
 const ROUTES: &str = "routes and exit nodes are not supported yet, so remove it";
 
-/// Arguments of `tailscale up` that are on or off: Go's `flag` takes no word after one for its value.
+/// Boolean arguments of `tailscale up`: Go's `flag` takes no following word as their value.
 const SWITCHES: [&str; 9] = [
     "force-reauth",
     "json",
@@ -42,26 +42,26 @@ const SWITCHES: [&str; 9] = [
     "unattended",
 ];
 
-/// Whether `tailscale up` takes its `name` from us, and what to do instead.
+/// Returns what to do instead, if `name` is an argument of `tailscale up` that Sidescale sets.
 pub(crate) fn of_ours(name: &str) -> Option<&'static str> {
     let found = OURS.iter().find(|(ours, _)| *ours == name);
     found.map(|(_, instead)| *instead)
 }
 
-/// Whether `name` has the form of an argument's name, without dashes before it.
+/// Returns whether `name` has the form of an argument's name, without leading dashes.
 pub(crate) fn is_argument(name: &str) -> bool {
     let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     !name.is_empty() && !name.starts_with('-') && name.bytes().all(fits)
 }
 
-/// Arguments for `tailscale up`, each allowed by the profile.
+/// Returns the arguments for `tailscale up`, each allowed by the profile.
 ///
 /// They are read as Go's `flag` reads them: `-x` is `--x`, a value follows `=` or is the next word, and there is no quoting.
 pub(super) fn extra_args<'a>(asked: &Asked<'a>, profile: &Profile) -> Result<&'a str, Refusal> {
     let Some(value) = asked.get(Annotation::ExtraArgs) else {
         return Ok("");
     };
-    // `$(X)` would be replaced by the kubelet, by the key itself if X is TS_AUTHKEY.
+    // The kubelet would expand `$(X)`, to the key itself if X is TS_AUTHKEY.
     let fits = |b: u8| b == b' ' || (b.is_ascii_graphic() && !b"$\"'\\`".contains(&b));
     if !value.text.bytes().all(fits) {
         let want = "want arguments of tailscale up with spaces between them, without quotes, backslashes and $, such as --shields-up";
@@ -119,7 +119,7 @@ pub(super) fn extra_args<'a>(asked: &Asked<'a>, profile: &Profile) -> Result<&'a
     Ok(value.text)
 }
 
-/// The port of the proxy, and whether the app's containers are told of it.
+/// Returns the port of the proxy, and whether the app's containers get its environment variables.
 pub(super) fn proxy(asked: &Asked<'_>) -> Result<(Option<u16>, bool), Refusal> {
     let port = match asked.get(Annotation::Proxy) {
         None => None,
@@ -132,7 +132,7 @@ pub(super) fn proxy(asked: &Asked<'_>) -> Result<(Option<u16>, bool), Refusal> {
         }
     };
     let told = asked.switch(Annotation::ProxyEnv)?.unwrap_or(false);
-    // Where the pod says that there is no proxy, its namespace's word on telling the app means nothing.
+    // If the pod turns the proxy off, its namespace's `proxy-env` has no effect.
     if told && asked.get(Annotation::Proxy).is_none() {
         let want =
             "there is no proxy: want false, or set sidescale.io/proxy to a port such as 1055";

@@ -1,4 +1,4 @@
-//! One function per kind of value: what was asked, within what the profile allows, or a refusal. Pure.
+//! One function per kind of value: returns what was asked, within what the profile allows, or a refusal. Pure.
 
 use std::borrow::Cow;
 
@@ -14,15 +14,15 @@ pub(super) const SERVICE: &str =
 const HOSTNAME: &str = "want lower-case letters, digits, dashes, dots, {service}, {namespace}, {pod} and {node}, such as {service}-{namespace}";
 const TAGS: &str = "want tags such as tag:web,tag:prod, in lower case";
 
-/// Is what a Tailscale sidecar requests and may use: CPU, then memory.
+/// Requests and limits of a Tailscale sidecar: CPU, then memory.
 pub(super) const TAILSCALE: [(&str, &str); 2] = [("50m", "200m"), ("128Mi", "256Mi")];
 
-/// The key's tags, each allowed by the profile.
+/// Returns the key's tags, each allowed by the profile.
 pub(super) fn tags(asked: &Asked<'_>, profile: &Profile) -> Result<Vec<String>, Refusal> {
     let Some(value) = asked.get(Annotation::Tags) else {
         return Ok(Vec::new());
     };
-    // What the profile itself gives needs no leave.
+    // The profile's own tags need no permission.
     let by_profile = profile.default_of("tags").unwrap_or_default();
     let by_profile = || {
         by_profile
@@ -59,7 +59,7 @@ pub(super) fn tags(asked: &Asked<'_>, profile: &Profile) -> Result<Vec<String>, 
     Ok(tags)
 }
 
-/// How the key reaches the sidecar, and whether the pod itself says so.
+/// Returns how the key reaches the sidecar, and whether the pod itself asks for it.
 pub(super) fn delivery(asked: &Asked<'_>) -> Result<(Delivery, bool), Refusal> {
     let Some(value) = asked.get(Annotation::Delivery) else {
         return Ok((Delivery::Env, false));
@@ -81,7 +81,7 @@ pub(super) fn only_what_is_built(asked: &Asked<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether the sidecar is a native one, and whether the app waits for it.
+/// Returns whether the sidecar is a native one, and whether the app waits for it.
 pub(super) fn start(asked: &Asked<'_>) -> Result<(bool, bool), Refusal> {
     let native = asked.switch(Annotation::NativeSidecar)?.unwrap_or(true);
     let wait = asked.switch(Annotation::Wait)?.unwrap_or(false);
@@ -93,7 +93,7 @@ pub(super) fn start(asked: &Asked<'_>) -> Result<(bool, bool), Refusal> {
     Ok((native, wait))
 }
 
-/// The image, where the profile allows it.
+/// Returns the image, if the profile allows it.
 pub(super) fn image<'a>(asked: &Asked<'a>, profile: &'a Profile) -> Result<&'a str, Refusal> {
     let Some(value) = asked.get(Annotation::Image) else {
         return Ok(&profile.image);
@@ -103,7 +103,7 @@ pub(super) fn image<'a>(asked: &Asked<'a>, profile: &'a Profile) -> Result<&'a s
         return Err(asked.bad(Annotation::Image, forms::IMAGE));
     }
     let allows = |allowed: &String| match allowed.strip_suffix('*') {
-        // Behind a tag's or a digest's beginning nothing makes it another image's.
+        // After the beginning of a tag or digest nothing can make it a different image.
         Some(beginning) => image
             .strip_prefix(beginning)
             .is_some_and(|rest| beginning.ends_with('/') || !rest.contains('/')),
@@ -128,7 +128,7 @@ pub(super) fn image<'a>(asked: &Asked<'a>, profile: &'a Profile) -> Result<&'a s
     Err(asked.refuse(DenyReason::NotAllowed, Annotation::Image, &want))
 }
 
-/// The name in the tailnet.
+/// Returns the hostname in the tailnet.
 pub(super) fn hostname<'a>(
     subject: &Subject<'a>,
     asked: &Asked<'a>,
@@ -156,7 +156,7 @@ pub(super) fn hostname<'a>(
     Ok(identity::hostname(default, names))
 }
 
-/// The sidecar's requests and limits.
+/// Returns the sidecar's requests and limits.
 pub(super) fn resources<'a>(
     asked: &Asked<'a>,
     [cpu, memory]: [(&'static str, &'static str); 2],
@@ -175,7 +175,7 @@ pub(super) fn resources<'a>(
                 defaults: (&'a str, &'a str),
                 want|
      -> Result<(&'a str, &'a str), Refusal> {
-        // Our own need no look.
+        // Our defaults need no check.
         if asked.get(request).is_none() && asked.get(limit).is_none() {
             return Ok(defaults);
         }

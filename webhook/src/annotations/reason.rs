@@ -1,53 +1,53 @@
-//! Why a pod is denied or left alone: bounded labels, and the text its author reads. Pure.
+//! Reasons why a pod is denied or skipped: bounded labels, and the text for its author. Pure.
 
-/// Says why a pod is denied, with the text its author reads.
+/// Reason why a pod is denied, with the text for its author.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Kind of trouble, a bounded label.
+    /// Kind of problem, a bounded label.
     pub reason: DenyReason,
     /// Names the annotation, the value, what is accepted and what to do.
     pub message: String,
 }
 
-/// Why a pod is denied.
+/// Reason why a pod is denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DenyReason {
     /// An annotation's value cannot be read.
     BadValue,
-    /// No container of the pod can be told to be Headscale, or it is not made as it would have to be.
+    /// No container of the pod can be identified as Headscale, or it lacks what injection requires.
     NoHeadscale,
     /// The profile or control plane does not allow it, or does not exist.
     NotAllowed,
     /// No service name can be derived.
     NoService,
-    /// Known, and not built yet.
+    /// Known, but not supported yet.
     NotSupported,
-    /// The pod has more of something than is looked at, and than any real pod has.
+    /// The pod has more of something than is read, and more than any real pod has.
     TooLarge,
 }
 
-/// Why a pod is left alone.
+/// Reason why a pod is skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SkipReason {
-    /// Our receipt and container are there.
+    /// Our receipt and container are present.
     AlreadyInjected,
     /// `inject: "false"`, or the namespace is disabled.
     Disabled,
-    /// A container made by hand does the sidecar's work.
+    /// A hand-written container does the sidecar's work.
     HandMade,
     /// `hostNetwork: true`.
     HostNetwork,
-    /// The author has to mend something, and the profile says that the pod starts all the same.
+    /// The author has to correct something, and the profile lets the pod start anyway.
     Invalid,
     /// A mirror pod of a static pod.
     MirrorPod,
-    /// A container or volume has a name of ours.
+    /// A container or volume has a name that Sidescale uses.
     NameTaken,
-    /// Opted in by its namespace, and no service name can be derived.
+    /// Its namespace opts in, and no service name can be derived.
     NoService,
     /// Nothing asks for a sidecar.
     NotRequested,
-    /// Not a pod's creation.
+    /// Not the creation of a pod.
     NotAPodCreate,
     /// The operator stopped all injection.
     SwitchedOff,
@@ -56,7 +56,7 @@ pub enum SkipReason {
 }
 
 impl DenyReason {
-    /// The bounded label for metrics and audit annotations.
+    /// Returns the bounded label for metrics and audit annotations.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -71,7 +71,7 @@ impl DenyReason {
 }
 
 impl SkipReason {
-    /// What the pod's creator is warned of; nothing where leaving it alone is what was asked.
+    /// Returns the warning for the pod's creator; nothing if skipping is what was asked.
     pub(crate) fn remark(self) -> Option<&'static str> {
         match self {
             Self::HostNetwork => {
@@ -90,7 +90,7 @@ impl SkipReason {
             Self::NotRequested => Some(
                 "no sidecar: nothing asks for one, set annotation 'sidescale.io/inject' to 'tailscale'",
             ),
-            // What was made by hand, or is wrong, is named where it is found.
+            // Hand-written or invalid configuration is named where it is found.
             Self::HandMade
             | Self::Invalid
             | Self::AlreadyInjected
@@ -100,7 +100,7 @@ impl SkipReason {
         }
     }
 
-    /// The bounded label for metrics, audit annotations and the receipt.
+    /// Returns the bounded label for metrics, audit annotations and the receipt.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! Where a node's state is kept, and what that says of its key. Pure.
+//! Where a node's state is stored, and what follows for its key. Pure.
 
 use super::asked::{Annotation, Asked};
 use super::{Refusal, Subject};
@@ -6,18 +6,18 @@ use crate::forms;
 
 const STATE: &str = "want emptydir, memory or volume:<name of one of the pod's volumes>";
 
-/// Says where a node keeps who it is.
+/// Where a node stores its identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StateStorage<'a> {
-    /// In a volume that ends with the pod: a restarted container is the same node.
+    /// In a volume deleted with the pod: a restarted container is the same node.
     EmptyDir,
     /// Nowhere: a restarted container is a new node.
     Memory,
-    /// In a volume of the pod's own: the next pod of that name is the same node.
+    /// In a volume of the pod's own: the next pod with that name is the same node.
     Volume(&'a str),
 }
 
-/// Where the state is.
+/// Returns where the state is stored.
 pub(super) fn state<'a>(
     subject: &Subject<'a>,
     asked: &Asked<'a>,

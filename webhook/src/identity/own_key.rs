@@ -1,4 +1,4 @@
-//! How the key of one single pod is named, before the pod has a name of its own. Pure.
+//! Data key of a per-pod key, derived before the pod has a name. Pure.
 
 use std::fmt::Write;
 
@@ -6,16 +6,16 @@ use sha2::{Digest, Sha256};
 
 use super::data_key;
 
-/// Is the Secret that holds the keys of single pods, in the namespace of each.
+/// Name of the Secret with the per-pod keys, in the namespace of the pods.
 pub const POD_SECRET: &str = "headscale-pod-auth-keys";
 
-/// Is how many hex digits tell the keys of a service's pods apart.
+/// Number of hex digits that distinguish the keys of a service's pods.
 const DIGITS: usize = 12;
 
-/// Names the data key of one pod's own key, `<service>-<12 digits>-authkey`, by the uid of the request that makes the pod.
+/// Returns the data key of a per-pod key, `<service>-<12 digits>-authkey`, from the uid of the request that creates the pod.
 ///
-/// The digits come before the control plane's name, as if they were the end of the service's: in a Secret that holds
-/// nothing but such keys, two of them never meet.
+/// The digits come before the control plane's name, as if they were the end of the service's: in a Secret with only
+/// such keys, no two are equal.
 #[must_use]
 pub fn pod_data_key(service: &str, request: &str, control_plane: &str) -> String {
     let mut owner = String::with_capacity(service.len() + 1 + DIGITS);
@@ -23,7 +23,7 @@ pub fn pod_data_key(service: &str, request: &str, control_plane: &str) -> String
     owner.push('-');
     let digits = request.chars().filter(|c| *c != '-');
     owner.extend(digits.clone().take(DIGITS));
-    // The API server sends a UUID; what is none has digits of its own.
+    // The API server sends a UUID; for anything else the digits come from a hash.
     let fits = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
     if digits.clone().count() < DIGITS || !digits.take(DIGITS).all(fits) {
         owner.truncate(service.len() + 1);
@@ -34,7 +34,7 @@ pub fn pod_data_key(service: &str, request: &str, control_plane: &str) -> String
     data_key(&owner, control_plane)
 }
 
-/// The digits in a data key that [`pod_data_key`] has named for this service; with them it names the same again.
+/// Returns the digits in a data key that [`pod_data_key`] returned for this service; with them it returns the same again.
 #[must_use]
 pub fn digits_of<'k>(data_key: &'k str, service: &str, control_plane: &str) -> Option<&'k str> {
     let digits = data_key.strip_prefix(service)?.strip_prefix('-')?;

@@ -1,4 +1,4 @@
-//! What a pod's spec adds to the decision: which kinds stay, and how each of them fits in. Pure.
+//! Applies a pod's spec to the decision: which kinds remain, and how each of them is placed. Pure.
 
 use crate::annotations::{
     AuthKeyRef, DenyReason, Injection, Refusal, SkipReason, StateStorage, Tailscale,
@@ -15,32 +15,32 @@ const HAND_MADE_MANAGER: &str = "no apikey-manager: a container of the pod is on
 const HAND_MADE_TAILSCALE: &str = "no Tailscale sidecar: a container of the pod is named tailscale, ts-sidecar or tailscale-sidecar; remove it, or this kind from annotation 'sidescale.io/inject'";
 const HAND_MADE_KEYS: &str = "no server keys: the pod mounts every one of these files already; remove the mounts, or this kind from annotation 'sidescale.io/inject'";
 
-/// Bounds how many volumes a message names.
+/// Maximum number of volumes that a message names.
 const MOST_NAMES: usize = 16;
 
-/// What only the pod's spec decides.
+/// Placement of the sidecars, as the pod's spec requires.
 #[derive(Default)]
 pub(crate) struct SidecarPlacement<'a> {
     pub(crate) tailscale: Option<tailscale::TailscalePlacement>,
     pub(crate) apikey_manager: Option<apikey_manager::ApiKeyManagerPlacement<'a>>,
     pub(crate) server_keys: Option<server_keys::ServerKeysPlacement<'a>>,
-    /// What the app's containers are told of the proxy.
+    /// Proxy variables that the app's containers get.
     pub(crate) proxy_env: Vec<proxy_env::Missing<'a>>,
     pub(crate) pull_secrets: PullSecrets<'a>,
-    /// What the author is warned of.
+    /// Warnings for the author.
     pub(crate) remarks: Vec<String>,
 }
 
-/// The Secrets that our images are pulled with.
+/// Secrets that our images are pulled with.
 #[derive(Default)]
 pub(crate) struct PullSecrets<'a> {
-    /// Whether the pod has a list of its own.
+    /// Whether the pod has its own list.
     pub(crate) present: bool,
-    /// Those that are not in it.
+    /// Secrets missing from that list.
     pub(crate) missing: Vec<&'a str>,
 }
 
-/// What in a pod's spec stands against the injection that its metadata asks for.
+/// Reason in a pod's spec against the injection that its metadata asks for.
 pub(super) enum Obstacle {
     Deny(Refusal),
     Skip(SkipReason),
@@ -52,7 +52,7 @@ impl From<Refusal> for Obstacle {
     }
 }
 
-/// Refuses a pod with more containers than any real one has, before more of them is read.
+/// Refuses a pod with more containers than any real one has, before reading more of them.
 pub(super) fn refuse_what_is_too_large(spec: &Spec<'_>) -> Result<(), Refusal> {
     let containers = spec.containers();
     if containers <= MOST_CONTAINERS {
@@ -67,7 +67,7 @@ pub(super) fn refuse_what_is_too_large(spec: &Spec<'_>) -> Result<(), Refusal> {
     })
 }
 
-/// Takes out of the injection what this pod cannot have, with a remark each; if nothing is left, says why.
+/// Removes from the injection what this pod does not support, with a remark each; if nothing remains, returns why.
 pub(super) fn prune(
     injection: &mut Injection<'_>,
     spec: &Spec<'_>,
@@ -112,7 +112,7 @@ pub(super) fn prune(
     left(injection, dropped)
 }
 
-/// Keeps the remarks; fails if nothing is left to inject.
+/// Keeps the remarks; fails if nothing remains to inject.
 fn left(
     injection: &mut Injection<'_>,
     mut dropped: Vec<(SkipReason, Option<&str>)>,
@@ -127,7 +127,7 @@ fn left(
     }
 }
 
-/// Fits what is left into the pod.
+/// Places what remains in the pod.
 pub(super) fn fit<'a>(
     injection: &mut Injection<'a>,
     spec: &Spec<'_>,
@@ -223,7 +223,7 @@ fn fit_tailscale(
     })
 }
 
-/// The volume has to be there, to keep the state as long as the node is to be known, and to let the sidecar write.
+/// Checks the volume: it has to exist, store the state as long as the node is to be known, and be writable by the sidecar.
 fn check_state(
     sidecar: &Tailscale<'_>,
     details: &Details<'_>,
@@ -270,14 +270,14 @@ fn check_state(
     Ok(())
 }
 
-/// No container that runs beside ours may have the port that the proxy is to listen on.
+/// Checks that no container running beside ours has the port of the proxy.
 fn check_proxy(sidecar: &Tailscale<'_>, details: &Details<'_>) -> Result<(), Refusal> {
     let Some(port) = sidecar.proxy else {
         return Ok(());
     };
     let spec = &details.spec;
     let has = |container: &&pod::ContainerDetails<'_>| container.has_port(port);
-    // A native sidecar of ours starts before every other init container.
+    // Our native sidecar starts before every other init container.
     let init = spec.init_containers.iter().flatten();
     let mut init = init.filter(|_| sidecar.native);
     let mut running = spec.containers.iter().chain(spec.native_sidecars());
@@ -297,7 +297,7 @@ fn check_proxy(sidecar: &Tailscale<'_>, details: &Details<'_>) -> Result<(), Ref
     }
 }
 
-/// The pod has to have the volumes that its profile mounts into the sidecar.
+/// Checks that the pod has the volumes that its profile mounts into the sidecar.
 fn check_overlay(
     profile: &str,
     sidecar: &Tailscale<'_>,

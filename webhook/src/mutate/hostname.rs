@@ -1,10 +1,10 @@
-//! Whether the name that a pod's node will ask for belongs to another service. Pure.
+//! Whether another service owns the hostname that a pod's node will ask for. Pure.
 
 use crate::annotations::Injection;
 use crate::hostnames::ClaimedHostnames;
 use crate::profile::Policy;
 
-/// Says that it does, and never whose it is; nothing where only the kubelet knows the name.
+/// Returns a warning if so, which never names the owner; `None` if only the kubelet knows the hostname.
 pub(super) fn remark(
     injection: &Injection<'_>,
     namespace: &str,

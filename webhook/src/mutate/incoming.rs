@@ -1,4 +1,4 @@
-//! A pod that is being created, and the answer to it. Pure.
+//! A pod that is being created, and its answer. Pure.
 
 use super::fit::{Obstacle, SidecarPlacement, fit, prune, refuse_what_is_too_large};
 use super::hostname;
@@ -19,12 +19,12 @@ use crate::quote;
 use crate::review::{AuditAnnotations, Response, Status, reply};
 use crate::sidecar::Receipt;
 
-/// Is the longest list of volumes for the autoscaler that is added to: the patch repeats it.
+/// Longest list of volumes for the autoscaler that is added to: the patch repeats it.
 const LONGEST_LIST: usize = 16 << 10;
 
 /// A pod that is being created, or that a workload's controller will create.
 pub(crate) struct Incoming<'a> {
-    /// Where more of it can be read.
+    /// Source to read more of the pod from.
     pub(crate) source: Source<'a>,
     pub(crate) uid: &'a str,
     pub(crate) namespace: &'a str,
@@ -33,11 +33,11 @@ pub(crate) struct Incoming<'a> {
     pub(crate) namespace_metadata: Option<&'a NamespaceMetadata>,
     pub(crate) opt_in: OptIn,
     pub(crate) caller: Caller,
-    /// Which names in the tailnet belong to whom; none where the answer reaches nobody who could choose another.
+    /// Owners of the hostnames in the tailnets; `None` if the answer reaches no one who could choose another.
     pub(crate) hostnames: Option<&'a ClaimedHostnames>,
-    /// Bounds what is told; without it everything is.
+    /// Limits what the caller is shown; `None` shows everything.
     pub(crate) told: Option<PublicReply>,
-    /// Whether all is said, also of a pod that bears our receipt already: to find out what may be told.
+    /// Whether to return all messages, even for a pod that already has our receipt: to find out what may be shown.
     pub(crate) says_all: bool,
 }
 
@@ -45,7 +45,7 @@ impl Incoming<'_> {
     /// Decides, and answers with what the caller may know.
     ///
     /// # Errors
-    /// If a second look at the pod finds a field of the wrong kind.
+    /// If a field read later from the pod is of the wrong kind.
     pub(crate) fn answer(self, policy: &Policy) -> serde_json::Result<ReviewOutcome> {
         let outcome = self.decided(policy)?;
         let says = outcome.message.is_some() || !outcome.warnings.is_empty();
@@ -54,7 +54,7 @@ impl Incoming<'_> {
         }) else {
             return Ok(outcome);
         };
-        // What is said of the same pod in a namespace without annotations depends on none.
+        // The answer to the same pod in a namespace without annotations depends on no annotation of a namespace.
         let bare = NamespaceMetadata {
             annotations: [].into(),
             ..metadata.clone()
@@ -84,7 +84,7 @@ impl Incoming<'_> {
         }
         let (no_annotations, no_labels) = (Annotations::default(), ServiceLabels::default());
         let annotations = annotations.unwrap_or(&no_annotations);
-        // A selector may ask for any label, which is rare: so only then there is a second look.
+        // A selector may ask for any label, which is rare: only then the pod is parsed a second time.
         let all = if policy.has_pod_selectors() && self.opt_in == OptIn::Namespace {
             let wanted: Vec<&str> = policy.pod_labels().into_iter().collect();
             Some(self.source.labels(&wanted)?)
@@ -122,7 +122,7 @@ impl Incoming<'_> {
             Decision::Warn(refusal) => return Ok(self.warn(refusal, unknown)),
             Decision::Inject(injection) => injection,
         };
-        // The answer depends on the named namespace, and so is for a caller that may know that.
+        // The answer depends on the named namespace: only for a caller that may know that.
         if let (Some(hostnames), Caller::Verified) = (self.hostnames, self.caller) {
             let remark = hostname::remark(&injection, self.namespace, hostnames, policy);
             injection.remarks.extend(remark);
@@ -132,7 +132,7 @@ impl Incoming<'_> {
         if let Err(refusal) = too_large {
             return Ok(self.refuse(refusal, policy, injection.profile, unknown));
         }
-        // Such a pod gets its key as a file, whose mode is the pod's group's.
+        // Such a pod gets its key as a file, whose mode depends on the pod's group.
         let shares = self.spec.share_process_namespace == Some(true);
         let details = if injection.needs_details() || shares {
             self.source.details()?
@@ -152,7 +152,7 @@ impl Incoming<'_> {
         })
     }
 
-    /// Denies the pod, or lets it pass with a warning where the profile says so.
+    /// Denies the pod, or allows it with a warning if the profile says so.
     fn refuse(
         &self,
         refusal: Refusal,
@@ -167,7 +167,7 @@ impl Incoming<'_> {
         }
     }
 
-    /// Whether this is our own output, come back.
+    /// Returns whether the pod is our own output, submitted again.
     fn is_ours(&self) -> bool {
         let labels = self.metadata.labels.as_ref();
         let label = labels.and_then(|labels| labels.sidecar.as_deref());
@@ -232,7 +232,7 @@ impl Incoming<'_> {
         }
     }
 
-    /// Leaves the pod alone; an annotated one is told why.
+    /// Skips the pod; an annotated one gets the reason.
     fn skip(&self, reason: SkipReason, unknown: Vec<String>, remarks: &[String]) -> ReviewOutcome {
         let verdict = Verdict::Skip(reason);
         let annotations = self.metadata.annotations.as_ref();
@@ -270,7 +270,7 @@ impl Incoming<'_> {
         }
     }
 
-    /// Leaves alone a pod whose author has to mend something.
+    /// Skips a pod whose author has to correct something.
     fn warn(&self, refusal: Refusal, unknown: Vec<String>) -> ReviewOutcome {
         let (message, withheld) = self.message(refusal.message);
         // Helm escapes double quotes in what it shows.
@@ -309,7 +309,7 @@ impl Incoming<'_> {
         }
     }
 
-    /// What the caller is told of a mistake, and what only the log is.
+    /// Returns the message of a mistake for the caller, and the withheld one for the log.
     fn message(&self, message: String) -> (String, Option<String>) {
         let Some(told) = &self.told else {
             return (message, None);
@@ -319,7 +319,7 @@ impl Incoming<'_> {
         (said, withheld)
     }
 
-    /// Those of the texts that the caller is told.
+    /// Returns those of the texts that the caller may see.
     fn told(&self, texts: &[String]) -> Vec<String> {
         match &self.told {
             Some(told) => told.texts(texts),
@@ -327,7 +327,7 @@ impl Incoming<'_> {
         }
     }
 
-    /// Whether the receipt says that the namespace was not known.
+    /// Returns whether the receipt says that the namespace was not known.
     fn namespace_unknown(&self) -> bool {
         match self.caller {
             Caller::Verified => self.namespace_metadata.is_none(),
@@ -335,7 +335,7 @@ impl Incoming<'_> {
         }
     }
 
-    /// Lets the pod pass without a word, not even in the audit log, where a second pass would contradict the first.
+    /// Allows the pod without a message, not even in the audit log, where a second pass would contradict the first.
     fn quiet(&self, reason: SkipReason) -> ReviewOutcome {
         let response = Response {
             allowed: true,

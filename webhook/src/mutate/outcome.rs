@@ -1,58 +1,58 @@
-//! What became of a pod, and the answer that says so. Pure.
+//! Outcome for a pod, and its answer. Pure.
 
 use crate::annotations::{DenyReason, Kinds, SkipReason};
 
-/// Says which entry of the webhook configuration a review came through, which its path shows.
+/// Entry of the webhook configuration that a review came through, known from its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OptIn {
     /// `/mutate/namespace`: the namespace's label asks for a sidecar in every pod.
     Namespace,
-    /// `/mutate/pod`: the pod has an annotation of ours.
+    /// `/mutate/pod`: the pod has an annotation of Sidescale.
     Pod,
 }
 
-/// Sums up what became of a pod; counted and logged.
+/// Outcome for a pod; counted and logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The author has to mend something.
+    /// Denied: the author has to correct something.
     Deny(DenyReason),
     /// Patched.
     Inject,
-    /// Left alone.
+    /// Skipped.
     Skip(SkipReason),
 }
 
-/// Holds the answer to one review, and what a log line and the metrics need of it.
+/// Answer to one review, with what a log line and the metrics need.
 #[derive(Clone, Debug)]
 pub struct ReviewOutcome {
     /// The AdmissionReview to send, as JSON.
     pub reply: Vec<u8>,
-    /// What became of the pod.
+    /// Outcome for the pod.
     pub verdict: Verdict,
-    /// What was put into it.
+    /// Kinds injected into it.
     pub kinds: Kinds,
-    /// Bytes of the patch before base64; 0 where there is none.
+    /// Bytes of the patch before base64; 0 if there is none.
     pub patch_bytes: usize,
     /// The request's namespace.
     pub namespace: String,
     /// The pod's name, or its `generateName`.
     pub pod: String,
-    /// The service, where one was found.
+    /// The service, if one was found.
     pub service: Option<String>,
-    /// The profile, where the pod was injected.
+    /// The profile, if the pod was injected.
     pub profile: Option<String>,
-    /// What the author of a denied pod is told.
+    /// Message for the author of a denied pod.
     pub message: Option<String>,
-    /// The reason of a denial, for the log alone, where its author is told less.
+    /// Reason of a denial, only for the log, if its author is shown less.
     pub withheld: Option<String>,
-    /// One remark for each key under our prefix that nothing knows, with the nearest that something does.
+    /// One remark for each unknown key under our prefix, with the nearest known one.
     pub unknown: Vec<String>,
-    /// What the pod's creator is warned of, those remarks first.
+    /// Warnings for the pod's creator, those remarks first.
     pub warnings: Vec<String>,
 }
 
 impl Verdict {
-    /// The bounded label `verdict`.
+    /// Returns the bounded label `verdict`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -62,7 +62,7 @@ impl Verdict {
         }
     }
 
-    /// The bounded label `reason`.
+    /// Returns the bounded label `reason`.
     #[must_use]
     pub fn reason(self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! What a caller is told whom nobody vouches for: nothing that only the annotations of the named namespace say. Pure.
+//! Answer to an unverified caller: reveals nothing that depends on the annotations of the named namespace. Pure.
 
 use super::outcome::ReviewOutcome;
 use crate::quote;
@@ -11,7 +11,7 @@ pub(crate) struct PublicReply {
 }
 
 impl PublicReply {
-    /// What was said there.
+    /// Returns the texts of that answer.
     pub(super) fn of(plain: ReviewOutcome) -> Self {
         let ReviewOutcome {
             message, warnings, ..
@@ -22,7 +22,7 @@ impl PublicReply {
         }
     }
 
-    /// Whether an answer says no more than that.
+    /// Returns whether an answer says no more than that one.
     pub(super) fn covers(&self, outcome: &ReviewOutcome) -> bool {
         let message = outcome.message.is_none() || outcome.message == self.message;
         message
@@ -32,7 +32,7 @@ impl PublicReply {
                 .all(|text| self.texts.contains(text))
     }
 
-    /// The message of a denial, or one that names no value in its place.
+    /// Returns the message of a denial if it may be shown, otherwise one that names no value.
     pub(super) fn message(&self, message: &str, namespace: &str) -> String {
         if self.message.as_deref() == Some(message) {
             message.to_owned()
@@ -41,14 +41,14 @@ impl PublicReply {
         }
     }
 
-    /// Those of the texts that may be told.
+    /// Returns those of the texts that may be shown.
     pub(super) fn texts(&self, texts: &[String]) -> Vec<String> {
         let told = texts.iter().filter(|text| self.texts.contains(text));
         told.cloned().collect()
     }
 }
 
-/// Says where the author of a pod finds what is not told.
+/// Returns a message about where the author of a pod finds what is withheld.
 pub(super) fn withheld(namespace: &str) -> String {
     let namespace = quote::shown(namespace);
     format!(

@@ -1,4 +1,4 @@
-//! Where more of a pod is read than decides most: the review of its creation, or the template that it will be made from.
+//! Sources for more of a pod than most decisions need: the review of its creation, or the template that it will be created from.
 //! Pure.
 
 use std::borrow::Cow;
@@ -10,10 +10,10 @@ use crate::pod::{AllLabels, Controller, Details, Labelled, Metadata, Spec, Unrea
 use crate::review::{Review, read};
 use crate::text::Text;
 
-/// Labels that a service is read from.
+/// Labels that a service is derived from.
 const HASHES: [&str; 2] = ["pod-template-hash", "rollouts-pod-template-hash"];
 
-/// Where the pod is.
+/// Source of the pod.
 pub(crate) enum Source<'a> {
     /// In the review of its creation.
     Review(&'a [u8]),
@@ -21,7 +21,7 @@ pub(crate) enum Source<'a> {
     Template(&'a Template<'a>),
 }
 
-/// What the pods of a workload will be made from.
+/// The template of a workload's pods.
 pub(crate) struct Template<'a> {
     pub(crate) metadata: Option<&'a RawValue>,
     pub(crate) spec: Option<&'a RawValue>,
@@ -29,17 +29,17 @@ pub(crate) struct Template<'a> {
     pub(crate) claims: Option<&'a RawValue>,
     /// Kind and name of the controller.
     pub(crate) owner: (&'static str, String),
-    /// The pod's own name, where it is known.
+    /// The pod's own name, if it is known.
     pub(crate) name: Option<String>,
     /// Whether the controller labels them with the template's hash.
     pub(crate) hashed: bool,
 }
 
 impl<'a> Source<'a> {
-    /// Reads the labels that are wanted, and those that a service is read from.
+    /// Reads the `wanted` labels, and those that a service is derived from.
     ///
     /// # Errors
-    /// If they are no map of strings.
+    /// If the labels are no map of strings.
     pub(super) fn labels<'w>(&self, wanted: &[&'w str]) -> serde_json::Result<AllLabels<'w>>
     where
         'a: 'w,
@@ -55,7 +55,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Reads what is to be known where the pod's containers are touched.
+    /// Reads the details needed to change the pod's containers.
     ///
     /// # Errors
     /// If a field is of the wrong kind.
@@ -71,7 +71,7 @@ impl<'a> Source<'a> {
 }
 
 impl<'a> Template<'a> {
-    /// The metadata of a pod, as its controller would write it.
+    /// Returns the metadata of a pod, as its controller would write it.
     ///
     /// # Errors
     /// If a field is of the wrong kind.
@@ -88,7 +88,7 @@ impl<'a> Template<'a> {
         Ok(metadata)
     }
 
-    /// The spec of a pod.
+    /// Returns the spec of a pod.
     ///
     /// # Errors
     /// If a field is of the wrong kind.
@@ -116,14 +116,14 @@ impl<'a> Template<'a> {
         let mut details = Details {
             spec: parts(self.spec)?,
         };
-        // Written before any webhook is asked.
+        // The API server sets it before it calls webhooks.
         details.spec.service_account_name.get_or_insert_default();
         details.spec.claims = self.claims;
         Ok(details)
     }
 }
 
-/// The hash stands for the one that the controller will write.
+/// Returns a placeholder for the hash that the controller will write.
 fn hash<'a>() -> Text<'a> {
     Text(Cow::Borrowed("0"))
 }

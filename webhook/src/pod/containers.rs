@@ -1,4 +1,4 @@
-//! What a list of containers comes to: our names, the ports, the class of service. Nothing of a container is kept. Pure.
+//! Summary of a list of containers: our names, the ports, the class of service. No container is stored. Pure.
 
 use std::fmt;
 
@@ -10,25 +10,25 @@ use crate::json::each_item;
 use crate::keys::{CONTAINER, MANAGER};
 use crate::text::Name;
 
-/// Is the first port that the sidecar's health check may take, tailscale's own default.
+/// First port for the sidecar's health check, tailscale's own default.
 pub(crate) const FIRST_PORT: u16 = 9002;
 const PORTS: u16 = 64;
 
-/// Names that a Tailscale sidecar has: ours, and those of the manuals and of other tools.
+/// Container names of a Tailscale sidecar: ours, and those in the manuals and of other tools.
 const HAND_MADE: [&str; 3] = [CONTAINER, "ts-sidecar", "tailscale-sidecar"];
 
-/// Sums up a list of containers.
+/// Summary of a list of containers.
 #[derive(Debug)]
 pub(crate) struct Containers {
-    /// Whether one is named as a Tailscale sidecar is, ours or one made by hand.
+    /// Whether one has the name of a Tailscale sidecar, ours or a hand-written one.
     pub(crate) tailscale: bool,
-    /// Whether one is named as the manager of the API key is.
+    /// Whether one has the name of the API key's manager.
     pub(crate) manager: bool,
     /// How many there are.
     pub(crate) count: usize,
-    /// Whether each has requests that are its limits.
+    /// Whether the requests of each equal its limits.
     pub(crate) guaranteed: bool,
-    /// Bit n: something listens, or is probed, at `FIRST_PORT` + n.
+    /// Bit n: something listens on, or is probed at, port `FIRST_PORT` + n.
     taken: u64,
 }
 
@@ -67,7 +67,7 @@ struct Target {
     port: Option<PodPort>,
 }
 
-/// A port by number; 0 where it is named.
+/// A port number; 0 for a named port.
 struct PodPort(u64);
 
 #[derive(Default, Deserialize)]
@@ -84,11 +84,11 @@ struct Amounts {
     memory: Option<Amount>,
 }
 
-/// A quantity in billionths; none where it cannot be read.
+/// A quantity in billionths; `None` if it cannot be parsed.
 struct Amount(Option<u128>);
 
 impl Containers {
-    /// A port that none of these uses, and that is not `other`.
+    /// Returns a port that none of these uses, and that is not `other`.
     pub(crate) fn free_port(lists: [Option<&Self>; 2], other: Option<u16>) -> Option<u16> {
         let other = other.map_or(0, |port| PodPort(u64::from(port)).bit());
         let taken = lists
@@ -110,7 +110,7 @@ impl ContainerNeeds {
         let requests = self.requests.as_ref();
         let equal = |request: Option<&Amount>, limit: Option<&Amount>| {
             let limit = limit.and_then(|limit| limit.0).filter(|limit| *limit > 0);
-            // A request that is not given is the limit.
+            // Without a request, the limit is the request.
             limit.is_some() && request.is_none_or(|request| request.0 == limit)
         };
         equal(

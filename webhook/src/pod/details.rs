@@ -1,5 +1,5 @@
-//! The fuller view of a pod: read only where something is done to its containers, which is rare. Lists in it are put by
-//! as they are written, and read where they are asked for: nothing of them is kept. Pure.
+//! The fuller view of a pod: read only if its containers are changed, which is rare. Lists are stored as raw JSON and
+//! parsed when needed; nothing of them is kept. Pure.
 
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny};
@@ -9,7 +9,7 @@ use crate::json::{each_item, each_of};
 use crate::keys::MANAGER;
 use crate::text::{Name, Text};
 
-/// Holds what is to be known of a pod whose own containers are touched; it has at most [`super::MOST_CONTAINERS`].
+/// Details of a pod whose own containers are changed; it has at most [`super::MOST_CONTAINERS`].
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Details<'a> {
@@ -62,15 +62,15 @@ struct Image(bool);
 #[derive(Debug)]
 struct Words(bool);
 
-/// Whether it is started again whatever becomes of it.
+/// Whether the container is always restarted.
 #[derive(Debug)]
 struct RestartPolicy(bool);
 
-/// Whether there is any.
+/// Whether there are any sources.
 #[derive(Debug)]
 struct Sources(bool);
 
-/// Which of the proxy's variables a container has.
+/// The proxy variables that a container has.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ProxyVariables([bool; Self::PROXY.len()]);
 
@@ -89,7 +89,7 @@ struct VolumeClaim<'a> {
     metadata: Option<NamedEntry<'a>>,
 }
 
-/// A volume, as far as what it is says what becomes of a file in it.
+/// A volume, as far as its type determines how long a file in it is kept.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct PodVolume<'a> {
@@ -105,14 +105,14 @@ struct PodVolume<'a> {
     secret: Option<IgnoredAny>,
 }
 
-/// How long a file stays in a volume, with what the volume is.
+/// How long a volume keeps a file, with the type of the volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Keeps {
-    /// It cannot be written.
+    /// The volume is not writable.
     Nothing(&'static str),
-    /// As long as the pod is there.
+    /// Until the pod is deleted.
     ForThePod(&'static str),
-    /// For the pods that follow.
+    /// For later pods too.
     ForThoseAfter,
 }
 
@@ -122,14 +122,14 @@ struct PortDetails {
     container_port: Option<u64>,
 }
 
-/// Who a pod or a container runs as.
+/// User and group of a pod or a container.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct SecurityContext {
     pub(crate) run_as_user: Option<i64>,
     pub(crate) run_as_group: Option<i64>,
     pub(crate) run_as_non_root: Option<bool>,
-    /// Only a pod has it.
+    /// Only set on a pod.
     pub(crate) fs_group: Option<i64>,
 }
 
@@ -147,13 +147,13 @@ pub(crate) struct Mount<'a> {
 }
 
 impl<'a> PodDetails<'a> {
-    /// The containers that run beside the app's: native sidecars. Other init containers are over by then.
+    /// Returns the containers that run beside the app's: native sidecars. Other init containers have finished by then.
     pub(crate) fn native_sidecars(&self) -> impl Iterator<Item = &ContainerDetails<'a>> {
         let init = self.init_containers.iter().flatten();
         init.filter(|container| matches!(container.restart_policy, Some(RestartPolicy(true))))
     }
 
-    /// How long a file stays in the volume of this name; none if there is no such volume.
+    /// Returns how long the volume with this name keeps a file; `None` if there is no such volume.
     pub(crate) fn keeps(&self, name: &str) -> Option<Keeps> {
         if self.is_claim(name) {
             return Some(Keeps::ForThoseAfter);
@@ -167,7 +167,7 @@ impl<'a> PodDetails<'a> {
         found
     }
 
-    /// Names of the volumes that keep a file for as long as `fits` says, the first few of them.
+    /// Returns the names of the first few volumes that keep a file for as long as `fits` requires.
     pub(crate) fn volumes_that(&self, most: usize, fits: impl Fn(Keeps) -> bool) -> Vec<Name<'a>> {
         let mut names: Vec<Name<'a>> = Vec::new();
         each_of(self.volumes, |volume: PodVolume<'a>| {
@@ -195,7 +195,7 @@ impl<'a> PodDetails<'a> {
         each_claim(self.claims, take);
     }
 
-    /// Those of these Secrets that the pod does not pull images with.
+    /// Returns those of these Secrets that the pod does not pull images with.
     pub(crate) fn lacks_pull_secrets<'n>(&self, names: &'n [String]) -> Vec<&'n str> {
         let mut missing: Vec<&str> = names.iter().map(String::as_str).collect();
         if !missing.is_empty() {
@@ -218,19 +218,19 @@ pub(crate) fn each_claim<'a>(claims: Option<&'a RawValue>, mut take: impl FnMut(
 }
 
 impl<'a> ContainerDetails<'a> {
-    /// Whether a ConfigMap or Secret, whose names are not known here, may set any variable of it.
+    /// Returns whether a ConfigMap or Secret, whose names are unknown here, may set any of its variables.
     pub(crate) fn has_env_from(&self) -> bool {
         matches!(self.env_from, Some(Sources(true)))
     }
 
-    /// Whether its image or its command is the manager's.
+    /// Returns whether its image or its command is the manager's.
     pub(crate) fn manages(&self) -> bool {
         matches!(self.image, Some(Image(true)))
             || matches!(self.command, Some(Words(true)))
             || matches!(self.args, Some(Words(true)))
     }
 
-    /// Whether it has this port.
+    /// Returns whether it has this port.
     pub(crate) fn has_port(&self, port: u16) -> bool {
         let mut has = false;
         each_of(self.ports, |used: PortDetails| {
@@ -250,7 +250,7 @@ impl ProxyVariables {
     pub(crate) const PROXY: [&'static str; 4] =
         ["ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
 
-    /// Whether each of them is there, in capitals or not.
+    /// Returns whether it has each of them, in capitals or not.
     pub(crate) fn has(self) -> [bool; Self::PROXY.len()] {
         self.0
     }
@@ -273,7 +273,7 @@ impl PodVolume<'_> {
 }
 
 impl Mount<'_> {
-    /// Where it is, without a slash at the end.
+    /// Returns its path, without a slash at the end.
     pub(crate) fn path(&self) -> &str {
         match self.mount_path.trim_end_matches('/') {
             "" => "/",

@@ -1,4 +1,4 @@
-//! The labels that an operator's selectors ask for: read only where there are such selectors, which is rare. Pure.
+//! Labels that an operator's selectors ask for: read only if there are such selectors, which is rare. Pure.
 
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -8,11 +8,11 @@ use crate::bounded::Bounded;
 use crate::lookup::Lookup;
 use crate::text::Text;
 
-/// Holds those labels of a pod that something asks for.
+/// Labels of a pod that a selector asks for.
 #[derive(Debug, Default)]
 pub(crate) struct AllLabels<'a>(Vec<(&'a str, Text<'a>)>);
 
-/// A pod whose labels are put by.
+/// A pod whose labels are stored as raw JSON.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Labelled<'a> {
@@ -20,7 +20,7 @@ pub(crate) struct Labelled<'a> {
     metadata: Option<Unread<'a>>,
 }
 
-/// Metadata whose labels are put by.
+/// Metadata whose labels are stored as raw JSON.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Unread<'a> {
@@ -29,17 +29,17 @@ pub(crate) struct Unread<'a> {
 }
 
 impl<'a> Labelled<'a> {
-    /// Its labels, as they are written.
+    /// Returns its labels as raw JSON.
     pub(crate) fn labels(self) -> Option<&'a RawValue> {
         self.metadata?.labels
     }
 }
 
 impl<'a> AllLabels<'a> {
-    /// Reads those that are `wanted`.
+    /// Reads the `wanted` labels.
     ///
     /// # Errors
-    /// If it is no map of strings.
+    /// If the labels are no map of strings.
     pub(crate) fn read(
         labels: Option<&'a RawValue>,
         wanted: &[&'a str],
@@ -51,7 +51,7 @@ impl<'a> AllLabels<'a> {
         Bounded(&mut json).deserialize_map(WantedVisitor(wanted))
     }
 
-    /// Sets one.
+    /// Sets one label.
     pub(crate) fn set(&mut self, key: &'a str, value: Text<'a>) {
         self.0.retain(|(known, _)| *known != key);
         self.0.push((key, value));

@@ -21,15 +21,15 @@ impl Policy {
     /// Checks a configuration and fills its gaps.
     ///
     /// # Errors
-    /// If a key is unknown, a value cannot be read, or something that is needed is missing.
+    /// If a key is unknown, a value cannot be parsed, or a required value is missing.
     pub fn from_config(config: Config) -> Result<Self, PolicyError> {
         policy(config)
     }
 
-    /// Is the policy of a configuration that names a login server and nothing else.
+    /// Returns the policy of a configuration with only a login server.
     ///
     /// # Errors
-    /// If the URL is none.
+    /// If the URL is not valid.
     pub fn for_login_server(url: &str) -> Result<Self, PolicyError> {
         let plane = ControlPlaneConfig {
             login_server: Some(url.to_owned()),
@@ -106,7 +106,7 @@ fn policy(config: Config) -> Result<Policy, PolicyError> {
     Ok(policy)
 }
 
-/// Checks each entry of a map; the default is always there.
+/// Checks each entry of a map; the default always exists.
 fn named<C: Default, T>(
     path: &str,
     mut configs: BTreeMap<String, C>,
@@ -114,7 +114,7 @@ fn named<C: Default, T>(
 ) -> Result<BTreeMap<String, T>, PolicyError> {
     configs.entry(DEFAULT.to_owned()).or_default();
     let checked = configs.into_iter().map(|(name, config)| {
-        // A part of a data key, beside the service's name.
+        // It becomes part of a data key, beside the service's name.
         if !forms::is_dns_label(&name) || name.len() > LONGEST_NAME {
             let want = format!(
                 "want a name of lower-case letters, digits and dashes, at most {LONGEST_NAME}"

@@ -1,4 +1,4 @@
-//! The configuration file as written; every key that is not named here is kept, so that it can be refused by name. Pure.
+//! The configuration file as written; keys without a field here are stored, to be refused by name. Pure.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::annotations::{KNOWN, Support};
 
-/// Holds keys that no field takes.
+/// Keys that no field takes.
 pub(crate) type UnknownKeys = BTreeMap<String, IgnoredAny>;
 
 /// Holds the whole file.
@@ -40,7 +40,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// The JSON Schema (draft-07) of the file.
+    /// Returns the JSON Schema (draft-07) of the file.
     #[must_use]
     pub fn schema() -> Value {
         let settings = SchemaSettings::draft07().with(|settings| settings.inline_subschemas = true);
@@ -50,7 +50,7 @@ impl Config {
     }
 }
 
-/// The annotations that a profile may say; YAML's own `true` and `5` are texts to us.
+/// Returns the schema of the annotations that a profile may set; YAML's own `true` and `5` are accepted as text.
 fn annotations(_: &mut SchemaGenerator) -> Schema {
     let sayable = KNOWN
         .iter()
@@ -62,7 +62,7 @@ fn annotations(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "object", "properties": properties, "additionalProperties": false})
 }
 
-/// Annotations that no profile can say.
+/// Annotations that no profile can set.
 pub(super) const NOT_OF_A_PROFILE: [&str; 3] = ["inject", "service", "profile"];
 
 /// Names one Headscale.

@@ -1,6 +1,6 @@
-//! Kubernetes' own fields, as far as an override may have them. Pure.
+//! Kubernetes' own fields, as far as an override may set them. Pure.
 //!
-//! The API server drops a field that it does not know, and refuses each pod for a value of the wrong kind: both are found
+//! The API server drops an unknown field, and refuses each pod for a value of the wrong kind: both are found
 //! when the configuration is read. Kubernetes adds fields now and then; `webhook/tests/overlay.rs` stops compiling at new ones.
 
 use serde_json::{Map, Value};
@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::error::PolicyError;
 use crate::forms;
 
-/// Says what a value has to be.
+/// Accepted form of a value.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum FieldForm {
     /// Anything: the level *restricted* decides.
@@ -31,12 +31,12 @@ pub(super) enum FieldForm {
     Fields(&'static [Field]),
 }
 
-/// Says whether a field has to be there.
+/// Whether a field is required.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Need {
     May,
     Must,
-    /// It, or another field of this need, and no two of them.
+    /// Exactly one of all fields with this need.
     One,
 }
 
@@ -47,7 +47,7 @@ pub(super) struct Field(&'static str, Need, FieldForm);
 use FieldForm::{Any, Fields, List, Number, Port, PortNumber, Quantity, Switch, Text};
 use Need::{May, Must, One};
 
-/// The fields of a variable; what it needs is said with its name.
+/// Fields of a variable; `overlay` checks the required ones, and names the variable in the error.
 pub(super) const VARIABLE: FieldForm = Fields(&[
     Field("name", May, Text),
     Field("value", May, Text),
@@ -89,7 +89,7 @@ const RESOURCE: FieldForm = Fields(&[
     Field("divisor", May, Quantity),
 ]);
 
-/// The fields of a mount; what it needs is said with its volume.
+/// Fields of a mount; `overlay` checks the required ones, and names the volume or path in the error.
 pub(super) const MOUNT: FieldForm = Fields(&[
     Field("name", May, Text),
     Field("mountPath", May, Text),
@@ -100,7 +100,7 @@ pub(super) const MOUNT: FieldForm = Fields(&[
     Field("mountPropagation", May, Text),
 ]);
 
-/// The fields of a probe.
+/// Fields of a probe.
 pub(super) const PROBE: FieldForm = Fields(&[
     Field("exec", One, Fields(&[Field("command", Must, List(&Text))])),
     Field(
@@ -134,7 +134,7 @@ pub(super) const PROBE: FieldForm = Fields(&[
 
 const HEADER: FieldForm = Fields(&[Field("name", Must, Text), Field("value", Must, Text)]);
 
-/// The fields of a container's security context.
+/// Fields of a container's security context.
 pub(super) const CONTEXT: FieldForm = Fields(&[
     Field("allowPrivilegeEscalation", May, Switch),
     Field("appArmorProfile", May, Any),
@@ -165,7 +165,7 @@ pub(super) const CONTEXT: FieldForm = Fields(&[
 ]);
 
 impl FieldForm {
-    /// Checks a value; takes out what is null, which says nothing, and writes quantities as texts.
+    /// Checks a value; removes nulls, which have no effect, and writes quantities as texts.
     pub(super) fn check(&self, path: &str, given: &mut Value) -> Result<(), PolicyError> {
         let fits = match (self, &mut *given) {
             (Fields(fields), Value::Object(given)) => return map(fields, path, given),

@@ -1,4 +1,4 @@
-//! What an operator lays over the Tailscale container: checked once, written as it is. Pure.
+//! An operator's override of the Tailscale container: checked once, written as it is. Pure.
 
 use std::collections::BTreeSet;
 
@@ -7,14 +7,14 @@ use serde_json::{Map, Value, json};
 use super::error::PolicyError;
 use super::fields::{CONTEXT, FieldForm, MOUNT, PROBE, VARIABLE};
 
-/// Begins the names of our volumes.
+/// Prefix of the names of our volumes.
 const VOLUMES: &str = crate::keys::VOLUME_PREFIX;
 
-/// Variables that are ours, or would undo what ours say.
+/// Variables that Sidescale sets, or that would undo those.
 const VARIABLES: [&str; 29] = [
     "NODE_NAME",
     "POD_NAME",
-    // tailscaled takes it for its UDP port.
+    // tailscaled uses it as its UDP port.
     "PORT",
     "SSL_CERT_DIR",
     "TS_ACCEPT_DNS",
@@ -44,7 +44,7 @@ const VARIABLES: [&str; 29] = [
     "TS_USERSPACE",
 ];
 
-/// Directories that the sidecar has volumes of its own in.
+/// Directories in which the sidecar has its own volumes.
 const DIRECTORIES: [&str; 5] = [
     "/etc/sidescale",
     "/tmp",
@@ -53,10 +53,10 @@ const DIRECTORIES: [&str; 5] = [
     "/var/run/tailscale",
 ];
 
-/// Holds what an operator lays over the Tailscale container; Kubernetes' own forms.
+/// An operator's override of the Tailscale container, in Kubernetes' own forms.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Overlay {
-    /// More variables, none of ours.
+    /// More variables, none that Sidescale sets.
     pub env: Vec<Value>,
     /// More mounts, of volumes that the pod has.
     pub volume_mounts: Vec<Value>,
@@ -64,12 +64,12 @@ pub struct Overlay {
     pub liveness_probe: Option<Value>,
     /// A readiness probe.
     pub readiness_probe: Option<Value>,
-    /// The whole security context, with ours where it says nothing.
+    /// The whole security context, with our values where the override sets none.
     pub security_context: Option<Value>,
 }
 
 impl Overlay {
-    /// Volume and path of each mount.
+    /// Returns volume and path of each mount.
     pub(crate) fn mounts<'a>(&'a self) -> impl Iterator<Item = (&'a str, &'a str)> {
         let mounts = self.volume_mounts.iter();
         mounts.map(|mount| {
@@ -79,7 +79,7 @@ impl Overlay {
         })
     }
 
-    /// Checks it; `base` is the path that its keys are below.
+    /// Checks the override; `base` is the path of its keys.
     pub(super) fn checked(
         base: &str,
         env: Vec<Value>,
@@ -117,7 +117,7 @@ fn checked(form: &FieldForm, path: String, mut given: Value) -> Result<Value, Po
     Ok(given)
 }
 
-/// Checks the form of each item of a list, and what else is wanted of it.
+/// Checks the form of each item of a list, and its further rules.
 fn each(
     form: &FieldForm,
     path: &str,
@@ -136,7 +136,7 @@ fn each(
     items.collect()
 }
 
-/// Is what is wrong with an item: its value, what is accepted.
+/// An invalid item: its value, what is accepted.
 type Wrong = (String, String);
 
 fn variable(given: &Value) -> Result<(), Wrong> {
@@ -173,7 +173,7 @@ fn mount(given: &Value) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// Kubernetes mounts one volume at a path.
+/// Checks that no two mounts have the same path, as Kubernetes does.
 fn once_each(path: String, mounts: &[Value]) -> Result<(), PolicyError> {
     let mut paths = BTreeSet::new();
     let again = mounts
@@ -190,7 +190,7 @@ fn once_each(path: String, mounts: &[Value]) -> Result<(), PolicyError> {
     }
 }
 
-/// Takes a probe of the pod itself: since Kubernetes 1.34 the level *restricted* has the kubelet ask no other host.
+/// Checks a probe of the pod itself: since Kubernetes 1.34 the level *restricted* lets the kubelet probe no other host.
 fn probe(path: &str, given: Value) -> Result<Value, PolicyError> {
     let given = checked(&PROBE, path.to_owned(), given)?;
     for handler in ["httpGet", "tcpSocket"] {
@@ -206,7 +206,7 @@ fn probe(path: &str, given: Value) -> Result<Value, PolicyError> {
     Ok(given)
 }
 
-/// Refuses what the API server refuses of one of the two probes.
+/// Refuses what the API server refuses in one of the two probes.
 fn kubernetes_takes(base: &str, probe: &str, given: Value) -> Result<Value, PolicyError> {
     let (grace, successes) = (
         &given["terminationGracePeriodSeconds"],
@@ -230,11 +230,11 @@ fn kubernetes_takes(base: &str, probe: &str, given: Value) -> Result<Value, Poli
     }
 }
 
-/// Lays a security context over ours; fails if Pod Security's level *restricted* would not take the result.
+/// Applies a security context over ours; fails if Pod Security's level *restricted* does not accept the result.
 fn restricted(path: String, given: Map<String, Value>) -> Result<Value, PolicyError> {
     let mut context = json!(crate::sidecar::restricted::security_context());
     if let Some(context) = context.as_object_mut() {
-        // A null takes out what is ours.
+        // A null removes our value.
         context.extend(given);
     }
     CONTEXT.check(&path, &mut context)?;

@@ -1,4 +1,4 @@
-//! What a sidecar requests and may use. Pure.
+//! Requests and limits of a sidecar. Pure.
 
 use std::borrow::Cow;
 

@@ -1,53 +1,53 @@
-//! Who may name a profile or a control plane, and which pods a profile is for. Pure.
+//! Namespaces that may name a profile or a control plane, and pods that a profile selects. Pure.
 
 use std::collections::BTreeMap;
 
 use crate::lookup::{Lookup, NamespaceMetadata};
 
-/// Says which namespaces something is open to.
+/// Namespaces that something is open to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NamespaceScope {
-    /// To those with such labels.
+    /// Those with such labels.
     Labels(Selector),
-    /// To those of these names.
+    /// Those with these names.
     Names(Vec<String>),
 }
 
-/// Selects by labels, as Kubernetes does: all of it has to be true.
+/// Selector by labels, as in Kubernetes: every condition has to be true.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selector {
     /// Labels and their values.
     pub labels: BTreeMap<String, String>,
-    /// What else has to be true of a label.
+    /// Further conditions on labels.
     pub requirements: Vec<Requirement>,
 }
 
-/// Says what has to be true of one label.
+/// Condition on one label.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Requirement {
     /// The label.
     pub key: String,
-    /// What is asked of it.
+    /// What is required of the label.
     pub operator: Operator,
-    /// The values that are meant.
+    /// Values to compare with.
     pub values: Vec<String>,
 }
 
-/// Is what can be asked of a label.
+/// Operator of a condition on a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operator {
-    /// It is not there.
+    /// The label is absent.
     DoesNotExist,
-    /// It is there.
+    /// The label is present.
     Exists,
-    /// It has one of the values.
+    /// The label has one of the values.
     In,
-    /// It has none of the values, or is not there.
+    /// The label has none of the values, or is absent.
     NotIn,
 }
 
 impl NamespaceScope {
-    /// Whether this namespace is meant; one that is not known yet has no labels.
+    /// Returns whether this namespace is included; one not known yet has no labels.
     pub(crate) fn hold(&self, name: &str, metadata: Option<&NamespaceMetadata>) -> bool {
         match self {
             Self::Names(names) => names.iter().any(|known| known == name),
@@ -59,12 +59,12 @@ impl NamespaceScope {
 }
 
 impl Selector {
-    /// Whether a pod of these labels is meant.
+    /// Returns whether a pod with these labels is selected.
     pub(crate) fn selects(&self, labels: &dyn Lookup) -> bool {
         self.matches(&|key| labels.value(key))
     }
 
-    /// The labels that it looks at.
+    /// Returns the labels that it examines.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
         let required = self.requirements.iter().map(|requirement| &requirement.key);
         self.labels.keys().chain(required).map(String::as_str)

@@ -17,23 +17,23 @@ use crate::pod::{self, Details};
 const SOCKET: &str = "sidescale-headscale-socket";
 const TOKEN: &str = "sidescale-token";
 
-/// Is the longest path that Linux takes.
+/// Longest path that Linux accepts.
 const LONGEST: usize = 4096;
 
 static SOCKET_DIRECTORY: LazyLock<EmptyDirectory> =
     LazyLock::new(|| EmptyDirectory::new(SOCKET, "1Mi"));
 static TOKEN_SOURCES: LazyLock<Rendered> = LazyLock::new(token);
 
-// What the kubelet's own token volume says: an hour, and a little for clocks that differ.
+// As in the kubelet's own token volume: an hour, and a little for clocks that differ.
 const TOKEN_SECONDS: u32 = 3607;
 
-/// What only the pod's spec decides about the manager.
+/// Placement of the manager, as the pod's spec requires.
 #[derive(Debug)]
 pub(crate) struct ApiKeyManagerPlacement<'a> {
     headscale: Headscale<'a>,
-    /// Where the socket is, for the manager: a mount that Headscale has, or one of ours.
+    /// The socket's location for the manager: a mount of Headscale, or one of ours.
     socket: Socket<'a>,
-    /// Whether it needs a token of its own.
+    /// Whether the manager needs its own token.
     token: bool,
     needs: Needs,
 }
@@ -46,7 +46,7 @@ enum Socket<'a> {
     New { directory: &'a str },
 }
 
-/// Whether a container does the manager's work already, by whatever name; or has its name, which there is once in a pod.
+/// Returns whether a container, of any name, already does the manager's work, or has its name, which is unique in a pod.
 pub(crate) fn is_made_by_hand(details: &Details<'_>) -> bool {
     let spec = &details.spec;
     let mut init = spec.init_containers.iter().flatten();
@@ -55,7 +55,7 @@ pub(crate) fn is_made_by_hand(details: &Details<'_>) -> bool {
         || running.any(|container| &*container.name == MANAGER || container.manages())
 }
 
-/// Finds Headscale, and what of it the manager has to share.
+/// Finds Headscale, and what the manager has to share with it.
 pub(crate) fn fit<'a>(
     manager: &ApikeyManager<'a>,
     details: &'a Details<'_>,
@@ -66,7 +66,7 @@ pub(crate) fn fit<'a>(
         .socket_path
         .rsplit_once('/')
         .map_or("", |(directory, _)| directory);
-    // The innermost mount is the one that the socket will be in.
+    // The innermost mount is the one that will contain the socket.
     let mut around: Option<pod::Mount<'a>> = None;
     headscale.container.each_mount(|mount| {
         let length = around.as_ref().map_or(0, |around| around.path().len());
@@ -108,22 +108,22 @@ pub(crate) fn fit<'a>(
     })
 }
 
-/// Whether a mount is longer than Linux takes a path to be: we would write it a second time.
+/// Returns whether a mount is longer than Linux lets a path be: we would write it a second time.
 fn is_too_long(mount: &pod::Mount<'_>) -> bool {
     let sub_path = mount.sub_path.as_deref().unwrap_or_default();
     mount.name.len().max(sub_path.len()) > LONGEST
 }
 
-/// Whether `directory` is `mount` or below it.
+/// Returns whether `directory` is `mount` or below it.
 fn is_in(directory: &str, mount: &str) -> bool {
     directory
         .strip_prefix(mount)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Whether the pod or its account turned the token off.
+/// Returns whether the pod or its account turned the token off.
 ///
-/// The API server mounts it before webhooks are asked, so that where it named an account and mounted nothing, it is off.
+/// The API server mounts it before it calls webhooks: if it named an account and mounted nothing, the token is off.
 fn lacks_token(details: &Details<'_>, headscale: &Headscale<'_>) -> bool {
     let spec = &details.spec;
     let mut mounted = false;
@@ -137,7 +137,7 @@ fn lacks_token(details: &Details<'_>, headscale: &Headscale<'_>) -> bool {
 }
 
 impl<'a> ApiKeyManagerPlacement<'a> {
-    /// A remark where it is unknown whom Headscale runs as.
+    /// Returns a remark if it is unknown which user Headscale runs as.
     pub(crate) fn remark(&self) -> Option<String> {
         let unknown = self.headscale.user.same().0.is_none();
         unknown.then(|| format!(
@@ -146,7 +146,7 @@ impl<'a> ApiKeyManagerPlacement<'a> {
         ))
     }
 
-    /// The mount that Headscale's container needs, and that container's place in the pod.
+    /// Returns the mount that Headscale's container needs, and that container.
     pub(crate) fn mount_of_headscale(&self) -> Option<(&Headscale<'a>, SidecarMount<'a>)> {
         match self.socket {
             Socket::Existing(_) => None,
@@ -201,7 +201,7 @@ pub(crate) fn container<'a>(
         restart_policy: None,
         env: Vec::new().into(),
         resources: SidecarResources::of(&manager.resources, fit.needs),
-        // Headscale starts whatever happens to the manager.
+        // Headscale starts regardless of the manager.
         startup_probe: None,
         liveness_probe: None,
         readiness_probe: None,

@@ -1,6 +1,6 @@
-//! Who may read the files of a Secret's volume. Pure.
+//! Readers of the files of a Secret's volume. Pure.
 
-/// Who may read them; the kubelet gives them to root, and to the pod's group where there is one.
+/// Readers of the files; the kubelet gives them to root, and to the pod's group if there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FileMode {
     Owner = 0o400,
@@ -9,7 +9,7 @@ pub(crate) enum FileMode {
 }
 
 impl FileMode {
-    /// The least that lets a container read them which runs as this user, in a pod with this group.
+    /// Returns the strictest mode in which a container can read them that runs as this user, in a pod with this group.
     pub(crate) fn of(uid: Option<i64>, fs_group: Option<i64>) -> Self {
         match (uid, fs_group) {
             (Some(0), _) => Self::Owner,

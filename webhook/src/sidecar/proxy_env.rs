@@ -1,30 +1,30 @@
-//! What the app's containers are told of the proxy, where they say nothing of their own. Pure.
+//! Proxy variables of the app's containers, where they set none themselves. Pure.
 
 use super::shapes::{EnvValue, Proxy, SidecarEnv};
 use crate::annotations::{DenyReason, Refusal};
 use crate::keys::PREFIX;
 use crate::pod::{self, ContainerDetails, Details};
 
-/// Keeps the cluster's own names and the private ranges, which its addresses come from, away from the proxy.
+/// Excludes from the proxy the cluster's own names, and the private ranges that its addresses come from.
 const DIRECT: &str = "localhost,127.0.0.1,::1,.svc,.cluster.local,$(KUBERNETES_SERVICE_HOST),10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7";
 
-/// Is the most containers that are told: each makes the patch longer by 500 bytes, however short it is itself.
+/// Maximum number of containers that get the variables: each adds 500 bytes to the patch, however short it is itself.
 const MOST_CONTAINERS: usize = 128;
-/// Bounds how many containers are remarked on one by one.
+/// Maximum number of containers that get a remark each.
 const MOST_REMARKS: usize = 8;
 
 /// The variables that one of the app's containers lacks.
 pub(crate) struct Missing<'a> {
-    /// Its place among the pod's containers.
+    /// Index among the pod's containers.
     pub(crate) place: usize,
     pub(crate) container: &'a ContainerDetails<'a>,
     has: pod::ProxyVariables,
     port: u16,
 }
 
-/// Finds what each container lacks; one that names a proxy, in capitals or not, keeps it.
+/// Returns what each container lacks; one that names a proxy, in capitals or not, keeps it.
 ///
-/// What `env` says wins over `envFrom`, which may name a proxy too: such a container is left alone, with a remark.
+/// Our `env` would take precedence over `envFrom`, which may name a proxy too: such a container is skipped, with a remark.
 pub(crate) fn missing<'a>(
     details: &'a Details<'_>,
     port: u16,
@@ -62,13 +62,13 @@ pub(crate) fn missing<'a>(
 }
 
 impl Missing<'_> {
-    /// The variables.
+    /// Returns the variables.
     pub(crate) fn env(&self) -> impl Iterator<Item = SidecarEnv<'static>> {
         let has = pod::ProxyVariables::PROXY.into_iter().zip(self.has.has());
         let lacking = has.filter(|(_, has)| !has);
         lacking.map(|(name, _)| {
             let value = match name {
-                // The proxy resolves names, so that the tailnet's are found.
+                // The proxy resolves names, which lets it find those of the tailnet.
                 "ALL_PROXY" => EnvValue::Proxy(Proxy("socks5h://", self.port)),
                 "NO_PROXY" => EnvValue::Text(DIRECT),
                 _ => EnvValue::Proxy(Proxy("http://", self.port)),

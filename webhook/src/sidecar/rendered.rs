@@ -1,15 +1,15 @@
-//! Parts that are the same in every pod, rendered once: writing them is a third of what a review costs. Pure.
+//! Parts that are equal in every pod, rendered once: writing them is a third of the cost of a review. Pure.
 
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
-/// JSON of ours, as it is sent.
+/// Our own JSON, as it is sent.
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
 pub(crate) struct Rendered(Box<RawValue>);
 
 impl Rendered {
-    /// Renders `value`, which is of our own making.
+    /// Renders `value`, one of our own types.
     pub(crate) fn of<V: Serialize>(value: &V) -> Self {
         #[expect(
             clippy::expect_used,
@@ -19,7 +19,7 @@ impl Rendered {
     }
 }
 
-/// A volume that is an empty directory, always of the same name and size.
+/// A volume that is an empty directory, always with the same name and size.
 #[derive(Debug)]
 pub(crate) struct EmptyDirectory {
     pub(crate) name: &'static str,
@@ -40,7 +40,7 @@ struct EmptyDir {
 }
 
 impl EmptyDirectory {
-    /// One that may take `size_limit`, a quantity of bytes.
+    /// Returns one that may take `size_limit`, a quantity of bytes.
     pub(crate) fn new(name: &'static str, size_limit: &'static str) -> Self {
         let empty_dir = EmptyDir { size_limit };
         let rendered = Rendered::of(&RenderedVolume { name, empty_dir });

@@ -1,12 +1,12 @@
-//! What a sidecar may do: no more than Pod Security's level *restricted* lets it. Pure.
+//! Security context of a sidecar, within Pod Security's level *restricted*. Pure.
 
 use super::shapes::SidecarSecurityContext;
 
-/// Is the sidecar's user and group.
-// Tailscale's image runs as root; Pod Security "restricted" and the kubelet want a number that is not 0.
+/// User and group of the sidecar.
+// Tailscale's image runs as root; Pod Security "restricted" and the kubelet require a number that is not 0.
 pub(crate) const USER: i64 = 65_532;
 
-/// What Pod Security's level *restricted* takes.
+/// Returns what Pod Security's level *restricted* accepts.
 pub(crate) fn security_context() -> SidecarSecurityContext {
     SidecarSecurityContext::of(Some(USER), Some(USER), true)
 }

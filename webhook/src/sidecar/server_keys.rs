@@ -1,4 +1,4 @@
-//! Headscale's own keys: one volume, and one read-only mount for each file, so that its directory stays writable. Pure.
+//! Headscale's own keys: one volume, and one read-only mount for each file, which leaves its directory writable. Pure.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use crate::headscale::{ContainerUser, Headscale};
 use crate::keys::SERVER_KEYS;
 use crate::pod::Details;
 
-/// What only the pod's spec decides about the keys.
+/// Placement of the keys, as the pod's spec requires.
 #[derive(Debug)]
 pub(crate) struct ServerKeysPlacement<'a> {
     headscale: Headscale<'a>,
@@ -52,12 +52,12 @@ pub(crate) fn fit<'a>(
 }
 
 impl<'a> ServerKeysPlacement<'a> {
-    /// Whether the pod mounts every file already.
+    /// Returns whether the pod already mounts every file.
     pub(crate) fn is_made_by_hand(&self) -> bool {
         self.files.is_empty()
     }
 
-    /// A remark where the files could be kept from more readers.
+    /// Returns a remark if the files could have fewer readers.
     pub(crate) fn remark(&self) -> Option<String> {
         (self.mode == FileMode::All).then(|| format!(
             "the server keys are readable by every user in container '{}': set securityContext.runAsUser to 0 or the pod's fsGroup, whichever Headscale runs with",
@@ -65,7 +65,7 @@ impl<'a> ServerKeysPlacement<'a> {
         ))
     }
 
-    /// Where Headscale's container is, and what is mounted there.
+    /// Returns Headscale's container, and its mounts.
     pub(crate) fn mounts_of_headscale(&self) -> (&Headscale<'a>, Vec<SidecarMount<'_>>) {
         let mounts = self.files.iter().map(|file| SidecarMount {
             sub_path: Some(file.name),
@@ -74,7 +74,7 @@ impl<'a> ServerKeysPlacement<'a> {
         (&self.headscale, mounts.collect())
     }
 
-    /// Appends the volume. It is not optional: Headscale waits for its keys, and never makes others.
+    /// Appends the volume. It is not optional: Headscale waits for its keys, and never creates others.
     pub(crate) fn volumes(&self, keys: &ServerKeys<'a>, volumes: &mut Vec<SidecarVolume<'a>>) {
         let items = self.files.iter().map(|file| Item {
             key: file.name,

@@ -1,4 +1,4 @@
-//! The parts of a pod that we write, as borrowed structs that serialise to what Kubernetes reads. Pure.
+//! Parts of a pod that Sidescale writes, as borrowed structs that serialise to what Kubernetes reads. Pure.
 
 use serde::Serialize;
 use serde::ser::{SerializeSeq as _, SerializeStruct as _};
@@ -6,12 +6,12 @@ use serde::ser::{SerializeSeq as _, SerializeStruct as _};
 use super::rendered::{EmptyDirectory, Rendered};
 use crate::profile;
 
-/// What a sidecar requests.
+/// Resource requests of a sidecar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Needs {
     /// As configured.
     Configured,
-    /// Requests are limits, so that the pod stays Guaranteed.
+    /// Requests equal limits, which keeps the pod Guaranteed.
     Guaranteed,
     /// Nothing: the pod has requests and limits as a whole.
     OfThePod,
@@ -41,7 +41,7 @@ pub(crate) struct SidecarContainer<'a> {
     pub(crate) volume_mounts: Extended<'a, SidecarMount<'a>>,
 }
 
-/// What is the same each time, what is this pod's, and what an operator adds, in this order.
+/// The constant part, the part of this pod, and the operator's additions, in this order.
 pub(crate) struct Extended<'a, T> {
     pub(crate) same: &'static [Rendered],
     pub(crate) ours: Vec<T>,
@@ -81,7 +81,7 @@ impl<T: Serialize> Serialize for Extended<'_, T> {
     }
 }
 
-/// Our own security context, or one that an operator's was laid over.
+/// Our own security context, or one with an operator's applied over it.
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(crate) enum Security<'a> {
@@ -102,7 +102,7 @@ pub(crate) enum EnvValue<'a> {
     From(EnvSource<'a>),
 }
 
-// By hand here and for `Volume`: serde's flatten takes a detour over a map, which costs a review a tenth of its time.
+// Hand-written here and for `Volume`: serde's flatten goes through a map, which takes a tenth of a review's time.
 impl Serialize for SidecarEnv<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut env = serializer.serialize_struct("Env", 2)?;
@@ -117,7 +117,7 @@ impl Serialize for SidecarEnv<'_> {
     }
 }
 
-/// Text in parts, joined as it is written.
+/// Text in parts, joined when it is written.
 pub(crate) struct JoinedText<'a>(pub(crate) [&'a str; 5]);
 
 impl Serialize for JoinedText<'_> {
@@ -127,7 +127,7 @@ impl Serialize for JoinedText<'_> {
     }
 }
 
-/// The address of the pod's own proxy, and what comes before it.
+/// Address of the pod's own proxy, after a prefix.
 pub(crate) struct Proxy(pub(crate) &'static str, pub(crate) u16);
 
 impl Serialize for Proxy {
@@ -233,21 +233,21 @@ struct SecretVolume<'a> {
     items: Vec<Item<'a>>,
 }
 
-/// What the kubelet puts together from three sources.
+/// A volume that the kubelet assembles from three sources.
 #[derive(Serialize)]
 pub(crate) struct Projected {
     pub(crate) sources: [Projection; 3],
 }
 
 impl<'a> SidecarVolume<'a> {
-    /// An empty directory.
+    /// Returns an empty directory.
     pub(crate) fn empty(directory: &'static EmptyDirectory) -> Self {
         let EmptyDirectory { name, rendered } = directory;
         let source = VolumeSource::EmptyDir(rendered);
         Self { name, source }
     }
 
-    /// Data keys of a Secret as files.
+    /// Returns data keys of a Secret as files.
     pub(crate) fn secret(
         name: &'static str,
         secret_name: &'a str,
@@ -262,13 +262,13 @@ impl<'a> SidecarVolume<'a> {
         Self { name, source }
     }
 
-    /// What the kubelet puts together.
+    /// Returns a projected volume.
     pub(crate) fn projected(name: &'static str, projected: &'static Rendered) -> Self {
         let source = VolumeSource::Projected(projected);
         Self { name, source }
     }
 
-    /// Whether it is an empty directory.
+    /// Returns whether it is an empty directory.
     pub(crate) fn is_empty_dir(&self) -> bool {
         matches!(self.source, VolumeSource::EmptyDir(_))
     }
@@ -290,7 +290,7 @@ impl Serialize for SidecarVolume<'_> {
     }
 }
 
-/// What the kubelet's own token volume is made of.
+/// Sources of the kubelet's own token volume.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Projection {
@@ -327,7 +327,7 @@ pub(crate) struct Item<'a> {
 }
 
 impl SidecarSecurityContext {
-    /// What Pod Security's level *restricted* asks for, but for the user.
+    /// Returns what Pod Security's level *restricted* requires, except for the user.
     pub(crate) fn of(user: Option<i64>, group: Option<i64>, non_root: bool) -> Self {
         Self {
             allow_privilege_escalation: false,
@@ -345,7 +345,7 @@ impl SidecarSecurityContext {
 }
 
 impl<'a> SidecarResources<'a> {
-    /// What a container requests, so that the pod's class of service stays what it was.
+    /// Returns the requests of a container that keep the pod's class of service.
     pub(crate) fn of(asked: &'a profile::Resources<'_>, needs: Needs) -> Option<Self> {
         let limits = || SidecarAmounts {
             cpu: &asked.cpu_limit,
@@ -367,7 +367,7 @@ impl<'a> SidecarResources<'a> {
 }
 
 impl<'a> SidecarMount<'a> {
-    /// One that may be written to.
+    /// Returns a writable mount.
     pub(crate) fn writable(name: &'a str, mount_path: &'a str) -> Self {
         Self {
             name,
@@ -378,7 +378,7 @@ impl<'a> SidecarMount<'a> {
         }
     }
 
-    /// One that may not.
+    /// Returns a read-only mount.
     pub(crate) fn readable(name: &'a str, mount_path: &'a str) -> Self {
         Self {
             read_only: true,

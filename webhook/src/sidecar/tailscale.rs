@@ -14,7 +14,7 @@ use crate::annotations::{AuthKeyRef, StateStorage, Tailscale};
 use crate::keys::CONTAINER;
 use crate::profile::Delivery;
 
-// Named so that nothing of a pod's meets them; pods whose volumes begin with this prefix are left alone.
+// Names that no volume of a pod has: pods with volumes under this prefix are skipped.
 const STATE: &str = "sidescale-state";
 const RUN: &str = "sidescale-run";
 const TMP: &str = "sidescale-tmp";
@@ -28,20 +28,20 @@ const STATE_DIRECTORY: &str = "/var/lib/tailscale";
 const AUTH_KEY_DIRECTORY: &str = "/etc/sidescale/auth-key";
 const PRIVATE_CA_DIRECTORY: &str = "/etc/sidescale/private-ca";
 
-// Of a certificate, which is no secret.
+// For a certificate, which is not secret.
 const READABLE: u32 = 0o444;
 
-// containerboot gives up after 60 s (TS_BOOT_TIMEOUT) and says why; the kubelet must not be faster than that.
+// containerboot gives up after 60 s (TS_BOOT_TIMEOUT) and logs the reason; the kubelet must not act before that.
 const STARTUP_SECONDS: u32 = 90;
 
 static SAME: LazyLock<Same> = LazyLock::new(Same::render);
 
-/// What every sidecar has, whatever its pod.
+/// Parts equal in every sidecar, for any pod.
 struct Same {
     env: [Rendered; 9],
     security_context: Rendered,
     mounts: [Rendered; 3],
-    /// Behind the one of the state, which not all have.
+    /// After the directory of the state, which not all have.
     directories: [EmptyDirectory; 3],
     state: EmptyDirectory,
 }
@@ -51,14 +51,14 @@ impl Same {
         let env = |name, value| Rendered::of(&text(name, value));
         Self {
             env: [
-                // Set and empty: unset it means a Secret named "tailscale", which the pod may not write.
+                // Set and empty: unset means a Secret named "tailscale", which the pod may not write.
                 env("TS_KUBE_SECRET", ""),
-                // Otherwise every start of the container would log in anew, with a key that may have expired.
+                // Otherwise every start of the container would log in again, with a key that may have expired.
                 env("TS_AUTH_ONCE", "true"),
                 env("TS_USERSPACE", "true"),
                 env("TS_SOCKET", "/var/run/tailscale/tailscaled.sock"),
                 env("TS_LOGS_DIR", "/tmp"),
-                // Nobody at Tailscale supports a node of Headscale, and nobody there should get its logs.
+                // Tailscale does not support nodes of Headscale, and should not get their logs.
                 env("TS_NO_LOGS_NO_SUPPORT", "true"),
                 // Set and empty: a Service named ts-debug-addr would set it to tcp://…, and the sidecar would stop at that. See
                 // "service links" in https://kubernetes.io/docs/concepts/services-networking/service; these are all that
@@ -83,16 +83,16 @@ impl Same {
     }
 }
 
-/// What only the pod's spec decides about its sidecar.
+/// Placement of the sidecar, as the pod's spec requires.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TailscalePlacement {
-    /// How the key reaches it.
+    /// How the key reaches the sidecar.
     pub(crate) delivery: Delivery,
     /// Who may read the key's file; no other container mounts it.
     pub(crate) key_mode: FileMode,
-    /// Port of its health check, where the app waits for it; no container of the pod uses it.
+    /// Port of its health check, if the app waits for it; no container of the pod uses it.
     pub(crate) health_port: Option<u16>,
-    /// What it requests.
+    /// Its resource requests.
     pub(crate) needs: Needs,
 }
 
@@ -107,7 +107,7 @@ pub(crate) fn container<'a>(
         name: CONTAINER,
         image: sidecar.image,
         args: Vec::new(),
-        // A native sidecar: it starts before the app, and does not keep a Job from finishing.
+        // A native sidecar starts before the app, and does not keep a Job from finishing.
         restart_policy: sidecar.native.then_some("Always"),
         env: Extended {
             same: &SAME.env,
@@ -246,11 +246,11 @@ fn asked_for<'a>(
     env: &mut Vec<SidecarEnv<'a>>,
 ) {
     if sidecar.state != StateStorage::Memory {
-        // A subdirectory: tailscaled changes the mode of its directory, and the volume belongs to root.
+        // A subdirectory: tailscaled changes the mode of its directory, and root owns the volume.
         env.push(text("TS_STATE_DIR", "/var/lib/tailscale/state"));
     }
     if let Some(port) = sidecar.proxy {
-        // One port serves both; on the pod's address it would open the tailnet to the cluster.
+        // One port serves both; listening on the pod's address would open the tailnet to the cluster.
         for name in ["TS_SOCKS5_SERVER", "TS_OUTBOUND_HTTP_PROXY_LISTEN"] {
             let value = EnvValue::Proxy(Proxy("", port));
             env.push(SidecarEnv { name, value });
@@ -266,9 +266,9 @@ fn asked_for<'a>(
             value: EnvValue::Joined(JoinedText(["[::]:", port_text, "", "", ""])),
         });
     } else {
-        // Empty: a Service named ts-local-addr sets it else.
+        // Empty: otherwise a Service named ts-local-addr sets it.
         env.push(text(LOCAL_ADDR_PORT, ""));
-        // A control plane that is away restarts nothing.
+        // An unreachable control plane must not cause restarts.
         env.push(text("TS_BOOT_TIMEOUT", "8760h"));
     }
 }
@@ -278,7 +278,7 @@ fn mounts<'a>(sidecar: &'a Tailscale<'_>, fit: TailscalePlacement) -> Vec<Sideca
     match sidecar.state {
         StateStorage::EmptyDir => mounts.push(SidecarMount::writable(STATE, STATE_DIRECTORY)),
         StateStorage::Memory => {}
-        // Each pod has a directory of its own, whoever else uses the volume.
+        // Each pod has its own directory, even if others use the volume.
         StateStorage::Volume(name) => mounts.push(SidecarMount {
             sub_path_expr: Some("tailscale/$(POD_NAME)"),
             ..SidecarMount::writable(name, STATE_DIRECTORY)

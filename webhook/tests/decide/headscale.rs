@@ -1,4 +1,4 @@
-//! What pods of Headscale itself may ask for. Pure.
+//! Annotations of Headscale's own pods. Pure.
 
 use super::*;
 
@@ -74,7 +74,7 @@ fn remarks_on_a_secret_that_no_control_plane_reads() {
         said[0].starts_with("no control plane reads Secret 'shop/hs-key'"),
         "{said:?}"
     );
-    // The right name in another namespace than the pod's is another Secret.
+    // The right name in a namespace other than the pod's is another Secret.
     let elsewhere = Policy::for_login_server("https://hs.example.com").unwrap();
     assert_eq!(remarks("headscale-api-key", &elsewhere).len(), 1);
     // Any of the control planes may be the one.

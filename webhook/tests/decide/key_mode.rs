@@ -1,4 +1,4 @@
-//! One key for each pod: what it is, and what cannot be asked of it.
+//! Per-pod keys: their properties, and annotations that are incompatible with them.
 
 use super::*;
 
@@ -84,7 +84,7 @@ fn a_key_that_works_once_cannot_be_what_else_is_asked() {
     });
 }
 
-/// The nearer word counts; two that stand equally near contradict each other.
+/// The nearer annotation counts; two equally near ones conflict.
 #[test]
 fn what_contradicts_from_further_away_gives_way() {
     let says = |pairs: &[(&str, &str)]| Some(metadata(None, pairs));

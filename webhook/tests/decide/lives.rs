@@ -1,4 +1,4 @@
-//! How long a key may live and how often it may be renewed, by whom.
+//! Lifetime and renewal interval of a key: who may set which.
 
 use sidescale_webhook::profile::{Config, Rotation};
 
@@ -17,7 +17,7 @@ fn of(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// Life and buffer that a pod gets, or what it is told; `again` is for a pod that runs.
+/// Returns the lifetime and buffer that a pod gets, or its error; `again` is for a running pod.
 fn life(asks: &Asks<'_>, policy: &Policy, again: bool) -> Result<(Duration, Duration), String> {
     let mut pairs = vec![("inject", "tailscale")];
     pairs.extend(asks.life.map(|life| ("auth-key-expiration", life)));
@@ -72,7 +72,7 @@ fn a_key_lives_and_is_renewed_within_the_bounds() {
     };
     let life_is = "annotation \"sidescale.io/auth-key-expiration\" is";
     let buffer_is = "annotation \"sidescale.io/auth-key-rotation-buffer\" is";
-    // What is asked, by which bounds, what comes of it, and what of it for a pod that runs already.
+    // The request, its bounds, the result, and the result for a pod that already runs.
     let table = [
         (
             usual(),
@@ -144,7 +144,7 @@ fn a_key_lives_and_is_renewed_within_the_bounds() {
             )),
             Some((240 * HOUR + 30 * MINUTE, 120 * HOUR + 15 * MINUTE)),
         ),
-        // An operator's bound below the usual life shortens what nobody chose.
+        // An operator's bound below the usual lifetime shortens a default.
         (
             capped(720 * HOUR),
             None,
@@ -197,7 +197,7 @@ fn a_key_lives_and_is_renewed_within_the_bounds() {
             )),
             Some((30, 15)),
         ),
-        // A key of one pod is renewed in its last third, and never lives longer than an hour.
+        // A per-pod key is renewed in its last third, and never lives longer than an hour.
         (usual(), None, None, true, Ok((HOUR, 20 * MINUTE)), None),
         (usual(), Some("5m"), None, true, Ok((5 * MINUTE, 100)), None),
         (
@@ -228,7 +228,7 @@ fn a_key_lives_and_is_renewed_within_the_bounds() {
         let in_seconds = |(life, buffer): (Duration, Duration)| (life.as_secs(), buffer.as_secs());
         let found = life(&asks, &policy, false).map(in_seconds);
         assert_eq!(found, want, "{about}");
-        // A bound that was moved later takes no key from a pod that has one.
+        // A bound that was changed later takes no key from a pod that has one.
         let again = life(&asks, &policy, true).map(in_seconds);
         let running = running.map_or_else(|| want.clone(), Ok);
         assert_eq!(again, running, "{about}, of a pod that runs");

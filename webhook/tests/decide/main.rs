@@ -1,4 +1,4 @@
-//! What pods and namespaces may ask for, and what each mistake is answered with.
+//! Annotations of pods and namespaces, and the error of each mistake.
 
 #![allow(clippy::panic, clippy::too_many_lines, clippy::unwrap_used)]
 
@@ -278,7 +278,7 @@ fn keeps_state_only_where_a_pod_keeps_its_name() {
         ("", owner("DaemonSet"), false),
         ("", owner("Job"), false),
         ("lone", None, true),
-        // Of its generateName, which gets its end later.
+        // From its generateName, whose suffix is added later.
         ("", None, false),
     ];
     for (name, owner, kept) in table {

@@ -1,8 +1,8 @@
-//! What is refused, and how each mistake is told. Pure.
+//! Refused annotations, and the message of each. Pure.
 
 use super::*;
 
-/// A pattern means images of one repository, or those below one path, and none whose name goes on.
+/// A pattern matches images of one repository, or those below one path, and none with a longer name.
 #[test]
 fn a_pattern_of_images_is_met_by_no_longer_name() {
     let table = [

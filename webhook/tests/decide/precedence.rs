@@ -1,4 +1,4 @@
-//! Who says what: the pod, its namespace, its profile, the default. Pure.
+//! Precedence: the pod, its namespace, its profile, the default. Pure.
 
 use super::*;
 
@@ -82,7 +82,7 @@ fn follows_the_namespace_where_the_pod_says_nothing() {
     );
 }
 
-/// Every way in which pod, namespace and profile may speak, for a switch, a text and a list.
+/// Every combination of pod, namespace and profile, for a switch, a text and a list.
 #[test]
 fn puts_the_pod_above_its_namespace_above_its_profile_above_the_default() {
     let config = |speaks: bool| {

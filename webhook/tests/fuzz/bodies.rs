@@ -1,4 +1,4 @@
-//! What is tried with any bytes: by `make test` for ten seconds, by `make fuzz` for as long as one likes. Pure.
+//! Fuzz targets for arbitrary bytes: run by `make test` for ten seconds, by `make fuzz` for any time. Pure.
 
 use std::sync::{Arc, LazyLock};
 
@@ -24,7 +24,7 @@ profiles:
 /// A function of any bytes, which fails by a panic.
 pub(crate) type Body = fn(&[u8]);
 
-/// All of them, by the name of their target.
+/// All targets, by name.
 pub(crate) const BODIES: [(&str, Body); 3] = [
     ("review", review),
     ("annotations", annotations),
@@ -36,7 +36,7 @@ static POLICY: LazyLock<Policy> = LazyLock::new(|| {
     Policy::from_config(config).unwrap()
 });
 
-/// Bytes as a whole request, and as the object of one.
+/// Uses the bytes as a whole request, and as the object of one.
 pub(crate) fn review(bytes: &[u8]) {
     let before = br#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u","namespace":"shop","operation":"CREATE","resource":{"group":"","version":"v1","resource":"pods"},"object":"#;
     let wrapped = [before, bytes, b"}}"].concat();
@@ -66,7 +66,7 @@ pub(crate) fn review(bytes: &[u8]) {
     }
 }
 
-/// Lines of `name=value` as annotations of a pod that is right otherwise, and of its namespace.
+/// Uses lines of `name=value` as annotations of an otherwise valid pod, and of its namespace.
 pub(crate) fn annotations(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let (mut of_pod, mut of_namespace) = (Map::new(), NamespaceMetadata::default());
@@ -103,7 +103,7 @@ pub(crate) fn annotations(bytes: &[u8]) {
     }
 }
 
-/// Text as a configuration file; one that is taken has to serve.
+/// Uses text as a configuration file; an accepted one has to serve.
 pub(crate) fn config(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
@@ -128,13 +128,13 @@ pub(crate) fn config(bytes: &[u8]) {
     }
 }
 
-/// What is true of every answer.
+/// Checks what holds for every answer.
 fn answers(outcome: &ReviewOutcome) {
     let reply: Value = serde_json::from_slice(&outcome.reply).unwrap();
     let denied = matches!(outcome.verdict, Verdict::Deny(_));
     assert_eq!(reply["response"]["allowed"], !denied);
     assert_eq!(denied, reply["response"]["status"]["message"].is_string());
-    // However many keys nobody knows, of the pod or of its namespace.
+    // However many unknown keys the pod or its namespace has.
     assert!(outcome.unknown.len() <= 9, "{:?}", outcome.unknown);
     for warning in &outcome.warnings {
         assert!(!warning.contains('"'), "{warning}");

@@ -1,6 +1,6 @@
-//! The fuzz bodies over a corpus, and over bytes made from it for ten seconds.
+//! The fuzz targets over a corpus, and over bytes derived from it for ten seconds.
 //!
-//! `make fuzz` runs the same functions by cargo-fuzz, which looks for new paths; here only panics of what is near are found.
+//! `make fuzz` runs the same functions with cargo-fuzz, which searches for new paths; this finds only panics near the corpus.
 
 #![allow(
     clippy::expect_used,
@@ -22,11 +22,11 @@ use std::time::{Duration, Instant};
 
 use bodies::BODIES;
 
-/// Of all targets together.
+/// Time for all targets together.
 const TIME: Duration = Duration::from_secs(10);
 const LONGEST: usize = 16 * 1024;
 
-/// Pieces that random bytes would hardly hit upon.
+/// Pieces that random bytes would hardly contain.
 const PIECES: [&str; 24] = [
     "sidescale.io/",
     "inject",
@@ -54,7 +54,7 @@ const PIECES: [&str; 24] = [
     "* &a",
 ];
 
-/// Says which bytes it was, if the body panics.
+/// Prints the bytes if the target panics.
 struct Tried<'a>(&'a str, &'a [u8]);
 
 impl Drop for Tried<'_> {
@@ -77,7 +77,7 @@ impl Random {
         usize::try_from(self.0 >> 16).unwrap() % bound.max(1)
     }
 
-    /// Changes a seed in a few places, and now and then grows it by another.
+    /// Changes a seed in a few places, and sometimes appends another.
     fn mutated(&mut self, corpus: &[Vec<u8>]) -> Vec<u8> {
         let mut bytes = corpus[self.below(corpus.len())].clone();
         for _ in 0..=self.below(6) {
@@ -129,7 +129,7 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The seeds of a target: its own, and of `tests/cases` what it reads.
+/// Returns the seeds of a target: its own, and those files of `tests/cases` that it reads.
 fn corpus(target: &str) -> Vec<Vec<u8>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut found = Vec::new();
@@ -159,7 +159,7 @@ fn every_seed_is_answered() {
 #[test]
 #[ignore = "takes 10 s: make test runs it beside the others"]
 fn whatever_bytes_come_nothing_panics() {
-    // Another run tries others; a failure prints the bytes themselves.
+    // Each run tries others; a failure prints the bytes themselves.
     let seed = RandomState::new().hash_one(0) | 1;
     let mut random = Random(seed);
     for (target, body) in BODIES {

@@ -1,4 +1,4 @@
-//! What anybody in the pod network is told, who names whatever namespace he likes: nothing that depends on it.
+//! Answers to any client in the pod network, which may name any namespace: nothing in them depends on it.
 
 use serde_json::{Value, json};
 use sidescale_webhook::annotations::{Caller, NamespaceMetadata};
@@ -8,7 +8,7 @@ use sidescale_webhook::profile::{Config, Policy};
 use crate::golden::{folders, input, setting};
 use crate::support::{Answer, Setting, review};
 
-/// All that is said beside the patch.
+/// Returns all texts except the patch.
 fn said(answer: &Answer) -> String {
     let Value::Object(mut response) = answer.response.clone() else {
         panic!("{}", answer.response);
@@ -17,7 +17,7 @@ fn said(answer: &Answer) -> String {
     Value::Object(response).to_string()
 }
 
-/// The patched pod without what of the receipt depends on the caller.
+/// Returns the patched pod without the parts of the receipt that depend on the caller.
 fn patched(answer: &Answer) -> Option<Value> {
     let mut pod = answer.pod.clone()?;
     let status = &mut pod["metadata"]["annotations"]["sidescale.io/status"];
@@ -46,7 +46,7 @@ fn every_case_gets_the_same_patch_whoever_asks_and_shows_no_namespaces_values() 
         let metadata = setting.namespace.iter();
         for (key, value) in metadata.flat_map(|metadata| &metadata.annotations) {
             met += 1;
-            // Quoted as values are: words such as file are part of others.
+            // Quoted, as values are: words such as file are part of others.
             let value = &format!("'{value}'");
             assert!(
                 pod.contains(value) || !said.contains(value),
@@ -92,7 +92,7 @@ fn pod(annotations: &[(&str, &str)]) -> Value {
     })
 }
 
-/// What the pod asks for, what its namespace says, and what must stand in the answer for the API server alone.
+/// The pod's annotations, those of its namespace, and what must be only in the answer for the API server.
 #[test]
 fn leaves_out_what_depends_on_the_named_namespace() {
     type Pairs = &'static [(&'static str, &'static str)];
@@ -144,7 +144,7 @@ fn leaves_out_what_depends_on_the_named_namespace() {
             "{about}: {}",
             said(&unverified)
         );
-        // The operator's log has the whole reason all the same.
+        // The operator's log contains the whole reason anyway.
         if !namespace.is_empty() && verified.outcome.message.is_some() {
             assert!(unverified.outcome.withheld.is_some(), "{about}");
         }

@@ -16,7 +16,7 @@ const EXPECTED: &str = include_str!("corpus.txt");
 #[test]
 fn injects_into_real_workloads_or_says_why_not() {
     let Some(root) = std::env::var_os("SIDESCALE_CORPUS").map(PathBuf::from) else {
-        // Written past the test runner's capture, so that it is seen in a run that passes.
+        // Bypasses the test runner's capture, to be visible in a passing run.
         let loud =
             "SKIPPED: SIDESCALE_CORPUS names no folder of manifests, so no real workload was met\n";
         let _ = std::io::stderr().write_all(loud.as_bytes());
@@ -76,7 +76,7 @@ fn manifests(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The pods that a document would lead to, as their controllers make them.
+/// Returns the pods that a document leads to, as their controllers create them.
 fn pods(document: &Value) -> Vec<Value> {
     let kind = document["kind"].as_str().unwrap_or_default();
     let name = document["metadata"]["name"].as_str().unwrap_or("unnamed");
@@ -90,7 +90,7 @@ fn pods(document: &Value) -> Vec<Value> {
             .collect(),
         "Pod" => {
             let mut pod = asking(document.clone());
-            // Test data of others has names that no API server takes.
+            // Test data of others has names that no API server accepts.
             pod["metadata"]["name"] = json!(name.replace('_', "-").to_lowercase());
             vec![pod]
         }

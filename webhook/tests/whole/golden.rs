@@ -1,8 +1,8 @@
-//! Every folder of `tests/cases` is a pod as it comes and what becomes of it.
+//! Every folder of `tests/cases` is a pod as sent and its result.
 //!
-//! `pod.json` is the pod, or `review.json` the whole review; `setting.yaml` what surrounds it. The answer stands in one of
-//! `injected.json` (the pod after the patch), `denial.txt` and `skip.txt`, and beside it in `warnings.txt` what the pod's
-//! creator is warned of. `SIDESCALE_BLESS=1` writes the answers anew.
+//! `pod.json` is the pod, or `review.json` the whole review; `setting.yaml` its setting. The answer is in one of
+//! `injected.json` (the pod after the patch), `denial.txt` and `skip.txt`, and the warnings for the pod's creator are in
+//! `warnings.txt`. `SIDESCALE_BLESS=1` rewrites the answers.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -54,7 +54,7 @@ fn every_annotation_and_every_reason_has_a_case() {
     let annotations =
         &schema["properties"]["profiles"]["additionalProperties"]["properties"]["annotations"];
     let annotations = annotations["properties"].as_object().unwrap();
-    // A profile gives no default of these.
+    // A profile cannot set these.
     let of_pods = ["inject", "service", "profile", "status"];
     let mut missing: BTreeSet<String> = annotations
         .keys()
@@ -102,7 +102,7 @@ fn every_annotation_and_every_reason_has_a_case() {
     assert!(missing.is_empty(), "no case for {missing:?}");
 }
 
-/// Every case, in the order of their names.
+/// Returns every case, in the order of their names.
 pub(crate) fn folders() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/cases");
     let mut folders: Vec<PathBuf> = fs::read_dir(root)
@@ -155,7 +155,7 @@ fn run(folder: &Path) -> Result<(), String> {
     }
 }
 
-/// What surrounds a case's pod.
+/// Returns the setting of a case's pod.
 pub(crate) fn setting(folder: &Path) -> Setting {
     let written = fs::read_to_string(folder.join("setting.yaml")).map_or_else(
         |_| Written::default(),
@@ -171,7 +171,7 @@ pub(crate) fn setting(folder: &Path) -> Setting {
         Some(config) => Policy::from_config(config).unwrap(),
         None => {
             let mut policy = Policy::for_login_server("https://headscale.example.com").unwrap();
-            // Where the cases' pods stand, so that a Headscale among them is the one that is meant.
+            // The namespace of the cases' pods: a Headscale among them is the one of this control plane.
             let plane = policy.control_planes.get_mut("default").unwrap();
             "shop".clone_into(&mut plane.api_key_namespace);
             policy
@@ -199,7 +199,7 @@ pub(crate) fn setting(folder: &Path) -> Setting {
     }
 }
 
-/// A case's review.
+/// Returns a case's review.
 pub(crate) fn input(folder: &Path) -> Value {
     let read = |name: &str| {
         fs::read(folder.join(name))
@@ -236,10 +236,10 @@ fn shown(answer: &Answer) -> (&'static str, String) {
     }
 }
 
-/// The pod after the patch.
+/// Returns the pod after the patch.
 fn injected(answer: &Answer) -> String {
     let mut pod = answer.pod.clone().unwrap();
-    // The hash changes with every field that a profile learns.
+    // The hash changes with every new field of a profile.
     let status = &mut pod["metadata"]["annotations"]["sidescale.io/status"];
     let mut receipt: Value = serde_json::from_str(status.as_str().unwrap()).unwrap();
     let hash = receipt["profileHash"].take();

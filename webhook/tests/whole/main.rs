@@ -1,4 +1,4 @@
-//! Whole reviews: golden cases, the corpus, and what no reply may break.
+//! Whole reviews: golden cases, the corpus, and invariants of every reply.
 
 #![allow(
     clippy::expect_used,

@@ -1,7 +1,7 @@
-//! Pods and annotations that nobody thought of: what must hold of every answer holds of theirs.
+//! Generated pods and annotations: the invariants of every answer hold for theirs.
 //!
-//! `send_twice` checks each of them: the patch has only additions and applies, what is not ours is as it was, a typed Pod
-//! knows every field of ours, a restricted pod stays restricted, and the second pass adds nothing.
+//! `send_twice` checks each of them: the patch only adds and applies, the rest is unchanged, a typed Pod
+//! knows all our fields, a restricted pod stays restricted, and the second pass adds nothing.
 
 use std::sync::LazyLock;
 
@@ -24,7 +24,7 @@ profiles:
   lenient: {namespaces: [shop], onInvalid: warn}
 ";
 
-/// Values of which most are right and some are not, by key.
+/// Values by key, most of them valid and some not.
 const ANNOTATIONS: [(&str, &[&str]); 27] = [
     (
         "inject",
@@ -228,7 +228,7 @@ proptest! {
             namespace: known.then(NamespaceMetadata::default),
         };
         let answer = setting.send_twice(&review(&pod));
-        // A denial says what to do, a warning holds no quotes that helm would escape.
+        // A denial says what to do, a warning contains no quotes that helm would escape.
         if let Verdict::Deny(_) = answer.outcome.verdict {
             let message = answer.outcome.message.unwrap();
             prop_assert!(["want ", "set ", "remove", "ask for", "have the operator"].iter().any(|way| message.contains(way)), "{}", message);

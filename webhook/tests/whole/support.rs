@@ -1,4 +1,4 @@
-//! Sends a pod through the webhook, and checks what must hold of every answer.
+//! Sends a pod through the webhook, and checks the invariants of every answer.
 
 use std::sync::Arc;
 
@@ -10,14 +10,14 @@ use sidescale_webhook::annotations::{Caller, NamespaceMetadata, SkipReason};
 use sidescale_webhook::mutate::{OptIn, ReviewOutcome, Verdict, mutate};
 use sidescale_webhook::profile::Policy;
 
-/// What surrounds a pod.
+/// Setting of a pod.
 pub(crate) struct Setting {
     pub(crate) policy: Policy,
     pub(crate) opt_in: OptIn,
     pub(crate) namespace: Option<NamespaceMetadata>,
 }
 
-/// The answer, taken apart.
+/// The parsed answer.
 pub(crate) struct Answer {
     pub(crate) outcome: ReviewOutcome,
     pub(crate) response: Value,
@@ -96,7 +96,7 @@ fn apply(pod: &Value, patch: &[u8]) -> Value {
     patched
 }
 
-/// Fails unless `after` is `before` and our additions, all of which a typed Pod knows.
+/// Fails unless `after` is `before` with only our additions, all of which a typed Pod knows.
 fn assert_only_additions(before: &Value, after: &Value) {
     let typed: Pod = serde_json::from_value(after.clone()).expect("the patched pod is a Pod");
     let typed = serde_json::to_value(typed).unwrap();
@@ -125,7 +125,7 @@ fn assert_only_additions(before: &Value, after: &Value) {
             let manager = containers.pop().unwrap();
             let last = typed["spec"]["containers"].as_array().unwrap().last();
             assert_eq!(Some(&manager), last, "{UNKNOWN}");
-            // Where the pod's own containers are all restricted, the pod stays so.
+            // If the pod's own containers are all restricted, the pod stays restricted.
             let was = containers
                 .iter()
                 .all(|other| is_restricted(other, pod_level));
@@ -149,7 +149,7 @@ fn assert_only_additions(before: &Value, after: &Value) {
     assert_eq!(without_empty(&rest), without_empty(&before));
 }
 
-/// Takes the Tailscale sidecar out: the first init container, or the last ordinary one.
+/// Removes the Tailscale sidecar: the first init container, or the last ordinary one.
 fn take_sidecar(pod: &mut Value, typed: &Value) -> Value {
     let init = pod["spec"]["initContainers"].as_array_mut();
     let native = init.filter(|list| {
@@ -171,7 +171,7 @@ fn take_sidecar(pod: &mut Value, typed: &Value) -> Value {
     sidecar
 }
 
-/// Drops what an override may say and the typed Pod, of an older Kubernetes, does not know yet.
+/// Removes what an override may set and the typed Pod, of an older Kubernetes, does not know yet.
 fn older(sidecar: &Value) -> Value {
     let mut sidecar = sidecar.clone();
     let env = sidecar["env"].as_array_mut().into_iter().flatten();
@@ -181,7 +181,7 @@ fn older(sidecar: &Value) -> Value {
     sidecar
 }
 
-/// Takes out the variables of the proxy that come after the containers' own.
+/// Removes the proxy's variables after the containers' own.
 fn take_proxy(pod: &mut Value, before: &Value) {
     let containers = pod["spec"]["containers"].as_array_mut().unwrap();
     let own = before["spec"]["containers"].as_array().unwrap();
@@ -199,7 +199,7 @@ fn take_proxy(pod: &mut Value, before: &Value) {
     }
 }
 
-/// What the pod says to the autoscaler comes first, then come our empty volumes.
+/// Checks that the pod's own list for the autoscaler comes first, then our empty volumes.
 fn assert_evictable(before: &mut Value, after: &mut Value) {
     let key = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
     let theirs = before["metadata"]["annotations"][key].as_str();
@@ -230,7 +230,7 @@ fn take_after(list: &mut Value, had: usize) -> Vec<Value> {
         .unwrap_or_default()
 }
 
-/// Takes our mounts out of the pod's own containers.
+/// Removes our mounts from the pod's own containers.
 fn take_mounts(pod: &mut Value, before: &Value) -> Vec<Value> {
     let containers = pod["spec"]["containers"].as_array_mut().unwrap();
     let mut taken = Vec::new();
@@ -248,7 +248,7 @@ fn take_mounts(pod: &mut Value, before: &Value) -> Vec<Value> {
     taken
 }
 
-/// Every volume of ours is mounted, every mount but those of Headscale's own volumes is of ours.
+/// Checks that each of our volumes is mounted, and that each mount is ours except those of Headscale's own volumes.
 fn assert_mounts(ours: &[Value], own: &[Value], volumes: &[Value]) {
     let mounts = ours
         .iter()
@@ -272,7 +272,7 @@ fn hides_the_token(sidecar: &Value) -> bool {
     let token = "/var/run/secrets/kubernetes.io/serviceaccount";
     let mounts = sidecar["volumeMounts"].as_array().unwrap();
     let ours = |mount: &Value| mount["name"].as_str().unwrap().starts_with("sidescale-");
-    // An operator's own may have one.
+    // An operator's own mounts may have a subPath.
     mounts
         .iter()
         .all(|mount| !ours(mount) || mount.get("subPath").is_none())
@@ -281,7 +281,7 @@ fn hides_the_token(sidecar: &Value) -> bool {
             .any(|mount| mount["mountPath"] == token && mount["readOnly"] == true)
 }
 
-/// Whether Pod Security's level "restricted" takes the container.
+/// Returns whether Pod Security's level "restricted" accepts the container.
 fn is_restricted(container: &Value, pod: &Value) -> bool {
     let own = &container["securityContext"];
     let effective = |key: &str| {
@@ -307,7 +307,7 @@ fn remove(metadata: &mut Map<String, Value>, map: &str, key: &str) {
     }
 }
 
-/// Drops the maps and lists that were made for our additions, and nulls.
+/// Removes the maps and lists that were created for our additions, and nulls.
 fn without_empty(pod: &Value) -> Value {
     let mut pod = pod.clone();
     for (part, keys) in [

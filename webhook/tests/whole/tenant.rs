@@ -1,4 +1,4 @@
-//! A tenant who may create pods and wants more than the operator gives: each try has its answer.
+//! A tenant who may create pods and tries to exceed the operator's limits: each attempt has its answer.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ fn send(annotations: &Value) -> Answer {
     setting().send_twice(&review(&pod(annotations)))
 }
 
-/// Every key that is read, of 200 KiB: a message of one line, no patch, and no time lost.
+/// Every key that is read, with 200 KiB: a message of one line, no patch, and no delay.
 #[test]
 fn a_huge_value_is_refused_by_name_and_not_repeated() {
     let keys = [
@@ -96,7 +96,7 @@ fn a_huge_value_is_refused_by_name_and_not_repeated() {
     }
 }
 
-/// 200 KiB of keys that nothing reads: a few remarks, each log line one of them, and a patch like any other.
+/// 200 KiB of unknown keys: a few remarks, each one log line, and a normal patch.
 #[test]
 fn thousands_of_unknown_keys_make_nine_remarks() {
     let mut annotations: BTreeMap<String, String> = (0..8000)
@@ -120,7 +120,7 @@ fn thousands_of_unknown_keys_make_nine_remarks() {
     );
 }
 
-/// What is no name at all is shown as what can be read of it, and costs no time.
+/// An invalid name is shown as far as it is readable, without delay.
 #[test]
 fn a_key_that_is_no_name_is_remarked_on_within_bounds() {
     for key in [
@@ -168,7 +168,7 @@ fn look_alike_keys_ask_for_nothing() {
     }
 }
 
-/// Label, receipt and container copied from another pod: it is left as it is, and nothing of ours is in it.
+/// Label, receipt and container copied from another pod: it is left unchanged, with nothing injected.
 #[test]
 fn a_forged_pod_is_left_as_it_is() {
     let mut forged = pod(&json!({
@@ -184,7 +184,7 @@ fn a_forged_pod_is_left_as_it_is() {
     );
     assert_eq!(answer.outcome.patch_bytes, 0);
 
-    // Without the container the receipt is written anew, by what the pod may have.
+    // Without the container the receipt is rewritten, with what the pod is allowed.
     let mut bare = forged.clone();
     bare["spec"]
         .as_object_mut()
@@ -199,7 +199,7 @@ fn a_forged_pod_is_left_as_it_is() {
         "{receipt}"
     );
 
-    // A label for more than the pod has does not pass as ours either, nor does one without a receipt.
+    // A label for more than the pod has does not pass as our output either, nor does one without a receipt.
     let mut labelled = forged.clone();
     labelled["metadata"]["annotations"] = json!({"sidescale.io/inject": "tailscale"});
     let more = ["tailscale.apikey-manager", "tailscale.server-keys"].map(|kinds| {
@@ -222,7 +222,7 @@ fn namespace() -> impl Strategy<Value = String> {
 }
 
 fn service() -> impl Strategy<Value = String> {
-    // What a tenant would choose to look like another namespace's.
+    // Names that a tenant would choose to resemble another namespace's.
     "[a-z0-9]([-a-z0-9.]{0,10}[a-z0-9])?".prop_filter("no service", |text| is_service(text))
 }
 
@@ -240,7 +240,7 @@ proptest! {
         prop_assert_ne!(user(template, &own, &mine), user(template, &other, &theirs));
     }
 
-    /// Nor, within a namespace, the key of another service at another control plane.
+    /// Likewise, within a namespace, for the key of another service at another control plane.
     #[test]
     fn no_service_has_the_data_key_of_another(
         (mine, theirs) in (service(), service()),

@@ -1,4 +1,4 @@
-//! What the author of a workload is told: the verdict on its pods, and never a refusal.
+//! Warnings for the author of a workload: the verdict on its pods, and never a denial.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ fn workload(kind: &str, annotations: &Value, spec: &Value) -> Value {
     json!({"kind": kind, "metadata": {"name": "web"}, "spec": spec})
 }
 
-/// Sends it, and checks what is true of every answer.
+/// Sends it, and checks what holds for every answer.
 fn send(object: &Value, namespace: Option<NamespaceMetadata>, policy: &Policy) -> Advice {
     let namespace = namespace.map(Arc::new);
     let body = review(object).to_string();
@@ -164,7 +164,7 @@ fn allows_whatever_else_comes() {
     assert!(error.to_string().contains("AdmissionReview"), "{error}");
 }
 
-/// The cases of pods that a workload makes: their author is told what the pods' creator is told, and a denial as well.
+/// The cases of pods that a workload creates: their author gets the warnings of the pods' creator, and a denial as well.
 #[test]
 fn tells_of_every_case_what_is_said_of_its_pod() {
     let mut met = 0;
@@ -223,7 +223,7 @@ fn tells_of_every_case_what_is_said_of_its_pod() {
     assert!(met >= 60, "only {met} cases");
 }
 
-/// A Deployment `web` of namespace `shop`, where name `vault` belongs to `prod` and the operator reserves `db`.
+/// Returns the warnings for a Deployment `web` of namespace `shop`; `prod` owns hostname `vault` and the operator reserves `db`.
 fn warned_of(caller: Caller, hostname: &str) -> Vec<String> {
     let row = HostnameRow {
         hostname: Hashed::of("vault"),

@@ -1,4 +1,4 @@
-//! What runs in the network of another pod: the test's own program, told by its environment what to do there.
+//! The part that runs in the network of another pod: the test's own program, which takes its orders from its environment.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
@@ -14,31 +14,31 @@ use tokio::task::JoinSet;
 
 use crate::support::post::Poster;
 
-/// Is the largest body that is read.
+/// The largest body that the webhook reads.
 const BODY: usize = 8 << 20;
 const ENDPOINTS: [&str; 3] = ["/mutate/pod", "/mutate/namespace", "/validate"];
 const AT_ONCE: usize = 4;
-/// An API server waits for no longer.
+/// Timeout of an API server.
 const PATIENCE: Duration = Duration::from_secs(10);
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Says to the test's program that it is this.
+/// Variable that makes the test's program run this part.
 const VARIABLE: &str = "SIDESCALE_E2E_STORM";
 
-/// What to do, as JSON in the environment.
+/// Orders, as JSON in the environment.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Orders {
     pub(super) role: Role,
-    /// Where the webhook and the admin port are.
+    /// Addresses of the webhook and the admin port.
     pub(super) webhook: SocketAddr,
     pub(super) admin: SocketAddr,
-    /// The caBundle, and the name that the certificate is for.
+    /// The caBundle, and the name in the certificate.
     pub(super) bundle: String,
     pub(super) server: String,
-    /// A namespace that is there.
+    /// A namespace that exists.
     pub(super) known: String,
     pub(super) seconds: u64,
-    /// For each endpoint at least.
+    /// Minimum for each endpoint.
     pub(super) bodies: usize,
     pub(super) connections: usize,
 }
@@ -47,21 +47,21 @@ pub(super) struct Orders {
 pub(super) enum Role {
     /// Bodies, connections and slow writers.
     Hostile,
-    /// One small review each second, each on a connection of its own, as of another API server.
+    /// One small review each second, each on its own connection, as from another API server.
     Honest,
 }
 
-/// What came of it.
+/// Results.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Report {
-    /// Bodies that were sent, or reviews that were answered.
+    /// Number of bodies sent, or of reviews answered.
     pub(super) posted: usize,
-    /// The longest time that a review took.
+    /// Longest time for a review.
     pub(super) slowest: Duration,
 }
 
 impl Orders {
-    /// The shell line that carries them out in the network of the process with this pid.
+    /// Returns the shell line that executes them in the network of the process with this pid.
     pub(super) fn line(&self, pid: u32) -> Result<String> {
         let orders = serde_json::to_string(self)?;
         let program = std::env::current_exe()?;
@@ -73,7 +73,7 @@ impl Orders {
     }
 }
 
-/// Carries out what the environment orders, if it does.
+/// Executes the orders in the environment, if there are any.
 pub(crate) fn ordered() -> Option<ExitCode> {
     let orders = std::env::var(VARIABLE).ok()?;
     Some(match obey(&orders) {
@@ -140,7 +140,7 @@ async fn hostile(orders: Orders, poster: Poster) -> Result<Report> {
     })
 }
 
-/// A review of a pod that asks for a sidecar.
+/// Returns a review of a pod that asks for a sidecar.
 fn review(namespace: &str) -> Value {
     json!({
         "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
@@ -158,12 +158,12 @@ fn review(namespace: &str) -> Value {
 struct Storm {
     orders: Orders,
     poster: Poster,
-    /// Bodies so far.
+    /// Number of bodies so far.
     posted: AtomicUsize,
 }
 
 impl Storm {
-    /// Goes on for its time, and until each endpoint has had its bodies.
+    /// Runs for its time, and until each endpoint has had its bodies.
     async fn rage(&self) {
         let connections = self.connections();
         let wanted = ENDPOINTS.len() * self.orders.bodies;
@@ -182,7 +182,7 @@ impl Storm {
         drop(connections);
     }
 
-    /// The answer is the same whether the namespace is there or not, but for what the sender named itself.
+    /// Checks that the answer does not depend on whether the namespace exists, except for what the sender named.
     async fn reveals_nothing(&self) -> Result<()> {
         let ask = async |namespace: &str| -> Result<Value> {
             let mut connection = self.poster.connect(self.orders.webhook).await?;
@@ -200,14 +200,14 @@ impl Storm {
         Ok(())
     }
 
-    /// Opens connections that say nothing: half of them are left in their handshake.
+    /// Opens connections that send nothing: half of them stop in their handshake.
     fn connections(&self) -> JoinSet<()> {
         let mut open = JoinSet::new();
         for n in 0..self.orders.connections {
             let (poster, webhook) = (self.poster.clone(), self.orders.webhook);
             open.spawn(async move {
                 loop {
-                    // The server may end it for another's sake: then the next one takes its place.
+                    // The server may close it to make room: then the next one replaces it.
                     if n % 2 == 0 {
                         let Ok(mut connection) = poster.dial(webhook).await else {
                             tokio::time::sleep(EVERY).await;
@@ -225,13 +225,13 @@ impl Storm {
         open
     }
 
-    /// Posts bodies without end, some at a time.
+    /// Posts bodies endlessly, several at a time.
     async fn bodies(&self) {
         let body: Arc<[u8]> = body().into();
         let lane = async |lane: usize| {
             for n in lane.. {
                 let path = ENDPOINTS[n % ENDPOINTS.len()];
-                // Whether it is refused, and how, is the server's choice.
+                // Whether and how it is refused is up to the server.
                 if let Ok(mut connection) = self.poster.connect(self.orders.webhook).await {
                     let _ = connection.post(path, &body).await;
                     self.posted.fetch_add(1, Ordering::Relaxed);
@@ -260,7 +260,7 @@ impl Storm {
     }
 }
 
-/// A review of a pod with as many variables as fit.
+/// Returns a review of a pod with as many variables as fit.
 fn body() -> Vec<u8> {
     let head = r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u","namespace":"shop","operation":"CREATE","resource":{"group":"","version":"v1","resource":"pods"},"object":{"metadata":{"name":"web","annotations":{"sidescale.io/inject":"tailscale"}},"spec":{"containers":[{"name":"app","env":["#;
     let tail = r#"{"name":"b"}]}]}}}}"#;

@@ -1,11 +1,11 @@
-//! What a Headscale of the tests is configured with, and its certificate (I/O: writes them to its folder).
+//! Configuration of a Headscale for tests, and its certificate (I/O: writes them to its folder).
 
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-/// Headscale wants a relay to tell its nodes about, and does not mind that none is there.
+/// A relay that does not exist: Headscale requires one to list to its nodes.
 pub(crate) const NO_RELAY: &str = "regions:
   900:
     regionid: 900
@@ -14,10 +14,10 @@ pub(crate) const NO_RELAY: &str = "regions:
     nodes: [{name: 900a, regionid: 900, hostname: 127.0.0.1, stunport: -1, derpport: 8443}]
 ";
 
-/// The file in its folder that it reads its noise key from, or makes.
+/// File in its folder from which it reads its noise key, or in which it stores a new one.
 pub(crate) const NOISE_KEY: &str = "noise.key";
 
-/// The map of relays with this address alone; clients take whatever certificate it has.
+/// Returns the map of relays with only this address; clients accept any certificate of it.
 pub(super) fn relays(address: &str) -> Result<String> {
     let (host, port) = address.split_once(':').context("no port")?;
     Ok(NO_RELAY.replace("127.0.0.1", host).replace(
@@ -26,7 +26,7 @@ pub(super) fn relays(address: &str) -> Result<String> {
     ))
 }
 
-/// Reaches nothing outside the machine, and forgets an ephemeral node as early as the server allows.
+/// Returns a configuration that reaches nothing outside the machine, and deletes an ephemeral node as early as the server allows.
 pub(super) fn configuration(folder: &Path, address: &str, url: &str, tls: bool) -> Value {
     let file = |name: &str| folder.join(name).display().to_string();
     let mut config = json!({
@@ -42,7 +42,7 @@ pub(super) fn configuration(folder: &Path, address: &str, url: &str, tls: bool) 
         "unix_socket_permission": "0770",
         "derp": {
             "server": {
-                // A relay speaks HTTPS alone. Addresses come from the ping between nodes: STUN is there because it must be.
+                // A relay speaks only HTTPS. Addresses come from the ping between nodes: STUN is on because it is required.
                 "enabled": tls, "verify_clients": false, "automatically_add_embedded_derp_region": false,
                 "region_id": 900, "region_code": "local", "region_name": "local",
                 "stun_listen_addr": "127.0.0.1:0", "private_key_path": file("derp.key"),
@@ -52,7 +52,7 @@ pub(super) fn configuration(folder: &Path, address: &str, url: &str, tls: bool) 
         "dns": {"magic_dns": false, "override_local_dns": false, "base_domain": "hs.test"},
         "disable_check_updates": true,
         "logtail": {"enabled": false},
-        // The first for 0.28, the second from 0.29 on.
+        // The first for 0.28, the second since 0.29.
         "ephemeral_node_inactivity_timeout": "70s",
         "node": {"ephemeral": {"inactivity_timeout": "70s"}},
         "policy": {"mode": "database"},
@@ -65,7 +65,7 @@ pub(super) fn configuration(folder: &Path, address: &str, url: &str, tls: bool) 
     config
 }
 
-/// Makes an authority and a certificate of it for the address; returns the authority's certificate.
+/// Generates an authority and its certificate for the address; returns the authority's certificate.
 pub(super) fn make_certificate(folder: &Path, address: &str) -> Result<String> {
     let host = address.split(':').next().unwrap_or_default().to_owned();
     let mut authority = rcgen::CertificateParams::new(Vec::new())?;

@@ -1,4 +1,4 @@
-//! An API server that holds our Lease and the ConfigMap of hostnames, and tells watches of each write.
+//! An API server with our Lease and the ConfigMap of hostnames, which reports each write to watches.
 
 use std::convert::Infallible;
 use std::sync::Mutex;
@@ -21,7 +21,7 @@ const OBJECT: &str = "/api/v1/namespaces/tailnet/configmaps/sidescale-hostnames"
 const ALL: &str = "/api/v1/namespaces/tailnet/configmaps";
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/tailnet/leases/sidescale";
 
-/// The ConfigMap, as the chart creates it and as it is written since.
+/// The ConfigMap, as the chart creates it and as it was written since.
 #[derive(Default)]
 pub(super) struct Api {
     data: Mutex<Map<String, Value>>,
@@ -45,7 +45,7 @@ impl Api {
         (api, kube::Client::try_from(config).unwrap())
     }
 
-    /// The bodies that were sent to write it.
+    /// Returns the bodies of its writes.
     pub(super) fn patches(&self) -> Vec<Value> {
         self.patches.lock().unwrap().clone()
     }
@@ -78,7 +78,7 @@ async fn write(
     read(State(api)).await
 }
 
-/// A list, or a watch that goes on from it; this server has no watch lists.
+/// Answers a list, or a watch that continues from it; this server has no watch lists.
 async fn list(State(api): State<Arc<Api>>, Query(query): Query<Map<String, Value>>) -> Response {
     let asked = |name: &str| query.get(name).and_then(Value::as_str);
     assert_eq!(

@@ -1,4 +1,4 @@
-//! What marks the users of this installation, and the names in the tailnet that the operator gives away. Pure.
+//! The mark of this installation's users, and hostnames in the tailnet that the operator reserves. Pure.
 
 use std::collections::BTreeMap;
 
@@ -7,12 +7,12 @@ use crate::forms;
 use crate::identity;
 use crate::profile::{HostnameOwner, PolicyError};
 
-/// Is the longest mark: the uid of a namespace and the longest name of a release have less.
+/// Longest mark: the uid of a namespace and the longest name of a release have less.
 const LONGEST: usize = 128;
 
 const INSTALLATION: &str = "want letters, digits, dashes, dots and _, in one word or in two with a space between, at most 128 characters, such as prod-1";
 
-/// Checks the mark of the users that this release makes.
+/// Checks the mark of the users that this release creates.
 pub(super) fn installation(text: Option<String>) -> Result<Option<String>, PolicyError> {
     match text {
         Some(text) if !is_installation(&text) => {
@@ -22,7 +22,7 @@ pub(super) fn installation(text: Option<String>) -> Result<Option<String>, Polic
     }
 }
 
-/// Checks the marks of earlier times.
+/// Checks earlier marks.
 pub(super) fn former(texts: Vec<String>) -> Result<Vec<String>, PolicyError> {
     match texts.iter().find(|text| !is_installation(text)) {
         Some(wrong) => Err(value("formerInstallations".to_owned(), wrong, INSTALLATION)),
@@ -30,7 +30,7 @@ pub(super) fn former(texts: Vec<String>) -> Result<Vec<String>, PolicyError> {
     }
 }
 
-/// Checks which service alone may have which name.
+/// Checks the services that own reserved hostnames.
 pub(super) fn reserved_hostnames(
     owners: BTreeMap<String, String>,
 ) -> Result<BTreeMap<String, HostnameOwner>, PolicyError> {
@@ -55,7 +55,7 @@ pub(super) fn reserved_hostnames(
     owners.collect()
 }
 
-/// Whether `text` may mark users: it stands in their display name, before a space, a namespace and a service.
+/// Returns whether `text` may mark users: their display name begins with it, before a space, a namespace and a service.
 fn is_installation(text: &str) -> bool {
     let word = |word: &str| {
         !word.is_empty()

@@ -121,7 +121,7 @@ fn secret(config: SecretConfig, base: &str) -> Result<(String, String, String), 
     Ok((namespace, name, key))
 }
 
-/// Refuses two data keys in one Secret: it remembers one key's life.
+/// Refuses two data keys in one Secret: it records the lifetime of one key.
 pub(super) fn one_key_a_secret(
     planes: &BTreeMap<String, ControlPlaneSettings>,
 ) -> Result<(), PolicyError> {
@@ -149,7 +149,7 @@ pub(super) fn one_key_a_secret(
     Ok(())
 }
 
-/// Gives the template with the cluster's name in it.
+/// Returns the template with the cluster's name in it.
 fn checked_user_template(
     path: String,
     template: Option<String>,
@@ -174,7 +174,7 @@ fn checked_user_template(
     Ok(whole)
 }
 
-/// Whether the template keeps users of two namespaces apart, and makes names that Headscale takes.
+/// Returns whether the template keeps users of two namespaces apart, and yields names that Headscale accepts.
 fn is_user_template(template: &str) -> bool {
     let [n, s] = ["{namespace}", "{service}"].map(|name| {
         template
@@ -207,7 +207,7 @@ fn url(path: String, text: String) -> Result<String, PolicyError> {
         .strip_prefix("https://")
         .or_else(|| text.strip_prefix("http://"))
         .unwrap_or_default();
-    // `$` would be expanded by the kubelet, a space would split TS_EXTRA_ARGS, `@` would be a password.
+    // The kubelet would expand `$`, a space would split TS_EXTRA_ARGS, and `@` would introduce a password.
     let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._~:/[]%".contains(&b);
     if host.is_empty() || host.starts_with(['/', ':']) || !host.bytes().all(fits) {
         return Err(value(path, &text, URL));

@@ -135,7 +135,7 @@ fn checked_on_invalid(path: String, text: Option<String>) -> Result<OnInvalid, P
     }
 }
 
-/// Fails at the first that is not of the form.
+/// Fails at the first value not of the form.
 fn all(
     path: String,
     values: Vec<String>,
@@ -148,7 +148,7 @@ fn all(
     }
 }
 
-/// An image, or the beginning of one that no longer name of a registry or a repository has too.
+/// Returns an image, or a prefix that cannot match a longer name of a registry or a repository.
 fn beginning(path: String, image: String) -> Result<String, PolicyError> {
     let whole = match image.strip_suffix('*') {
         Some(beginning) => forms::is_image(beginning) && beginning.ends_with(['/', ':', '@']),
@@ -179,7 +179,7 @@ fn extra_arg(path: String, argument: &str) -> Result<String, PolicyError> {
     }
 }
 
-/// Takes the default of one annotation; its value is checked with all others, when the whole policy is there.
+/// Sets the default of one annotation; its value is checked with all others, once the whole policy exists.
 fn annotation(
     profile: &mut Profile,
     name: &str,

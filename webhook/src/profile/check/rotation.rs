@@ -1,4 +1,4 @@
-//! The numbers of the rotation module. Pure.
+//! Settings of the rotation module. Pure.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use super::value::{refuse, value};
 use crate::forms;
 use crate::profile::{OnLost, PolicyError, Rotation, RotationConfig, SHORTEST_LIFE, UserPolicy};
 
-/// Is longer than any mint takes: before, a key that no Secret knows may still be on its way there.
+/// Longer than any creation takes: earlier, a key that no Secret contains may still be on its way there.
 const SHORTEST_ORPHAN: Duration = Duration::from_secs(300);
 
-/// Is longer than a service is usually away.
+/// Longer than a service is usually away.
 const SHORTEST_UNUSED: Duration = Duration::from_secs(3600);
 
 const KEYS: [&str; 18] = [
@@ -33,7 +33,7 @@ const KEYS: [&str; 18] = [
     "users",
 ];
 
-/// Checks the numbers, and fills their gaps.
+/// Checks the settings, and fills their gaps.
 pub(super) fn rotation(config: RotationConfig) -> Result<Rotation, PolicyError> {
     let RotationConfig {
         overlap,
@@ -73,7 +73,7 @@ pub(super) fn rotation(config: RotationConfig) -> Result<Rotation, PolicyError> 
     };
     let r = &mut rotation;
     if let Some(services) = max_services_per_namespace {
-        // A namespace whose keys are all lost gets them anew at once, and twice more.
+        // A namespace that loses all its keys gets them again at once, and twice more.
         let each = u32::try_from(services).unwrap_or(u32::MAX);
         r.max_services_per_namespace = positive("maxServicesPerNamespace", services)?;
         r.new_keys_per_namespace = each.saturating_mul(3);
@@ -111,7 +111,7 @@ pub(super) fn rotation(config: RotationConfig) -> Result<Rotation, PolicyError> 
     Ok(rotation)
 }
 
-/// A number that may not be 0.
+/// Returns a number that must not be 0.
 fn positive<N: Default + PartialEq>(name: &str, number: N) -> Result<N, PolicyError> {
     if number == N::default() {
         let want = "want at least 1; rotation.paused stops everything";
@@ -120,7 +120,7 @@ fn positive<N: Default + PartialEq>(name: &str, number: N) -> Result<N, PolicyEr
     Ok(number)
 }
 
-/// A duration that may not be too short.
+/// Returns a duration that must not be too short.
 fn at_least(
     name: &str,
     text: Option<String>,
@@ -138,7 +138,7 @@ fn at_least(
     Ok(given)
 }
 
-/// One of two words; the first stands where nothing is said.
+/// Returns one of two words; the first is the default.
 fn one_of<T>(
     key: &str,
     text: Option<String>,

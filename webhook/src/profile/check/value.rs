@@ -1,10 +1,10 @@
-//! Values that several parts of a configuration have, and how one is refused. Pure.
+//! Values shared by several parts of a configuration, and how one is refused. Pure.
 
 use crate::profile::config::{NamespacesConfig, RequirementConfig, SelectorConfig, UnknownKeys};
 use crate::profile::{NamespaceScope, Operator, PolicyError, Requirement, Selector};
 use crate::{forms, quote};
 
-/// Checks a list of namespaces, or a selector of theirs.
+/// Checks a list of namespaces, or a selector for them.
 pub(super) fn namespaces(
     path: String,
     config: NamespacesConfig,
