@@ -55,7 +55,7 @@ pub(super) fn of_headscale(context: &Context, program: Option<&Program>) -> Resu
         headscale(&mut world)?.start_again()?;
         settled(&world, "web", Some(&old)).await?;
         settled(&world, "late", None).await?;
-        product.said("No keys can be made", "Control plane works again")
+        product.said("Control plane unavailable", "Control plane available again")
     })
 }
 
