@@ -161,7 +161,11 @@ impl Listener {
         let open = TaskTracker::new();
         let draining = async {
             shutdown.await;
-            info!(port = name, seconds = drain.as_secs_f64(), "Draining");
+            info!(
+                port = name,
+                seconds = drain.as_secs_f64(),
+                "Draining connections"
+            );
             shared.closing.store(true, Ordering::Relaxed);
             tokio::time::sleep(drain).await;
         };
@@ -176,7 +180,7 @@ impl Listener {
             warn!(
                 port = name,
                 connections = open.len(),
-                "Connections were still busy at the end of the drain"
+                "Drain deadline exceeded: closing busy connections"
             );
         }
     }
@@ -205,7 +209,7 @@ async fn accept(
                 });
             }
             Err(error) => {
-                warn!(port = name, %error, "Could not accept a connection");
+                warn!(port = name, %error, "Failed to accept connection");
                 places.evict();
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }

@@ -207,7 +207,7 @@ async fn serve_http(
         }
     };
     if let Err(error) = result {
-        debug!(%error, "Connection ended");
+        debug!(%error, "Connection closed with an error");
     }
 }
 
