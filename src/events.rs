@@ -171,8 +171,7 @@ impl Events {
                 object,
                 reason,
                 budget = BUDGET,
-                "Alerts about a namespace are dropped, because it had as many as it may have within ten minutes; this is \
-                 the first"
+                "Namespace exceeded its alert limit for ten minutes: dropping alerts, this one first"
             );
         }
         false
@@ -195,7 +194,10 @@ impl Events {
         // The name of an owner is whatever the author of a pod says.
         if !is_dns_subdomain(object, 253) {
             let object = quoted(object);
-            debug!(namespace, object, reason, "No object has that name");
+            debug!(
+                namespace,
+                object, reason, "Event skipped: invalid object name"
+            );
             return true;
         }
         let Some(queue) = &self.queue else {

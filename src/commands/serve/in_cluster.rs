@@ -139,15 +139,15 @@ async fn act(
             () = secrets => {}
             () = &mut rotation => continue,
             () = installations.superseded() => {
-                info!("Rotation ends, because another release of the cluster came first");
+                info!("Rotation stopped: another release was installed first in this cluster");
             }
             () = changed(&mut policies) => {
-                info!("Rotation goes on by the new configuration");
+                info!("Rotation restarting with the new configuration");
             }
             ended = leading.wait_for(|leading| *leading == Leadership::Others) => match ended {
-                Ok(_) => info!(lease = cluster.lease.name, "Another replica rotates from now on"),
+                Ok(_) => info!(lease = cluster.lease.name, "Rotation stopped: another replica holds the Lease"),
                 // Nobody keeps the Lease any more: the process ends, and who is next is not known here.
-                Err(_) => debug!(lease = cluster.lease.name, "Rotation ends with the process"),
+                Err(_) => debug!(lease = cluster.lease.name, "Rotation stopped: process is shutting down"),
             }
         }
         // What is under way is brought to its end.
@@ -201,9 +201,9 @@ async fn installation(cluster: &InCluster, policy: &Policy) -> Installation {
             }
             Err(error) if !cluster::is_away(&error) && outage.failed() => warn!(
                 error = cluster::chain(&error),
-                "Namespace kube-system cannot be read, and its uid marks what is ours: want the right to get it"
+                "Failed to read namespace kube-system, whose UID identifies this installation: grant permission to get it"
             ),
-            Err(error) => debug!(%error, "Namespace kube-system cannot be read"),
+            Err(error) => debug!(%error, "Failed to read namespace kube-system, retrying"),
         }
         tokio::time::sleep(RETRY).await;
     }
