@@ -108,12 +108,12 @@ impl Absence {
             if outage.failed() {
                 warn!(
                     error = chain(error),
-                    "API server does not answer: keys and certificates stay as they are, and everything is tried again"
+                    "API server unavailable: keys and certificates stay unchanged, retrying"
                 );
             }
         } else if let Some(away) = outage.recovered() {
             let away_seconds = away.as_secs();
-            info!(away_seconds, "API server answers again");
+            info!(away_seconds, "API server available again");
         }
     }
 }

@@ -170,8 +170,7 @@ impl Events {
                 object,
                 reason,
                 budget = BUDGET,
-                "Alerts about a namespace are dropped, because it had as many as it may have within ten minutes; this is \
-                 the first"
+                "Namespace exceeded its alert limit for ten minutes: dropping alerts, this one first"
             );
         }
         false
@@ -194,7 +193,10 @@ impl Events {
         // The author of a pod chooses the name of an owner.
         if !is_dns_subdomain(object, 253) {
             let object = quoted(object);
-            debug!(namespace, object, reason, "No object has that name");
+            debug!(
+                namespace,
+                object, reason, "Event skipped: invalid object name"
+            );
             return true;
         }
         let Some(queue) = &self.queue else {

@@ -75,8 +75,7 @@ impl Installations {
                 warn!(
                     first = other,
                     own = self.own,
-                    "Another release of Sidescale rotates keys in this cluster: this one creates, renews and expires none before \
-                     the other is uninstalled"
+                    "Another release of Sidescale rotates keys in this cluster: rotation disabled until that release is uninstalled"
                 );
                 let detail = format!(
                     "release {other} came first and rotates the keys of this cluster: this one, {}, does not; uninstall one of \
@@ -89,7 +88,11 @@ impl Installations {
             tokio::time::sleep(LOOK_EVERY).await;
         }
         if let Some(first) = refused {
-            info!(first, own = self.own, "The other release is gone");
+            info!(
+                first,
+                own = self.own,
+                "Other release of Sidescale is gone, enabling rotation"
+            );
         }
     }
 
@@ -100,7 +103,10 @@ impl Installations {
             match self.first().await {
                 Ok(Some(_)) => return,
                 Ok(None) => {}
-                Err(error) => debug!(error = chain(&error), "Other releases were not looked for"),
+                Err(error) => debug!(
+                    error = chain(&error),
+                    "Failed to list other releases of Sidescale"
+                ),
             }
         }
     }
@@ -123,10 +129,13 @@ impl Installations {
             warn!(
                 error = chain(error),
                 own = self.own,
-                "Other releases of Sidescale cannot be looked for: rotating as if there were none"
+                "Not permitted to list other releases of Sidescale: assuming there are none"
             );
         } else if !cluster::is_away(error) {
-            debug!(error = chain(error), "Other releases were not looked for");
+            debug!(
+                error = chain(error),
+                "Failed to list other releases of Sidescale"
+            );
         }
         blind
     }

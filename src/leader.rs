@@ -110,7 +110,7 @@ pub async fn run(
             None => {}
         }
         if std::mem::take(&mut problem).outage.recovered().is_some() {
-            info!(lease = lease.name, "Lease can be used again");
+            info!(lease = lease.name, "Lease available again");
         }
         if leading.send_replace(holding) != holding {
             info!(lease = lease.name, identity = lease.identity, leading = ?holding, "Leadership changed");
@@ -166,7 +166,7 @@ fn act_anyway(
             namespace,
             lease = name,
             error,
-            "Lease cannot be used: rotating all the same, as every replica may; helm upgrade creates one that is missing"
+            "Lease unavailable: every replica may rotate keys; helm upgrade recreates a missing Lease"
         );
     }
     leading.send_replace(Leadership::Anyway);

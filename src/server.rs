@@ -162,7 +162,11 @@ impl Listener {
         let open = TaskTracker::new();
         let draining = async {
             shutdown.await;
-            info!(port = name, seconds = drain.as_secs_f64(), "Draining");
+            info!(
+                port = name,
+                seconds = drain.as_secs_f64(),
+                "Draining connections"
+            );
             shared.closing.store(true, Ordering::Relaxed);
             tokio::time::sleep(drain).await;
         };
@@ -177,7 +181,7 @@ impl Listener {
             warn!(
                 port = name,
                 connections = open.len(),
-                "Connections were still busy at the end of the drain"
+                "Drain deadline exceeded: closing busy connections"
             );
         }
     }
@@ -206,7 +210,7 @@ async fn accept(
                 });
             }
             Err(error) => {
-                warn!(port = name, %error, "Could not accept a connection");
+                warn!(port = name, %error, "Failed to accept connection");
                 places.evict();
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }

@@ -161,11 +161,11 @@ impl KeyPlace<'_> {
                     namespace,
                     secret,
                     stated,
-                    "The annotation that says when the API key ends cannot be read: making a new key"
+                    "API key's expiration annotation is missing or invalid: creating a new key"
                 );
             }
             Change::Intend(_, why) => {
-                info!(namespace, secret, why = why.as_str(), "Making an API key");
+                info!(namespace, secret, why = why.as_str(), "Creating API key");
             }
             Change::Store(key) => info!(
                 namespace, secret, key_id = key.id, expires = %key.expires, "Wrote a new API key"
@@ -174,15 +174,12 @@ impl KeyPlace<'_> {
                 namespace,
                 secret,
                 key_id = key.id,
-                "Put the API key back into its Secret: somebody took it out within an hour of its making"
+                "Restored API key to its Secret: another writer removed it within an hour of its creation"
             ),
-            Change::GiveUp(why) => info!(
-                namespace,
-                secret, why, "Gave up the API key that was being made"
-            ),
+            Change::GiveUp(why) => info!(namespace, secret, why, "Discarded new API key"),
             Change::Repair => info!(
                 namespace,
-                secret, "Wrote down what Headscale says of the API key"
+                secret, "Updated API key annotations from Headscale"
             ),
             Change::Tidy | Change::CheckIn => {}
         }
@@ -214,13 +211,13 @@ impl KeyPlace<'_> {
         match answer {
             Ok(()) => ActionOutcome::Ok,
             Err(error @ control_plane::Error::Unauthorized { .. }) => {
-                warn!(key_id, cause = %error, "The new API key is refused where it is used");
+                warn!(key_id, cause = %error, "New API key rejected where it is used");
                 ActionOutcome::Refused
             }
             Err(error) => {
                 warn!(
                     key_id, cause = %error,
-                    "The new API key could not be tried where it is used; Headscale lists it, and that has to do"
+                    "Failed to verify new API key where it is used: relying on Headscale's list"
                 );
                 ActionOutcome::Failed
             }
@@ -231,7 +228,7 @@ impl KeyPlace<'_> {
         match self.control_plane.expire_api_key(ApiKeyId(id)).await {
             Ok(()) => {
                 if orphan {
-                    info!(key_id = id, "Expired an API key of ours that nothing holds");
+                    info!(key_id = id, "Expired an orphaned API key");
                 } else {
                     info!(key_id = id, "Expired the old API key");
                 }

@@ -46,7 +46,10 @@ const STEP: Duration = Duration::from_millis(200);
 pub async fn run(args: ApikeyManagerArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let namespace = args.checked().map_err(anyhow::Error::msg)?.to_owned();
     if let Some(remark) = args.remark() {
-        warn!(remark, "Check the flags");
+        warn!(
+            remark,
+            "API key rotation buffer is more than half of the expiration"
+        );
     }
     let kubeconfig = args.kubeconfig.clone();
     let manager = Manager::new(args, namespace, Clock::wall());
@@ -130,7 +133,7 @@ impl Manager {
             match self.look(store, &control_plane).await {
                 Ok(settled) => {
                     if outage.recovered().is_some() {
-                        info!("The API key is looked after again");
+                        info!("API key check succeeded again");
                     }
                     backoff = retries();
                     self.say(&settled);
@@ -139,7 +142,7 @@ impl Manager {
                 Err(problem) => {
                     let wait = backoff.next().unwrap_or(CHECK_EVERY);
                     let problem = say::problem(problem);
-                    warn!(error = problem, retry_in = ?wait, "The API key could not be looked after");
+                    warn!(error = problem, retry_in = ?wait, "API key check failed, retrying");
                     outage.failed();
                     tokio::time::sleep(wait).await;
                 }
@@ -196,7 +199,7 @@ impl Manager {
             ..
         } = self;
         if let Some(problem) = say::advice(&rest.state, namespace, secret, managed_by) {
-            warn!(error = problem, "The API key is not renewed");
+            warn!(error = problem, "API key renewal skipped");
         }
     }
 
@@ -212,7 +215,7 @@ impl Manager {
                 return;
             }
             if identity(&self.socket) != seen {
-                info!("Headscale was started anew");
+                info!("Headscale restarted");
                 return;
             }
             match store.read(&self.namespace, &self.secret).await {
@@ -221,7 +224,7 @@ impl Manager {
                         return;
                     }
                 }
-                Err(error) => debug!(%error, "The Secret could not be glanced at"),
+                Err(error) => debug!(%error, "Failed to re-read the API key's Secret"),
             }
         }
     }
@@ -314,7 +317,7 @@ async fn cluster(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
                 warn!(
                     error = format!("{error:#}"),
                     retry_in = ?wait,
-                    "No cluster can be used: check that the pod mounts its ServiceAccount's token"
+                    "Failed to configure the Kubernetes client: check that the pod mounts its ServiceAccount's token"
                 );
                 tokio::time::sleep(wait).await;
             }

@@ -177,7 +177,10 @@ pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result
     common.spawn_server(&mut parts, &server, webhook, key, shutdown, drained)?;
     // The publisher of Events exits with the last task that has Events.
     drop(common);
-    info!(version = env!("CARGO_PKG_VERSION"), namespace, "Started");
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        namespace, "Sidescale started"
+    );
     parts.join().await
 }
 
@@ -413,7 +416,7 @@ fn raise_open_files() {
     limit.current = limit.maximum;
     // If that is not permitted, unused connections are closed sooner.
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        debug!(%error, "Could not raise the limit of open files");
+        debug!(%error, "Failed to raise the open file limit");
     }
 }
 

@@ -105,7 +105,7 @@ impl EditReports {
     fn taken(&self, path: &std::path::Path) {
         self.count("taken");
         self.in_force(true);
-        info!(path = %path.display(), "Took a new configuration");
+        info!(path = %path.display(), "Applied new configuration");
         self.tell(
             false,
             "ConfigurationTaken",
@@ -118,7 +118,7 @@ impl EditReports {
         self.in_force(false);
         warn!(
             error,
-            "Configuration is not accepted, so the one before it stays in force"
+            "Configuration rejected: the previous one stays in effect"
         );
         let note = format!(
             "{error}; the configuration before it stays in force until this is mended, and a process that starts now does not start"

@@ -112,7 +112,7 @@ impl Overflow {
         if self.dropped.fetch_add(1, Ordering::Relaxed) == 0 {
             warn!(
                 waiting,
-                "Events are dropped, because the API server takes them too slowly: metrics and log go on"
+                "Event queue full, dropping Events: the API server is too slow; metrics and logs continue"
             );
         }
     }
@@ -120,7 +120,7 @@ impl Overflow {
     fn over(&self) {
         let dropped = self.dropped.swap(0, Ordering::Relaxed);
         if dropped > 0 {
-            info!(dropped, "Events are published again");
+            info!(dropped, "Event queue drained, publishing Events again");
         }
     }
 }
@@ -143,7 +143,7 @@ impl Publisher {
         let waiting = self.urgent.len() + self.others.len();
         if waiting > 0 {
             overflow.metrics.events.dropped(Dropped::Stopped, waiting);
-            debug!(waiting, "The process ends before all Events were published");
+            debug!(waiting, "Shutdown before all Events were published");
         }
     }
 
@@ -180,7 +180,7 @@ impl Publisher {
         self.overflow.metrics.events.dropped(Dropped::Failed, 1);
         let (namespace, object) = (about.namespace.as_deref(), about.name.as_deref());
         let reason = &*event.reason;
-        debug!(namespace, object, reason, error, "Event was not published");
+        debug!(namespace, object, reason, error, "Failed to publish Event");
     }
 }
 

@@ -192,7 +192,7 @@ impl Fences {
             } else if was_open && !is_open {
                 open.retain(|other| other != fence);
                 let policy = fence.policy(&self.installation);
-                info!(policy, "Fence holds again");
+                info!(policy, "Fence is closed again");
             }
         }
         // A fence without a right in the current configuration does not count.
@@ -215,7 +215,10 @@ impl Fences {
         let note = notice(fence, &self.installation);
         if !was_open {
             let policy = fence.policy(&self.installation);
-            error!(policy, note, "Fence around our own account is open");
+            error!(
+                policy,
+                note, "Fence is open: the policy does not restrict Sidescale's own account"
+            );
         }
         let notice = Notice {
             namespace: self.namespace.clone(),

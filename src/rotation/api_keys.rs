@@ -119,7 +119,7 @@ impl ApiKeys {
             Ok(Some(TokenResult { rest, .. })) => {
                 slot.next = slot.next.min(rest.until.max(now));
                 slot.outage = Outage::default();
-                debug!(control_plane = name, state = ?rest.state, until = %rest.until, "Looked at the API key");
+                debug!(control_plane = name, state = ?rest.state, until = %rest.until, "Checked API key in place of its manager");
             }
             Ok(None) => slot.outage = Outage::default(),
             Err(problem) => {
@@ -128,13 +128,13 @@ impl ApiKeys {
                     warn!(
                         control_plane = name,
                         error = problem,
-                        "The API key cannot be looked after in place of its manager"
+                        "Failed to check API key in place of its manager"
                     );
                 } else {
                     debug!(
                         control_plane = name,
                         error = problem,
-                        "The API key still cannot be looked after"
+                        "Still failing to check API key in place of its manager"
                     );
                 }
             }

@@ -125,7 +125,7 @@ impl Checkpoint {
                 namespace,
                 lease = name,
                 bytes = text.len(),
-                "Too much to note"
+                "Checkpoint too large, not written"
             );
             return false;
         }
@@ -181,7 +181,7 @@ async fn there<T>(
         Ok(Err(Error::Api(status))) if status.code == 403 => Some(None),
         Ok(Err(error)) => {
             let error = cluster::chain(&error);
-            debug!(namespace, name, error, "Notes cannot be read");
+            debug!(namespace, name, error, "Failed to read checkpoint");
             None
         }
         Err(_) => None,
@@ -198,7 +198,7 @@ async fn written<T>(
         Ok(Err(error)) => {
             let is_away = cluster::is_away(&error);
             let error = cluster::chain(&error);
-            debug!(namespace, name, error, "Notes were not written");
+            debug!(namespace, name, error, "Failed to write checkpoint");
             if is_away {
                 CheckpointWrite::Away
             } else {

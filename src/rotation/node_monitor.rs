@@ -230,7 +230,7 @@ impl Rounds {
                     if self.outage.failed() {
                         warn!(
                             error,
-                            "Whose hostnames are cannot be written down: another leader would not know who was first, and no workload is warned"
+                            "Failed to write hostname owners: the next leader will not know them, and workloads get no warnings"
                         );
                     }
                 }

@@ -118,7 +118,7 @@ impl Reconciler<'_> {
                 .partition(|step| matches!(step, Step::Intend { .. }));
             let copied = record.copied_from.clone();
             let done = if let (Some(from), Ownership::Ours) = (copied, ownership) {
-                warn!(secret = %self.task.secret, %from, "Secret was copied: creating its keys anew");
+                warn!(secret = %self.task.secret, %from, "Secret is a copy: creating new keys");
                 self.outcome.copied_from = Some(from);
                 self.start_over(secret).await.map(Some)
             } else if !taken.is_empty() {
@@ -151,7 +151,7 @@ impl Reconciler<'_> {
                 }
                 Err(StoreError::Conflict { .. }) if conflicts < MOST_CONFLICTS => {
                     conflicts += 1;
-                    debug!(secret = %self.task.secret, "Another writer came first");
+                    debug!(secret = %self.task.secret, "Secret write conflict, retrying");
                     issued = Arc::default();
                 }
                 Err(error) => return Err(error),
@@ -209,7 +209,7 @@ impl Reconciler<'_> {
                 .events
                 .publish_every(Unreadable::TELL_EVERY, &notice);
             if news {
-                warn!(secret = %self.task.secret, error = notice.note, "Request cannot be read");
+                warn!(secret = %self.task.secret, error = notice.note, "Invalid rotation request");
             }
             Requests::default()
         })

@@ -137,7 +137,7 @@ async fn rotate(
             }
             Some(done) = jobs.join_next() => match done {
                 Ok(done) => rotation.apply_outcome(done),
-                Err(error) => error!(%error, "A job of rotation panicked"),
+                Err(error) => error!(%error, "Rotation job panicked"),
             },
             Some(name) = suspected.recv() => rotation.sessions.recheck(&name, clock.now()),
             () = clock.sleep_until(wake) => {}
@@ -148,7 +148,7 @@ async fn rotate(
     rotation.show_nothing();
     let rest = async { while jobs.join_next().await.is_some() {} };
     if tokio::time::timeout(GRACE, rest).await.is_err() {
-        warn!("Rotation was still busy at the end: the next one to act converges");
+        warn!("Shutdown grace period exceeded; the next leader resumes");
     }
 }
 

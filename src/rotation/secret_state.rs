@@ -246,7 +246,7 @@ impl SecretState {
             let failing = self.failing.remove(&minted.data_key);
             if let Some(failing) = failing.filter(|failing| failing.said) {
                 let (data_key, failures) = (&minted.data_key, failing.backoff.failures);
-                info!(%secret, data_key, failures, "Key can be made again");
+                info!(%secret, data_key, failures, "Key creation succeeded again");
             }
             let fight = self.fights.entry(minted.data_key.clone());
             // A later job may have reported a later key already.
@@ -268,10 +268,10 @@ impl SecretState {
             // A failure of the control plane is reported there first, unless it was rechecked since and is available.
             let other = problem.of_plane && failing.backoff.failures == 1;
             if !other && failing.is_news(events, secret, &data_key, &problem) {
-                warn!(%secret, data_key, state, error = message, "Key was not made");
+                warn!(%secret, data_key, state, error = message, "Failed to create key");
                 failing.said = true;
             } else {
-                debug!(%secret, data_key, state, error = message, "Key was not made");
+                debug!(%secret, data_key, state, error = message, "Failed to create key");
             }
             failing.problem = problem;
         }
@@ -313,7 +313,7 @@ impl SecretState {
             let stays = unended.contains_key(data_key) || resting.contains(data_key);
             if !stays && failing.said {
                 let (key_id, failures) = (id.0, failing.backoff.failures);
-                info!(%secret, data_key, key_id, failures, "Old key stands no longer in the way");
+                info!(%secret, data_key, key_id, failures, "Old key no longer needs expiring");
             }
             stays
         });
@@ -330,10 +330,10 @@ impl SecretState {
             // Only the record says that this key is the service's, so no message may ask a person to expire it.
             let other = other || !owned;
             if !other && failing.is_news(events, secret, &data_key, &problem) {
-                warn!(%secret, data_key, key_id, state, error = message, "Old key was not ended");
+                warn!(%secret, data_key, key_id, state, error = message, "Failed to expire old key");
                 failing.said = true;
             } else {
-                debug!(%secret, data_key, key_id, state, error = message, "Old key was not ended");
+                debug!(%secret, data_key, key_id, state, error = message, "Failed to expire old key");
             }
             failing.problem = problem;
         }
@@ -350,7 +350,7 @@ impl SecretState {
     ) -> Option<Timestamp> {
         let Some(problem) = problem else {
             if let Some(was) = self.problem.take().filter(|failing| failing.said) {
-                info!(%secret, was = was.problem.state.as_str(), "Secret can be used again");
+                info!(%secret, was = was.problem.state.as_str(), "Secret reconciled again");
             }
             return None;
         };
@@ -361,10 +361,10 @@ impl SecretState {
         failing.away = away;
         let (state, message) = (problem.state.as_str(), problem.message.as_str());
         if !away && (!failing.said || failing.problem.state != problem.state) {
-            warn!(%secret, state, error = message, "Secret cannot be used");
+            warn!(%secret, state, error = message, "Failed to reconcile Secret");
             failing.said = true;
         } else {
-            debug!(%secret, state, error = message, "Secret cannot be used");
+            debug!(%secret, state, error = message, "Failed to reconcile Secret");
         }
         let not_ours = problem.state == KeyState::SecretNotOurs;
         failing.problem = problem;

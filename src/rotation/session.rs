@@ -300,11 +300,11 @@ impl Session {
             (false, true) => warn!(
                 control_plane = self.name,
                 state = KeyState::TooManyRows.as_str(),
-                "Control plane lists more keys than are read: what is not read counts as unknown"
+                "Control plane has more keys than Sidescale reads: unread keys count as unknown"
             ),
             (true, false) => info!(
                 control_plane = self.name,
-                "Control plane's keys are read whole again"
+                "Control plane's key list is complete again"
             ),
             (true, true) | (false, false) => {}
         }
@@ -368,7 +368,10 @@ impl Session {
             .call_seconds
             .with_label_values(&[call])
             .observe(began.elapsed().as_secs_f64());
-        debug!(control_plane = self.name, call, result, "Called");
+        debug!(
+            control_plane = self.name,
+            call, result, "Called control plane"
+        );
         answer
     }
 }

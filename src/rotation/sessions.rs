@@ -152,9 +152,9 @@ impl Sessions {
                         control_plane = name,
                         was = was.state.as_str(),
                         failures = slot.backoff.failures,
-                        "Control plane works again"
+                        "Control plane available again"
                     ),
-                    None => debug!(control_plane = name, "Control plane works"),
+                    None => debug!(control_plane = name, "Control plane connected"),
                 }
                 slot.backoff = Backoff::default();
                 slot.up = Some(Arc::new(plane));
@@ -189,14 +189,14 @@ impl Sessions {
                         control_plane = name,
                         state,
                         error = message,
-                        "No keys can be made"
+                        "Control plane unavailable"
                     );
                 } else {
                     debug!(
                         control_plane = name,
                         state,
                         error = message,
-                        "Still no keys can be made"
+                        "Control plane still unavailable"
                     );
                 }
                 slot.problem = Some(problem);

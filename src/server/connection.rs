@@ -204,7 +204,7 @@ async fn serve_http(
         }
     };
     if let Err(error) = result {
-        debug!(%error, "Connection ended");
+        debug!(%error, "Connection closed with an error");
     }
 }
 

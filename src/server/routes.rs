@@ -191,7 +191,7 @@ impl Reviews {
                     reason,
                     warnings = warnings.len(),
                     caller = caller.as_str(),
-                    "Looked at workload"
+                    "Reviewed workload"
                 );
                 json(reply)
             }
@@ -214,7 +214,7 @@ impl Reviews {
         let text = format!("{}; {WANTED}", quote::line(&causes::all(error)));
         if let Some(omitted) = self.lines.admit(LineKind::Undecodable, Instant::now()) {
             let error = beginning(&text, LONGEST_ERROR);
-            warn!(error, omitted, "Request is no AdmissionReview");
+            warn!(error, omitted, "Request rejected: not an AdmissionReview");
         }
         (StatusCode::BAD_REQUEST, text).into_response()
     }
@@ -262,7 +262,7 @@ impl Reviews {
         let whose = caller.as_str();
         for remark in unknown {
             if let Some(omitted) = self.admit(LineKind::Remark, caller) {
-                info!(namespace, pod, remark, omitted, "Annotation is not known");
+                info!(namespace, pod, remark, omitted, "Unknown annotation");
             }
         }
         match verdict {
@@ -295,7 +295,7 @@ impl Reviews {
                 }
             }
             Verdict::Skip(reason) => {
-                debug!(namespace, pod, reason = reason.as_str(), "Left pod alone")
+                debug!(namespace, pod, reason = reason.as_str(), "Skipped pod")
             }
         }
     }
@@ -315,7 +315,7 @@ fn panicked(payload: Box<dyn Any + Send>) -> Response {
     // The text is from our own source; a review's bytes are never formatted into a panic.
     error!(
         panic = what,
-        "Handler panicked: this is a bug of Sidescale, please report it"
+        "Handler panicked: this is a bug in Sidescale, please report it"
     );
     (
         StatusCode::INTERNAL_SERVER_ERROR,

@@ -116,7 +116,7 @@ impl Tls {
             match passed {
                 Ok(wrote) => {
                     if outage.recovered().is_some() {
-                        info!(failures, "Certificates are in order again");
+                        info!(failures, "Certificates reconciled again");
                     }
                     (starting, failures) = (false, 0);
                     tokio::time::sleep(writes.pause(wrote, Instant::now())).await;
@@ -190,7 +190,7 @@ impl Tls {
                 if !is_away(&error) && self.advice_outage.failed() {
                     warn!(
                         error = chain(&error),
-                        "Authors of workloads are not warned at kubectl apply"
+                        "Failed to publish the caBundle for warnings at kubectl apply"
                     );
                 }
                 self.advice_seen = None;
@@ -275,9 +275,9 @@ impl Tls {
     fn report(&self, error: &TlsError, outage: &mut Outage) {
         let text = chain(error);
         if !is_away(error) && outage.failed() {
-            warn!(error = text, "Certificates are not in order, trying again");
+            warn!(error = text, "Failed to reconcile certificates, retrying");
         } else {
-            debug!(error = text, "Certificates are still not in order");
+            debug!(error = text, "Still failing to reconcile certificates");
         }
         let part = match error {
             TlsError::Authority(_)
@@ -321,7 +321,7 @@ impl Writes {
         self.last = Some(now);
         if self.streak == 5 {
             warn!(
-                "Another writer keeps changing our caBundle: find it in the configuration's managedFields"
+                "Another writer keeps changing the caBundle: see managedFields of the MutatingWebhookConfiguration"
             );
         }
         doubled(PAUSE, self.streak)

@@ -54,7 +54,7 @@ impl CaSecret {
                         (authorities.generation, authorities.active.not_after());
                     match reason {
                         None => {
-                            info!(secret = name, generation, %not_after, "Made the certificate authority")
+                            info!(secret = name, generation, %not_after, "Created the certificate authority")
                         }
                         Some(reason) => {
                             info!(secret = name, generation, %not_after, reason, "Replaced the certificate authority");

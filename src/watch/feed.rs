@@ -316,13 +316,11 @@ where
     fn skipped(&mut self, why: &'static str, bytes: usize) {
         let what = self.subject.what;
         if std::mem::replace(&mut self.warned, true) {
-            debug!(what, why, bytes, "Object of a watch left out");
+            debug!(what, why, bytes, "Skipped a watched object");
         } else {
             warn!(
                 what,
-                why,
-                bytes,
-                "Object of a watch left out: what is said of it elsewhere stays as it was"
+                why, bytes, "Skipped a watched object: its last known state is kept"
             );
         }
     }
@@ -370,7 +368,7 @@ where
         let what = self.subject.what;
         debug!(
             what,
-            why, "No watch list from this API server: pages are read"
+            why, "API server does not support streaming lists: reading pages"
         );
         self.streams = false;
     }

@@ -66,7 +66,7 @@ impl Hostnames {
                     };
                     stale |= batch.iter().any(changes);
                     if stale && outage.recovered().is_some() {
-                        info!("Watch of hostnames works again");
+                        info!("Watch of hostnames recovered");
                     }
                 }
             }
@@ -87,7 +87,7 @@ impl Hostnames {
             }
             Ok(Err(error)) => {
                 let error = cluster::chain(&error);
-                debug!(name, error, "Hostnames cannot be read");
+                debug!(name, error, "Failed to read hostnames");
                 false
             }
             Err(_) => false,

@@ -148,7 +148,7 @@ impl Namespaces {
                 // The beginning of a list proves nothing yet.
                 let works = !matches!(event, Event::Init | Event::InitApply(_));
                 if works && outage.recovered().is_some() {
-                    info!("Watch of namespaces works again");
+                    info!("Watch of namespaces recovered");
                 }
                 self.take(event, &mut fresh);
             }
@@ -233,7 +233,7 @@ pub(super) fn report(error: &watcher::Error, what: &'static str, outage: &mut Ou
         warn!(
             what,
             error = error_text,
-            "Watch failed: what was seen so far stays, and it is tried again"
+            "Watch failed: keeping the last known state, retrying"
         );
     } else {
         debug!(what, error = error_text, "Watch failed");

@@ -130,7 +130,7 @@ pub async fn run(
             touched.extend(index.namespaces.keys().cloned());
         }
         if works && outage.recovered().is_some() {
-            info!("Watch of pods works again");
+            info!("Watch of pods recovered");
         }
         // A list is complete only at its end, and counts from then on.
         publish(&index, &touched, namespaces, policy, demands, relisted);
@@ -236,7 +236,7 @@ impl<'p> PodIndex<'p> {
                 warn!(
                     namespace = &*known,
                     limit = MOST_OF_NAMESPACE,
-                    "Pods of this namespace have too many different annotations: those beyond the limit get no key"
+                    "Namespace has too many distinct pod annotations: pods beyond the limit get no key"
                 );
             }
             Arc::clone(&self.left_out)

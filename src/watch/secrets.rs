@@ -54,7 +54,7 @@ pub(crate) async fn run(client: Client, policy: &Policy, demands: &watch::Sender
         match touched {
             Ok(touched) => {
                 if outage.recovered().is_some() {
-                    info!("Watch of key Secrets works again");
+                    info!("Watch of key Secrets recovered");
                 }
                 if !touched.is_empty() {
                     demands.send_modify(|demands| {

@@ -35,9 +35,9 @@ fn ten_services(context: &Context, program: Option<&headscale::Program>) -> Resu
     // Its API key was created a moment after its start; before that is a first start, which has its own state.
     wait::until("rotation has its API key", LIMIT, || {
         let logs = product.logs();
-        let missed = logs.contains("No keys can be made");
+        let missed = logs.contains("Control plane unavailable");
         ensure!(
-            !missed || logs.contains("Control plane works again"),
+            !missed || logs.contains("Control plane available again"),
             "{logs}"
         );
         Ok(())

@@ -386,7 +386,7 @@ fn rights(world: &World<'_>) -> Result<()> {
         ],
     )?;
     wait::until("it tries again", LIMIT, || {
-        let tries = manager.log().matches("could not be looked after").count();
+        let tries = manager.log().matches("API key check failed").count();
         ensure!(tries >= 3, "{tries} tries");
         Ok(())
     })?;

@@ -137,15 +137,15 @@ async fn act(
             () = secrets => {}
             () = &mut rotation => continue,
             () = installations.superseded() => {
-                info!("Rotation ends, because another release of the cluster came first");
+                info!("Rotation stopped: another release was installed first in this cluster");
             }
             () = changed(&mut policies) => {
-                info!("Rotation goes on by the new configuration");
+                info!("Rotation restarting with the new configuration");
             }
             ended = leading.wait_for(|leading| *leading == Leadership::Others) => match ended {
-                Ok(_) => info!(lease = cluster.lease.name, "Another replica rotates from now on"),
+                Ok(_) => info!(lease = cluster.lease.name, "Rotation stopped: another replica holds the Lease"),
                 // The task of the Lease has exited: the process stops, and the next leader is unknown here.
-                Err(_) => debug!(lease = cluster.lease.name, "Rotation ends with the process"),
+                Err(_) => debug!(lease = cluster.lease.name, "Rotation stopped: process is shutting down"),
             }
         }
         // Completes the work in progress.
@@ -200,9 +200,9 @@ async fn installation(cluster: &InCluster, policy: &Policy) -> Installation {
             }
             Err(error) if !cluster::is_away(&error) && outage.failed() => warn!(
                 error = cluster::chain(&error),
-                "Namespace kube-system cannot be read, and its uid marks what is ours: want the right to get it"
+                "Failed to read namespace kube-system, whose UID identifies this installation: grant permission to get it"
             ),
-            Err(error) => debug!(%error, "Namespace kube-system cannot be read"),
+            Err(error) => debug!(%error, "Failed to read namespace kube-system, retrying"),
         }
         tokio::time::sleep(RETRY).await;
     }

@@ -38,15 +38,12 @@ impl ProcessTasks {
                 Ok((name, Err(error))) => error.context(format!("part {name} failed")),
                 Err(error) => anyhow::Error::new(error).context("a part panicked"),
             };
-            error!(
-                error = format!("{failure:#}"),
-                "Stopping, because a part ended"
-            );
+            error!(error = format!("{failure:#}"), "Task exited, shutting down");
             if result.is_ok() {
                 result = Err(failure);
             }
         }
-        info!("Everything has ended");
+        info!("Shutdown complete");
         result
     }
 }

@@ -132,11 +132,7 @@ impl NodeMonitor {
         let (count, nodes) = (finding.count, ids(finding));
         warn!(
             control_plane,
-            user,
-            state,
-            count,
-            nodes,
-            "Nodes are online with keys of a user of ours that has no pod"
+            user, state, count, nodes, "Nodes online for a user of Sidescale that has no pods"
         );
     }
 
@@ -200,18 +196,20 @@ impl NodeMonitor {
             }
             | PodFound::Gone => return false,
             PodFound::Unknown(problem) => {
-                debug!(namespace, %name, error = problem, "Lost pod cannot be read");
+                debug!(namespace, %name, error = problem, "Failed to read lost pod");
                 return false;
             }
         }
         if !self.has_key(place, now).await {
-            debug!(namespace, %name, "Lost pod stays: there is no valid key for the next one");
+            debug!(namespace, %name, "Eviction of lost pod skipped: no valid key for its replacement");
             return false;
         }
         let evicted = pods.evict(namespace, name, pod.uid).await;
         match evicted {
             Evicted::Yes => info!(namespace, %name, "Evicted a pod that lost its node"),
-            Evicted::NotNow => debug!(namespace, %name, "A disruption budget keeps a lost pod"),
+            Evicted::NotNow => {
+                debug!(namespace, %name, "Eviction of lost pod blocked by a disruption budget")
+            }
             Evicted::No(problem) => {
                 let about = About::pod(name, pod.uid);
                 let topic = Topic::new(namespace, &about, "evict", NodeState::Lost.as_str());
@@ -222,7 +220,7 @@ impl NodeMonitor {
                     "pod {namespace}/{name} lost its node and was not evicted: {problem}; the account needs create \
                      on pods/eviction, which the chart gives with rotation.onLost: evict"
                 );
-                warn!(namespace, %name, error = problem, "Lost pod was not evicted");
+                warn!(namespace, %name, error = problem, "Failed to evict lost pod");
                 let notice = Notice {
                     namespace: namespace.clone(),
                     about,
@@ -286,10 +284,13 @@ fn log(control_plane: &str, finding: &NodeFinding, place: &PodOwner, note: Optio
     if let Some(note) = note {
         warn!(
             control_plane,
-            namespace, service, state, count, of, note, "Nodes"
+            namespace, service, state, count, of, note, "Unexpected nodes online"
         );
     } else {
-        warn!(control_plane, namespace, service, state, count, of, "Pods");
+        warn!(
+            control_plane,
+            namespace, service, state, count, of, "Pods without a node"
+        );
     }
 }
 

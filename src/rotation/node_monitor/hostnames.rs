@@ -77,7 +77,7 @@ impl NodeMonitor {
                 hostname,
                 holder,
                 reserved = conflict.reserved,
-                "A service asks for a hostname that belongs to another"
+                "Service requested a hostname that it does not own"
             );
         }
         for (namespace, bound) in &look.no_room {
@@ -92,14 +92,13 @@ impl NodeMonitor {
                 Bound::Namespace => info!(
                     control_plane,
                     namespace,
-                    "The namespace asks for more hostnames than are remembered of one: rotation.maxServicesPerNamespace bounds them"
+                    "Namespace exceeds rotation.maxServicesPerNamespace: its further hostnames are not recorded"
                 ),
                 Bound::All => error!(
                     control_plane,
                     namespace,
                     most = MOST,
-                    "Too many hostnames to remember: new ones do not stay their namespace's when its pods and nodes go; reserve those \
-                     that matter with reservedHostnames"
+                    "Hostname limit reached: new hostnames are not kept for their namespace once its pods and nodes are gone; reserve important ones with reservedHostnames"
                 ),
             }
         }

@@ -108,7 +108,7 @@ impl NodeMonitor {
             debug!(
                 control_plane = name,
                 error = problem,
-                "Sweep did not get to its end"
+                "Failed to complete sweep"
             );
         }
         let rest = match swept {
@@ -171,7 +171,7 @@ impl NodeMonitor {
             info!(
                 control_plane = name,
                 error = problem,
-                "Nodes cannot be listed"
+                "Failed to list nodes"
             );
         }
         // If the queue is full, a recheck happens soon anyway.
@@ -192,7 +192,7 @@ async fn knows_lent(context: &Context, plane: &Session) -> bool {
         let problem = chain(&error);
         debug!(
             error = problem,
-            "Nodes are not judged before all Secrets were read"
+            "Node check skipped: failed to read all Secrets"
         );
         return false;
     }
@@ -207,7 +207,7 @@ fn told(control_plane: &str, step: &RenameStep) {
                 control_plane,
                 node_id = node.0,
                 name,
-                "Removed the node of a pod that is gone"
+                "Deleted the node of a deleted pod"
             );
         }
         RenameStep::Rename { node, from, to } => {
@@ -216,7 +216,7 @@ fn told(control_plane: &str, step: &RenameStep) {
                 node_id = node.0,
                 from,
                 to,
-                "Gave a node its name again"
+                "Renamed a node back to its requested name"
             );
         }
         RenameStep::TellTaken { node, from, to } => {
@@ -225,12 +225,12 @@ fn told(control_plane: &str, step: &RenameStep) {
                 node_id = node.0,
                 name = from,
                 taken = to,
-                "A node has another name than it asked for, because a node of somebody else has that"
+                "Node did not get its requested name: a node of another owner has it"
             );
         }
     }
 }
 
 fn refused(control_plane: &str, step: &RenameStep, error: &Error) {
-    debug!(control_plane, ?step, %error, "Node was not changed, trying again in a minute");
+    debug!(control_plane, ?step, %error, "Failed to rename or delete node, retrying in a minute");
 }

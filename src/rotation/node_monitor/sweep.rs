@@ -24,7 +24,7 @@ impl NodeMonitor {
             debug!(
                 control_plane = name,
                 error = problem,
-                "Secrets cannot be listed, so that only orphaned keys are looked for"
+                "Sweep limited to orphaned keys: failed to list Secrets"
             );
         }
         let records = listed.ok().map(records);
@@ -62,7 +62,7 @@ impl NodeMonitor {
                             control_plane = name,
                             namespace,
                             error = problem,
-                            "Orphaned keys are left, because the namespace cannot be read"
+                            "Orphaned keys skipped: failed to read the Secrets of their namespace"
                         );
                         unread.insert(namespace);
                     }
@@ -80,26 +80,26 @@ fn told(control_plane: &str, removal: &Removal<'_>) {
             namespace = owner.namespace,
             user,
             key_id = key.id.0,
-            "Ended a key that no Secret knows"
+            "Expired a key that no Secret names"
         ),
         Removal::Row { key } => info!(
             control_plane,
             key_id = key.0,
             why = "over_for_long",
-            "Removed the row of an ended key"
+            "Deleted an expired key"
         ),
         Removal::Node { id, name, user, .. } => info!(
             control_plane,
             user,
             node_id = id.0,
             name,
-            "Removed a node that no pod needs"
+            "Deleted a node that no pod needs"
         ),
         Removal::User { id, name } => info!(
             control_plane,
             user = name,
             user_id = id.0,
-            "Removed a user that had no service"
+            "Deleted a user without services"
         ),
     }
 }

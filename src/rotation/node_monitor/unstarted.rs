@@ -163,7 +163,7 @@ impl NodeMonitor {
                         namespace,
                         pod = &*pod.name,
                         error = problem,
-                        "Pod cannot be read"
+                        "Failed to read pod"
                     );
                     // The API server would not answer the other reads either.
                     return;

@@ -393,7 +393,7 @@ impl Reconciler<'_> {
             .rotation
             .count(RotationResult::LostRace);
         let id = minted.key.id;
-        info!(secret = %self.task.secret, data_key, key_id = id.0, op = intent.op, "Lost a race, ending our own key");
+        info!(secret = %self.task.secret, data_key, key_id = id.0, op = intent.op, "Lost a write race: expiring the new key");
         // A process of ours would have left its own intent, abandoned this one, or written a newer key.
         let ours = record.keys.get(&data_key).is_some_and(|key| {
             let newer = key.current.as_ref().map(|current| current.id) > replaced;

@@ -44,7 +44,7 @@ impl Reconciler<'_> {
             if let (Origin::Foreign, Some(plane)) = (key.origin, plane) {
                 plane.note_foreign_key([(key.id, self.task.secret.namespace.clone())]);
             }
-            info!(secret = %self.task.secret, data_key, key_id, %expires, "Took over a key that was put there by hand");
+            info!(secret = %self.task.secret, data_key, key_id, %expires, "Adopted a manually added key");
             let known = record.keys.entry(data_key);
             let known =
                 known.or_insert_with(|| KeyRecord::new(&demand.service, &demand.control_plane));
@@ -156,21 +156,21 @@ impl Reconciler<'_> {
                 of(&data_key, &|key| key.retire_own(now));
                 secret.data.remove(&data_key);
                 self.outcome.again = true;
-                info!(secret = %name, data_key, "Took out the key of a pod that is gone");
+                info!(secret = %name, data_key, "Removed the key of a deleted pod from its Secret");
             }
             Step::Retire { data_key } => {
                 // A pod that has just read it may still join within the overlap.
                 of(&data_key, &|key| key.retire(now, overlap));
                 secret.data.remove(&data_key);
                 self.outcome.again = true;
-                info!(secret = %name, data_key, "Took out a key that no pod needed for long");
+                info!(secret = %name, data_key, "Removed an unused key from its Secret");
             }
             Step::Forget { data_key } => {
                 record.keys.remove(&data_key);
             }
             Step::TakeOver => {
                 record.take_over();
-                info!(secret = %name, "Took over a Secret of an earlier namespace of that name");
+                info!(secret = %name, "Took over a Secret of a previous namespace of the same name");
             }
             Step::Adopt { .. }
             | Step::Expire { .. }
@@ -204,12 +204,12 @@ impl Reconciler<'_> {
             {
                 Claimed::Owned => true,
                 Claimed::NotListed => {
-                    debug!(%secret, data_key, key_id, "Old key was over");
+                    debug!(%secret, data_key, key_id, "Old key skipped: no longer listed");
                     false
                 }
                 // Expired by hand, its id reassigned after a restore, or written into the record by an editor of the Secret.
                 Claimed::NotOwned => {
-                    debug!(%secret, data_key, key_id, "Old key is another's or was over");
+                    debug!(%secret, data_key, key_id, "Old key skipped: owned by another or already expired");
                     false
                 }
             },
@@ -226,7 +226,7 @@ impl Reconciler<'_> {
         plane.expire(id).await?;
         self.context.metrics.rotation.count(RotationResult::Expired);
         let (secret, key_id) = (&self.task.secret, id.0);
-        info!(%secret, data_key, key_id, why = why.as_str(), "Ended old key");
+        info!(%secret, data_key, key_id, why = why.as_str(), "Expired old key");
         Ok(())
     }
 

@@ -64,7 +64,7 @@ impl Loop {
 
     /// Schedules everything again: times that a fast clock postponed may be due.
     fn set_back(&mut self, now: Timestamp) {
-        info!("The clock was set back: looking at everything anew");
+        info!("Clock was set back: rescheduling all work");
         self.queue.set_back();
         self.passed_at = Timestamp::MIN;
         self.pass_at = self.pass_at.min(now);

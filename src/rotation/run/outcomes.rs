@@ -56,7 +56,7 @@ impl Loop {
             debug!(
                 control_plane = name,
                 error = problem.message,
-                "Asking how the control plane does"
+                "Re-checking control plane"
             );
             self.sessions.recheck(name, now);
         }
@@ -115,7 +115,7 @@ impl Loop {
         let secrets = match secrets {
             Ok(secrets) => {
                 if self.pass_outage.recovered().is_some() {
-                    info!("Secrets can be listed again");
+                    info!("Listing Secrets succeeded again");
                 }
                 secrets
             }
@@ -124,10 +124,10 @@ impl Loop {
                 if self.pass_outage.failed() {
                     warn!(
                         error = problem,
-                        "Secrets cannot be listed: old keys are not ended, and it is tried again every minute"
+                        "Failed to list Secrets: old keys are not expired; retrying every minute"
                     );
                 } else {
-                    debug!(error = problem, "Secrets still cannot be listed");
+                    debug!(error = problem, "Still failing to list Secrets");
                 }
                 self.pass_at = self.pass_at.min(after(now, PASS_RETRY));
                 return;

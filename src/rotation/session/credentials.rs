@@ -81,12 +81,16 @@ pub(super) async fn no_placeholder_any_more(
     if form::is_placeholder(&secret) && form::unmark_placeholder(&mut secret) {
         // On a conflict with another writer, the next check tries again: the key is used either way.
         match context.store.write(&secret).await {
-            Ok(_) => info!(namespace, secret = name, "The API key is there"),
+            Ok(_) => info!(
+                namespace,
+                secret = name,
+                "API key found: removed the placeholder mark of its Secret"
+            ),
             Err(error) => debug!(
                 namespace,
                 secret = name,
                 error = cluster::chain(&error),
-                "Mark of the placeholder stays"
+                "Failed to remove the placeholder mark of the API key's Secret"
             ),
         }
     }
@@ -165,7 +169,7 @@ async fn put_placeholder(context: &Context, config: &profile::ControlPlaneSettin
             info!(
                 namespace,
                 secret = name,
-                "Put a placeholder for the API key"
+                "Created placeholder Secret for the API key"
             );
             true
         }
@@ -176,7 +180,7 @@ async fn put_placeholder(context: &Context, config: &profile::ControlPlaneSettin
                 namespace,
                 secret = name,
                 error = cluster::chain(&error),
-                "No placeholder for the API key"
+                "Failed to create placeholder Secret for the API key"
             );
             false
         }

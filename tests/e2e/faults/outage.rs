@@ -55,7 +55,7 @@ pub(super) fn of_headscale(context: &Context, program: Option<&Program>) -> Resu
         headscale(&mut world)?.start_again()?;
         settled(&world, "web", Some(&old)).await?;
         settled(&world, "late", None).await?;
-        product.said("No keys can be made", "Control plane works again")
+        product.said("Control plane unavailable", "Control plane available again")
     })
 }
 
@@ -148,7 +148,7 @@ pub(super) fn of_the_api_server(context: &Context, _: Option<&Program>) -> Resul
         settled(&world, "web", Some(&old)).await?;
         world.make_pod("late", SECRET).await?;
         settled(&world, "late", None).await?;
-        product.said("API server does not answer", "API server answers again")
+        product.said("API server unavailable", "API server available again")
     })
 }
 

@@ -31,7 +31,7 @@ pub(super) fn without_a_lease(context: &Context, _: Option<&Program>) -> Result<
         for process in [&one, &two] {
             until("both act", async || {
                 let log = process.log();
-                ensure!(log.contains("Lease cannot be used"), "it has the Lease");
+                ensure!(log.contains("Lease unavailable"), "it has the Lease");
                 ensure!(log.contains("Rotating keys"), "it does not act");
                 Ok(())
             })

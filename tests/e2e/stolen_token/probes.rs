@@ -77,7 +77,9 @@ pub(super) fn open_is_reported(context: &Context, _: Option<&headscale::Program>
         "{page}"
     );
     let log = replica.log();
-    let lines = log.matches("Fence around our own account is open").count();
+    let lines = log
+        .matches("Fence is open: the policy does not restrict Sidescale's own account")
+        .count();
     ensure!(lines == 1 && log.contains(&policy), "{lines} lines: {log}");
     wait::until("the Event is there", LIMIT, || {
         let events = admin.list(&["get", "events", "--namespace", own])?;

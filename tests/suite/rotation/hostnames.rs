@@ -127,7 +127,10 @@ async fn a_name_is_given_to_no_other_namespace_while_its_service_is_away() {
     let node = world.headscale.join(&key, "vault").unwrap();
     world.look_times(2).await;
     assert_eq!(world.names(), ["vault-1", "vault"]);
-    assert_eq!(log.lines("Gave a node its name again"), Vec::<Value>::new());
+    assert_eq!(
+        log.lines("Renamed a node back to its requested name"),
+        Vec::<Value>::new()
+    );
 
     // It is removed for good.
     world.asks_for_vault("prod", "vault", 0);

@@ -156,7 +156,7 @@ async fn an_api_key_with_too_few_rights_is_told() {
     world.demand(&["api"], |_| {});
     let trouble = until("it is told", async || {
         world.clock.advance(Duration::from_millis(100));
-        let lines = log.lines("Key was not made");
+        let lines = log.lines("Failed to create key");
         lines.first().map(|line| line["error"].to_string())
     })
     .await;
@@ -194,7 +194,7 @@ async fn each_key_that_is_made_or_ended_leaves_one_line_that_says_why() {
     let second = world.key_other_than("api", &first).await;
     world.clock.advance(61 * MINUTE);
     until("the end of the old key", async || {
-        let over = !log.lines("Ended old key").is_empty();
+        let over = !log.lines("Expired old key").is_empty();
         (over && !world.headscale.accepts(&first)).then_some(())
     })
     .await;
@@ -207,7 +207,7 @@ async fn each_key_that_is_made_or_ended_leaves_one_line_that_says_why() {
             world.alive().is_empty().then_some(())
         })
         .await;
-    let rows = "Removed the row of an ended key";
+    let rows = "Deleted an expired key";
     world
         .eventually("the end of all rows but the last", DAY, || {
             (!log.lines(rows).is_empty()).then_some(())
@@ -228,12 +228,12 @@ async fn each_key_that_is_made_or_ended_leaves_one_line_that_says_why() {
         ]
     );
     assert_eq!(
-        brief("Ended old key", &["secret", "data_key", "key_id", "why"]),
+        brief("Expired old key", &["secret", "data_key", "key_id", "why"]),
         [[secret, "\"api-authkey\"", "1", "\"overlap_over\""]]
     );
     assert_eq!(
         brief(
-            "Ended a key that no Secret knows",
+            "Expired a key that no Secret names",
             &["namespace", "user", "key_id"]
         ),
         [["\"shop\"", "\"shop.api\"", "2"]]

@@ -136,8 +136,8 @@ async fn an_old_key_that_cannot_be_ended_is_told_as_that_and_tried_again() {
     let event = until("the Event", event).await;
     let note = event["note"].as_str().unwrap();
     assert!(note.contains("preauthkeys expire --id 1"), "{note}");
-    assert_eq!(log.lines("Old key was not ended").len(), 1);
-    assert_eq!(log.lines("Key was not made").len(), 0);
+    assert_eq!(log.lines("Failed to expire old key").len(), 1);
+    assert_eq!(log.lines("Failed to create key").len(), 0);
     until("a key that is ready all the same", async || {
         world.detail().starts_with("1 keys ready").then_some(())
     })
@@ -156,7 +156,7 @@ async fn an_old_key_that_cannot_be_ended_is_told_as_that_and_tried_again() {
     })
     .await;
     until("word of that", async || {
-        let over = log.lines("Old key stands no longer in the way");
+        let over = log.lines("Old key no longer needs expiring");
         (over.len() == 1).then_some(())
     })
     .await;

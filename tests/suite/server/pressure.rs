@@ -250,7 +250,10 @@ async fn a_caller_that_is_not_known_cannot_flood_the_log() {
         let found = text.lines().filter(|line| line.contains(message));
         found.map(str::to_owned).collect::<Vec<_>>()
     };
-    let (denied, wrong) = (lines("Denied pod"), lines("Request is no AdmissionReview"));
+    let (denied, wrong) = (
+        lines("Denied pod"),
+        lines("Request rejected: not an AdmissionReview"),
+    );
     assert!((50..50 + more).contains(&denied.len()), "{}", denied.len());
     assert!((1..1 + more).contains(&wrong.len()), "{}", wrong.len());
     assert!(wrong.iter().all(|line| line.len() < 1_000), "{}", wrong[0]);
@@ -260,7 +263,7 @@ async fn a_caller_that_is_not_known_cannot_flood_the_log() {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
         line["omitted"].as_u64().unwrap()
     };
-    let wrong = lines("Request is no AdmissionReview");
+    let wrong = lines("Request rejected: not an AdmissionReview");
     let counted: u64 = wrong.iter().map(omitted).sum();
     assert_eq!(counted + wrong.len() as u64, 101, "{wrong:?}");
 }
