@@ -11,33 +11,32 @@ use crate::commands::rotate::RotateArgs;
 use crate::commands::serve::ServeArgs;
 use crate::commands::status::StatusArgs;
 
-/// Gets annotated Kubernetes pods into a tailnet, and keeps their keys fresh
+/// Adds annotated Kubernetes pods to a tailnet, and renews their keys
 #[derive(Debug, Parser)]
 #[command(name = "sidescale", version, about, max_term_width = 100)]
 pub struct Args {
-    /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// Everything that `sidescale` does.
+/// Subcommands of `sidescale`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run the webhook and the rotation of keys
+    /// Run the webhook and key rotation
     Serve(Box<ServeArgs>),
-    /// Keep Headscale's API key fresh, from beside Headscale
+    /// Create and renew Headscale's API key over its Unix socket
     ApikeyManager(Box<ApikeyManagerArgs>),
-    /// Show every key: whose, how old, when renewed, who uses it, what is wrong
+    /// Show every key: user, age, expiration, next renewal, pods, problems
     Status(StatusArgs),
-    /// Say why a pod is, or is not, a node of the tailnet, and what to type next
+    /// Show why a pod is, or is not, a node of the tailnet, and the command to type next
     Check(CheckArgs),
-    /// Have keys replaced now, and the old ones ended at once if they have leaked
+    /// Replace keys now, and expire the old ones at once if they have leaked
     Rotate(RotateArgs),
-    /// Show, or remove, what nothing uses any more at the control planes
+    /// Show or remove unused keys, nodes and users at the control planes
     Cleanup(CleanupArgs),
-    /// Print the configuration file's JSON Schema, or say what is wrong with a file
+    /// Print the configuration file's JSON Schema, or validate files
     Config(ConfigArgs),
-    /// Show it all on this machine, with nothing installed; takes some seconds
+    /// Demonstrate Sidescale on this machine, with nothing installed; takes a few seconds
     Demo(DemoArgs),
 }
 

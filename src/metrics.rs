@@ -95,13 +95,13 @@ impl Metrics {
             workload_reviews: counters(
                 &registry,
                 "sidescale_workload_reviews_total",
-                "Workloads whose author was told what their pods will get, by that verdict",
+                "Answered reviews of workloads, by the verdict that their pods will get",
                 &["verdict", "reason"],
             )?,
             review_seconds: histogram(
                 &registry,
                 "sidescale_review_duration_seconds",
-                "Time to answer a review, from its last byte on",
+                "Time to answer a review after its last byte",
                 // An answer takes some tens of microseconds; the API server waits 5 s.
                 vec![
                     5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 0.1, 0.5, 1.0,
@@ -110,34 +110,34 @@ impl Metrics {
             patch_bytes: histogram(
                 &registry,
                 "sidescale_patch_bytes",
-                "Size of the patches sent, before base64",
+                "Size of patches before base64 encoding",
                 vec![512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 65536.0],
             )?,
             connections: ConnectionMetrics::new(&registry)?,
             leaf_not_after: gauge(
                 &registry,
                 "sidescale_serving_certificate_not_after_seconds",
-                "When the serving certificate ends, in Unix time",
+                "Expiration of the serving certificate, in Unix time",
             )?,
             authority_not_after: gauge(
                 &registry,
                 "sidescale_ca_not_after_seconds",
-                "When the webhook's certificate authority ends, in Unix time",
+                "Expiration of the webhook's certificate authority, in Unix time",
             )?,
             authority_not_before: gauge(
                 &registry,
                 "sidescale_ca_not_before_seconds",
-                "When the webhook's certificate authority began, in Unix time",
+                "Start of validity of the webhook's certificate authority, in Unix time",
             )?,
             ca_bundle_in_sync: int_gauge(
                 &registry,
                 "sidescale_ca_bundle_in_sync",
-                "1 while every entry of our webhook configuration holds our trust list",
+                "1 while every entry of the webhook configuration has Sidescale's caBundle",
             )?,
             ca_bundle_writes: counters(
                 &registry,
                 "sidescale_ca_bundle_writes_total",
-                "Writes of the trust list into our webhook configuration",
+                "Writes of the caBundle to the webhook configuration",
                 &["result"],
             )?,
             config: ConfigMetrics::new(&registry)?,
@@ -146,7 +146,7 @@ impl Metrics {
             rejections: counters(
                 &registry,
                 "sidescale_requests_rejected_total",
-                "Requests of the webhook that got no review as their answer",
+                "Webhook requests that were not answered with a review",
                 &["reason"],
             )?,
             handshakes: counters(
@@ -187,7 +187,7 @@ fn fence_open(registry: &Registry) -> Result<IntGaugeVec, prometheus::Error> {
     int_gauges(
         registry,
         "sidescale_fence_open",
-        "1 while a policy does not refuse what our own account must not do",
+        "1 while a policy does not deny what Sidescale's own account must not do",
         &["fence"],
     )
 }

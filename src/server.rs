@@ -64,13 +64,13 @@ pub struct ServerArgs {
         value_name = "ADDRESS"
     )]
     pub listen: SocketAddr,
-    /// How long new connections are still taken after SIGTERM
+    /// How long to keep accepting connections after SIGTERM
     #[arg(long, env = "SIDESCALE_DRAIN", default_value = "10s", value_name = "DURATION", value_parser = crate::duration::duration)]
     pub drain: Duration,
-    /// Most connections at once; for one more, an idle or half-open one of the address that has most ends
+    /// Maximum number of connections; one more closes an idle or half-open one of the address that has most
     #[arg(long, env = "SIDESCALE_MAX_CONNECTIONS", default_value_t = 1024, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]
     pub max_connections: u16,
-    /// Authority (PEM) of the API server's client certificate; callers without one get shorter answers
+    /// Certificate authority (PEM) of the API server's client certificate; callers without one get less detailed answers
     #[arg(long, env = "SIDESCALE_CLIENT_CA", value_name = "FILE")]
     pub client_ca: Option<PathBuf>,
 }

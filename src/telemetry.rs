@@ -17,20 +17,20 @@ const LEAKY: &str = "kube_client";
 /// Flags of the log.
 #[derive(Clone, Debug, clap::Args)]
 pub struct LogArgs {
-    /// Form of the log
+    /// Log format
     #[arg(long, env = "SIDESCALE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,
-    /// What is logged: a level, or a filter such as `info,sidescale=debug`; never kube_client
+    /// Log level, or a filter such as `info,sidescale=debug`; kube_client is always off
     #[arg(long, env = "SIDESCALE_LOG_LEVEL", default_value = "info", value_name = "FILTER", value_parser = filter)]
     pub log_level: String,
 }
 
-/// Names the form of the log.
+/// Format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
-    /// One JSON object a line
+    /// One JSON object per line
     Json,
-    /// Lines for people
+    /// Human-readable lines
     Human,
 }
 

@@ -12,10 +12,10 @@ pub use error::TlsError;
 pub use run::Tls;
 pub use serving_key::ServingKey;
 
-/// Flags that say which objects are ours.
+/// Flags that name Sidescale's own objects.
 #[derive(Clone, Debug, clap::Args)]
 pub struct TlsArgs {
-    /// Service that leads to the webhook
+    /// Service of the webhook
     #[arg(
         long,
         env = "SIDESCALE_SERVICE_NAME",
@@ -23,7 +23,7 @@ pub struct TlsArgs {
         value_name = "NAME"
     )]
     pub service_name: String,
-    /// Mutating- and ValidatingWebhookConfiguration whose caBundle is kept up to date
+    /// Mutating- and ValidatingWebhookConfiguration whose caBundle Sidescale maintains
     #[arg(
         long,
         env = "SIDESCALE_WEBHOOK_CONFIG_NAME",
@@ -31,7 +31,7 @@ pub struct TlsArgs {
         value_name = "NAME"
     )]
     pub webhook_config_name: String,
-    /// Secret of the webhook's certificate authority, in our own namespace
+    /// Secret with the webhook's certificate authority, in Sidescale's own namespace
     #[arg(
         long,
         env = "SIDESCALE_CA_SECRET_NAME",

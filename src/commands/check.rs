@@ -20,29 +20,31 @@ mod table;
 mod words;
 
 const HELP: &str = "\
-A line for each look: ok, warn or FAIL, what was seen, and below what is wrong the command to type next. It looks at what the \
-webhook made of the pod, the container tailscale, the Secret and the key that the pod refers to, the key and the node as the control \
-plane sees them, at what Sidescale has reported of the policies that limit its own account, at the names that Headscale gives and whose the pod's hostname is, and, where there is no node, at what the sidecar's log says of the control server. No value of a key is ever shown, \
-only what kind it is.
+One line per check: ok, warn or FAIL, and what was found; below a problem, the command to type next. It checks what the \
+webhook did to the pod, the container tailscale, the Secret and the key that the pod refers to, the key and the node at \
+the control plane, what Sidescale has reported about the policies that limit its own account, the names that Headscale \
+provides, the owner of the pod's hostname, and, if there is no node, what the sidecar's log says about the control server. \
+It shows the kind of a key, and never its value.
 
-Rights, of your own kubeconfig: get this pod. What else it may read it reads, and it says which right it lacked: get this namespace, list \
-pods, get pods/log, list events and get the Secret of the key in this namespace; list configmaps and events in Sidescale's namespace; get the \
-Secret of the control plane's API key, and a way to the control plane; list pods and get configmaps beside that Secret, where Headscale \
-runs, and get configmap coredns in kube-system.
+Rights that your own kubeconfig needs: get this pod. All others are optional, and check names each right that it lacks: \
+get this namespace, list pods, get pods/log, list events and get the Secret of the key in this namespace; list configmaps \
+and events in Sidescale's namespace; get the Secret of the control plane's API key, and network access to the control \
+plane; list pods and get configmaps in the namespace of that Secret, where Headscale runs, and get configmap coredns in \
+kube-system.
 
-Exit codes: 0 nothing failed, 1 something did or the pod cannot be read, 2 bad usage.";
+Exit codes: 0 no check failed; 1 a check failed, or the pod cannot be read; 2 bad usage.";
 
 /// Flags of `sidescale check`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_long_help = HELP, after_help = HELP)]
 pub struct CheckArgs {
-    /// The pod, such as pod/web-7c9d8b-x2x4z
+    /// Pod to check, such as pod/web-7c9d8b-x2x4z
     #[arg(value_name = "pod/NAME")]
     pub pod: PodName,
-    /// The pod's namespace [default: the kubeconfig's]
+    /// Namespace of the pod [default: the kubeconfig's]
     #[arg(long, short = 'n', value_name = "NAME")]
     pub namespace: Option<String>,
-    /// Form of the output
+    /// Output format
     #[arg(long, short = 'o', default_value = "table", value_name = "FORM")]
     pub output: OutputFormat,
     /// Namespace that Sidescale is installed in

@@ -28,25 +28,25 @@ use crate::rotation::sweep::{self, Confirmation, Removed, listed, records};
 mod text;
 
 const HELP: &str = "\
-Sidescale cleans up by itself, every hour. This does the same now, and with --dry-run says what would be done. Only what \
-this installation made is touched: keys that still work and that no Secret knows, rows of keys that ended a week ago and \
-that no node names, and users without service, node or key for rotation.unusedUsersAfter. Beyond that, nodes that were \
-away for as long are removed whose user no pod and no Secret needs, which ephemeral: false leaves behind; run it once \
-more some time later, and their rows and users go too. On Headscale 0.28 no user is \
-removed, because there that would remove the keys of all others. A key that a Secret holds and that no pod needs is \
-listed, and left to the running Sidescale, which alone writes these Secrets.
+Sidescale cleans up every hour. This command does the same now, and with --dry-run only shows what it would do. It touches \
+only what this installation created: live keys that no Secret records; rows of keys that expired an hour ago (a user's \
+newest two: a week ago) and that no node and no Secret names; and users without service, node or live key for \
+rotation.unusedUsersAfter. It also removes nodes that were offline for as long and whose user no pod and no Secret needs, \
+which ephemeral: false leaves behind; run it again later to remove their rows and users, too. On Headscale 0.28 it removes \
+no user, because that would delete the keys of all others. It lists a key that a Secret contains and no pod needs, and \
+leaves it to the running Sidescale, which alone writes these Secrets.
 
-Rights, of your own kubeconfig: get namespace kube-system; list configmaps in Sidescale's namespace; list pods, \
+Rights that your own kubeconfig needs: get namespace kube-system; list configmaps in Sidescale's namespace; list pods, \
 namespaces and the Secrets named headscale-auth-keys in all namespaces; get these Secrets, and the Secret of the control \
-plane's API key. What cannot be read stops the cleaning: it may be in use.
+plane's API key. Anything that cannot be read stops the clean-up, because it may be in use.
 
-Exit codes: 0 done, or nothing to do; 1 failed, 2 bad usage.";
+Exit codes: 0 done, or nothing to do; 1 failed; 2 bad usage.";
 
 /// Flags of `sidescale cleanup`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_long_help = HELP, after_help = HELP)]
 pub struct CleanupArgs {
-    /// Say what would be removed, and remove nothing
+    /// Only show what would be removed
     #[arg(long)]
     pub dry_run: bool,
     /// Which installation.

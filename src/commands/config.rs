@@ -13,17 +13,16 @@ use crate::config;
 /// Arguments of `sidescale config`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ConfigArgs {
-    /// What to do.
     #[command(subcommand)]
     pub what: What,
 }
 
-/// What can be done with a configuration file.
+/// Subcommands of `sidescale config`.
 #[derive(Clone, Debug, Subcommand)]
 pub enum What {
     /// Print the JSON Schema (draft-07), for editors and CI
     Schema,
-    /// Check files as `serve` does; 1 if one is not accepted
+    /// Check files as `serve` does; exits with 1 if one is refused
     Validate {
         /// Configuration files
         #[arg(required = true, value_name = "FILE")]

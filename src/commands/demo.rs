@@ -46,7 +46,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Flags of `sidescale demo`.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct DemoArgs {
-    /// Keep everything up at the end, and print a curl line to try
+    /// Keep everything running at the end, and print a curl command to try
     #[arg(long, env = "SIDESCALE_DEMO_WATCH")]
     pub watch: bool,
     /// Manifests to send instead of the built-in examples

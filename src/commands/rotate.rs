@@ -25,15 +25,15 @@ mod choice;
 pub use choice::RotateTarget;
 
 const HELP: &str = "\
-A key is renewed by itself when it is due. This asks for another one now: the running Sidescale makes it, writes it into \
-the Secret, and ends the old one after the configured overlap, or with --revoke at once. Nodes that have joined stay; \
-pods take the new key when their sidecar next logs in. After a leak, also look at who has joined: a node that a thief \
-made stays until it is deleted from Headscale.
+Sidescale renews a key when it is due. This command asks for a new key now: the running Sidescale creates it, writes it to \
+the Secret, and expires the old one after the configured overlap, or at once with --revoke. Nodes that have joined stay; \
+pods use the new key when their sidecar next logs in. After a leak, also check which nodes have joined: a node that joined \
+with the leaked key stays until you delete it from Headscale.
 
-Rights, of your own kubeconfig: list configmaps in Sidescale's namespace; list pods and namespaces, and get, list and \
-patch the Secrets named headscale-auth-keys, in all namespaces or in the one that is named. The API key is not needed.
+Rights that your own kubeconfig needs: list configmaps in Sidescale's namespace; list pods and namespaces, and get, list \
+and patch the Secrets named headscale-auth-keys, in all namespaces or in the named one. The API key is not needed.
 
-Exit codes: 0 every key was replaced, 1 failed or not in time, 2 bad usage.";
+Exit codes: 0 every key was replaced; 1 failed, or not replaced in time; 2 bad usage.";
 
 /// How often to read the Secrets while waiting for a key.
 const LOOK: Duration = Duration::from_millis(500);
@@ -45,23 +45,23 @@ const TRIES: usize = 10;
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_long_help = HELP, after_help = HELP)]
 pub struct RotateArgs {
-    /// A service, or all those of a namespace
+    /// Service, or all services of a namespace
     #[arg(
         value_name = "NAMESPACE[/SERVICE]",
         required_unless_present = "all",
         conflicts_with = "all"
     )]
     pub targets: Vec<RotateTarget>,
-    /// Every service
+    /// All services
     #[arg(long)]
     pub all: bool,
-    /// Make other keys now; it has to be said, because keys are renewed by themselves
+    /// Replace the keys now; required, because Sidescale renews keys without this command when they are due
     #[arg(long, required = true)]
     pub now: bool,
-    /// End the old keys at once, as after a leak
+    /// Expire the old keys at once, as after a leak
     #[arg(long)]
     pub revoke: bool,
-    /// How long to wait until the new keys are there; 0s asks and ends
+    /// How long to wait for the new keys; 0s exits after the request
     #[arg(long, default_value = "2m", value_parser = crate::duration::duration, value_name = "TIME")]
     pub wait: Duration,
     /// Which installation.

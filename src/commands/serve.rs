@@ -43,7 +43,7 @@ pub struct ServeArgs {
         value_name = "FILE"
     )]
     pub config: PathBuf,
-    /// ConfigMap that the file comes from, in our own namespace: its Events tell of an edit
+    /// ConfigMap that contains the file, in Sidescale's own namespace; gets an Event for each change
     #[arg(
         long,
         env = "SIDESCALE_CONFIG_MAP_NAME",
@@ -51,13 +51,13 @@ pub struct ServeArgs {
         value_name = "NAME"
     )]
     pub config_map_name: String,
-    /// Namespace that this process runs in [default: the account's own]
+    /// Namespace of this process [default: the service account's]
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAME")]
     pub namespace: Option<String>,
-    /// Name of this replica [default: the machine's]
+    /// Name of this replica [default: the machine's name]
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     pub pod_name: Option<String>,
-    /// Release that this process belongs to: part of the mark on what it makes
+    /// Helm release of this process; part of the owner tag of the Headscale users that it creates
     #[arg(
         long,
         env = "SIDESCALE_RELEASE_NAME",
@@ -65,7 +65,7 @@ pub struct ServeArgs {
         value_name = "NAME"
     )]
     pub release_name: String,
-    /// Lease that spares replicas each other's work
+    /// Lease that elects the leader among the replicas
     #[arg(
         long,
         env = "SIDESCALE_LEASE_NAME",
@@ -73,7 +73,7 @@ pub struct ServeArgs {
         value_name = "NAME"
     )]
     pub lease_name: String,
-    /// ConfigMap in our own namespace that says which namespace each hostname belongs to
+    /// ConfigMap that records which namespace owns each hostname, in Sidescale's own namespace
     #[arg(
         long,
         env = "SIDESCALE_HOSTNAMES_CONFIG_MAP_NAME",

@@ -24,26 +24,28 @@ mod secret;
 mod table;
 
 const HELP: &str = "\
-A row for each key. NEXT says when it is renewed, or why it is made anew right now; NODES counts the nodes that are \
-online, of the pods that should be, and SEEN says when the newest of them was (with --verify). What is wrong stands below the table, each with what mends it.
+One row per key. NEXT shows when the key is renewed, or why a new one is being created now. NODES counts the nodes that \
+are online, of the pods that should have one, and SEEN shows when one of them was last online (both with --verify). \
+Problems are listed below the table, each with its fix.
 
-Rights, of your own kubeconfig: list configmaps in Sidescale's namespace; list pods, namespaces and the Secrets named \
-headscale-auth-keys and headscale-pod-auth-keys, in all namespaces or (with NAMESPACE) get and list in that one; list events there, to say why a \
-key is missing. With --verify: get the Secret of the control plane's API key. No value of a key is ever shown.
+Rights that your own kubeconfig needs: list configmaps in Sidescale's namespace; list pods, namespaces and the Secrets \
+named headscale-auth-keys and headscale-pod-auth-keys, in all namespaces or (with NAMESPACE) get and list in that one; \
+list events there, to show why a key is missing. With --verify: get the Secret of the control plane's API key. No key \
+value is ever shown.
 
-Exit codes: 0 done, 1 failed, or --verify found a key that is not as it should be, 2 bad usage.";
+Exit codes: 0 done; 1 failed, or --verify found a problem with a key; 2 bad usage.";
 
 /// Flags of `sidescale status`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_long_help = HELP, after_help = HELP)]
 pub struct StatusArgs {
-    /// Look at this namespace alone [default: all]
+    /// Namespace to show [default: all]
     #[arg(value_name = "NAMESPACE")]
     pub only: Option<String>,
-    /// Form of the output
+    /// Output format
     #[arg(long, short = 'o', default_value = "table", value_name = "FORM")]
     pub output: OutputFormat,
-    /// Ask each control plane whether the keys are there, and which nodes have joined
+    /// Ask each control plane whether the keys exist and which nodes have joined
     #[arg(long)]
     pub verify: bool,
     /// Which installation.

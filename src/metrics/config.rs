@@ -19,12 +19,12 @@ impl ConfigMetrics {
             in_force: int_gauge(
                 registry,
                 "sidescale_config_in_force",
-                "1 while the configuration file, as it stands, is in force; 0 while an older one is",
+                "1 while the current configuration file is in force; 0 while an older one is",
             )?,
             reloads: counters(
                 registry,
                 "sidescale_config_reloads_total",
-                "Edits of the configuration file that were seen",
+                "Changes of the configuration file, by result",
                 &["result"],
             )?,
         })

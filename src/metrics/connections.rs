@@ -19,7 +19,7 @@ impl ConnectionMetrics {
             evicted: counters(
                 registry,
                 "sidescale_connections_evicted_total",
-                "Connections not in use that ended to make room for others, by what they were doing",
+                "Idle or half-open connections closed to make room for others, by phase",
                 &["port", "phase"],
             )?,
             open: int_gauges(
@@ -31,7 +31,7 @@ impl ConnectionMetrics {
             client_certificates: counters(
                 registry,
                 "sidescale_client_certificates_total",
-                "TLS handshakes of the webhook by the certificate that the caller showed, where --client-ca names an authority",
+                "TLS handshakes of the webhook, by the caller's client certificate; only with --client-ca",
                 &["result"],
             )?,
         })

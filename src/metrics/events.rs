@@ -40,13 +40,13 @@ impl EventMetrics {
             dropped: counters(
                 registry,
                 "sidescale_events_dropped_total",
-                "Events that the API server did not get, by what was in the way",
+                "Events that were not published, by reason",
                 &["reason"],
             )?,
             over_budget: counters(
                 registry,
                 "sidescale_alerts_over_budget_total",
-                "Events and log lines that were not made, because their namespace had as many as it may have",
+                "Events and log lines suppressed because their namespace had reached its limit",
                 &["kind"],
             )?,
         })

@@ -72,13 +72,13 @@ impl RotationMetrics {
             expiry: gauges(
                 registry,
                 "sidescale_key_expiry_timestamp_seconds",
-                "When a key ends, in Unix time, to the minute, as its control plane last confirmed it; the 500 soonest to end, at most 50 a namespace",
+                "Expiration of a key, in Unix time, to the minute, as last confirmed by its control plane; the 500 keys that expire soonest, at most 50 per namespace",
                 &["namespace", "secret", "key"],
             )?,
             due: gauges(
                 registry,
                 "sidescale_key_due_timestamp_seconds",
-                "When a key that pods need is to be renewed, in Unix time, to the minute; of the keys whose end is shown",
+                "Time when a key that pods need is due for renewal, in Unix time, to the minute; only keys whose expiration is shown",
                 &["namespace", "secret", "key"],
             )?,
             leader: int_gauge(
@@ -89,13 +89,13 @@ impl RotationMetrics {
             control_planes: int_gauges(
                 registry,
                 "sidescale_control_plane_state",
-                "1 for the state that a control plane is in",
+                "1 for the current state of a control plane",
                 &["control_plane", "state"],
             )?,
             nodes: int_gauges(
                 registry,
                 "sidescale_nodes",
-                "Injected pods by what the tailnet shows of them; Uninvited: nodes of our keys beyond the pods",
+                "Injected pods, by the state of their node; Uninvited: nodes that joined with Sidescale's keys and exceed the number of pods",
                 &["state"],
             )?,
             calls: counters(
@@ -107,13 +107,13 @@ impl RotationMetrics {
             call_seconds: histograms(
                 registry,
                 "sidescale_control_plane_call_duration_seconds",
-                "Time of calls to control planes",
+                "Duration of calls to control planes",
                 &["call"],
             )?,
             results: counters(
                 registry,
                 "sidescale_rotations_total",
-                "Attempts on keys, by what came of them",
+                "Key operations by result",
                 &["result"],
             )?,
         })

@@ -24,25 +24,25 @@ pub struct ApikeyManagerArgs {
     /// Namespace of the Secret
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAME", value_parser = namespace)]
     pub namespace: Option<String>,
-    /// Secret that holds the key
+    /// Secret with the API key
     #[arg(long, env = "SIDESCALE_SECRET_NAME", default_value = SECRET, value_name = "NAME", value_parser = name)]
     pub secret_name: String,
-    /// How long a key lives: 2160h, or 90d
+    /// Lifetime of a key, such as 2160h or 90d
     #[arg(long, env = "SIDESCALE_EXPIRATION", default_value = "2160h", value_name = "DURATION", value_parser = duration)]
     pub expiration: Duration,
-    /// How long before its end it is renewed
+    /// How long before its expiration a key is renewed
     #[arg(long, env = "SIDESCALE_ROTATION_BUFFER", default_value = "240h", value_name = "DURATION", value_parser = duration)]
     pub rotation_buffer: Duration,
-    /// How long the old key stays good after that
+    /// How long the old key stays valid after a renewal
     #[arg(long, env = "SIDESCALE_OVERLAP", default_value = "0s", value_name = "DURATION", value_parser = duration)]
     pub overlap: Duration,
-    /// How long to wait for Headscale before giving up [default: for ever]
+    /// How long to wait for Headscale's first answer before exiting [default: no limit]
     #[arg(long, env = "SIDESCALE_WAIT_TIMEOUT", value_name = "DURATION", value_parser = duration)]
     pub wait_timeout: Option<Duration>,
-    /// URL of Headscale at which a new key is tried before it is written [default: the list on the socket has to do]
+    /// Headscale URL at which to try a new key before writing it [default: check the list on the socket only]
     #[arg(long, env = "SIDESCALE_API_URL", value_name = "URL")]
     pub api_url: Option<String>,
-    /// Value of the label app.kubernetes.io/managed-by that makes the Secret ours
+    /// Value of the label app.kubernetes.io/managed-by on a Secret that the manager may write
     #[arg(
         long,
         env = "SIDESCALE_MANAGED_BY",
@@ -50,10 +50,10 @@ pub struct ApikeyManagerArgs {
         value_name = "VALUE"
     )]
     pub managed_by: String,
-    /// Kubeconfig file [default: the pod's account, else KUBECONFIG or ~/.kube/config]
+    /// Kubeconfig file [default: the pod's service account, else KUBECONFIG or ~/.kube/config]
     #[arg(long, env = "SIDESCALE_KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
-    /// Name of this replica [default: the machine's]
+    /// Name of this replica [default: the machine's name]
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     pub pod_name: Option<String>,
     /// Flags of the log.

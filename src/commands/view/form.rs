@@ -2,11 +2,11 @@
 
 use clap::ValueEnum;
 
-/// Forms of output.
+/// Output formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OutputFormat {
-    /// For people.
+    /// Table for people
     Table,
-    /// For programs: every field, times in RFC 3339.
+    /// JSON for programs: all fields, times in RFC 3339
     Json,
 }

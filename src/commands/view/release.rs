@@ -41,7 +41,7 @@ pub struct ReleaseArgs {
 /// Flags that say how an installation is found in its namespace, and how it and its control planes are reached.
 #[derive(Clone, Debug, clap::Args)]
 pub struct AccessArgs {
-    /// Helm release of that installation
+    /// Helm release of the installation
     #[arg(
         long,
         env = "SIDESCALE_RELEASE_NAME",
@@ -49,13 +49,13 @@ pub struct AccessArgs {
         value_name = "NAME"
     )]
     pub release_name: String,
-    /// Configuration file to use instead of that release's ConfigMap
+    /// Configuration file to use instead of the release's ConfigMap
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Context of the kubeconfig [default: the current one; in a pod, its own cluster]
+    /// Kubeconfig context [default: the current one; in a pod, its own cluster]
     #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
-    /// Where a control plane's API is reached from here, such as http://127.0.0.1:8080 behind a port-forward
+    /// URL of a control plane's API as seen from this machine, such as http://127.0.0.1:8080 with a port-forward
     #[arg(long, value_name = "[CONTROL-PLANE=]URL")]
     pub api_url: Vec<ApiUrl>,
 }

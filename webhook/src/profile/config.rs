@@ -10,29 +10,29 @@ use serde_json::{Map, Value};
 
 use crate::annotations::{KNOWN, Support};
 
-/// Keys that no field takes.
+/// Keys without a field.
 pub(crate) type UnknownKeys = BTreeMap<String, IgnoredAny>;
 
-/// Holds the whole file.
+/// Configuration file of Sidescale.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Config {
-    /// Name of this cluster, where several share one Headscale.
+    /// Name of this cluster, if several clusters share one Headscale.
     pub cluster_name: Option<String>,
-    /// What marks the Headscale users that this release makes; default the uid of kube-system and the release's name.
+    /// Owner tag of the Headscale users that this release creates; default the uid of kube-system and the release's name.
     pub installation: Option<String>,
-    /// Marks of earlier times that count as well, such as `<uid of kube-system> <release>`.
+    /// Earlier owner tags whose users remain Sidescale's own, such as `<uid of kube-system> <release>`.
     pub former_installations: Vec<String>,
-    /// Names in the tailnet that one service alone may have: hostname to `<namespace>/<service>`.
+    /// Hostnames reserved for one service each: hostname to `<namespace>/<service>`.
     pub reserved_hostnames: BTreeMap<String, String>,
     /// Control planes by name.
     pub control_planes: BTreeMap<String, ControlPlaneConfig>,
     /// Profiles by name.
     pub profiles: BTreeMap<String, ProfileConfig>,
-    /// Numbers of the rotation module.
+    /// Settings of key rotation.
     pub rotation: RotationConfig,
-    /// What the webhook itself needs.
+    /// Settings of the webhook.
     pub webhook: WebhookConfig,
     #[serde(flatten)]
     #[schemars(skip)]
@@ -65,77 +65,77 @@ fn annotations(_: &mut SchemaGenerator) -> Schema {
 /// Annotations that no profile can set.
 pub(super) const NOT_OF_A_PROFILE: [&str; 3] = ["inject", "service", "profile"];
 
-/// Names one Headscale.
+/// Settings of one Headscale.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ControlPlaneConfig {
-    /// URL given to sidecars; required.
+    /// URL that sidecars log in to; required.
     pub login_server: Option<String>,
-    /// URL for our own calls; default the login server.
+    /// URL for Sidescale's own calls; default the login server.
     pub api_url: Option<String>,
-    /// Where the API key stands; default `api-key` of `headscale/headscale-api-key`.
+    /// Secret with the API key, and its data key; default `api-key` of `headscale/headscale-api-key`.
     pub api_key_secret: SecretConfig,
     /// Whether `apiUrl` may be plain `http://`.
     pub allow_insecure: bool,
-    /// PEM of a private authority.
+    /// PEM of a private certificate authority.
     pub ca_bundle: Option<String>,
     /// User name template; default `{namespace}.{service}`.
     pub user_template: Option<String>,
-    /// Users not made by us that may be used all the same.
+    /// Users that Sidescale did not create and may use anyway.
     pub adopt_users: Vec<String>,
-    /// Namespaces whose pods may name it; absent: all for the default one, none for others.
+    /// Namespaces whose pods may select it; if absent, all for the default one, none for others.
     pub namespaces: Option<NamespacesConfig>,
     #[serde(flatten)]
     #[schemars(skip)]
     pub(crate) rest: UnknownKeys,
 }
 
-/// Names a Secret.
+/// Reference to a Secret.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SecretConfig {
-    /// Its namespace.
+    /// Namespace of the Secret.
     pub namespace: Option<String>,
-    /// Its name.
+    /// Name of the Secret.
     pub name: Option<String>,
-    /// Its data key; default `api-key`.
+    /// Data key in the Secret; default `api-key`.
     pub key: Option<String>,
     #[serde(flatten)]
     #[schemars(skip)]
     pub(crate) rest: UnknownKeys,
 }
 
-/// Holds what a profile defaults and allows.
+/// Defaults and limits of a profile.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ProfileConfig {
-    /// Tailscale image.
+    /// Tailscale image of the sidecar.
     pub image: Option<String>,
     /// Tags that an annotation may name.
     pub allowed_tags: Vec<String>,
-    /// Images that an annotation may name; one that ends with `*`, behind `/`, `:` or `@`, is a beginning.
+    /// Images that an annotation may name; one that ends with `*`, after `/`, `:` or `@`, is a prefix.
     pub allowed_images: Vec<String>,
     /// Arguments of `tailscale up` that an annotation may name, such as `--shields-up`.
     pub allowed_extra_args: Vec<String>,
-    /// Longest life of a pre-auth key that an annotation may ask for; default `8760h`.
+    /// Longest lifetime of a pre-auth key that an annotation may ask for; default `8760h`.
     pub max_auth_key_expiration: Option<String>,
     /// Name of the Secret with the pre-auth keys of a namespace.
     pub auth_key_secret_name: Option<String>,
-    /// Secrets that the sidecars' images are pulled with.
+    /// Image pull Secrets in the pod's namespace, added to the pod's own.
     pub image_pull_secrets: Vec<String>,
-    /// Namespaces whose pods may name it; absent: all for the default one, none for others.
+    /// Namespaces whose pods may select it; if absent, all for the default one, none for others.
     pub namespaces: Option<NamespacesConfig>,
-    /// Pods of opted-in namespaces that get it without an annotation.
+    /// Pods of opted-in namespaces that get this profile without an annotation.
     pub pod_selector: Option<SelectorConfig>,
-    /// `deny` or `warn`: what a mistake in an annotation leads to.
+    /// Effect of an invalid annotation: `deny` or `warn`.
     #[schemars(extend("enum" = ["deny", "warn"]))]
     pub on_invalid: Option<String>,
-    /// What is laid over the Tailscale container.
+    /// Override of the Tailscale container.
     pub container_override: ContainerOverride,
-    /// Default value of annotations, by their name without our prefix.
+    /// Default values of annotations, by their name without the prefix.
     #[schemars(schema_with = "annotations")]
     pub annotations: BTreeMap<String, String>,
     #[serde(flatten)]
@@ -143,47 +143,47 @@ pub struct ProfileConfig {
     pub(crate) rest: UnknownKeys,
 }
 
-/// Holds the numbers of the rotation module.
+/// Settings of key rotation.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RotationConfig {
-    /// How long an old pre-auth key outlives its successor's arrival, such as `1h`.
+    /// How long an old pre-auth key stays valid after its successor is in the Secret, such as `1h`.
     pub overlap: Option<String>,
-    /// Stops all minting and expiring.
+    /// Whether to stop creating and expiring keys.
     pub paused: bool,
-    /// Most services that one namespace may have.
+    /// Maximum number of services per namespace.
     pub max_services_per_namespace: Option<usize>,
-    /// Shortest life of a pre-auth key that pods share; default `1h`.
+    /// Shortest lifetime of a pre-auth key that pods share; default `1h`.
     pub min_auth_key_expiration: Option<String>,
-    /// Shortest life of a pre-auth key of a single pod; default `5m`.
+    /// Shortest lifetime of a pre-auth key of a single pod; default `5m`.
     pub min_pod_auth_key_expiration: Option<String>,
-    /// Shortest time between a pre-auth key and its renewal, a third of its life where that is less; default `1h`.
+    /// Shortest time between a pre-auth key's creation and its renewal, or a third of its lifetime if that is less; default `1h`.
     pub min_auth_key_renewal_gap: Option<String>,
-    /// Most keys that one service gets at once; default 12.
+    /// Maximum number of keys that one service gets at once; default 12.
     pub keys_per_service: Option<u32>,
-    /// How many more it gets in each hour; default 6.
+    /// Number of further keys that one service gets per hour; default 6.
     pub keys_per_service_per_hour: Option<u32>,
-    /// Most shared keys that one namespace gets at once; default three times `maxServicesPerNamespace`.
+    /// Maximum number of shared keys that one namespace gets at once; default three times `maxServicesPerNamespace`.
     pub new_keys_per_namespace: Option<u32>,
-    /// How many more it gets in each hour; default `maxServicesPerNamespace`.
+    /// Number of further shared keys that one namespace gets per hour; default `maxServicesPerNamespace`.
     pub new_keys_per_namespace_per_hour: Option<u32>,
-    /// Most keys of single pods that one namespace gets at once; default 2000.
+    /// Maximum number of keys of single pods that one namespace gets at once; default 2000.
     pub pod_keys_per_namespace: Option<u32>,
-    /// How many more it gets in each hour; default 1000.
+    /// Number of further keys of single pods that one namespace gets per hour; default 1000.
     pub pod_keys_per_namespace_per_hour: Option<u32>,
-    /// Most rows of keys at one control plane before namespaces with most of them are refused; default 20000.
+    /// Number of rows of keys at one control plane above which namespaces with most of them get no new keys; default 20000.
     pub max_control_plane_rows: Option<u32>,
-    /// How long a key is kept that no pod needs, such as `7d`.
+    /// How long a key stays that no pod needs, such as `7d`.
     pub unused_keys_after: Option<String>,
-    /// How old a live key that no Secret knows has to be before it is ended, such as `10m`.
+    /// Minimum age at which a live key that no Secret records is expired, such as `10m`.
     pub orphaned_keys_after: Option<String>,
-    /// How long after its last key's end a user without nodes is removed, such as `30d`.
+    /// How long after its last key expired a user without nodes is deleted, such as `30d`.
     pub unused_users_after: Option<String>,
-    /// What happens to a pod that lost its node: `report` or `evict`.
+    /// Action on a pod that lost its node: `report` or `evict`.
     #[schemars(extend("enum" = ["report", "evict"]))]
     pub on_lost: Option<String>,
-    /// Whether Headscale users are made and removed: `manage` or `never`.
+    /// Whether Sidescale creates and deletes Headscale users: `manage` or `never`.
     #[schemars(extend("enum" = ["manage", "never"]))]
     pub users: Option<String>,
     #[serde(flatten)]
@@ -191,78 +191,78 @@ pub struct RotationConfig {
     pub(crate) rest: UnknownKeys,
 }
 
-/// Holds what the webhook itself needs.
+/// Settings of the webhook.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 #[serde(rename_all = "camelCase", default)]
 pub struct WebhookConfig {
-    /// Our own image, for the manager of Headscale's API key.
+    /// Sidescale's image for `apikey-manager`.
     pub image: Option<String>,
-    /// `false` stops all injection.
+    /// Whether to inject pods; `false` stops all injection.
     pub inject: Option<bool>,
     #[serde(flatten)]
     #[schemars(skip)]
     pub(crate) rest: UnknownKeys,
 }
 
-/// Is laid over the Tailscale container: Kubernetes' own forms.
+/// Override of the Tailscale container, in Kubernetes' own form.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ContainerOverride {
-    /// More variables.
+    /// Additional environment variables.
     pub env: Vec<Value>,
-    /// More mounts, of volumes that the pod has.
+    /// Additional mounts of volumes that the pod has.
     pub volume_mounts: Vec<Value>,
-    /// A liveness probe.
+    /// Liveness probe.
     pub liveness_probe: Option<Value>,
-    /// A readiness probe.
+    /// Readiness probe.
     pub readiness_probe: Option<Value>,
-    /// Fields that take the place of ours.
+    /// Fields that replace Sidescale's.
     pub security_context: Option<Map<String, Value>>,
     #[serde(flatten)]
     #[schemars(skip)]
     pub(crate) rest: UnknownKeys,
 }
 
-/// Names namespaces, or the labels that they have.
+/// Namespaces by name or by label.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(
     untagged,
     expecting = "want a list of namespaces, or a selector with matchLabels and matchExpressions"
 )]
 pub enum NamespacesConfig {
-    /// By name.
+    /// Names of namespaces.
     Names(Vec<String>),
-    /// By labels.
+    /// Labels of namespaces.
     Labels(SelectorConfig),
 }
 
-/// Selects by labels, as in Kubernetes.
+/// Label selector, as in Kubernetes.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SelectorConfig {
-    /// Labels and their values.
+    /// Required labels and their values.
     pub match_labels: BTreeMap<String, String>,
-    /// What else has to be true of labels.
+    /// Further conditions on labels.
     pub match_expressions: Vec<RequirementConfig>,
     #[serde(flatten)]
     #[schemars(skip)]
     pub(crate) rest: UnknownKeys,
 }
 
-/// Says what has to be true of one label.
+/// Condition on one label.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RequirementConfig {
-    /// The label.
+    /// Key of the label.
     pub key: String,
     /// `In`, `NotIn`, `Exists` or `DoesNotExist`.
     #[schemars(extend("enum" = ["In", "NotIn", "Exists", "DoesNotExist"]))]
     pub operator: String,
-    /// The values that are meant.
+    /// Values for `In` and `NotIn`.
     pub values: Vec<String>,
     #[serde(flatten)]
     #[schemars(skip)]
