@@ -18,7 +18,7 @@ pub(super) fn to_do(control_plane: &str, removal: &Removal<'_>) -> String {
             key.id.0, owner.namespace
         ),
         Removal::Row { key } => format!(
-            "remove the row of key {} at control plane {control_plane}: it ended a week ago or more, and no node names it",
+            "remove the row of key {} at control plane {control_plane}: it has expired, and no node and no record names it",
             key.0
         ),
         Removal::Node {
