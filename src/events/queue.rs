@@ -17,7 +17,7 @@ use crate::metrics::{Dropped, Metrics};
 /// Time limit of one call.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// How long the queue may be emptied after the process is told to stop.
+/// How long the queue may be emptied after the shutdown began.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Maximum queued alerts about expiring keys and control planes: one for each of two Secrets in a thousand namespaces,

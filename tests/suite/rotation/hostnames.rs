@@ -1,4 +1,4 @@
-//! A hostname that two namespaces ask for: its owner, what the renamer does, and what both sides are told.
+//! A hostname that two namespaces ask for: its owner, what the renamer does, and what Events both sides get.
 
 use serde_json::Value;
 use sidescale::rotation::replicas::{PodRef, ReplicaGroup};
