@@ -106,6 +106,8 @@ struct Others {
 }
 
 async fn others(world: &World, plane: &ControlPlane, evil: &str) -> Result<Others> {
+    // Keys before users: a key that appears in between would seem to belong to nobody.
+    let keys = plane.list_pre_auth_keys().await?.into_iter();
     let users = plane.list_users().await?;
     let mine = |name: &str| name.starts_with(&format!("{evil}."));
     let tenants: Vec<_> = users
@@ -113,7 +115,6 @@ async fn others(world: &World, plane: &ControlPlane, evil: &str) -> Result<Other
         .filter(|user| mine(&user.name))
         .map(|user| user.id)
         .collect();
-    let keys = plane.list_pre_auth_keys().await?.into_iter();
     let keys = keys.filter(|key| key.user.is_none_or(|user| !tenants.contains(&user)));
     let nodes = names::nodes(plane, &tenants).await?;
     let secret = world.secret(&format!("{}-apps", world.name)).await;

@@ -47,7 +47,9 @@ async fn attacked(world: &World, tenant: &Kubectl) -> Result<()> {
     let quiet = median(world, "quiet").await?;
     world.make_pod(&evil, "web").await?;
     until("the tenant's own key", async || {
-        world.record(&evil).await?.keys.get("web-authkey").map(drop)
+        let record = world.record(&evil).await?;
+        // The entry is written before the key is created.
+        record.keys.get("web-authkey")?.current.as_ref().map(drop)
     })
     .await?;
     let before = others(world, &plane, &evil).await?;
