@@ -41,11 +41,28 @@ pub enum Fence {
     Events,
     /// Evict pods: none of the cluster's own namespaces and of ours.
     Evictions,
+    /// Patch pods: one annotation of injected ones.
+    Pods,
+}
+
+/// What the rest of the process needs to know of the fences.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FencesState {
+    /// Whether work that needs the rights may begin.
+    pub settled: bool,
+    /// Whether the policy on pods was seen to hold, without which no pod is patched.
+    pub pods_hold: bool,
 }
 
 impl Fence {
     /// All fences.
-    pub const ALL: [Self; 4] = [Self::Secrets, Self::Webhooks, Self::Events, Self::Evictions];
+    pub const ALL: [Self; 5] = [
+        Self::Secrets,
+        Self::Webhooks,
+        Self::Events,
+        Self::Evictions,
+        Self::Pods,
+    ];
 
     /// Returns the metric's label, which is the suffix of the policy's name.
     #[must_use]
@@ -55,6 +72,7 @@ impl Fence {
             Self::Webhooks => "webhooks",
             Self::Events => "events",
             Self::Evictions => "evictions",
+            Self::Pods => "pods",
         }
     }
 
@@ -75,6 +93,7 @@ impl Fence {
             }
             Self::Events => "write Events in the name of any component",
             Self::Evictions => "evict pods of the cluster's own namespaces",
+            Self::Pods => "change the image of any pod",
         }
     }
 }

@@ -13,7 +13,7 @@ mod rotation;
 pub use config::ConfigMetrics;
 pub use connections::ConnectionMetrics;
 pub use events::{Dropped, EventMetrics};
-pub use rotation::{RotationMetrics, RotationResult};
+pub use rotation::{RotationMetrics, RotationResult, WakeResult};
 
 use register::{counters, gauge, histogram, int_gauge, int_gauges};
 

@@ -1,14 +1,21 @@
-//! One pod at a time: its state, and its eviction. I/O.
+//! One pod at a time: its state, its eviction, and the annotation that wakes its kubelet. I/O.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 use k8s_openapi::api::policy::v1::Eviction;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, ObjectMeta, Preconditions};
-use kube::api::{Api, PostParams};
+use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::core::Status;
 use kube::{Client, Error};
+use serde_json::json;
+use sidescale_webhook::keys::KEY_WRITTEN;
 use uuid::Uuid;
+
+use crate::cluster::chain;
+use crate::store::FIELD_MANAGER;
 
 pub mod start;
 
@@ -48,9 +55,26 @@ pub enum Evicted {
     No(String),
 }
 
-/// Reads and evicts pods of a cluster, if there is one.
+/// Outcome of waking a pod's kubelet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Woken {
+    /// The pod was patched.
+    Yes,
+    /// The pod does not exist any more.
+    Gone,
+    /// The policy that limits what may be patched is not known to hold, so nothing was sent.
+    Unfenced,
+    /// It was refused, or not answered.
+    No(String),
+}
+
+/// Reads, wakes and evicts pods of a cluster, if there is one.
 #[derive(Clone)]
-pub struct Pods(Option<Client>);
+pub struct Pods {
+    client: Option<Client>,
+    /// Whether the policy on patches of pods is known to hold.
+    fenced: Arc<dyn Fn() -> bool + Send + Sync>,
+}
 
 impl std::fmt::Debug for Pods {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -59,21 +83,36 @@ impl std::fmt::Debug for Pods {
 }
 
 impl Pods {
-    /// Uses the client's cluster and account.
+    /// Uses the client's cluster and account; wakes no pods.
     #[must_use]
     pub fn kubernetes(client: Client) -> Self {
-        Self(Some(client))
+        Self {
+            client: Some(client),
+            fenced: Arc::new(|| false),
+        }
+    }
+
+    /// Wakes pods while this returns that the policy on patches of pods is known to hold.
+    #[must_use]
+    pub fn waking(self, fenced: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self {
+            fenced: Arc::new(fenced),
+            ..self
+        }
     }
 
     /// Returns a reader that knows no pod.
     #[must_use]
     pub fn none() -> Self {
-        Self(None)
+        Self {
+            client: None,
+            fenced: Arc::new(|| false),
+        }
     }
 
     /// Reads a pod, and the state of its container of that name.
     pub async fn read(&self, namespace: &str, name: &str, uid: u128, container: &str) -> PodFound {
-        let Some(client) = &self.0 else {
+        let Some(client) = &self.client else {
             return PodFound::Unknown("no cluster".to_owned());
         };
         let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
@@ -87,7 +126,7 @@ impl Pods {
 
     /// Evicts a pod, and no other with its name.
     pub async fn evict(&self, namespace: &str, name: &str, uid: u128) -> Evicted {
-        let Some(client) = &self.0 else {
+        let Some(client) = &self.client else {
             return Evicted::No("no cluster".to_owned());
         };
         let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
@@ -100,6 +139,32 @@ impl Pods {
             Ok(Err(Error::Api(status))) if matches!(status.code, 404 | 409) => Evicted::Yes,
             Ok(Err(Error::Api(status))) if status.code == 429 => Evicted::NotNow,
             Ok(Err(error)) => Evicted::No(error.to_string()),
+        }
+    }
+
+    /// Makes the kubelet look at a pod at once, and at no other with its name: a Secret that was written wakes nobody.
+    ///
+    /// The API server's policy lets this annotation change and nothing else; unless that is known to hold, nothing is sent.
+    pub async fn wake(&self, namespace: &str, name: &str, uid: u128, now: Timestamp) -> Woken {
+        let (Some(client), true) = (&self.client, (self.fenced)()) else {
+            return Woken::Unfenced;
+        };
+        let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+        let params = PatchParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let patch = Patch::Merge(json!({"metadata": {
+            "uid": Uuid::from_u128(uid).to_string(),
+            "annotations": {KEY_WRITTEN: now.as_second().to_string()},
+        }}));
+        let call = pods.patch_metadata(name, &params, &patch);
+        match tokio::time::timeout(DEADLINE, call).await {
+            Err(_) => Woken::No(format!("no answer within {} s", DEADLINE.as_secs())),
+            Ok(Ok(_)) => Woken::Yes,
+            // 409: another pod has the name by now.
+            Ok(Err(Error::Api(status))) if matches!(status.code, 404 | 409) => Woken::Gone,
+            Ok(Err(error)) => Woken::No(chain(&error)),
         }
     }
 }

@@ -53,6 +53,8 @@ pub mod survey;
 pub(crate) mod sweep;
 pub mod tailnet;
 mod value;
+mod wake;
+mod waker;
 pub mod workload;
 
 pub use checkpoint::Checkpoint;

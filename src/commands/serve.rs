@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::cluster;
 use crate::config::{Current, EditReports, Follower, POLL};
 use crate::events::Events;
-use crate::fences::{self, Fences};
+use crate::fences::{self, Fences, FencesState};
 use crate::health::{Health, Part};
 use crate::leader::Lease;
 use crate::metrics::Metrics;
@@ -219,8 +219,8 @@ impl Common {
         installation: &str,
         config_map: &str,
         shutdown: &CancellationToken,
-    ) -> watch::Receiver<bool> {
-        let (sender, settled) = watch::channel(false);
+    ) -> watch::Receiver<FencesState> {
+        let (sender, settled) = watch::channel(FencesState::default());
         let (client, clock) = (self.client.clone(), self.clock.clone());
         let fences = Fences {
             events: self.events.clone(),
@@ -271,7 +271,7 @@ impl Common {
         parts: &mut ProcessTasks,
         args: &TlsArgs,
         namespace: &str,
-        settled: watch::Receiver<bool>,
+        settled: watch::Receiver<FencesState>,
         shutdown: &CancellationToken,
     ) -> Arc<ServingKey> {
         let key = Arc::<ServingKey>::default();
@@ -320,7 +320,7 @@ impl Common {
         parts: &mut ProcessTasks,
         (lease, hostnames): (Lease, String),
         release: String,
-        settled: watch::Receiver<bool>,
+        settled: watch::Receiver<FencesState>,
         shutdown: &CancellationToken,
     ) {
         let Self {
@@ -344,6 +344,7 @@ impl Common {
             health: Arc::clone(health),
             clock: clock.clone(),
             events: events.clone(),
+            fences: settled.clone(),
         };
         let stop = shutdown.clone();
         parts.spawn("rotation", async move {

@@ -21,7 +21,10 @@ use sidescale_webhook::profile::OnLost;
 use tokio::sync::watch;
 use tracing::{error, info};
 
-use super::{DryRunAnswer, FENCE_OPEN, Fence, FenceVerdict, NextRound, judge, next, notice, worst};
+use super::{
+    DryRunAnswer, FENCE_OPEN, Fence, FenceVerdict, FencesState, NextRound, judge, next, notice,
+    worst,
+};
 use crate::clock::{Clock, after};
 use crate::cluster::{self, chain};
 use crate::config::Current;
@@ -63,13 +66,13 @@ pub struct Fences {
 
 /// Waits until the fences are known to hold, or cannot be tested, but not for long: an open fence is reported, and keys
 /// are renewed all the same.
-pub async fn settled(mut settled: watch::Receiver<bool>) {
-    let _ = tokio::time::timeout(SETTLE, settled.wait_for(|settled| *settled)).await;
+pub async fn settled(mut state: watch::Receiver<FencesState>) {
+    let _ = tokio::time::timeout(SETTLE, state.wait_for(|state| state.settled)).await;
 }
 
 impl Fences {
-    /// Tests them repeatedly; signals once that work which needs the rights may begin.
-    pub async fn run(self, settled: watch::Sender<bool>) -> Infallible {
+    /// Tests them repeatedly, and publishes what the rest of the process needs to know.
+    pub async fn run(self, state: watch::Sender<FencesState>) -> Infallible {
         let start = self.clock.now();
         let mut open = Vec::new();
         loop {
@@ -81,9 +84,12 @@ impl Fences {
                 report,
                 after: pause,
             } = next(since_start, &all);
-            if is_settled {
-                settled.send_replace(true);
-            }
+            let pods = verdicts.iter().find(|(fence, _)| *fence == Fence::Pods);
+            let pods_hold = pods.is_some_and(|(_, verdict)| *verdict == FenceVerdict::Closed);
+            state.send_modify(|state| {
+                state.settled |= is_settled;
+                state.pods_hold = pods_hold;
+            });
             if report {
                 self.report(&verdicts, &mut open).await;
             }
@@ -93,10 +99,15 @@ impl Fences {
 
     /// Tests each fence whose right is granted.
     async fn round(&self) -> Vec<(Fence, FenceVerdict)> {
-        let evicts = self.policy.borrow().rotation.on_lost == OnLost::Evict;
-        let fences = Fence::ALL
-            .into_iter()
-            .filter(|fence| evicts || *fence != Fence::Evictions);
+        let (evicts, wakes) = {
+            let rotation = &self.policy.borrow().rotation;
+            (rotation.on_lost == OnLost::Evict, rotation.wake_pods)
+        };
+        let fences = Fence::ALL.into_iter().filter(|fence| match fence {
+            Fence::Evictions => evicts,
+            Fence::Pods => wakes,
+            Fence::Secrets | Fence::Webhooks | Fence::Events => true,
+        });
         let tried = fences.map(async |fence| {
             let policy = fence.policy(&self.installation);
             let answers = match fence {
@@ -104,6 +115,7 @@ impl Fences {
                 Fence::Webhooks => self.try_webhooks().await,
                 Fence::Events => vec![self.try_event().await],
                 Fence::Evictions => vec![self.try_eviction().await],
+                Fence::Pods => vec![self.try_pod().await],
             };
             let verdicts = answers.iter().map(|answer| judge(&policy, answer));
             (fence, worst(verdicts))
@@ -172,6 +184,18 @@ impl Fences {
             },
         };
         answered(post_eviction(&api, &eviction, true)).await
+    }
+
+    /// Tries to label our own pod.
+    async fn try_pod(&self) -> DryRunAnswer {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        let params = PatchParams {
+            dry_run: true,
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let label = Patch::Merge(json!({"metadata": {"labels": {NOT_LISTED: "true"}}}));
+        answered(api.patch_metadata(&self.pod, &params, &label)).await
     }
 
     async fn report(&self, verdicts: &[(Fence, FenceVerdict)], open: &mut Vec<Fence>) {

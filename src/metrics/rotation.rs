@@ -33,6 +33,35 @@ impl RotationResult {
     }
 }
 
+/// Result of waking the kubelet of a pod that waits for its key, for a metric.
+#[derive(Clone, Copy, Debug)]
+pub enum WakeResult {
+    /// The pod was annotated.
+    Woken,
+    /// The pod did not exist any more.
+    Gone,
+    /// It was refused, or not answered.
+    Refused,
+    /// The policy on pods is not known to hold.
+    Unfenced,
+    /// Too many were waiting; counts keys.
+    Dropped,
+}
+
+impl WakeResult {
+    /// Returns the metric's label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Woken => "woken",
+            Self::Gone => "gone",
+            Self::Refused => "refused",
+            Self::Unfenced => "unfenced",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
 /// Metrics of rotation.
 #[derive(Debug)]
 pub struct RotationMetrics {
@@ -53,6 +82,7 @@ pub struct RotationMetrics {
     /// Duration of those calls.
     pub call_seconds: HistogramVec,
     results: IntCounterVec,
+    wakes: IntCounterVec,
 }
 
 impl RotationMetrics {
@@ -116,7 +146,18 @@ impl RotationMetrics {
                 "Key operations by result",
                 &["result"],
             )?,
+            wakes: counters(
+                registry,
+                "sidescale_pod_wakes_total",
+                "Pods that waited for a key and were woken by an annotation, by result",
+                &["result"],
+            )?,
         })
+    }
+
+    /// Counts the result of waking a pod.
+    pub fn count_wake(&self, result: WakeResult) {
+        self.wakes.with_label_values(&[result.as_str()]).inc();
     }
 
     /// Counts the result of an operation on a key.

@@ -23,6 +23,7 @@ use super::queue::{JobClass, JobQueue};
 use super::secret_state::{LastKeys, SecretState};
 use super::session::Session;
 use super::sessions::Sessions;
+use super::waker::{self, Wakes};
 use crate::clock::after;
 use crate::outage::Outage;
 
@@ -69,6 +70,8 @@ pub(super) struct Loop {
     pub(super) kept: LastKeys,
     /// Shared with the node monitor.
     standings: KeyStatuses,
+    /// Pods whose kubelets are to be woken, for a task of its own.
+    wakes: Wakes,
     /// How many keys each namespace may have created.
     budget: Arc<Mutex<Budget>>,
     demands: Demands,
@@ -93,7 +96,9 @@ pub async fn run(
 ) {
     let (up, planes) = watch::channel(Connected::new());
     let (suspects, suspected) = mpsc::channel(SUSPECTS);
-    let rotation = Loop::new(Arc::clone(&context));
+    let (wakes, woken) = waker::queue();
+    let rotation = Loop::new(Arc::clone(&context), wakes);
+    let waker = waker::run(Arc::clone(&context), woken);
     let keeper = node_monitor::run(
         context,
         demands.clone(),
@@ -102,7 +107,8 @@ pub async fn run(
         suspects,
         shutdown.clone(),
     );
-    tokio::join!(rotate(rotation, demands, up, suspected, shutdown), keeper);
+    let rotation = rotate(rotation, demands, up, suspected, shutdown);
+    tokio::join!(rotation, keeper, waker);
 }
 
 async fn rotate(
@@ -153,7 +159,7 @@ async fn rotate(
 }
 
 impl Loop {
-    pub(super) fn new(context: Arc<Context>) -> Self {
+    pub(super) fn new(context: Arc<Context>, wakes: Wakes) -> Self {
         let now = context.clock.now();
         // The model's world has only pre-auth keys.
         #[cfg(test)]
@@ -170,6 +176,7 @@ impl Loop {
             secrets: BTreeMap::new(),
             kept: LastKeys::default(),
             standings: KeyStatuses::default(),
+            wakes,
             budget: Arc::default(),
             demands: Demands::default(),
             pass_at: now,

@@ -1,4 +1,7 @@
-//! The first pod of a new service, on a real kubelet: its key exists before the kubelet looks for it.
+//! The first pods of new services, on a real kubelet: they start as soon as pods whose keys exist already.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -8,19 +11,30 @@ use crate::support::context::Context;
 use crate::support::headscale::{self, Headscale};
 use crate::support::levels::Level;
 use crate::support::node::{BUSYBOX, Node};
-use crate::support::product::{LIMIT, Product, end_pods};
+use crate::support::product::{LIMIT, Product};
 use crate::support::wait;
 
 pub(crate) const CASES: &[Case] = &[Case {
-    name: "first::no_new_service_waits_for_its_secret",
+    name: "first::new_services_start_as_soon_as_those_with_keys",
     needs: &[Level::Node, Level::Headscale],
     each: false,
-    run: ten_services,
+    run,
 }];
 
-const SERVICES: usize = 10;
+/// Services of each kind, all applied at once.
+const SERVICES: usize = 20;
 
-fn ten_services(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
+/// Maximum additional time of the new service at any rank. A kubelet that nobody wakes looks again after 10 to 16 seconds.
+const LATER: Duration = Duration::from_millis(2_500);
+
+/// Pods that never get a node, so that only their keys are made.
+const UNSCHEDULED: &str =
+    "      schedulerName: nobody\n      automountServiceAccountToken: false\n";
+
+/// Time from the first sight of each pod to its running sidecar, by app.
+type Times = BTreeMap<String, Duration>;
+
+fn run(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
     let program = program.context("runs for a Headscale")?;
     let node = context.node_with_product()?;
     let headscale = Headscale::start(
@@ -42,58 +56,119 @@ fn ten_services(context: &Context, program: Option<&headscale::Program>) -> Resu
         );
         Ok(())
     })?;
-    let mut waited = Vec::new();
-    let example = Product::example(&[])?;
-    for n in 0..SERVICES {
-        let service = format!("s{n}");
-        // Half of them are also the first of their namespace, whose Secret does not exist yet.
-        let namespace = match n % 2 {
-            0 => product.workloads.clone(),
-            _ => format!("{}-{n}", product.workloads),
-        };
-        node.control_plane().namespace(&namespace, &json!({}))?;
-        node.kubectl().feed(
-            &["apply", "--namespace", &namespace, "--filename", "-"],
-            &example.replace("web", &service),
-        )?;
-        started(node, &namespace, &service)?;
-        let errors = config_errors(node, &namespace, &service)?;
-        if !errors.is_empty() {
-            waited.push(format!("{service}: {}", errors.join("; ")));
-        }
-        let key = product.key_in(&namespace, &format!("{service}-authkey"))?;
-        ensure!(!key.is_empty(), "the key of {service} is empty");
-        if namespace != product.workloads {
-            end_pods(node.kubectl(), &namespace);
-            node.kubectl()
-                .run(&["delete", "namespace", &namespace, "--wait=false"])?;
-        }
+    // Half of them are also the first of their namespace, whose Secret does not exist yet.
+    let empty = format!("{}-empty", product.workloads);
+    node.control_plane().namespace(&empty, &json!({}))?;
+    make_keys(node, &product)?;
+    let mut all = services("known", 0..SERVICES, &product.workloads)?;
+    all.extend(services("new", 0..SERVICES / 2, &product.workloads)?);
+    all.extend(services("new", SERVICES / 2..SERVICES, &empty)?);
+    node.kubectl()
+        .feed(&["apply", "--filename", "-"], &all.join("---\n"))?;
+    let times = started(node, &[&product.workloads, &empty])?;
+
+    let of = |kind: &str| {
+        let times = times.iter().filter(|(app, _)| app.starts_with(kind));
+        let mut times: Vec<_> = times.map(|(_, time)| *time).collect();
+        times.sort();
+        times
+    };
+    let (known, new) = (of("known"), of("new"));
+    let mut waited = 0;
+    for namespace in [&product.workloads, &empty] {
+        waited += config_errors(node, namespace, "new")?.len();
     }
     eprintln!(
-        "e2e: {} of {SERVICES} new services started without CreateContainerConfigError",
-        SERVICES - waited.len()
+        "e2e: {SERVICES} new services, sidecar running after {:.1?} to {:.1?} (median {:.1?}), beside as many with keys: \
+         {:.1?} to {:.1?} (median {:.1?}); the kubelet missed {waited} keys",
+        new[0],
+        new[SERVICES - 1],
+        new[SERVICES / 2],
+        known[0],
+        known[SERVICES - 1],
+        known[SERVICES / 2],
     );
-    ensure!(waited.is_empty(), "{}", waited.join("\n"));
+    for (rank, (new, known)) in new.iter().zip(&known).enumerate() {
+        ensure!(
+            *new <= *known + LATER,
+            "rank {rank}: {new:.1?}, and {known:.1?} with a key"
+        );
+    }
+    let woken = product.metric("sidescale_pod_wakes_total", &["woken"])?;
+    ensure!(woken >= SERVICES as f64, "{woken} of {SERVICES} were woken");
+    node.kubectl()
+        .run(&["delete", "namespace", &empty, "--wait=false"])?;
     Ok(())
 }
 
-/// Waits until the sidecar of the only pod runs.
-fn started(node: &Node, namespace: &str, service: &str) -> Result<()> {
-    let selector = format!("app={service}");
-    wait::until("the sidecar runs", LIMIT, || {
-        let pods = node.kubectl().list(&[
-            "get",
-            "pods",
-            "--namespace",
-            namespace,
-            "--selector",
-            &selector,
-        ])?;
-        let pod = pods.first().context("no pod yet")?;
-        let status = &pod["status"]["initContainerStatuses"][0];
-        ensure!(status["state"]["running"].is_object(), "{}", pod["status"]);
+/// Returns manifests of one Deployment each.
+fn services(
+    kind: &str,
+    numbers: impl Iterator<Item = usize>,
+    namespace: &str,
+) -> Result<Vec<String>> {
+    let example = Product::example(&[])?;
+    let place = format!("metadata:\n  namespace: {namespace}\n");
+    let one = |number: usize| {
+        let named = example.replace("web", &format!("{kind}{number}"));
+        named.replacen("metadata:\n", &place, 1)
+    };
+    Ok(numbers.map(one).collect())
+}
+
+/// Has the keys of the known services made, by pods that are gone before the clock starts.
+fn make_keys(node: &Node, product: &Product<'_>) -> Result<()> {
+    let pods = services("known", 0..SERVICES, &product.workloads)?;
+    let token = "      automountServiceAccountToken: false\n";
+    let pods = pods.join("---\n").replace(token, UNSCHEDULED);
+    ensure!(pods.contains(UNSCHEDULED), "examples/web.yaml has changed");
+    node.kubectl().feed(&["apply", "--filename", "-"], &pods)?;
+    wait::until("keys of the known services", LIMIT, || {
+        for number in 0..SERVICES {
+            let key = product.key(&format!("known{number}-authkey"))?;
+            ensure!(!key.is_empty(), "the key of {number} is empty");
+        }
+        Ok(())
+    })?;
+    node.kubectl().feed(&["delete", "--filename", "-"], &pods)?;
+    wait::until("their pods are gone", LIMIT, || {
+        let list = ["get", "pods", "--namespace", &product.workloads];
+        let pods = node.kubectl().list(&list)?;
+        ensure!(pods.is_empty(), "{} pods", pods.len());
         Ok(())
     })
+}
+
+/// Waits until the sidecar of each pod runs.
+fn started(node: &Node, namespaces: &[&str]) -> Result<Times> {
+    let mut seen: BTreeMap<String, Instant> = BTreeMap::new();
+    let mut times = Times::new();
+    wait::until("all sidecars run", LIMIT, || {
+        for namespace in namespaces {
+            let pods = node
+                .kubectl()
+                .list(&["get", "pods", "--namespace", namespace])?;
+            let now = Instant::now();
+            for pod in pods {
+                let app = pod["metadata"]["labels"]["app"]
+                    .as_str()
+                    .context("no app")?;
+                let since = *seen.entry(app.to_owned()).or_insert(now);
+                let status = &pod["status"]["initContainerStatuses"][0];
+                if status["state"]["running"].is_object() {
+                    times.entry(app.to_owned()).or_insert(now - since);
+                }
+            }
+        }
+        ensure!(
+            times.len() == 2 * SERVICES,
+            "{} of {} run",
+            times.len(),
+            2 * SERVICES
+        );
+        Ok(())
+    })?;
+    Ok(times)
 }
 
 /// Returns what the Events of a Deployment's pods report of containers that could not be configured.

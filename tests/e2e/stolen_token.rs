@@ -15,6 +15,7 @@ use crate::support::levels::Level;
 use crate::support::wait;
 
 mod evictions;
+mod pods;
 mod probes;
 mod secrets;
 mod webhooks;
@@ -45,6 +46,12 @@ pub(crate) const CASES: &[Case] = &[
         needs: &[Level::Api],
         each: false,
         run: evictions::nothing_of_the_clusters_own,
+    },
+    Case {
+        name: "stolen_token::it_changes_one_annotation_of_injected_pods",
+        needs: &[Level::Api],
+        each: false,
+        run: pods::one_annotation,
     },
     Case {
         name: "stolen_token::it_writes_events_in_its_own_name_one_lease_and_one_config_map",

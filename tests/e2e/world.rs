@@ -14,6 +14,7 @@ use sidescale::commands::serve::in_cluster::{self, InCluster};
 use sidescale::config;
 use sidescale::control_plane::{ControlPlane, Endpoint};
 use sidescale::events::Events;
+use sidescale::fences::FencesState;
 use sidescale::health::{Health, Part};
 use sidescale::key_value::KeyValue;
 use sidescale::leader::Lease;
@@ -24,6 +25,7 @@ use sidescale::rotation::state::KeyState;
 use sidescale::watch::Namespaces;
 use sidescale_webhook::profile::Policy;
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -166,7 +168,10 @@ impl World {
             Arc::clone(&metrics),
         );
         tokio::spawn(publisher.run(shutdown.clone()));
+        // No kubelet runs here, and none is woken.
+        let (_, fences) = watch::channel(FencesState::default());
         let cluster = InCluster {
+            fences,
             client: self.account.clone(),
             lease: Lease {
                 namespace: self.name.clone(),

@@ -305,17 +305,13 @@ fn every_policy_is_bound_and_denies() {
             "{policy}: one comes without the other"
         );
     }
-    assert_eq!(policies, 5);
-    // The right and its fence exist together.
-    let right = template("clusterrole.yaml");
-    let (_, right) = right.split_once("{{- if ").unwrap();
-    let fence = template("evictions-policy.yaml");
-    assert_eq!(
-        right.lines().next(),
-        fence
-            .strip_prefix("{{- if ")
-            .and_then(|fence| fence.lines().next())
-    );
+    assert_eq!(policies, 6);
+    // A right and its fence exist together.
+    let role = template("clusterrole.yaml");
+    let rights = role.lines().filter(|line| line.starts_with("{{- if "));
+    let fences = ["pods-policy.yaml", "evictions-policy.yaml"].map(template);
+    let fences = fences.iter().filter_map(|fence| fence.lines().next());
+    assert!(rights.eq(fences), "{role}");
 }
 
 #[test]

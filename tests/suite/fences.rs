@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use sidescale::clock::Clock;
 use sidescale::config;
 use sidescale::events::Events;
-use sidescale::fences::Fences;
+use sidescale::fences::{Fences, FencesState};
 use sidescale::health::{Health, Part};
 use sidescale::metrics::Metrics;
 use sidescale_webhook::profile::{OnLost, Policy};
@@ -51,7 +51,7 @@ async fn answer(
     let path = uri.to_string();
     let asked = (method, path.clone(), sent.clone());
     server.asked.lock().unwrap().push(asked);
-    let fence = ["secrets", "webhook", "eviction", "events"]
+    let fence = ["secrets", "webhook", "eviction", "events", "pods"]
         .into_iter()
         .find(|part| path.contains("dryRun") && path.contains(part));
     if let Some(fence) = fence
@@ -65,7 +65,7 @@ async fn answer(
         return (StatusCode::FORBIDDEN, axum::Json(status)).into_response();
     }
     let made = match fence {
-        Some("webhook") => json!({"metadata": {"name": "sidescale"}}),
+        Some("webhook" | "pods") => json!({"metadata": {"name": "sidescale"}}),
         Some("eviction") => {
             json!({"kind": "Status", "apiVersion": "v1", "status": "Success", "code": 201})
         }
@@ -78,7 +78,7 @@ struct World {
     server: Arc<Server>,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
-    settled: watch::Receiver<bool>,
+    state: watch::Receiver<FencesState>,
 }
 
 impl World {
@@ -114,19 +114,19 @@ impl World {
             config_map: "sidescale".into(),
             clock,
         };
-        let (sender, settled) = watch::channel(false);
+        let (sender, state) = watch::channel(FencesState::default());
         tokio::spawn(fences.run(sender));
         Self {
             server,
             metrics,
             health,
-            settled,
+            state,
         }
     }
 
     fn open(&self) -> i64 {
         let of = |fence| self.metrics.fence_open.with_label_values(&[fence]).get();
-        ["secrets", "webhooks", "events", "evictions"]
+        ["secrets", "webhooks", "events", "evictions", "pods"]
             .map(of)
             .iter()
             .sum()
@@ -157,10 +157,14 @@ async fn fences_that_hold_are_tried_by_dry_runs_alone_and_hold_up_nothing() {
         world.report(),
         Some((
             true,
-            "secrets holds; webhooks holds; events holds; evictions holds".into()
+            "secrets holds; webhooks holds; events holds; evictions holds; pods holds".into()
         ))
     );
-    assert!(*world.settled.borrow());
+    let holds = FencesState {
+        settled: true,
+        pods_hold: true,
+    };
+    assert_eq!(*world.state.borrow(), holds);
     assert_eq!(world.open(), 0);
     let asked = world.server.asked.lock().unwrap();
     assert!(
@@ -174,6 +178,7 @@ async fn fences_that_hold_are_tried_by_dry_runs_alone_and_hold_up_nothing() {
     assert_eq!(
         Vec::from_iter(paths),
         [
+            "/api/v1/namespaces/tailnet/pods/sidescale-0",
             "/api/v1/namespaces/tailnet/pods/sidescale-0/eviction",
             "/api/v1/namespaces/tailnet/secrets",
             "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/sidescale",
@@ -191,19 +196,20 @@ async fn fences_that_hold_are_tried_by_dry_runs_alone_and_hold_up_nothing() {
 #[tokio::test]
 async fn an_open_fence_is_reported_after_a_minute_and_until_it_holds() {
     let world = World::start(false).await;
-    let two_rounds = |world: &World| world.server.asked.lock().unwrap().len() > 10;
+    let two_rounds = |world: &World| world.server.asked.lock().unwrap().len() > 12;
     world.until("tried again", two_rounds).await;
-    assert!(!*world.settled.borrow(), "work began before its fence");
+    let state = *world.state.borrow();
+    assert_eq!(state, FencesState::default(), "work began before its fence");
     assert_eq!(
         (world.open(), world.report()),
         (0, None),
         "reported at once"
     );
 
-    world.until("reported", |world| world.open() == 4).await;
+    world.until("reported", |world| world.open() == 5).await;
     // It continues, and reports that.
     world
-        .until("work begins", |world| *world.settled.borrow())
+        .until("work begins", |world| world.state.borrow().settled)
         .await;
     world
         .until("trouble", |world| world.report().is_some())
@@ -211,7 +217,7 @@ async fn an_open_fence_is_reported_after_a_minute_and_until_it_holds() {
     let (ok, detail) = world.report().unwrap();
     assert!(!ok && detail.contains("webhooks is open: "), "{detail}");
     world
-        .until("told", |world| world.server.events().len() == 4)
+        .until("told", |world| world.server.events().len() == 5)
         .await;
     let events = world.server.events();
     assert!(
@@ -228,4 +234,5 @@ async fn an_open_fence_is_reported_after_a_minute_and_until_it_holds() {
     world
         .until("well", |world| world.report().is_some_and(|(ok, _)| ok))
         .await;
+    assert!(world.state.borrow().pods_hold);
 }

@@ -45,6 +45,7 @@ mod slow_events;
 mod sweep;
 mod trouble;
 mod unstarted;
+mod waking;
 
 const SECRET: &str = "headscale-auth-keys";
 const INSTALLATION: &str = "0b1a6a5e-8f0c-4a7e-9a39-7a3f3e6c1d55 test";

@@ -21,6 +21,7 @@ const SECRETS: &str = "stolen_token::it_writes_only_secrets_on_the_list";
 const WEBHOOKS: &str = "stolen_token::it_changes_only_the_ca_bundle";
 const EVENTS: &str = "stolen_token::it_writes_events_in_its_own_name_one_lease_and_one_config_map";
 const EVICTIONS: &str = "stolen_token::it_evicts_nothing_of_the_clusters_own";
+const PODS: &str = "stolen_token::it_changes_one_annotation_of_injected_pods";
 const MANAGER: &str = "manager::its_account_writes_no_other_secret";
 const REGISTRATION: &str = "admissionregistration.k8s.io";
 
@@ -28,6 +29,7 @@ const REGISTRATION: &str = "admissionregistration.k8s.io";
 pub(crate) const WRITES: &[Write] = &[
     cluster("", "secrets", "create", false, SECRETS),
     cluster("", "secrets", "update", true, SECRETS),
+    cluster("", "pods", "patch", false, PODS),
     cluster("", "pods/eviction", "create", false, EVICTIONS),
     cluster("events.k8s.io", "events", "create", false, EVENTS),
     cluster("events.k8s.io", "events", "patch", false, EVENTS),

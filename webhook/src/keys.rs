@@ -28,6 +28,9 @@ pub(crate) const SERVER_KEYS: &str = "sidescale-server-keys";
 pub const SIDECAR_LABEL: &str = "sidescale.io/sidecar";
 /// Annotation with the receipt.
 pub const STATUS: &str = "sidescale.io/status";
+/// Annotation with the time at which Sidescale wrote the key of a pod that was waiting for it, in Unix seconds. Any change of
+/// a pod's annotations makes its kubelet look at the pod at once.
+pub const KEY_WRITTEN: &str = "sidescale.io/key-written";
 /// Annotation with the volumes that may be lost when the cluster's autoscaler moves the pod.
 pub(crate) const SAFE_TO_EVICT: &str =
     "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";

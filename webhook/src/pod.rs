@@ -18,7 +18,9 @@ pub(crate) use labels::{AllLabels, Labelled, Unread};
 use crate::annotations::is_known;
 use crate::identity::WorkloadOwner;
 use crate::json::each_item;
-use crate::keys::{PREFIX, SAFE_TO_EVICT, SERVER_KEYS, SIDECAR_LABEL, STATUS, VOLUME_PREFIX};
+use crate::keys::{
+    KEY_WRITTEN, PREFIX, SAFE_TO_EVICT, SERVER_KEYS, SIDECAR_LABEL, STATUS, VOLUME_PREFIX,
+};
 use crate::lookup::Lookup;
 use crate::text::{Name, Text};
 
@@ -168,7 +170,10 @@ impl Annotations<'_> {
 
     /// Returns whether the author wrote an annotation under our prefix.
     pub(crate) fn asks(&self) -> bool {
-        self.ours.iter().any(|(key, _)| &**key != STATUS)
+        let written_by_us = [STATUS, KEY_WRITTEN];
+        self.ours
+            .iter()
+            .any(|(key, _)| !written_by_us.contains(&&**key))
     }
 }
 

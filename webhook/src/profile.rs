@@ -169,6 +169,7 @@ impl Default for Rotation {
             orphaned_keys_after: Duration::from_secs(600),
             unused_users_after: Duration::from_secs(30 * 24 * 3600),
             on_lost: OnLost::Report,
+            wake_pods: true,
             users: UserPolicy::Manage,
         }
     }
@@ -296,6 +297,8 @@ pub struct Rotation {
     pub unused_users_after: Duration,
     /// What happens to a pod that lost its node; default [`OnLost::Report`].
     pub on_lost: OnLost,
+    /// Whether pods that wait for a key are woken by an annotation; default true.
+    pub wake_pods: bool,
     /// Who creates Headscale users; default [`UserPolicy::Manage`].
     pub users: UserPolicy,
 }

@@ -39,6 +39,11 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "sidescale.fullname" .
 {{- if eq (dig "rotation" "onLost" "report" .Values.config) "evict" -}}true{{- end -}}
 {{- end -}}
 
+{{/* Whether pods that wait for a key are woken; empty if not. The right and its policy come together. */}}
+{{- define "sidescale.wakes" -}}
+{{- if ne (dig "rotation" "wakePods" true .Values.config | toString) "false" -}}true{{- end -}}
+{{- end -}}
+
 {{/* The cluster's own namespaces. JSON. */}}
 {{- define "sidescale.systemNamespaces" -}}
 {{- list "kube-system" "kube-node-lease" "kube-public" | toJson -}}

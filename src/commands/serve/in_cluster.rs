@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::cluster;
 use crate::config::Current;
 use crate::events::Events;
+use crate::fences::FencesState;
 use crate::health::{Health, Part};
 use crate::installations::Installations;
 use crate::leader::{self, Leadership, Lease};
@@ -55,6 +56,8 @@ pub struct InCluster {
     pub clock: Clock,
     /// Publisher of Events; it remembers what it reported from one term to the next.
     pub events: Events,
+    /// State of the fences.
+    pub fences: watch::Receiver<FencesState>,
 }
 
 /// Rotates until `shutdown`, while this replica leads.
@@ -111,7 +114,7 @@ async fn act(
                 lease: cluster.lease.name.clone(),
                 hostnames: cluster.hostnames.clone(),
             },
-            pods: Pods::kubernetes(cluster.client.clone()),
+            pods: cluster.pods(),
             metrics: Arc::clone(&cluster.metrics),
             health: Arc::clone(&cluster.health),
             installation,
@@ -155,6 +158,11 @@ async fn act(
 }
 
 impl InCluster {
+    fn pods(&self) -> Pods {
+        let fences = self.fences.clone();
+        Pods::kubernetes(self.client.clone()).waking(move || fences.borrow().pods_hold)
+    }
+
     fn installations(&self) -> Installations {
         let Lease { namespace, .. } = &self.lease;
         Installations::new(self.client.clone(), namespace, &self.release)

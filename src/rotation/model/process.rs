@@ -21,6 +21,7 @@ use crate::rotation::demand::{Demands, SecretRef};
 use crate::rotation::owner::Installation;
 use crate::rotation::run::{FinishedJob, Loop};
 use crate::rotation::state::KeyState;
+use crate::rotation::waker;
 use crate::store::Store;
 
 pub(super) fn installation() -> Installation {
@@ -60,7 +61,7 @@ impl Process {
             notebook: Checkpoint::default(),
             pods: Pods::none(),
         };
-        let mut rotation = Loop::new(Arc::new(context));
+        let mut rotation = Loop::new(Arc::new(context), waker::queue().0);
         rotation.take(demands.clone());
         Self {
             skew,

@@ -9,11 +9,13 @@ use tracing::{debug, info, warn};
 use super::pass::Pass;
 use super::{FinishedJob, Loop, PASS_GAP, rotated};
 use crate::clock::after;
+use crate::metrics::WakeResult;
 use crate::rotation::demand::SecretRef;
 use crate::rotation::outcome::JobOutcome;
 use crate::rotation::queue::JobClass;
 use crate::rotation::reconcile::Snapshot;
 use crate::rotation::secret_state::JobEffects;
+use crate::rotation::wake;
 
 /// How long to wait after a failed pass.
 const PASS_RETRY: Duration = Duration::from_secs(60);
@@ -78,6 +80,19 @@ impl Loop {
         let overlap = self.context.policy.rotation.overlap;
         let rotated = namespace
             .map(|namespace| rotated::notices(&secret, &outcome, &namespace.users, overlap));
+        if let Some(namespace) = namespace
+            && self.context.policy.rotation.wake_pods
+        {
+            let groups = &namespace.replica_groups;
+            let wake = wake::waiting(&secret, &outcome.minted, groups, now);
+            // A full queue: these pods wait for their kubelet, as without it.
+            if wake.is_some_and(|wake| self.wakes.try_send(wake).is_err()) {
+                self.context
+                    .metrics
+                    .rotation
+                    .count_wake(WakeResult::Dropped);
+            }
+        }
         let known = self.secrets.entry(secret.clone()).or_default();
         let JobEffects { retry, confirm } =
             known.apply_outcome(&secret, outcome, now, &self.context.events);

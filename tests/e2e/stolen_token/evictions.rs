@@ -89,7 +89,7 @@ pub(super) fn nothing_of_the_clusters_own(
     Ok(())
 }
 
-fn uid(admin: &Kubectl, namespace: &str) -> Result<String> {
+pub(super) fn uid(admin: &Kubectl, namespace: &str) -> Result<String> {
     let found = admin.json(&["get", "pod", "stolen", "--namespace", namespace])?;
     Ok(found["metadata"]["uid"]
         .as_str()
@@ -116,6 +116,20 @@ fn post(account: &Kubectl, namespace: &str, body: &Value) -> Result<String> {
 }
 
 fn evict_as(kubeconfig: &Path, namespace: &str, uid: u128) -> Result<()> {
+    with_client(kubeconfig, async |client| {
+        let evicted = Pods::kubernetes(client)
+            .evict(namespace, "stolen", uid)
+            .await;
+        ensure!(evicted == Evicted::Yes, "{evicted:?}");
+        Ok(())
+    })
+}
+
+/// Runs with the client that the process itself would use.
+pub(super) fn with_client(
+    kubeconfig: &Path,
+    run: impl AsyncFnOnce(kube::Client) -> Result<()>,
+) -> Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -124,9 +138,6 @@ fn evict_as(kubeconfig: &Path, namespace: &str, uid: u128) -> Result<()> {
     runtime.block_on(async {
         let options = KubeConfigOptions::default();
         let config = kube::Config::from_custom_kubeconfig(file, &options).await?;
-        let pods = Pods::kubernetes(kube::Client::try_from(config)?);
-        let evicted = pods.evict(namespace, "stolen", uid).await;
-        ensure!(evicted == Evicted::Yes, "{evicted:?}");
-        Ok(())
+        run(kube::Client::try_from(config)?).await
     })
 }

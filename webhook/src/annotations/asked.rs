@@ -3,7 +3,7 @@
 use super::known::{Defaults, KNOWN, Support, is_known};
 use super::reason::{DenyReason, Refusal};
 use super::subject::Subject;
-use crate::keys::PREFIX;
+use crate::keys::{KEY_WRITTEN, PREFIX};
 use crate::lookup::{Lookup, NamespaceMetadata};
 use crate::{forms, quote};
 
@@ -268,7 +268,8 @@ impl<'a> Asked<'a> {
 /// that is too long for it to be refused still. Callers that store annotations of others store no more than this.
 #[must_use]
 pub fn deciding<'v>(key: &str, value: &'v str) -> Option<&'v str> {
-    is_known(key).then(|| &value[..value.ceil_char_boundary(LONGEST_VALUE + 1)])
+    let decides = is_known(key) && key != KEY_WRITTEN;
+    decides.then(|| &value[..value.ceil_char_boundary(LONGEST_VALUE + 1)])
 }
 
 /// Returns a remark for each key under our prefix that has no effect, with the nearest known key: the pod's, then its namespace's.

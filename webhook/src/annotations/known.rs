@@ -14,7 +14,7 @@ pub(crate) enum Support {
 }
 
 /// Every key, without the prefix. Those that are read come first, in the order of [`super::asked::Annotation`].
-pub(crate) const KNOWN: [(&str, Support); 39] = [
+pub(crate) const KNOWN: [(&str, Support); 40] = [
     ("inject", Support::Now),
     ("service", Support::Now),
     ("hostname", Support::Now),
@@ -54,6 +54,7 @@ pub(crate) const KNOWN: [(&str, Support); 39] = [
     ("exit-node", Support::NotYet),
     ("serve-config", Support::NotYet),
     ("status", Support::Ours),
+    ("key-written", Support::Ours),
 ];
 
 /// A profile's defaults of annotations, by their index in the table.

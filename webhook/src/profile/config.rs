@@ -183,6 +183,8 @@ pub struct RotationConfig {
     /// Action on a pod that lost its node: `report` or `evict`.
     #[schemars(extend("enum" = ["report", "evict"]))]
     pub on_lost: Option<String>,
+    /// Whether Sidescale wakes pods that wait for a key, by an annotation of theirs; default `true`.
+    pub wake_pods: Option<bool>,
     /// Whether Sidescale creates and deletes Headscale users: `manage` or `never`.
     #[schemars(extend("enum" = ["manage", "never"]))]
     pub users: Option<String>,

@@ -12,7 +12,7 @@ const SHORTEST_ORPHAN: Duration = Duration::from_secs(300);
 /// Longer than a service is usually away.
 const SHORTEST_UNUSED: Duration = Duration::from_secs(3600);
 
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 19] = [
     "overlap",
     "paused",
     "maxServicesPerNamespace",
@@ -30,6 +30,7 @@ const KEYS: [&str; 18] = [
     "orphanedKeysAfter",
     "unusedUsersAfter",
     "onLost",
+    "wakePods",
     "users",
 ];
 
@@ -53,6 +54,7 @@ pub(super) fn rotation(config: RotationConfig) -> Result<Rotation, PolicyError> 
         orphaned_keys_after,
         unused_users_after,
         on_lost,
+        wake_pods,
         users,
         rest,
     } = config;
@@ -64,6 +66,7 @@ pub(super) fn rotation(config: RotationConfig) -> Result<Rotation, PolicyError> 
             on_lost,
             [("report", OnLost::Report), ("evict", OnLost::Evict)],
         )?,
+        wake_pods: wake_pods.unwrap_or(true),
         users: one_of(
             "users",
             users,
