@@ -162,8 +162,8 @@ impl Pods {
         match tokio::time::timeout(DEADLINE, call).await {
             Err(_) => Woken::No(format!("no answer within {} s", DEADLINE.as_secs())),
             Ok(Ok(_)) => Woken::Yes,
-            // 409: another pod has the name by now.
-            Ok(Err(Error::Api(status))) if matches!(status.code, 404 | 409) => Woken::Gone,
+            // 422: another pod has the name by now, and a uid cannot be changed.
+            Ok(Err(Error::Api(status))) if matches!(status.code, 404 | 422) => Woken::Gone,
             Ok(Err(error)) => Woken::No(chain(&error)),
         }
     }

@@ -29,8 +29,8 @@ fn attempts() -> Vec<(&'static str, Value)> {
             json!({"spec": {"containers": [{"name": "app", "image": "evil"}]}}),
         ),
         (
-            "merge",
-            json!({"spec": {"tolerations": [{"operator": "Exists"}]}}),
+            "json",
+            json!([{"op": "add", "path": "/spec/tolerations/-", "value": {"operator": "Exists"}}]),
         ),
         ("merge", json!({"spec": {"activeDeadlineSeconds": 1}})),
         ("merge", metadata(json!({"labels": {"app": "bank"}}))),
@@ -64,6 +64,7 @@ pub(super) fn one_annotation(context: &Context, _: Option<&headscale::Program>) 
     for namespace in [apps, "kube-system", own] {
         let mut injected = pod(namespace, POD, &json!({"sidescale.io/status": "x"}));
         injected["metadata"]["labels"] = json!({"sidescale.io/sidecar": "tailscale"});
+        injected["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "1m"}});
         wait::until("pods can be made", LIMIT, || admin.apply(&injected))?;
     }
     admin.apply(&pod(apps, "plain", &json!({})))?;
@@ -82,7 +83,7 @@ pub(super) fn one_annotation(context: &Context, _: Option<&headscale::Program>) 
         let tried = patch(&account, namespace, name, "merge", &wake);
         refused(&format!("{namespace}/{name}"), tried, others)?;
     }
-    no_subresources(&account, apps)?;
+    no_other_request(admin, &account, &release, apps)?;
     let after = admin.json(&["get", "pod", POD, "--namespace", apps])?;
     ensure!(before == after, "changed: {after}");
 
@@ -121,15 +122,52 @@ pub(super) fn one_annotation(context: &Context, _: Option<&headscale::Program>) 
     Ok(())
 }
 
-/// Neither the parts of a pod that have a path of their own, nor pods as a whole.
-fn no_subresources(account: &Kubectl, apps: &str) -> Result<()> {
-    for part in ["status", "ephemeralcontainers", "resize"] {
-        let change = json!({"metadata": {"annotations": {"sidescale.io/key-written": "1"}}});
+/// Even where somebody grants the rights: neither the parts of a pod that have a path of their own, nor pods as a whole.
+fn no_other_request(
+    admin: &Kubectl,
+    account: &Kubectl,
+    release: &Release,
+    apps: &str,
+) -> Result<()> {
+    let name = "stolen-pods-more";
+    let parts = ["status", "ephemeralcontainers", "resize", "binding"];
+    let parts = parts.map(|part| format!("pods/{part}"));
+    let resources = Vec::from_iter(["pods"].into_iter().chain(parts.iter().map(String::as_str)));
+    admin.apply(&json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"namespace": apps, "name": name},
+        "rules": [{"apiGroups": [""], "resources": resources, "verbs": ["*"]}],
+    }))?;
+    admin.apply(&json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"namespace": apps, "name": name},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
+        "subjects": [{"kind": "ServiceAccount", "namespace": release.name, "name": release.fullname()}],
+    }))?;
+    wait::until("the rights are in force", LIMIT, || {
+        let can = ["auth", "can-i", "delete", "pods", "--namespace", apps];
+        account.run(&can)
+    })?;
+    let said = "Sidescale creates, binds and deletes no pods";
+    let debugger = json!([{"name": "debug", "image": "evil"}]);
+    let changes = [
+        (
+            "status",
+            json!({"metadata": {"annotations": {"sidescale.io/key-written": "1"}}}),
+        ),
+        (
+            "ephemeralcontainers",
+            json!({"spec": {"ephemeralContainers": debugger}}),
+        ),
+        (
+            "resize",
+            json!({"spec": {"containers": [{"name": "app", "resources": {"requests": {"cpu": "2"}}}]}}),
+        ),
+    ];
+    for (part, change) in changes {
         let subresource = format!("--subresource={part}");
         let change = change.to_string();
-        let what = ["patch", "pod", POD, "--namespace", apps, "--type=merge"];
+        let what = ["patch", "pod", POD, "--namespace", apps];
         let tried = account.run(&[&what[..], &["--patch", &change, &subresource]].concat());
-        refused(part, tried, "cannot patch resource")?;
+        refused(part, tried, said)?;
     }
     let binding = json!({
         "apiVersion": "v1", "kind": "Binding", "metadata": {"name": POD, "namespace": apps},
@@ -138,14 +176,14 @@ fn no_subresources(account: &Kubectl, apps: &str) -> Result<()> {
     let path = format!("/api/v1/namespaces/{apps}/pods/{POD}/binding");
     let create = ["create", "--raw", &path, "--filename=-"];
     let bound = account.feed(&create, &binding.to_string());
-    refused("binding", bound, "cannot create resource")?;
+    refused("binding", bound, said)?;
     let made = account.feed(
         &["create", "--filename=-"],
         &pod(apps, "new", &json!({})).to_string(),
     );
-    refused("a new pod", made, "cannot create resource")?;
+    refused("a new pod", made, said)?;
     let deleted = account.run(&["delete", "pod", POD, "--namespace", apps]);
-    refused("deletion", deleted, "cannot delete resource")
+    refused("deletion", deleted, said)
 }
 
 fn patch(
