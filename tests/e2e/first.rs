@@ -10,8 +10,9 @@ use crate::Case;
 use crate::support::context::Context;
 use crate::support::headscale::{self, Headscale};
 use crate::support::levels::Level;
-use crate::support::node::{BUSYBOX, Node};
-use crate::support::product::{LIMIT, Product};
+use crate::support::node::{BUSYBOX, KubeletLooks, Node};
+use crate::support::product::{self, LIMIT, Product};
+use crate::support::programs::Programs;
 use crate::support::soak;
 use crate::support::wait;
 
@@ -39,7 +40,14 @@ fn run(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
     // Of each kind, all applied at once.
     let count = soak::number(6, 20);
     let program = program.context("runs for a Headscale")?;
-    let node = context.node_with_product()?;
+    // The shared node's kubelet looks at waiting pods each second, which would hide what this shows.
+    let node = Node::start(
+        &Programs::prepare()?,
+        context.folder.path(),
+        KubeletLooks::EachMinute,
+    )?;
+    node.import(&product::image()?)?;
+    let node = &node;
     let headscale = Headscale::start(
         program,
         node.place(),

@@ -26,17 +26,7 @@ pub(crate) fn is_v1() -> bool {
 
 /// Creates our control group in every hierarchy and saves the kernel settings; returns the group's path.
 pub(crate) fn prepare(folder: &Path) -> Result<String> {
-    let name = group(folder).context("run folder has no name")?;
-    for hierarchy in hierarchies() {
-        let path = hierarchy.join(&name);
-        fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
-        for limit in ["cpuset.cpus", "cpuset.mems"] {
-            // A new cpuset of version 1 is empty, and no process can run in an empty one.
-            if is_v1() && path.join(limit).exists() {
-                fs::write(path.join(limit), fs::read(hierarchy.join(limit))?)?;
-            }
-        }
-    }
+    let group = make(&group(folder).context("run folder has no name")?)?;
     let mut kept = String::new();
     for setting in SETTINGS {
         if let Ok(value) = fs::read_to_string(Path::new("/proc/sys").join(setting)) {
@@ -44,6 +34,27 @@ pub(crate) fn prepare(folder: &Path) -> Result<String> {
         }
     }
     fs::write(folder.join("settings"), kept)?;
+    Ok(group)
+}
+
+/// Creates a group within ours, for a second kubelet: two with one group would end each other's pods.
+pub(crate) fn prepare_within(folder: &Path, name: &str) -> Result<String> {
+    let group = group(folder).context("run folder has no name")?;
+    make(&format!("{group}/{name}"))
+}
+
+fn make(name: &str) -> Result<String> {
+    for hierarchy in hierarchies() {
+        let path = hierarchy.join(name);
+        fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
+        for limit in ["cpuset.cpus", "cpuset.mems"] {
+            // A new cpuset of version 1 is empty, and no process can run in an empty one.
+            if is_v1() && path.join(limit).exists() {
+                let above = path.parent().unwrap_or(&hierarchy);
+                fs::write(path.join(limit), fs::read(above.join(limit))?)?;
+            }
+        }
+    }
     Ok(format!("/{name}"))
 }
 

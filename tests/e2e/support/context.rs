@@ -16,7 +16,7 @@ use super::{
     folder::RunFolder,
     headscale,
     levels::Level,
-    node::{self, GATEWAY, Node},
+    node::{self, GATEWAY, KubeletLooks, Node},
     processes::Place,
     product,
     programs::Programs,
@@ -81,7 +81,13 @@ impl Context {
         if wanted.contains(&Level::Node) {
             match node::missing() {
                 Some(reason) => drop(this.missing.insert(Level::Node, reason)),
-                None => this.node = Some(Node::start(&programs, this.folder.path())?),
+                None => {
+                    this.node = Some(Node::start(
+                        &programs,
+                        this.folder.path(),
+                        KubeletLooks::EachSecond,
+                    )?)
+                }
             }
         }
         Ok(this)

@@ -47,6 +47,15 @@ const NEEDED: [&str; 9] = [
     "ip",
 ];
 
+/// How often the kubelet looks at each pod and at the Secrets in its volumes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum KubeletLooks {
+    /// A changed Secret reaches its volume within two seconds.
+    EachSecond,
+    /// The default: within a minute or so.
+    EachMinute,
+}
+
 /// A whole cluster of one node.
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -82,10 +91,18 @@ pub(crate) fn missing() -> Option<String> {
 }
 
 impl Node {
-    /// Starts everything and waits until the node is ready. The folder's name also names the control group.
-    pub(crate) fn start(programs: &Programs, run_folder: &Path) -> Result<Self> {
-        let group = cgroups::prepare(run_folder)?;
-        let folder = run_folder.join("node");
+    /// Starts everything and waits until the node is ready. The folder's name also names the control group; the node whose
+    /// kubelet looks each minute is started as the second one.
+    pub(crate) fn start(
+        programs: &Programs,
+        run_folder: &Path,
+        looks: KubeletLooks,
+    ) -> Result<Self> {
+        let (name, group) = match looks {
+            KubeletLooks::EachSecond => ("node", cgroups::prepare(run_folder)?),
+            KubeletLooks::EachMinute => ("second", cgroups::prepare_within(run_folder, "second")?),
+        };
+        let folder = run_folder.join(name);
         fs::create_dir_all(folder.join("cni"))?;
         let namespaces = Namespaces::create()?;
         namespaces.run(&format!(
@@ -111,7 +128,7 @@ impl Node {
             _logs: logs,
         };
         node.import_basic_images(programs)?;
-        let parts = start_agents(programs, place, &node.folder, &admin, &group)?;
+        let parts = start_agents(programs, place, &node.folder, &admin, &group, looks)?;
         node._parts.extend(parts);
         wait::until("the node is ready", START, || {
             node._parts.iter_mut().try_for_each(Process::check_alive)?;
@@ -296,13 +313,12 @@ fn start_agents(
     folder: &Path,
     admin: &Path,
     group: &str,
+    looks: KubeletLooks,
 ) -> Result<Vec<Process>> {
-    let kubelet = json!({
+    let mut kubelet = json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "failCgroupV1": false,
-        // A changed Secret reaches its volume within two seconds instead of a minute.
-        "syncFrequency": "1s",
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": group,
         "failSwapOn": false,
@@ -318,6 +334,9 @@ fn start_agents(
         "podLogsDir": folder.join("pod-logs"),
         "resolvConf": "/etc/resolv.conf",
     });
+    if let KubeletLooks::EachSecond = looks {
+        kubelet["syncFrequency"] = json!("1s");
+    }
     let config = folder.join("kubelet.json");
     fs::write(&config, kubelet.to_string())?;
     let admin = admin.display();
