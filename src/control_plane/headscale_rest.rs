@@ -138,9 +138,6 @@ impl HeadscaleRest {
     }
 
     pub(super) async fn probe(&self) -> Result<Version, Error> {
-        if self.api_key.is_none() {
-            return self.probe_socket().await;
-        }
         let answer = self.get("/version", Auth::None).await?;
         let at = answer.at.clone();
         let unsupported = |version: String| Error::Unsupported {
@@ -192,14 +189,11 @@ impl HeadscaleRest {
         })
     }
 
-    /// No release before 0.30 speaks HTTP on the socket, and 0.30 does not report its version there.
-    async fn probe_socket(&self) -> Result<Version, Error> {
+    /// Whether this is Headscale on its socket: no release before 0.30 speaks HTTP there, and 0.30 does not report its
+    /// version.
+    pub(super) async fn probe_socket(&self) -> Result<(), Error> {
         let answer = self.get(HEALTH, Auth::None).await?;
-        self.parse(answer, "Headscale's health as JSON", wire::connectivity)?;
-        Ok(Version {
-            text: "unknown".to_owned(),
-            release: HeadscaleRelease::V0_30,
-        })
+        self.parse(answer, "Headscale's health as JSON", wire::connectivity)
     }
 
     /// Whether `/health` answers as every Headscale since 0.23 does.
