@@ -10,6 +10,8 @@ use kube::core::Status;
 use kube::{Client, Error};
 use uuid::Uuid;
 
+use crate::cluster;
+
 pub mod start;
 
 use start::Lack;
@@ -77,11 +79,10 @@ impl Pods {
             return PodFound::Unknown("no cluster".to_owned());
         };
         let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-        match tokio::time::timeout(DEADLINE, pods.get_opt(name)).await {
-            Err(_) => PodFound::Unknown(format!("no answer within {} s", DEADLINE.as_secs())),
-            Ok(Err(error)) => PodFound::Unknown(error.to_string()),
-            Ok(Ok(None)) => PodFound::Gone,
-            Ok(Ok(Some(pod))) => found(&pod, uid, container),
+        match cluster::within(DEADLINE, pods.get_opt(name)).await {
+            Err(error) => PodFound::Unknown(error.to_string()),
+            Ok(None) => PodFound::Gone,
+            Ok(Some(pod)) => found(&pod, uid, container),
         }
     }
 
@@ -93,13 +94,12 @@ impl Pods {
         let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
         let eviction = eviction(namespace, name, uid);
         let call = post_eviction(&pods, &eviction, false);
-        match tokio::time::timeout(DEADLINE, call).await {
-            Err(_) => Evicted::No(format!("no answer within {} s", DEADLINE.as_secs())),
-            Ok(Ok(_)) => Evicted::Yes,
+        match cluster::within(DEADLINE, call).await {
+            Ok(()) => Evicted::Yes,
             // 409: another pod has the name by now.
-            Ok(Err(Error::Api(status))) if matches!(status.code, 404 | 409) => Evicted::Yes,
-            Ok(Err(Error::Api(status))) if status.code == 429 => Evicted::NotNow,
-            Ok(Err(error)) => Evicted::No(error.to_string()),
+            Err(Error::Api(status)) if matches!(status.code, 404 | 409) => Evicted::Yes,
+            Err(Error::Api(status)) if status.code == 429 => Evicted::NotNow,
+            Err(error) => Evicted::No(error.to_string()),
         }
     }
 }

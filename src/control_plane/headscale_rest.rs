@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use futures::TryFutureExt as _;
 use reqwest::{Client, ClientBuilder, StatusCode, header};
 use tokio::net::UnixStream;
 
@@ -114,17 +115,15 @@ impl HeadscaleRest {
 
     /// Connects, whatever protocol the server speaks.
     pub(super) async fn connect(&self, path: &Path) -> Result<(), Error> {
-        match tokio::time::timeout(self.deadline, UnixStream::connect(path)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(Error::Unreachable {
-                at: self.at("GET", HEALTH),
-                cause: error.to_string(),
-            }),
-            Err(_) => Err(Error::TimedOut {
-                at: self.at("GET", HEALTH),
-                after: self.deadline,
-            }),
-        }
+        let at = self.at("GET", HEALTH);
+        let connected =
+            UnixStream::connect(path)
+                .map_ok(drop)
+                .map_err(|error| Error::Unreachable {
+                    at: at.clone(),
+                    cause: error.to_string(),
+                });
+        self.in_time(&at, connected).await
     }
 
     /// Returns its name in the configuration.
