@@ -53,6 +53,21 @@ fn patient_client(
     Ok(client.with_layer(&layer).build())
 }
 
+/// Makes a call, and gives it up after `limit` like one that the API server does not answer.
+///
+/// # Errors
+/// The error of the call, or that it took too long.
+pub async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, kube::Error> {
+    let Ok(answer) = tokio::time::timeout(limit, call).await else {
+        let late = format!("no answer within {} s", limit.as_secs());
+        return Err(kube::Error::Service(late.into()));
+    };
+    answer
+}
+
 /// Returns the flags with which our own commands find an installation that does not have the default names.
 #[must_use]
 pub fn flags(namespace: &str, release: &str) -> String {
@@ -148,6 +163,14 @@ mod tests {
         let answer = tokio::time::timeout(Duration::from_secs(20), call).await;
         let error = answer.expect("it is given up").unwrap_err();
         assert!(is_away(&error), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_given_up_counts_as_unanswered() {
+        let call = std::future::pending::<Result<(), kube::Error>>();
+        let error = within(Duration::ZERO, call).await.unwrap_err();
+        assert!(is_away(&error), "{error:?}");
+        assert_eq!(chain(&error), "ServiceError: no answer within 0 s");
     }
 
     #[test]

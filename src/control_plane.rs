@@ -1,10 +1,8 @@
 //! The calls of rotation to any kind of control plane. I/O behind one enum.
 
-use std::path::Path;
 use std::time::Duration;
 
-use jiff::Timestamp;
-
+mod api_keys;
 mod checks;
 mod endpoint;
 mod error;
@@ -16,6 +14,7 @@ mod text;
 mod version;
 mod wire;
 
+pub use api_keys::ApiKeyClient;
 pub use endpoint::Endpoint;
 pub use error::{At, Error};
 pub use headscale_grpc::HeadscaleGrpc;
@@ -29,16 +28,11 @@ pub use version::{Api, HeadscaleRelease, Version};
 /// Time limit of one call, from the connection to the last byte; with an API key the server computes a slow hash.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Name in messages of a control plane on a socket, which no configuration names.
-const ON_SOCKET: &str = "headscale";
-
 /// A control plane that keys are created on.
 #[derive(Clone, Debug)]
 pub enum ControlPlane {
-    /// Headscale by REST: over TCP, or on its Unix socket since 0.30.
+    /// Headscale by REST over TCP.
     Rest(HeadscaleRest),
-    /// Headscale by gRPC on its Unix socket: 0.28 and 0.29.
-    Grpc(HeadscaleGrpc),
     /// One in memory, for the model of rotation.
     #[cfg(test)]
     Model(crate::rotation::model::doors::Door),
@@ -54,31 +48,11 @@ impl ControlPlane {
         HeadscaleRest::new(endpoint, DEADLINE).map(Self::Rest)
     }
 
-    /// Detects the server on Headscale's Unix socket, where no API key is needed: REST since 0.30, else gRPC.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Unreachable`] while the socket does not exist or accept, [`Error::Unsupported`] below 0.28.
-    pub async fn on_socket(path: &Path) -> Result<Self, Error> {
-        let rest = HeadscaleRest::on_socket(ON_SOCKET, path, DEADLINE)?;
-        rest.connect(path).await?;
-        match rest.probe().await {
-            Ok(_) => return Ok(Self::Rest(rest)),
-            // The server accepts, and does not speak HTTP/1.1.
-            Err(Error::Unreachable { .. }) => {}
-            Err(error) => return Err(error),
-        }
-        let grpc = HeadscaleGrpc::on_socket(ON_SOCKET, path, DEADLINE);
-        grpc.probe().await?;
-        Ok(Self::Grpc(grpc))
-    }
-
     /// Limits each call to `deadline` instead of ten seconds.
     #[must_use]
     pub fn with_deadline(self, deadline: Duration) -> Self {
         match self {
             Self::Rest(rest) => Self::Rest(rest.with_deadline(deadline)),
-            Self::Grpc(grpc) => Self::Grpc(grpc.with_deadline(deadline)),
             #[cfg(test)]
             Self::Model(_) => self,
         }
@@ -88,7 +62,6 @@ impl ControlPlane {
     fn name(&self) -> &str {
         match self {
             Self::Rest(rest) => rest.name(),
-            Self::Grpc(grpc) => grpc.name(),
             #[cfg(test)]
             Self::Model(_) => "model",
         }
@@ -102,7 +75,6 @@ impl ControlPlane {
     pub async fn probe(&self) -> Result<Version, Error> {
         match self {
             Self::Rest(rest) => rest.probe().await,
-            Self::Grpc(grpc) => grpc.probe().await,
             #[cfg(test)]
             Self::Model(door) => door.probe().await,
         }
@@ -116,7 +88,6 @@ impl ControlPlane {
     pub async fn list_users(&self) -> Result<Vec<User>, Error> {
         match self {
             Self::Rest(rest) => rest.list_users().await,
-            Self::Grpc(grpc) => grpc.list_users().await,
             #[cfg(test)]
             Self::Model(door) => door.list_users().await,
         }
@@ -130,7 +101,6 @@ impl ControlPlane {
     pub async fn create_user(&self, name: &str, display_name: &str) -> Result<User, Error> {
         let answer = match self {
             Self::Rest(rest) => rest.create_user(name, display_name).await,
-            Self::Grpc(grpc) => grpc.create_user(name, display_name).await,
             #[cfg(test)]
             Self::Model(door) => door.create_user(name, display_name).await,
         };
@@ -146,7 +116,6 @@ impl ControlPlane {
         self.may_delete_user(id, version)?;
         let answer = match self {
             Self::Rest(rest) => rest.delete_user(id).await,
-            Self::Grpc(grpc) => grpc.delete_user(id).await,
             #[cfg(test)]
             Self::Model(_) => crate::rotation::model::doors::none(),
         };
@@ -170,9 +139,11 @@ impl ControlPlane {
     pub async fn list_last_pre_auth_keys(&self) -> Result<RowList<PreAuthKey>, Error> {
         match self {
             Self::Rest(rest) => rest.list_last_pre_auth_keys().await,
-            Self::Grpc(grpc) => grpc.list_pre_auth_keys().await.map(RowList::all),
             #[cfg(test)]
-            Self::Model(door) => door.list_pre_auth_keys().await.map(RowList::all),
+            Self::Model(door) => {
+                let rows = door.list_pre_auth_keys().await?;
+                Ok(RowList { rows, beyond: None })
+            }
         }
     }
 
@@ -185,7 +156,6 @@ impl ControlPlane {
     pub async fn create_pre_auth_key(&self, new: &NewPreAuthKey) -> Result<MintedKey, Error> {
         let made = match self {
             Self::Rest(rest) => rest.create_pre_auth_key(new).await,
-            Self::Grpc(grpc) => grpc.create_pre_auth_key(new).await,
             #[cfg(test)]
             Self::Model(door) => door.create_pre_auth_key(new).await,
         }?;
@@ -194,7 +164,12 @@ impl ControlPlane {
         }
         // The rest of the answer matches the request: this is the key to expire.
         let ended = self.expire_pre_auth_key(made.key.id).await.is_ok();
-        Err(self.malformed("pre-auth key", "hskey-auth-", ended))
+        Err(Error::MalformedKey {
+            control_plane: self.name().to_owned(),
+            what: "pre-auth key",
+            begins: "hskey-auth-",
+            ended,
+        })
     }
 
     /// Expires a pre-auth key; a missing one counts as expired.
@@ -205,7 +180,6 @@ impl ControlPlane {
     pub async fn expire_pre_auth_key(&self, id: KeyId) -> Result<(), Error> {
         let answer = match self {
             Self::Rest(rest) => rest.expire_pre_auth_key(id).await,
-            Self::Grpc(grpc) => grpc.expire_pre_auth_key(id).await,
             #[cfg(test)]
             Self::Model(door) => door.expire_pre_auth_key(id).await,
         };
@@ -222,89 +196,10 @@ impl ControlPlane {
     pub async fn delete_pre_auth_key(&self, id: KeyId) -> Result<(), Error> {
         let answer = match self {
             Self::Rest(rest) => rest.delete_pre_auth_key(id).await,
-            Self::Grpc(grpc) => grpc.delete_pre_auth_key(id).await,
             #[cfg(test)]
             Self::Model(_) => crate::rotation::model::doors::none(),
         };
         error::unless_not_found(answer)
-    }
-
-    /// Lists all API keys, without their values.
-    ///
-    /// # Errors
-    ///
-    /// The error of the call.
-    pub async fn list_api_keys(&self) -> Result<Vec<ApiKey>, Error> {
-        match self {
-            Self::Rest(rest) => rest.list_api_keys().await,
-            Self::Grpc(grpc) => grpc.list_api_keys().await,
-            #[cfg(test)]
-            Self::Model(_) => crate::rotation::model::doors::none(),
-        }
-    }
-
-    /// Creates an API key. The expiration is always set: a key without one is never valid.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotHeadscale`] if the answer is not an API key, [`Error::MalformedKey`] if it is too long, in which
-    /// case it is expired again; else the error of the call.
-    pub async fn create_api_key(&self, expiration: Timestamp) -> Result<MintedApiKey, Error> {
-        let made = match self {
-            Self::Rest(rest) => rest.create_api_key(expiration).await,
-            Self::Grpc(grpc) => grpc.create_api_key(expiration).await,
-            #[cfg(test)]
-            Self::Model(_) => crate::rotation::model::doors::none(),
-        }?;
-        if made.value.expose().len() <= checks::LONGEST_KEY {
-            return Ok(made);
-        }
-        let listed = self.list_api_keys().await.unwrap_or_default();
-        let row = listed.iter().find(|row| row.prefix == made.prefix);
-        let ended = match row {
-            Some(row) => self.expire_api_key(row.id).await.is_ok(),
-            None => false,
-        };
-        Err(self.malformed("API key", "hskey-api-", ended))
-    }
-
-    fn malformed(&self, what: &'static str, begins: &'static str, ended: bool) -> Error {
-        Error::MalformedKey {
-            control_plane: self.name().to_owned(),
-            what,
-            begins,
-            ended,
-        }
-    }
-
-    /// Expires an API key; a missing one counts as expired.
-    ///
-    /// # Errors
-    ///
-    /// The error of the call.
-    pub async fn expire_api_key(&self, id: ApiKeyId) -> Result<(), Error> {
-        let answer = match self {
-            Self::Rest(rest) => rest.expire_api_key(id).await,
-            Self::Grpc(grpc) => grpc.expire_api_key(id).await,
-            #[cfg(test)]
-            Self::Model(_) => crate::rotation::model::doors::none(),
-        };
-        self.unless_api_key_gone(id, answer).await
-    }
-
-    /// Deletes an API key; a missing one counts as deleted.
-    ///
-    /// # Errors
-    ///
-    /// The error of the call.
-    pub async fn delete_api_key(&self, key: &ApiKey) -> Result<(), Error> {
-        let answer = match self {
-            Self::Rest(rest) => rest.delete_api_key(key).await,
-            Self::Grpc(grpc) => grpc.delete_api_key(key.id).await,
-            #[cfg(test)]
-            Self::Model(_) => crate::rotation::model::doors::none(),
-        };
-        self.unless_api_key_gone(key.id, answer).await
     }
 
     /// Lists all nodes.
@@ -315,7 +210,6 @@ impl ControlPlane {
     pub async fn list_nodes(&self) -> Result<Vec<Node>, Error> {
         match self {
             Self::Rest(rest) => rest.list_nodes().await,
-            Self::Grpc(grpc) => grpc.list_nodes().await,
             #[cfg(test)]
             Self::Model(door) => door.list_nodes().await,
         }
@@ -329,7 +223,6 @@ impl ControlPlane {
     pub async fn delete_node(&self, id: NodeId) -> Result<(), Error> {
         let answer = match self {
             Self::Rest(rest) => rest.delete_node(id).await,
-            Self::Grpc(grpc) => grpc.delete_node(id).await,
             #[cfg(test)]
             Self::Model(_) => crate::rotation::model::doors::none(),
         };
@@ -345,25 +238,9 @@ impl ControlPlane {
     pub async fn rename_node(&self, id: NodeId, name: &str) -> Result<Node, Error> {
         let answer = match self {
             Self::Rest(rest) => rest.rename_node(id, name).await,
-            Self::Grpc(grpc) => grpc.rename_node(id, name).await,
             #[cfg(test)]
             Self::Model(_) => crate::rotation::model::doors::none(),
         };
-        self.changed_node(id, Some(name), answer).await
-    }
-
-    /// Forces a node to log in again, from now on.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotFound`] if it does not exist, else the error of the call.
-    pub async fn expire_node(&self, id: NodeId) -> Result<Node, Error> {
-        let answer = match self {
-            Self::Rest(rest) => rest.expire_node(id).await,
-            Self::Grpc(grpc) => grpc.expire_node(id).await,
-            #[cfg(test)]
-            Self::Model(_) => crate::rotation::model::doors::none(),
-        };
-        self.changed_node(id, None, answer).await
+        self.renamed_node(id, name, answer).await
     }
 }

@@ -113,11 +113,8 @@ impl Installations {
 
     async fn first(&self) -> Result<Option<String>, Error> {
         let params = ListParams::default().labels(SELECTOR);
-        let listed = tokio::time::timeout(DEADLINE, self.api.list_metadata(&params)).await;
-        let Ok(listed) = listed else {
-            return Err(Error::Service("no answer in time".into()));
-        };
-        let seen = listed?.items.into_iter().map(|one| one.metadata);
+        let listed = cluster::within(DEADLINE, self.api.list_metadata(&params)).await?;
+        let seen = listed.items.into_iter().map(|one| one.metadata);
         let seen: Vec<_> = seen.filter_map(|metadata| read(&metadata)).collect();
         Ok(first(&seen, &self.own).map(str::to_owned))
     }

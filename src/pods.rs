@@ -14,7 +14,7 @@ use serde_json::json;
 use sidescale_webhook::keys::KEY_WRITTEN;
 use uuid::Uuid;
 
-use crate::cluster::chain;
+use crate::cluster;
 use crate::store::FIELD_MANAGER;
 
 pub mod start;
@@ -116,11 +116,10 @@ impl Pods {
             return PodFound::Unknown("no cluster".to_owned());
         };
         let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-        match tokio::time::timeout(DEADLINE, pods.get_opt(name)).await {
-            Err(_) => PodFound::Unknown(format!("no answer within {} s", DEADLINE.as_secs())),
-            Ok(Err(error)) => PodFound::Unknown(error.to_string()),
-            Ok(Ok(None)) => PodFound::Gone,
-            Ok(Ok(Some(pod))) => found(&pod, uid, container),
+        match cluster::within(DEADLINE, pods.get_opt(name)).await {
+            Err(error) => PodFound::Unknown(error.to_string()),
+            Ok(None) => PodFound::Gone,
+            Ok(Some(pod)) => found(&pod, uid, container),
         }
     }
 
@@ -132,13 +131,12 @@ impl Pods {
         let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
         let eviction = eviction(namespace, name, uid);
         let call = post_eviction(&pods, &eviction, false);
-        match tokio::time::timeout(DEADLINE, call).await {
-            Err(_) => Evicted::No(format!("no answer within {} s", DEADLINE.as_secs())),
-            Ok(Ok(_)) => Evicted::Yes,
+        match cluster::within(DEADLINE, call).await {
+            Ok(()) => Evicted::Yes,
             // 409: another pod has the name by now.
-            Ok(Err(Error::Api(status))) if matches!(status.code, 404 | 409) => Evicted::Yes,
-            Ok(Err(Error::Api(status))) if status.code == 429 => Evicted::NotNow,
-            Ok(Err(error)) => Evicted::No(error.to_string()),
+            Err(Error::Api(status)) if matches!(status.code, 404 | 409) => Evicted::Yes,
+            Err(Error::Api(status)) if status.code == 429 => Evicted::NotNow,
+            Err(error) => Evicted::No(error.to_string()),
         }
     }
 
@@ -159,12 +157,11 @@ impl Pods {
             "annotations": {KEY_WRITTEN: now.as_second().to_string()},
         }}));
         let call = pods.patch_metadata(name, &params, &patch);
-        match tokio::time::timeout(DEADLINE, call).await {
-            Err(_) => Woken::No(format!("no answer within {} s", DEADLINE.as_secs())),
-            Ok(Ok(_)) => Woken::Yes,
+        match cluster::within(DEADLINE, call).await {
+            Ok(_) => Woken::Yes,
             // 422: another pod has the name by now, and a uid cannot be changed.
-            Ok(Err(Error::Api(status))) if matches!(status.code, 404 | 422) => Woken::Gone,
-            Ok(Err(error)) => Woken::No(chain(&error)),
+            Err(Error::Api(status)) if matches!(status.code, 404 | 422) => Woken::Gone,
+            Err(error) => Woken::No(cluster::chain(&error)),
         }
     }
 }

@@ -8,7 +8,7 @@ use super::keeper::{Action, ActionOutcome, Change, Idle, TokenKeeper, Write};
 use super::need::TokenReason;
 use super::value::ListedApiKey;
 use crate::clock::Clock;
-use crate::control_plane::{self, ApiKeyId, ControlPlane, Endpoint};
+use crate::control_plane::{self, ApiKeyClient, ApiKeyId, Endpoint};
 use crate::key_value::KeyValue;
 use crate::quote::quoted;
 use crate::store::{Store, StoreError, StoredSecret};
@@ -23,7 +23,7 @@ pub struct KeyPlace<'a> {
     pub namespace: &'a str,
     pub name: &'a str,
     /// Creates the keys.
-    pub control_plane: &'a ControlPlane,
+    pub headscale: &'a ApiKeyClient,
     /// Where a new key is verified before the write; its own API key is not used. `None`: its row in the list has to
     /// do.
     pub used_at: Option<&'a Endpoint>,
@@ -80,7 +80,7 @@ pub async fn settle(
         store,
         namespace,
         name,
-        control_plane,
+        headscale: client,
         used_at: _,
         clock,
     } = place;
@@ -91,7 +91,7 @@ pub async fn settle(
             .await
             .map_err(TokenProblem::Secret)?;
         let secret = found.unwrap_or_else(|| StoredSecret::absent(namespace, name));
-        let listed = control_plane.list_api_keys().await;
+        let listed = client.list().await;
         let listed: Vec<_> = listed
             .map_err(|source| headscale("list the API keys", source))?
             .into_iter()
@@ -186,7 +186,7 @@ impl KeyPlace<'_> {
     }
 
     async fn create(&self, expires: Timestamp) -> (ActionOutcome, Option<TokenProblem>) {
-        match self.control_plane.create_api_key(expires).await {
+        match self.headscale.create(expires).await {
             Ok(minted) => (ActionOutcome::Created(minted.value), None),
             Err(source) => (
                 ActionOutcome::Failed,
@@ -204,8 +204,8 @@ impl KeyPlace<'_> {
             api_key: value.clone(),
             ..used_at.clone()
         };
-        let answer = match ControlPlane::new(endpoint) {
-            Ok(control_plane) => control_plane.list_api_keys().await.map(drop),
+        let answer = match ApiKeyClient::new(endpoint) {
+            Ok(client) => client.list().await.map(drop),
             Err(error) => Err(error),
         };
         match answer {
@@ -225,7 +225,7 @@ impl KeyPlace<'_> {
     }
 
     async fn expire(&self, id: u64, orphan: bool) -> (ActionOutcome, Option<TokenProblem>) {
-        match self.control_plane.expire_api_key(ApiKeyId(id)).await {
+        match self.headscale.expire(ApiKeyId(id)).await {
             Ok(()) => {
                 if orphan {
                     info!(key_id = id, "Expired an orphaned API key");

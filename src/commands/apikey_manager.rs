@@ -20,7 +20,7 @@ use crate::api_key::keeper::{CHECK_EVERY, TokenKeeper};
 use crate::api_key::run::{KeyPlace, TokenProblem, TokenResult, settle};
 use crate::clock::{Clock, after};
 use crate::cluster;
-use crate::control_plane::{ControlPlane, Endpoint};
+use crate::control_plane::{ApiKeyClient, Endpoint};
 use crate::key_value::KeyValue;
 use crate::outage::Outage;
 use crate::store::{SecretStore, Store};
@@ -128,9 +128,9 @@ impl Manager {
         let mut backoff = retries();
         let mut outage = Outage::default();
         loop {
-            let control_plane = self.headscale().await?;
+            let headscale = self.headscale().await?;
             let seen = identity(&self.socket);
-            match self.look(store, &control_plane).await {
+            match self.look(store, &headscale).await {
                 Ok(settled) => {
                     if outage.recovered().is_some() {
                         info!("API key check succeeded again");
@@ -153,7 +153,7 @@ impl Manager {
     async fn look(
         &mut self,
         store: &Store,
-        control_plane: &ControlPlane,
+        headscale: &ApiKeyClient,
     ) -> Result<TokenResult, TokenProblem> {
         let Self {
             namespace,
@@ -167,7 +167,7 @@ impl Manager {
             store,
             namespace,
             name: secret,
-            control_plane,
+            headscale,
             used_at: used_at.as_ref(),
             clock,
         };
@@ -230,19 +230,19 @@ impl Manager {
     }
 
     /// Waits until Headscale answers on its socket.
-    async fn headscale(&mut self) -> anyhow::Result<ControlPlane> {
+    async fn headscale(&mut self) -> anyhow::Result<ApiKeyClient> {
         let began = tokio::time::Instant::now();
         let mut backoff = waits();
         loop {
             self.attempt += 1;
-            let error = match ControlPlane::on_socket(&self.socket).await {
-                Ok(control_plane) => {
+            let error = match ApiKeyClient::on_socket(&self.socket).await {
+                Ok(client) => {
                     if !self.met || self.attempt > 1 {
                         info!(socket = %self.socket.display(), "Headscale is ready");
                     }
                     self.met = true;
                     self.attempt = 0;
-                    return Ok(control_plane);
+                    return Ok(client);
                 }
                 Err(error) => error,
             };

@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
 use k8s_openapi::api::core::v1::Namespace;
@@ -12,10 +11,7 @@ use super::view::inventory::Inventory;
 use super::view::progress::Progress;
 use super::view::release::{Release, ReleaseArgs, refused};
 use crate::clock::Clock;
-use crate::events::Events;
 use crate::metrics::Metrics;
-use crate::pods::Pods;
-use crate::rotation::Checkpoint;
 use crate::rotation::context::Context;
 use crate::rotation::demand::Demands;
 use crate::rotation::owner::Installation;
@@ -69,20 +65,14 @@ pub async fn run(args: CleanupArgs, out: &mut (dyn Write + Send)) -> Result<()> 
              look with --dry-run"
         );
     }
-    let context = Context {
-        store: release.store.clone(),
-        policy: Arc::new(release.policy.clone()),
-        events: Events::log(Clock::wall()),
-        clock: Clock::wall(),
-        notebook: Checkpoint::default(),
-        pods: Pods::none(),
-        metrics: Arc::new(Metrics::new()?),
-        health: Arc::default(),
-        installation: installation(&release).await?,
-        flags: String::new(),
-        writer: uuid::Uuid::new_v4().simple().to_string(),
-        respect: Duration::ZERO,
-    };
+    let context = Context::alone(
+        release.store.clone(),
+        Arc::new(release.policy.clone()),
+        Clock::wall(),
+        Arc::new(Metrics::new()?),
+        installation(&release).await?,
+        uuid::Uuid::new_v4().simple().to_string(),
+    );
     let seen = async || {
         let inventory = Inventory::read(&release, None).await?;
         Ok(Demands {

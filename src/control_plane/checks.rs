@@ -1,4 +1,4 @@
-//! Compares what was created with the request, field by field, for both REST and gRPC. Pure.
+//! Compares what was created or renamed with the request, field by field. Pure.
 
 use super::{
     KeyPrefix, MintedApiKey, MintedKey, NewPreAuthKey, Node, NodeId, PreAuthKey, User,
@@ -86,18 +86,18 @@ pub(super) fn minted_api_key(value: KeyValue) -> Result<MintedApiKey, String> {
     Ok(MintedApiKey { prefix, value })
 }
 
-/// Compares a changed node with the request.
-pub(super) fn changed_node(node: Node, id: NodeId, name: Option<&str>) -> Result<Node, String> {
+/// Compares a renamed node with the request.
+pub(super) fn renamed_node(node: Node, id: NodeId, name: &str) -> Result<Node, String> {
     if node.id != id {
         return Err(format!("node {} (asked for {})", node.id.0, id.0));
     }
-    match name {
-        Some(name) if node.given_name != name => Err(format!(
+    if node.given_name != name {
+        return Err(format!(
             "a node named {:?} (asked for {name:?})",
             node.given_name
-        )),
-        Some(_) | None => Ok(node),
+        ));
     }
+    Ok(node)
 }
 
 fn sorted(tags: &[String]) -> Vec<&str> {

@@ -1,4 +1,4 @@
-//! Headscale 0.28 and 0.29 by gRPC on its Unix socket: our calls, and the meaning of each answer. I/O.
+//! Headscale 0.28 and 0.29 by gRPC on its Unix socket: the calls for API keys, and the meaning of each answer. I/O.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,15 +11,12 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 
 use super::text::shown;
-use super::{At, Error, HeadscaleRelease, Version};
+use super::{At, Error};
 
 mod api_keys;
-mod nodes;
-mod pre_auth_keys;
 mod read;
-mod users;
 
-/// Maximum size of an answer: ten thousand nodes at about 1 KB each.
+/// Maximum size of an answer: some 80,000 pre-auth keys, which the probe lists, at about 200 bytes each.
 const ANSWER_LIMIT: usize = 16 << 20;
 
 /// Maximum length of a server's text in our messages.
@@ -66,8 +63,8 @@ impl HeadscaleGrpc {
         Self { deadline, ..self }
     }
 
-    /// A gRPC server does not report its version: its features show it.
-    pub(super) async fn probe(&self) -> Result<Version, Error> {
+    /// Refuses a release below 0.28. A gRPC server does not report its version: its features show it.
+    pub(super) async fn probe(&self) -> Result<(), Error> {
         let unsupported = |version: &str| Error::Unsupported {
             at: self.at("Health"),
             version: version.to_owned(),
@@ -82,24 +79,14 @@ impl HeadscaleGrpc {
             Err(error) => return Err(error),
         }
         // 0.27 lists the keys of one user, and refuses a request without a user.
-        match self.list_pre_auth_keys().await {
-            Ok(_) => {}
+        let request = v1::ListPreAuthKeysRequest {};
+        let list = self.call("ListPreAuthKeys", client.list_pre_auth_keys(request));
+        match list.await {
             Err(Error::Refused { .. } | Error::NotFound { .. }) => {
-                return Err(unsupported("0.27 (it cannot list all pre-auth keys)"));
+                Err(unsupported("0.27 (it cannot list all pre-auth keys)"))
             }
-            Err(error) => return Err(error),
+            listed => listed.map(drop),
         }
-        // It changes nothing, and its verdict on an empty policy does not matter.
-        let policy = String::new();
-        let request = v1::CheckPolicyRequest { policy };
-        let check = self.call("CheckPolicy", client.check_policy(request));
-        let release = match check.await {
-            Err(Error::Refused { status: 501, .. }) => HeadscaleRelease::V0_28,
-            Ok(_) | Err(Error::Refused { .. }) => HeadscaleRelease::V0_29,
-            Err(error) => return Err(error),
-        };
-        let text = "unknown".to_owned();
-        Ok(Version { text, release })
     }
 
     /// Names a call in messages.
@@ -275,9 +262,9 @@ mod tests {
         let health = Router::new().route(&format!("{PATH}Health"), post(async || empty()));
         let lists = format!("{PATH}ListPreAuthKeys");
         for (server, want) in [
-            (Router::new(), "Headscale 0.26 or older"),
-            (health.clone(), "Headscale 0.27"),
-            (health.route(&lists, post(async || empty())), "0.28"),
+            (Router::new(), Some("Headscale 0.26 or older")),
+            (health.clone(), Some("Headscale 0.27")),
+            (health.route(&lists, post(async || empty())), None),
         ] {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("headscale.sock");
@@ -285,12 +272,12 @@ mod tests {
             let server = server.fallback(async || code("12"));
             tokio::spawn(async move { axum::serve(listener, server).await });
             let client = HeadscaleGrpc::on_socket("default", &path, Duration::from_secs(60));
-            match client.probe().await {
-                Ok(version) => assert_eq!(version.release.as_str(), want),
-                Err(error) => {
-                    assert!(matches!(error, Error::Unsupported { .. }), "{error:?}");
+            match (client.probe().await, want) {
+                (Ok(()), None) => {}
+                (Err(error @ Error::Unsupported { .. }), Some(want)) => {
                     assert!(error.to_string().contains(want), "{error}");
                 }
+                (got, want) => panic!("{got:?}, want {want:?}"),
             }
         }
     }
@@ -322,12 +309,12 @@ mod tests {
                 "unreachable",
             ),
         ] {
-            let error = refused(client.at("ListUsers"), &status);
+            let error = refused(client.at("ListApiKeys"), &status);
             assert_eq!(error.as_str(), want, "{status:?}: {error}");
             assert!(
                 error
                     .to_string()
-                    .contains("gRPC unix:/s:/headscale.v1.HeadscaleService/ListUsers"),
+                    .contains("gRPC unix:/s:/headscale.v1.HeadscaleService/ListApiKeys"),
                 "{error}"
             );
         }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use futures::TryFutureExt as _;
 use reqwest::{Client, ClientBuilder, StatusCode, header};
 use tokio::net::UnixStream;
 
@@ -114,17 +115,15 @@ impl HeadscaleRest {
 
     /// Connects, whatever protocol the server speaks.
     pub(super) async fn connect(&self, path: &Path) -> Result<(), Error> {
-        match tokio::time::timeout(self.deadline, UnixStream::connect(path)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(Error::Unreachable {
-                at: self.at("GET", HEALTH),
-                cause: error.to_string(),
-            }),
-            Err(_) => Err(Error::TimedOut {
-                at: self.at("GET", HEALTH),
-                after: self.deadline,
-            }),
-        }
+        let at = self.at("GET", HEALTH);
+        let connected =
+            UnixStream::connect(path)
+                .map_ok(drop)
+                .map_err(|error| Error::Unreachable {
+                    at: at.clone(),
+                    cause: error.to_string(),
+                });
+        self.in_time(&at, connected).await
     }
 
     /// Returns its name in the configuration.
@@ -138,9 +137,6 @@ impl HeadscaleRest {
     }
 
     pub(super) async fn probe(&self) -> Result<Version, Error> {
-        if self.api_key.is_none() {
-            return self.probe_socket().await;
-        }
         let answer = self.get("/version", Auth::None).await?;
         let at = answer.at.clone();
         let unsupported = |version: String| Error::Unsupported {
@@ -192,14 +188,11 @@ impl HeadscaleRest {
         })
     }
 
-    /// No release before 0.30 speaks HTTP on the socket, and 0.30 does not report its version there.
-    async fn probe_socket(&self) -> Result<Version, Error> {
+    /// Whether this is Headscale on its socket: no release before 0.30 speaks HTTP there, and 0.30 does not report its
+    /// version.
+    pub(super) async fn probe_socket(&self) -> Result<(), Error> {
         let answer = self.get(HEALTH, Auth::None).await?;
-        self.parse(answer, "Headscale's health as JSON", wire::connectivity)?;
-        Ok(Version {
-            text: "unknown".to_owned(),
-            release: HeadscaleRelease::V0_30,
-        })
+        self.parse(answer, "Headscale's health as JSON", wire::connectivity)
     }
 
     /// Whether `/health` answers as every Headscale since 0.23 does.

@@ -66,12 +66,6 @@ pub struct RowList<T> {
 }
 
 impl<T> RowList<T> {
-    /// Returns a complete list.
-    #[must_use]
-    pub fn all(rows: Vec<T>) -> Self {
-        Self { rows, beyond: None }
-    }
-
     /// Returns the rows, if they are complete.
     ///
     /// # Errors

@@ -1,9 +1,7 @@
 //! The meaning of refusals that releases answer differently: a second call shows it. I/O by the calls only.
 
 use super::error::unless_not_found;
-use super::{
-    ApiKey, ApiKeyId, ControlPlane, Error, HeadscaleRelease, Node, NodeId, User, UserId, Version,
-};
+use super::{ControlPlane, Error, HeadscaleRelease, Node, NodeId, User, UserId, Version};
 
 impl ControlPlane {
     /// Before 0.30 a taken name is a 500 like any other problem.
@@ -49,31 +47,11 @@ impl ControlPlane {
         }
     }
 
-    /// And so is a missing API key.
-    pub(super) async fn unless_api_key_gone(
-        &self,
-        id: ApiKeyId,
-        answer: Result<(), Error>,
-    ) -> Result<(), Error> {
-        match unless_not_found(answer) {
-            Err(Error::Refused { status: 500, .. })
-                if !self
-                    .list_api_keys()
-                    .await?
-                    .iter()
-                    .any(|key: &ApiKey| key.id == id) =>
-            {
-                Ok(())
-            }
-            other => other,
-        }
-    }
-
     /// Each release has another status for a deleted node and for a name that another node has.
-    pub(super) async fn changed_node(
+    pub(super) async fn renamed_node(
         &self,
         id: NodeId,
-        name: Option<&str>,
+        name: &str,
         answer: Result<Node, Error>,
     ) -> Result<Node, Error> {
         let Err(Error::Refused {
@@ -88,7 +66,7 @@ impl ControlPlane {
         if !nodes.iter().any(|node| node.id == id) {
             return Err(Error::NotFound { at, message });
         }
-        let taken = |node: &Node| node.id != id && Some(node.given_name.as_str()) == name;
+        let taken = |node: &Node| node.id != id && node.given_name == name;
         Err(if nodes.iter().any(taken) {
             Error::Conflict {
                 at,

@@ -77,7 +77,7 @@ pub(super) struct CreateApiKey {
 pub(super) const LONGEST_NAME: usize = 256;
 
 /// More than any owner tag.
-pub(super) const LONGEST_DISPLAY_NAME: usize = 1024;
+const LONGEST_DISPLAY_NAME: usize = 1024;
 
 /// More than any tag that a pod may request: a cut tag is still a different one.
 const LONGEST_TAG: usize = 4097;
@@ -206,10 +206,10 @@ pub(super) fn created_user(body: &[u8], name: &str) -> Result<User, String> {
     checks::created_user(user, name)
 }
 
-/// Parses the answer to a change of a node and compares it with the request.
-pub(super) fn changed_node(body: &[u8], id: NodeId, name: Option<&str>) -> Result<Node, String> {
+/// Parses the answer to a node's renaming and compares it with the request.
+pub(super) fn renamed_node(body: &[u8], id: NodeId, name: &str) -> Result<Node, String> {
     let node = one_node(required(json::<OneNode>(body)?.node, "node")?)?;
-    checks::changed_node(node, id, name)
+    checks::renamed_node(node, id, name)
 }
 
 /// Parses the answer to an API key's creation, which is only its value.

@@ -171,12 +171,10 @@ impl Publisher {
         // A long-lived recorder would count a second note as a repetition of the first. Real repetitions do not get
         // here.
         let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
-        let published = tokio::time::timeout(DEADLINE, recorder.publish(event, about)).await;
-        let error = match published {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => cluster::chain(&error),
-            Err(_) => format!("no answer within {} s", DEADLINE.as_secs()),
+        let Err(error) = cluster::within(DEADLINE, recorder.publish(event, about)).await else {
+            return;
         };
+        let error = cluster::chain(&error);
         self.overflow.metrics.events.dropped(Dropped::Failed, 1);
         let (namespace, object) = (about.namespace.as_deref(), about.name.as_deref());
         let reason = &*event.reason;

@@ -327,10 +327,9 @@ fn probe_entry(name: &str) -> Value {
 }
 
 async fn answered<T>(call: impl Future<Output = Result<T, Error>>) -> DryRunAnswer {
-    match tokio::time::timeout(DEADLINE, call).await {
-        Err(_) => DryRunAnswer::None(format!("no answer within {} s", DEADLINE.as_secs())),
-        Ok(Ok(_)) => DryRunAnswer::Admitted,
-        Ok(Err(Error::Api(status))) => {
+    match cluster::within(DEADLINE, call).await {
+        Ok(_) => DryRunAnswer::Admitted,
+        Err(Error::Api(status)) => {
             let status = *status;
             let causes = status.details.iter().flat_map(|details| &details.causes);
             let budget = causes
@@ -343,10 +342,10 @@ async fn answered<T>(call: impl Future<Output = Result<T, Error>>) -> DryRunAnsw
                 budget,
             }
         }
-        Ok(Err(error)) if cluster::is_away(&error) => {
+        Err(error) if cluster::is_away(&error) => {
             DryRunAnswer::None("the API server does not answer".to_owned())
         }
-        Ok(Err(error)) => DryRunAnswer::None(chain(&error)),
+        Err(error) => DryRunAnswer::None(chain(&error)),
     }
 }
 

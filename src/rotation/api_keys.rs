@@ -15,7 +15,7 @@ use crate::api_key::keeper::{CHECK_EVERY, TokenKeeper};
 use crate::api_key::run::{KeyPlace, TokenProblem, TokenResult, settle};
 use crate::api_key::{TokenPolicy, form};
 use crate::clock::after;
-use crate::control_plane::{ControlPlane, Endpoint, Error};
+use crate::control_plane::{ApiKeyClient, Endpoint, Error};
 use crate::outage::Outage;
 use crate::store::{MANAGED_BY, Store, StoreError};
 
@@ -189,12 +189,12 @@ async fn settled(
             ca_bundle: config.ca_bundle.clone(),
             allow_insecure: config.allow_insecure,
         };
-        let control_plane = ControlPlane::new(endpoint.clone());
+        let client = ApiKeyClient::new(endpoint.clone());
         let place = KeyPlace {
             store: &context.store,
             namespace: &config.api_key_namespace,
             name: &config.api_key_secret,
-            control_plane: &control_plane.map_err(|error| error.to_string())?,
+            headscale: &client.map_err(|error| error.to_string())?,
             used_at: Some(&endpoint),
             clock: &context.clock,
         };

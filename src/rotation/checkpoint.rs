@@ -176,15 +176,14 @@ async fn there<T>(
     namespace: &str,
     name: &str,
 ) -> Option<Option<T>> {
-    match tokio::time::timeout(DEADLINE, read).await {
-        Ok(Ok(object)) => Some(object),
-        Ok(Err(Error::Api(status))) if status.code == 403 => Some(None),
-        Ok(Err(error)) => {
+    match cluster::within(DEADLINE, read).await {
+        Ok(object) => Some(object),
+        Err(Error::Api(status)) if status.code == 403 => Some(None),
+        Err(error) => {
             let error = cluster::chain(&error);
             debug!(namespace, name, error, "Failed to read checkpoint");
             None
         }
-        Err(_) => None,
     }
 }
 
@@ -193,9 +192,9 @@ async fn written<T>(
     namespace: &str,
     name: &str,
 ) -> CheckpointWrite {
-    match tokio::time::timeout(DEADLINE, written).await {
-        Ok(Ok(_)) => CheckpointWrite::Yes,
-        Ok(Err(error)) => {
+    match cluster::within(DEADLINE, written).await {
+        Ok(_) => CheckpointWrite::Yes,
+        Err(error) => {
             let is_away = cluster::is_away(&error);
             let error = cluster::chain(&error);
             debug!(namespace, name, error, "Failed to write checkpoint");
@@ -205,7 +204,6 @@ async fn written<T>(
                 CheckpointWrite::No(error)
             }
         }
-        Err(_) => CheckpointWrite::Away,
     }
 }
 

@@ -42,6 +42,33 @@ pub struct Context {
 }
 
 impl Context {
+    /// Returns the context of a process that works alone: it logs Events, keeps no checkpoint, reads no pods and respects
+    /// no intents of others.
+    #[must_use]
+    pub fn alone(
+        store: Store,
+        policy: Arc<Policy>,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+        installation: Installation,
+        writer: String,
+    ) -> Self {
+        Self {
+            store,
+            policy,
+            events: Events::log(clock.clone()),
+            clock,
+            notebook: Checkpoint::default(),
+            pods: Pods::none(),
+            metrics,
+            health: Arc::default(),
+            installation,
+            flags: String::new(),
+            writer,
+            respect: Duration::ZERO,
+        }
+    }
+
     /// Passes all Secrets of keys to a function one by one, as [`Store::fold`] does.
     ///
     /// # Errors

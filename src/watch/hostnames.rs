@@ -78,19 +78,17 @@ impl Hostnames {
 
     /// Reads the object; returns whether that succeeded.
     async fn read(&self, api: &Api<ConfigMap>, name: &str) -> bool {
-        let read = tokio::time::timeout(DEADLINE, api.get_opt(name)).await;
-        match read {
-            Ok(Ok(map)) => {
+        match cluster::within(DEADLINE, api.get_opt(name)).await {
+            Ok(map) => {
                 let data = map.and_then(|map| map.data).unwrap_or_default();
                 self.replace(ClaimedHostnames::read(&data));
                 true
             }
-            Ok(Err(error)) => {
+            Err(error) => {
                 let error = cluster::chain(&error);
                 debug!(name, error, "Failed to read hostnames");
                 false
             }
-            Err(_) => false,
         }
     }
 }

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use sidescale::control_plane::{ApiKey, ControlPlane, Endpoint};
+use sidescale::control_plane::{ApiKey, ApiKeyClient, Endpoint};
 use sidescale::key_value::KeyValue;
 use tokio::runtime::Runtime;
 
@@ -168,12 +168,12 @@ impl<'a> World<'a> {
 
     /// Returns all API keys, listed over TCP with this one.
     fn list(&self, key: &str) -> Result<Vec<ApiKey>> {
-        let control_plane = self.control_plane(key)?;
-        Ok(self.runtime.block_on(control_plane.list_api_keys())?)
+        let client = self.client(key)?;
+        Ok(self.runtime.block_on(client.list())?)
     }
 
-    fn control_plane(&self, key: &str) -> Result<ControlPlane> {
-        Ok(ControlPlane::new(Endpoint {
+    fn client(&self, key: &str) -> Result<ApiKeyClient> {
+        Ok(ApiKeyClient::new(Endpoint {
             name: "test".into(),
             api_url: format!("http://{}", self.address),
             api_key: KeyValue::new(key.to_owned()),

@@ -9,7 +9,7 @@ use sidescale::args::{Args, Command};
 use sidescale::clock::Clock;
 use sidescale::commands::apikey_manager::Manager;
 use sidescale::commands::demo::headscale::{Call, Embedded, Fault, Flavour};
-use sidescale::control_plane::{ApiKey, ControlPlane, Endpoint};
+use sidescale::control_plane::{ApiKey, ApiKeyClient, Endpoint};
 use sidescale::key_value::KeyValue;
 use sidescale::store::{DirectoryStore, Store, StoredSecret};
 use tokio::task::JoinHandle;
@@ -135,11 +135,8 @@ impl World {
             ca_bundle: None,
             allow_insecure: true,
         };
-        let control_plane = ControlPlane::new(endpoint).unwrap();
-        control_plane
-            .list_api_keys()
-            .await
-            .map_err(|error| error.to_string())
+        let client = ApiKeyClient::new(endpoint).unwrap();
+        client.list().await.map_err(|error| error.to_string())
     }
 
     async fn live(&self, key: &str) -> usize {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sidescale::clock::Clock;
 use sidescale::commands::demo::headscale::{Call, Embedded, Fault, Flavour};
-use sidescale::control_plane::{ControlPlane, Endpoint, Error, NewPreAuthKey};
+use sidescale::control_plane::{ApiKeyClient, ControlPlane, Endpoint, Error, NewPreAuthKey};
 use sidescale::key_value::KeyValue;
 use tokio::net::{TcpListener, UnixListener};
 
@@ -188,23 +188,23 @@ async fn a_socket_asks_for_no_api_key_and_is_found_again_after_a_restart() {
             tokio::spawn(async move { embedded.serve_socket(listener).await })
         };
         let first = serve();
-        let client = ControlPlane::on_socket(&path).await.unwrap();
+        let client = ApiKeyClient::on_socket(&path).await.unwrap();
         let end = "2099-01-01T00:00:00Z".parse().unwrap();
-        let minted = client.create_api_key(end).await.unwrap();
+        let minted = client.create(end).await.unwrap();
         first.abort();
         let _ = first.await;
-        let error = client.list_api_keys().await.unwrap_err();
+        let error = client.list().await.unwrap_err();
         assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
         let second = serve();
-        let keys = client.list_api_keys().await.unwrap();
+        let keys = client.list().await.unwrap();
         assert_eq!(keys.len(), 1);
         assert_eq!(keys[0].prefix, minted.prefix);
         // And without a call in between, while an earlier connection is still open.
         second.abort();
         let _ = second.await;
         let _third = serve();
-        client.expire_api_key(keys[0].id).await.unwrap();
-        let keys = client.list_api_keys().await.unwrap();
+        client.expire(keys[0].id).await.unwrap();
+        let keys = client.list().await.unwrap();
         let ended = keys[0].expiration.unwrap();
         assert!(ended <= jiff::Timestamp::now(), "{keys:?}");
     }
@@ -215,7 +215,7 @@ async fn a_socket_without_headscale_says_what_is_there() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("headscale.sock");
     let probe = async |want: &str| {
-        let error = ControlPlane::on_socket(&path).await.unwrap_err();
+        let error = ApiKeyClient::on_socket(&path).await.unwrap_err();
         assert_eq!(error.as_str(), want, "{error}");
         let said = error.to_string();
         assert!(
@@ -254,7 +254,7 @@ async fn a_socket_without_headscale_says_what_is_there() {
             let _ = stream.write_all(b"220 mail.example.com\r\n").await;
         }
     });
-    let error = ControlPlane::on_socket(&path).await.unwrap_err();
+    let error = ApiKeyClient::on_socket(&path).await.unwrap_err();
     assert!(
         matches!(
             error,

@@ -89,7 +89,6 @@ struct Ids {
     key: String,
     node: String,
     apikey: String,
-    prefix: String,
 }
 
 impl Ids {
@@ -99,14 +98,12 @@ impl Ids {
             key,
             node,
             apikey,
-            prefix,
         } = self;
         let named = [
             ("{user}", user.as_str()),
             ("{key}", key),
             ("{node}", node),
             ("{apikey}", apikey),
-            ("{prefix}", prefix),
             ("{name}", "web"),
         ];
         named
@@ -177,14 +174,12 @@ impl Server {
         let other = text(&post("/api/v1/apikey", life).await["apiKey"]);
         let listed = self.send(&Method::GET, "/api/v1/apikey", "").await.1;
         let listed = listed["apiKeys"].as_array().unwrap().last().unwrap();
-        let prefix = text(&listed["prefix"]);
-        assert!(!prefix.is_empty() && other.starts_with("hskey-api-"));
+        assert!(other.starts_with("hskey-api-"));
         Ids {
             user,
             key: text(&key["preAuthKey"]["id"]),
             node: node.unwrap().0.to_string(),
             apikey: text(&listed["id"]),
-            prefix,
         }
     }
 }

@@ -11,7 +11,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use sidescale::commands::demo::headscale::Embedded;
 use sidescale::control_plane::{
-    Api, ControlPlane, Endpoint, HeadscaleRelease, NewPreAuthKey, UserId, Version,
+    Api, ApiKeyClient, ControlPlane, Endpoint, HeadscaleRelease, NewPreAuthKey, UserId, Version,
 };
 use sidescale::key_value::KeyValue;
 
@@ -42,14 +42,23 @@ pub(crate) struct Server {
     pub(crate) api_key: KeyValue,
     /// PEM of its private authority, if it speaks HTTPS.
     pub(crate) ca_bundle: Option<String>,
-    /// Its Unix socket, if our client is to use that.
+    /// Its Unix socket, if the client of API keys is to use that.
     pub(crate) socket: Option<PathBuf>,
     /// The release that our client should detect.
     pub(crate) release: HeadscaleRelease,
     /// The embedded Headscale, which can inject faults.
     pub(crate) embedded: Option<Embedded>,
     /// Stored, because each new client reads the machine's authorities.
-    clients: OnceLock<(ControlPlane, reqwest::Client)>,
+    clients: OnceLock<Clients>,
+}
+
+struct Clients {
+    /// Over TCP.
+    control_plane: ControlPlane,
+    /// On the socket, if there is one.
+    api_keys: ApiKeyClient,
+    /// For requests by hand.
+    raw: reqwest::Client,
 }
 
 /// Servers on which a case runs.
@@ -58,8 +67,8 @@ enum Only {
     Anywhere,
     /// Only on the embedded one, for this reason.
     Embedded(&'static str),
-    /// Only on the embedded one by REST, for this reason.
-    EmbeddedRest(&'static str),
+    /// Only on the embedded one over TCP, for this reason.
+    EmbeddedTcp(&'static str),
     /// Only over TCP, for this reason.
     Tcp(&'static str),
     /// Only on a Unix socket.
@@ -67,6 +76,9 @@ enum Only {
     /// Only over HTTPS.
     Https,
 }
+
+/// Reason why a socket is skipped in a case of users, pre-auth keys or nodes.
+const NOT_ON_SOCKET: Only = Only::Tcp("only API keys are managed on a socket");
 
 /// Reason why a hand-written request is not sent to a socket.
 const BY_HAND: Only = Only::Tcp("a request by hand: the column over TCP has it");
@@ -102,7 +114,7 @@ impl Server {
         }
     }
 
-    /// Has our client use this Unix socket; results are also checked over TCP.
+    /// Has the client of API keys use this Unix socket; results are also checked over TCP.
     pub(crate) fn on_socket(self, socket: PathBuf) -> Self {
         let socket = Some(socket);
         Self { socket, ..self }
@@ -110,20 +122,23 @@ impl Server {
 
     /// Creates the clients, once: each new one reads the machine's authorities.
     async fn connect(&self) -> Result<()> {
-        let ours = match &self.socket {
-            Some(socket) => ControlPlane::on_socket(socket).await?,
-            None => ControlPlane::new(self.endpoint())?,
+        let api_keys = match &self.socket {
+            Some(socket) => ApiKeyClient::on_socket(socket).await?,
+            None => ApiKeyClient::new(self.endpoint())?,
         };
         let mut raw = reqwest::Client::builder().no_proxy();
         if let Some(pem) = &self.ca_bundle {
             raw = raw.tls_certs_only(reqwest::Certificate::from_pem_bundle(pem.as_bytes())?);
         }
-        let raw = raw.build()?;
-        let _ = self.clients.set((ours, raw));
+        let _ = self.clients.set(Clients {
+            control_plane: ControlPlane::new(self.endpoint())?,
+            api_keys,
+            raw: raw.build()?,
+        });
         Ok(())
     }
 
-    fn clients(&self) -> Result<&(ControlPlane, reqwest::Client)> {
+    fn clients(&self) -> Result<&Clients> {
         self.clients.get().context("not connected")
     }
 
@@ -133,8 +148,8 @@ impl Server {
         match only {
             Only::Anywhere => None,
             Only::Embedded(reason) => skip(self.embedded.is_none(), reason),
-            Only::EmbeddedRest(reason) => {
-                skip(self.embedded.is_none() || self.speaks_grpc(), reason)
+            Only::EmbeddedTcp(reason) => {
+                skip(self.embedded.is_none() || self.socket.is_some(), reason)
             }
             Only::Tcp(reason) => skip(self.socket.is_some(), reason),
             Only::Socket => skip(self.socket.is_none(), "no socket"),
@@ -142,7 +157,7 @@ impl Server {
         }
     }
 
-    /// Returns whether our client speaks gRPC to it.
+    /// Returns whether the client of API keys speaks gRPC to it.
     fn speaks_grpc(&self) -> bool {
         self.socket.is_some() && self.api() == Api::Gateway
     }
@@ -158,7 +173,11 @@ impl Server {
     }
 
     fn client(&self) -> Result<ControlPlane> {
-        Ok(self.clients()?.0.clone())
+        Ok(self.clients()?.control_plane.clone())
+    }
+
+    fn api_keys(&self) -> Result<ApiKeyClient> {
+        Ok(self.clients()?.api_keys.clone())
     }
 
     fn client_with_key(&self, key: &str) -> Result<ControlPlane> {
@@ -192,7 +211,7 @@ impl Server {
         path: &str,
         body: Option<Value>,
     ) -> Result<(StatusCode, String)> {
-        let (_, client) = self.clients()?;
+        let client = &self.clients()?.raw;
         let mut request = client.request(method, format!("{}{path}", self.url));
         if let Some(authorization) = authorization {
             request = request.header("authorization", authorization);
@@ -256,6 +275,11 @@ fn anywhere(name: &'static str, run: Run) -> Case {
     case(Only::Anywhere, name, run)
 }
 
+/// Returns a case of users, pre-auth keys or nodes.
+fn over_tcp(name: &'static str, run: Run) -> Case {
+    case(NOT_ON_SOCKET, name, run)
+}
+
 /// Returns a case for some servers.
 fn case(only: Only, name: &'static str, run: Run) -> Case {
     Case { name, only, run }
@@ -263,10 +287,10 @@ fn case(only: Only, name: &'static str, run: Run) -> Case {
 
 fn cases() -> Vec<Case> {
     let mut cases = vec![
-        anywhere("a_new_server_lists_nothing", |server| {
+        over_tcp("a_new_server_lists_nothing", |server| {
             Box::pin(a_new_server_lists_nothing(server))
         }),
-        anywhere("the_version_is_probed", |server| {
+        over_tcp("the_version_is_probed", |server| {
             Box::pin(the_version_is_probed(server))
         }),
         case(
@@ -300,10 +324,10 @@ async fn a_new_server_lists_nothing(server: &Server) -> Result<()> {
 }
 
 async fn a_socket_speaks_as_its_release_does(server: &Server) -> Result<()> {
-    let client = server.client()?;
+    let client = server.api_keys()?;
     let grpc = match &client {
-        ControlPlane::Grpc(_) => true,
-        ControlPlane::Rest(_) => false,
+        ApiKeyClient::Grpc(_) => true,
+        ApiKeyClient::Rest(_) => false,
     };
     ensure!(grpc == server.speaks_grpc(), "took {client:?}");
     Ok(())

@@ -6,38 +6,38 @@ use reqwest::{Method, StatusCode};
 use serde_json::json;
 use sidescale::control_plane::{Api, Error, KeyId, NewPreAuthKey, UserId};
 
-use super::{Case, Server, anywhere, new_key};
+use super::{Case, Server, new_key, over_tcp};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        anywhere("a_key_is_created_as_asked", |server| {
+        over_tcp("a_key_is_created_as_asked", |server| {
             Box::pin(a_key_is_created_as_asked(server))
         }),
-        anywhere("a_key_with_tags_is_created_as_asked", |server| {
+        over_tcp("a_key_with_tags_is_created_as_asked", |server| {
             Box::pin(a_key_with_tags_is_created_as_asked(server))
         }),
-        anywhere("a_list_of_keys_shows_no_value", |server| {
+        over_tcp("a_list_of_keys_shows_no_value", |server| {
             Box::pin(a_list_of_keys_shows_no_value(server))
         }),
-        anywhere("a_key_for_an_unknown_user_is_refused", |server| {
+        over_tcp("a_key_for_an_unknown_user_is_refused", |server| {
             Box::pin(a_key_for_an_unknown_user_is_refused(server))
         }),
-        anywhere("a_key_with_a_bad_tag_is_refused", |server| {
+        over_tcp("a_key_with_a_bad_tag_is_refused", |server| {
             Box::pin(a_key_with_a_bad_tag_is_refused(server))
         }),
-        anywhere("a_key_is_expired_by_id_and_no_other", |server| {
+        over_tcp("a_key_is_expired_by_id_and_no_other", |server| {
             Box::pin(a_key_is_expired_by_id_and_no_other(server))
         }),
-        anywhere("an_expired_key_is_expired_again", |server| {
+        over_tcp("an_expired_key_is_expired_again", |server| {
             Box::pin(an_expired_key_is_expired_again(server))
         }),
-        anywhere("an_unknown_key_counts_as_expired", |server| {
+        over_tcp("an_unknown_key_counts_as_expired", |server| {
             Box::pin(an_unknown_key_counts_as_expired(server))
         }),
-        anywhere("a_key_is_deleted_by_id_and_no_other", |server| {
+        over_tcp("a_key_is_deleted_by_id_and_no_other", |server| {
             Box::pin(a_key_is_deleted_by_id_and_no_other(server))
         }),
-        anywhere("an_unknown_key_counts_as_deleted", |server| {
+        over_tcp("an_unknown_key_counts_as_deleted", |server| {
             Box::pin(an_unknown_key_counts_as_deleted(server))
         }),
     ]

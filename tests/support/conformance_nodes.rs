@@ -1,4 +1,4 @@
-//! Nodes: listed, renamed, expired, deleted.
+//! Nodes: listed, renamed, deleted.
 
 use anyhow::{Context as _, Result, ensure};
 use jiff::{SignedDuration, Timestamp};
@@ -6,32 +6,32 @@ use reqwest::{Method, StatusCode};
 use serde_json::json;
 use sidescale::control_plane::{Error, NewPreAuthKey, Node, NodeId, User};
 
-use super::{BY_HAND, Case, Only, Server, anywhere, case, new_key};
+use super::{BY_HAND, Case, Only, Server, case, new_key, over_tcp};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        anywhere("nodes_are_listed", |server| {
+        over_tcp("nodes_are_listed", |server| {
             Box::pin(nodes_are_listed(server))
         }),
-        anywhere("a_node_is_renamed", |server| {
+        over_tcp("a_node_is_renamed", |server| {
             Box::pin(a_node_is_renamed(server))
         }),
-        anywhere("a_taken_node_name_is_a_conflict", |server| {
+        over_tcp("a_taken_node_name_is_a_conflict", |server| {
             Box::pin(a_taken_node_name_is_a_conflict(server))
         }),
-        anywhere("a_node_name_that_is_none_is_refused", |server| {
+        over_tcp("a_node_name_that_is_none_is_refused", |server| {
             Box::pin(a_node_name_that_is_none_is_refused(server))
         }),
-        anywhere("a_node_is_expired", |server| {
-            Box::pin(a_node_is_expired(server))
+        over_tcp("a_node_that_was_expired_is_listed_so", |server| {
+            Box::pin(a_node_that_was_expired_is_listed_so(server))
         }),
-        anywhere("a_node_is_deleted_and_no_other", |server| {
+        over_tcp("a_node_is_deleted_and_no_other", |server| {
             Box::pin(a_node_is_deleted_and_no_other(server))
         }),
-        anywhere("an_unknown_node_counts_as_deleted", |server| {
+        over_tcp("an_unknown_node_counts_as_deleted", |server| {
             Box::pin(an_unknown_node_counts_as_deleted(server))
         }),
-        anywhere("an_unknown_node_is_not_found", |server| {
+        over_tcp("an_unknown_node_is_not_found", |server| {
             Box::pin(an_unknown_node_is_not_found(server))
         }),
         case(BY_HAND, "an_unknown_node_is_404_to_delete", |server| {
@@ -39,7 +39,7 @@ pub(super) fn cases() -> Vec<Case> {
         }),
         Case {
             name: "a_node_names_the_key_it_joined_with",
-            only: Only::Embedded("needs a real client: the join story sees it"),
+            only: Only::EmbeddedTcp("needs a real client: the join story sees it"),
             run: |server| Box::pin(a_node_names_the_key_it_joined_with(server)),
         },
     ]
@@ -117,24 +117,23 @@ async fn a_node_name_that_is_none_is_refused(server: &Server) -> Result<()> {
     Ok(())
 }
 
-async fn a_node_is_expired(server: &Server) -> Result<()> {
+async fn a_node_that_was_expired_is_listed_so(server: &Server) -> Result<()> {
     let client = server.client()?;
     let user = client.create_user("shop.nodeends", "").await?;
     let node = offline_node(server, &user, "ending").await?;
     let kept = offline_node(server, &user, "lasting").await?;
-    let expired = client.expire_node(node.id).await?;
-    let age = Timestamp::now().duration_since(expired.expiry.context("has no end")?);
-    ensure!(age.abs() < SignedDuration::from_mins(1), "{expired:?}");
+    // Sidescale expires no node: an operator does.
+    let path = format!("/api/v1/node/{}/expire", node.id.0);
+    let (status, _) = server.raw(Method::POST, &path, Some(json!({}))).await?;
+    ensure!(status == StatusCode::OK, "answered {status}");
     let nodes = client.list_nodes().await?;
-    ensure!(
-        nodes
-            .iter()
-            .any(|listed| listed.id == node.id && listed.expiry == expired.expiry)
-            && nodes
-                .iter()
-                .any(|listed| listed.id == kept.id && listed.expiry.is_none()),
-        "listed as {nodes:?}"
-    );
+    let expiry = |id: NodeId| {
+        let listed = nodes.iter().find(|node| node.id == id);
+        listed.context("is not listed").map(|node| node.expiry)
+    };
+    let age = Timestamp::now().duration_since(expiry(node.id)?.context("has no end")?);
+    ensure!(age.abs() < SignedDuration::from_mins(1), "{nodes:?}");
+    ensure!(expiry(kept.id)?.is_none(), "{nodes:?}");
     Ok(())
 }
 
@@ -158,16 +157,11 @@ async fn an_unknown_node_counts_as_deleted(server: &Server) -> Result<()> {
 }
 
 async fn an_unknown_node_is_not_found(server: &Server) -> Result<()> {
-    let client = server.client()?;
-    for answer in [
-        client.rename_node(NodeId(9999), "anything").await,
-        client.expire_node(NodeId(9999)).await,
-    ] {
-        ensure!(
-            matches!(&answer, Err(Error::NotFound { message, .. }) if message.contains("node no longer exists")),
-            "answered {answer:?}"
-        );
-    }
+    let answer = server.client()?.rename_node(NodeId(9999), "anything").await;
+    ensure!(
+        matches!(&answer, Err(Error::NotFound { message, .. }) if message.contains("node no longer exists")),
+        "answered {answer:?}"
+    );
     Ok(())
 }
 

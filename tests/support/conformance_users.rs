@@ -4,31 +4,31 @@ use anyhow::{Context as _, Result, bail, ensure};
 use sidescale::control_plane::{Error, HeadscaleRelease, User, UserId};
 
 use super::nodes::offline_node;
-use super::{Case, Only, Server, anywhere, new_key};
+use super::{Case, Only, Server, new_key, over_tcp};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        anywhere("a_user_is_created_and_listed", |server| {
+        over_tcp("a_user_is_created_and_listed", |server| {
             Box::pin(a_user_is_created_and_listed(server))
         }),
-        anywhere("a_taken_user_name_is_a_conflict", |server| {
+        over_tcp("a_taken_user_name_is_a_conflict", |server| {
             Box::pin(a_taken_user_name_is_a_conflict(server))
         }),
-        anywhere("of_two_who_create_one_user_one_does", |server| {
+        over_tcp("of_two_who_create_one_user_one_does", |server| {
             Box::pin(of_two_who_create_one_user_one_does(server))
         }),
-        anywhere("a_user_is_deleted_with_its_keys_alone", |server| {
+        over_tcp("a_user_is_deleted_with_its_keys_alone", |server| {
             Box::pin(a_user_is_deleted_with_its_keys_alone(server))
         }),
-        anywhere("a_user_with_a_node_is_not_deleted", |server| {
+        over_tcp("a_user_with_a_node_is_not_deleted", |server| {
             Box::pin(a_user_with_a_node_is_not_deleted(server))
         }),
-        anywhere("an_unknown_user_counts_as_deleted", |server| {
+        over_tcp("an_unknown_user_counts_as_deleted", |server| {
             Box::pin(an_unknown_user_counts_as_deleted(server))
         }),
         Case {
             name: "a_user_of_a_provider_is_told_apart",
-            only: Only::Embedded("needs an identity provider"),
+            only: Only::EmbeddedTcp("needs an identity provider"),
             run: |server| Box::pin(a_user_of_a_provider_is_told_apart(server)),
         },
     ]

@@ -90,7 +90,7 @@ pub enum Call {
     ChangeNode,
     /// Lists API keys.
     ListApiKeys,
-    /// Creates, expires or deletes an API key.
+    /// Creates or expires an API key.
     ChangeApiKey,
     /// Anything else.
     Other,

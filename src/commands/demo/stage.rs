@@ -23,12 +23,9 @@ use crate::admin;
 use crate::causes;
 use crate::clock::Clock;
 use crate::control_plane::{ControlPlane, Endpoint, KeyId};
-use crate::events::Events;
 use crate::health::Health;
 use crate::key_value::KeyValue;
 use crate::metrics::Metrics;
-use crate::pods::Pods;
-use crate::rotation::Checkpoint;
 use crate::rotation::context::Context;
 use crate::rotation::demand::{Demands, PodInputs, PodSeen, of_namespace};
 use crate::rotation::owner::Installation;
@@ -220,20 +217,14 @@ impl Stage {
             namespaces: namespaces.collect(),
             ..Demands::default()
         };
-        let context = Context {
-            store: Store::Directory(self.files.clone()),
-            policy: Arc::clone(&policy),
-            clock: self.clock.clone(),
-            events: Events::log(self.clock.clone()),
-            notebook: Checkpoint::default(),
-            pods: Pods::none(),
-            metrics: Arc::clone(&self.metrics),
-            health: Arc::new(Health::default()),
-            installation: Installation::new("demo", &[]),
-            flags: String::new(),
-            writer: "demo".to_owned(),
-            respect: Duration::ZERO,
-        };
+        let context = Context::alone(
+            Store::Directory(self.files.clone()),
+            policy,
+            self.clock.clone(),
+            Arc::clone(&self.metrics),
+            Installation::new("demo", &[]),
+            "demo".to_owned(),
+        );
         let stop = self.stop.clone();
         self.rotation = Some(tokio::spawn(async move {
             // Dropped only with the loop: rotation stops when the sender of demands is dropped.

@@ -34,23 +34,9 @@ impl HeadscaleGrpc {
     }
 
     pub(in crate::control_plane) async fn expire_api_key(&self, id: ApiKeyId) -> Result<(), Error> {
-        let request = v1::ExpireApiKeyRequest {
-            prefix: String::new(),
-            id: id.0,
-        };
+        let request = v1::ExpireApiKeyRequest { id: id.0 };
         let mut client = self.client();
         self.call("ExpireApiKey", client.expire_api_key(request))
-            .await
-            .map(drop)
-    }
-
-    pub(in crate::control_plane) async fn delete_api_key(&self, id: ApiKeyId) -> Result<(), Error> {
-        let request = v1::DeleteApiKeyRequest {
-            prefix: String::new(),
-            id: id.0,
-        };
-        let mut client = self.client();
-        self.call("DeleteApiKey", client.delete_api_key(request))
             .await
             .map(drop)
     }

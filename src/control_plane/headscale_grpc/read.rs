@@ -5,64 +5,8 @@ use sidescale_proto::{Time, v1};
 
 use crate::control_plane::objects::listed_prefix;
 use crate::control_plane::text::shown;
-use crate::control_plane::wire::{LONGEST_DISPLAY_NAME, LONGEST_NAME};
-use crate::control_plane::{
-    ApiKey, ApiKeyId, KeyId, KeyPrefix, Node, NodeId, PreAuthKey, User, UserId,
-};
-use crate::key_value::KeyValue;
-
-/// Returns a required message.
-pub(super) fn required<T>(field: Option<T>, name: &str) -> Result<T, String> {
-    field.ok_or_else(|| format!("a message without {name:?}"))
-}
-
-pub(super) fn user(user: v1::User) -> Result<User, String> {
-    let v1::User {
-        id: user_id,
-        name,
-        created_at,
-        display_name,
-        email: _,
-        provider_id,
-        provider,
-    } = user;
-    Ok(User {
-        id: UserId(id(user_id, "user.id")?),
-        name: shown(&name, LONGEST_NAME),
-        display_name: shown(&display_name, LONGEST_DISPLAY_NAME),
-        created_at: time(created_at)?,
-        from_provider: !provider.is_empty() || !provider_id.is_empty(),
-    })
-}
-
-/// Returns a key and its value, which is complete only in the answer to its creation.
-pub(super) fn pre_auth_key(key: v1::PreAuthKey) -> Result<(PreAuthKey, Option<KeyValue>), String> {
-    let v1::PreAuthKey {
-        user: owner,
-        id: key_id,
-        key: value,
-        reusable,
-        ephemeral,
-        used,
-        expiration,
-        created_at,
-        acl_tags,
-    } = key;
-    let prefix = KeyPrefix::shown(&value);
-    let value = KeyValue::new(value);
-    let key = PreAuthKey {
-        prefix,
-        id: KeyId(id(key_id, "pre_auth_key.id")?),
-        user: owner.map(user).transpose()?.map(|user| user.id),
-        reusable,
-        ephemeral,
-        used,
-        expiration: time(expiration)?,
-        created_at: time(created_at)?,
-        tags: acl_tags,
-    };
-    Ok((key, Some(value)))
-}
+use crate::control_plane::wire::LONGEST_NAME;
+use crate::control_plane::{ApiKey, ApiKeyId};
 
 pub(super) fn api_key(key: v1::ApiKey) -> Result<ApiKey, String> {
     let v1::ApiKey {
@@ -73,42 +17,15 @@ pub(super) fn api_key(key: v1::ApiKey) -> Result<ApiKey, String> {
         last_seen,
     } = key;
     Ok(ApiKey {
-        id: ApiKeyId(id(key_id, "api_key.id")?),
+        id: match key_id {
+            0 => return Err(r#"a message without "api_key.id""#.to_owned()),
+            id => ApiKeyId(id),
+        },
         // As by REST: a row of another form is foreign.
         prefix: listed_prefix(&prefix).map_or_else(|| shown(&prefix, LONGEST_NAME), str::to_owned),
         expiration: time(expiration)?,
         created_at: time(created_at)?,
         last_seen: time(last_seen)?,
-    })
-}
-
-pub(super) fn node(node: v1::Node) -> Result<Node, String> {
-    let v1::Node {
-        id: node_id,
-        name,
-        user: owner,
-        last_seen,
-        expiry,
-        pre_auth_key,
-        created_at,
-        given_name,
-        online,
-        tags,
-    } = node;
-    Ok(Node {
-        id: NodeId(id(node_id, "node.id")?),
-        name: shown(&name, LONGEST_NAME),
-        given_name: shown(&given_name, LONGEST_NAME),
-        user: owner.map(user).transpose()?.map(|user| user.id),
-        online,
-        pre_auth_key: pre_auth_key
-            .map(|key| id(key.id, "node.pre_auth_key.id"))
-            .transpose()?
-            .map(KeyId),
-        tags,
-        created_at: time(created_at)?,
-        last_seen: time(last_seen)?,
-        expiry: time(expiry)?.filter(|&end| end > Timestamp::UNIX_EPOCH),
     })
 }
 
@@ -130,19 +47,12 @@ fn time(time: Option<Time>) -> Result<Option<Timestamp>, String> {
     .transpose()
 }
 
-fn id(id: u64, name: &str) -> Result<u64, String> {
-    match id {
-        0 => Err(format!("a message without {name:?}")),
-        id => Ok(id),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
     use sidescale_proto::{Time, v1};
 
-    use super::{api_key, node, pre_auth_key, time, to_proto, user};
+    use super::{api_key, time, to_proto};
 
     #[test]
     fn times_come_back_as_they_went() {
@@ -165,13 +75,8 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_without_an_id() {
-        assert!(user(v1::User::default()).is_err());
-        assert!(api_key(v1::ApiKey::default()).is_err());
-        assert!(node(v1::Node::default()).is_err());
-        let Err(problem) = pre_auth_key(v1::PreAuthKey::default()) else {
-            panic!("taken");
-        };
-        assert_eq!(problem, r#"a message without "pre_auth_key.id""#);
+    fn no_api_key_is_without_an_id() {
+        let problem = api_key(v1::ApiKey::default()).unwrap_err();
+        assert_eq!(problem, r#"a message without "api_key.id""#);
     }
 }

@@ -3,7 +3,6 @@
 use jiff::Timestamp;
 
 use super::{Error, HeadscaleRest, wire};
-use crate::control_plane::objects::is_plain;
 use crate::control_plane::{ApiKey, ApiKeyId, MintedApiKey};
 
 impl HeadscaleRest {
@@ -25,20 +24,6 @@ impl HeadscaleRest {
         let answer = self
             .post("/api/v1/apikey/expire", &wire::ById::new(id.0))
             .await?;
-        self.parse(answer, "an empty JSON object", wire::nothing)
-    }
-
-    pub(in crate::control_plane) async fn delete_api_key(&self, key: &ApiKey) -> Result<(), Error> {
-        let path = format!("/api/v1/apikey/{}", key.prefix);
-        if !is_plain(&key.prefix) {
-            let message = format!("no key is named by {:?}; it was not sent", key.prefix);
-            return Err(Error::Refused {
-                at: self.at("DELETE", &path),
-                status: 400,
-                message,
-            });
-        }
-        let answer = self.delete(&path).await?;
         self.parse(answer, "an empty JSON object", wire::nothing)
     }
 }

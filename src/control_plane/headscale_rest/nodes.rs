@@ -28,18 +28,9 @@ impl HeadscaleRest {
             });
         }
         let path = format!("/api/v1/node/{}/rename/{name}", id.0);
-        self.change_node(id, &path, Some(name)).await
-    }
-
-    pub(in crate::control_plane) async fn expire_node(&self, id: NodeId) -> Result<Node, Error> {
-        self.change_node(id, &format!("/api/v1/node/{}/expire", id.0), None)
-            .await
-    }
-
-    async fn change_node(&self, id: NodeId, path: &str, name: Option<&str>) -> Result<Node, Error> {
-        let answer = self.post(path, &serde_json::json!({})).await?;
+        let answer = self.post(&path, &serde_json::json!({})).await?;
         self.parse(answer, "the node as it is now", |body| {
-            wire::changed_node(body, id, name)
+            wire::renamed_node(body, id, name)
         })
     }
 }

@@ -138,7 +138,8 @@ impl HeadscaleRest {
         }
     }
 
-    async fn in_time<T>(
+    /// Gives a call up after the deadline.
+    pub(super) async fn in_time<T>(
         &self,
         at: &At,
         whole: impl Future<Output = Result<T, Error>>,

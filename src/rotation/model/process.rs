@@ -11,11 +11,7 @@ use sidescale_webhook::profile::Policy;
 use super::doors::Door;
 use crate::clock::Clock;
 use crate::control_plane::KeyId;
-use crate::events::Events;
-use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::pods::Pods;
-use crate::rotation::Checkpoint;
 use crate::rotation::context::Context;
 use crate::rotation::demand::{Demands, SecretRef};
 use crate::rotation::owner::Installation;
@@ -48,18 +44,15 @@ impl Process {
     ) -> Self {
         let clock = Clock::scaled(door.world().now + skew, 0.0);
         let context = Context {
-            store: Store::Model(door.clone()),
-            policy: Arc::clone(policy),
-            clock: clock.clone(),
-            events: Events::log(clock.clone()),
-            metrics: Arc::clone(metrics),
-            health: Arc::<Health>::default(),
-            installation: installation(),
-            flags: String::new(),
-            writer: uuid::Uuid::new_v4().simple().to_string(),
             respect: Duration::from_secs(120),
-            notebook: Checkpoint::default(),
-            pods: Pods::none(),
+            ..Context::alone(
+                Store::Model(door.clone()),
+                Arc::clone(policy),
+                clock.clone(),
+                Arc::clone(metrics),
+                installation(),
+                uuid::Uuid::new_v4().simple().to_string(),
+            )
         };
         let mut rotation = Loop::new(Arc::new(context), waker::queue().0);
         rotation.take(demands.clone());

@@ -82,7 +82,7 @@ impl World<'_> {
     /// Expires all keys, and leaves none or one that lives an hour.
     pub(super) fn prepare(&self, during: During) -> Result<()> {
         if let Ok(key) = self.key() {
-            let (api_key, now) = (self.control_plane(&key)?, Timestamp::now());
+            let (client, now) = (self.client(&key)?, Timestamp::now());
             let mut rows = self.list(&key)?;
             rows.retain(|row| row.expiration.is_some_and(|end| now < end));
             // The last is the one that the calls use.
@@ -90,7 +90,7 @@ impl World<'_> {
             let own = api_key_prefix(&value).context("no API key")?;
             rows.sort_by_key(|row| row.prefix == own);
             for row in rows {
-                self.runtime.block_on(api_key.expire_api_key(row.id))?;
+                self.runtime.block_on(client.expire(row.id))?;
             }
             let arguments = ["delete", "secret", SECRET, "--namespace", &self.namespace];
             self.api.kubectl().run(&arguments)?;

@@ -63,7 +63,6 @@ fn api() -> Router<Embedded> {
         .route("/api/v1/node/{id}/rename/{name}", post(rename_node))
         .route("/api/v1/apikey", get(list_api_keys).post(create_api_key))
         .route("/api/v1/apikey/expire", post(expire_api_key))
-        .route("/api/v1/apikey/{prefix}", delete(delete_api_key))
         .fallback(no_route)
 }
 
@@ -413,12 +412,5 @@ async fn expire_api_key(Shared(server): Shared<Embedded>, body: Bytes) -> HttpRe
     match server.inner().state.expire_api_key(id, prefix, now) {
         Ok(()) => reply::done(&json!({})),
         Err(problem) => reply::failed(flavour, "getting api key", &problem),
-    }
-}
-
-async fn delete_api_key(Shared(server): Shared<Embedded>, Path(prefix): Path<String>) -> HttpReply {
-    match server.inner().state.delete_api_key(None, Some(&prefix)) {
-        Ok(()) => reply::done(&json!({})),
-        Err(problem) => reply::failed(server.shared.flavour, "getting api key", &problem),
     }
 }

@@ -41,16 +41,6 @@ impl ServerState {
         Ok(())
     }
 
-    pub(in crate::commands::demo::headscale) fn delete_api_key(
-        &mut self,
-        id: Option<u64>,
-        prefix: Option<&str>,
-    ) -> Result<(), StateError> {
-        let index = self.find_api_key(id, prefix)?;
-        self.api_keys.remove(index);
-        Ok(())
-    }
-
     /// Finds an API key by its id, or by its prefix in any of the three accepted forms.
     fn find_api_key(&self, id: Option<u64>, prefix: Option<&str>) -> Result<usize, StateError> {
         let prefix = prefix.map(|prefix| {
