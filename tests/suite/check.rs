@@ -275,7 +275,7 @@ async fn a_pod_is_looked_at_from_the_webhook_to_its_node() {
     );
     let (_, said) = type_in(&answers, &["web-1"]).await;
     assert!(
-        said.contains("has no usable API key") && said.contains("is the placeholder of an example"),
+        said.contains("has no usable API key") && said.contains("is a placeholder from an example"),
         "{said}"
     );
 }

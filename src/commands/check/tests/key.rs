@@ -42,7 +42,7 @@ fn says_what_is_wrong_with_the_secret() {
             |world| world.secret.labels.clear(),
             Level::Fail,
             "secret",
-            "was not made by Sidescale",
+            "was not created by Sidescale",
             "kubectl annotate secret headscale-auth-keys --namespace shop sidescale.io/adopt=true",
         ),
         (
@@ -110,7 +110,7 @@ fn says_of_what_kind_the_value_is() {
             |world| world.value(&format!("{}\n{}", value(), value())),
             Level::Fail,
             "value",
-            "line break within",
+            "or a line break",
             rotate,
         ),
         (
