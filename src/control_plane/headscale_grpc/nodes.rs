@@ -52,6 +52,6 @@ impl HeadscaleGrpc {
         let node = read::required(node, "node")
             .and_then(read::node)
             .and_then(|node| checks::changed_node(node, id, name));
-        self.expect(call, "the node as it is now", node)
+        self.expect(call, "the changed node", node)
     }
 }

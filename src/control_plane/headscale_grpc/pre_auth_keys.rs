@@ -48,7 +48,7 @@ impl HeadscaleGrpc {
             .and_then(|(key, value)| checks::minted(key, value, new));
         self.expect(
             "CreatePreAuthKey",
-            "the new pre-auth key as it was asked for",
+            "the new pre-auth key as requested",
             minted,
         )
     }

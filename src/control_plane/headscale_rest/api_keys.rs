@@ -31,7 +31,7 @@ impl HeadscaleRest {
     pub(in crate::control_plane) async fn delete_api_key(&self, key: &ApiKey) -> Result<(), Error> {
         let path = format!("/api/v1/apikey/{}", key.prefix);
         if !is_plain(&key.prefix) {
-            let message = format!("no key is named by {:?}; it was not sent", key.prefix);
+            let message = format!("{:?} names no key; it was not sent", key.prefix);
             return Err(Error::Refused {
                 at: self.at("DELETE", &path),
                 status: 400,
