@@ -64,7 +64,7 @@ pub async fn run(
 async fn readyz(State(admin): State<Admin>) -> Response {
     let mut text = String::new();
     for (part, report) in admin.health.reports() {
-        let mark = if report.ok { "ok" } else { "trouble" };
+        let mark = if report.ok { "ok" } else { "problem" };
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{} {mark}: {}", part.as_str(), report.detail);
     }

@@ -103,7 +103,7 @@ async fn until_stopped(
 ) -> anyhow::Result<()> {
     tokio::select! {
         result = command => result,
-        () = shutdown.cancelled() => Err(anyhow::anyhow!("stopped before it was done")),
+        () = shutdown.cancelled() => Err(anyhow::anyhow!("stopped before it had finished")),
     }
 }
 
@@ -137,7 +137,7 @@ where
     };
     tokio::select! {
         result = command(shutdown.clone()) => result,
-        () = signals => Err(anyhow::anyhow!("a second signal came before everything had ended")),
+        () = signals => Err(anyhow::anyhow!("received a second signal before shutdown was complete")),
     }
 }
 

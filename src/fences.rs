@@ -86,11 +86,9 @@ impl Fence {
     fn danger(self) -> &'static str {
         match self {
             Self::Secrets => {
-                "create a Secret of any name and type, also a token of another account"
+                "create a Secret of any name and type, including a token of another account"
             }
-            Self::Webhooks => {
-                "have every object of the cluster sent to any URL, and change every pod"
-            }
+            Self::Webhooks => "send every object of the cluster to any URL, and change every pod",
             Self::Events => "write Events in the name of any component",
             Self::Evictions => "evict pods of the cluster's own namespaces",
             Self::Pods => "change the image of any pod",
@@ -153,7 +151,7 @@ pub(crate) fn judge(policy: &str, answer: &DryRunAnswer) -> FenceVerdict {
     if reason == "AlreadyExists" || code == 429 && budget {
         return FenceVerdict::Open;
     }
-    FenceVerdict::Unknown(format!("refused with {code} {reason}: {}", cut(message)))
+    FenceVerdict::Unknown(format!("denied with {code} {reason}: {}", cut(message)))
 }
 
 /// Returns the worst of several verdicts on one fence.
@@ -192,8 +190,9 @@ pub(crate) fn next(since_start: Duration, worst: &FenceVerdict) -> NextRound {
 pub(crate) fn notice(fence: Fence, installation: &str) -> String {
     let policy = fence.policy(installation);
     format!(
-        "ValidatingAdmissionPolicy {policy} does not refuse what it must: a stolen token of Sidescale could {}. Run helm upgrade \
-         with the release's values, then kubectl get validatingadmissionpolicies,validatingadmissionpolicybindings {policy}",
+        "ValidatingAdmissionPolicy {policy} does not deny what it must: with a stolen token of Sidescale, an attacker \
+         could {}. Run helm upgrade with the release's values, then kubectl get \
+         validatingadmissionpolicies,validatingadmissionpolicybindings {policy}",
         fence.danger()
     )
 }
@@ -227,7 +226,7 @@ mod tests {
         let by_another = by_policy.replace("sidescale-secrets", "no-secrets-today");
         let quota = "secrets \"x\" is forbidden: exceeded quota: few, requested: count/secrets=1, used: 1, limited: 1";
         let unknown = |code: u16, reason: &str, message: &str| {
-            FenceVerdict::Unknown(format!("refused with {code} {reason}: {message}"))
+            FenceVerdict::Unknown(format!("denied with {code} {reason}: {message}"))
         };
         let table = [
             (DryRunAnswer::Admitted, FenceVerdict::Open),

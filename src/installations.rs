@@ -78,8 +78,8 @@ impl Installations {
                     "Another release of Sidescale rotates keys in this cluster: rotation disabled until that release is uninstalled"
                 );
                 let detail = format!(
-                    "release {other} came first and rotates the keys of this cluster: this one, {}, does not; uninstall one of \
-                     them",
+                    "release {other} was installed first and rotates the keys of this cluster: this release, {}, does not; \
+                     uninstall one of them",
                     self.own
                 );
                 health.problem(Part::Rotation, detail);

@@ -85,8 +85,7 @@ fn filter(text: &str) -> Result<String, String> {
         let target = target.split('[').next().unwrap_or_default();
         if is_leaky(target.trim()) && level.parse().ok() != Some(LevelFilter::OFF) {
             return Err(format!(
-                "{directive:?} would log what the API server answers, and with it keys: leave it out, kube_client is \
-                 always off"
+                "{directive:?} would log the API server's answers, including keys: omit it, kube_client is always off"
             ));
         }
     }
@@ -125,7 +124,7 @@ mod tests {
             "kube_client=nonsense",
         ] {
             let error = filter(refused).unwrap_err();
-            assert!(error.contains("leave it out"), "{refused}: {error}");
+            assert!(error.contains("omit it"), "{refused}: {error}");
         }
         assert!(filter("sidescale=loud").is_err());
     }

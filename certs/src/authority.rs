@@ -49,7 +49,7 @@ pub enum AuthorityError {
     #[error("the authority's private key does not belong to its certificate")]
     Mismatch,
     /// The certificate may not sign.
-    #[error("the certificate is not a certificate authority's")]
+    #[error("the certificate is not that of a certificate authority")]
     NoAuthority,
 }
 
@@ -257,7 +257,7 @@ mod tests {
             (
                 &plain_pem,
                 &plain_key,
-                "the certificate is not a certificate authority's",
+                "the certificate is not that of a certificate authority",
             ),
         ];
         for (certificate, key, message) in table {

@@ -204,7 +204,7 @@ impl TokenKeeper {
         if let Some(intent) = &record.intent {
             match self.respected(intent, now) {
                 Some(end) => until = until.min(end),
-                None => return self.give_up(look, None, "its writer has ended"),
+                None => return self.give_up(look, None, "its writer has stopped"),
             }
         }
         if let Some(repaired) = self.repair(look, current) {

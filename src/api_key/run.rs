@@ -57,10 +57,10 @@ pub enum TokenProblem {
         source: control_plane::Error,
     },
     /// A new key was of no use, and was expired again.
-    #[error("a new API key was given up: {0}")]
+    #[error("discarded the new API key: {0}")]
     GivenUp(&'static str),
     /// Another writer changes the Secret as fast as Sidescale.
-    #[error("Secret {namespace}/{name} was changed {ROUNDS} times in a row by somebody else")]
+    #[error("Secret {namespace}/{name} was changed {ROUNDS} times in a row by another writer")]
     Restless {
         /// Namespace of the Secret.
         namespace: String,

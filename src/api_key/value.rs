@@ -86,19 +86,21 @@ pub fn flaw(value: &str) -> Option<&'static str> {
         None
     } else if begins(&["hskey-auth-", "tskey-auth-"]) {
         Some(
-            "is a pre-auth key, with which nodes join: want what \"headscale apikeys create\" prints",
+            "is a pre-auth key, which is for nodes: want the API key that \"headscale apikeys create\" prints",
         )
     } else if begins(&[TWICE]) {
         Some(
-            "was encoded with base64 twice: want the key itself under stringData, or encoded once under data",
+            "is base64-encoded twice: want the key itself under stringData, or encoded once under data",
         )
     } else if has(&["YOUR", "REPLACE", "CHANGE", "<", "..."]) {
-        Some("is the placeholder of an example: want what \"headscale apikeys create\" prints")
+        Some(
+            "is a placeholder from an example: want the API key that \"headscale apikeys create\" prints",
+        )
     } else if value.bytes().all(|byte| byte.is_ascii_graphic()) {
         None
     } else {
         Some(
-            "has white space, a line break or bytes that are no text within: want the one line that \"headscale apikeys create\" prints",
+            "contains white space, a line break or bytes that are not text: want the one line that \"headscale apikeys create\" prints",
         )
     }
 }
@@ -222,7 +224,7 @@ mod tests {
             ("YOUR_KEY_HERE".into(), Some("placeholder")),
             ("<key>".into(), Some("placeholder")),
             ("Warning: old\nhskey-api-abc".into(), Some("line break")),
-            ("\0".into(), Some("no text")),
+            ("\0".into(), Some("not text")),
         ] {
             let flaw = flaw(&value);
             let fits = match (flaw, want) {

@@ -132,7 +132,7 @@ pub async fn run(args: CheckArgs, out: &mut (dyn Write + Send)) -> Result<()> {
     let failed = findings.iter().filter(failed).count();
     if failed > 0 {
         bail!(
-            "{failed} of {} looks at pod {namespace}/{pod} failed",
+            "{failed} of {} checks of pod {namespace}/{pod} failed",
             findings.len()
         );
     }

@@ -61,8 +61,8 @@ pub async fn run(args: CleanupArgs, out: &mut (dyn Write + Send)) -> Result<()> 
     let release = Release::open(&release).await?;
     if release.policy.rotation.paused && !dry_run {
         bail!(
-            "rotation is paused everywhere, and so is cleaning: set rotation.paused to false in the configuration, or \
-             look with --dry-run"
+            "rotation is paused everywhere, and so is cleanup: set rotation.paused to false in the configuration, or use \
+             --dry-run"
         );
     }
     let context = Context::alone(
@@ -99,7 +99,7 @@ pub async fn clean(
     let mut planes = Vec::new();
     let (mut found, mut failed) = (0_usize, 0_usize);
     for name in context.policy.control_planes.keys() {
-        tell(&format!("Asking control plane {name}"));
+        tell(&format!("Reading control plane {name}"));
         match ask(context, name).await {
             Ok((plane, survey)) => planes.push((name, plane, survey)),
             Err(problem) => {
@@ -141,12 +141,15 @@ pub async fn clean(
     match found {
         0 if failed == 0 => writeln!(out, "nothing to remove")?,
         0 => {}
-        _ if dry_run => writeln!(out, "{found} to remove; without --dry-run they are")?,
+        _ if dry_run => writeln!(
+            out,
+            "{found} to remove; run without --dry-run to remove them"
+        )?,
         _ => {}
     }
     out.flush()?;
     if failed > 0 {
-        bail!("not all could be done: run it again, or leave it to Sidescale itself");
+        bail!("the cleanup is incomplete: run it again, or leave the rest to Sidescale");
     }
     Ok(())
 }
@@ -187,7 +190,7 @@ async fn installation(release: &Release) -> Result<Installation> {
     let system = api.get_metadata("kube-system").await;
     let system = system.map_err(|error| refused(error, "get namespace kube-system"))?;
     let Some(uid) = system.metadata.uid else {
-        bail!("namespace kube-system has no uid, by which the users of this cluster are told");
+        bail!("namespace kube-system has no uid, which identifies the users of this cluster");
     };
     Ok(Installation::new(
         &format!("{uid} {}", release.name),

@@ -131,10 +131,7 @@ async fn within(
     match tokio::time::timeout_at(end, done).await {
         Ok(done) => done,
         Err(_) => {
-            let problem = format!(
-                "not done when the {} s of the demo were over",
-                LIMIT.as_secs()
-            );
+            let problem = format!("not finished within the {} s of the demo", LIMIT.as_secs());
             Err(Failed { step, problem })
         }
     }

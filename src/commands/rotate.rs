@@ -100,23 +100,23 @@ pub async fn run(args: RotateArgs, out: &mut (dyn Write + Send)) -> Result<()> {
     let inventory = Inventory::read(&release, only).await?;
     let (chosen, left_out) = choose(&inventory, &targets)?;
     for (name, why) in left_out {
-        progress.done(&format!("{name}: left out: {why}"));
+        progress.done(&format!("{name}: skipped: {why}"));
     }
     let mut waiting = BTreeMap::new();
     for (secret, keys) in chosen {
         progress.doing(&format!(
-            "Asking for {} in Secret {secret}",
+            "Requesting {} in Secret {secret}",
             count(keys.len())
         ));
         ask(&release, &secret, &keys, revoke).await?;
         waiting.insert(secret, keys);
     }
     if waiting.is_empty() {
-        bail!("there is no key to replace: \"sidescale status\" shows those that there are");
+        bail!("there is no key to replace: \"sidescale status\" shows all keys");
     }
     let asked: usize = waiting.values().map(Vec::len).sum();
     if wait.is_zero() {
-        writeln!(out, "asked for {}", count(asked))?;
+        writeln!(out, "requested {}", count(asked))?;
         return Ok(());
     }
     let began = Instant::now();
@@ -161,7 +161,7 @@ async fn ask(release: &Release, name: &SecretRef, keys: &[Chosen], revoke: bool)
     };
     for _ in 0..TRIES {
         let Some(read) = release.store.read(namespace, secret).await? else {
-            bail!("Secret {name} was removed meanwhile: it is made again by itself");
+            bail!("Secret {name} was deleted in the meantime: Sidescale creates it again");
         };
         let record = record(name, &read)?;
         // An unreadable one is replaced: it requests nothing.
@@ -186,8 +186,8 @@ async fn ask(release: &Release, name: &SecretRef, keys: &[Chosen], revoke: bool)
         }
     }
     Err(anyhow!(
-        "Secret {name} was changed by somebody else {TRIES} times in a row: find out by whom with kubectl get secret \
-         {secret} -n {namespace} -o yaml --show-managed-fields"
+        "Secret {name} was changed by another writer {TRIES} times in a row: find it with kubectl get secret {secret} -n \
+         {namespace} -o yaml --show-managed-fields"
     ))
 }
 
@@ -202,8 +202,8 @@ fn late(waiting: &BTreeMap<SecretRef, Vec<Chosen>>, wait: Duration) -> String {
     });
     let names = Vec::from_iter(names).join(", ");
     format!(
-        "not replaced within {} s: {names}: the request stands and is done as soon as it can be; \"sidescale status\" \
-         says what is in the way",
+        "not replaced within {} s: {names}: the request remains, and Sidescale carries it out as soon as it can; \"sidescale \
+         status\" shows the cause",
         wait.as_secs()
     )
 }

@@ -405,7 +405,8 @@ fn client_authority(path: &Path) -> anyhow::Result<ClientAuthority> {
     };
     read().with_context(|| {
         format!(
-            "--client-ca {}: the authority of the certificate that the API server shows to webhooks, or no flag at all",
+            "--client-ca {}: want the authority of the certificate that the API server presents to webhooks, or omit the \
+             flag",
             path.display()
         )
     })
@@ -450,7 +451,7 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
         bound => bound,
     };
     bound.with_context(|| {
-        format!("listen on {address}: choose another address, or end what listens there")
+        format!("listen on {address}: choose another address, or stop what listens there")
     })
 }
 

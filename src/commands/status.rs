@@ -72,7 +72,7 @@ pub async fn run(args: StatusArgs, out: &mut (dyn Write + Send)) -> Result<()> {
     let mut planes: BTreeMap<String, PlaneView> = BTreeMap::new();
     if verifying {
         for (name, config) in &release.policy.control_planes {
-            progress.doing(&format!("Asking control plane {name}"));
+            progress.doing(&format!("Reading control plane {name}"));
             planes.insert(name.clone(), verify::view(&release, name, config).await);
         }
     }
@@ -104,10 +104,7 @@ pub async fn run(args: StatusArgs, out: &mut (dyn Write + Send)) -> Result<()> {
     out.flush()?;
     let wrong = report.unverified();
     if wrong > 0 {
-        bail!(
-            "{wrong} of {} keys are not as they should be",
-            report.keys.len()
-        );
+        bail!("{wrong} of {} keys have problems", report.keys.len());
     }
     Ok(())
 }

@@ -98,7 +98,7 @@ impl EditReports {
         self.metrics.config.in_force.set(i64::from(all));
         if all {
             self.health
-                .ok(Part::Configuration, "what the file says is in force");
+                .ok(Part::Configuration, "the current file is in effect");
         }
     }
 
@@ -109,7 +109,7 @@ impl EditReports {
         self.tell(
             false,
             "ConfigurationTaken",
-            "what it says is in force".to_owned(),
+            "the new configuration is in effect".to_owned(),
         );
     }
 
@@ -121,7 +121,7 @@ impl EditReports {
             "Configuration rejected: the previous one stays in effect"
         );
         let note = format!(
-            "{error}; the configuration before it stays in force until this is mended, and a process that starts now does not start"
+            "{error}; the previous configuration stays in effect until this is fixed, and a process that starts now fails"
         );
         self.health.problem(Part::Configuration, note.as_str());
         self.tell(true, "ConfigurationRefused", note);

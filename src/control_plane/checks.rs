@@ -9,7 +9,7 @@ use crate::key_value::KeyValue;
 /// Compares a new user with the requested name.
 pub(super) fn created_user(user: User, name: &str) -> Result<User, String> {
     if user.name != name {
-        return Err(format!("user {:?} (asked for {name:?})", user.name));
+        return Err(format!("user {:?} (requested {name:?})", user.name));
     }
     Ok(user)
 }
@@ -29,7 +29,7 @@ pub(super) fn minted(
     }
     if key.user != Some(asked.user) {
         return Err(format!(
-            "a key of user {} (asked for user {})",
+            "a key of user {} (requested user {})",
             key.user
                 .map_or_else(|| "none".to_owned(), |user| user.0.to_string()),
             asked.user.0
@@ -40,7 +40,7 @@ pub(super) fn minted(
         ("ephemeral", key.ephemeral, asked.ephemeral),
     ] {
         if got != want {
-            return Err(format!("a key with {field} {got} (asked for {want})"));
+            return Err(format!("a key with {field} {got} (requested {want})"));
         }
     }
     // A database may drop the fraction of a second.
@@ -53,13 +53,13 @@ pub(super) fn minted(
         > 1
     {
         return Err(format!(
-            "a key that expires {expiration} (asked for {})",
+            "a key that expires {expiration} (requested {})",
             asked.expiration
         ));
     }
     if sorted(&key.tags) != sorted(&asked.tags) {
         return Err(format!(
-            "a key with tags {:?} (asked for {:?})",
+            "a key with tags {:?} (requested {:?})",
             key.tags, asked.tags
         ));
     }
@@ -89,11 +89,11 @@ pub(super) fn minted_api_key(value: KeyValue) -> Result<MintedApiKey, String> {
 /// Compares a renamed node with the request.
 pub(super) fn renamed_node(node: Node, id: NodeId, name: &str) -> Result<Node, String> {
     if node.id != id {
-        return Err(format!("node {} (asked for {})", node.id.0, id.0));
+        return Err(format!("node {} (requested {})", node.id.0, id.0));
     }
     if node.given_name != name {
         return Err(format!(
-            "a node named {:?} (asked for {name:?})",
+            "a node named {:?} (requested {name:?})",
             node.given_name
         ));
     }

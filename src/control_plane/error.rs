@@ -23,7 +23,7 @@ impl At {
     /// What to check if nothing answers.
     fn way(&self) -> &'static str {
         if self.on_socket() {
-            "check that Headscale runs, that the folder of its socket is shared with it, and that unix_socket_permission lets this user in"
+            "check that Headscale runs, that it shares its socket's directory, and that unix_socket_permission admits this user"
         } else {
             "check apiUrl, DNS and network policies"
         }
@@ -34,7 +34,7 @@ impl At {
         if self.on_socket() {
             "check that it is Headscale's socket"
         } else {
-            "check that apiUrl leads to Headscale itself and not to a proxy or login page"
+            "check that apiUrl points to Headscale itself and not to a proxy or login page"
         }
     }
 }
@@ -71,7 +71,7 @@ pub enum Error {
     },
     /// Its certificate is not trusted.
     #[error(
-        "{at}: certificate refused ({cause}): want one for this host that a trusted authority signed; set caBundle to the PEM of a private authority"
+        "{at}: certificate rejected ({cause}): want one for this host, signed by a trusted authority; for a private authority, set caBundle to its PEM"
     )]
     Untrusted {
         at: At,
@@ -80,7 +80,7 @@ pub enum Error {
     },
     /// No complete answer in time.
     #[error(
-        "{at}: no whole answer within {after:?}: check the load of the server and of what stands before it"
+        "{at}: no complete answer within {after:?}: check the load of the server and of any proxy in front of it"
     )]
     TimedOut {
         /// The call.
@@ -89,7 +89,7 @@ pub enum Error {
     },
     /// The API key is not accepted.
     #[error(
-        "{at} answered 401: the API key is unknown, expired or deleted; make one with \"headscale apikeys create --expiration 90d\" and put it into the Secret that apiKeySecret names"
+        "{at} answered 401: the API key is unknown, expired or deleted; create one with \"headscale apikeys create --expiration 90d\" and put it into the Secret that apiKeySecret names"
     )]
     Unauthorized {
         /// The call.
@@ -119,7 +119,7 @@ pub enum Error {
     },
     /// A proxy reports that Headscale is unavailable.
     #[error(
-        "{at} answered {status} with {answered}, as a proxy does whose server is away: want a running Headscale behind it; check that its pod is ready and what its log says"
+        "{at} answered {status} with {answered}, as a proxy does when its server is down: want a running Headscale behind it; check that its pod is ready, and read its log"
     )]
     Away {
         at: At,
@@ -129,7 +129,7 @@ pub enum Error {
     },
     /// The answer exceeds the limit.
     #[error(
-        "{at} answered more than {limit} bytes: nothing of it is used; check that apiUrl leads to Headscale itself"
+        "{at} answered more than {limit} bytes: the answer is discarded; check that apiUrl points to Headscale itself"
     )]
     TooLarge {
         /// The call.
@@ -138,7 +138,7 @@ pub enum Error {
     },
     /// A list has more rows than are kept.
     #[error(
-        "{at} lists more than 200000 rows, or more than 24 MiB of them: it is not read whole, and nothing is decided by what it does not list; delete expired pre-auth keys, unused users and nodes there"
+        "{at} lists more than 200000 rows, or more than 24 MiB of them: Sidescale does not read all of them, and treats unread rows as unknown; delete expired pre-auth keys, unused users and nodes there"
     )]
     TooManyRows {
         /// The call.
@@ -146,8 +146,8 @@ pub enum Error {
     },
     /// A new key has an invalid value.
     #[error(
-        "control plane {control_plane:?}: the new {what} has not the form of one (\"{begins}…\", at most 128 characters): it is not used, and {}; check that apiUrl leads to Headscale itself",
-        match ended { true => "was expired again", false => "could not be expired: expire it there" }
+        "control plane {control_plane:?}: the new {what} does not have the form of one (\"{begins}…\", at most 128 characters): it is not used, and {}; check that apiUrl points to Headscale itself",
+        match ended { true => "was expired", false => "could not be expired: expire it there" }
     )]
     MalformedKey {
         /// The control plane's name in the configuration.
@@ -177,7 +177,7 @@ pub enum Error {
         message: String,
     },
     /// The server refused; a gRPC code counts as the status that Headscale's own gateway gives for it.
-    #[error("{at} answered {status}: {message:?}: want 200; the log of the server says more")]
+    #[error("{at} answered {status}: {message:?}: want 200; see the server's log")]
     Refused {
         at: At,
         status: u16,
@@ -186,7 +186,7 @@ pub enum Error {
     },
     /// Deleting a user would delete every pre-auth key of the server; no call was made.
     #[error(
-        "control plane {control_plane:?}: user {user} is not deleted on Headscale {version}: it would delete every pre-auth key of the server with it; upgrade to 0.29 or newer, or leave the user"
+        "control plane {control_plane:?}: user {user} is not deleted on Headscale {version}: that would also delete every pre-auth key of the server; upgrade to 0.29 or newer, or keep the user"
     )]
     DeletesAllKeys {
         /// The control plane's name in the configuration.

@@ -74,7 +74,7 @@ impl HeadscaleGrpc {
         match health.await {
             Ok(_) => {}
             Err(Error::Refused { status: 501, .. }) => {
-                return Err(unsupported("0.26 or older (it does not tell its health)"));
+                return Err(unsupported("0.26 or older (it does not report its health)"));
             }
             Err(error) => return Err(error),
         }
@@ -178,7 +178,7 @@ fn not_grpc(at: At, answered: String) -> Error {
         at,
         status: 200,
         answered,
-        expected: "an answer by gRPC",
+        expected: "a gRPC answer",
     }
 }
 

@@ -62,7 +62,7 @@ impl HeadscaleRest {
             || api_key.expose().trim().is_empty()
         {
             return Err(invalid(
-                "the API key is empty or has bytes that no HTTP header may hold: want what \"headscale apikeys create\" printed; put it into the Secret that apiKeySecret names"
+                "the API key is empty or contains bytes that are not allowed in an HTTP header: want what \"headscale apikeys create\" prints; put it into the Secret that apiKeySecret names"
                     .to_owned(),
             ));
         }
@@ -72,15 +72,18 @@ impl HeadscaleRest {
                 reqwest::Certificate::from_pem_bundle(pem.as_bytes()).unwrap_or_default();
             if authorities.is_empty() {
                 return Err(invalid(format!(
-                    "caBundle holds no certificate ({} bytes): want PEM that begins with -----BEGIN CERTIFICATE-----",
+                    "caBundle contains no certificate ({} bytes): want PEM that begins with -----BEGIN CERTIFICATE-----",
                     pem.len()
                 )));
             }
             builder = builder.tls_certs_only(authorities);
         }
-        let client = builder
-            .build()
-            .map_err(|error| invalid(format!("no TLS client: {}", causes::innermost(&error))))?;
+        let client = builder.build().map_err(|error| {
+            invalid(format!(
+                "cannot create a TLS client: {}",
+                causes::innermost(&error)
+            ))
+        })?;
         Ok(Self {
             name,
             shown: base.clone(),
@@ -101,7 +104,10 @@ impl HeadscaleRest {
             .build()
             .map_err(|error| Error::InvalidEndpoint {
                 control_plane: name.clone(),
-                problem: format!("no client: {}", causes::innermost(&error)),
+                problem: format!(
+                    "cannot create an HTTP client: {}",
+                    causes::innermost(&error)
+                ),
             })?;
         Ok(Self {
             name,
@@ -145,7 +151,7 @@ impl HeadscaleRest {
         };
         if answer.status == StatusCode::NOT_FOUND && self.tells_health().await? {
             return Err(unsupported(
-                "0.26 or older (it does not tell its version)".to_owned(),
+                "0.26 or older (it does not report its version)".to_owned(),
             ));
         }
         let text = self.parse(answer, "Headscale's version as JSON", wire::version)?;

@@ -301,7 +301,7 @@ fn required<T>(field: Option<T>, name: &str) -> Result<T, String> {
 fn id(field: Option<BoundedText<LONGEST_NAME>>, name: &str) -> Result<u64, String> {
     let BoundedText(text) = required(field, name)?;
     match text.parse() {
-        Ok(0) | Err(_) => Err(format!("a {name:?} that is no positive number")),
+        Ok(0) | Err(_) => Err(format!("a {name:?} that is not a positive number")),
         Ok(id) => Ok(id),
     }
 }

@@ -264,9 +264,9 @@ fn detail(verdicts: &[(Fence, FenceVerdict)], installation: &str) -> String {
         }
         // Writing to a String cannot fail.
         let _ = match verdict {
-            FenceVerdict::Closed => write!(text, "{} holds", fence.as_str()),
+            FenceVerdict::Closed => write!(text, "{} is closed", fence.as_str()),
             FenceVerdict::Unknown(why) => {
-                write!(text, "{} could not be tried: {why}", fence.as_str())
+                write!(text, "{} could not be tested: {why}", fence.as_str())
             }
             FenceVerdict::Open => write!(
                 text,

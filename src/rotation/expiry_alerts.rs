@@ -163,23 +163,24 @@ fn note(secret: &SecretRef, worst: &MostUrgent<'_>, flags: &str) -> String {
     let SecretRef { namespace, name } = secret;
     let others = match count {
         0 | 1 => String::new(),
-        2 => ", and one more of this Secret,".to_owned(),
-        n => format!(", and {} more of this Secret,", n - 1),
+        2 => " (and one more of this Secret)".to_owned(),
+        n => format!(" (and {} more of this Secret)", n - 1),
     };
     let what = match ending {
         ExpiryAlert::Overdue => {
-            format!("was to be renewed at {due:.0} and was not; it ends at {expires:.0}")
+            format!("should have been renewed at {due:.0} and was not; it expires at {expires:.0}")
         }
         ExpiryAlert::Expiring => format!(
-            "ends within seven days, at {expires:.0}, and was to be renewed at {due:.0}: then no new pod joins"
+            "expires within seven days, at {expires:.0}, and should have been renewed at {due:.0}: once it has expired, no \
+             new pod can join"
         ),
         ExpiryAlert::Expired => format!(
-            "ended at {expires:.0} and was not renewed: no new pod joins, and those that run stay connected"
+            "expired at {expires:.0} and was not renewed: new pods cannot join, and running pods stay connected"
         ),
     };
     format!(
-        "key {data_key}{others} {what}. Its state is {}: kubectl events -n {namespace} --for secret/{name} says what \
-         is in the way; once that is gone it is renewed by itself, or at once by sidescale rotate --now \
+        "key {data_key}{others} {what}. Its state is {}: kubectl events -n {namespace} --for secret/{name} shows the cause; \
+         once that is fixed, Sidescale renews the key by itself, or at once with sidescale rotate --now \
          {namespace}/{service}{flags}",
         state.as_str()
     )
@@ -275,7 +276,7 @@ mod tests {
         let overdue = tell(at(82 * DAY)).unwrap();
         assert_eq!((overdue.reason, overdue.warning), ("KeyOverdue", true));
         for part in [
-            "key b, and one more of this Secret,",
+            "key b (and one more of this Secret)",
             "1970-03-22T00:00:00Z",
             "state is Degraded",
             "kubectl events -n shop --for secret/headscale-auth-keys",
@@ -286,6 +287,10 @@ mod tests {
         assert_eq!(tell(at(84 * DAY)).unwrap().reason, "KeyExpiring");
         let expired = tell(at(90 * DAY)).unwrap();
         assert_eq!(expired.reason, "KeyExpired");
-        assert!(expired.note.starts_with("key b ended"), "{}", expired.note);
+        assert!(
+            expired.note.starts_with("key b expired"),
+            "{}",
+            expired.note
+        );
     }
 }

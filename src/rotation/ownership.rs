@@ -36,8 +36,8 @@ pub(crate) fn ownership(secret: &StoredSecret) -> (Ownership, Record, Option<Pro
     if !ours && !is(ADOPT) {
         let (label, value) = MANAGED_BY;
         return not_ours(format!(
-            "Secret {name} was not made by Sidescale: it lacks the label {label}={value}, so it is read and never \
-             written; hand it over with: kubectl annotate secret {} -n {} {ADOPT}=true; or have the operator set \
+            "Secret {name} was not created by Sidescale: it lacks the label {label}={value}, so Sidescale does not write to \
+             it; hand it over with: kubectl annotate secret {} -n {} {ADOPT}=true; or ask the operator to set \
              authKeySecretName in the profile to another name",
             name.name, name.namespace
         ));

@@ -39,7 +39,7 @@ impl From<Error> for Problem {
         let mut message = error.to_string();
         if matches!(error, Error::Refused { status: 403, .. }) {
             message.push_str(
-                "; the API key has too few rights for that call: want one that \"headscale apikeys create\" makes",
+                "; the API key lacks the permission for this call: want one that \"headscale apikeys create\" prints",
             );
         }
         Self {

@@ -56,7 +56,8 @@ pub struct Record {
 pub enum RecordError {
     /// A newer program wrote it.
     #[error(
-        "data key \"{DATA_KEY}\" has version {found}, this program knows {VERSION}: run the newer version again"
+        "data key \"{DATA_KEY}\" has version {found}, and this version of Sidescale knows only {VERSION}: run the newer \
+         version again"
     )]
     Newer {
         /// Version of the document.
@@ -64,12 +65,12 @@ pub enum RecordError {
     },
     /// It is not a record.
     #[error(
-        "data key \"{DATA_KEY}\" cannot be read ({0}): put it back as it was, or delete that data key to have all keys made anew"
+        "data key \"{DATA_KEY}\" cannot be read ({0}): restore it, or delete that data key to have all keys created again"
     )]
     Damaged(serde_json::Error),
     /// It is larger than this program ever writes.
     #[error(
-        "data key \"{DATA_KEY}\" has {found} bytes, more than {LARGEST}: delete that data key to have all keys made anew"
+        "data key \"{DATA_KEY}\" has {found} bytes, more than {LARGEST}: delete that data key to have all keys created again"
     )]
     TooLarge {
         /// Its size in bytes.
@@ -77,7 +78,7 @@ pub enum RecordError {
     },
     /// The Secret has more labels, annotations, owners or data keys than Sidescale ever writes; its data was not read.
     #[error(
-        "it has more labels, annotations, owners or data keys than a Secret of keys may have: take out what others put there"
+        "it has more labels, annotations, owners or data keys than a Secret of keys may have: remove what others added"
     )]
     Oversized,
 }

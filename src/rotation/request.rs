@@ -37,7 +37,7 @@ pub struct Requests(BTreeMap<String, RotationRequest>);
 #[derive(Debug, thiserror::Error)]
 #[error(
     "annotation \"{ANNOTATION}\" is {value}: want what \"sidescale rotate --now\" writes, such as \
-     {{\"api-authkey\":{{\"replaces\":7,\"revoke\":false}}}}; remove it, and ask again with that command"
+     {{\"api-authkey\":{{\"replaces\":7,\"revoke\":false}}}}; remove it, and run that command again"
 )]
 pub struct Unreadable {
     /// The value for messages: quoted, and cut if long.

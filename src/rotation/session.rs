@@ -94,8 +94,8 @@ impl Session {
                 .map(String::as_str)
                 .collect();
             let message = format!(
-                "control plane \"{name}\" is not in the configuration, which has {}: add it under controlPlanes, or \
-                 take the annotation sidescale.io/control-plane off the pods",
+                "control plane \"{name}\" is not in the configuration, which has {}: add it under controlPlanes, or remove \
+                 the annotation sidescale.io/control-plane from the pods",
                 known.join(", ")
             );
             return Err(Problem {
@@ -192,8 +192,8 @@ impl Session {
         self.expire(minted.key.id).await?;
         let Self { name, .. } = self;
         let message = format!(
-            "control plane \"{name}\" made key {} with another {field} than was asked for: it was ended again; \
-             check that nothing between us and Headscale rewrites requests",
+            "control plane \"{name}\" created key {} with another {field} than requested: Sidescale expired it; check that \
+             nothing between Sidescale and Headscale rewrites requests",
             minted.key.id.0
         );
         Err(Problem {
@@ -236,7 +236,7 @@ impl Session {
         claimed.ok_or_else(|| Problem {
             state: KeyState::TooManyRows,
             message: format!(
-                "control plane \"{}\" lists more pre-auth keys than are read, and this is one of the oldest: delete \
+                "control plane \"{}\" lists more pre-auth keys than Sidescale reads, and this is one of the oldest: delete \
                  expired pre-auth keys there",
                 self.name
             ),
@@ -329,8 +329,8 @@ impl Session {
         Err(Problem {
             state: KeyState::TooManyRows,
             message: format!(
-                "control plane \"{name}\" holds more than {most_rows} pre-auth keys, most of them of namespace \
-                 {namespace}: no more are created for it; ended ones are deleted within the hour, or raise \
+                "control plane \"{name}\" has more than {most_rows} pre-auth keys, most of them of namespace {namespace}: no \
+                 more are created for it; wait an hour until Sidescale has deleted expired ones, or raise \
                  rotation.maxControlPlaneRows"
             ),
             of_plane: false,

@@ -76,11 +76,13 @@ impl Flaw {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NoKey(what) => what,
-            Self::Form => "has not the form of its control plane's pre-auth keys, or is cut",
-            Self::Unknown => "is no key that its control plane has",
-            Self::Ended => "is a key that has ended",
-            Self::UsedUp => "is a key for one node, and was used",
-            Self::Once => "is a key for one node, and several pods share it",
+            Self::Form => {
+                "does not have the form of its control plane's pre-auth keys, or is truncated"
+            }
+            Self::Unknown => "is not a key of its control plane",
+            Self::Ended => "is an expired key",
+            Self::UsedUp => "is a single-use key that was already used",
+            Self::Once => "is a single-use key, and several pods share it",
         }
     }
 }
@@ -128,7 +130,7 @@ pub(crate) fn may_be_a_key(value: &[u8]) -> bool {
 #[must_use]
 pub(crate) fn kind_of_key(value: &[u8]) -> KeyKind {
     let Ok(text) = std::str::from_utf8(value) else {
-        return KeyKind::None("holds bytes that are no text");
+        return KeyKind::None("contains bytes that are not text");
     };
     // A line end is not part of a key; the client strips it.
     let text = text.trim();
@@ -136,7 +138,7 @@ pub(crate) fn kind_of_key(value: &[u8]) -> KeyKind {
         return KeyKind::None("is empty");
     }
     if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return KeyKind::None("has white space or a line break within");
+        return KeyKind::None("contains white space or a line break");
     }
     if text.len() == OLD_DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return KeyKind::OldHeadscale;
@@ -154,11 +156,11 @@ pub(crate) fn kind_of_key(value: &[u8]) -> KeyKind {
     }
     let upper = text.to_ascii_uppercase();
     if begins(&API_KEYS) {
-        KeyKind::None("is an API key, with which programs manage the server, and no node joins")
+        KeyKind::None("is an API key, which nodes cannot join with")
     } else if begins(&ENCODED) {
-        KeyKind::None("was encoded with base64 twice")
+        KeyKind::None("is base64-encoded twice")
     } else if WORDS.iter().any(|word| upper.contains(word)) {
-        KeyKind::None("is the placeholder of an example")
+        KeyKind::None("is a placeholder from an example")
     } else {
         begun
     }

@@ -48,15 +48,15 @@ const LARGE_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Rejection {
     #[error(
-        "the request's body is larger than {MAX_BODY} bytes, the most that is read: make the pod smaller, its annotations first"
+        "the request body is larger than {MAX_BODY} bytes, the maximum: make the pod smaller, starting with its annotations"
     )]
     TooLarge,
     #[error("too many large requests at once: try again in a second")]
     Busy,
-    #[error("the request's body ended early: send as many bytes as its Content-Length says")]
+    #[error("the request body ended early: send as many bytes as its Content-Length states")]
     Broken,
     #[error(
-        "the request's body came too slowly: send one above {SMALL} bytes within {} s, without a pause of {} s", LARGE_TIME.as_secs(), LARGE_PAUSE.as_secs()
+        "the request body arrived too slowly: send a body of more than {SMALL} bytes within {} s, without a pause of {} s", LARGE_TIME.as_secs(), LARGE_PAUSE.as_secs()
     )]
     Slow,
 }

@@ -319,7 +319,7 @@ fn panicked(payload: Box<dyn Any + Send>) -> Response {
     );
     (
         StatusCode::INTERNAL_SERVER_ERROR,
-        "internal error of Sidescale: see its log",
+        "internal error in Sidescale: see its log",
     )
         .into_response()
 }

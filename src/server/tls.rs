@@ -19,10 +19,10 @@ pub struct ClientAuthority(Arc<dyn ClientCertVerifier>);
 #[derive(Debug, thiserror::Error)]
 pub enum ClientAuthorityError {
     /// It contains no certificate, or an unreadable one.
-    #[error("want one or more certificates in PEM form, from -----BEGIN CERTIFICATE----- on")]
+    #[error("want one or more certificates in PEM form, starting with -----BEGIN CERTIFICATE-----")]
     Pem,
     /// A certificate cannot be trusted as an authority.
-    #[error("certificate {number} of the file is no authority that can be trusted")]
+    #[error("certificate {number} of the file is not a certificate authority that can be trusted")]
     Untrusted {
         /// Its position, from one.
         number: usize,

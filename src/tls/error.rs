@@ -19,8 +19,8 @@ pub enum TlsError {
     Store(#[from] StoreError),
     /// The Secret belongs to another owner.
     #[error(
-        "Secret {namespace}/{name} is not labelled app.kubernetes.io/managed-by: sidescale, so it is left as it is: \
-         delete it, or name another one with --ca-secret-name"
+        "Secret {namespace}/{name} is not labelled app.kubernetes.io/managed-by: sidescale, so it is not changed: delete it, \
+         or name another one with --ca-secret-name"
     )]
     NotOurs {
         /// Its namespace.
@@ -37,7 +37,7 @@ pub enum TlsError {
         name: String,
     },
     /// The configuration has no entries.
-    #[error("{kind} {name:?} has no entries: install the chart's own")]
+    #[error("{kind} {name:?} has no entries: install the chart's own configuration")]
     NoEntries {
         /// Its kind.
         kind: &'static str,

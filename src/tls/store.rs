@@ -108,8 +108,8 @@ mod tests {
         let error = secret.load(now(), true).await.unwrap_err();
         assert_eq!(
             error.to_string(),
-            "Secret sidescale/ca is not labelled app.kubernetes.io/managed-by: sidescale, so it is left as it is: \
-             delete it, or name another one with --ca-secret-name"
+            "Secret sidescale/ca is not labelled app.kubernetes.io/managed-by: sidescale, so it is not changed: delete it, \
+             or name another one with --ca-secret-name"
         );
     }
 }

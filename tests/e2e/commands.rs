@@ -279,7 +279,7 @@ fn replace(world: &World<'_>) -> Result<()> {
     let second = world.row()?["keyId"].as_u64().context("no key")?;
     ensure!(
         said.contains(&format!(
-            "key {} was replaced by {second}, and ends at",
+            "key {} was replaced by {second}, and expires at",
             first[0]
         )),
         "{said}"
@@ -296,7 +296,7 @@ fn replace(world: &World<'_>) -> Result<()> {
     let third = world.row()?["keyId"].as_u64().context("no key")?;
     ensure!(
         said.contains(&format!(
-            "key {second} was replaced by {third}, and has ended"
+            "key {second} was replaced by {third}, and has expired"
         )),
         "{said}"
     );
@@ -317,7 +317,10 @@ fn replace(world: &World<'_>) -> Result<()> {
         verified.status
     );
     let fix = format!("fix: sidescale rotate --now {web} --namespace");
-    ensure!(said.contains("has ended") && said.contains(&fix), "{said}");
+    ensure!(
+        said.contains("has expired") && said.contains(&fix),
+        "{said}"
+    );
     world.done(&["rotate", "--now", &web])?;
     let fourth = world.row()?["keyId"].as_u64().context("no key")?;
     ensure!(world.alive()?.contains(&fourth), "want a key that works");
@@ -335,7 +338,7 @@ fn clean(world: &World<'_>) -> Result<()> {
     world.end_pods()?;
     let current = world.row()?["keyId"].as_u64().context("no key")?;
     let left = format!(
-        "left to Sidescale: key {current} of service web in Secret {}/{KEYS} is needed by no pod",
+        "left to Sidescale: no pod needs key {current} of service web in Secret {}/{KEYS}",
         world.apps
     );
     for words in [&["cleanup", "--dry-run"][..], &["cleanup"]] {

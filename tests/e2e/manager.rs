@@ -347,7 +347,11 @@ fn foreign(world: &World<'_>) -> Result<()> {
     let manager = world.start("foreign", &[])?;
     world.says(
         &manager,
-        &["is left alone", "sidescale.io/adopt=true", &world.namespace],
+        &[
+            "it is not written",
+            "sidescale.io/adopt=true",
+            &world.namespace,
+        ],
     )?;
     ensure!(world.secret()? == before, "it was written");
     kubectl.run(

@@ -96,7 +96,7 @@ fn wrong_bundle(context: &Context, program: Option<&headscale::Program>) -> Resu
     diagnosed(
         &product,
         &[
-            "FAIL  injection  no sidecar: its annotations ask for Sidescale, and the webhook never saw the pod",
+            "FAIL  injection  no sidecar: its annotations request one, and the webhook never saw the pod",
             "next: kubectl rollout restart",
         ],
     )
@@ -191,7 +191,7 @@ fn wrong_login_server(context: &Context, program: Option<&headscale::Program>) -
         &product,
         &[
             "no node web",
-            &format!("it does not reach the control server at {nobody}"),
+            &format!("the sidecar cannot reach the control server at {nobody}"),
             &format!("curl {nobody}/health"),
         ],
     )?;

@@ -58,7 +58,7 @@ fn run(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
     let command = wait::until("the command is told", LIMIT, || {
         let page = replica.get("/readyz")?;
         let (_, command) = page
-            .split_once("else paste this, once: ")
+            .split_once("without one, run this once: ")
             .context(page.clone())?;
         Ok(command.lines().next().unwrap_or_default().to_owned())
     })?;

@@ -79,7 +79,7 @@ fn joins(context: &Context, program: Option<&headscale::Program>) -> Result<()> 
     ensure!((minted - 1.0).abs() < 0.1, "{minted} mints counted");
     let (code, said) = product.check()?;
     ensure!(
-        code == Some(0) && said.contains("all 8 looks are well"),
+        code == Some(0) && said.contains("8 checks passed"),
         "{code:?}: {said}"
     );
     each_with_its_own(node, &headscale, &product)

@@ -29,7 +29,7 @@ fn run(context: &Context, _: Option<&headscale::Program>) -> Result<()> {
     let wrong = json!({"sidescale.io/inject": "tailscale", "sidescale.io/wait": "perhaps"});
     let right = json!({"sidescale.io/inject": "tailscale"});
     let warned =
-        "its pods will be refused: annotation 'sidescale.io/wait' is 'perhaps': want true or false";
+        "its pods will be denied: annotation 'sidescale.io/wait' is 'perhaps': want true or false";
 
     wait::until("the API server asks about workloads", LIMIT, || {
         says(&api, &workload("Deployment", "first", &wrong), warned)

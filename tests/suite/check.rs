@@ -240,11 +240,11 @@ async fn a_pod_is_looked_at_from_the_webhook_to_its_node() {
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{said}{complaint}");
     assert!(
-        said.contains("web (node 1) is online") && said.ends_with("all 8 looks are well\n"),
+        said.contains("web (node 1) is online") && said.ends_with("\n8 checks passed\n"),
         "{said}"
     );
     assert!(
-        said.contains("renewed in"),
+        said.contains("due for renewal in"),
         "the configuration was not used: {said}"
     );
     let (_, said) = type_in(&answers, &["pod/web-1", "-o", "json"]).await;
@@ -261,7 +261,7 @@ async fn a_pod_is_looked_at_from_the_webhook_to_its_node() {
     let (output, said) = type_in(&answers, &["web-1"]).await;
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(
-        said.contains("is offline") && said.contains("refuses its key: it has expired"),
+        said.contains("is offline") && said.contains("rejects its key: it has expired"),
         "{said}"
     );
     assert!(
@@ -275,7 +275,7 @@ async fn a_pod_is_looked_at_from_the_webhook_to_its_node() {
     );
     let (_, said) = type_in(&answers, &["web-1"]).await;
     assert!(
-        said.contains("has no usable API key") && said.contains("is the placeholder of an example"),
+        said.contains("has no usable API key") && said.contains("is a placeholder from an example"),
         "{said}"
     );
 }
@@ -292,7 +292,7 @@ async fn the_names_that_headscale_gives_are_looked_at() {
         "data": {"Corefile": corefile},
     });
     let (ok, warn) = ("ok    names          ", "warn  names          ");
-    let place = "next: give dns.base_domain in ConfigMap headscale/headscale a domain";
+    let place = "next: set dns.base_domain in ConfigMap headscale/headscale to a";
     let own =
         json!({"metadata": {"name": "x", "namespace": "headscale"}, "spec": {"containers": []}});
     let mut elsewhere = answers[SERVERS].clone();
@@ -303,14 +303,14 @@ async fn the_names_that_headscale_gives_are_looked_at() {
             SETTINGS,
             None,
             vec![format!(
-                "{warn}not looked at: get ConfigMap headscale/headscale: forbidden (403)"
+                "{warn}not checked: get ConfigMap headscale/headscale: forbidden (403)"
             )],
         ),
         (
             SETTINGS,
             Some(Value::Null),
             vec![format!(
-                "{ok}Headscale's settings are not seen from here: Headscale's pod in"
+                "{ok}Headscale's settings are not visible from here: Headscale's pod in"
             )],
         ),
         (
@@ -331,7 +331,7 @@ async fn the_names_that_headscale_gives_are_looked_at() {
             Some(settings(url, "tail.corp.example")),
             vec![
                 format!(
-                    "{warn}the tailnet's domain tail.corp.example lies within the cluster's domain corp.example"
+                    "{warn}the tailnet's domain tail.corp.example is within the cluster's domain corp.example"
                 ),
                 place.into(),
             ],
@@ -340,14 +340,14 @@ async fn the_names_that_headscale_gives_are_looked_at() {
             SERVERS,
             Some(elsewhere),
             vec![format!(
-                "{ok}Headscale's settings are not seen from here: no pod of Headscale runs in namespace headscale"
+                "{ok}Headscale's settings are not visible from here: no pod of Headscale runs in namespace headscale"
             )],
         ),
         (
             SERVERS,
             None,
             vec![format!(
-                "{warn}not looked at: list pods in namespace headscale: forbidden (403)"
+                "{warn}not checked: list pods in namespace headscale: forbidden (403)"
             )],
         ),
     ];
@@ -376,7 +376,7 @@ async fn who_may_read_the_pod_alone_is_told_which_rights_are_missing() {
         "get pods/log of web-1: forbidden (403)",
     ] {
         assert!(
-            said.contains(&format!("not looked at: {call}")),
+            said.contains(&format!("not checked: {call}")),
             "{call}:\n{said}"
         );
     }

@@ -128,7 +128,7 @@ fn with_tag(tag: &str) -> String {
 async fn an_edit_is_taken_and_an_invalid_one_told_while_the_old_one_stays() {
     let mut mounted = Mounted::new(&with_tag("tag:one"));
     let process = Process::start(mounted.file());
-    process.says(true, "in force").await;
+    process.says(true, "in effect").await;
     assert_eq!(process.tags(), ["tag:one"]);
 
     let mut waiting = process.current.clone();
@@ -161,7 +161,7 @@ async fn an_edit_is_taken_and_an_invalid_one_told_while_the_old_one_stays() {
     process.says(false, "read configuration ").await;
 
     mounted.swap(&with_tag("tag:three"));
-    process.says(true, "in force").await;
+    process.says(true, "in effect").await;
     assert_eq!(process.tags(), ["tag:three"]);
     assert!(process.metric("sidescale_config_in_force 1"));
     assert!(process.metric(r#"sidescale_config_reloads_total{result="taken"} 2"#));

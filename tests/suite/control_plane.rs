@@ -26,7 +26,7 @@ impl Said {
             "want ",
             "check ",
             "use https",
-            "make one ",
+            "create one ",
             "list the ",
             "set ",
         ];

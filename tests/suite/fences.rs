@@ -157,7 +157,7 @@ async fn fences_that_hold_are_tried_by_dry_runs_alone_and_hold_up_nothing() {
         world.report(),
         Some((
             true,
-            "secrets holds; webhooks holds; events holds; evictions holds; pods holds".into()
+            "secrets is closed; webhooks is closed; events is closed; evictions is closed; pods is closed".into()
         ))
     );
     let holds = FencesState {

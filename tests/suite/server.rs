@@ -186,7 +186,7 @@ async fn warns_of_a_workload_and_refuses_none() {
     let answer = connection.post("/validate", review.as_bytes()).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert!(answer.body.contains(r#""allowed":true"#), "{answer:?}");
-    let warning = r#""warnings":["Deployment web: its pods will be refused: "#;
+    let warning = r#""warnings":["Deployment web: its pods will be denied: "#;
     assert!(answer.body.contains(warning), "{answer:?}");
     let answer = connection.post("/validate", REVIEW.as_bytes()).await;
     assert_eq!(answer.status, 200, "{answer:?}");

@@ -66,7 +66,7 @@ fn not_there(containers: &[ContainerDetails<'_>], asked: Option<&str>) -> Refusa
             "annotation \"{PREFIX}headscale-container\" is {asked:?}: want one of the pod's containers: {names}"
         ),
         None => format!(
-            "no container of the pod is named \"{NAME}\": set annotation \"{PREFIX}headscale-container\" to the one that is Headscale, one of {names}"
+            "no container of the pod is named \"{NAME}\": set annotation \"{PREFIX}headscale-container\" to Headscale's container, one of {names}"
         ),
     };
     Refusal {
@@ -119,7 +119,7 @@ mod tests {
                 none,
                 None,
                 Err(
-                    "no container of the pod is named \"headscale\": set annotation \"sidescale.io/headscale-container\" to the one that is Headscale, one of a, b",
+                    "no container of the pod is named \"headscale\": set annotation \"sidescale.io/headscale-container\" to Headscale's container, one of a, b",
                 ),
             ),
             (

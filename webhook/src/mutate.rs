@@ -43,10 +43,12 @@ pub enum Undecodable {
         kind: String,
     },
     /// No uid to echo.
-    #[error("request.uid is empty: an answer without it would be refused")]
+    #[error("request.uid is empty: the API server would reject an answer without it")]
     NoUid,
     /// Uid too long to echo.
-    #[error("request.uid has {0} bytes, and an answer echoes it: want at most {LONGEST_UID} bytes")]
+    #[error(
+        "request.uid has {0} bytes, and the answer repeats it: want at most {LONGEST_UID} bytes"
+    )]
     LongUid(usize),
 }
 

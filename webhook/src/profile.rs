@@ -206,7 +206,7 @@ impl Policy {
         };
         let profiles = self.profiles.iter().filter(|(_, profile)| open(profile));
         let remarks = profiles.map(|(name, _)| format!(
-            "profiles.{name} has tags behind a podSelector and no namespaces: whoever may create a pod in an opted-in namespace sets that label, and gets the tags. List the namespaces that may have them in profiles.{name}.namespaces"
+            "profiles.{name} has tags and a podSelector, but no namespaces: anyone who may create a pod in an opted-in namespace can set that label and get the tags. List the namespaces that may have them in profiles.{name}.namespaces"
         ));
         remarks.collect()
     }

@@ -238,7 +238,7 @@ fn said(outcome: &ReviewOutcome) -> Vec<String> {
     } = outcome;
     match (verdict, message) {
         (Verdict::Deny(_), Some(message)) => {
-            let refused = format!("its pods will be refused: {message}");
+            let refused = format!("its pods will be denied: {message}");
             [&[refused], &warnings[..]].concat()
         }
         (Verdict::Deny(_) | Verdict::Inject | Verdict::Skip(_), _) => warnings.clone(),

@@ -210,7 +210,7 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             plane("loginServer: 'https://hs', userTemplate: '{cluster}.{namespace}.{service}'"),
-            "controlPlanes.default.userTemplate is \"{cluster}.{namespace}.{service}\": {cluster} stands for clusterName, which is not set",
+            "controlPlanes.default.userTemplate is \"{cluster}.{namespace}.{service}\": {cluster} refers to clusterName, which is not set",
         ),
         (
             profile("allowedTag: []"),
@@ -218,7 +218,7 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             with("profiles: {DB: {}}"),
-            "profiles is \"DB\": want a name of lower-case letters, digits and dashes, at most 40",
+            "profiles is \"DB\": want a name of lower-case letters, digits and dashes, at most 40 characters",
         ),
         (
             "controlPlanes: {default: {loginServer: 'https://hs'}, lab: {}}".to_owned(),
@@ -238,7 +238,7 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             profile("podSelector: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}"),
-            "profiles.default.podSelector.matchExpressions.values is \"b\": want values with In and NotIn, and with nothing else",
+            "profiles.default.podSelector.matchExpressions.values is \"b\": want values with In and NotIn, and with no other operator",
         ),
         (
             profile("containerOverride: {resources: {}}"),
@@ -246,15 +246,15 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             profile("containerOverride: {env: [{name: TS_AUTHKEY, value: x}]}"),
-            "profiles.default.containerOverride.env is \"TS_AUTHKEY\": want variables with a name that is none of Sidescale's own",
+            "profiles.default.containerOverride.env is \"TS_AUTHKEY\": want variables whose names Sidescale does not use itself",
         ),
         (
             profile("containerOverride: {env: [{name: A}]}"),
-            "profiles.default.containerOverride.env is \"A\": want a text as value, or valueFrom",
+            "profiles.default.containerOverride.env is \"A\": want a string as value, or valueFrom",
         ),
         (
             profile("containerOverride: {volumeMounts: [{name: sidescale-state, mountPath: /x}]}"),
-            "profiles.default.containerOverride.volumeMounts is \"sidescale-state\": want names of the pod's volumes, which do not begin with sidescale-",
+            "profiles.default.containerOverride.volumeMounts is \"sidescale-state\": want names of the pod's volumes that do not begin with sidescale-",
         ),
         (
             profile("containerOverride: {volumeMounts: [{name: a, mountPath: /tmp/x}]}"),
@@ -272,7 +272,7 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
             profile(
                 "containerOverride: {securityContext: {capabilities: {drop: [ALL], add: [NET_ADMIN]}}}",
             ),
-            "profiles.default.containerOverride.securityContext is \"{\\\"add\\\":[\\\"NET_ADMIN\\\"],\\\"drop\\\":[\\\"ALL\\\"]}\": capabilities: want drop: [ALL], and NET_BIND_SERVICE at most in add, as Pod Security's level restricted does",
+            "profiles.default.containerOverride.securityContext is \"{\\\"add\\\":[\\\"NET_ADMIN\\\"],\\\"drop\\\":[\\\"ALL\\\"]}\": capabilities: want drop: [ALL], and at most NET_BIND_SERVICE in add, as Pod Security's level restricted does",
         ),
         (
             profile("onInvalid: ignore"),
@@ -300,11 +300,11 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             profile("annotations: {extra-args: --ssh}"),
-            "profiles.default.annotations.extra-args is \"--ssh\": --ssh is not allowed; the profile allows none: remove the annotation, or have the operator add it to profiles.default.allowedExtraArgs",
+            "profiles.default.annotations.extra-args is \"--ssh\": --ssh is not allowed; the profile allows none: remove the annotation, or ask the operator to add it to profiles.default.allowedExtraArgs",
         ),
         (
             profile("annotations: {ephemeral: 'false'}"),
-            "profiles.default.annotations.ephemeral is \"false\": without state of its own every pod would leave a node behind: want true, or state volume:<name> in a StatefulSet",
+            "profiles.default.annotations.ephemeral is \"false\": without stored state, every pod would leave a node behind: want true, or state volume:<name> in a StatefulSet",
         ),
         (
             profile("allowedExtraArgs: [--login-server]"),
@@ -316,31 +316,31 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             profile("allowedImages: ['*']"),
-            "profiles.default.allowedImages is \"*\": want an image such as docker.io/tailscale/tailscale:v1.102.3, or the beginning of one with * at its end, behind /, : or @, such as registry.example.com/tailscale:*",
+            "profiles.default.allowedImages is \"*\": want an image such as docker.io/tailscale/tailscale:v1.102.3, or a prefix of one that ends with /*, :* or @*, such as registry.example.com/tailscale:*",
         ),
         (
             profile("allowedImages: ['registry.example.com*']"),
-            "profiles.default.allowedImages is \"registry.example.com*\": want an image such as docker.io/tailscale/tailscale:v1.102.3, or the beginning of one with * at its end, behind /, : or @, such as registry.example.com/tailscale:*",
+            "profiles.default.allowedImages is \"registry.example.com*\": want an image such as docker.io/tailscale/tailscale:v1.102.3, or a prefix of one that ends with /*, :* or @*, such as registry.example.com/tailscale:*",
         ),
         (
             profile("allowedImages: ['registry.example.com/tailscale*']"),
-            "profiles.default.allowedImages is \"registry.example.com/tailscale*\": want an image such as docker.io/tailscale/tailscale:v1.102.3, or the beginning of one with * at its end, behind /, : or @, such as registry.example.com/tailscale:*",
+            "profiles.default.allowedImages is \"registry.example.com/tailscale*\": want an image such as docker.io/tailscale/tailscale:v1.102.3, or a prefix of one that ends with /*, :* or @*, such as registry.example.com/tailscale:*",
         ),
         (
             profile("allowedImages: ['registry.example.com/tailscale:v1*']"),
-            "profiles.default.allowedImages is \"registry.example.com/tailscale:v1*\": want an image such as docker.io/tailscale/tailscale:v1.102.3, or the beginning of one with * at its end, behind /, : or @, such as registry.example.com/tailscale:*",
+            "profiles.default.allowedImages is \"registry.example.com/tailscale:v1*\": want an image such as docker.io/tailscale/tailscale:v1.102.3, or a prefix of one that ends with /*, :* or @*, such as registry.example.com/tailscale:*",
         ),
         (
             profile("allowedImages: ['a/*/b']"),
-            "profiles.default.allowedImages is \"a/*/b\": want an image such as docker.io/tailscale/tailscale:v1.102.3, or the beginning of one with * at its end, behind /, : or @, such as registry.example.com/tailscale:*",
+            "profiles.default.allowedImages is \"a/*/b\": want an image such as docker.io/tailscale/tailscale:v1.102.3, or a prefix of one that ends with /*, :* or @*, such as registry.example.com/tailscale:*",
         ),
         (
             profile("allowedImages: ['a/**']"),
-            "profiles.default.allowedImages is \"a/**\": want an image such as docker.io/tailscale/tailscale:v1.102.3, or the beginning of one with * at its end, behind /, : or @, such as registry.example.com/tailscale:*",
+            "profiles.default.allowedImages is \"a/**\": want an image such as docker.io/tailscale/tailscale:v1.102.3, or a prefix of one that ends with /*, :* or @*, such as registry.example.com/tailscale:*",
         ),
         (
             profile("annotations: {inject: tailscale}"),
-            "profiles.default.annotations.inject is \"tailscale\": no profile can say this: set it on the pod",
+            "profiles.default.annotations.inject is \"tailscale\": a profile cannot set this: set it on the pod",
         ),
         (
             profile("annotations: {auth-key-expiration: 5 weeks}"),
@@ -348,7 +348,7 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             profile("annotations: {auth-key-expiration: 9d}"),
-            "profiles.default.annotations.auth-key-expiration is \"9d\": too little for the rotation buffer of 240h: set \"sidescale.io/auth-key-rotation-buffer\" to at most 215h",
+            "profiles.default.annotations.auth-key-expiration is \"9d\": too short for the rotation buffer of 240h: set \"sidescale.io/auth-key-rotation-buffer\" to at most 215h",
         ),
         (
             profile("annotations: {memory-request: 1Gi}"),
@@ -360,7 +360,7 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             profile("annotations: {socket-path: a}"),
-            "profiles.default.annotations.socket-path is \"a\": want an absolute path below a directory, of letters, digits, dots, dashes and underscores, at most 107 characters, such as /var/run/headscale/headscale.sock",
+            "profiles.default.annotations.socket-path is \"a\": want an absolute path inside a directory, of letters, digits, dots, dashes and underscores, at most 107 characters, such as /var/run/headscale/headscale.sock",
         ),
         (
             with("webhook: {image: ''}"),
@@ -376,11 +376,11 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             plane("loginServer: 'http://hs'"),
-            "controlPlanes.default.loginServer is \"http://hs\": the API key would be sent in the clear: want https://, or allowInsecure: true beside it",
+            "controlPlanes.default.loginServer is \"http://hs\": the API key would be sent unencrypted: want https://, or allowInsecure: true next to it",
         ),
         (
             plane("loginServer: 'https://hs', userTemplate: '{namespace}-{service}'"),
-            "controlPlanes.default.userTemplate is \"{namespace}-{service}\": want {namespace} and {service} once each with a dot, _ or @ between them, {cluster} where clusterName is set, and else only letters, digits, dashes and dots",
+            "controlPlanes.default.userTemplate is \"{namespace}-{service}\": want {namespace} and {service} once each, with a dot, _ or @ between them, {cluster} if clusterName is set, and otherwise only letters, digits, dashes and dots",
         ),
         (
             plane("loginServer: 'https://hs', apiKeySecret: {nam: x}"),
@@ -392,7 +392,7 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             "controlPlanes: {default: {loginServer: 'https://hs'}, lab: {loginServer: 'https://lab', apiKeySecret: {key: lab}}}".to_owned(),
-            "controlPlanes.lab.apiKeySecret.key is \"lab\": control plane default has its key under \"api-key\" of the same Secret headscale/headscale-api-key: want a Secret for each",
+            "controlPlanes.lab.apiKeySecret.key is \"lab\": control plane default has its key under \"api-key\" of the same Secret headscale/headscale-api-key: want a separate Secret for each",
         ),
         (
             with("rotation: {overlap: soon}"),
@@ -424,15 +424,15 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             with("installation: a/b"),
-            "installation is \"a/b\": want letters, digits, dashes, dots and _, in one word or in two with a space between, at most 128 characters, such as prod-1",
+            "installation is \"a/b\": want letters, digits, dashes, dots and _, in one word or two words separated by a space, at most 128 characters, such as prod-1",
         ),
         (
             with("formerInstallations: [a, 'a b c']"),
-            "formerInstallations is \"a b c\": want letters, digits, dashes, dots and _, in one word or in two with a space between, at most 128 characters, such as prod-1",
+            "formerInstallations is \"a b c\": want letters, digits, dashes, dots and _, in one word or two words separated by a space, at most 128 characters, such as prod-1",
         ),
         (
             with("reservedHostnames: {vault.a: prod/vault}"),
-            "reservedHostnames is \"vault.a\": want a name in the tailnet of lower-case letters, digits and dashes, at most 63, such as vault",
+            "reservedHostnames is \"vault.a\": want a hostname of lower-case letters, digits and dashes, at most 63 characters, such as vault",
         ),
         (
             with("reservedHostnames: {vault: vault}"),
@@ -448,11 +448,11 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             with("rotation: {keysPerService: 0}"),
-            "rotation.keysPerService is \"0\": want at least 1; rotation.paused stops everything",
+            "rotation.keysPerService is \"0\": want at least 1; to stop rotation, set rotation.paused",
         ),
         (
             with("rotation: {maxServicesPerNamespace: 0}"),
-            "rotation.maxServicesPerNamespace is \"0\": want at least 1; rotation.paused stops everything",
+            "rotation.maxServicesPerNamespace is \"0\": want at least 1; to stop rotation, set rotation.paused",
         ),
     ];
     for (text, want) in table {
@@ -482,7 +482,7 @@ fn tells_of_tags_that_any_pod_author_may_have_by_a_label() {
         read(&text).unwrap().remarks()
     };
     let selector = "podSelector: {matchLabels: {app: prometheus}}";
-    let said = "profiles.monitoring has tags behind a podSelector and no namespaces: whoever may create a pod in an opted-in namespace sets that label, and gets the tags. List the namespaces that may have them in profiles.monitoring.namespaces";
+    let said = "profiles.monitoring has tags and a podSelector, but no namespaces: anyone who may create a pod in an opted-in namespace can set that label and get the tags. List the namespaces that may have them in profiles.monitoring.namespaces";
     let table = [
         (
             format!("{selector}, annotations: {{tags: 'tag:monitoring'}}"),

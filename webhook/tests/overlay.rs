@@ -256,11 +256,11 @@ fn names_the_path_of_each_mistake() {
         ),
         (
             from(json!({"secretKeyRef": {"name": "a"}})),
-            "env[1].valueFrom.secretKeyRef.key is missing: want a text, in quotes if YAML reads it as something else",
+            "env[1].valueFrom.secretKeyRef.key is missing: want a string, in quotes if YAML reads it as something else",
         ),
         (
             from(json!({"fieldRef": {"fieldPath": true}})),
-            "env[1].valueFrom.fieldRef.fieldPath is \"true\": want a text, in quotes if YAML reads it as something else",
+            "env[1].valueFrom.fieldRef.fieldPath is \"true\": want a string, in quotes if YAML reads it as something else",
         ),
         (
             from(json!({"resourceFieldRef": {"resource": "limits.cpu", "divisor": "one"}})),
@@ -297,7 +297,7 @@ fn names_the_path_of_each_mistake() {
         ),
         (
             probe(json!({"exec": {"command": ["sleep", 1]}})),
-            "livenessProbe.exec.command[1] is \"1\": want a text, in quotes if YAML reads it as something else",
+            "livenessProbe.exec.command[1] is \"1\": want a string, in quotes if YAML reads it as something else",
         ),
         (
             probe(json!({"tcpSocket": {"port": 80}, "periodSeconds": 4_294_967_296_u64})),
@@ -357,7 +357,7 @@ fn names_the_path_of_each_mistake() {
         ),
         (
             json!({"securityContext": {"seccompProfile": {}}}),
-            "securityContext.seccompProfile.type is missing: want a text, in quotes if YAML reads it as something else",
+            "securityContext.seccompProfile.type is missing: want a string, in quotes if YAML reads it as something else",
         ),
         (
             json!({"securityContext": {"seLinuxOptions": {"level": "s0"}}}),
@@ -372,7 +372,7 @@ fn names_the_path_of_each_mistake() {
 
 #[test]
 fn refuses_what_the_level_restricted_does() {
-    let drop = "capabilities: want drop: [ALL], and NET_BIND_SERVICE at most in add";
+    let drop = "capabilities: want drop: [ALL], and at most NET_BIND_SERVICE in add";
     let table = [
         (
             json!({"allowPrivilegeEscalation": true}),

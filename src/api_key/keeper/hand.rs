@@ -30,14 +30,18 @@ impl TokenKeeper {
             return None;
         }
         let Some(row) = row else {
-            return Some(self.give_up(look, None, "Headscale does not list the key that it made"));
+            return Some(self.give_up(
+                look,
+                None,
+                "Headscale does not list the key that it created",
+            ));
         };
         let asked = |end: Timestamp| {
             end.duration_since(hand.intent.expires).abs() <= SignedDuration::from_secs(1)
         };
         let key = row.key();
         let Some(key) = key.filter(|key| asked(key.expires) && row.is_live(look.now)) else {
-            let why = "Headscale lists the new key with another end than was asked for";
+            let why = "Headscale lists the new key with another expiration than requested";
             return Some(self.give_up(look, key, why));
         };
         match hand.used {
@@ -46,7 +50,7 @@ impl TokenKeeper {
                 key,
             }),
             Use::Refused => {
-                let why = "the new key is refused where it is used";
+                let why = "the new key is rejected where it is used";
                 Some(self.give_up(look, Some(key), why))
             }
             Use::Accepted => Some(self.store(look, key, hand)),

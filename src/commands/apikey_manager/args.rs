@@ -75,7 +75,7 @@ impl ApikeyManagerArgs {
         } = self;
         if rotation_buffer >= expiration {
             return Err(format!(
-                "--rotation-buffer is {} and --expiration is {}: want a buffer that is less, such as --rotation-buffer={}",
+                "--rotation-buffer is {} and --expiration is {}: want a smaller buffer, such as --rotation-buffer={}",
                 forms::show(*rotation_buffer),
                 forms::show(*expiration),
                 forms::show(*expiration / 9)
@@ -92,7 +92,7 @@ impl ApikeyManagerArgs {
         let (life, buffer) = (self.expiration, self.rotation_buffer);
         (buffer > life / 2).then(|| {
             format!(
-                "--rotation-buffer is more than half of --expiration: a key that lives {} is renewed every {}",
+                "--rotation-buffer is more than half of --expiration: a key with an expiration of {} is renewed every {}",
                 forms::show(life),
                 forms::show(life.saturating_sub(buffer))
             )
@@ -117,7 +117,7 @@ fn namespace(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err(
-            "want the name of a namespace: lower-case letters, digits and \"-\", at most 63"
+            "want the name of a namespace: lower-case letters, digits and \"-\", at most 63 characters"
                 .to_owned(),
         )
     }

@@ -16,10 +16,10 @@ pub(super) fn decision(settled: &TokenResult) -> &'static str {
         TokenState::Good if settled.renewed => "renewed",
         TokenState::Good => "no rotation needed",
         TokenState::Yields(_) => "left to another replica",
-        TokenState::Attended(_) => "left to whoever looked last",
-        TokenState::LeftToOthers(_) => "left to whoever can",
-        TokenState::Contended(_) => "held back",
-        TokenState::Left(_) => "left alone",
+        TokenState::Attended(_) => "left to the replica that checked last",
+        TokenState::LeftToOthers(_) => "left to a replica that can",
+        TokenState::Contended(_) => "delayed",
+        TokenState::Left(_) => "not managed",
     }
 }
 
@@ -39,16 +39,16 @@ pub(super) fn advice(
         | TokenState::Attended(_)
         | TokenState::LeftToOthers(_) => None,
         TokenState::Contended(by) => {
-            let by = if by.is_empty() { "somebody" } else { by };
+            let by = if by.is_empty() { "another writer" } else { by };
             Some(format!(
-                "{secret} was changed again and again since our last writes ({by} wrote the key that it holds): the last key is put \
-                 back, and a new one made once an hour at most; find who writes it (kubectl get secret {name} -n {namespace} -o yaml --show-managed-fields), \
-                 and give each Headscale a Secret of its own"
+                "{secret} was changed repeatedly since this manager last wrote it ({by} wrote its current key): the last key \
+                 is restored, and a new one is created at most once an hour; find the other writer (kubectl get secret \
+                 {name} -n {namespace} -o yaml --show-managed-fields), and give each Headscale its own Secret"
             ))
         }
         TokenState::Left(TokenOwnership::Ours) => None,
         TokenState::Left(TokenOwnership::Paused) => Some(format!(
-            "{secret} has the annotation {PAUSED}: its key is not renewed until that is removed"
+            "{secret} has the annotation {PAUSED}: its key is not renewed until you remove it"
         )),
         TokenState::Left(TokenOwnership::NotOurs(label)) => {
             let key = MANAGED_BY.0;
@@ -57,15 +57,15 @@ pub(super) fn advice(
                 |value| format!("the label {key}: {value}"),
             );
             Some(format!(
-                "{secret} has {has}, and ours has {key}: {managed_by}: it is left alone; hand it over with kubectl annotate \
-                 secret {name} -n {namespace} {ADOPT}=true, {other}"
+                "{secret} has {has}, want {key}: {managed_by}: it is not written; hand it over with kubectl annotate secret \
+                 {name} -n {namespace} {ADOPT}=true, {other}"
             ))
         }
         TokenState::Left(TokenOwnership::WrongType(kind)) => Some(format!(
             "{secret} is of type {kind}, want Opaque, and a type cannot be changed: {delete}, {other}"
         )),
         TokenState::Left(TokenOwnership::Immutable) => Some(format!(
-            "{secret} is immutable, so that its key cannot be renewed: {delete}, {other}"
+            "{secret} is immutable, so its key cannot be renewed: {delete}, {other}"
         )),
     }
 }
@@ -76,11 +76,11 @@ pub(super) fn problem(problem: TokenProblem) -> String {
         TokenProblem::Secret(StoreError::Forbidden {
             namespace, name, ..
         }) => format!(
-            ": the pod's ServiceAccount needs get and update on Secret {name} and create on Secrets in {namespace}; the chart's \
-             headscale.namespace and headscale.serviceAccount give it that"
+            ": the pod's ServiceAccount needs get and update on Secret {name} and create on Secrets in {namespace}; the \
+             chart's headscale.namespace and headscale.serviceAccount grant it that"
         ),
         TokenProblem::Secret(StoreError::Kubernetes { .. } | StoreError::TimedOut { .. }) => {
-            ": the API server is asked again".to_owned()
+            ": retrying".to_owned()
         }
         TokenProblem::Secret(
             StoreError::Conflict { .. }

@@ -118,7 +118,7 @@ impl CheckFinding {
 
     /// Returns a finding about something that could not be read.
     pub(super) fn blind(check: &'static str, why: &str) -> Self {
-        Self::warn(check, format!("not looked at: {why}"))
+        Self::warn(check, format!("not checked: {why}"))
     }
 
     pub(super) fn then(self, next: String) -> Self {

@@ -25,7 +25,7 @@ pub(super) async fn names(client: &Client, plane: &ControlPlaneSettings) -> Obse
         Ok((settings, _)) => Observed::Saw(chosen(settings, plane).map_or_else(
             || {
                 TailnetNames::Unseen(format!(
-                    "Headscale's pod in namespace {namespace} has its configuration in no ConfigMap"
+                    "Headscale's pod in namespace {namespace} does not take its configuration from a ConfigMap"
                 ))
             },
             TailnetNames::Set,

@@ -48,7 +48,7 @@ pub(super) async fn look(
     let pod = pods.get_opt(name).await;
     let Some(pod) = pod.map_err(|error| release::refused(error, &call))? else {
         bail!(
-            "namespace {namespace} has no pod {name}: kubectl get pods --namespace {namespace} shows them"
+            "namespace {namespace} has no pod {name}: kubectl get pods --namespace {namespace} shows its pods"
         );
     };
     let namespace_seen = namespace_of(client, namespace).await;

@@ -30,12 +30,13 @@ pub(super) fn render(pod: &str, findings: &[CheckFinding]) -> String {
             .filter(|finding| finding.result == level)
             .count()
     };
-    let looks = findings.len();
+    let checks = findings.len();
     let _ = match (count(Level::Fail), count(Level::Warn)) {
-        (0, 0) => writeln!(text, "\nall {looks} looks are well"),
+        (0, 0) => writeln!(text, "\n{checks} checks passed"),
         (failed, warned) => writeln!(
             text,
-            "\n{looks} looks: {failed} failed, {warned} to be looked at"
+            "\n{checks} checks: {failed} failed, {warned} warning{}",
+            if warned == 1 { "" } else { "s" }
         ),
     };
     text

@@ -320,18 +320,21 @@ fn all_is_well() {
     ];
     assert_eq!(checks, want);
     let table = table::render("shop/web", &findings);
-    let want = "\
-pod shop/web
-ok    injection      by profile \"default\": service \"web\", control plane \"default\"
-ok    container      tailscale runs for 24h
-ok    secret         shop/headscale-auth-keys holds web-authkey, made by Sidescale
-ok    value          a pre-auth key of Headscale, well formed
-ok    key            key 7 is 10d old, ends in 80d, renewed in 70d
-ok    control plane  \"default\" answers, and key 7 is good there
+    let want = "pod shop/web
+ok    injection      profile \"default\", service \"web\", control plane \"default\"
+ok    \
+container      tailscale running for 24h
+ok    secret         shop/headscale-auth-keys contains web-authkey, created by Sidescale
+ok    \
+value          a well-formed pre-auth key of Headscale
+ok    key            key 7 is 10d old, expires in 80d, due for renewal in 70d
+\
+ok    control plane  \"default\" answers, and key 7 is valid
 ok    node           web (node 3) is online
-ok    names          web.tailnet.internal in the tailnet
+ok    names          \
+web.tailnet.internal in the tailnet
 
-all 8 looks are well
+8 checks passed
 ";
     assert_eq!(table, want);
 }

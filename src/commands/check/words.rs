@@ -50,19 +50,19 @@ impl Refused {
     /// Returns the cause in words.
     pub(super) fn text(self) -> &'static str {
         match self {
-            Self::Expired => "the control server refuses its key: it has expired",
+            Self::Expired => "the control server rejects its key: it has expired",
             Self::Used => {
-                "the control server refuses its key: it was good for one use, and was used"
+                "the control server rejects its key: it works only once, and was already used"
             }
             Self::Unknown => {
-                "the control server does not know its key: it was deleted there, is of another server, or is no \
-                 pre-auth key, but for example an API key"
+                "the control server does not know its key: it was deleted there, belongs to another server, or is not a \
+                 pre-auth key but, for example, an API key"
             }
             Self::Tags => {
-                "the control server does not permit its tags: its policy has to name them under tagOwners"
+                "the control server does not permit its tags: its policy must list them under tagOwners"
             }
-            Self::Untrusted => "it does not trust the control server's certificate",
-            Self::Unreachable => "it does not reach the control server",
+            Self::Untrusted => "the sidecar does not trust the control server's certificate",
+            Self::Unreachable => "the sidecar cannot reach the control server",
         }
     }
 }

@@ -13,12 +13,13 @@ use crate::rotation::sweep::{ListedSecret, Removed};
 pub(super) fn to_do(control_plane: &str, removal: &Removal<'_>) -> String {
     match removal {
         Removal::Orphan { key, user, owner } => format!(
-            "end key {} of user {user} at control plane {control_plane}: it still works, and no Secret of namespace \
-             {} knows it",
+            "expire key {} of user {user} at control plane {control_plane}: it is still valid, and no Secret of namespace {} \
+             records it",
             key.id.0, owner.namespace
         ),
         Removal::Row { key } => format!(
-            "remove the row of key {} at control plane {control_plane}: it has expired, and no node and no record names it",
+            "delete the row of key {} at control plane {control_plane}: it has expired, and no node and no record refers to \
+             it",
             key.0
         ),
         Removal::Node {
@@ -27,12 +28,12 @@ pub(super) fn to_do(control_plane: &str, removal: &Removal<'_>) -> String {
             user,
             seen,
         } => format!(
-            "remove node {name} (id {}) of user {user} at control plane {control_plane}: no pod needs it, and it was \
-             last seen at {seen}",
+            "delete node {name} (id {}) of user {user} at control plane {control_plane}: no pod needs it, and it was last \
+             seen at {seen}",
             id.0
         ),
         Removal::User { id, name } => format!(
-            "remove user {name} (id {}) at control plane {control_plane}: it has no service, node or key",
+            "delete user {name} (id {}) at control plane {control_plane}: it has no service, node or key",
             id.0
         ),
     }
@@ -47,8 +48,10 @@ pub(super) fn outcome(
     let to_do = || to_do(control_plane, removal);
     match removed {
         Ok(Removed::Yes) => done(control_plane, removal),
-        Ok(Removed::StillReferenced) => format!("left, because it is needed by now: {}", to_do()),
-        Ok(Removed::Unread(problem)) => format!("left, because {problem}: {}", to_do()),
+        Ok(Removed::StillReferenced) => {
+            format!("skipped, because it is needed by now: {}", to_do())
+        }
+        Ok(Removed::Unread(problem)) => format!("skipped, because {problem}: {}", to_do()),
         Err(error) => format!("failed to {}: {error:#}", to_do()),
     }
 }
@@ -56,22 +59,22 @@ pub(super) fn outcome(
 fn done(control_plane: &str, removal: &Removal<'_>) -> String {
     match removal {
         Removal::Orphan { key, user, .. } => format!(
-            "ended key {} of user {user} at control plane {control_plane}",
+            "expired key {} of user {user} at control plane {control_plane}",
             key.id.0
         ),
         Removal::Row { key } => {
             format!(
-                "removed the row of key {} at control plane {control_plane}",
+                "deleted the row of key {} at control plane {control_plane}",
                 key.0
             )
         }
         Removal::Node { id, name, user, .. } => format!(
-            "removed node {name} (id {}) of user {user} at control plane {control_plane}",
+            "deleted node {name} (id {}) of user {user} at control plane {control_plane}",
             id.0
         ),
         Removal::User { id, name } => {
             format!(
-                "removed user {name} (id {}) at control plane {control_plane}",
+                "deleted user {name} (id {}) at control plane {control_plane}",
                 id.0
             )
         }
@@ -98,7 +101,9 @@ pub(super) fn left(
         let record = match record {
             Ok(record) => record,
             Err(problem) => {
-                lines.push(format!("left, with everything of its namespace: {problem}"));
+                lines.push(format!(
+                    "skipped, with everything else of its namespace: {problem}"
+                ));
                 continue;
             }
         };
@@ -106,14 +111,13 @@ pub(super) fn left(
             let demanded = needed.is_some_and(|needed| needed.contains_key(data_key));
             let when = match unused(now, key, demanded, policy.rotation.unused_keys_after) {
                 Unused::Used | Unused::Note(None) | Unused::Forget => continue,
-                Unused::Note(Some(_)) => "if that stays so".to_owned(),
+                Unused::Note(Some(_)) => "if that remains so".to_owned(),
                 Unused::Wait(until) => format!("after {until}"),
                 Unused::Retire => "soon".to_owned(),
             };
             let id = key.current.as_ref().map_or(0, |current| current.id.0);
             lines.push(format!(
-                "left to Sidescale: key {id} of service {} in Secret {secret} is needed by no pod; it is taken out and \
-                 ended {when}",
+                "left to Sidescale: no pod needs key {id} of service {} in Secret {secret}; it is removed and expired {when}",
                 key.service
             ));
         }

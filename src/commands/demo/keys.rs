@@ -44,7 +44,7 @@ impl Stage {
             let life = days(minted.expiration.duration_since(minted.created_at));
             let user = minted.user.clone().unwrap_or_default();
             show.seen(&format!(
-                "{name}: key {} of user {user}, good for {life}",
+                "{name}: key {} of user {user}, valid for {life}",
                 minted.id.0
             ))
             .map_err(at(step))?;
@@ -84,7 +84,7 @@ impl Stage {
                 return Err(failed(
                     step,
                     &format!(
-                        "{} has mode {:o} in a folder of {:o}: want 600 in 700",
+                        "{} has mode {:o} in a directory of {:o}: want 600 in 700",
                         key.path.display(),
                         modes.0,
                         modes.1
@@ -92,7 +92,7 @@ impl Stage {
                 ));
             }
             show.seen(&format!(
-                "{} has mode 600 in a folder of 700",
+                "{} has mode 600 in a directory of 700",
                 key.path.display()
             ))
             .map_err(at(step))?;
@@ -231,7 +231,7 @@ impl Stage {
                 match listed {
                     Some(ended) if ended < key.expires || ended <= self.clock.now() => Ok(ended),
                     other => Err(format!(
-                        "{}: Headscale lists key {} with its end {other:?}",
+                        "{}: Headscale lists key {} with expiration {other:?}",
                         key.name, key.id.0
                     )),
                 }
@@ -245,14 +245,14 @@ impl Stage {
             return Err(failed(
                 step,
                 &format!(
-                    "{}: key {} is good: {old_good}, key {} is good: {new_good}",
+                    "{}: key {} is valid: {old_good}, key {} is valid: {new_good}",
                     key.name, key.id.0, new.id.0
                 ),
             ));
         }
         let day = days(listed.duration_since(start));
         show.seen(&format!(
-            "day {day}: key {} is expired, key {} is good",
+            "day {day}: key {} is expired, key {} is valid",
             key.id.0, new.id.0
         ))
         .map_err(at(step))
@@ -266,9 +266,13 @@ impl Stage {
         let issued = self.headscale.issued();
         let key = issued.into_iter().find(|key| key.value == value);
         let key =
-            key.ok_or_else(|| format!("{} holds no key of this Headscale", path.display()))?;
+            key.ok_or_else(|| format!("{} contains no key of this Headscale", path.display()))?;
         if Some(key.id) == but {
-            return Err(format!("{} still holds key {}", path.display(), key.id.0));
+            return Err(format!(
+                "{} still contains key {}",
+                path.display(),
+                key.id.0
+            ));
         }
         Ok(key)
     }

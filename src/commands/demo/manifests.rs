@@ -39,7 +39,7 @@ pub(super) fn read(files: &[(String, String)]) -> Result<Manifests, String> {
     let mut objects = Vec::new();
     for (file, text) in files {
         let documents: Vec<Value> = serde_saphyr::from_multiple(text)
-            .map_err(|error| format!("{file} is no YAML: {error}"))?;
+            .map_err(|error| format!("{file} is not YAML: {error}"))?;
         objects.extend(
             documents
                 .into_iter()
@@ -78,7 +78,7 @@ pub(super) fn read(files: &[(String, String)]) -> Result<Manifests, String> {
     }
     if manifests.samples.is_empty() {
         return Err(
-            "no file holds a Pod, Deployment, StatefulSet, DaemonSet or Job: want at least one"
+            "no file contains a Pod, Deployment, StatefulSet, DaemonSet or Job: want at least one"
                 .to_owned(),
         );
     }
@@ -254,7 +254,7 @@ metadata: {name: quiet, labels: {sidescale.io/inject: disabled}}
         assert!(
             read(&file("a: ["))
                 .unwrap_err()
-                .starts_with("a.yaml is no YAML")
+                .starts_with("a.yaml is not YAML")
         );
         assert!(
             read(&file("kind: Service\n"))

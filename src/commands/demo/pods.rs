@@ -90,10 +90,10 @@ impl Stage {
         if stranger.greet().await.is_ok() {
             return Err(failed(
                 step,
-                "a client that trusts another authority got through",
+                "a client that trusts another authority could connect",
             ));
         }
-        show.seen("a client that trusts another authority does not get through")
+        show.seen("a client that trusts another authority cannot connect")
             .map_err(at(step))?;
         self.reviewer = Some(reviewer);
         Ok(())
@@ -109,7 +109,7 @@ impl Stage {
             ))
             .map_err(at(step))?;
             let Some(path) = sample.path else {
-                show.seen("nothing asks for a sidecar, so an API server makes no call")
+                show.seen("nothing requests a sidecar, so an API server makes no call")
                     .map_err(at(step))?;
                 continue;
             };
@@ -123,18 +123,18 @@ impl Stage {
                         return Err(failed(step, "the patch changed a container of the app"));
                     }
                     show.seen(&format!(
-                        "container {container} was added; the app's own are as they were"
+                        "container {container} was added; the app's own are unchanged"
                     ))
                     .map_err(at(step))?;
                     self.injected.push((sample, patched));
                 }
                 (Reviewed::Patched(patched), false) if sidecar(&patched).is_none() => {
                     show.diff(&sample.pod, &patched).map_err(at(step))?;
-                    show.seen("no sidecar, as it asks; the receipt says why")
+                    show.seen("no sidecar, as requested; the receipt says why")
                         .map_err(at(step))?;
                 }
                 (Reviewed::Unchanged, false) => {
-                    show.seen("no sidecar, as it asks").map_err(at(step))?
+                    show.seen("no sidecar, as requested").map_err(at(step))?
                 }
                 (other, _) => {
                     return Err(failed(
@@ -158,7 +158,7 @@ impl Stage {
     /// Verifies that a patched pod is not patched again.
     pub(super) async fn patch_again(&mut self, show: &mut Show<'_>) -> Result<(), Failed> {
         let step = DemoStep::Unchanged;
-        show.step("The patched pods once more").map_err(at(step))?;
+        show.step("The patched pods again").map_err(at(step))?;
         for (sample, patched) in &self.injected {
             let pod = if self.is_spoilt(step) {
                 &sample.pod

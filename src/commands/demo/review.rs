@@ -102,12 +102,12 @@ impl Reviewer {
         };
         let patch = STANDARD
             .decode(patch)
-            .map_err(|error| format!("a patch that is no base64: {error}"))?;
+            .map_err(|error| format!("a patch that is not base64: {error}"))?;
         let patch: json_patch::Patch = serde_json::from_slice(&patch)
-            .map_err(|error| format!("a patch that is no JSON Patch: {error}"))?;
+            .map_err(|error| format!("a patch that is not a JSON Patch: {error}"))?;
         let mut patched = pod.clone();
         json_patch::patch(&mut patched, &patch)
-            .map_err(|error| format!("a patch that does not fit: {error}"))?;
+            .map_err(|error| format!("a patch that does not apply: {error}"))?;
         Ok(Reviewed::Patched(patched))
     }
 }

@@ -51,7 +51,8 @@ impl FromStr for RotateTarget {
         };
         if !is_name(namespace) || !service.is_none_or(is_name) {
             return Err(
-                "want NAMESPACE/SERVICE such as shop/api, or a NAMESPACE for all of it".to_owned(),
+                "want NAMESPACE/SERVICE such as shop/api, or NAMESPACE for all its services"
+                    .to_owned(),
             );
         }
         Ok(Self {
@@ -101,16 +102,16 @@ pub(super) fn choose(
                     name.name, name.namespace
                 )),
                 (Ownership::Ours, _) if name.name == POD_SECRET => Some(format!(
-                    "key {data_key} is one pod's own and works once, so that there is nothing to rotate: a new pod gets a \
+                    "key {data_key} belongs to one pod and works only once, so there is nothing to rotate; a new pod gets a \
                      new key: kubectl delete pod --namespace {} with the name of the pod",
                     name.namespace
                 )),
                 (Ownership::Ours, None) => {
-                    Some("it has no key yet, and gets one by itself".to_owned())
+                    Some("it has no key yet; Sidescale creates one by itself".to_owned())
                 }
                 (Ownership::Ours, Some(current)) if !demand.contains_key(data_key) => {
                     Some(format!(
-                        "no pod uses it, so that it is ended when that has lasted for rotation.unusedKeysAfter; now: headscale preauthkeys expire --id {}",
+                        "no pod uses it, so Sidescale expires it after rotation.unusedKeysAfter; to expire it now: headscale preauthkeys expire --id {}",
                         current.id.0
                     ))
                 }
@@ -180,17 +181,17 @@ impl Chosen {
         let (service, old) = (&self.service, self.id.0);
         if key.is_some_and(|key| key.lent.contains(&self.id)) {
             return format!(
-                "{namespace}/{service}: key {old} was replaced by {new}; somebody else put it there, and it goes on until \
-                 they end it"
+                "{namespace}/{service}: key {old} was replaced by {new}; it was added manually, and stays valid until its \
+                 owner expires it"
             );
         }
         match end {
             Some(end) if !revoke => format!(
-                "{namespace}/{service}: key {old} was replaced by {new}, and ends at {}",
+                "{namespace}/{service}: key {old} was replaced by {new}, and expires at {}",
                 jiff::Timestamp::from_second(end.expire_at.as_second()).unwrap_or(end.expire_at)
             ),
             Some(_) | None => {
-                format!("{namespace}/{service}: key {old} was replaced by {new}, and has ended")
+                format!("{namespace}/{service}: key {old} was replaced by {new}, and has expired")
             }
         }
     }

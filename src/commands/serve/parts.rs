@@ -34,9 +34,9 @@ impl ProcessTasks {
             self.shutdown.cancel();
             let failure = match ended {
                 Ok((_, Ok(()))) if asked => continue,
-                Ok((name, Ok(()))) => anyhow::anyhow!("part {name} ended by itself"),
-                Ok((name, Err(error))) => error.context(format!("part {name} failed")),
-                Err(error) => anyhow::Error::new(error).context("a part panicked"),
+                Ok((name, Ok(()))) => anyhow::anyhow!("task {name} exited by itself"),
+                Ok((name, Err(error))) => error.context(format!("task {name} failed")),
+                Err(error) => anyhow::Error::new(error).context("a task panicked"),
             };
             error!(error = format!("{failure:#}"), "Task exited, shutting down");
             if result.is_ok() {
@@ -62,7 +62,7 @@ mod tests {
         });
         parts.spawn("broken", async { Err(anyhow::anyhow!("no socket")) });
         let error = parts.join().await.unwrap_err();
-        assert_eq!(format!("{error:#}"), "part broken failed: no socket");
+        assert_eq!(format!("{error:#}"), "task broken failed: no socket");
     }
 
     #[tokio::test]
@@ -71,7 +71,7 @@ mod tests {
         parts.spawn("short", async { Ok(()) });
         assert_eq!(
             parts.join().await.unwrap_err().to_string(),
-            "part short ended by itself"
+            "task short exited by itself"
         );
     }
 

@@ -70,7 +70,7 @@ fn missing(row: &StatusRow, findings: &[&NodeFinding]) -> RowProblem {
     RowProblem {
         text: format!("{count} of {of} {have} no node in the tailnet: {among}{names}"),
         fix: Some(format!(
-            "kubectl logs --namespace {} {first} --container tailscale (says why)",
+            "kubectl logs --namespace {} {first} --container tailscale (shows why)",
             row.namespace
         )),
     }

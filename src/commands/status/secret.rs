@@ -267,13 +267,13 @@ impl<'a> SecretRows<'a> {
             say(format!("rotation of Secret {name} is paused"), Some(fix));
         } else if row.state == KeyState::QuotaExceeded.as_str() && name == POD_SECRET {
             say(
-                "the namespace has more pods with keys of their own than a Secret has room for"
+                "the namespace has more pods with per-pod keys than a Secret has room for"
                     .to_owned(),
                 Some("run fewer of them there, or set sidescale.io/key-mode to shared".to_owned()),
             );
         } else if row.state == KeyState::QuotaExceeded.as_str() {
             say(
-                "the namespace has more services than it may".to_owned(),
+                "the namespace has more services than are allowed".to_owned(),
                 Some("remove some, or raise rotation.maxServicesPerNamespace".to_owned()),
             );
         } else if demand.is_some() && (row.pending.is_some() || row.key_id.is_none()) {
@@ -289,7 +289,7 @@ impl<'a> SecretRows<'a> {
         if let Some(demand) = demand.filter(|demand| demand.differing > 0) {
             say(
                 format!(
-                    "{} of {} pods ask for another key than the newest pod, which decides",
+                    "{} of {} pods request another key than the newest pod, which takes precedence",
                     demand.differing, demand.pods
                 ),
                 Some("finish or undo the rollout of its workload".to_owned()),
@@ -331,10 +331,10 @@ impl<'a> SecretRows<'a> {
             row.problems.push(RowProblem {
                 text: format!("control plane {plane:?}: key {} {wrong}", current.id.0),
                 fix: Some(if row.secret == POD_SECRET {
-                    "none is needed: rotation makes another within the hour, unless the pod has joined".to_owned()
+                    "none needed: Sidescale creates a new key within the hour, unless the pod has joined".to_owned()
                 } else {
                     format!(
-                        "sidescale rotate --now {}/{}{} (rotation sees it by itself within the hour)",
+                        "sidescale rotate --now {}/{}{} (Sidescale detects it by itself within the hour)",
                         row.namespace, row.service, hints.flags
                     )
                 }),

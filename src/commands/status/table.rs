@@ -34,7 +34,7 @@ const NOTHING: &str = "-";
 pub(super) fn render(now: Timestamp, report: &StatusReport) -> String {
     let mut text = String::new();
     if report.keys.is_empty() {
-        text.push_str("No keys: no pod asks for one yet, and no Secret holds any.\n");
+        text.push_str("No keys: no pod requests one yet, and no Secret contains any.\n");
         return text;
     }
     // Other people choose the contents of Secrets and the names of nodes.
@@ -66,9 +66,9 @@ pub(super) fn render(now: Timestamp, report: &StatusReport) -> String {
     let all = report.keys.iter().map(|key| key.keys.max(1)).sum();
     let _ = write!(text, "\n{}", count(all, "key"));
     match troubled.len() {
-        0 => text.push_str(", nothing wrong\n"),
+        0 => text.push_str(", no problems\n"),
         some => {
-            let _ = writeln!(text, ", something wrong with {some}");
+            let _ = writeln!(text, ", {some} with problems");
         }
     }
     text

@@ -131,12 +131,12 @@ fn a_key_is_compared_with_what_the_control_plane_holds() {
             |key| key.user = None,
             Some("belongs to user \"nobody\", want \"shop.api\""),
         ),
-        (|key| key.id = KeyId(8), Some("is not there any more")),
-        (|key| key.expiration = Some(at(DAY)), Some("has ended")),
-        (|key| key.expiration = None, Some("has ended")),
+        (|key| key.id = KeyId(8), Some("no longer exists")),
+        (|key| key.expiration = Some(at(DAY)), Some("has expired")),
+        (|key| key.expiration = None, Some("has expired")),
         (
             |key| key.expiration = Some(at(149 * DAY)),
-            Some("ends at 1970-05-30T00:00:00Z, want 1970-05-31T00:00:00Z"),
+            Some("expires at 1970-05-30T00:00:00Z, want 1970-05-31T00:00:00Z"),
         ),
         (
             |key| key.user = Some(UserId(2)),
@@ -144,7 +144,7 @@ fn a_key_is_compared_with_what_the_control_plane_holds() {
         ),
         (
             |key| key.tags = vec!["tag:a".into()],
-            Some("gives tags [\"tag:a\"], want []"),
+            Some("has tags [\"tag:a\"], want []"),
         ),
     ];
     for (change, want) in table {
@@ -160,7 +160,7 @@ fn a_key_is_compared_with_what_the_control_plane_holds() {
     let fix = world.report(&policy(), &held(|key| key.id = KeyId(8))).keys[0].problems[0]
         .fix
         .clone();
-    let want = "sidescale rotate --now shop/api --namespace tailnet (rotation sees it by itself within the hour)";
+    let want = "sidescale rotate --now shop/api --namespace tailnet (Sidescale detects it by itself within the hour)";
     assert_eq!(fix.as_deref(), Some(want));
     assert_eq!(
         report.keys[0].nodes_online,
@@ -195,8 +195,9 @@ fn pods_without_a_node_are_named_and_so_is_when_a_node_was_seen() {
             .map(|problem| (problem.text.clone(), problem.fix.clone().unwrap()))
             .collect::<Vec<_>>()
     };
-    let logs =
-        |pod: &str| format!("kubectl logs --namespace shop {pod} --container tailscale (says why)");
+    let logs = |pod: &str| {
+        format!("kubectl logs --namespace shop {pod} --container tailscale (shows why)")
+    };
     let some = "2 of 6 pods have no node in the tailnet: some of api-a, api-b, api-c, api-d, api-e and 1 more";
     assert_eq!(said(&report, 0), [(some.to_owned(), logs("api-a"))]);
     let both = "2 of 2 pods have no node in the tailnet: db-0, db-1";
@@ -276,12 +277,12 @@ fn the_keys_of_single_pods_are_one_row_for_each_service() {
     assert_eq!((row.keys, row.pods, row.key_id), (4, 3, None));
     // One pod has joined, so its key is not missing; the control plane does not know the new key.
     let about: Vec<_> = row.problems.iter().map(|problem| &*problem.text).collect();
-    let missing = |text: &&&str| text.contains("is not there any more");
+    let missing = |text: &&&str| text.contains("no longer exists");
     assert_eq!(about.iter().filter(missing).count(), 1, "{about:?}");
     assert!(
         about
             .iter()
-            .any(|text| text.contains("key 22 is not there")),
+            .any(|text| text.contains("key 22 no longer exists")),
         "{about:?}"
     );
 }

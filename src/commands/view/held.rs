@@ -120,14 +120,14 @@ impl ServerSnapshot {
         current: &record::IssuedKey,
     ) -> Option<String> {
         let Some(key) = self.keys.iter().find(|key| key.id == current.id) else {
-            return Some("is not there any more".to_owned());
+            return Some("no longer exists".to_owned());
         };
         let expires = key.expiration.unwrap_or(Timestamp::MIN);
         if expires <= now {
-            return Some("has ended".to_owned());
+            return Some("has expired".to_owned());
         }
         if !same_fingerprint(expires, current.expires) {
-            return Some(format!("ends at {expires}, want {}", current.expires));
+            return Some(format!("expires at {expires}, want {}", current.expires));
         }
         if current.origin != Origin::Ours {
             // The owner of a manual key decides about its user and its tags.
@@ -143,10 +143,10 @@ impl ServerSnapshot {
         let mut tags = key.tags.clone();
         tags.sort();
         if tags != asked.tags {
-            return Some(format!("gives tags {tags:?}, want {:?}", asked.tags));
+            return Some(format!("has tags {tags:?}, want {:?}", asked.tags));
         }
         let properties = (key.reusable, key.ephemeral);
         (properties != (asked.reusable, asked.ephemeral))
-            .then(|| "is not reusable or ephemeral as it was asked for".to_owned())
+            .then(|| "is not reusable or ephemeral as requested".to_owned())
     }
 }

@@ -5,11 +5,11 @@ use reqwest::Url;
 /// Checks a base URL and removes its trailing slashes.
 pub(super) fn base_url(text: &str, allow_insecure: bool) -> Result<String, String> {
     const WANT: &str = "want https://HOST[:PORT][/PATH], for example https://headscale.example.com";
-    let url =
-        Url::parse(text).map_err(|error| format!("apiUrl {text:?} is no URL ({error}): {WANT}"))?;
+    let url = Url::parse(text)
+        .map_err(|error| format!("apiUrl {text:?} is not a URL ({error}): {WANT}"))?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err(format!(
-            "apiUrl names a user or password: {WANT}; the API key goes into the Secret"
+            "apiUrl contains a user or password: {WANT}; the API key belongs in the Secret"
         ));
     }
     if url.host_str().is_none_or(str::is_empty) || url.query().is_some() || url.fragment().is_some()
@@ -23,10 +23,10 @@ pub(super) fn base_url(text: &str, allow_insecure: bool) -> Result<String, Strin
         "http" if allow_insecure => {}
         "http" => {
             return Err(format!(
-                "apiUrl {text:?} would send the API key unencrypted: use https://, or set allowInsecure: true where the network itself is trusted"
+                "apiUrl {text:?} would send the API key unencrypted: use https://, or set allowInsecure: true if the network itself is trusted"
             ));
         }
-        _ => return Err(format!("apiUrl {text:?} is no https:// URL: {WANT}")),
+        _ => return Err(format!("apiUrl {text:?} is not an https:// URL: {WANT}")),
     }
     Ok(url.as_str().trim_end_matches('/').to_owned())
 }
@@ -58,13 +58,13 @@ mod tests {
                 false,
                 Err("allowInsecure: true"),
             ),
-            ("hs.example.com", false, Err("is no URL")),
+            ("hs.example.com", false, Err("is not a URL")),
             ("unix:///var/run/headscale.sock", true, Err("has no host")),
-            ("ftp://hs.example.com", true, Err("is no https:// URL")),
+            ("ftp://hs.example.com", true, Err("is not an https:// URL")),
             (
                 "https://a:b@hs.example.com",
                 false,
-                Err("names a user or password"),
+                Err("contains a user or password"),
             ),
             (
                 "https://hs.example.com/?key=1",

@@ -20,7 +20,7 @@ impl HeadscaleRest {
     ) -> Result<Node, Error> {
         if !is_label(name) {
             let at = self.at("POST", &format!("/api/v1/node/{}/rename/NAME", id.0));
-            let message = format!("{name:?} is no DNS label; it was not sent");
+            let message = format!("{name:?} is not a DNS label; it was not sent");
             return Err(Error::Refused {
                 at,
                 status: 400,
@@ -29,7 +29,7 @@ impl HeadscaleRest {
         }
         let path = format!("/api/v1/node/{}/rename/{name}", id.0);
         let answer = self.post(&path, &serde_json::json!({})).await?;
-        self.parse(answer, "the node as it is now", |body| {
+        self.parse(answer, "the changed node", |body| {
             wire::renamed_node(body, id, name)
         })
     }

@@ -18,7 +18,7 @@ impl HeadscaleRest {
         let answer = self
             .post("/api/v1/preauthkey", &wire::create_pre_auth_key(new))
             .await?;
-        self.parse(answer, "the new pre-auth key as it was asked for", |body| {
+        self.parse(answer, "the new pre-auth key as requested", |body| {
             wire::minted(body, new)
         })
     }

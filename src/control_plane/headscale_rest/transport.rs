@@ -304,8 +304,8 @@ fn broken(at: At, status: StatusCode, bytes: usize) -> Error {
     Error::NotHeadscale {
         at,
         status: status.as_u16(),
-        answered: format!("a body that breaks off after {bytes} bytes"),
-        expected: "a whole answer",
+        answered: format!("a body that ends early, after {bytes} bytes"),
+        expected: "a complete answer",
     }
 }
 

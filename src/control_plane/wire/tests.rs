@@ -53,7 +53,7 @@ fn refuses_a_new_key_that_differs_in_any_field_and_quotes_no_key() {
         (
             "id",
             json!("0"),
-            r#"a "preAuthKey.id" that is no positive number"#,
+            r#"a "preAuthKey.id" that is not a positive number"#,
         ),
         ("id", json!(3), "JSON with a field of another type"),
         ("key", Value::Null, r#"JSON without "preAuthKey.key""#),
@@ -87,21 +87,21 @@ fn refuses_a_new_key_that_differs_in_any_field_and_quotes_no_key() {
             json!("tomorrow"),
             "JSON with a field of another type",
         ),
-        ("user", Value::Null, "a key of user none (asked for user 7)"),
+        ("user", Value::Null, "a key of user none (requested user 7)"),
         (
             "reusable",
             json!(false),
-            "a key with reusable false (asked for true)",
+            "a key with reusable false (requested true)",
         ),
         (
             "ephemeral",
             json!(false),
-            "a key with ephemeral false (asked for true)",
+            "a key with ephemeral false (requested true)",
         ),
         (
             "aclTags",
             json!(["tag:db"]),
-            r#"a key with tags ["tag:db"] (asked for ["tag:web"])"#,
+            r#"a key with tags ["tag:db"] (requested ["tag:web"])"#,
         ),
     ];
     for (field, value, want) in rows {

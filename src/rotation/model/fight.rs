@@ -145,7 +145,7 @@ fn a_co_writer_that_undoes_each_key_for_hours_gets_one_an_hour() {
             assert_eq!(fight.state(), Some(KeyState::Contended), "racing: {racing}");
             let note = fight.process.notes(&fight.secret).concat();
             assert_eq!(
-                note.contains("field manager \"gitops\" keeps putting"),
+                note.contains("field manager \"gitops\" keeps restoring"),
                 named,
                 "{note}"
             );

@@ -217,8 +217,8 @@ impl NodeMonitor {
                     return true;
                 }
                 let note = format!(
-                    "pod {namespace}/{name} lost its node and was not evicted: {problem}; the account needs create \
-                     on pods/eviction, which the chart gives with rotation.onLost: evict"
+                    "pod {namespace}/{name} lost its node and was not evicted: {problem}; Sidescale's account needs create \
+                     on pods/eviction, which the chart grants with rotation.onLost: evict"
                 );
                 warn!(namespace, %name, error = problem, "Failed to evict lost pod");
                 let notice = Notice {
@@ -306,13 +306,13 @@ fn restart(place: &PodOwner, pod: &str) -> String {
 fn lost(place: &PodOwner, pod: &PodRef) -> String {
     let command = restart(place, &pod.name);
     let mends = if place.secret == POD_SECRET {
-        "its key worked once, so that nothing but another pod joins again"
+        "its key works only once, so replace the pod"
     } else {
-        "nothing but a restart of the container brings the node back"
+        "restart the container to bring the node back"
     };
     format!(
-        "the node of this pod is gone from the tailnet. The pod stays Ready and its container says it is healthy: \
-         {mends}: {command}"
+        "the node of this pod is gone from the tailnet, although the pod is Ready and its container reports that it is \
+         healthy; {mends}: {command}"
     )
 }
 
@@ -321,16 +321,16 @@ fn late(place: &PodOwner, pod: &PodRef, container: &str, now: Timestamp) -> Stri
     let seconds = now.duration_since(pod.created).as_secs();
     let name = &pod.name;
     let mut note = format!(
-        "this pod has no node in the tailnet {seconds} s after it was made; its container {CONTAINER} is {container}"
+        "this pod has no node in the tailnet {seconds} s after its creation; its container {CONTAINER} is {container}"
     );
     if container.starts_with("running") {
         let command = restart(place, name);
         note.push_str(&format!(
-            ". kubectl logs -n {namespace} {name} -c {CONTAINER} says why; if its node was removed: {command}"
+            ". kubectl logs -n {namespace} {name} -c {CONTAINER} shows why; if its node was removed: {command}"
         ));
     } else {
         note.push_str(&format!(
-            ". kubectl describe pod -n {namespace} {name} says why"
+            ". kubectl describe pod -n {namespace} {name} shows why"
         ));
     }
     note
@@ -345,8 +345,8 @@ fn one_of(finding: &NodeFinding, place: &PodOwner, pods: &[&PodRef]) -> String {
     let (count, of) = (finding.count, finding.of);
     let commands: Vec<_> = pods.iter().map(|pod| restart(place, &pod.name)).collect();
     format!(
-        "{count} of {of} pods of service {service} {what}; they share a hostname, so nobody can tell which. \
-         One by one, until {of} nodes are online: {}",
+        "{count} of {of} pods of service {service} {what}; they share a hostname, so it is unknown which. Run one by one, \
+         until {of} nodes are online: {}",
         commands.join("; ")
     )
 }
@@ -361,15 +361,16 @@ fn uninvited(control_plane: &str, finding: &NodeFinding, place: &PodOwner, flags
     let (count, of, user) = (finding.count, finding.of, name(&finding.user));
     let nodes = ids(finding);
     let end = if secret == POD_SECRET {
-        "Each of its keys works once, so that a pod has none left".to_owned()
+        "Each of its keys works only once, so one of its pods has no key now".to_owned()
     } else if is_dns_label(service) {
-        format!("End that key: sidescale rotate --now --revoke {namespace}/{service}{flags}")
+        format!("Expire that key: sidescale rotate --now --revoke {namespace}/{service}{flags}")
     } else {
-        "End that key: sidescale rotate --now --revoke".to_owned()
+        "Expire that key: sidescale rotate --now --revoke".to_owned()
     };
     format!(
         "{of} nodes of user {user} of control plane {control_plane} are online, {count} more than service {service} has \
-         pods: somebody joined with its key. {end}; then find the stranger among nodes {nodes}, and remove it: headscale nodes delete --identifier ID"
+         pods: someone else joined with its key. {end}; then find the unexpected node among nodes {nodes}, and delete it: \
+         headscale nodes delete --identifier ID"
     )
 }
 

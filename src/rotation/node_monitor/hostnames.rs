@@ -114,12 +114,12 @@ fn taken(look: &HostnameReport) -> Vec<(&Party, Notice)> {
     }
     let notices = names.into_iter().map(|((party, reserved), names)| {
         let whose = if reserved {
-            "which the operator reserves for another service"
+            "which the operator reserved for another service"
         } else {
             "which belongs to a service of another namespace"
         };
         let note = format!(
-            "service {} asks for hostname {}, {whose}: Sidescale gives it to no node of this service. Set annotation \
+            "service {} requests hostname {}, {whose}: Sidescale does not give it to nodes of this service. Set annotation \
              sidescale.io/hostname to another name, such as {{service}}-{{namespace}}",
             party.owner.service,
             listed(&names)
@@ -146,9 +146,9 @@ fn wanted(look: &HostnameReport) -> Vec<Notice> {
     let notices = names.into_values().map(|(party, names)| {
         let names: Vec<_> = names.into_iter().collect();
         let note = format!(
-            "a service of another namespace asks for hostname {}, which belongs to a service here: Sidescale gives it to no node \
-             of the other. Headscale itself gives a name that no node has to the first that asks for it: keep a node online where \
-             that matters",
+            "a service of another namespace requests hostname {}, which belongs to a service of this namespace: Sidescale \
+             does not give it to that service's nodes. Headscale itself gives a name that no node has to the first node that \
+             requests it: where that matters, keep a node online",
             listed(&names)
         );
         notice(party, false, WANTED, note)
@@ -224,7 +224,7 @@ mod tests {
         assert_eq!(said(&taken), [("thief".to_owned(), true, TAKEN)]);
         assert_eq!(said(&wanted), [("prod".to_owned(), false, WANTED)]);
         assert!(taken[0].note.starts_with(
-            "service web asks for hostname \"vault\", which belongs to a service of another namespace: "
+            "service web requests hostname \"vault\", which belongs to a service of another namespace: "
         ));
         assert!(!taken[0].note.contains("prod") && !wanted[0].note.contains("thief"));
     }
@@ -239,7 +239,7 @@ mod tests {
             taken[0]
                 .1
                 .note
-                .contains("which the operator reserves for another service")
+                .contains("which the operator reserved for another service")
         );
     }
 

@@ -258,15 +258,15 @@ fn note(reference: &KeyReference<'_>, lack: &Lack) -> String {
     let secret = name(lack.secret());
     // Only the kubelet is certain which Secret is missing; if the pod's reference differs, the note says so.
     let what = match lack {
-        Lack::Secret { .. } => format!("there is no Secret {namespace}/{secret}"),
+        Lack::Secret { .. } => format!("Secret {namespace}/{secret} does not exist"),
         Lack::Key { key, .. } => {
             format!("Secret {namespace}/{secret} has no data key {}", name(key))
         }
         Lack::Volume { keys, .. } => {
             let keys: Vec<_> = keys.iter().take(MOST_KEYS).map(|key| name(key)).collect();
             format!(
-                "its volumes are not ready, and one of them is data key {} of Secret {namespace}/{secret} \
-                 (kubectl describe pod -n {namespace} {pod} says whether it is that one)",
+                "its volumes are not ready, and one of them needs data key {} of Secret {namespace}/{secret} (kubectl \
+                 describe pod -n {namespace} {pod} shows whether that one is missing)",
                 keys.join(" or ")
             )
         }
@@ -274,20 +274,20 @@ fn note(reference: &KeyReference<'_>, lack: &Lack) -> String {
     let next = if !reference.is_sound() {
         let (secret, data_key) = (quoted(reference.secret), quoted(reference.data_key));
         format!(
-            "annotation sidescale.io/status of the pod names Secret {secret} and data key {data_key}, and nothing has \
-             such a name: somebody else has written it. The pod that follows this one gets a right one: kubectl delete \
-             pod -n {namespace} {pod}"
+            "annotation sidescale.io/status of the pod names Secret {secret} and data key {data_key}, which are not valid \
+             names: it was not written by Sidescale. The pod that replaces this one gets a correct annotation: kubectl \
+             delete pod -n {namespace} {pod}"
         )
     } else if lack.secret() == reference.secret {
         next(reference, lack)
     } else {
         format!(
-            "that is not the Secret that its key comes from, {}",
+            "this is not the Secret of its key, which is {}",
             reference.secret
         )
     };
     format!(
-        "container {CONTAINER} cannot start: {what}; {next}. It starts by itself once the key is there"
+        "container {CONTAINER} cannot start: {what}; {next}. It starts by itself once the key exists"
     )
 }
 
@@ -302,16 +302,16 @@ fn next(reference: &KeyReference<'_>, lack: &Lack) -> String {
     let pod = &pod.name;
     match source {
         KeySource::Author if matches!(lack, Lack::Secret { .. }) => format!(
-            "annotation sidescale.io/auth-key-secret names it: make it with the key under {data_key} (kubectl create \
+            "annotation sidescale.io/auth-key-secret names it: create it with the key under {data_key} (kubectl create \
              secret generic -n {namespace} {secret} --from-file={data_key}=FILE), or correct the annotation"
         ),
         KeySource::Author => format!(
-            "annotation sidescale.io/auth-key-secret wants the key under {data_key}{}: put it there, or correct the \
-             annotation (kubectl describe secret -n {namespace} {secret} lists the data keys that there are)",
+            "annotation sidescale.io/auth-key-secret expects the key under {data_key}{}: put it there, or correct the \
+             annotation (kubectl describe secret -n {namespace} {secret} lists its data keys)",
             beside(lack)
         ),
         KeySource::Rotation(Some(KeyStatus { state, key: None })) => format!(
-            "rotation has not made key {data_key} yet, and its state is {}: kubectl events -n {namespace} --for \
+            "Sidescale has not created key {data_key} yet, and its state is {}: kubectl events -n {namespace} --for \
              secret/{secret} says what to do",
             state.as_str()
         ),
@@ -319,14 +319,14 @@ fn next(reference: &KeyReference<'_>, lack: &Lack) -> String {
             state,
             key: Some(_),
         })) => format!(
-            "rotation has made key {data_key}, and its state is {}: if the pod still waits in a minute, kubectl events -n \
-             {namespace} --for secret/{secret} says more",
+            "Sidescale has created key {data_key}, and its state is {}: if the pod still waits in a minute, kubectl events \
+             -n {namespace} --for secret/{secret} says more",
             state.as_str()
         ),
         KeySource::Rotation(None) => format!(
-            "rotation makes no key {data_key} for this pod: its namespace was switched off, or the configuration no \
-             longer allows what its annotations ask for. The pod that follows it is told why: kubectl delete pod -n \
-             {namespace} {pod}"
+            "Sidescale creates no key {data_key} for this pod: its namespace was switched off, or the configuration no \
+             longer allows what its annotations request. Creating the pod again shows why: kubectl delete pod -n {namespace} \
+             {pod}"
         ),
     }
 }
@@ -335,7 +335,9 @@ fn next(reference: &KeyReference<'_>, lack: &Lack) -> String {
 fn beside(lack: &Lack) -> String {
     match lack {
         Lack::Volume { keys, .. } if keys.iter().any(|key| key == DATA_KEY) => {
-            format!(", and the PEM of the control plane's private authority under {DATA_KEY}")
+            format!(
+                ", and the PEM of the control plane's private certificate authority under {DATA_KEY}"
+            )
         }
         Lack::Volume { .. } | Lack::Secret { .. } | Lack::Key { .. } => String::new(),
     }

@@ -340,8 +340,8 @@ impl Reconciler<'_> {
         Err(Problem {
             state: KeyState::Throttled,
             message: format!(
-                "service {owner} had as many keys created as {rules} allow; the next one may be created at {until:.0}: find \
-                 out what changes its pods or its Secret so often, or raise those numbers"
+                "service {owner} has used all keys that {rules} allow; the next one can be created at {until:.0}: find out \
+                 what changes its pods or its Secret so often, or raise the limit"
             ),
             of_plane: false,
         })

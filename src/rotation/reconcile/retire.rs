@@ -270,7 +270,7 @@ impl Elsewhere {
             Ok(keys) => Ok(keys.contains(&(control_plane.to_owned(), id))),
             Err(message) => Err(Problem {
                 state: KeyState::Degraded,
-                message: format!("no key of this namespace is expired: {message}"),
+                message: format!("Sidescale expires no keys of this namespace for now: {message}"),
                 of_plane: false,
             }),
         }

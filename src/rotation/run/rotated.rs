@@ -53,21 +53,19 @@ pub(super) fn notices(
 /// Returns why the key was replaced, and what happens to the one before.
 fn what(why: KeyReason, overlap: Duration) -> Option<String> {
     let overlap = SignedDuration::try_from(overlap).unwrap_or_default();
-    let goes_on = format!("the one before it goes on for {overlap:#}");
+    let goes_on = format!("the old key stays valid for {overlap:#}");
     let what = match why {
         // A key of a single pod that has not joined is not reported on its workload.
         KeyReason::First | KeyReason::NotJoined => return None,
-        KeyReason::ValueLost => format!("its value was no longer in the Secret; {goes_on}"),
-        KeyReason::Refused(flaw) => format!("the value that stood there {}", flaw.as_str()),
-        KeyReason::Lost => "the control plane no longer had the one before it".to_owned(),
+        KeyReason::ValueLost => format!("its value was missing from the Secret; {goes_on}"),
+        KeyReason::Refused(flaw) => format!("the value in the Secret {}", flaw.as_str()),
+        KeyReason::Lost => "the control plane no longer has the old key".to_owned(),
         KeyReason::NotOwned => {
-            "the one before it is of a user that was not created for this service".to_owned()
+            "the old key belongs to a user that was not created for this service".to_owned()
         }
-        KeyReason::Changed => format!("the pods ask for other tags or properties; {goes_on}"),
+        KeyReason::Changed => format!("the pods now request other tags or properties; {goes_on}"),
         KeyReason::Requested => {
-            format!(
-                "somebody asked for that; {goes_on}, or ended at once if that was asked for too"
-            )
+            format!("a rotation was requested; {goes_on}, unless --revoke expired it at once")
         }
         KeyReason::Due => format!("it was due; {goes_on}"),
     };
@@ -83,8 +81,8 @@ fn note(secret: &SecretRef, minted: &CreatedKey, expires: Option<Timestamp>, wha
     } = minted;
     let expires = expires.map_or_else(String::new, |end| format!(" and is valid until {:.0}", end));
     format!(
-        "key {data_key} of Secret {} was replaced: {what}. The new one has id {} at control plane {control_plane}\
-         {expires}. Pods that run stay connected; containers started from now on use it",
+        "key {data_key} of Secret {} was replaced: {what}. The new key has id {} at control plane {control_plane}{expires}. \
+         Running pods stay connected; containers that start from now on use the new key",
         secret.name, id.0
     )
 }
@@ -163,6 +161,6 @@ mod tests {
         assert_eq!(told(KeyReason::First, 2), []);
         assert_eq!(told(KeyReason::Due, 0), []);
         assert_eq!(told(KeyReason::Changed, 100).len(), MOST_TOLD);
-        assert!(!told(KeyReason::Lost, 1)[0].note.contains("goes on"));
+        assert!(!told(KeyReason::Lost, 1)[0].note.contains("stays valid"));
     }
 }

@@ -35,9 +35,9 @@ impl SecretState {
         let refused = self.refused.iter().map(|(data_key, flaw)| {
             let (data_key, flaw) = (quoted(data_key), flaw.as_str());
             let note = format!(
-                "the value that somebody wrote to data key {data_key} of Secret {secret} {flaw}: another key was made \
-                 in its place. To use a key of your own, write the whole value of a living, reusable pre-auth key of that \
-                 control plane there"
+                "the value that was written to data key {data_key} of Secret {secret} {flaw}: Sidescale replaced it with a \
+                 new key. To use your own key, write the complete value of a valid, reusable pre-auth key of that control \
+                 plane there"
             );
             Notice {
                 reason: "ValueRefused",
@@ -49,8 +49,8 @@ impl SecretState {
         let unended = unended.map(|(data_key, (id, failing))| {
             let (id, data_key, problem) = (id.0, quoted(data_key), &failing.problem.message);
             let note = format!(
-                "key {id}, an old one of data key {data_key} of Secret {secret}, was not ended, and whoever has it may \
-                 still join with it: {problem}. It is tried again, every five minutes in the end; by hand: headscale \
+                "old key {id} of data key {data_key} of Secret {secret} was not expired, so anyone who has it can still \
+                 join: {problem}. Sidescale keeps retrying, at least every five minutes; to expire it yourself: headscale \
                  preauthkeys expire --id {id}"
             );
             Notice {
@@ -99,19 +99,20 @@ impl SecretState {
         let key = format!("key {data_key} of Secret {secret}");
         if secret.name == POD_SECRET {
             return format!(
-                "{key} is one too many: a Secret has room for the keys of some 2000 pods of a namespace; run fewer pods with \
-                 sidescale.io/key-mode: per-pod there, or set key-mode to shared"
+                "{key} exceeds the limit: a Secret has room for the keys of about 2000 pods of a namespace; run fewer pods \
+                 with sidescale.io/key-mode: per-pod there, or set key-mode to shared"
             );
         }
         if self.full {
             return format!(
-                "{key} has no room there: a Secret may have 1 MiB, and this one is nearly full; take out data keys that do \
-                 not belong there, or have the operator set authKeySecretName in a profile, so that services have another Secret"
+                "{key} does not fit: a Secret is limited to 1 MiB, and this one is nearly full; remove data keys that do not \
+                 belong there, or ask the operator to set authKeySecretName in a profile, so that services use another \
+                 Secret"
             );
         }
         format!(
-            "{key} is one too many: the namespace has as many services as rotation.maxServicesPerNamespace allows; remove \
-             some, or raise that number"
+            "{key} exceeds the limit: the namespace already has as many services as rotation.maxServicesPerNamespace allows; \
+             remove some, or raise that number"
         )
     }
 
@@ -127,9 +128,10 @@ impl SecretState {
             None => ("another writer".to_owned(), "find it"),
         };
         format!(
-            "key {data_key} of Secret {secret} was made {OVERWRITES} times within an hour because {who} keeps putting an \
-             older state back: it is made once an hour from now on, and the one made last stays valid; {find} with \
-             kubectl get secret {name} -n {namespace} -o yaml --show-managed-fields, and have it leave the Secret alone"
+            "key {data_key} of Secret {secret} was created {OVERWRITES} times within an hour because {who} keeps restoring \
+             an older state: from now on, Sidescale creates it at most once an hour, and the last one stays valid; {find} \
+             with kubectl get secret {name} -n {namespace} -o yaml --show-managed-fields, and stop it from writing to the \
+             Secret"
         )
     }
 }
@@ -138,7 +140,7 @@ impl SecretState {
 fn copied(secret: &SecretRef, from: &SecretRef) -> String {
     let from = quoted(&from.to_string());
     format!(
-        "Secret {secret} was copied from Secret {from}, whose keys are for the services there: its keys are created anew; \
-         leave Secrets of keys out of backups and of tools that copy Secrets"
+        "Secret {secret} was copied from Secret {from}, whose keys belong to the services there: Sidescale creates new keys \
+         for this one; exclude Secrets of keys from backups and from tools that copy Secrets"
     )
 }

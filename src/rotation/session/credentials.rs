@@ -105,8 +105,8 @@ pub(crate) fn no_api_key(
     let (namespace, name) = (&config.api_key_namespace, &config.api_key_secret);
     let data_key = &config.api_key_data_key;
     let message = format!(
-        "control plane \"{plane}\" has no usable API key: data key \"{data_key}\" of Secret {namespace}/{name} \
-         {wrong}; put an API key in its place with: {}",
+        "control plane \"{plane}\" has no usable API key: data key \"{data_key}\" of Secret {namespace}/{name} {wrong}; \
+         replace it with: {}",
         command(config)
     );
     Problem {
@@ -128,8 +128,8 @@ pub(crate) fn no_credentials(
         "does not exist".to_owned()
     };
     let message = format!(
-        "control plane \"{plane}\" has no API key: Secret {namespace}/{name} {found}; an apikey-manager beside \
-         Headscale makes one by itself, else paste this, once: {}",
+        "control plane \"{plane}\" has no API key: Secret {namespace}/{name} {found}; an apikey-manager next to Headscale \
+         creates it by itself; without one, run this once: {}",
         command(config)
     );
     Problem {
@@ -147,8 +147,8 @@ pub(super) fn invalid_credentials(
     let (namespace, name) = (&config.api_key_namespace, &config.api_key_secret);
     let (method, url) = (at.method, &at.url);
     let message = format!(
-        "control plane \"{plane}\" refuses the API key of Secret {namespace}/{name}: {method} {url} answered 401, \
-         so it is unknown, expired or deleted there; put a new one in its place with: {}",
+        "control plane \"{plane}\" rejects the API key of Secret {namespace}/{name}: {method} {url} answered 401, so it is \
+         unknown, expired or deleted there; replace it with: {}",
         command(config)
     );
     Problem {

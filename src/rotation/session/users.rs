@@ -72,7 +72,7 @@ impl Session {
             None if !self.manages_users => Err(self.missing(name, owner)),
             None => {
                 let message = format!(
-                    "control plane \"{}\": user \"{name}\" came and went: trying again",
+                    "control plane \"{}\": user \"{name}\" disappeared between two calls: retrying",
                     self.name
                 );
                 Err(Problem {
@@ -107,16 +107,16 @@ impl Session {
         let tag = self.installation.owner_tag(owner);
         let another = match user.display_name.starts_with(PREFIX) {
             true => {
-                "; where that is another cluster's, set clusterName here, which parts their users; where it is a former \
-                 name of this installation, list that under formerInstallations"
+                "; if it belongs to another cluster, set clusterName here, so that the users' names differ; if it has a \
+                 former name of this installation, list that name under formerInstallations"
             }
             false => "",
         };
         let shown: String = user.display_name.chars().take(SHOWN).collect();
         let message = format!(
             "user {name:?} of control plane \"{plane}\" was not created by this installation for service {owner}: its \
-             display name is {shown:?}, want {tag:?}; rename that user, or list it under \
-             controlPlanes.{plane}.adoptUsers to have keys made for it{another}"
+             display name is {shown:?}, want {tag:?}; rename that user, or list it under controlPlanes.{plane}.adoptUsers to \
+             have keys created for it{another}"
         );
         Problem {
             state: KeyState::UserNotOurs,
@@ -127,8 +127,8 @@ impl Session {
 
     fn created_otherwise(&self, name: &str, tag: &str) -> Problem {
         let message = format!(
-            "control plane \"{}\" created a user with another name or display name than was asked for, want {name:?} and \
-             {tag:?}: no key is made for it; check that nothing between Sidescale and Headscale rewrites requests, and \
+            "control plane \"{}\" created a user with another name or display name than requested, want {name:?} and \
+             {tag:?}: no key is created for it; check that nothing between Sidescale and Headscale rewrites requests, and \
              delete that user",
             self.name
         );
@@ -143,8 +143,8 @@ impl Session {
         let (plane, tag) = (&self.name, self.installation.owner_tag(owner));
         // It is safe to show the tag: anybody who may create users may create one for us.
         let message = format!(
-            "control plane \"{plane}\" has no user \"{name}\", and rotation.users: never leaves making it to people; paste \
-             this where headscale runs, once: headscale users create {name} --display-name \"{tag}\""
+            "control plane \"{plane}\" has no user \"{name}\", and with rotation.users: never Sidescale does not create it; \
+             run this once where headscale runs: headscale users create {name} --display-name \"{tag}\""
         );
         Problem {
             state: KeyState::UserMissing,

@@ -37,7 +37,7 @@ pub(super) fn open_is_reported(context: &Context, _: Option<&headscale::Program>
         wait::until("the fences were tried", LIMIT, || {
             let page = replica.get("/readyz")?;
             ensure!(
-                page.contains("fences ok: secrets holds; webhooks holds; events holds"),
+                page.contains("fences ok: secrets is closed; webhooks is closed; events is closed"),
                 "{page}"
             );
             Ok(())
@@ -71,7 +71,7 @@ pub(super) fn open_is_reported(context: &Context, _: Option<&headscale::Program>
         page.starts_with("HTTP/1.1 200"),
         "an open fence stops nothing: {page}"
     );
-    ensure!(page.contains("fences trouble: secrets is open"), "{page}");
+    ensure!(page.contains("fences problem: secrets is open"), "{page}");
     ensure!(
         replica.metric("sidescale_fence_open", &["webhooks"])? == 0.0,
         "{page}"
@@ -112,7 +112,7 @@ pub(super) fn second_release_does_not_rotate(
     let said = "stolen-first/stolen-first";
     wait::until("the second release says so", LIMIT, || {
         let page = late.get("/readyz")?;
-        let line = format!("rotation trouble: release {said} came first");
+        let line = format!("rotation problem: release {said} was installed first");
         ensure!(page.contains(&line), "{page}");
         Ok(())
     })?;

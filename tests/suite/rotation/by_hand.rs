@@ -73,12 +73,12 @@ async fn a_key_of_a_user_of_ours_put_there_by_hand_ends_when_it_was_replaced() {
 #[tokio::test]
 async fn a_value_that_is_no_living_key_is_replaced_and_told() {
     for (wrong, told) in [
-        ("YOUR_KEY_HERE".to_owned(), "is the placeholder"),
+        ("YOUR_KEY_HERE".to_owned(), "is a placeholder"),
         ("hskey-api-abcdefghijkl-secret".into(), "is an API key"),
-        ("hskey-auth-by-hand".into(), "or is cut"),
+        ("hskey-auth-by-hand".into(), "or is truncated"),
         (
             format!("hskey-auth-abcdefghijkl-{}", "s".repeat(64)),
-            "is no key that its control plane has",
+            "is not a key of its control plane",
         ),
     ] {
         let (log, _guard) = Log::listen();

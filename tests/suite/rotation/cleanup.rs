@@ -54,13 +54,13 @@ async fn cleanup_shows_and_then_ends_what_no_secret_knows_and_nothing_else() {
     world.clock.advance(11 * MINUTE);
 
     let (shown, done) = world.cleanup(true).await;
-    let want = "would end key 1 of user shop.api at control plane default: it still works, and no Secret of namespace \
-                shop knows it\n1 to remove; without --dry-run they are\n";
+    let want = "would expire key 1 of user shop.api at control plane default: it is still valid, and no Secret of namespace \
+                shop records it\n1 to remove; run without --dry-run to remove them\n";
     assert_eq!((shown.as_str(), done), (want, Ok(())));
     assert!(world.headscale.accepts(&orphan), "it was only shown");
 
     let (said, done) = world.cleanup(false).await;
-    let want = "ended key 1 of user shop.api at control plane default\n";
+    let want = "expired key 1 of user shop.api at control plane default\n";
     assert_eq!((said.as_str(), done), (want, Ok(())));
     assert_eq!(world.values(), others, "what others made stays");
     let (again, _) = world.cleanup(false).await;
@@ -82,10 +82,10 @@ async fn cleanup_removes_rows_and_users_whose_time_has_come() {
     world.delete_namespace();
     world.clock.advance(DAY);
     let (said, _) = world.cleanup(false).await;
-    assert_eq!(said.matches("ended key").count(), 2, "{said}");
+    assert_eq!(said.matches("expired key").count(), 2, "{said}");
     world.clock.advance(DAY * 8);
     let (said, _) = world.cleanup(false).await;
-    let want = "removed the row of key 1 at control plane default\n";
+    let want = "deleted the row of key 1 at control plane default\n";
     assert_eq!(
         said, want,
         "the last row says since when nobody needs the user"
@@ -96,14 +96,14 @@ async fn cleanup_removes_rows_and_users_whose_time_has_come() {
         .cleanup_beside(false, || world.demand(&["api"], |_| {}))
         .await;
     assert!(
-        said.starts_with("left, because it is needed by now: remove user shop.api"),
+        said.starts_with("skipped, because it is needed by now: delete user shop.api"),
         "{said}"
     );
     let (said, _) = world.cleanup(false).await;
     assert_eq!(said, "nothing to remove\n");
     world.demand(&[], |_| {});
     let (said, _) = world.cleanup(false).await;
-    let want = "removed user shop.api (id 1) at control plane default\n";
+    let want = "deleted user shop.api (id 1) at control plane default\n";
     assert_eq!(said, want);
     assert!(world.headscale.user_names().is_empty() && world.headscale.issued().is_empty());
 }
@@ -123,8 +123,8 @@ async fn cleanup_leaves_to_rotation_what_stands_in_a_secret() {
     drop(process);
     world.clock.advance(DAY);
     let (said, done) = world.cleanup(false).await;
-    let want = "left to Sidescale: key 1 of service api in Secret shop/headscale-auth-keys is needed by no pod; it is \
-                taken out and ended after 2023-11-21T22:13:20Z\nnothing to remove\n";
+    let want = "left to Sidescale: no pod needs key 1 of service api in Secret shop/headscale-auth-keys; it is removed and \
+                expired after 2023-11-21T22:13:20Z\nnothing to remove\n";
     assert_eq!((said.as_str(), done), (want, Ok(())));
     assert!(world.headscale.accepts(&value));
 }
@@ -143,12 +143,12 @@ async fn cleanup_touches_nothing_where_something_cannot_be_read() {
     let (said, done) = world.cleanup(false).await;
     assert!(
         said.starts_with(
-            "left, with everything of its namespace: Secret shop/headscale-auth-keys: data key \"sidescale.json\" cannot \
-             be read"
+            "skipped, with everything else of its namespace: Secret shop/headscale-auth-keys: data key \"sidescale.json\" \
+             cannot be read"
         ),
         "{said}"
     );
-    assert!(done.unwrap_err().starts_with("not all could be done"));
+    assert!(done.unwrap_err().starts_with("the cleanup is incomplete"));
     world.headscale.break_calls(None, Fault::Status(503));
     let mut secret = world.secret().await.unwrap();
     secret.data.remove(DATA_KEY);
@@ -159,7 +159,7 @@ async fn cleanup_touches_nothing_where_something_cannot_be_read() {
     world.headscale.mend();
     // No record contains it now.
     let (said, done) = world.cleanup(false).await;
-    assert!(said.contains("ended key 1") && done.is_ok(), "{said}");
+    assert!(said.contains("expired key 1") && done.is_ok(), "{said}");
 }
 
 #[tokio::test]
@@ -188,15 +188,15 @@ async fn a_node_that_a_service_left_behind_is_removed_by_its_id() {
     world.clock.advance(DAY * 30);
     let (shown, _) = world.cleanup(true).await;
     let line = format!(
-        "remove node host (id {}) of user shop.api at control plane default: no pod needs it, and it was last seen at ",
+        "delete node host (id {}) of user shop.api at control plane default: no pod needs it, and it was last seen at ",
         gone.0
     );
     assert!(shown.contains(&line), "{shown}");
-    assert_eq!(shown.matches("remove node").count(), 1, "{shown}");
+    assert_eq!(shown.matches("delete node").count(), 1, "{shown}");
     let (said, done) = world.cleanup(false).await;
     assert_eq!(done, Ok(()));
     assert!(
-        said.contains(&line.replace("remove node", "removed node")[..40]),
+        said.contains(&line.replace("delete node", "deleted node")[..40]),
         "{said}"
     );
     let left: Vec<_> = world.headscale.given_names().into_keys().collect();

@@ -170,7 +170,7 @@ async fn a_reserved_name_is_given_to_that_service_alone() {
     let taken = until("the Event", async || event(&log, "HostnameTaken")).await;
     let note = taken["note"].as_str().unwrap();
     assert!(
-        note.contains("which the operator reserves for another service"),
+        note.contains("which the operator reserved for another service"),
         "{note}"
     );
 

@@ -67,7 +67,7 @@ async fn the_workload_is_told_when_its_key_was_replaced() {
     for part in [
         "api-authkey",
         "it was due",
-        "goes on for 1h",
+        "stays valid for 1h",
         "valid until 2024-05-02",
     ] {
         assert!(note.contains(part), "{part}: {note}");
@@ -113,7 +113,10 @@ async fn a_key_that_cannot_be_renewed_is_told_when_late_a_week_before_its_end_an
     let overdue = event(&log, "KeyOverdue").await;
     assert_eq!(overdue["object"], SECRET);
     let note = overdue["note"].as_str().unwrap();
-    assert!(note.contains("key api-authkey was to be renewed"), "{note}");
+    assert!(
+        note.contains("key api-authkey should have been renewed"),
+        "{note}"
+    );
     world.clock.advance(DAY * 3);
     event(&log, "KeyExpiring").await;
     world.clock.advance(DAY * 7);

@@ -209,7 +209,7 @@ async fn the_command_against_a_stranger_is_one_that_the_command_line_takes() {
         world.looks_until("Uninvited", 1).await;
         let lines = log.lines("Unexpected nodes online");
         let note = lines[0]["note"].as_str().unwrap();
-        let (_, rest) = note.split_once("End that key: ").unwrap();
+        let (_, rest) = note.split_once("Expire that key: ").unwrap();
         let (command, _) = rest.split_once(';').unwrap();
         let Command::Rotate(args) = Args::try_parse_from(command.split(' ')).unwrap().command
         else {

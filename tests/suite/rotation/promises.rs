@@ -161,7 +161,7 @@ async fn an_api_key_with_too_few_rights_is_told() {
     })
     .await;
     assert!(
-        trouble.contains("answered 403") && trouble.contains("too few rights for that call"),
+        trouble.contains("answered 403") && trouble.contains("lacks the permission for this call"),
         "{trouble}"
     );
     until("the state", async || {

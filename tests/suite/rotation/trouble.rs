@@ -83,7 +83,7 @@ async fn without_an_api_key_it_says_what_to_paste_and_goes_on_when_that_was_done
         detail.contains("NoCredentials").then_some(detail)
     })
     .await;
-    let (told, command) = detail.split_once("else paste this, once: ").unwrap();
+    let (told, command) = detail.split_once("without one, run this once: ").unwrap();
     assert!(
         told.contains(
             "control plane \"default\" has no API key: Secret headscale/headscale-api-key"
@@ -122,7 +122,12 @@ async fn one_pasted_command_is_enough_for_a_year() {
     world.demand(&["api"], |_| {});
     let command = until("the command", async || {
         let detail = world.detail();
-        Some(detail.split_once("else paste this, once: ")?.1.to_owned())
+        Some(
+            detail
+                .split_once("without one, run this once: ")?
+                .1
+                .to_owned(),
+        )
     })
     .await;
     paste(&world, &command).await;

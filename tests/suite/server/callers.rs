@@ -145,7 +145,10 @@ fn says_what_is_wrong_with_an_authority() {
             "no certificate",
             "want one or more certificates in PEM form",
         ),
-        (cut, "certificate 1 of the file is no authority"),
+        (
+            cut,
+            "certificate 1 of the file is not a certificate authority",
+        ),
     ] {
         let error = ClientAuthority::from_pem(pem.as_bytes()).unwrap_err();
         assert!(error.to_string().contains(want), "{pem:?}: {error}");

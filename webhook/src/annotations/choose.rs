@@ -60,7 +60,7 @@ fn selected<'a>(
                     "two profiles".to_owned()
                 };
                 let message = format!(
-                    "{which} are both for this pod by their podSelector: set annotation \"sidescale.io/profile\" to one of them, or have the operator tell them apart"
+                    "{which} both select this pod with their podSelector: set annotation \"sidescale.io/profile\" to one of them, or ask the operator to change the selectors"
                 );
                 return Err(Refusal {
                     reason: DenyReason::NotAllowed,
@@ -178,7 +178,7 @@ fn not_one_of(
 
 fn not_open(what: &str, name: &str, subject: &Subject<'_>) -> Refusal {
     let message = format!(
-        "{what} {name:?} is not open to namespace {:?}: set annotation \"sidescale.io/{}\" to one that is, or have the operator add the namespace to it",
+        "{what} {name:?} is not open to namespace {:?}: set annotation \"sidescale.io/{}\" to one that is, or ask the operator to add the namespace to it",
         subject.namespace,
         what.replace(' ', "-")
     );

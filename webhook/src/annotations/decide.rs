@@ -126,15 +126,15 @@ fn no_service(subject: &Subject<'_>) -> Refusal {
             format!("its owner is {} {}", quote::line(kind), quote::shown(name))
         }
         None if subject.name.is_empty() => {
-            "it has no owner, and no name before it is generated".to_owned()
+            "it has no owner, and its name is not generated yet".to_owned()
         }
         None => format!(
-            "it has no owner, and {} is too long or no DNS name",
+            "it has no owner, and {} is too long or not a DNS name",
             quote::shown(subject.name)
         ),
     };
     let message = format!(
-        "no service can be named after this pod ({found}): set annotation \"{PREFIX}service\" to {}",
+        "no service name can be derived from this pod ({found}): set annotation \"{PREFIX}service\" to {}",
         read::SERVICE.trim_start_matches("want ")
     );
     Refusal {
@@ -212,14 +212,14 @@ fn tailscale<'a>(
     let key = key::key(subject, asked, state, names, bounds, remarks)?;
     if let (AuthKeyRef::Given { secret, .. }, Some(_)) = (&key, &plane.ca_bundle) {
         remarks.push(format!(
-            "annotation '{PREFIX}auth-key-secret' names Secret '{}', and the control plane's certificate is of a private authority: put the PEM of that into the Secret as 'ca.crt', or the pod does not start",
+            "annotation '{PREFIX}auth-key-secret' names Secret '{}', and the control plane has a private certificate authority: add that authority's PEM to the Secret as 'ca.crt', or the pod does not start",
             quote::line(secret)
         ));
     }
     let (native, wait) = read::start(asked)?;
     if !native && subject.owner.is_some_and(|owner| owner.kind == "Job") {
         remarks.push(
-            "annotation 'sidescale.io/native-sidecar' is 'false': an ordinary container keeps the Job from completing, remove it"
+            "annotation 'sidescale.io/native-sidecar' is 'false': an ordinary container keeps the Job from completing, remove the annotation"
                 .to_owned(),
         );
     }

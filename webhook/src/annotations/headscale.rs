@@ -66,7 +66,7 @@ pub(super) fn apikey_manager<'a>(
         .get(Annotation::SocketPath)
         .map_or(SOCKET, |value| value.text);
     if !is_socket_path(socket_path) {
-        let want = "want an absolute path below a directory, of letters, digits, dots, dashes and underscores, at most 107 characters, such as /var/run/headscale/headscale.sock";
+        let want = "want an absolute path inside a directory, of letters, digits, dots, dashes and underscores, at most 107 characters, such as /var/run/headscale/headscale.sock";
         return Err(asked.bad(Annotation::SocketPath, want));
     }
     let secret = asked
@@ -102,7 +102,7 @@ fn read_by_nobody(namespace: &str, secret: &str, policy: &Policy) -> Option<Stri
             .any(|plane| plane.api_key_namespace == namespace && plane.api_key_secret == secret);
     let shown = quote::line(secret);
     (!read).then(|| format!(
-        "no control plane reads Secret '{namespace}/{shown}', where the API key is to be kept, and the chart lets nobody write it: set controlPlane.apiKeySecret of the chart (apiKeySecret in its config) to namespace '{namespace}' and name '{shown}'"
+        "no control plane reads Secret '{namespace}/{shown}', which is to contain the API key, and the chart grants no right to write it: set controlPlane.apiKeySecret of the chart (apiKeySecret in its config) to namespace '{namespace}' and name '{shown}'"
     ))
 }
 
@@ -133,7 +133,7 @@ pub(super) fn server_keys<'a>(asked: &Asked<'a>) -> Result<ServerKeys<'a>, Refus
     for file in text.split(',').map(str::trim) {
         if !forms::is_data_key(file) || files.contains(&file) || files.len() == MOST_FILES {
             let want = format!(
-                "want at most {MOST_FILES} names of files, each once, which are data keys of the Secret too, such as {KEYS_FILES}"
+                "want at most {MOST_FILES} different file names, which are also data keys of the Secret, such as {KEYS_FILES}"
             );
             return Err(asked.bad(Annotation::KeysFiles, &want));
         }

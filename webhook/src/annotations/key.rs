@@ -118,7 +118,7 @@ pub(super) fn key(
             if data_key.len() > LONGEST_DATA_KEY {
                 let over = data_key.len() - LONGEST_DATA_KEY;
                 let want = format!(
-                    "the service's name is too long by {over} for a key of each pod: want shared, or a shorter \"{PREFIX}service\""
+                    "the service's name is too long for a per-pod key, by {over}: want shared, or a shorter \"{PREFIX}service\""
                 );
                 return Err(asked.bad(Name::Mode, &want));
             }
@@ -146,7 +146,7 @@ fn mode(asked: &Asked<'_>, state: StateStorage<'_>) -> Result<KeyScope, Refusal>
         "shared" => Ok(KeyScope::Shared),
         "per-pod" if state == StateStorage::Memory => {
             let want = format!(
-                "with \"{PREFIX}state\" memory each start of the container logs in again, and a pod's own key works once: want shared, or state emptydir"
+                "with \"{PREFIX}state\" memory, each start of the container logs in again, and a per-pod key works only once: want shared, or state emptydir"
             );
             Err(asked.bad(Name::Mode, &want))
         }
@@ -163,7 +163,8 @@ fn reusable(asked: &Asked<'_>, state: StateStorage<'_>, mode: KeyScope) -> Resul
             if reusable == Some(true) && beside_mode(asked, Name::Reusable).is_le() =>
         {
             let want = format!(
-                "with \"{PREFIX}key-mode\" per-pod each pod has a key that works once: remove it, or want key-mode shared"
+                "with \"{PREFIX}key-mode\" per-pod, each key works only once: remove this annotation, or set key-mode to \
+                 shared"
             );
             Err(asked.bad(Name::Reusable, &want))
         }
@@ -171,7 +172,7 @@ fn reusable(asked: &Asked<'_>, state: StateStorage<'_>, mode: KeyScope) -> Resul
         KeyScope::Shared if reusable == Some(false) && state == StateStorage::Memory => Err(asked
             .bad(
                 Name::Reusable,
-                "with state memory each start of the container uses the key again: want true",
+                "with state memory, each start of the container uses the key again: want true",
             )),
         KeyScope::Shared => Ok(reusable.unwrap_or(true)),
     }
@@ -189,7 +190,7 @@ fn ephemeral(asked: &Asked<'_>, state: StateStorage<'_>) -> Result<bool, Refusal
     if !ephemeral && !matches!(state, StateStorage::Volume(_)) {
         return Err(asked.bad(
             Name::Ephemeral,
-            "without state of its own every pod would leave a node behind: want true, or state volume:<name> in a StatefulSet",
+            "without stored state, every pod would leave a node behind: want true, or state volume:<name> in a StatefulSet",
         ));
     }
     Ok(ephemeral)
@@ -204,7 +205,8 @@ fn given<'a>(asked: &Asked<'a>, mode: KeyScope) -> Result<Option<(&'a str, &'a s
         .ok_or_else(|| asked.bad(Name::Secret, forms::SECRET_REFERENCE))?;
     let refuse = |key| {
         let want = format!(
-            "this belongs to keys that we make, and \"{PREFIX}auth-key-secret\" names one of yours: remove one of the two"
+            "this applies to keys that Sidescale creates, and \"{PREFIX}auth-key-secret\" names your own: remove one of the \
+             two"
         );
         Err(asked.bad(key, &want))
     };

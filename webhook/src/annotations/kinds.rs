@@ -3,8 +3,7 @@
 use super::Refusal;
 use super::asked::{Annotation, Asked};
 
-const WANT: &str =
-    "want tailscale, apikey-manager, server-keys, several of these with commas, true or false";
+const WANT: &str = "want tailscale, apikey-manager, server-keys, several of these separated by commas, true or false";
 
 /// Kinds of sidecar that a pod asks for, or has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -90,7 +90,7 @@ impl<'p> Bounds<'p> {
             let most = forms::show(most);
             let want = match profile {
                 Some(name) => format!(
-                    "want at most {most}, or have the operator raise profiles.{name}.maxAuthKeyExpiration"
+                    "want at most {most}, or ask the operator to raise profiles.{name}.maxAuthKeyExpiration"
                 ),
                 None => format!("want at most {most}"),
             };
@@ -108,13 +108,13 @@ impl KeyLifetime<'_> {
         }
         if let Some((name, text)) = self.long {
             return Some(format!(
-                "annotation '{PREFIX}{name}' is '{text}': a key that is stolen stays good for more than a year, 2160h is usual"
+                "annotation '{PREFIX}{name}' is '{text}': a stolen key would stay valid for more than a year, 2160h is usual"
             ));
         }
         let (name, text) = self.asked?;
         let often = self.expiration.saturating_sub(self.buffer);
         (often < self.buffer).then(|| format!(
-            "annotation '{PREFIX}{name}' is '{text}': with a life of {} the key is renewed every {}, a buffer of less than half its life is usual",
+            "annotation '{PREFIX}{name}' is '{text}': with an expiration of {}, the key is renewed every {}; a buffer of less than half the expiration is usual",
             forms::show(self.expiration),
             forms::show(often)
         ))
@@ -166,14 +166,14 @@ pub(super) fn life<'a>(
     let most = forms::show(most);
     if asked.get(before).is_some() {
         let want = format!(
-            "want at most {most}: a key that lives {} is renewed no sooner than {} after it was made",
+            "want at most {most}: a key with an expiration of {} is renewed no sooner than {} after its creation",
             forms::show(expiration),
             forms::show(gap)
         );
         return Err(asked.bad(before, &want));
     }
     let want = format!(
-        "too little for the rotation buffer of {}: set \"{PREFIX}{}\" to at most {most}",
+        "too short for the rotation buffer of {}: set \"{PREFIX}{}\" to at most {most}",
         forms::show(buffer),
         before.name()
     );
@@ -207,7 +207,7 @@ pub(super) fn short_life<'a>(
     let value = asked.get(key);
     let vain = |value: &AnnotationValue<'_>| {
         format!(
-            "annotation '{PREFIX}{}' is '{}': a key of one pod lives {} at most, and is renewed until the pod has joined",
+            "annotation '{PREFIX}{}' is '{}': a per-pod key is valid for at most {}, and is renewed until the pod has joined",
             key.name(),
             value.text,
             forms::show(most)

@@ -64,7 +64,7 @@ pub(super) fn extra_args<'a>(asked: &Asked<'a>, profile: &Profile) -> Result<&'a
     // The kubelet would expand `$(X)`, to the key itself if X is TS_AUTHKEY.
     let fits = |b: u8| b == b' ' || (b.is_ascii_graphic() && !b"$\"'\\`".contains(&b));
     if !value.text.bytes().all(fits) {
-        let want = "want arguments of tailscale up with spaces between them, without quotes, backslashes and $, such as --shields-up";
+        let want = "want arguments of tailscale up, separated by spaces, without quotes, backslashes or $, such as --shields-up";
         return Err(asked.bad(Annotation::ExtraArgs, want));
     }
     let mut takes_a_value = None;
@@ -72,7 +72,7 @@ pub(super) fn extra_args<'a>(asked: &Asked<'a>, profile: &Profile) -> Result<&'a
         let Some(name) = word.strip_prefix('-') else {
             let want = match std::mem::take(&mut takes_a_value) {
                 Some(name) if SWITCHES.contains(&name) => {
-                    format!("--{name} takes no word after it: want --{name} or --{name}=false")
+                    format!("--{name} takes no separate value: want --{name} or --{name}=false")
                 }
                 Some(_) => continue,
                 None => {
@@ -91,7 +91,7 @@ pub(super) fn extra_args<'a>(asked: &Asked<'a>, profile: &Profile) -> Result<&'a
         takes_a_value = Some(name).filter(|_| !whole);
         if !is_argument(name) {
             let want = format!(
-                "{} is no argument: want arguments such as --shields-up",
+                "{} is not an argument: want arguments such as --shields-up",
                 quote::shown(word)
             );
             return Err(asked.bad(Annotation::ExtraArgs, &want));
@@ -110,7 +110,7 @@ pub(super) fn extra_args<'a>(asked: &Asked<'a>, profile: &Profile) -> Result<&'a
             };
             let name = quote::redacted(name);
             let want = format!(
-                "--{name} is not allowed; the profile allows {allowed}, or have the operator add it to profiles.{}.allowedExtraArgs",
+                "--{name} is not allowed; the profile allows {allowed}, or ask the operator to add it to profiles.{}.allowedExtraArgs",
                 asked.profile()
             );
             return Err(asked.refuse(DenyReason::NotAllowed, Annotation::ExtraArgs, &want));

@@ -9,8 +9,7 @@ use crate::identity::{self, Hostname, TemplateNames};
 use crate::profile::{Delivery, Profile, Resources};
 use crate::quote;
 
-pub(super) const SERVICE: &str =
-    "want a name of lower-case letters, digits, dashes and dots, at most 200, such as api";
+pub(super) const SERVICE: &str = "want a name of lower-case letters, digits, dashes and dots, at most 200 characters, such as api";
 const HOSTNAME: &str = "want lower-case letters, digits, dashes, dots, {service}, {namespace}, {pod} and {node}, such as {service}-{namespace}";
 const TAGS: &str = "want tags such as tag:web,tag:prod, in lower case";
 
@@ -41,12 +40,12 @@ pub(super) fn tags(asked: &Asked<'_>, profile: &Profile) -> Result<Vec<String>, 
             let allowed = match asked.allowed(allowed()) {
                 Allowed::Nothing => "the profile allows none: remove the annotation".to_owned(),
                 Allowed::These(list) => {
-                    format!("the profile allows {list}: ask for one of these")
+                    format!("the profile allows {list}: use one of these")
                 }
                 Allowed::Withheld => "the profile allows others".to_owned(),
             };
             let want = format!(
-                "{} is not allowed; {allowed}, or have the operator add it to profiles.{}.allowedTags",
+                "{} is not allowed; {allowed}, or ask the operator to add it to profiles.{}.allowedTags",
                 quote::redacted(tag),
                 asked.profile()
             );
@@ -87,7 +86,7 @@ pub(super) fn start(asked: &Asked<'_>) -> Result<(bool, bool), Refusal> {
     let wait = asked.switch(Annotation::Wait)?.unwrap_or(false);
     if wait && !native {
         let want =
-            "an app can wait for a native sidecar alone: want true, or remove sidescale.io/wait";
+            "an app can wait only for a native sidecar: want true, or remove sidescale.io/wait";
         return Err(asked.bad(Annotation::NativeSidecar, want));
     }
     Ok((native, wait))
@@ -117,12 +116,12 @@ pub(super) fn image<'a>(asked: &Asked<'a>, profile: &'a Profile) -> Result<&'a s
     }
     let images = profile.allowed_images.iter().map(String::as_str);
     let allowed = match asked.allowed(images) {
-        Allowed::Nothing => "none but its own: remove the annotation".to_owned(),
+        Allowed::Nothing => "only its own: remove the annotation".to_owned(),
         Allowed::These(list) => list,
         Allowed::Withheld => "others".to_owned(),
     };
     let want = format!(
-        "the profile allows {allowed}, or have the operator add it to profiles.{}.allowedImages",
+        "the profile allows {allowed}, or ask the operator to add it to profiles.{}.allowedImages",
         asked.profile()
     );
     Err(asked.refuse(DenyReason::NotAllowed, Annotation::Image, &want))

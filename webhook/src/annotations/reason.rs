@@ -74,21 +74,19 @@ impl SkipReason {
     /// Returns the warning for the pod's creator; nothing if skipping is what was asked.
     pub(crate) fn remark(self) -> Option<&'static str> {
         match self {
-            Self::HostNetwork => {
-                Some("no sidecar: the pod has hostNetwork, and the node is not ours to join")
-            }
+            Self::HostNetwork => Some("no sidecar: pods with hostNetwork are not supported"),
             Self::NameTaken => Some(
                 "no sidecar: a container is named 'tailscale', or a volume's name begins with 'sidescale-'; rename it",
             ),
             Self::NoService => Some(
-                "no sidecar: no service can be named after this pod, set annotation 'sidescale.io/service'",
+                "no sidecar: no service name can be derived from this pod, set annotation 'sidescale.io/service'",
             ),
             Self::SwitchedOff => {
-                Some("no sidecar: the operator switched injection off, by webhook.inject: false")
+                Some("no sidecar: the operator switched injection off with webhook.inject: false")
             }
             Self::Windows => Some("no sidecar: Windows pods are not supported"),
             Self::NotRequested => Some(
-                "no sidecar: nothing asks for one, set annotation 'sidescale.io/inject' to 'tailscale'",
+                "no sidecar: nothing requests one, set annotation 'sidescale.io/inject' to 'tailscale'",
             ),
             // Hand-written or invalid configuration is named where it is found.
             Self::HandMade

@@ -11,9 +11,9 @@ use crate::sidecar::restricted::USER;
 use crate::sidecar::shapes::Needs;
 use crate::sidecar::{apikey_manager, proxy_env, server_keys, tailscale};
 
-const HAND_MADE_MANAGER: &str = "no apikey-manager: a container of the pod is one already; remove it, or this kind from annotation 'sidescale.io/inject'";
-const HAND_MADE_TAILSCALE: &str = "no Tailscale sidecar: a container of the pod is named tailscale, ts-sidecar or tailscale-sidecar; remove it, or this kind from annotation 'sidescale.io/inject'";
-const HAND_MADE_KEYS: &str = "no server keys: the pod mounts every one of these files already; remove the mounts, or this kind from annotation 'sidescale.io/inject'";
+const HAND_MADE_MANAGER: &str = "no apikey-manager: the pod already has such a container; remove it, or remove this kind from annotation 'sidescale.io/inject'";
+const HAND_MADE_TAILSCALE: &str = "no Tailscale sidecar: a container of the pod is named tailscale, ts-sidecar or tailscale-sidecar; remove it, or remove this kind from annotation 'sidescale.io/inject'";
+const HAND_MADE_KEYS: &str = "no server keys: the pod already mounts each of these files; remove the mounts, or remove this kind from annotation 'sidescale.io/inject'";
 
 /// Maximum number of volumes that a message names.
 const MOST_NAMES: usize = 16;
@@ -59,7 +59,7 @@ pub(super) fn refuse_what_is_too_large(spec: &Spec<'_>) -> Result<(), Refusal> {
         return Ok(());
     }
     let message = format!(
-        "the pod has {containers} containers: want at most {MOST_CONTAINERS}, init containers among them"
+        "the pod has {containers} containers: want at most {MOST_CONTAINERS}, including init containers"
     );
     Err(Refusal {
         reason: DenyReason::TooLarge,
@@ -235,9 +235,9 @@ fn check_state(
     let stays = matches!(&sidecar.key, AuthKeyRef::Managed(key) if !key.ephemeral);
     let wrong = match details.spec.keeps(volume) {
         None => Some("the pod has no such volume".to_owned()),
-        Some(Keeps::Nothing(kind)) => Some(format!("nobody can write to a volume of kind {kind}")),
+        Some(Keeps::Nothing(kind)) => Some(format!("a volume of kind {kind} is not writable")),
         Some(Keeps::ForThePod(kind)) if stays => Some(format!(
-            "a volume of kind {kind} goes with its pod, and with \"{PREFIX}ephemeral\" false each pod would leave a node behind"
+            "a volume of kind {kind} is deleted with its pod, and with \"{PREFIX}ephemeral\" false each pod would leave a node behind"
         )),
         Some(Keeps::ForThePod(_) | Keeps::ForThoseAfter) => None,
     };
@@ -250,7 +250,7 @@ fn check_state(
         let names: Vec<&str> = others.iter().map(|name| &**name).collect();
         let want = match names[..] {
             [] if stays => "volume:<name> of a persistentVolumeClaim".to_owned(),
-            [] => "emptydir, or volume:<name> of one that can be written to".to_owned(),
+            [] => "emptydir, or volume:<name> of a writable volume".to_owned(),
             _ => format!("volume:<name> with one of {}", names.join(", ")),
         };
         let message =
@@ -263,7 +263,7 @@ fn check_state(
     let security = details.spec.security_context.unwrap_or_default();
     if security.fs_group.is_none() {
         remarks.push(format!(
-            "annotation '{PREFIX}state' is 'volume:{volume}': the sidecar runs as uid {} and can write there only if everybody can, so set the pod's securityContext.fsGroup",
+            "annotation '{PREFIX}state' is 'volume:{volume}': the sidecar runs as uid {} and can write there only if everyone can, so set the pod's securityContext.fsGroup",
             USER
         ));
     }
@@ -285,7 +285,7 @@ fn check_proxy(sidecar: &Tailscale<'_>, details: &Details<'_>) -> Result<(), Ref
     match user {
         Some(container) => {
             let message = format!(
-                "annotation \"{PREFIX}proxy\" is \"{port}\": container {:?} has that port, want another",
+                "annotation \"{PREFIX}proxy\" is \"{port}\": container {:?} uses that port, want another",
                 &*container.name
             );
             Err(Refusal {
@@ -309,7 +309,7 @@ fn check_overlay(
         return Ok(());
     };
     let message = format!(
-        "profile {profile:?} mounts volume {volume:?} at {path:?} of the sidecar by its containerOverride, and the pod has no such volume: give it one of that name, or set annotation \"{PREFIX}profile\" to another profile"
+        "profile {profile:?} mounts volume {volume:?} at {path:?} of the sidecar with its containerOverride, and the pod has no such volume: add one of that name, or set annotation \"{PREFIX}profile\" to another profile"
     );
     Err(Refusal {
         reason: DenyReason::NotAllowed,

@@ -18,14 +18,14 @@ pub(super) fn remark(
     }
     let whose = match policy.reserved_hostnames.get(&*hostname.text) {
         Some(owner) if owner.namespace == namespace && owner.service == service => return None,
-        Some(_) => "the operator reserves it for another service",
+        Some(_) => "the operator reserved it for another service",
         None if hostnames.is_anothers(sidecar.control_plane, &hostname.text, namespace) => {
             "it belongs to a service of another namespace"
         }
         None => return None,
     };
     Some(format!(
-        "hostname '{}': {whose}, and Sidescale gives it to no node of service '{service}': set annotation \
+        "hostname '{}': {whose}, so Sidescale does not give it to nodes of service '{service}': set annotation \
          'sidescale.io/hostname' to another name, such as '{{service}}-{{namespace}}'",
         hostname.text
     ))

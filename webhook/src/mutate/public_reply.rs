@@ -52,6 +52,6 @@ impl PublicReply {
 pub(super) fn withheld(namespace: &str) -> String {
     let namespace = quote::shown(namespace);
     format!(
-        "a namespace annotation is not accepted, or does not go with the pod's own: look at the annotations under sidescale.io/ of namespace {namespace}, and at Sidescale's log for the reason"
+        "a namespace annotation is not accepted, or conflicts with the pod's own: check the annotations under sidescale.io/ of namespace {namespace}, and Sidescale's log for the reason"
     )
 }

@@ -117,7 +117,7 @@ fn named<C: Default, T>(
         // It becomes part of a data key, beside the service's name.
         if !forms::is_dns_label(&name) || name.len() > LONGEST_NAME {
             let want = format!(
-                "want a name of lower-case letters, digits and dashes, at most {LONGEST_NAME}"
+                "want a name of lower-case letters, digits and dashes, at most {LONGEST_NAME} characters"
             );
             return Err(value(path.to_owned(), &name, &want));
         }

@@ -205,7 +205,7 @@ impl FieldForm {
         match self {
             Any => "any value",
             Switch => "true or false",
-            Text => "a text, in quotes if YAML reads it as something else",
+            Text => "a string, in quotes if YAML reads it as something else",
             Number => "a whole number from 0 to 2147483647",
             PortNumber => "a port from 1 to 65535",
             Port => "a port from 1 to 65535, or the name of one",

@@ -142,11 +142,11 @@ type Wrong = (String, String);
 fn variable(given: &Value) -> Result<(), Wrong> {
     let name = given["name"].as_str().unwrap_or_default();
     if name.is_empty() || VARIABLES.contains(&name) {
-        let want = "want variables with a name that is none of Sidescale's own";
+        let want = "want variables whose names Sidescale does not use itself";
         return Err((name.to_owned(), want.to_owned()));
     }
     if given["value"].is_string() == given["valueFrom"].is_object() {
-        let want = "want a text as value, or valueFrom";
+        let want = "want a string as value, or valueFrom";
         return Err((name.to_owned(), want.to_owned()));
     }
     Ok(())
@@ -159,7 +159,7 @@ fn mount(given: &Value) -> Result<(), Wrong> {
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
     if name.is_empty() || name.starts_with(VOLUMES) {
-        let want = format!("want names of the pod's volumes, which do not begin with {VOLUMES}");
+        let want = format!("want names of the pod's volumes that do not begin with {VOLUMES}");
         return Err((name.to_owned(), want));
     }
     if !path.starts_with('/') || DIRECTORIES.into_iter().any(inside) {
@@ -264,7 +264,7 @@ fn restricted(path: String, given: Map<String, Value>) -> Result<Value, PolicyEr
     {
         return wrong(
             "capabilities",
-            "want drop: [ALL], and NET_BIND_SERVICE at most in add",
+            "want drop: [ALL], and at most NET_BIND_SERVICE in add",
         );
     }
     let seccomp = &context["seccompProfile"];

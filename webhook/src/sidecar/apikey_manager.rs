@@ -78,7 +78,7 @@ pub(crate) fn fit<'a>(
         None => Socket::New { directory },
         Some(mount) if mount.sub_path_expr.is_some() => {
             let message = format!(
-                "container {:?} mounts {:?} by subPathExpr, which the manager of the API key cannot share: mount an emptyDir at {directory:?}, or set annotation \"{PREFIX}socket-path\" to another directory",
+                "container {:?} mounts {:?} by subPathExpr, which the apikey-manager cannot share: mount an emptyDir at {directory:?}, or set annotation \"{PREFIX}socket-path\" to another directory",
                 &*headscale.container.name,
                 mount.path()
             );
@@ -89,7 +89,7 @@ pub(crate) fn fit<'a>(
         }
         Some(mount) if is_too_long(&mount) => {
             let message = format!(
-                "container {:?} mounts {:?} by a name or subPath of more than {LONGEST} bytes, which the manager of the API key cannot share: mount an emptyDir at {directory:?}, or set annotation \"{PREFIX}socket-path\" to another directory",
+                "container {:?} mounts {:?} by a name or subPath of more than {LONGEST} bytes, which the apikey-manager cannot share: mount an emptyDir at {directory:?}, or set annotation \"{PREFIX}socket-path\" to another directory",
                 &*headscale.container.name,
                 mount.path()
             );
@@ -141,7 +141,7 @@ impl<'a> ApiKeyManagerPlacement<'a> {
     pub(crate) fn remark(&self) -> Option<String> {
         let unknown = self.headscale.user.same().0.is_none();
         unknown.then(|| format!(
-            "container '{}' runs as its image's own user: the manager of the API key reaches the socket only if that is 65532, so set securityContext.runAsUser",
+            "container '{}' runs as its image's own user: the apikey-manager can use the socket only if that is 65532, so set securityContext.runAsUser",
             &*self.headscale.container.name
         ))
     }

@@ -55,7 +55,7 @@ pub(crate) fn missing<'a>(
     let more = unknown.len().saturating_sub(MOST_REMARKS);
     if more > 0 {
         remarks.push(format!(
-            "annotation '{PREFIX}proxy-env' leaves {more} more containers alone for the same reason"
+            "annotation '{PREFIX}proxy-env' skips {more} more containers for the same reason"
         ));
     }
     Ok(missing)
@@ -80,7 +80,7 @@ impl Missing<'_> {
     fn remark(&self) -> String {
         let names: Vec<_> = self.env().map(|env| env.name).collect();
         format!(
-            "annotation '{PREFIX}proxy-env' leaves container '{}' alone, whose envFrom may name a proxy: where it names none, set {} in its env",
+            "annotation '{PREFIX}proxy-env' skips container '{}', whose envFrom may set a proxy: if it does not, set {} in its env",
             &*self.container.name,
             names.join(", ")
         )

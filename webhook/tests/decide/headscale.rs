@@ -92,7 +92,7 @@ fn names_each_mistake_of_a_headscale_pod() {
     let table = [
         (
             ("socket-path", "headscale.sock"),
-            "want an absolute path below a directory, of letters, digits, dots, dashes and underscores, at most 107 characters, such as /var/run/headscale/headscale.sock",
+            "want an absolute path inside a directory, of letters, digits, dots, dashes and underscores, at most 107 characters, such as /var/run/headscale/headscale.sock",
         ),
         (
             ("api-key-secret", "My Key"),
@@ -108,15 +108,15 @@ fn names_each_mistake_of_a_headscale_pod() {
         ),
         (
             ("server-keys-files", "noise_private.key,"),
-            "want at most 16 names of files, each once, which are data keys of the Secret too, such as noise_private.key,derp_server_private.key",
+            "want at most 16 different file names, which are also data keys of the Secret, such as noise_private.key,derp_server_private.key",
         ),
         (
             ("server-keys-files", "a,../b"),
-            "want at most 16 names of files, each once, which are data keys of the Secret too, such as noise_private.key,derp_server_private.key",
+            "want at most 16 different file names, which are also data keys of the Secret, such as noise_private.key,derp_server_private.key",
         ),
         (
             ("server-keys-files", "a, a"),
-            "want at most 16 names of files, each once, which are data keys of the Secret too, such as noise_private.key,derp_server_private.key",
+            "want at most 16 different file names, which are also data keys of the Secret, such as noise_private.key,derp_server_private.key",
         ),
         (
             ("server-keys-path", "/"),
@@ -128,7 +128,7 @@ fn names_each_mistake_of_a_headscale_pod() {
         ),
         (
             ("api-key-rotation-buffer", "2160h"),
-            "want at most 2159h59m59s: a key that lives 2160h is renewed no sooner than 1s after it was made",
+            "want at most 2159h59m59s: a key with an expiration of 2160h is renewed no sooner than 1s after its creation",
         ),
     ];
     for ((key, value), want) in table {

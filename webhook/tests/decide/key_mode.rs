@@ -73,11 +73,11 @@ fn a_key_of_one_pod_lives_an_hour_at_most() {
 #[test]
 fn a_key_that_works_once_cannot_be_what_else_is_asked() {
     let per_pod = ("key-mode", "per-pod");
-    let memory = "annotation \"sidescale.io/key-mode\" is \"per-pod\": with \"sidescale.io/state\" memory each start of the container logs in again, and a pod's own key works once: want shared, or state emptydir";
+    let memory = "annotation \"sidescale.io/key-mode\" is \"per-pod\": with \"sidescale.io/state\" memory, each start of the container logs in again, and a per-pod key works only once: want shared, or state emptydir";
     denied(&[per_pod, ("state", "memory")], None, memory);
-    let reusable = "annotation \"sidescale.io/reusable\" is \"true\": with \"sidescale.io/key-mode\" per-pod each pod has a key that works once: remove it, or want key-mode shared";
+    let reusable = "annotation \"sidescale.io/reusable\" is \"true\": with \"sidescale.io/key-mode\" per-pod, each key works only once: remove this annotation, or set key-mode to shared";
     denied(&[per_pod, ("reusable", "true")], None, reusable);
-    let given = "annotation \"sidescale.io/key-mode\" is \"per-pod\": this belongs to keys that we make, and \"sidescale.io/auth-key-secret\" names one of yours: remove one of the two";
+    let given = "annotation \"sidescale.io/key-mode\" is \"per-pod\": this applies to keys that Sidescale creates, and \"sidescale.io/auth-key-secret\" names your own: remove one of the two";
     denied(&[per_pod, ("auth-key-secret", "mine/key")], None, given);
     injected(&[per_pod, ("reusable", "false")], None, |injection| {
         assert!(!managed(injection).reusable);
@@ -178,5 +178,5 @@ profiles: {default: {annotations: {key-mode: per-pod}}}";
     );
     assert_eq!(decided(&longest).unwrap().len(), 253);
     let message = decided(&"a".repeat(200)).unwrap_err();
-    assert!(message.starts_with("profiles.default.annotations.key-mode is \"per-pod\": the service's name is too long by 9"), "{message}");
+    assert!(message.starts_with("profiles.default.annotations.key-mode is \"per-pod\": the service's name is too long for a per-pod key, by 9"), "{message}");
 }

@@ -104,7 +104,7 @@ fn a_key_lives_and_is_renewed_within_the_bounds() {
             Some("41m"),
             false,
             Err(format!(
-                "{buffer_is} \"41m\": want at most 40m: a key that lives 1h is renewed no sooner than 20m after it was made"
+                "{buffer_is} \"41m\": want at most 40m: a key with an expiration of 1h is renewed no sooner than 20m after its creation"
             )),
             Some((HOUR, 30 * MINUTE)),
         ),
@@ -122,7 +122,7 @@ fn a_key_lives_and_is_renewed_within_the_bounds() {
             None,
             false,
             Err(format!(
-                "{life_is} \"365d1s\": want at most 8760h, or have the operator raise profiles.default.maxAuthKeyExpiration"
+                "{life_is} \"365d1s\": want at most 8760h, or ask the operator to raise profiles.default.maxAuthKeyExpiration"
             )),
             Some((8760 * HOUR, 240 * HOUR)),
         ),
@@ -140,7 +140,7 @@ fn a_key_lives_and_is_renewed_within_the_bounds() {
             None,
             false,
             Err(format!(
-                "{life_is} \"240h30m\": too little for the rotation buffer of 240h: set \"sidescale.io/auth-key-rotation-buffer\" to at most 239h30m"
+                "{life_is} \"240h30m\": too short for the rotation buffer of 240h: set \"sidescale.io/auth-key-rotation-buffer\" to at most 239h30m"
             )),
             Some((240 * HOUR + 30 * MINUTE, 120 * HOUR + 15 * MINUTE)),
         ),
@@ -167,7 +167,7 @@ fn a_key_lives_and_is_renewed_within_the_bounds() {
             Some("1h"),
             false,
             Err(format!(
-                "{life_is} \"25h\": want at most 24h, or have the operator raise profiles.default.maxAuthKeyExpiration"
+                "{life_is} \"25h\": want at most 24h, or ask the operator to raise profiles.default.maxAuthKeyExpiration"
             )),
             Some((24 * HOUR, HOUR)),
         ),
@@ -193,7 +193,7 @@ fn a_key_lives_and_is_renewed_within_the_bounds() {
             Some("26s"),
             false,
             Err(format!(
-                "{buffer_is} \"26s\": want at most 25s: a key that lives 30s is renewed no sooner than 5s after it was made"
+                "{buffer_is} \"26s\": want at most 25s: a key with an expiration of 30s is renewed no sooner than 5s after its creation"
             )),
             Some((30, 15)),
         ),
@@ -259,7 +259,7 @@ fn no_configuration_asks_for_a_life_that_it_forbids() {
         (
             "profiles: {default: {maxAuthKeyExpiration: 24h, annotations: {auth-key-expiration: 48h, auth-key-rotation-buffer: 1h}}}",
             Some(
-                "profiles.default.annotations.auth-key-expiration is \"48h\": want at most 24h, or have the operator raise profiles.default.maxAuthKeyExpiration",
+                "profiles.default.annotations.auth-key-expiration is \"48h\": want at most 24h, or ask the operator to raise profiles.default.maxAuthKeyExpiration",
             ),
         ),
         (

@@ -209,7 +209,7 @@ fn uses_a_secret_of_the_users_own() {
 fn remarks_on_a_life_or_a_buffer_that_nobody_can_mean() {
     let remark = |key: &str| {
         format!(
-            "annotation 'sidescale.io/{key}' is '1920h': with a life of 2160h the key is renewed every 240h, a buffer of less than half its life is usual"
+            "annotation 'sidescale.io/{key}' is '1920h': with an expiration of 2160h, the key is renewed every 240h; a buffer of less than half the expiration is usual"
         )
     };
     for (kind, key) in [
@@ -220,7 +220,7 @@ fn remarks_on_a_life_or_a_buffer_that_nobody_can_mean() {
             assert_eq!(injection.remarks, [remark(key)]);
         });
     }
-    let long = "annotation 'sidescale.io/api-key-expiration' is '366d': a key that is stolen stays good for more than a year, 2160h is usual";
+    let long = "annotation 'sidescale.io/api-key-expiration' is '366d': a stolen key would stay valid for more than a year, 2160h is usual";
     asking(
         "apikey-manager",
         &[("api-key-expiration", "366d")],

@@ -105,17 +105,17 @@ fn names_annotation_value_and_accepted_form_of_each_mistake() {
         (
             ("inject", "tailscal"),
             BadValue,
-            "want tailscale, apikey-manager, server-keys, several of these with commas, true or false",
+            "want tailscale, apikey-manager, server-keys, several of these separated by commas, true or false",
         ),
         (
             ("inject", "tailscale,false"),
             BadValue,
-            "want tailscale, apikey-manager, server-keys, several of these with commas, true or false",
+            "want tailscale, apikey-manager, server-keys, several of these separated by commas, true or false",
         ),
         (
             ("service", "My API"),
             BadValue,
-            "want a name of lower-case letters, digits, dashes and dots, at most 200, such as api",
+            "want a name of lower-case letters, digits, dashes and dots, at most 200 characters, such as api",
         ),
         (
             ("hostname", "{cluster}"),
@@ -135,7 +135,7 @@ fn names_annotation_value_and_accepted_form_of_each_mistake() {
         (
             ("tags", "tag:admin"),
             NotAllowed,
-            "tag:admin is not allowed; the profile allows tag:web, tag:db: ask for one of these, or have the operator add it to profiles.default.allowedTags",
+            "tag:admin is not allowed; the profile allows tag:web, tag:db: use one of these, or ask the operator to add it to profiles.default.allowedTags",
         ),
         (("reusable", "yes"), BadValue, "want true or false"),
         (
@@ -147,22 +147,22 @@ fn names_annotation_value_and_accepted_form_of_each_mistake() {
         (
             ("auth-key-expiration", "366d"),
             BadValue,
-            "want at most 8760h, or have the operator raise profiles.default.maxAuthKeyExpiration",
+            "want at most 8760h, or ask the operator to raise profiles.default.maxAuthKeyExpiration",
         ),
         (
             ("auth-key-expiration", "24h"),
             BadValue,
-            "too little for the rotation buffer of 240h: set \"sidescale.io/auth-key-rotation-buffer\" to at most 23h",
+            "too short for the rotation buffer of 240h: set \"sidescale.io/auth-key-rotation-buffer\" to at most 23h",
         ),
         (
             ("auth-key-rotation-buffer", "100d"),
             BadValue,
-            "want at most 2159h: a key that lives 2160h is renewed no sooner than 1h after it was made",
+            "want at most 2159h: a key with an expiration of 2160h is renewed no sooner than 1h after its creation",
         ),
         (
             ("auth-key-rotation-buffer", "2159h1s"),
             BadValue,
-            "want at most 2159h: a key that lives 2160h is renewed no sooner than 1h after it was made",
+            "want at most 2159h: a key with an expiration of 2160h is renewed no sooner than 1h after its creation",
         ),
         (("auth-key-delivery", "argv"), BadValue, "want env or file"),
         (
@@ -193,7 +193,7 @@ fn names_annotation_value_and_accepted_form_of_each_mistake() {
         (
             ("ephemeral", "false"),
             BadValue,
-            "without state of its own every pod would leave a node behind: want true, or state volume:<name> in a StatefulSet",
+            "without stored state, every pod would leave a node behind: want true, or state volume:<name> in a StatefulSet",
         ),
         (("ephemeral", "no"), BadValue, "want true or false"),
         (
@@ -232,7 +232,7 @@ fn names_annotation_value_and_accepted_form_of_each_mistake() {
         (
             ("image", "evil/tailscale"),
             NotAllowed,
-            "the profile allows registry.example.com/ts:*, registry.example.com/team/*, ts@*, or have the operator add it to profiles.default.allowedImages",
+            "the profile allows registry.example.com/ts:*, registry.example.com/team/*, ts@*, or ask the operator to add it to profiles.default.allowedImages",
         ),
         (("wait", "1"), BadValue, "want true or false"),
         (
@@ -306,7 +306,7 @@ fn refuses_properties_of_a_key_that_is_not_ours() {
         ],
         None,
         |decision| {
-            let message = "annotation \"sidescale.io/tags\" is \"tag:web\": this belongs to keys that we make, and \"sidescale.io/auth-key-secret\" names one of yours: remove one of the two";
+            let message = "annotation \"sidescale.io/tags\" is \"tag:web\": this applies to keys that Sidescale creates, and \"sidescale.io/auth-key-secret\" names your own: remove one of the two";
             assert_eq!(
                 decision,
                 Decision::Deny(Refusal {
@@ -334,19 +334,19 @@ fn lets_through_allowed_arguments_alone_however_they_are_spelt() {
             assert_eq!(sidecar.extra_args, good);
         });
     }
-    let other = "want arguments of tailscale up with spaces between them, without quotes, backslashes and $, such as --shields-up";
+    let other = "want arguments of tailscale up, separated by spaces, without quotes, backslashes or $, such as --shields-up";
     let ours = |name: &str, instead: &str| {
         format!("--{name} would override what Sidescale sets: {instead}")
     };
     let unknown = |name: &str| {
         format!(
-            "--{name} is not allowed; the profile allows --ssh, --shields-up, --operator, or have the operator add it to profiles.default.allowedExtraArgs"
+            "--{name} is not allowed; the profile allows --ssh, --shields-up, --operator, or ask the operator to add it to profiles.default.allowedExtraArgs"
         )
     };
     let plane = ours("login-server", "set sidescale.io/control-plane");
     let key = |name: &str| ours(name, "the key comes from a Secret, so remove it");
     let no_argument =
-        |word: &str| format!("{word:?} is no argument: want arguments such as --shields-up");
+        |word: &str| format!("{word:?} is not an argument: want arguments such as --shields-up");
     let stray = |word: &str| {
         format!("{word:?} belongs to no argument: want arguments such as --shields-up")
     };
@@ -393,7 +393,7 @@ fn lets_through_allowed_arguments_alone_however_they_are_spelt() {
         ("--ssh=true me", stray("me")),
         (
             "--ssh false",
-            "--ssh takes no word after it: want --ssh or --ssh=false".to_owned(),
+            "--ssh takes no separate value: want --ssh or --ssh=false".to_owned(),
         ),
         ("--operator=$(TS_AUTHKEY)", other.to_owned()),
         ("--operator='me'", other.to_owned()),

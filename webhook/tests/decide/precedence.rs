@@ -66,7 +66,7 @@ fn follows_the_namespace_where_the_pod_says_nothing() {
         Decision::Skip(SkipReason::NoService)
     );
     let asking = ours(&[("inject", "true")]);
-    let message = "no service can be named after this pod (it has no owner, and no name before it is generated): set annotation \"sidescale.io/service\" to a name of lower-case letters, digits, dashes and dots, at most 200, such as api";
+    let message = "no service name can be derived from this pod (it has no owner, and its name is not generated yet): set annotation \"sidescale.io/service\" to a name of lower-case letters, digits, dashes and dots, at most 200 characters, such as api";
     assert_eq!(
         decide(
             &Subject {

@@ -49,7 +49,7 @@ fn says_what_is_wrong_with_a_body_that_it_cannot_answer() {
         ),
         (
             no_uid.to_string().into_bytes(),
-            "request.uid is empty: an answer without it would be refused".to_owned(),
+            "request.uid is empty: the API server would reject an answer without it".to_owned(),
         ),
         (
             br#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"#
@@ -57,7 +57,8 @@ fn says_what_is_wrong_with_a_body_that_it_cannot_answer() {
                 .copied()
                 .chain(format!("\"{}\"}}}}", "u".repeat(257)).into_bytes())
                 .collect(),
-            "request.uid has 257 bytes, and an answer echoes it: want at most 256 bytes".to_owned(),
+            "request.uid has 257 bytes, and the answer repeats it: want at most 256 bytes"
+                .to_owned(),
         ),
     ];
     for (body, want) in table {
@@ -99,7 +100,7 @@ fn refuses_a_pod_with_more_than_any_real_one_has() {
         (
             &proxy,
             513,
-            Some("the pod has 513 containers: want at most 512, init containers among them"),
+            Some("the pod has 513 containers: want at most 512, including init containers"),
         ),
         (
             &list,

@@ -231,7 +231,7 @@ proptest! {
         // A denial says what to do, a warning contains no quotes that helm would escape.
         if let Verdict::Deny(_) = answer.outcome.verdict {
             let message = answer.outcome.message.unwrap();
-            prop_assert!(["want ", "set ", "remove", "ask for", "have the operator"].iter().any(|way| message.contains(way)), "{}", message);
+            prop_assert!(["want ", "set ", "remove", "use one of", "ask the operator"].iter().any(|way| message.contains(way)), "{}", message);
         }
         for warning in answer.response["warnings"].as_array().into_iter().flatten() {
             prop_assert!(!warning.as_str().unwrap().contains('"'), "{}", warning);

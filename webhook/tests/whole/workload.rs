@@ -79,7 +79,7 @@ fn names_the_workload_and_the_mistake_for_each_kind() {
         let advice = send(&workload(kind, &annotations, &json!({})), None, &policy());
         let want = [
             format!(
-                "{kind} web: its pods will be refused: annotation 'sidescale.io/auth-key-expiration' is 'soon': want a duration such as 90m, 12h or 30d"
+                "{kind} web: its pods will be denied: annotation 'sidescale.io/auth-key-expiration' is 'soon': want a duration such as 90m, 12h or 30d"
             ),
             format!(
                 "{kind} web: annotation 'sidescale.io/tag' is unknown and has no effect: did you mean 'sidescale.io/tags'?"
@@ -89,9 +89,7 @@ fn names_the_workload_and_the_mistake_for_each_kind() {
         let on_host = json!({"hostNetwork": true});
         let annotations = json!({"sidescale.io/inject": "tailscale"});
         let advice = send(&workload(kind, &annotations, &on_host), None, &policy());
-        let want = format!(
-            "{kind} web: no sidecar: the pod has hostNetwork, and the node is not ours to join"
-        );
+        let want = format!("{kind} web: no sidecar: pods with hostNetwork are not supported");
         assert_eq!(advice.warnings, [want]);
     }
 }
@@ -106,7 +104,7 @@ fn takes_a_claim_of_a_stateful_set_for_a_volume_of_its_pods() {
     assert_eq!(
         advice.warnings,
         [
-            "StatefulSet web: its pods will be refused: annotation 'sidescale.io/state' is 'volume:data': the pod has no such volume, want emptydir, or volume:<name> of one that can be written to"
+            "StatefulSet web: its pods will be denied: annotation 'sidescale.io/state' is 'volume:data': the pod has no such volume, want emptydir, or volume:<name> of a writable volume"
         ]
     );
     object["spec"]["volumeClaimTemplates"] = json!([{"metadata": {"name": "data"}, "spec": {}}]);
@@ -197,7 +195,7 @@ fn tells_of_every_case_what_is_said_of_its_pod() {
         let advice = send(&object, setting.namespace.clone(), &setting.policy);
         let refused = answer.outcome.message.as_ref();
         let refused = refused.filter(|_| matches!(answer.outcome.verdict, Verdict::Deny(_)));
-        let refused = refused.map(|message| format!("its pods will be refused: {message}"));
+        let refused = refused.map(|message| format!("its pods will be denied: {message}"));
         let want = refused.into_iter().chain(answer.outcome.warnings.clone());
         let want = want.map(|text| format!("{kind} {name}: {}", text.replace('"', "'")));
         let switched_off = |text: &&String| !text.contains("is labelled 'sidescale.io/inject: ");
@@ -251,8 +249,8 @@ fn warned_of(caller: Caller, hostname: &str) -> Vec<String> {
 fn warns_of_a_hostname_that_is_anothers_those_who_may_know() {
     let said = |hostname: &str, whose: &str| {
         vec![format!(
-            "Deployment web: hostname '{hostname}': {whose}, and Sidescale gives it to no node of service 'web': set annotation \
-             'sidescale.io/hostname' to another name, such as '{{service}}-{{namespace}}'"
+            "Deployment web: hostname '{hostname}': {whose}, so Sidescale does not give it to nodes of service 'web': set \
+             annotation 'sidescale.io/hostname' to another name, such as '{{service}}-{{namespace}}'"
         )]
     };
     for (hostname, want) in [
@@ -262,7 +260,7 @@ fn warns_of_a_hostname_that_is_anothers_those_who_may_know() {
         ),
         (
             "db",
-            said("db", "the operator reserves it for another service"),
+            said("db", "the operator reserved it for another service"),
         ),
         ("own", Vec::new()),
         ("web", Vec::new()),

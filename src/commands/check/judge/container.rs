@@ -24,7 +24,7 @@ pub(super) fn judge(facts: &Facts) -> CheckFinding {
     let last = status.last_state.as_ref();
     let last = last.and_then(|state| state.terminated.as_ref());
     let restarts = match last {
-        Some(ended) => format!("{restarts}, before that it {}", over(facts, ended)),
+        Some(ended) => format!("{restarts}, before that {}", over(facts, ended)),
         None => restarts,
     };
     match &status.state {
@@ -47,9 +47,9 @@ pub(super) fn judge(facts: &Facts) -> CheckFinding {
             let since = since.map_or_else(String::new, |at| {
                 format!(" for {}", span(facts.now.duration_since(at.0)))
             });
-            let text = format!("{CONTAINER} runs{since}{restarts}");
+            let text = format!("{CONTAINER} running{since}{restarts}");
             match status.started {
-                Some(false) => CheckFinding::warn(CHECK, format!("{text}, and is not up yet"))
+                Some(false) => CheckFinding::warn(CHECK, format!("{text}, not started yet"))
                     .then(facts.sidecar_log()),
                 Some(true) | None => CheckFinding::ok(CHECK, text),
             }
@@ -59,10 +59,10 @@ pub(super) fn judge(facts: &Facts) -> CheckFinding {
 }
 
 fn waits(facts: &Facts, waiting: &ContainerStateWaiting, restarts: &str) -> CheckFinding {
-    let reason = waiting.reason.as_deref().unwrap_or("without a reason");
+    let reason = waiting.reason.as_deref().unwrap_or("no reason given");
     let message = waiting.message.as_deref().map(|said| format!(" ({said})"));
     let text = format!(
-        "{CONTAINER} waits: {reason}{}{restarts}",
+        "{CONTAINER} waiting: {reason}{}{restarts}",
         message.unwrap_or_default()
     );
     match reason {
@@ -83,7 +83,7 @@ fn over(facts: &Facts, ended: &ContainerStateTerminated) -> String {
         .as_ref()
         .map(|at| format!(" {} ago", span(facts.now.duration_since(at.0))));
     format!(
-        "ended with code {}{}{}",
+        "exited with code {}{}{}",
         ended.exit_code,
         reason.unwrap_or_default(),
         ago.unwrap_or_default()
@@ -99,10 +99,9 @@ fn without_status(facts: &Facts) -> CheckFinding {
             .any(|container| container.name == CONTAINER)
     });
     if !made {
-        let text =
-            format!("the pod has no container {CONTAINER} any more: another webhook took it out");
-        let next =
-            "kubectl get mutatingwebhookconfigurations (see whose webhooks change pods)".to_owned();
+        let text = format!("the pod has no container {CONTAINER}: another webhook removed it");
+        let next = "kubectl get mutatingwebhookconfigurations (shows which webhooks change pods)"
+            .to_owned();
         return CheckFinding::fail(CHECK, text, next);
     }
     let conditions = facts
@@ -114,10 +113,10 @@ fn without_status(facts: &Facts) -> CheckFinding {
         .into_iter()
         .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
     if let Some(condition) = unscheduled {
-        let why = condition.message.as_deref().unwrap_or("no reason is given");
-        let text = format!("the pod is on no machine: {why}");
+        let why = condition.message.as_deref().unwrap_or("no reason given");
+        let text = format!("the pod is not scheduled: {why}");
         return CheckFinding::fail(CHECK, text, facts.describe());
     }
-    let text = format!("nothing is known of {CONTAINER} yet");
+    let text = format!("no status of {CONTAINER} yet");
     CheckFinding::warn(CHECK, text).then(facts.describe())
 }

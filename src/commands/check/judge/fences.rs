@@ -20,7 +20,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<CheckFinding> {
     // Each replica reports for itself.
     texts.dedup();
     let finding = |text: &str| {
-        let next = "helm upgrade, with the values of the release".to_owned();
+        let next = "helm upgrade, with the release's values".to_owned();
         CheckFinding::fail(FENCES, text.to_owned(), next)
     };
     texts.into_iter().map(finding).collect()

@@ -19,7 +19,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<CheckFinding> {
         return unseen(facts);
     };
     let Ok(receipt) = Receipt::parse(text) else {
-        let text = format!("annotation {STATUS} of the pod cannot be read: somebody wrote over it");
+        let text = format!("annotation {STATUS} of the pod cannot be read: it was overwritten");
         return vec![CheckFinding::fail(CHECK, text, again(facts))];
     };
     let mut findings = vec![match receipt.decision {
@@ -27,7 +27,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<CheckFinding> {
         Done::Inject => injected(facts, &receipt),
     }];
     if receipt.namespace_unknown {
-        let text = "the namespace was so new that its annotations were not seen".to_owned();
+        let text = "the namespace was too new for its annotations to be seen".to_owned();
         findings.push(CheckFinding::warn(CHECK, text).then(again(facts)));
     }
     let remarks = receipt.unknown.iter();
@@ -40,7 +40,7 @@ fn injected(facts: &Facts, receipt: &Receipt<'_>) -> CheckFinding {
     let labels = facts.pod.metadata.labels.as_ref();
     if labels.is_none_or(|labels| !labels.contains_key(SIDECAR_LABEL)) {
         let text = format!(
-            "the pod has a sidecar and lacks the label {SIDECAR_LABEL}: rotation does not see it"
+            "the pod has a sidecar but lacks the label {SIDECAR_LABEL}, so rotation does not see it"
         );
         let kinds = Kinds {
             tailscale: receipt.injected.is_some(),
@@ -59,14 +59,14 @@ fn injected(facts: &Facts, receipt: &Receipt<'_>) -> CheckFinding {
         Some(key) => CheckFinding::ok(
             CHECK,
             format!(
-                "by profile {profile:?}: service {:?}, control plane {:?}",
+                "profile {profile:?}, service {:?}, control plane {:?}",
                 key.service, key.control_plane
             ),
         ),
         None => CheckFinding::warn(
             CHECK,
             format!(
-                "by profile {profile:?}, without a Tailscale sidecar: annotation {PREFIX}inject is {:?}",
+                "profile {profile:?}, without a Tailscale sidecar: annotation {PREFIX}inject is {:?}",
                 facts.annotation(INJECT).unwrap_or_default()
             ),
         ),
@@ -81,15 +81,15 @@ fn skipped(facts: &Facts, reason: &str) -> CheckFinding {
     match reason {
         "disabled" => CheckFinding::warn(
             CHECK,
-            "no sidecar, as its annotation or its namespace asks (disabled)".to_owned(),
+            "no sidecar, as the pod's annotation or its namespace requests (disabled)".to_owned(),
         ),
         "handMade" => CheckFinding::warn(
             CHECK,
-            "no sidecar of ours: the pod has one that was made by hand (handMade)".to_owned(),
+            "not injected: the pod has a hand-written sidecar (handMade)".to_owned(),
         ),
         "hostNetwork" => fail(
-            "the pod has hostNetwork, and the machine is not ours to join",
-            "take hostNetwork off, or run Tailscale on the machine itself".to_owned(),
+            "pods with hostNetwork are not supported",
+            "remove hostNetwork, or run Tailscale on the machine itself".to_owned(),
         ),
         "windows" => fail(
             "Windows pods are not supported",
@@ -100,25 +100,25 @@ fn skipped(facts: &Facts, reason: &str) -> CheckFinding {
             "rename it".to_owned(),
         ),
         "noService" => fail(
-            "no service can be named after this pod",
+            "no service name can be derived from this pod",
             annotate(facts, "service", "NAME"),
         ),
         "notRequested" => fail(
-            "nothing asks for one",
+            "nothing requests one",
             annotate(facts, "inject", "tailscale"),
         ),
         "switchedOff" => fail(
-            "the operator has switched injection off",
-            "set webhook.inject to true in the configuration, then make the pod anew".to_owned(),
+            "the operator switched injection off",
+            "set webhook.inject to true in the configuration, then create the pod again".to_owned(),
         ),
         "invalid" => fail(
-            "an annotation is wrong, and the profile says onInvalid: warn",
+            "an annotation is invalid, and the profile has onInvalid: warn",
             format!(
                 "kubectl create --dry-run=server --filename MANIFEST --namespace {} (its warnings name the annotation)",
                 facts.namespace_name()
             ),
         ),
-        _ => fail("it was left alone", facts.describe()),
+        _ => fail("it was skipped", facts.describe()),
     }
 }
 
@@ -159,7 +159,7 @@ fn unseen_for(
         return fail(text, "use another namespace".to_owned());
     }
     if facts.annotation("kubernetes.io/config.mirror").is_some() {
-        let text = "no sidecar: it is a static pod of its machine".to_owned();
+        let text = "no sidecar: static pods are not supported".to_owned();
         return fail(text, "use a Deployment".to_owned());
     }
     let label = namespace.and_then(|namespace| namespace.inject.as_deref());
@@ -174,10 +174,10 @@ fn unseen_for(
         }
         Some("tailscale" | "true") => missed(
             facts,
-            &format!("its namespace's label {PREFIX}inject asks for one"),
+            &format!("its namespace's label {PREFIX}inject requests one"),
         ),
         Some(_) | None if !own.annotations.is_empty() => {
-            missed(facts, "its annotations ask for Sidescale")
+            missed(facts, "its annotations request one")
         }
         Some(other) => {
             let text = format!(
@@ -189,7 +189,7 @@ fn unseen_for(
         }
         None => {
             let text = format!(
-                "no sidecar: the pod has no annotation {PREFIX}inject, and its namespace no label of that name that is known here"
+                "no sidecar: the pod has no annotation {PREFIX}inject, and its namespace has no such label that is visible here"
             );
             fail(text, annotate(facts, "inject", "tailscale"))
         }
@@ -199,8 +199,8 @@ fn unseen_for(
 /// Returns a finding about a pod that the webhook should have seen.
 fn missed(facts: &Facts, why: &str) -> CheckFinding {
     let text = format!(
-        "no sidecar: {why}, and the webhook never saw the pod. Either it is older than that or than Sidescale, or the API server \
-         could not reach Sidescale then and let it pass (kubectl get --raw /metrics shows those under \
+        "no sidecar: {why}, and the webhook never saw the pod. Either the pod is older than that or than Sidescale, or the \
+         API server could not reach Sidescale and admitted the pod unchanged (kubectl get --raw /metrics counts these in \
          apiserver_admission_webhook_fail_open_count)"
     );
     CheckFinding::fail(CHECK, text, again(facts))
@@ -218,7 +218,9 @@ fn again(facts: &Facts) -> String {
             format!("delete pod {namespace}/{pod} and apply its manifest again")
         }
         Some(_) => {
-            format!("kubectl delete pod --namespace {namespace} {pod} ({workload} makes another)")
+            format!(
+                "kubectl delete pod --namespace {namespace} {pod} ({workload} creates a new one)"
+            )
         }
     }
 }
@@ -233,7 +235,7 @@ pub(super) fn annotate(facts: &Facts, key: &str, value: &str) -> String {
             facts.namespace_name()
         ),
         Some(_) | None => format!(
-            "set annotation {PREFIX}{key}: {value} on the pod in its manifest ({workload}), and make it anew"
+            "set annotation {PREFIX}{key}: {value} on the pod in its manifest ({workload}), and create it again"
         ),
     }
 }

@@ -37,9 +37,9 @@ pub(super) fn judge(facts: &Facts, reference: &Injected<'_>) -> Vec<CheckFinding
     let mut findings = Vec::new();
     let (owned, record, problem) = ownership(secret);
     let whose = if reference.own_key {
-        "the pod's own, which Sidescale leaves alone"
+        "the pod's own, which Sidescale does not manage"
     } else {
-        "made by Sidescale"
+        "created by Sidescale"
     };
     if !reference.own_key
         && let Some(problem) = problem
@@ -55,7 +55,7 @@ pub(super) fn judge(facts: &Facts, reference: &Injected<'_>) -> Vec<CheckFinding
         return findings;
     };
     if findings.is_empty() {
-        let text = format!("{name} holds {}, {whose}", reference.data_key);
+        let text = format!("{name} contains {}, {whose}", reference.data_key);
         findings.push(CheckFinding::ok(SECRET, text));
     }
     if owned == Ownership::Paused && !reference.own_key {
@@ -86,7 +86,7 @@ fn take_over(secret: &StoredSecret) -> String {
         let patch = format!("{{\"data\":{{\"{DATA_KEY}\":null}}}}");
         return format!(
             "kubectl patch secret {name} --namespace {namespace} --type merge --patch '{patch}' (all its keys are then \
-             made anew)"
+             created again)"
         );
     }
     format!("kubectl annotate secret {name} --namespace {namespace} sidescale.io/adopt=true")
@@ -116,10 +116,7 @@ fn missing(facts: &Facts, reference: &Injected<'_>, text: String) -> CheckFindin
     };
     match facts.notes.iter().find(fresh) {
         Some(note) => {
-            let text = format!(
-                "{text}. Sidescale says why ({}): {}",
-                note.reason, note.text
-            );
+            let text = format!("{text}. Sidescale reports {}: {}", note.reason, note.text);
             CheckFinding::fail(
                 SECRET,
                 text,
@@ -128,7 +125,7 @@ fn missing(facts: &Facts, reference: &Injected<'_>, text: String) -> CheckFindin
         }
         None => CheckFinding::fail(
             SECRET,
-            format!("{text}: Sidescale has not made it, and no Event says why"),
+            format!("{text}: Sidescale has not created it, and no Event says why"),
             facts.logs.clone(),
         ),
     }
@@ -140,8 +137,8 @@ fn put(facts: &Facts, reference: &Injected<'_>) -> String {
         secret, data_key, ..
     } = reference;
     format!(
-        "kubectl create secret generic {secret} --namespace {} --from-file={data_key}=FILE --dry-run=client --output yaml \
-         | kubectl apply --filename - (FILE holds what \"headscale preauthkeys create\" printed)",
+        "kubectl create secret generic {secret} --namespace {} --from-file={data_key}=FILE --dry-run=client --output yaml | \
+         kubectl apply --filename - (FILE contains what \"headscale preauthkeys create\" printed)",
         facts.namespace_name()
     )
 }
@@ -156,23 +153,23 @@ fn form(facts: &Facts, reference: &Injected<'_>, value: &[u8]) -> CheckFinding {
     };
     let ok = |text: &str| CheckFinding::ok(VALUE, text.to_owned());
     let finding = match kind_of_key(value) {
-        KeyKind::Headscale => ok("a pre-auth key of Headscale, well formed"),
-        KeyKind::OldHeadscale => ok("a pre-auth key of Headscale before 0.28, well formed"),
+        KeyKind::Headscale => ok("a well-formed pre-auth key of Headscale"),
+        KeyKind::OldHeadscale => ok("a well-formed pre-auth key of Headscale before 0.28"),
         KeyKind::Cut { length } => {
             let text = format!(
-                "begins as a pre-auth key of Headscale and has {length} characters, want 88: it was cut or changed"
+                "begins like a pre-auth key of Headscale but has {length} characters, want 88: it was truncated or changed"
             );
             CheckFinding::fail(VALUE, text, mend())
         }
         KeyKind::Tailscale if logs_in_there(facts) => {
-            ok("a pre-auth key of Tailscale, as its server wants")
+            ok("a pre-auth key of Tailscale, as its server expects")
         }
         KeyKind::Tailscale => {
             let text =
-                "is a key of Tailscale's own service, which a Headscale does not know".to_owned();
+                "is a key of Tailscale's own service, which Headscale does not know".to_owned();
             CheckFinding::fail(VALUE, text, mend())
         }
-        KeyKind::Unknown => CheckFinding::warn(VALUE, "of no form that is known here".to_owned()),
+        KeyKind::Unknown => CheckFinding::warn(VALUE, "of an unknown form".to_owned()),
         KeyKind::None(what) => CheckFinding::fail(
             VALUE,
             format!("cannot be a pre-auth key: it {what}"),
@@ -201,13 +198,13 @@ fn age(facts: &Facts, reference: &Injected<'_>, record: &Record) -> CheckFinding
     let key = record.keys.get(&*reference.data_key);
     if let Some(id) = key.and_then(|key| key.joined_with) {
         let text = format!(
-            "the pod joined with key {}, which was its own and is not needed again",
+            "the pod joined with its own key {}, which is no longer needed",
             id.0
         );
         return CheckFinding::ok(KEY, text);
     }
     let Some(key) = key.and_then(|key| key.current.as_ref()) else {
-        let text = "no record says which key it is, so that it was put there by hand: Sidescale keeps it if it is a living one, and makes another if not".to_owned();
+        let text = "no record names this key, so it was added manually: Sidescale keeps it if it is valid, and replaces it if not".to_owned();
         return CheckFinding::warn(KEY, text).then(facts.rotate(reference));
     };
     let IssuedKey {
@@ -220,14 +217,14 @@ fn age(facts: &Facts, reference: &Injected<'_>, record: &Record) -> CheckFinding
     let old = span(now.duration_since(*created));
     if *expires <= now {
         let text = format!(
-            "key {} is {old} old and ended {} ago",
+            "key {} is {old} old and expired {} ago",
             id.0,
             span(now.duration_since(*expires))
         );
         return CheckFinding::fail(KEY, text, facts.rotate(reference));
     }
     let text = format!(
-        "key {} is {old} old, ends in {}",
+        "key {} is {old} old, expires in {}",
         id.0,
         span(expires.duration_since(now))
     );
@@ -236,9 +233,9 @@ fn age(facts: &Facts, reference: &Injected<'_>, record: &Record) -> CheckFinding
     };
     let late = now.duration_since(due);
     if late.is_negative() {
-        CheckFinding::ok(KEY, format!("{text}, renewed in {}", span(late)))
+        CheckFinding::ok(KEY, format!("{text}, due for renewal in {}", span(late)))
     } else if late < LATE {
-        CheckFinding::ok(KEY, format!("{text}, renewed now"))
+        CheckFinding::ok(KEY, format!("{text}, due for renewal now"))
     } else {
         let text = format!("{text}; its renewal was due {} ago", span(late));
         CheckFinding::warn(KEY, text).then(facts.logs.clone())

@@ -23,7 +23,7 @@ pub(super) fn judge(facts: &Facts, reference: &Injected<'_>) -> Option<CheckFind
     Some(match names {
         TailnetNames::Unseen(why) => {
             let text = format!(
-                "Headscale's settings are not seen from here: {why}; tailscale status in the container shows names"
+                "Headscale's settings are not visible from here: {why}; tailscale status in the container shows the names"
             );
             CheckFinding::ok(CHECK, text)
         }
@@ -51,7 +51,7 @@ pub(super) fn anothers(facts: &Facts, reference: &Injected<'_>) -> Option<CheckF
         None => return None,
     };
     let text =
-        format!("{hostname:?} {whose}: Sidescale gives it to no node of service {service:?}");
+        format!("{hostname:?} {whose}: Sidescale does not give it to nodes of service {service:?}");
     let next = injection::annotate(facts, "hostname", "{service}-{namespace}");
     Some(CheckFinding::warn(HOSTNAME, text).then(next))
 }
@@ -62,7 +62,7 @@ fn named(dns: &Dns, nodes: &[String]) -> String {
         magic, base_domain, ..
     } = dns;
     if !magic {
-        return "Headscale gives none (dns.magic_dns is false): nodes are reached by their addresses"
+        return "Headscale provides no names (dns.magic_dns is false): nodes are reached by their addresses"
             .to_owned();
     }
     let whole = nodes.iter().map(|node| format!("{node}.{base_domain}"));
@@ -71,7 +71,7 @@ fn named(dns: &Dns, nodes: &[String]) -> String {
         shown.push(format!("{} more", nodes.len() - SHOWN));
     }
     match shown.as_slice() {
-        [] => format!("its node will have one below {base_domain}"),
+        [] => format!("its node will have a name below {base_domain}"),
         [name] => format!("{name} in the tailnet"),
         some => format!("{} in the tailnet", some.join(", ")),
     }
@@ -83,19 +83,19 @@ fn clash(facts: &Facts, dns: &Dns) -> Option<CheckFinding> {
     let how = match lies(&dns.base_domain, cluster.unwrap_or(USUAL)) {
         Lies::Apart => return None,
         Lies::Same => "is",
-        Lies::Within => "lies within",
-        Lies::Around => "holds",
+        Lies::Within => "is within",
+        Lies::Around => "contains",
     };
     let known = match cluster {
         Some(domain) => format!("the cluster's domain {domain}"),
-        None => format!("{USUAL}, the domain of most clusters (CoreDNS's was not to be read here)"),
+        None => format!("{USUAL}, the domain of most clusters (CoreDNS's own could not be read)"),
     };
     let text = format!(
-        "the tailnet's domain {} {how} {known}: where accept-dns is on, names of Services are asked of the tailnet",
+        "the tailnet's domain {} {how} {known}: with accept-dns, nodes ask the tailnet for the names of Services",
         dns.base_domain
     );
     let next = format!(
-        "give dns.base_domain in {} a domain of its own, such as tailnet.internal, and start Headscale anew",
+        "set dns.base_domain in {} to a separate domain, such as tailnet.internal, and restart Headscale",
         dns.place
     );
     Some(CheckFinding::warn(CHECK, text).then(next))
@@ -111,9 +111,10 @@ fn missed(facts: &Facts, dns: &Dns) -> Option<CheckFinding> {
     if dns.magic {
         return None;
     }
-    let text = format!("Headscale gives none (dns.magic_dns is false), while the pod's {wants} on");
+    let text =
+        format!("Headscale provides no names (dns.magic_dns is false), but the pod's {wants} on");
     let next = format!(
-        "set dns.magic_dns: true in {} and start Headscale anew",
+        "set dns.magic_dns: true in {} and restart Headscale",
         dns.place
     );
     Some(CheckFinding::warn(CHECK, text).then(next))

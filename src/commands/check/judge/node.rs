@@ -34,8 +34,7 @@ pub(super) fn judge(facts: &Facts, reference: &Injected<'_>) -> Vec<CheckFinding
         Observed::Blind(why) => findings.push(CheckFinding::blind(PLANE, why)),
         Observed::Saw(PlaneView::Trouble(problem)) => {
             // Its message names the URL, the cause and what to do.
-            let next = "if only this machine cannot reach it, say where it can: --api-url http://127.0.0.1:8080 behind \
-                        kubectl port-forward";
+            let next = "if only this machine cannot reach it, use kubectl port-forward and --api-url http://127.0.0.1:8080";
             findings.push(CheckFinding::fail(
                 PLANE,
                 problem.message.clone(),
@@ -75,7 +74,7 @@ fn key(
 ) -> CheckFinding {
     let plane = &reference.control_plane;
     let Some(current) = record.and_then(|record| record.current.as_ref()) else {
-        let text = format!("{plane:?} answers; which of its keys this is, its list does not show");
+        let text = format!("{plane:?} answers; its list does not show which key this is");
         return CheckFinding::ok(PLANE, text);
     };
     let id = current.id.0;
@@ -91,13 +90,13 @@ fn key(
     }
     let row = held.keys.iter().find(|key| key.id == current.id);
     if row.is_some_and(|key| key.used && !key.reusable) && !online {
-        let text = format!("{plane:?}: key {id} was good for one use, and was used");
+        let text = format!("{plane:?}: key {id} works only once, and was already used");
         return CheckFinding::fail(PLANE, text, facts.rotate(reference));
     }
     let text = if joined {
-        format!("{plane:?} answers; the pod has joined, and needs no key there")
+        format!("{plane:?} answers; the pod has joined, and no longer needs a key")
     } else {
-        format!("{plane:?} answers, and key {id} is good there")
+        format!("{plane:?} answers, and key {id} is valid")
     };
     CheckFinding::ok(PLANE, text)
 }
@@ -138,7 +137,7 @@ fn node(
     let Some(host) = hostname(facts) else {
         return CheckFinding::warn(
             NODE,
-            "the sidecar has no TS_HOSTNAME, by which its node is known".to_owned(),
+            "the sidecar has no TS_HOSTNAME, which identifies its node".to_owned(),
         );
     };
     let replicas = replicas(facts, reference);
@@ -152,8 +151,8 @@ fn node(
     let of = replicas.count;
     match (online.as_slice(), of) {
         ([node], 1) => {
-            let other =
-                (node.given_name != host).then(|| format!(", as another node has the name {host}"));
+            let other = (node.given_name != host)
+                .then(|| format!(", because another node has the name {host}"));
             CheckFinding::ok(
                 NODE,
                 format!("{} is online{}", shown(node), other.unwrap_or_default()),
@@ -172,7 +171,7 @@ fn node(
         }
         (some, of) => {
             let text = format!(
-                "{} of {of} pods named {host} are online; they share key and name, so nobody can tell which",
+                "{} of {of} pods named {host} are online; they share key and name, so it is unknown which",
                 some.len()
             );
             CheckFinding::warn(NODE, text).then(facts.sidecar_log())
@@ -193,7 +192,7 @@ fn absent(
     let age = facts.age();
     if let Some((at, node)) = seen {
         let text = format!(
-            "{node} is offline, seen {} ago",
+            "{node} is offline, last seen {} ago",
             span(facts.now.duration_since(at))
         );
         return CheckFinding::fail(NODE, text, facts.sidecar_log());
@@ -210,7 +209,7 @@ fn absent(
             NODE,
             text,
             format!(
-                "{} (if its log says nothing: {})",
+                "{} (if its log shows nothing: {})",
                 facts.sidecar_log(),
                 facts.restart(reference)
             ),
@@ -229,7 +228,8 @@ fn refusal(facts: &Facts, reference: &Injected<'_>, refused: Refused) -> CheckFi
     };
     let next = match refused {
         Refused::Expired | Refused::Used | Refused::Unknown if reference.own_key => {
-            "headscale preauthkeys create --user ID --reusable --expiration 90d, and put what it prints into the Secret".to_owned()
+            "headscale preauthkeys create --user ID --reusable --expiration 90d, and put the key that it prints into the \
+             Secret".to_owned()
         }
         Refused::Expired | Refused::Used | Refused::Unknown => {
             let (rotate, restart) = (facts.rotate(reference), facts.restart(reference));
@@ -239,7 +239,7 @@ fn refusal(facts: &Facts, reference: &Injected<'_>, refused: Refused) -> CheckFi
                 format!("{rotate}, then {restart}")
             }
         }
-        Refused::Tags => "headscale policy get (see its tagOwners), or take annotation sidescale.io/tags off".to_owned(),
+        Refused::Tags => "headscale policy get (see its tagOwners), or remove annotation sidescale.io/tags".to_owned(),
         Refused::Untrusted => format!("set caBundle of control plane {:?} in the configuration", reference.control_plane),
         Refused::Unreachable => format!("check loginServer, DNS and network policies: curl {}/health", server()),
     };

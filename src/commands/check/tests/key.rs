@@ -10,7 +10,7 @@ fn says_what_is_wrong_with_the_secret() {
             |world| world.facts.secret = Observed::Saw(None),
             Level::Fail,
             "secret",
-            "does not exist: Sidescale has not made it, and no Event says why",
+            "does not exist: Sidescale has not created it, and no Event says why",
             "kubectl logs --namespace tailnet",
         ),
         (
@@ -24,7 +24,7 @@ fn says_what_is_wrong_with_the_secret() {
             },
             Level::Fail,
             "secret",
-            "Sidescale says why (NoCredentials): control plane has no API key",
+            "Sidescale reports NoCredentials: control plane has no API key",
             "sidescale status shop --namespace tailnet",
         ),
         (
@@ -42,7 +42,7 @@ fn says_what_is_wrong_with_the_secret() {
             |world| world.secret.labels.clear(),
             Level::Fail,
             "secret",
-            "was not made by Sidescale",
+            "was not created by Sidescale",
             "kubectl annotate secret headscale-auth-keys --namespace shop sidescale.io/adopt=true",
         ),
         (
@@ -110,7 +110,7 @@ fn says_of_what_kind_the_value_is() {
             |world| world.value(&format!("{}\n{}", value(), value())),
             Level::Fail,
             "value",
-            "line break within",
+            "or a line break",
             rotate,
         ),
         (
@@ -144,7 +144,7 @@ fn says_of_what_kind_the_value_is() {
             |world| world.value("of-a-form-to-come"),
             Level::Warn,
             "value",
-            "no form",
+            "unknown form",
             "",
         ),
     ]);
@@ -158,7 +158,7 @@ fn says_when_the_key_ends_and_what_the_control_plane_makes_of_it() {
             |world| world.facts.now = at(151 * DAY),
             Level::Fail,
             "key",
-            "key 7 is 91d old and ended 24h ago",
+            "key 7 is 91d old and expired 24h ago",
             rotate,
         ),
         (
@@ -172,28 +172,28 @@ fn says_when_the_key_ends_and_what_the_control_plane_makes_of_it() {
             |world| world.facts.policy = Observed::Blind("list ConfigMaps: forbidden (403)".into()),
             Level::Warn,
             "configuration",
-            "not looked at: list ConfigMaps: forbidden (403)",
+            "not checked: list ConfigMaps: forbidden (403)",
             "",
         ),
         (
             |world| world.record.current = None,
             Level::Warn,
             "key",
-            "put there by hand",
+            "added manually",
             rotate,
         ),
         (
             |world| world.held.keys[0].expiration = Some(at(69 * DAY)),
             Level::Fail,
             "control plane",
-            "\"default\": key 7 has ended",
+            "\"default\": key 7 has expired",
             rotate,
         ),
         (
             |world| world.held.keys.clear(),
             Level::Fail,
             "control plane",
-            "is not there any more",
+            "no longer exists",
             rotate,
         ),
         (
@@ -204,7 +204,7 @@ fn says_when_the_key_ends_and_what_the_control_plane_makes_of_it() {
             },
             Level::Fail,
             "control plane",
-            "key 7 was good for one use, and was used",
+            "key 7 works only once, and was already used",
             rotate,
         ),
         (
@@ -225,7 +225,7 @@ fn says_when_the_key_ends_and_what_the_control_plane_makes_of_it() {
             |world| world.facts.plane = Observed::Blind("get Secret: forbidden (403)".into()),
             Level::Warn,
             "control plane",
-            "not looked at: get Secret: forbidden (403)",
+            "not checked: get Secret: forbidden (403)",
             "",
         ),
     ]);
@@ -235,12 +235,18 @@ fn says_when_the_key_ends_and_what_the_control_plane_makes_of_it() {
 fn a_key_that_works_once_is_not_needed_once_its_pod_has_joined() {
     let delete = "kubectl delete pod --namespace shop web-7c9d8b-x2x4z";
     hold(&[
-        (World::joined, Level::Ok, "key", "joined with key 7", ""),
+        (
+            World::joined,
+            Level::Ok,
+            "key",
+            "joined with its own key 7",
+            "",
+        ),
         (
             World::joined,
             Level::Ok,
             "control plane",
-            "the pod has joined, and needs no key there",
+            "the pod has joined, and no longer needs a key",
             "",
         ),
         // Its row is removed a week after its expiration.
@@ -261,7 +267,7 @@ fn a_key_that_works_once_is_not_needed_once_its_pod_has_joined() {
             },
             Level::Fail,
             "control plane",
-            "key 7 was good for one use, and was used",
+            "key 7 works only once, and was already used",
             delete,
         ),
         (
@@ -271,7 +277,7 @@ fn a_key_that_works_once_is_not_needed_once_its_pod_has_joined() {
             },
             Level::Fail,
             "key",
-            "ended 24h ago",
+            "expired 24h ago",
             delete,
         ),
         (

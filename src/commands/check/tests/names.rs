@@ -24,7 +24,7 @@ fn variable(world: &mut World, name: &str, value: &str) {
 
 #[test]
 fn warns_where_names_of_the_tailnet_and_of_the_cluster_collide() {
-    let own = "give dns.base_domain in ConfigMap headscale/headscale a domain of its own";
+    let own = "set dns.base_domain in ConfigMap headscale/headscale to a separate domain";
     hold(&[
         (
             |world| set(world, |dns| dns.base_domain = "cluster.local".into()),
@@ -40,21 +40,21 @@ fn warns_where_names_of_the_tailnet_and_of_the_cluster_collide() {
             },
             Level::Warn,
             "names",
-            "is the cluster's domain corp.example: where accept-dns is on, names of Services are asked",
+            "is the cluster's domain corp.example: with accept-dns, nodes ask the tailnet",
             own,
         ),
         (
             |world| set(world, |dns| dns.base_domain = "ts.cluster.local".into()),
             Level::Warn,
             "names",
-            "ts.cluster.local lies within cluster.local",
+            "ts.cluster.local is within cluster.local",
             own,
         ),
         (
             |world| set(world, |dns| dns.base_domain = "local".into()),
             Level::Warn,
             "names",
-            "local holds cluster.local",
+            "local contains cluster.local",
             own,
         ),
         // The name belongs to another namespace there.
@@ -82,7 +82,7 @@ fn warns_where_a_pod_wants_names_and_there_are_none() {
             },
             Level::Warn,
             "names",
-            "Headscale gives none (dns.magic_dns is false), while the pod's accept-dns is on",
+            "Headscale provides no names (dns.magic_dns is false), but the pod's accept-dns is on",
             on,
         ),
         (
@@ -92,7 +92,7 @@ fn warns_where_a_pod_wants_names_and_there_are_none() {
             },
             Level::Warn,
             "names",
-            "while the pod's proxy is on",
+            "but the pod's proxy is on",
             on,
         ),
         (
@@ -136,7 +136,7 @@ fn warns_of_a_hostname_that_is_anothers() {
             |world| world.facts.hostnames = claimed_by("prod"),
             Level::Warn,
             "hostname",
-            "\"web\" belongs to a service of another namespace: Sidescale gives it to no node of service \"web\"",
+            "\"web\" belongs to a service of another namespace: Sidescale does not give it to nodes of service \"web\"",
             other,
         ),
         (
@@ -206,7 +206,7 @@ fn says_what_the_pod_is_called() {
             },
             Level::Ok,
             "names",
-            "settings are not seen from here: no pod of Headscale runs in namespace headscale",
+            "settings are not visible from here: no pod of Headscale runs in namespace headscale",
             "",
         ),
         (
@@ -216,7 +216,7 @@ fn says_what_the_pod_is_called() {
             },
             Level::Warn,
             "names",
-            "not looked at: list pods in namespace headscale: forbidden",
+            "not checked: list pods in namespace headscale: forbidden",
             "",
         ),
     ]);
@@ -226,7 +226,7 @@ fn says_what_the_pod_is_called() {
     let names = findings.iter().find(|finding| finding.check == "names");
     assert_eq!(
         names.unwrap().text,
-        "its node will have one below tailnet.internal"
+        "its node will have a name below tailnet.internal"
     );
     let mut world = World::well();
     world.facts.names = Observed::NotAsked;

@@ -10,7 +10,7 @@ fn says_how_the_node_does() {
             |world| world.held.nodes[0].online = false,
             Level::Fail,
             "node",
-            "web (node 3) is offline, seen 5m ago",
+            "web (node 3) is offline, last seen 5m ago",
             log,
         ),
         (
@@ -51,7 +51,7 @@ fn says_how_the_node_does() {
             |world| world.held.nodes[0].given_name = "web-1".into(),
             Level::Ok,
             "node",
-            "web-1 (node 3) is online, as another node has the name web",
+            "web-1 (node 3) is online, because another node has the name web",
             "",
         ),
         (
@@ -94,7 +94,7 @@ fn says_why_the_control_server_does_not_let_it_in() {
             },
             Level::Fail,
             "log",
-            "refuses its key: it has expired",
+            "rejects its key: it has expired",
             "sidescale rotate --now shop/web --namespace tailnet, then kubectl exec",
         ),
         (
@@ -104,7 +104,7 @@ fn says_why_the_control_server_does_not_let_it_in() {
             },
             Level::Fail,
             "log",
-            "does not reach the control server at https://headscale.example.com",
+            "cannot reach the control server at https://headscale.example.com",
             "curl https://headscale.example.com/health",
         ),
         // Its log may explain the problem before it is late.
@@ -131,7 +131,7 @@ fn says_why_the_control_server_does_not_let_it_in() {
             |world| world.facts.log = Observed::Blind("get pods/log: forbidden (403)".into()),
             Level::Warn,
             "log",
-            "not looked at: get pods/log: forbidden (403)",
+            "not checked: get pods/log: forbidden (403)",
             "",
         ),
     ]);

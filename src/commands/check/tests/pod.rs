@@ -22,7 +22,7 @@ fn says_why_a_pod_has_no_sidecar() {
             },
             Level::Fail,
             "injection",
-            "its annotations ask for Sidescale, and the webhook never saw the pod",
+            "its annotations request one, and the webhook never saw the pod",
             restart,
         ),
         (
@@ -35,7 +35,7 @@ fn says_why_a_pod_has_no_sidecar() {
             },
             Level::Fail,
             "injection",
-            "its namespace's label sidescale.io/inject asks for one, and the webhook never saw",
+            "its namespace's label sidescale.io/inject requests one, and the webhook never saw",
             restart,
         ),
         (
@@ -103,14 +103,14 @@ fn says_why_a_pod_was_left_alone() {
     for (reason, level, text) in [
         ("hostNetwork", Level::Fail, "hostNetwork"),
         ("noService", Level::Fail, "no service"),
-        ("notRequested", Level::Fail, "nothing asks"),
+        ("notRequested", Level::Fail, "nothing requests"),
         ("switchedOff", Level::Fail, "switched injection off"),
-        ("invalid", Level::Fail, "annotation is wrong"),
+        ("invalid", Level::Fail, "annotation is invalid"),
         ("nameTaken", Level::Fail, "named tailscale"),
         ("windows", Level::Fail, "Windows"),
         ("ofALaterVersion", Level::Fail, "ofALaterVersion"),
-        ("disabled", Level::Warn, "asks"),
-        ("handMade", Level::Warn, "by hand"),
+        ("disabled", Level::Warn, "requests"),
+        ("handMade", Level::Warn, "hand-written"),
     ] {
         let mut world = World::well();
         let skip = json!({"version": "0.1.0", "decision": "skip", "reason": reason});
@@ -160,7 +160,7 @@ fn says_how_the_container_does() {
             },
             Level::Fail,
             "container",
-            "tailscale waits: ImagePullBackOff (no such image)",
+            "tailscale waiting: ImagePullBackOff (no such image)",
             describe,
         ),
         (
@@ -172,28 +172,28 @@ fn says_how_the_container_does() {
             },
             Level::Fail,
             "container",
-            "CrashLoopBackOff, restarted 3 times, before that it ended with code 1 (Error)",
+            "CrashLoopBackOff, restarted 3 times, before that exited with code 1 (Error)",
             "--previous",
         ),
         (
             |world| world.state(json!({"terminated": {"exitCode": 2}})),
             Level::Fail,
             "container",
-            "ended with code 2",
+            "exited with code 2",
             log,
         ),
         (
             |world| world.pod["status"]["initContainerStatuses"][0]["started"] = json!(false),
             Level::Warn,
             "container",
-            "is not up yet",
+            "not started yet",
             log,
         ),
         (
             |world| world.pod["spec"]["initContainers"] = json!([]),
             Level::Ok,
             "container",
-            "tailscale runs",
+            "tailscale running",
             "",
         ),
         (
@@ -203,7 +203,7 @@ fn says_how_the_container_does() {
             },
             Level::Fail,
             "container",
-            "another webhook took it out",
+            "another webhook removed it",
             "kubectl get mutatingwebhookconfigurations",
         ),
         (
@@ -213,7 +213,7 @@ fn says_how_the_container_does() {
             },
             Level::Fail,
             "container",
-            "on no machine: no machine has room",
+            "not scheduled: no machine has room",
             describe,
         ),
     ]);

@@ -29,7 +29,7 @@ fn a_stranger_is_told_with_the_command_that_ends_its_key() {
             note.contains("9, 7, 4") && note.contains("--identifier ID"),
             "{note}"
         );
-        let (_, rest) = note.split_once("End that key: ").unwrap();
+        let (_, rest) = note.split_once("Expire that key: ").unwrap();
         let (command, _) = rest.split_once(';').unwrap();
         let want = format!("sidescale rotate --now --revoke shop/api{flags}");
         assert_eq!(command, want);

@@ -33,7 +33,7 @@ fn names_the_authority_where_it_may_be_what_is_missing() {
         let note = told(KeySource::Author, lack);
         assert!(note.contains(named), "{note}");
         assert!(
-            note.contains("private authority under ca.crt: put it there"),
+            note.contains("private certificate authority under ca.crt: put it there"),
             "{note}"
         );
         let note = told(KeySource::Rotation(None), lack);
@@ -105,7 +105,8 @@ fn names_container_secret_and_data_key_and_what_to_do() {
     let other = Lack::Secret { secret: "x".into() };
     let note = told(KeySource::Author, &other);
     assert!(
-        note.contains("Secret shop/x;") && note.contains("comes from, keys"),
+        note.contains("Secret shop/x does not exist;")
+            && note.contains("of its key, which is keys"),
         "{note}"
     );
 }

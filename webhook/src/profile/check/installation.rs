@@ -10,7 +10,7 @@ use crate::profile::{HostnameOwner, PolicyError};
 /// Longest mark: the uid of a namespace and the longest name of a release have less.
 const LONGEST: usize = 128;
 
-const INSTALLATION: &str = "want letters, digits, dashes, dots and _, in one word or in two with a space between, at most 128 characters, such as prod-1";
+const INSTALLATION: &str = "want letters, digits, dashes, dots and _, in one word or two words separated by a space, at most 128 characters, such as prod-1";
 
 /// Checks the mark of the users that this release creates.
 pub(super) fn installation(text: Option<String>) -> Result<Option<String>, PolicyError> {
@@ -36,7 +36,7 @@ pub(super) fn reserved_hostnames(
 ) -> Result<BTreeMap<String, HostnameOwner>, PolicyError> {
     let owners = owners.into_iter().map(|(hostname, owner)| {
         if !forms::is_dns_label(&hostname) {
-            let want = "want a name in the tailnet of lower-case letters, digits and dashes, at most 63, such as vault";
+            let want = "want a hostname of lower-case letters, digits and dashes, at most 63 characters, such as vault";
             return Err(value("reservedHostnames".to_owned(), &hostname, want));
         }
         let named = owner.split_once('/').filter(|(namespace, service)| {

@@ -56,7 +56,7 @@ pub(super) fn control_plane(
     )?;
     if api_url.starts_with("http://") && !allow_insecure {
         let key = if named { "apiUrl" } else { "loginServer" };
-        let want = "the API key would be sent in the clear: want https://, or allowInsecure: true beside it";
+        let want = "the API key would be sent unencrypted: want https://, or allowInsecure: true next to it";
         return Err(value(path(key), &api_url, want));
     }
     let (api_key_namespace, api_key_secret, api_key_data_key) =
@@ -65,7 +65,7 @@ pub(super) fn control_plane(
         && !(pem.contains("-----BEGIN CERTIFICATE-----")
             && pem.contains("-----END CERTIFICATE-----"))
     {
-        let want = "want certificates in PEM, from -----BEGIN CERTIFICATE----- on";
+        let want = "want certificates in PEM, starting with -----BEGIN CERTIFICATE-----";
         return Err(value(
             path("caBundle"),
             &pem.chars().take(40).collect::<String>(),
@@ -136,8 +136,8 @@ pub(super) fn one_key_a_secret(
         if there != key {
             let (namespace, secret) = secret;
             let want = format!(
-                "control plane {other} has its key under \"{there}\" of the same Secret {namespace}/{secret}: want a Secret \
-                 for each"
+                "control plane {other} has its key under \"{there}\" of the same Secret {namespace}/{secret}: want a \
+                 separate Secret for each"
             );
             return Err(value(
                 format!("controlPlanes.{name}.apiKeySecret.key"),
@@ -162,13 +162,13 @@ fn checked_user_template(
     let whole = match cluster {
         Some(cluster) => template.replace(CLUSTER, cluster),
         None if template.contains(CLUSTER) => {
-            let want = "{cluster} stands for clusterName, which is not set";
+            let want = "{cluster} refers to clusterName, which is not set";
             return Err(value(path, &template, want));
         }
         None => template.clone(),
     };
     if !is_user_template(&whole) {
-        let want = "want {namespace} and {service} once each with a dot, _ or @ between them, {cluster} where clusterName is set, and else only letters, digits, dashes and dots";
+        let want = "want {namespace} and {service} once each, with a dot, _ or @ between them, {cluster} if clusterName is set, and otherwise only letters, digits, dashes and dots";
         return Err(value(path, &template, want));
     }
     Ok(whole)

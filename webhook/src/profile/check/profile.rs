@@ -83,7 +83,7 @@ pub(super) fn profile(name: &str, config: ProfileConfig) -> Result<Profile, Poli
             return Err(value(path("authKeySecretName"), &name, want));
         }
         if name == POD_SECRET {
-            let want = "that one holds the keys of single pods alone: want another name";
+            let want = "that Secret is reserved for per-pod keys: want another name";
             return Err(value(path("authKeySecretName"), &name, want));
         }
         profile.auth_key_secret_name = name;
@@ -158,7 +158,7 @@ fn beginning(path: String, image: String) -> Result<String, PolicyError> {
         return Ok(image);
     }
     let want = format!(
-        "{}, or the beginning of one with * at its end, behind /, : or @, such as registry.example.com/tailscale:*",
+        "{}, or a prefix of one that ends with /*, :* or @*, such as registry.example.com/tailscale:*",
         forms::IMAGE
     );
     Err(value(path, &image, &want))
@@ -191,7 +191,7 @@ fn annotation(
     match known.map(|(_, support)| *support) {
         Some(Support::NotYet) => return Err(PolicyError::NotSupported { path }),
         Some(Support::Now) if NOT_OF_A_PROFILE.contains(&name) => {
-            let want = "no profile can say this: set it on the pod";
+            let want = "a profile cannot set this: set it on the pod";
             return Err(value(path, &text, want));
         }
         Some(Support::Now) => {}

@@ -117,7 +117,7 @@ pub(super) fn rotation(config: RotationConfig) -> Result<Rotation, PolicyError> 
 /// Returns a number that must not be 0.
 fn positive<N: Default + PartialEq>(name: &str, number: N) -> Result<N, PolicyError> {
     if number == N::default() {
-        let want = "want at least 1; rotation.paused stops everything";
+        let want = "want at least 1; to stop rotation, set rotation.paused";
         return Err(value(format!("rotation.{name}"), "0", want));
     }
     Ok(number)

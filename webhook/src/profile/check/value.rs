@@ -48,7 +48,7 @@ pub(super) fn selector(path: &str, config: SelectorConfig) -> Result<Selector, P
             }
         };
         if needs_values == values.is_empty() {
-            let want = "want values with In and NotIn, and with nothing else";
+            let want = "want values with In and NotIn, and with no other operator";
             return Err(value(format!("{path}.values"), &values.join(","), want));
         }
         let operator = match &*operator {
