@@ -171,9 +171,9 @@ pub(crate) fn next(since_start: Duration, worst: &FenceVerdict) -> NextRound {
 pub(crate) fn notice(fence: Fence, installation: &str) -> String {
     let policy = fence.policy(installation);
     format!(
-        "ValidatingAdmissionPolicy {policy} does not deny what it must: whoever steals Sidescale's token could {}. Run helm \
-         upgrade with the release's values, then kubectl get validatingadmissionpolicies,validatingadmissionpolicybindings \
-         {policy}",
+        "ValidatingAdmissionPolicy {policy} does not deny what it must: with a stolen token of Sidescale, an attacker \
+         could {}. Run helm upgrade with the release's values, then kubectl get \
+         validatingadmissionpolicies,validatingadmissionpolicybindings {policy}",
         fence.danger()
     )
 }

@@ -156,7 +156,7 @@ pub(crate) fn kind_of_key(value: &[u8]) -> KeyKind {
     }
     let upper = text.to_ascii_uppercase();
     if begins(&API_KEYS) {
-        KeyKind::None("is an API key, which manages the server: nodes cannot join with it")
+        KeyKind::None("is an API key, which nodes cannot join with")
     } else if begins(&ENCODED) {
         KeyKind::None("is base64-encoded twice")
     } else if WORDS.iter().any(|word| upper.contains(word)) {

@@ -72,7 +72,7 @@ impl Serialize for Encoded<'_> {
 
 /// Returns an error for bytes that are no Secret, without quoting them.
 pub(super) fn unreadable() -> serde_json::Error {
-    serde_json::Error::custom("an answer that is no readable Secret")
+    serde_json::Error::custom("an answer that is not a readable Secret")
 }
 
 impl StoredSecret {

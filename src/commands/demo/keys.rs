@@ -231,7 +231,7 @@ impl Stage {
                 match listed {
                     Some(ended) if ended < key.expires || ended <= self.clock.now() => Ok(ended),
                     other => Err(format!(
-                        "{}: Headscale lists key {} with its end {other:?}",
+                        "{}: Headscale lists key {} with expiration {other:?}",
                         key.name, key.id.0
                     )),
                 }
