@@ -248,7 +248,7 @@ fn shown(status: &ContainerStatus) -> String {
         Some(ContainerState {
             terminated: Some(ended),
             ..
-        }) => format!("ended with code {}", ended.exit_code),
+        }) => format!("exited with code {}", ended.exit_code),
         Some(_) | None => "unknown".to_owned(),
     };
     match status.restart_count {
@@ -323,7 +323,7 @@ mod tests {
                 pod["status"]["containerStatuses"][0]["state"] =
                     json!({"terminated": {"exitCode": 1}});
             }),
-            there(true, "ended with code 1")
+            there(true, "exited with code 1")
         );
         assert_eq!(
             seen(|pod| pod["status"] = json!({"phase": "Pending"})),

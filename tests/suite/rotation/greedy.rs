@@ -30,11 +30,6 @@ fn number(test: usize, soak: usize) -> usize {
     if is_soak { soak } else { test }
 }
 
-/// Returns the number of first keys in each of the two phases.
-fn first_keys() -> usize {
-    number(40, 3_000)
-}
-
 /// Returns services whose tags change each time, and pods, a quarter of them new each time.
 fn greed(time: usize) -> NamespaceDemand {
     let (services, pods) = (number(1_000, 10_000), number(200, 2_000));
@@ -64,10 +59,10 @@ fn greed(time: usize) -> NamespaceDemand {
 }
 
 impl World {
-    /// Returns how long new namespaces wait for their first key, one after the other.
-    async fn first_keys(&self, name: &str) -> Vec<Duration> {
+    /// Returns how long so many new namespaces wait for their first key, one after the other.
+    async fn first_keys(&self, name: &str, count: usize) -> Vec<Duration> {
         let mut waits = Vec::new();
-        for n in 0..first_keys() {
+        for n in 0..count {
             let namespace = format!("{name}-{n}");
             let mut demand = key_demand("api");
             demand.asked.user = format!("{namespace}.api");
@@ -115,7 +110,7 @@ async fn a_namespace_that_asks_for_far_too_much_delays_no_other() {
     let call = Some(Call::CreatePreAuthKey);
     world.headscale.break_calls(call, Fault::Slow(CALL));
     let _process = world.start("a");
-    let quiet = world.first_keys("quiet").await;
+    let quiet = world.first_keys("quiet", number(40, 1_000)).await;
     let mints = world.mints();
     let greedy = async {
         let mut most = 0;
@@ -130,8 +125,9 @@ async fn a_namespace_that_asks_for_far_too_much_delays_no_other() {
         }
         most
     };
+    // Ten minutes in a soak.
     let beside = tokio::select! {
-        waits = world.first_keys("beside") => waits,
+        waits = world.first_keys("beside", number(40, 3_000)) => waits,
         most = greedy => panic!("{most}"),
     };
     let created = world.mints() - mints - beside.len() as u64;
