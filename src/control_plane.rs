@@ -4,14 +4,19 @@ use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sidescale_core::id::{ApiKeyId, KeyId, NodeId, UserId};
+use sidescale_core::objects::{
+    ApiKey, MintedApiKey, MintedKey, NewPreAuthKey, Node, PreAuthKey, User,
+};
 
 mod checks;
 mod endpoint;
 mod error;
 mod headscale_grpc;
 mod headscale_rest;
-mod objects;
+mod problem;
 mod refusals;
+mod row_list;
 mod text;
 mod version;
 mod wire;
@@ -20,11 +25,8 @@ pub use endpoint::Endpoint;
 pub use error::{At, Error};
 pub use headscale_grpc::HeadscaleGrpc;
 pub use headscale_rest::HeadscaleRest;
-pub use objects::{
-    ApiKey, ApiKeyId, KeyId, KeyPrefix, MintedApiKey, MintedKey, NewPreAuthKey, Node, NodeId,
-    PreAuthKey, RowList, User, UserId, api_key_prefix,
-};
-pub use version::{Api, HeadscaleRelease, Version};
+pub use row_list::RowList;
+pub use version::{Api, Version};
 
 /// Time limit of one call, from the connection to the last byte; with an API key the server computes a slow hash.
 const DEADLINE: Duration = Duration::from_secs(10);

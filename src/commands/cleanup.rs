@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, bail};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
+use sidescale_core::problem::Problem;
 
 use super::view::inventory::Inventory;
 use super::view::progress::Progress;
@@ -19,7 +20,6 @@ use crate::rotation::Checkpoint;
 use crate::rotation::context::Context;
 use crate::rotation::demand::Demands;
 use crate::rotation::owner::Installation;
-use crate::rotation::problem::Problem;
 use crate::rotation::removal::{Removal, away, decide};
 use crate::rotation::session::Session;
 use crate::rotation::survey::Survey;

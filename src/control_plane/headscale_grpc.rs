@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use sidescale_core::release::HeadscaleRelease;
 use sidescale_proto::v1;
 use sidescale_proto::v1::headscale_service_client::HeadscaleServiceClient;
 use tokio::net::UnixStream;
@@ -11,7 +12,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 
 use super::text::shown;
-use super::{At, Error, HeadscaleRelease, Version};
+use super::{At, Error, Version};
 
 mod api_keys;
 mod nodes;

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::demand::SecretRef;
+use sidescale_core::id::KeyId;
+use sidescale_core::problem::Problem;
+use sidescale_core::secret::SecretRef;
+
 use super::plan::{KeyReason, Plan};
-use super::problem::Problem;
 use super::secret_state::KeyEnd;
-use crate::control_plane::KeyId;
 
 /// The outcome of a job.
 #[derive(Debug, Default)]

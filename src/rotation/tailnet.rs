@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use jiff::Timestamp;
+use sidescale_core::id::{KeyId, NodeId, UserId};
+use sidescale_core::objects::Node;
 
 use super::owner::{KeyHolder, KeyUser, ServiceOwner};
-use crate::control_plane::{KeyId, Node, NodeId, UserId};
 
 /// Owner and kind of a pre-auth key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,11 @@
 //! Nodes of Headscale by gRPC. I/O.
 
+use sidescale_core::id::NodeId;
+use sidescale_core::objects::Node;
 use sidescale_proto::v1;
 
 use super::{HeadscaleGrpc, read};
-use crate::control_plane::{Error, Node, NodeId, checks};
+use crate::control_plane::{Error, checks};
 
 impl HeadscaleGrpc {
     pub(in crate::control_plane) async fn list_nodes(&self) -> Result<Vec<Node>, Error> {

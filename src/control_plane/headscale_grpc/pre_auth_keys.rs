@@ -1,9 +1,11 @@
 //! Pre-auth keys of Headscale by gRPC. I/O.
 
+use sidescale_core::id::KeyId;
+use sidescale_core::objects::{MintedKey, NewPreAuthKey, PreAuthKey};
 use sidescale_proto::v1;
 
 use super::{HeadscaleGrpc, read};
-use crate::control_plane::{Error, KeyId, MintedKey, NewPreAuthKey, PreAuthKey, checks};
+use crate::control_plane::{Error, checks};
 
 impl HeadscaleGrpc {
     pub(in crate::control_plane) async fn list_pre_auth_keys(

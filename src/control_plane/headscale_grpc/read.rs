@@ -1,15 +1,14 @@
 //! Parses the messages of Headscale's gRPC, and checks each field. Pure.
 
 use jiff::Timestamp;
+use sidescale_core::id::{ApiKeyId, KeyId, NodeId, UserId};
+use sidescale_core::key_prefix::{KeyPrefix, listed_prefix};
+use sidescale_core::key_value::KeyValue;
+use sidescale_core::objects::{ApiKey, Node, PreAuthKey, User};
 use sidescale_proto::{Time, v1};
 
-use crate::control_plane::objects::listed_prefix;
 use crate::control_plane::text::shown;
 use crate::control_plane::wire::{LONGEST_DISPLAY_NAME, LONGEST_NAME};
-use crate::control_plane::{
-    ApiKey, ApiKeyId, KeyId, KeyPrefix, Node, NodeId, PreAuthKey, User, UserId,
-};
-use crate::key_value::KeyValue;
 
 /// Returns a required message.
 pub(super) fn required<T>(field: Option<T>, name: &str) -> Result<T, String> {

@@ -1,9 +1,11 @@
 //! Users of Headscale by gRPC. I/O.
 
+use sidescale_core::id::UserId;
+use sidescale_core::objects::User;
 use sidescale_proto::v1;
 
 use super::{HeadscaleGrpc, read};
-use crate::control_plane::{Error, User, UserId, checks};
+use crate::control_plane::{Error, checks};
 
 impl HeadscaleGrpc {
     pub(in crate::control_plane) async fn list_users(&self) -> Result<Vec<User>, Error> {

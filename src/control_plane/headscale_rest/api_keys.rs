@@ -1,10 +1,11 @@
 //! API keys of Headscale by REST. I/O.
 
 use jiff::Timestamp;
+use sidescale_core::id::ApiKeyId;
+use sidescale_core::key_prefix::is_plain;
+use sidescale_core::objects::{ApiKey, MintedApiKey};
 
 use super::{Error, HeadscaleRest, wire};
-use crate::control_plane::objects::is_plain;
-use crate::control_plane::{ApiKey, ApiKeyId, MintedApiKey};
 
 impl HeadscaleRest {
     pub(in crate::control_plane) async fn list_api_keys(&self) -> Result<Vec<ApiKey>, Error> {

@@ -8,24 +8,26 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use jiff::Timestamp;
+use sidescale_core::fingerprint::fingerprint;
+use sidescale_core::id::KeyId;
+use sidescale_core::key_state::KeyState;
+use sidescale_core::objects::MintedKey;
+use sidescale_core::problem::Problem;
+use sidescale_core::secret::StoredSecret;
+use sidescale_core::time::after;
 use tracing::info;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::Reconciler;
-use crate::clock::after;
-use crate::control_plane::{KeyId, MintedKey};
-use crate::fingerprint::fingerprint;
 use crate::metrics::RotationResult;
 use crate::rotation::budget::Budget;
 use crate::rotation::outcome::CreatedKey;
 use crate::rotation::owner::ServiceOwner;
 use crate::rotation::plan::{Blocked, KeyReason, Ownership, Step};
-use crate::rotation::problem::Problem;
 use crate::rotation::record::{Abandoned, Intent, KeyRecord, Record};
 use crate::rotation::session::Session;
-use crate::rotation::state::KeyState;
-use crate::store::{StoreError, StoredSecret};
+use crate::store::StoreError;
 
 /// Maximum number of keys of one job that are created at a time.
 const INTENTS_AT_ONCE: usize = 8;

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sidescale_core::id::KeyId;
+use sidescale_core::objects::PreAuthKey;
+use sidescale_core::time::after;
 
 use super::bounds;
-use crate::clock::after;
-use crate::control_plane::{KeyId, PreAuthKey};
 
 /// Maximum number of lost intents remembered for a key.
 const MOST_ABANDONED: usize = 32;

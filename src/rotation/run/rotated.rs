@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use sidescale_core::notice::{About, Notice};
+use sidescale_core::secret::SecretRef;
 
-use crate::events::{About, Notice};
-use crate::rotation::demand::SecretRef;
 use crate::rotation::outcome::{CreatedKey, JobOutcome};
 use crate::rotation::plan::KeyReason;
 use crate::rotation::workload::Workload;
@@ -91,8 +91,9 @@ fn note(secret: &SecretRef, minted: &CreatedKey, expires: Option<Timestamp>, wha
 
 #[cfg(test)]
 mod tests {
+    use sidescale_core::id::KeyId;
+
     use super::*;
-    use crate::control_plane::KeyId;
     use crate::rotation::secret_state::KeyEnd;
     use crate::rotation::workload::OwnerKind;
 

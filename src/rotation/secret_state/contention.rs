@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sidescale_core::id::KeyId;
+use sidescale_core::time::after;
 
-use crate::clock::after;
-use crate::control_plane::KeyId;
 use crate::rotation::outcome::CreatedKey;
 use crate::rotation::plan::KeyReason;
 
