@@ -220,7 +220,7 @@ impl Reconciler<'_> {
     fn note_in_force(&mut self, record: &Record, ends: BTreeMap<String, KeyEnd>) {
         self.outcome.ends = ends;
         let current = |(data_key, key): (&String, &KeyRecord)| {
-            Some((data_key.clone(), key.current.as_ref()?.id))
+            Some((data_key.clone(), key.current.as_ref()?.dated()))
         };
         self.outcome.in_force = record.keys.iter().filter_map(current).collect();
         let with_key = record.keys.values().filter(|key| key.current.is_some());

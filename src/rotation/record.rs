@@ -11,7 +11,7 @@ use sidescale_webhook::identity::{self, POD_SECRET};
 mod bounds;
 mod key;
 
-pub use key::{Abandoned, Intent, IssuedKey, KeyRecord, KeySpec, Origin, Previous};
+pub use key::{Abandoned, DatedKey, Intent, IssuedKey, KeyRecord, KeySpec, Origin, Previous};
 
 /// Data key of the record.
 pub const DATA_KEY: &str = "sidescale.json";

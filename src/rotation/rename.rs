@@ -141,7 +141,7 @@ impl NodeRenamer {
             .of_service(owner)
             .iter()
             .filter(|node| node.name == hostname && node.key.is_some());
-        let Some(newest) = nodes.clone().max_by_key(|node| node.id) else {
+        let Some(newest) = nodes.clone().max_by_key(|node| node.created) else {
             return;
         };
         let online = nodes.clone().filter(|node| node.online).count();

@@ -20,6 +20,7 @@ use super::key_status::KeyStatus;
 use super::outcome::{JobOutcome, Unended};
 use super::plan::{Blocked, KeyReason};
 use super::reconcile::Snapshot;
+use super::record::DatedKey;
 use super::value::Flaw;
 use crate::alert_log::WINDOW;
 use crate::events::Events;
@@ -164,9 +165,7 @@ impl SecretState {
     /// Returns the latest keys of contended data keys: no record may name them, and they are not expired.
     pub(super) fn kept(&self, now: Timestamp) -> Vec<KeyAt> {
         let fights = self.fights.values();
-        fights
-            .filter_map(|fight| fight.kept(now).cloned())
-            .collect()
+        fights.filter_map(|fight| fight.kept(now)).collect()
     }
 
     /// Returns when to handle a change by another writer: now, or one second after the previous one.
@@ -291,7 +290,7 @@ impl SecretState {
     fn apply_process(
         &mut self,
         writer: Option<&String>,
-        in_force: &BTreeMap<String, KeyId>,
+        in_force: &BTreeMap<String, DatedKey>,
         overtaken: bool,
     ) -> bool {
         let mut confirm = false;

@@ -19,7 +19,6 @@ pub struct KeyOrigin {
 /// A node that joined with a key of such a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JoinedNode {
-    /// Its id; a newer node has a greater one.
     pub id: NodeId,
     /// Hostname reported by the node.
     pub name: String,

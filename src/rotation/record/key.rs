@@ -99,6 +99,32 @@ pub enum Origin {
     Foreign,
 }
 
+/// A key, and when it was created, which alone tells the newer of two keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DatedKey {
+    pub id: KeyId,
+    pub created: Timestamp,
+}
+
+impl DatedKey {
+    /// Returns whether it was created after the other one.
+    #[must_use]
+    pub fn is_newer_than(self, other: Self) -> bool {
+        self.created > other.created
+    }
+}
+
+impl IssuedKey {
+    /// Returns its id and when it was created.
+    #[must_use]
+    pub fn dated(&self) -> DatedKey {
+        DatedKey {
+            id: self.id,
+            created: self.created,
+        }
+    }
+}
+
 impl Origin {
     fn is_ours(&self) -> bool {
         *self == Self::Ours

@@ -35,7 +35,7 @@ fn tailnet(now: i64, nodes: &[(u64, &str, bool, u64)]) -> Tailnet {
         online: *online,
         pre_auth_key: Some(KeyId(*key)),
         tags: Vec::new(),
-        created_at: None,
+        created_at: Some(at(*id as i64)),
         last_seen: None,
         expiry: None,
     });

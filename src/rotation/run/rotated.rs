@@ -94,6 +94,7 @@ mod tests {
     use sidescale_core::id::KeyId;
 
     use super::*;
+    use crate::rotation::record::DatedKey;
     use crate::rotation::secret_state::KeyEnd;
     use crate::rotation::workload::OwnerKind;
 
@@ -108,7 +109,11 @@ mod tests {
                 data_key: "web-authkey".into(),
                 control_plane: "default".into(),
                 id: KeyId(7),
-                replaced: Some(KeyId(5)),
+                created: Timestamp::UNIX_EPOCH,
+                replaced: Some(DatedKey {
+                    id: KeyId(5),
+                    created: Timestamp::UNIX_EPOCH,
+                }),
                 why,
             }],
             ends: [("web-authkey".to_owned(), end)].into(),
