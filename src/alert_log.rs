@@ -9,8 +9,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-
-use crate::clock::after;
+use sidescale_core::time::after;
 
 /// Number of Events, each about another object or with another reason, that a namespace gets within [`WINDOW`]. An
 /// owner with that many looks at the state of the namespace and not at Events.

@@ -2,14 +2,18 @@
 
 use std::time::Duration;
 
+use sidescale_core::id::{KeyId, NodeId, UserId};
+use sidescale_core::objects::{MintedKey, NewPreAuthKey, Node, PreAuthKey, User};
+
 mod api_keys;
 mod checks;
 mod endpoint;
 mod error;
 mod headscale_grpc;
 mod headscale_rest;
-mod objects;
+mod problem;
 mod refusals;
+mod row_list;
 mod text;
 mod version;
 mod wire;
@@ -19,11 +23,8 @@ pub use endpoint::Endpoint;
 pub use error::{At, Error};
 pub use headscale_grpc::HeadscaleGrpc;
 pub use headscale_rest::HeadscaleRest;
-pub use objects::{
-    ApiKey, ApiKeyId, KeyId, KeyPrefix, MintedApiKey, MintedKey, NewPreAuthKey, Node, NodeId,
-    PreAuthKey, RowList, User, UserId, api_key_prefix,
-};
-pub use version::{Api, HeadscaleRelease, Version};
+pub use row_list::RowList;
+pub use version::{Api, Version};
 
 /// Time limit of one call, from the connection to the last byte; with an API key the server computes a slow hash.
 const DEADLINE: Duration = Duration::from_secs(10);

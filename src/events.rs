@@ -8,20 +8,21 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Reporter};
+use sidescale_core::notice::{Notice, Topic};
+use sidescale_core::quote::{printable, quoted};
 use sidescale_webhook::forms::is_dns_subdomain;
 use tracing::{debug, info, warn};
 
 use crate::alert_log::{Alert, AlertClass, AlertLog, AlertVerdict, BUDGET, WINDOW};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
-use crate::quote::{printable, quoted};
 
-mod notice;
 mod queue;
+mod reference;
 
-pub use notice::{About, Notice, Topic};
 use queue::EventQueue;
 pub use queue::Publisher;
+use reference::{action, reference};
 
 /// An Event's note may have 1024 bytes.
 const LONGEST_NOTE: usize = 1000;
@@ -212,10 +213,10 @@ impl Events {
             type_,
             reason: (*reason).to_owned(),
             note: Some(note),
-            action: about.action().to_owned(),
+            action: action(about).to_owned(),
             secondary: None,
         };
-        let about = about.reference(namespace);
+        let about = reference(about, namespace);
         queue.push(Box::new((event, about)), URGENT.contains(reason))
     }
 }

@@ -1,7 +1,7 @@
 //! The process: every socket, clock read and call to Kubernetes or a control plane.
 //!
 //! ```text
-//! main → app → args → commands → {server, watch, rotation, tls} → {control_plane, store, events, metrics} → {webhook, certs}
+//! main → app → args → commands → {server, watch, rotation, tls} → {control_plane, store, events, metrics} → {core, webhook, certs}
 //! ```
 //! No layer imports from its left, and no command from another; `tests/suite/imports.rs` checks every file.
 
@@ -21,20 +21,16 @@ pub mod cluster;
 pub mod commands;
 pub mod config;
 pub mod control_plane;
-pub mod duration;
 pub mod events;
 pub mod fences;
-pub mod fingerprint;
 pub mod health;
 pub mod installations;
 pub mod items;
-pub mod key_value;
 pub mod leader;
 pub mod metadata;
 pub mod metrics;
 pub mod outage;
 pub mod pods;
-pub mod quote;
 pub mod rotation;
 pub mod server;
 pub mod store;

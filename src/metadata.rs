@@ -12,9 +12,8 @@ use kube::api::ObjectMeta;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
+use sidescale_core::secret::FIELD_MANAGER;
 use sidescale_webhook::annotations::deciding;
-
-use crate::store::FIELD_MANAGER;
 
 mod fields;
 

@@ -11,11 +11,11 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::core::Status;
 use kube::{Client, Error};
 use serde_json::json;
+use sidescale_core::secret::FIELD_MANAGER;
 use sidescale_webhook::keys::KEY_WRITTEN;
 use uuid::Uuid;
 
 use crate::cluster;
-use crate::store::FIELD_MANAGER;
 
 pub mod start;
 

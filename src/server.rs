@@ -65,7 +65,7 @@ pub struct ServerArgs {
     )]
     pub listen: SocketAddr,
     /// How long to keep accepting connections after SIGTERM
-    #[arg(long, env = "SIDESCALE_DRAIN", default_value = "10s", value_name = "DURATION", value_parser = crate::duration::duration)]
+    #[arg(long, env = "SIDESCALE_DRAIN", default_value = "10s", value_name = "DURATION", value_parser = sidescale_core::duration::duration)]
     pub drain: Duration,
     /// Maximum number of connections; one more closes an idle or half-open one of the address that has most
     #[arg(long, env = "SIDESCALE_MAX_CONNECTIONS", default_value_t = 1024, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]

@@ -1,16 +1,16 @@
 //! The stores of keys: Kubernetes Secrets, or a directory. I/O behind one enum.
 
+use sidescale_core::secret::StoredSecret;
+
 mod dir;
 mod error;
 mod form;
 mod limits;
 mod secret;
-mod stored_secret;
 
 pub use dir::DirectoryStore;
 pub use error::StoreError;
 pub use secret::SecretStore;
-pub use stored_secret::{FIELD_MANAGER, MANAGED_BY, PreservedFields, StoredSecret};
 
 /// A store of keys.
 #[derive(Clone, Debug)]

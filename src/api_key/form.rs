@@ -1,11 +1,11 @@
 //! The Secret of an API key: reads and writes its labels, annotations and data. Pure.
 
 use jiff::Timestamp;
+use sidescale_core::key_value::KeyValue;
+use sidescale_core::secret::{MANAGED_BY, StoredSecret};
 use sidescale_webhook::keys::{ADOPT, PAUSED};
 
 use super::record::{self, ApiKeyRecord};
-use crate::key_value::KeyValue;
-use crate::store::{MANAGED_BY, StoredSecret};
 
 /// Default data key of the API key.
 pub const DATA_KEY: &str = "api-key";

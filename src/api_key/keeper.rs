@@ -7,14 +7,14 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use sidescale_core::fingerprint::fingerprint;
+use sidescale_core::secret::StoredSecret;
+use sidescale_core::time::after;
 
 use super::form::{self, Stated, TokenOwnership};
 use super::need::{self, TokenDecision, TokenPolicy, TokenReason};
 use super::record::{ABANDONED_FOR, ApiKeyIntent, ApiKeyRecord, RecordedApiKey};
 use super::value::ListedApiKey;
-use crate::clock::after;
-use crate::fingerprint::fingerprint;
-use crate::store::StoredSecret;
 
 mod action;
 mod created;

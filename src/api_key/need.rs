@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use sidescale_core::key_form::is_api_key;
+use sidescale_core::time::after;
 
 use super::form::{SecretContents, Stated};
-use super::value::{ListedApiKey, is_api_key};
-use crate::clock::after;
+use super::value::ListedApiKey;
 
 /// How an API key is managed.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,10 @@
 //! Performs the actions of a [`TokenKeeper`] until it rests: reads and writes the Secret, calls Headscale. I/O.
 
 use jiff::Timestamp;
+use sidescale_core::id::ApiKeyId;
+use sidescale_core::key_value::KeyValue;
+use sidescale_core::quote::quoted;
+use sidescale_core::secret::StoredSecret;
 use tracing::{info, warn};
 
 use super::form::Stated;
@@ -8,10 +12,8 @@ use super::keeper::{Action, ActionOutcome, Change, Idle, TokenKeeper, Write};
 use super::need::TokenReason;
 use super::value::ListedApiKey;
 use crate::clock::Clock;
-use crate::control_plane::{self, ApiKeyClient, ApiKeyId, Endpoint};
-use crate::key_value::KeyValue;
-use crate::quote::quoted;
-use crate::store::{Store, StoreError, StoredSecret};
+use crate::control_plane::{self, ApiKeyClient, Endpoint};
+use crate::store::{Store, StoreError};
 
 /// Maximum rounds of one run: each round reads both sides, so more rounds than this mean contention for the Secret.
 const ROUNDS: usize = 30;

@@ -11,6 +11,8 @@ use anyhow::{Context as _, bail};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use sidescale_core::key_value::KeyValue;
+use sidescale_core::time::after;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -18,10 +20,9 @@ use crate::api_key::TokenPolicy;
 use crate::api_key::form::DATA_KEY;
 use crate::api_key::keeper::{CHECK_EVERY, TokenKeeper};
 use crate::api_key::run::{KeyPlace, TokenProblem, TokenResult, settle};
-use crate::clock::{Clock, after};
+use crate::clock::Clock;
 use crate::cluster;
 use crate::control_plane::{ApiKeyClient, Endpoint};
-use crate::key_value::KeyValue;
 use crate::outage::Outage;
 use crate::store::{SecretStore, Store};
 

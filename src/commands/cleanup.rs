@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Result, anyhow, bail};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
+use sidescale_core::problem::Problem;
 
 use super::view::inventory::Inventory;
 use super::view::progress::Progress;
@@ -15,7 +16,6 @@ use crate::metrics::Metrics;
 use crate::rotation::context::Context;
 use crate::rotation::demand::Demands;
 use crate::rotation::owner::Installation;
-use crate::rotation::problem::Problem;
 use crate::rotation::removal::{Removal, away, decide};
 use crate::rotation::session::Session;
 use crate::rotation::survey::Survey;

@@ -10,14 +10,13 @@ use anyhow::{Result, anyhow, bail};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
+use sidescale_core::secret::{SecretRef, StoredSecret};
 
 use super::view::inventory::Inventory;
 use super::view::progress::Progress;
 use super::view::release::{Release, ReleaseArgs, refused};
-use crate::rotation::demand::SecretRef;
 use crate::rotation::record::Record;
 use crate::rotation::request::{ANNOTATION, Requests, RotationRequest};
-use crate::store::StoredSecret;
 use choice::{Chosen, choose};
 
 mod choice;
@@ -62,7 +61,7 @@ pub struct RotateArgs {
     #[arg(long)]
     pub revoke: bool,
     /// How long to wait for the new keys; 0s exits after the request
-    #[arg(long, default_value = "2m", value_parser = crate::duration::duration, value_name = "TIME")]
+    #[arg(long, default_value = "2m", value_parser = sidescale_core::duration::duration, value_name = "TIME")]
     pub wait: Duration,
     /// Which installation.
     #[command(flatten)]

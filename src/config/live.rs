@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sidescale_core::notice::{About, Notice};
 use sidescale_webhook::profile::Policy;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::{ConfigError, parse};
 use crate::cluster::chain;
-use crate::events::{About, Events, Notice};
+use crate::events::Events;
 use crate::health::{Health, Part};
 use crate::metrics::Metrics;
 

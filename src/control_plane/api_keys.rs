@@ -4,11 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sidescale_core::id::ApiKeyId;
+use sidescale_core::objects::{ApiKey, MintedApiKey};
 
 use super::error::unless_not_found;
-use super::{
-    ApiKey, ApiKeyId, DEADLINE, Endpoint, Error, HeadscaleGrpc, HeadscaleRest, MintedApiKey, checks,
-};
+use super::{DEADLINE, Endpoint, Error, HeadscaleGrpc, HeadscaleRest, checks};
 
 /// Name in messages of a control plane on a socket, which no configuration names.
 const ON_SOCKET: &str = "headscale";

@@ -1,10 +1,9 @@
 //! Compares what was created or renamed with the request, field by field. Pure.
 
-use super::{
-    KeyPrefix, MintedApiKey, MintedKey, NewPreAuthKey, Node, NodeId, PreAuthKey, User,
-    api_key_prefix,
-};
-use crate::key_value::KeyValue;
+use sidescale_core::id::NodeId;
+use sidescale_core::key_prefix::{KeyPrefix, api_key_prefix};
+use sidescale_core::key_value::KeyValue;
+use sidescale_core::objects::{MintedApiKey, MintedKey, NewPreAuthKey, Node, PreAuthKey, User};
 
 /// Compares a new user with the requested name.
 pub(super) fn created_user(user: User, name: &str) -> Result<User, String> {

@@ -1,6 +1,6 @@
 //! The address of a control plane. Pure.
 
-use crate::key_value::KeyValue;
+use sidescale_core::key_value::KeyValue;
 
 /// The address of a control plane and how to call it.
 #[derive(Clone, Debug)]

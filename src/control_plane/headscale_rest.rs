@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use futures::TryFutureExt as _;
 use reqwest::{Client, ClientBuilder, StatusCode, header};
+use sidescale_core::key_value::KeyValue;
+use sidescale_core::release::HeadscaleRelease;
 use tokio::net::UnixStream;
 
 use super::version::{Age, age};
-use super::{At, Endpoint, Error, HeadscaleRelease, Version, wire};
+use super::{At, Endpoint, Error, Version, wire};
 use crate::causes;
-use crate::key_value::KeyValue;
 
 mod api_keys;
 mod base;

@@ -1,7 +1,11 @@
 //! The meaning of refusals that releases answer differently: a second call shows it. I/O by the calls only.
 
+use sidescale_core::id::{NodeId, UserId};
+use sidescale_core::objects::{Node, User};
+use sidescale_core::release::HeadscaleRelease;
+
 use super::error::unless_not_found;
-use super::{ControlPlane, Error, HeadscaleRelease, Node, NodeId, User, UserId, Version};
+use super::{ControlPlane, Error, Version};
 
 impl ControlPlane {
     /// Before 0.30 a taken name is a 500 like any other problem.

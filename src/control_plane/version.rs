@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use sidescale_core::release::HeadscaleRelease;
+
 /// The dialect of REST v1 that a server speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Api {
@@ -9,29 +11,6 @@ pub enum Api {
     Gateway,
     /// 0.30: plain HTTP with problem documents; 404, 409 and 422 where the gateway says 200 or 500.
     Problem,
-}
-
-/// The releases that behave differently.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum HeadscaleRelease {
-    /// 0.28: deleting a user there deletes every pre-auth key of the server.
-    V0_28,
-    /// 0.29: the last one with gRPC.
-    V0_29,
-    /// 0.30 and later.
-    V0_30,
-}
-
-impl HeadscaleRelease {
-    /// Returns its name for people.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::V0_28 => "0.28",
-            Self::V0_29 => "0.29",
-            Self::V0_30 => "0.30",
-        }
-    }
 }
 
 /// Result of a probe.
@@ -92,7 +71,9 @@ pub(super) fn age(text: &str) -> Age {
 
 #[cfg(test)]
 mod tests {
-    use super::{Age, HeadscaleRelease, age};
+    use sidescale_core::release::HeadscaleRelease;
+
+    use super::{Age, age};
 
     #[test]
     fn reads_the_version_texts_that_headscale_gives() {

@@ -5,14 +5,15 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
-
-use super::objects::listed_prefix;
-use super::text::BoundedText;
-use super::{
-    ApiKey, ApiKeyId, KeyId, KeyPrefix, MintedApiKey, MintedKey, NewPreAuthKey, Node, NodeId,
-    PreAuthKey, User, UserId, checks,
+use sidescale_core::id::{ApiKeyId, KeyId, NodeId, UserId};
+use sidescale_core::key_prefix::{KeyPrefix, listed_prefix};
+use sidescale_core::key_value::KeyValue;
+use sidescale_core::objects::{
+    ApiKey, MintedApiKey, MintedKey, NewPreAuthKey, Node, PreAuthKey, User,
 };
-use crate::key_value::KeyValue;
+
+use super::checks;
+use super::text::BoundedText;
 
 mod rows;
 

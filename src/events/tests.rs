@@ -1,6 +1,8 @@
+use sidescale_core::key_state::KeyState;
+use sidescale_core::notice::About;
+use sidescale_core::time::after;
+
 use super::*;
-use crate::clock::after;
-use crate::rotation::state::KeyState;
 
 fn stopped() -> (Events, Clock) {
     let clock = Clock::scaled(Timestamp::UNIX_EPOCH, 0.0);
@@ -162,12 +164,12 @@ async fn what_has_no_room_in_the_queue_is_news_again() {
 #[test]
 fn a_pod_is_named_with_its_uid_and_a_secret_without() {
     let uid = uuid::Uuid::parse_str("6f1c2f0e-7a38-4a8e-9a53-2d9d0a8f3c11").unwrap();
-    let pod = About::pod("api-0", uid.as_u128()).reference("shop");
+    let pod = reference(&About::pod("api-0", uid.as_u128()), "shop");
     assert_eq!(
         (pod.kind.as_deref(), pod.uid),
         (Some("Pod"), Some(uid.to_string()))
     );
-    let secret = About::secret("keys").reference("shop");
+    let secret = reference(&About::secret("keys"), "shop");
     assert_eq!((secret.kind.as_deref(), secret.uid), (Some("Secret"), None));
 }
 

@@ -17,6 +17,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::{Client, Error};
 use serde_json::{Value, json};
+use sidescale_core::notice::{About, Notice};
+use sidescale_core::secret::FIELD_MANAGER;
+use sidescale_core::time::after;
 use sidescale_webhook::profile::OnLost;
 use tokio::sync::watch;
 use tracing::{error, info};
@@ -25,14 +28,13 @@ use super::{
     DryRunAnswer, FENCE_OPEN, Fence, FenceVerdict, FencesState, NextRound, judge, next, notice,
     worst,
 };
-use crate::clock::{Clock, after};
+use crate::clock::Clock;
 use crate::cluster::{self, chain};
 use crate::config::Current;
-use crate::events::{About, Events, Notice};
+use crate::events::Events;
 use crate::health::{Health, Part};
 use crate::metrics::Metrics;
 use crate::pods::post_eviction;
-use crate::store::FIELD_MANAGER;
 
 /// Time limit of one request.
 const DEADLINE: Duration = Duration::from_secs(10);

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sidescale_core::secret::MANAGED_BY;
+use sidescale_core::time::after;
 use sidescale_webhook::profile;
 use tracing::{debug, info, warn};
 
@@ -14,10 +16,9 @@ use super::context::Context;
 use crate::api_key::keeper::{CHECK_EVERY, TokenKeeper};
 use crate::api_key::run::{KeyPlace, TokenProblem, TokenResult, settle};
 use crate::api_key::{TokenPolicy, form};
-use crate::clock::after;
 use crate::control_plane::{ApiKeyClient, Endpoint, Error};
 use crate::outage::Outage;
-use crate::store::{MANAGED_BY, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 /// How long a manager may be unavailable.
 const STAND_IN_AFTER: Duration = Duration::from_secs(2 * 3_600);
@@ -212,7 +213,7 @@ async fn settled(
 async fn value(
     store: &Store,
     config: &profile::ControlPlaneSettings,
-) -> Result<Option<crate::key_value::KeyValue>, StoreError> {
+) -> Result<Option<sidescale_core::key_value::KeyValue>, StoreError> {
     let found = store
         .read(&config.api_key_namespace, &config.api_key_secret)
         .await?;

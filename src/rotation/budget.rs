@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use sidescale_core::id::UserId;
+use sidescale_core::objects::PreAuthKey;
+use sidescale_core::time::after;
 use sidescale_webhook::profile::Rotation;
 
 use super::owner::{KeyUser, ServiceOwner};
-use crate::clock::after;
-use crate::control_plane::{PreAuthKey, UserId};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -179,8 +180,9 @@ pub fn over_rows<'a>(
 
 #[cfg(test)]
 mod tests {
+    use sidescale_core::id::KeyId;
+
     use super::*;
-    use crate::control_plane::KeyId;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_000_000 + second).unwrap()

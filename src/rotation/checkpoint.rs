@@ -10,11 +10,11 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, Error};
 use serde_json::json;
+use sidescale_core::secret::FIELD_MANAGER;
 use tracing::debug;
 
 use super::nodes::NodeCheckpoints;
 use crate::cluster;
-use crate::store::FIELD_MANAGER;
 
 /// Annotation of the Lease.
 const ANNOTATION: &str = "sidescale.io/nodes";

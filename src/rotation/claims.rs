@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sidescale_core::time::after;
 use sidescale_webhook::hostnames::{self, Hashed};
 use sidescale_webhook::profile::HostnameOwner;
 
 use super::demand::Demands;
 use super::owner::ServiceOwner;
 use super::tailnet::Tailnet;
-use crate::clock::after;
 
 /// How long a hostname belongs to its namespace after nothing there asks for it any more.
 pub const KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 3_600);

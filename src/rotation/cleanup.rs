@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sidescale_core::id::{KeyId, UserId};
+use sidescale_core::objects::{Node, PreAuthKey};
+use sidescale_core::release::HeadscaleRelease;
+use sidescale_core::time::after;
 
 use super::owner::KeyUser;
 use super::record::KeyRecord;
-use crate::clock::after;
-use crate::control_plane::{HeadscaleRelease, KeyId, Node, PreAuthKey, UserId};
 
 /// How long the newest rows of a user's expired keys are kept: they tell which user a node belonged to.
 const ROWS_FOR: Duration = Duration::from_secs(7 * 24 * 3_600);
@@ -178,8 +180,9 @@ fn ends<'a>(view: &ServerView<'a>) -> impl Iterator<Item = (UserId, Timestamp, &
 
 #[cfg(test)]
 mod tests {
+    use sidescale_core::id::NodeId;
+
     use super::*;
-    use crate::control_plane::NodeId;
     use crate::rotation::owner::ServiceOwner;
 
     const DAY: i64 = 86_400;

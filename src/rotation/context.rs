@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sidescale_core::secret::StoredSecret;
 use sidescale_webhook::profile::Policy;
 
 use super::checkpoint::Checkpoint;
@@ -12,7 +13,7 @@ use crate::events::Events;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
-use crate::store::{Store, StoreError, StoredSecret};
+use crate::store::{Store, StoreError};
 
 /// The context of rotation.
 #[derive(Debug)]

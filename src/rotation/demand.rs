@@ -1,12 +1,12 @@
 //! From injected pods to the keys they need: repeats the webhook's decision with the values of the pod's receipt. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sidescale_core::secret::SecretRef;
 use sidescale_webhook::annotations::{
     AuthKeyRef, Caller, Decision, ManagedKey, NamespaceMetadata, Subject, decide,
 };
@@ -33,24 +33,6 @@ pub struct PodSeen<'a> {
     pub leaving: bool,
     /// Inputs to the decision about its key.
     pub shape: &'a Arc<PodInputs>,
-}
-
-/// Namespace and name of a Secret.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SecretRef {
-    pub namespace: String,
-    pub name: String,
-}
-
-impl SecretRef {
-    /// Returns a reference to the Secret of that name.
-    #[must_use]
-    pub fn new(namespace: &str, name: &str) -> Self {
-        Self {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        }
-    }
 }
 
 /// What pods need of one Secret: a view of the namespace's demand, shared by jobs.
@@ -188,12 +170,6 @@ impl PodSeen<'_> {
             uid: self.uid,
             name: Arc::clone(self.name),
         }
-    }
-}
-
-impl fmt::Display for SecretRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
     }
 }
 

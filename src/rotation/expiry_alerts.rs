@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use sidescale_core::key_state::KeyState;
+use sidescale_core::notice::{About, Notice};
+use sidescale_core::secret::SecretRef;
+use sidescale_core::time::after;
 
-use super::demand::{KeyDemand, SecretRef};
-use super::state::KeyState;
-use crate::clock::after;
-use crate::events::{About, Notice};
+use super::demand::KeyDemand;
 
 /// How long a renewal may take after it is due, or half the buffer if that is less.
 const GRACE: Duration = Duration::from_secs(3_600);

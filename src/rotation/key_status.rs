@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::demand::SecretRef;
-use super::state::KeyState;
-use crate::control_plane::KeyId;
+use sidescale_core::id::KeyId;
+use sidescale_core::key_state::KeyState;
+use sidescale_core::secret::SecretRef;
 
 /// Status of a demanded key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use jiff::Timestamp;
+use sidescale_core::time::after;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -19,7 +20,6 @@ use super::demand::Demands;
 use super::key_status::KeyStatuses;
 use super::nodes::{Counts, NodeCheckpoint, NodeState};
 use super::secret_state::LastKeys;
-use crate::clock::after;
 use crate::outage::Outage;
 
 mod findings;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sidescale_core::time::after;
 
 pub use checkpoint::{NodeCheckpoint, NodeCheckpoints};
 use group::{GroupState, NodeGroup};
@@ -13,7 +14,6 @@ pub use report::{Counts, KeyOf, NodeFinding, NodeReport, NodeState, PodOwner};
 use super::demand::Demands;
 use super::owner::ServiceOwner;
 use super::tailnet::{JoinedNode, Tailnet};
-use crate::clock::after;
 
 mod checkpoint;
 mod group;

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sidescale_core::fingerprint::same_fingerprint;
+use sidescale_core::id::UserId;
+use sidescale_core::objects::PreAuthKey;
+use sidescale_core::time::after;
 
 use super::owner::{KeyUser, ServiceOwner};
 use super::record::{Intent, KeyRecord, Record};
-
-use crate::clock::after;
-use crate::control_plane::{PreAuthKey, UserId};
-use crate::fingerprint::same_fingerprint;
 
 /// Returns valid keys older than `age`, of users that Sidescale created, each with the service of its user. They are orphans if no
 /// Secret knows them.
@@ -65,8 +65,9 @@ pub fn is_known(
 
 #[cfg(test)]
 mod tests {
+    use sidescale_core::id::KeyId;
+
     use super::*;
-    use crate::control_plane::KeyId;
     use crate::rotation::record::{IssuedKey, KeySpec, Previous};
 
     fn at(second: i64) -> Timestamp {

@@ -2,11 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::demand::SecretRef;
+use jiff::Timestamp;
+use sidescale_core::id::KeyId;
+use sidescale_core::problem::Problem;
+use sidescale_core::secret::SecretRef;
+
 use super::plan::{KeyReason, Plan};
-use super::problem::Problem;
+use super::record::DatedKey;
 use super::secret_state::KeyEnd;
-use crate::control_plane::KeyId;
 
 /// The outcome of a job.
 #[derive(Debug, Default)]
@@ -32,7 +35,7 @@ pub(super) struct JobOutcome {
     /// When the shared keys in force expire; the key of a single pod may expire once the pod has joined.
     pub(super) ends: BTreeMap<String, KeyEnd>,
     /// The keys in force.
-    pub(super) in_force: BTreeMap<String, KeyId>,
+    pub(super) in_force: BTreeMap<String, DatedKey>,
     /// The services with a key in force.
     pub(super) services: BTreeSet<String>,
     /// The keys that pods join with, or that their single pod has joined with.
@@ -53,8 +56,10 @@ pub(super) struct CreatedKey {
     pub(super) data_key: String,
     pub(super) control_plane: String,
     pub(super) id: KeyId,
+    /// When it was created, as its record says.
+    pub(super) created: Timestamp,
     /// The key that was in force before.
-    pub(super) replaced: Option<KeyId>,
+    pub(super) replaced: Option<DatedKey>,
     pub(super) why: KeyReason,
 }
 

@@ -7,10 +7,10 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use sidescale_core::fingerprint::same_fingerprint;
+use sidescale_core::id::{KeyId, UserId};
+use sidescale_core::objects::{PreAuthKey, User};
 use sidescale_webhook::identity;
-
-use crate::control_plane::{KeyId, PreAuthKey, User, UserId};
-use crate::fingerprint::same_fingerprint;
 
 /// Prefix of every display name that Sidescale writes.
 pub(crate) const PREFIX: &str = "sidescale ";

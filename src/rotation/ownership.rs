@@ -2,15 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use sidescale_core::id::KeyId;
+use sidescale_core::key_state::KeyState;
+use sidescale_core::problem::Problem;
+use sidescale_core::secret::{MANAGED_BY, SecretRef, StoredSecret};
 use sidescale_webhook::keys::{ADOPT, PAUSED};
 
-use super::demand::SecretRef;
 use super::plan::Ownership;
-use super::problem::Problem;
 use super::record::Record;
-use super::state::KeyState;
-use crate::control_plane::KeyId;
-use crate::store::{MANAGED_BY, StoredSecret};
 
 /// Returns who owns the Secret, and its record; if Sidescale may not write it, the problem says what to do.
 pub(crate) fn ownership(secret: &StoredSecret) -> (Ownership, Record, Option<Problem>) {

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sidescale_core::key_state::KeyState;
+use sidescale_core::time::after;
 use sidescale_webhook::profile::Rotation;
 
 use super::cleanup::{self, Unused};
 use super::demand::KeyDemand;
 use super::record::{Intent, IssuedKey as Made, KeyRecord, Origin};
-use super::state::KeyState;
-use crate::clock::after;
 
 mod confirmed;
 mod expire;

@@ -4,14 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-
-use super::demand::SecretRef;
-use crate::clock::after;
-
-mod backoff;
-
-pub(super) use backoff::jitter;
-pub use backoff::{Backoff, LONGEST_RETRY};
+use sidescale_core::secret::SecretRef;
+use sidescale_core::time::after;
 
 /// Time between the starts of renewals that are due together: five a second.
 const RENEWAL_GAP: Duration = Duration::from_millis(200);

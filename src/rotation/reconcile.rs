@@ -4,28 +4,29 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sidescale_core::key_form::may_be_a_key;
+use sidescale_core::key_state::KeyState;
+use sidescale_core::problem::Problem;
+use sidescale_core::secret::{MANAGED_BY, SecretRef, StoredSecret};
 use sidescale_webhook::identity::{self, POD_SECRET};
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
 use super::context::Context;
-use super::demand::SecretRef;
 use super::outcome::JobOutcome;
 use super::ownership::ownership;
 use super::plan::{
     IssuedKeys, KeyReason, Ownership, SecretView, Step, confirms_end, overlap, plan,
 };
 use super::private_ca;
-use super::problem::Problem;
 use super::queue::JobClass;
 use super::record::{DATA_KEY, KeyRecord, LARGEST, Record};
 use super::request::{Requests, Unreadable};
 use super::run::ReadSecret;
 use super::secret_state::KeyEnd;
-use super::state::KeyState;
-use super::value::{StoredValue, may_be_a_key};
+use super::value::StoredValue;
 use crate::cluster;
-use crate::store::{MANAGED_BY, StoreError, StoredSecret};
+use crate::store::StoreError;
 
 mod create;
 mod retire;
@@ -219,7 +220,7 @@ impl Reconciler<'_> {
     fn note_in_force(&mut self, record: &Record, ends: BTreeMap<String, KeyEnd>) {
         self.outcome.ends = ends;
         let current = |(data_key, key): (&String, &KeyRecord)| {
-            Some((data_key.clone(), key.current.as_ref()?.id))
+            Some((data_key.clone(), key.current.as_ref()?.dated()))
         };
         self.outcome.in_force = record.keys.iter().filter_map(current).collect();
         let with_key = record.keys.values().filter(|key| key.current.is_some());

@@ -4,16 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use sidescale_core::id::KeyId;
+use sidescale_core::secret::{SecretRef, StoredSecret};
 use sidescale_webhook::identity::{self, POD_SECRET};
-
-use super::demand::SecretRef;
-use crate::control_plane::KeyId;
-use crate::store::StoredSecret;
 
 mod bounds;
 mod key;
 
-pub use key::{Abandoned, Intent, IssuedKey, KeyRecord, KeySpec, Origin, Previous};
+pub use key::{Abandoned, DatedKey, Intent, IssuedKey, KeyRecord, KeySpec, Origin, Previous};
 
 /// Data key of the record.
 pub const DATA_KEY: &str = "sidescale.json";

@@ -3,6 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
+use sidescale_core::id::{KeyId, NodeId, UserId};
+use sidescale_core::objects::PreAuthKey;
+use sidescale_core::time::after;
 use sidescale_webhook::profile::{Policy, UserPolicy};
 
 use super::cleanup::{self, ServerView};
@@ -11,8 +14,6 @@ use super::orphans;
 use super::owner::{KeyUser, ServiceOwner};
 use super::record::{KeyRecord, Record};
 use super::survey::Survey;
-use crate::clock::after;
-use crate::control_plane::{KeyId, NodeId, PreAuthKey, UserId};
 
 /// Something to remove, in this order: a working key, a row, a node, a user.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sidescale_core::id::NodeId;
+use sidescale_core::time::after;
 
 use super::claims;
 use super::demand::Demands;
 use super::owner::ServiceOwner;
 use super::tailnet::{JoinedNode, Tailnet};
-use crate::clock::after;
-use crate::control_plane::NodeId;
 
 /// An old node is deleted after being offline for this long: a container restart is shorter.
 const AWAY_FOR: Duration = Duration::from_secs(60);
@@ -141,7 +141,7 @@ impl NodeRenamer {
             .of_service(owner)
             .iter()
             .filter(|node| node.name == hostname && node.key.is_some());
-        let Some(newest) = nodes.clone().max_by_key(|node| node.id) else {
+        let Some(newest) = nodes.clone().max_by_key(|node| node.created) else {
             return;
         };
         let online = nodes.clone().filter(|node| node.online).count();

@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use sidescale_core::id::KeyId;
+use sidescale_core::notice::{About, Notice};
+use sidescale_core::quote::quoted;
+use sidescale_core::secret::SecretRef;
 
-use super::demand::SecretRef;
 use super::record::{KeyRecord, Record};
-use crate::control_plane::KeyId;
-use crate::events::{About, Notice};
-use crate::quote::quoted;
 
 /// Annotation with the requests.
 pub const ANNOTATION: &str = "sidescale.io/rotate-requested";

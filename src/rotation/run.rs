@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use jiff::Timestamp;
+use sidescale_core::problem::Problem;
+use sidescale_core::secret::SecretRef;
+use sidescale_core::time::after;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -14,17 +17,15 @@ use tracing::{error, warn};
 use super::api_keys::{ApiKeys, TokenOutcome};
 use super::budget::Budget;
 use super::context::Context;
-use super::demand::{Demands, SecretDemand, SecretRef};
+use super::demand::{Demands, SecretDemand};
 use super::key_status::KeyStatuses;
 use super::node_monitor::{self, Connected};
 use super::outcome::JobOutcome;
-use super::problem::Problem;
 use super::queue::{JobClass, JobQueue};
 use super::secret_state::{LastKeys, SecretState};
 use super::session::Session;
 use super::sessions::Sessions;
 use super::waker::{self, Wakes};
-use crate::clock::after;
 use crate::outage::Outage;
 
 mod expiries;

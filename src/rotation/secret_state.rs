@@ -5,23 +5,26 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sidescale_core::backoff::Backoff;
+use sidescale_core::id::KeyId;
+use sidescale_core::key_state::KeyState;
+use sidescale_core::notice::{About, Topic};
+use sidescale_core::problem::Problem;
+use sidescale_core::secret::SecretRef;
+use sidescale_core::time::after;
 use sidescale_webhook::identity::POD_SECRET;
 use tracing::{debug, info, warn};
 
-use super::demand::SecretRef;
 use super::in_flight::InFlight;
 use super::key_status::KeyStatus;
 use super::outcome::{JobOutcome, Unended};
 use super::plan::{Blocked, KeyReason};
-use super::problem::Problem;
-use super::queue::{Backoff, jitter};
 use super::reconcile::Snapshot;
-use super::state::KeyState;
+use super::record::DatedKey;
 use super::value::Flaw;
 use crate::alert_log::WINDOW;
-use crate::clock::after;
-use crate::control_plane::KeyId;
-use crate::events::{About, Events, Topic};
+use crate::events::Events;
+use crate::rotation::jitter::jitter;
 
 mod contention;
 mod ends;
@@ -162,9 +165,7 @@ impl SecretState {
     /// Returns the latest keys of contended data keys: no record may name them, and they are not expired.
     pub(super) fn kept(&self, now: Timestamp) -> Vec<KeyAt> {
         let fights = self.fights.values();
-        fights
-            .filter_map(|fight| fight.kept(now).cloned())
-            .collect()
+        fights.filter_map(|fight| fight.kept(now)).collect()
     }
 
     /// Returns when to handle a change by another writer: now, or one second after the previous one.
@@ -289,7 +290,7 @@ impl SecretState {
     fn apply_process(
         &mut self,
         writer: Option<&String>,
-        in_force: &BTreeMap<String, KeyId>,
+        in_force: &BTreeMap<String, DatedKey>,
         overtaken: bool,
     ) -> bool {
         let mut confirm = false;

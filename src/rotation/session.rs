@@ -6,6 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use sidescale_core::id::KeyId;
+use sidescale_core::key_state::KeyState;
+use sidescale_core::objects::{MintedKey, NewPreAuthKey, User};
+use sidescale_core::problem::Problem;
+use sidescale_core::time::after;
 use sidescale_webhook::identity;
 use sidescale_webhook::profile::UserPolicy;
 use tokio::sync::Semaphore;
@@ -15,14 +20,9 @@ use super::budget::over_rows;
 use super::context::Context;
 use super::owner::{Installation, KeyClaim, ServiceOwner};
 use super::plan::{Claimed, IssuedKeys, mismatch};
-use super::problem::Problem;
 use super::record::Intent;
-use super::state::KeyState;
 use super::tailnet::KeyOrigin;
-use crate::clock::after;
-use crate::control_plane::{
-    ControlPlane, Endpoint, Error, KeyId, MintedKey, NewPreAuthKey, RowList, User, Version,
-};
+use crate::control_plane::{ControlPlane, Endpoint, Error, RowList, Version};
 use crate::metrics::Metrics;
 
 mod credentials;

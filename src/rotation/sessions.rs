@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sidescale_core::backoff::{Backoff, LONGEST_RETRY};
+use sidescale_core::key_state::KeyState;
+use sidescale_core::problem::Problem;
+use sidescale_core::time::after;
 use tracing::{debug, info, warn};
 
-use super::problem::Problem;
-use super::queue::{Backoff, LONGEST_RETRY, jitter};
 use super::session::{ForeignKeys, Session};
-use super::state::KeyState;
-use crate::clock::after;
+use crate::rotation::jitter::jitter;
 
 /// How often a missing or refused API key is looked for: a person is about to create one.
 const CREDENTIALS_EVERY: Duration = Duration::from_secs(5);

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use sidescale_core::id::UserId;
+use sidescale_core::objects::{Node, PreAuthKey};
+use sidescale_core::release::HeadscaleRelease;
+
 use super::owner::KeyUser;
-use crate::control_plane::{HeadscaleRelease, Node, PreAuthKey, UserId};
 
 /// Everything that a control plane holds: users, then keys, then nodes.
 #[derive(Clone, Debug)]

@@ -2,17 +2,19 @@
 
 use std::time::Instant;
 
+use sidescale_core::key_state::KeyState;
+use sidescale_core::problem::Problem;
+use sidescale_core::secret::SecretRef;
+
 use super::context::Context;
-use super::demand::{Demands, SecretRef};
+use super::demand::Demands;
 use super::orphans;
 use super::owner::KeyClaim;
 use super::ownership;
 use super::plan::{Claimed, Ownership};
-use super::problem::Problem;
 use super::record::Record;
 use super::removal::{Records, Removal, away, decide};
 use super::session::Session;
-use super::state::KeyState;
 use super::survey::Survey;
 use crate::metrics::RotationResult;
 

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use jiff::Timestamp;
+use sidescale_core::id::{KeyId, NodeId, UserId};
+use sidescale_core::objects::Node;
 
 use super::owner::{KeyHolder, KeyUser, ServiceOwner};
-use crate::control_plane::{KeyId, Node, NodeId, UserId};
 
 /// Owner and kind of a pre-auth key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +19,6 @@ pub struct KeyOrigin {
 /// A node that joined with a key of such a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JoinedNode {
-    /// Its id; a newer node has a greater one.
     pub id: NodeId,
     /// Hostname reported by the node.
     pub name: String,

@@ -1,8 +1,8 @@
 //! Which pods wait for a key that was just written. Pure.
 
 use jiff::{SignedDuration, Timestamp};
+use sidescale_core::secret::SecretRef;
 
-use super::demand::SecretRef;
 use super::outcome::CreatedKey;
 use super::plan::KeyReason;
 use super::replicas::{PodRef, ReplicaGroup};
@@ -45,8 +45,9 @@ pub(super) fn waiting(
 
 #[cfg(test)]
 mod tests {
+    use sidescale_core::id::KeyId;
+
     use super::*;
-    use crate::control_plane::KeyId;
 
     const NOW: i64 = 1_800_000_000;
 
@@ -79,6 +80,7 @@ mod tests {
             data_key: format!("{service}-authkey"),
             control_plane: "default".into(),
             id: KeyId(7),
+            created: at(NOW),
             replaced: None,
             why,
         }

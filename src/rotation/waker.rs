@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream;
+use sidescale_core::time::after;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
 use super::context::Context;
 use super::replicas::PodRef;
 use super::wake::Wake;
-use crate::clock::after;
 use crate::metrics::WakeResult;
 use crate::outage::Outage;
 use crate::pods::Woken;

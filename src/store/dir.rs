@@ -12,9 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use sidescale_core::secret::StoredSecret;
 use zeroize::Zeroizing;
 
-use super::{StoreError, StoredSecret};
+use super::StoreError;
 
 const LABELS: &str = ".labels.json";
 

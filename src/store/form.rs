@@ -10,11 +10,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde::de::Error as _;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
+use sidescale_core::secret::{MANAGED_BY, PreservedFields, StoredSecret};
 use sidescale_webhook::keys::PREFIX;
 use zeroize::Zeroizing;
 
 use super::limits::{MOST_DATA_KEYS, MOST_LABELS};
-use super::{MANAGED_BY, PreservedFields, StoredSecret};
 use crate::metadata::{LastWrite, MetadataFields, each_pair};
 
 /// Maximum size of the owners, and of the finalizers, as JSON.
@@ -75,14 +75,12 @@ pub(super) fn unreadable() -> serde_json::Error {
     serde_json::Error::custom("an answer that is not a readable Secret")
 }
 
-impl StoredSecret {
-    /// Parses a Secret as the API server sends it, and takes the last writer from its managedFields.
-    ///
-    /// # Errors
-    /// The bytes are no Secret. The error does not quote them.
-    pub fn parse(bytes: &[u8]) -> serde_json::Result<Self> {
-        read(bytes).map_err(|_| unreadable())
-    }
+/// Parses a Secret as the API server sends it, and takes the last writer from its managedFields.
+///
+/// # Errors
+/// The bytes are no Secret. The error does not quote them.
+pub(super) fn parse(bytes: &[u8]) -> serde_json::Result<StoredSecret> {
+    read(bytes).map_err(|_| unreadable())
 }
 
 /// A Secret with more parts than Sidescale reads keeps its owner marks, and has no data.
@@ -230,7 +228,7 @@ mod tests {
                 "annotations": {"c": "d\n"}, "ownerReferences": [owner], "finalizers": ["x/y"],
                 "managedFields": [{"manager": "argocd", "time": "2026-01-01T00:00:00Z", "fieldsV1": {"f:data": {}}}]},
             "data": {"key": "AAECAw==", "empty": ""}});
-        let parsed = StoredSecret::parse(read.to_string().as_bytes()).unwrap();
+        let parsed = parse(read.to_string().as_bytes()).unwrap();
         assert_eq!(*parsed.data["key"], [0, 1, 2, 3]);
         assert_eq!(
             (parsed.writer.as_deref(), parsed.oversized),
@@ -281,7 +279,7 @@ mod tests {
             ),
         ] {
             let secret = json!({"metadata": {"name": "keys", "labels": labels, "annotations": annotations}, "data": data});
-            let parsed = StoredSecret::parse(secret.to_string().as_bytes()).unwrap();
+            let parsed = parse(secret.to_string().as_bytes()).unwrap();
             assert_eq!(parsed.oversized, want, "{what}");
             assert_eq!(parsed.data.is_empty(), want, "{what}");
             assert_eq!(parsed.labels[MANAGED_BY.0], MANAGED_BY.1, "{what}");
@@ -297,9 +295,7 @@ mod tests {
             r#"{"metadata":{},"immutable":"hskey"}"#,
             r#"{"metadata":{},"data":["hskey"]}"#,
         ] {
-            let error = StoredSecret::parse(bytes.as_bytes())
-                .unwrap_err()
-                .to_string();
+            let error = parse(bytes.as_bytes()).unwrap_err().to_string();
             assert!(!error.contains("hskey"), "{error}");
         }
     }

@@ -6,9 +6,10 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{GetParams, ListParams, PostParams};
 use kube::core::Request;
 use kube::{Client, Error, Resource};
+use sidescale_core::secret::{FIELD_MANAGER, StoredSecret};
 
 use super::limits::DEADLINE;
-use super::{FIELD_MANAGER, StoreError, StoredSecret, form};
+use super::{StoreError, form};
 use crate::cluster::Body;
 use crate::items::{Items, ListItem};
 use crate::metadata::{Frame, Paging};
@@ -112,7 +113,7 @@ impl SecretStore {
                         ListItem::Whole(bytes) => bytes,
                         ListItem::TooLong(_) => return Err(form::unreadable()),
                     };
-                    each(StoredSecret::parse(bytes)?);
+                    each(form::parse(bytes)?);
                     Ok(())
                 })
                 .map_err(Error::SerdeError)?;
@@ -151,7 +152,7 @@ impl SecretStore {
         let request = request.map_err(Error::BuildRequest)?;
         let mut body = Body::of(&self.client, request).await?;
         let bytes = body.whole(LONGEST, DEADLINE).await;
-        StoredSecret::parse(&bytes.map_err(Error::ReadEvents)?).map_err(Error::SerdeError)
+        form::parse(&bytes.map_err(Error::ReadEvents)?).map_err(Error::SerdeError)
     }
 }
 

@@ -8,6 +8,7 @@ use k8s_openapi::api::admissionregistration::v1::{
 };
 use kube::{Api, Client};
 use sidescale_certs::Leaf;
+use sidescale_core::time::after;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -17,7 +18,7 @@ use super::error::TlsError;
 use super::serving_key::ServingKey;
 use super::state::Authorities;
 use super::store::CaSecret;
-use crate::clock::{Clock, after};
+use crate::clock::Clock;
 use crate::cluster::{chain, is_away};
 use crate::health::{Health, Part};
 use crate::metrics::Metrics;

@@ -1,11 +1,12 @@
 //! The authority's Secret: read, create, replace, always by compare-and-swap. I/O.
 
 use jiff::Timestamp;
+use sidescale_core::secret::{MANAGED_BY, StoredSecret};
 use tracing::info;
 
 use super::error::TlsError;
 use super::state::{Authorities, Next, next};
-use crate::store::{MANAGED_BY, Store, StoreError, StoredSecret};
+use crate::store::{Store, StoreError};
 
 /// Maximum attempts in a race with other replicas; each loser finds the winner's authority at its next read.
 const ATTEMPTS: usize = 5;

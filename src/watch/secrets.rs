@@ -8,6 +8,7 @@ use futures::stream::{SelectAll, select_all};
 use kube::Client;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::Event;
+use sidescale_core::secret::SecretRef;
 use sidescale_webhook::profile::Policy;
 use tokio::sync::watch;
 use tracing::info;
@@ -16,7 +17,7 @@ use super::feed::{Feed, WatchTarget};
 use super::namespaces::report;
 use crate::metadata::ObjectMetadata;
 use crate::outage::Outage;
-use crate::rotation::demand::{Demands, SecretRef};
+use crate::rotation::demand::Demands;
 
 /// The resourceVersion of every Secret that was seen.
 #[derive(Debug, Default)]

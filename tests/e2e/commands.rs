@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use sidescale::control_plane::{self, Endpoint, KeyId};
-use sidescale::key_value::KeyValue;
+use sidescale::control_plane::{self, Endpoint};
+use sidescale_core::id::KeyId;
+use sidescale_core::key_value::KeyValue;
 
 use crate::Case;
 use crate::chart::Release;

@@ -3,8 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
-use sidescale::control_plane::HeadscaleRelease;
-use sidescale::key_value::KeyValue;
+use sidescale_core::key_value::KeyValue;
+use sidescale_core::release::HeadscaleRelease;
 
 use crate::Case;
 use crate::support::{

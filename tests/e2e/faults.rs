@@ -17,10 +17,12 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 use sidescale::clock::Clock;
 use sidescale::commands::demo::headscale::{Embedded, Flavour};
-use sidescale::control_plane::{ControlPlane, Endpoint, KeyId, PreAuthKey};
-use sidescale::key_value::KeyValue;
-use sidescale::rotation::demand::SecretRef;
+use sidescale::control_plane::{ControlPlane, Endpoint};
 use sidescale::rotation::record::{DATA_KEY, IssuedKey, Record};
+use sidescale_core::id::KeyId;
+use sidescale_core::key_value::KeyValue;
+use sidescale_core::objects::PreAuthKey;
+use sidescale_core::secret::SecretRef;
 
 use crate::{
     Case,

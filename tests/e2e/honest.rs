@@ -7,7 +7,8 @@ use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
 use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
 use serde_json::json;
-use sidescale::control_plane::{ControlPlane, KeyId};
+use sidescale::control_plane::ControlPlane;
+use sidescale_core::id::KeyId;
 use sidescale_webhook::profile::{NamespaceScope, Policy};
 
 use crate::Case;

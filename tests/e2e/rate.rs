@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{Api, DeleteParams, ListParams};
 use serde_json::json;
-use sidescale::control_plane::NewPreAuthKey;
+use sidescale_core::objects::NewPreAuthKey;
 
 use crate::Case;
 use crate::faults::{Run, World};

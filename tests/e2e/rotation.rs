@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, Namespace};
 use kube::api::{Api, DeleteParams, ListParams};
 use serde_json::json;
-use sidescale::control_plane::{NewPreAuthKey, PreAuthKey};
+use sidescale_core::objects::{NewPreAuthKey, PreAuthKey};
 use sidescale_webhook::profile::Policy;
 
 use crate::Case;

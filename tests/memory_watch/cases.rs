@@ -5,11 +5,11 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use sidescale::control_plane::{ControlPlane, Endpoint};
-use sidescale::key_value::KeyValue;
 use sidescale::rotation::demand::Demands;
 use sidescale::store::{SecretStore, Store};
 use sidescale::watch::{Namespaces, pods};
 use sidescale::{cluster, config};
+use sidescale_core::key_value::KeyValue;
 use sidescale_webhook::profile::Policy;
 use tokio::sync::watch;
 
@@ -287,7 +287,7 @@ fn secrets_of(sends: Sends) -> Reading {
     run(async move || {
         let store = Store::Kubernetes(SecretStore::new(client(&url)));
         let (mut count, mut bytes, mut oversized) = (0, 0, 0);
-        let each = |secret: sidescale::store::StoredSecret| {
+        let each = |secret: sidescale_core::secret::StoredSecret| {
             count += 1;
             bytes += secret.data.values().map(|value| value.len()).sum::<usize>();
             oversized += usize::from(secret.oversized);

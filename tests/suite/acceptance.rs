@@ -17,8 +17,9 @@ const ITEMS: [(&str, usize); 6] = [
 ];
 
 /// Folder of each kind of test function.
-const TREES: [(&str, &str); 4] = [
+const TREES: [(&str, &str); 5] = [
     ("unit", "src"),
+    ("core", "core"),
     ("webhook", "webhook"),
     ("certs", "certs"),
     ("suite", "tests/suite"),

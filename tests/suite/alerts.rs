@@ -7,7 +7,7 @@ use serde_json::Value;
 use sidescale::args::Args;
 use sidescale::metrics::{Handshake, Metrics};
 use sidescale::rotation::nodes::NodeState;
-use sidescale::rotation::state::KeyState;
+use sidescale_core::key_state::KeyState;
 
 const RULES: &str = include_str!("../../charts/sidescale/rules.yaml");
 

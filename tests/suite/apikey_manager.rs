@@ -9,9 +9,11 @@ use sidescale::args::{Args, Command};
 use sidescale::clock::Clock;
 use sidescale::commands::apikey_manager::Manager;
 use sidescale::commands::demo::headscale::{Call, Embedded, Fault, Flavour};
-use sidescale::control_plane::{ApiKey, ApiKeyClient, Endpoint};
-use sidescale::key_value::KeyValue;
-use sidescale::store::{DirectoryStore, Store, StoredSecret};
+use sidescale::control_plane::{ApiKeyClient, Endpoint};
+use sidescale::store::{DirectoryStore, Store};
+use sidescale_core::key_value::KeyValue;
+use sidescale_core::objects::ApiKey;
+use sidescale_core::secret::StoredSecret;
 use tokio::task::JoinHandle;
 
 const NAME: &str = "headscale-api-key";

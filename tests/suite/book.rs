@@ -9,7 +9,7 @@ use serde_json::Value;
 use sidescale::args::Args;
 use sidescale::commands::config;
 use sidescale::rotation::nodes::NodeState;
-use sidescale::rotation::state::KeyState;
+use sidescale_core::key_state::KeyState;
 
 const SUMMARY: &str = "docs/SUMMARY.md";
 

@@ -12,10 +12,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use sidescale::clock::{Clock, after};
+use sidescale::clock::Clock;
 use sidescale::commands::demo::headscale::{Embedded, Flavour};
-use sidescale::control_plane::{ControlPlane, Endpoint, NewPreAuthKey};
+use sidescale::control_plane::{ControlPlane, Endpoint};
 use sidescale::rotation::record::{DATA_KEY, IssuedKey, KeyRecord, KeySpec, Origin, Record};
+use sidescale_core::objects::NewPreAuthKey;
+use sidescale_core::time::after;
 use tokio::net::TcpListener;
 use tokio::process::Command;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use sidescale::clock::Clock;
 use sidescale::commands::demo::headscale::{Embedded, Flavour};
-use sidescale::control_plane::HeadscaleRelease;
+use sidescale_core::release::HeadscaleRelease;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio_rustls::TlsAcceptor;
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use sidescale::clock::Clock;
 use sidescale::commands::demo::headscale::{Call, Embedded, Fault, Flavour};
-use sidescale::control_plane::{ApiKeyClient, ControlPlane, Endpoint, Error, NewPreAuthKey};
-use sidescale::key_value::KeyValue;
+use sidescale::control_plane::{ApiKeyClient, ControlPlane, Endpoint, Error};
+use sidescale_core::key_value::KeyValue;
+use sidescale_core::objects::NewPreAuthKey;
 use tokio::net::{TcpListener, UnixListener};
 
 const MESSAGES: &str = include_str!("control_plane/messages.txt");

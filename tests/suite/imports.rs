@@ -16,8 +16,9 @@ mod source;
 use source::Module;
 
 /// The packages, by the name that others import them by, and their root files.
-const PACKAGES: [(&str, &str); 4] = [
+const PACKAGES: [(&str, &str); 5] = [
     ("sidescale", "src/lib.rs"),
+    ("sidescale_core", "core/src/lib.rs"),
     ("sidescale_webhook", "webhook/src/lib.rs"),
     ("sidescale_certs", "certs/src/lib.rs"),
     ("sidescale_proto", "proto/src/lib.rs"),

@@ -8,7 +8,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use sidescale::clock::Clock;
 use sidescale::commands::demo::headscale::{Embedded, Flavour};
-use sidescale::key_value::KeyValue;
+use sidescale_core::key_value::KeyValue;
 use tokio::net::TcpListener;
 
 const PAGE: &str = include_str!("../../docs/headscale.md");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use sidescale::clock::Clock;
 use sidescale::commands::demo::headscale::{Call, Embedded, Fault, Flavour, ServerKey};
-use sidescale::control_plane::{ControlPlane, Endpoint, NewPreAuthKey};
+use sidescale::control_plane::{ControlPlane, Endpoint};
 use sidescale::events::Events;
 use sidescale::health::{Health, Part};
 use sidescale::metrics::Metrics;
@@ -17,7 +17,9 @@ use sidescale::rotation::demand::{Demands, KeyDemand, NamespaceDemand};
 use sidescale::rotation::owner::{Installation, ServiceOwner};
 use sidescale::rotation::record::{DATA_KEY, KeySpec, Record};
 use sidescale::rotation::run;
-use sidescale::store::{DirectoryStore, Store, StoredSecret};
+use sidescale::store::{DirectoryStore, Store};
+use sidescale_core::objects::NewPreAuthKey;
+use sidescale_core::secret::StoredSecret;
 use sidescale_webhook::identity::data_key;
 use sidescale_webhook::profile::Policy;
 use tokio::sync::watch;
@@ -218,7 +220,7 @@ impl World {
             user: user.id,
             reusable: true,
             ephemeral: true,
-            expiration: sidescale::clock::after(self.clock.now(), DAY * 30),
+            expiration: sidescale_core::time::after(self.clock.now(), DAY * 30),
             tags: Vec::new(),
         };
         let minted = control_plane.create_pre_auth_key(&new).await.unwrap();

@@ -10,10 +10,11 @@ use jiff::{SignedDuration, Timestamp};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use sidescale::commands::demo::headscale::Embedded;
-use sidescale::control_plane::{
-    Api, ApiKeyClient, ControlPlane, Endpoint, HeadscaleRelease, NewPreAuthKey, UserId, Version,
-};
-use sidescale::key_value::KeyValue;
+use sidescale::control_plane::{Api, ApiKeyClient, ControlPlane, Endpoint, Version};
+use sidescale_core::id::UserId;
+use sidescale_core::key_value::KeyValue;
+use sidescale_core::objects::NewPreAuthKey;
+use sidescale_core::release::HeadscaleRelease;
 
 #[path = "conformance_api_keys.rs"]
 mod api_keys;

@@ -4,7 +4,9 @@ use anyhow::{Context as _, Result, ensure};
 use jiff::{SignedDuration, Timestamp};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
-use sidescale::control_plane::{ApiKey, ApiKeyId, MintedApiKey, api_key_prefix};
+use sidescale_core::id::ApiKeyId;
+use sidescale_core::key_prefix::api_key_prefix;
+use sidescale_core::objects::{ApiKey, MintedApiKey};
 
 use super::raw::unauthorized;
 use super::{BY_HAND, Case, Server, anywhere, case};

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use sidescale::commands::demo::headscale::{Call, Fault};
-use sidescale::control_plane::{ApiKeyId, Error, HeadscaleRelease, KeyId, NodeId, UserId, Version};
+use sidescale::control_plane::{Error, Version};
+use sidescale_core::id::{ApiKeyId, KeyId, NodeId, UserId};
+use sidescale_core::release::HeadscaleRelease;
 
 use super::{Case, Only, Server, case, new_key};
 

@@ -4,7 +4,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use jiff::{SignedDuration, Timestamp};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
-use sidescale::control_plane::{Api, Error, KeyId, NewPreAuthKey, UserId};
+use sidescale::control_plane::{Api, Error};
+use sidescale_core::id::{KeyId, UserId};
+use sidescale_core::objects::NewPreAuthKey;
 
 use super::{Case, Server, new_key, over_tcp};
 

@@ -4,7 +4,9 @@ use anyhow::{Context as _, Result, ensure};
 use jiff::{SignedDuration, Timestamp};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
-use sidescale::control_plane::{Error, NewPreAuthKey, Node, NodeId, User};
+use sidescale::control_plane::Error;
+use sidescale_core::id::NodeId;
+use sidescale_core::objects::{NewPreAuthKey, Node, User};
 
 use super::{BY_HAND, Case, Only, Server, case, new_key, over_tcp};
 

@@ -1,7 +1,10 @@
 //! Users: created, listed, deleted.
 
 use anyhow::{Context as _, Result, bail, ensure};
-use sidescale::control_plane::{Error, HeadscaleRelease, User, UserId};
+use sidescale::control_plane::Error;
+use sidescale_core::id::UserId;
+use sidescale_core::objects::User;
+use sidescale_core::release::HeadscaleRelease;
 
 use super::nodes::offline_node;
 use super::{Case, Only, Server, new_key, over_tcp};

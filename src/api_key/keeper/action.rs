@@ -1,12 +1,12 @@
 //! The actions of a keeper, their outcomes, and why it rests. Pure.
 
 use jiff::Timestamp;
+use sidescale_core::key_value::KeyValue;
+use sidescale_core::secret::StoredSecret;
 
 use crate::api_key::form::TokenOwnership;
 use crate::api_key::need::TokenReason;
 use crate::api_key::record::{ApiKeyIntent, RecordedApiKey};
-use crate::key_value::KeyValue;
-use crate::store::StoredSecret;
 
 /// One step to take.
 #[derive(Clone, Debug)]

@@ -1,9 +1,9 @@
 //! The keys that only this process knows: the one not yet in the Secret, and the last written one. State.
 
 use jiff::Timestamp;
+use sidescale_core::key_value::KeyValue;
 
 use crate::api_key::record::{ApiKeyIntent, RecordedApiKey};
-use crate::key_value::KeyValue;
 
 /// A new key, and its intent.
 #[derive(Debug)]

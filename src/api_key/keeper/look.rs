@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sidescale_core::fingerprint::same_fingerprint;
+use sidescale_core::secret::StoredSecret;
 
 use crate::api_key::form::{self, SecretContents};
 use crate::api_key::need::TokenPolicy;
 use crate::api_key::record::{ApiKeyRecord, RecordedApiKey};
 use crate::api_key::value::ListedApiKey;
-use crate::fingerprint::same_fingerprint;
-use crate::store::StoredSecret;
 
 /// A check is recorded if the last recorded one is older than this.
 const CHECK_IN_EVERY: Duration = Duration::from_secs(1_800);

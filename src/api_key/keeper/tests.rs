@@ -1,9 +1,10 @@
 use super::*;
 use crate::api_key::form::{CREATED_AT, DATA_KEY, EXPIRATION};
 use crate::api_key::record;
-use crate::control_plane::{ApiKey, ApiKeyId};
-use crate::key_value::KeyValue;
-use crate::store::PreservedFields;
+use sidescale_core::id::ApiKeyId;
+use sidescale_core::key_value::KeyValue;
+use sidescale_core::objects::ApiKey;
+use sidescale_core::secret::PreservedFields;
 use sidescale_webhook::keys::{ADOPT, PAUSED};
 
 mod problem;

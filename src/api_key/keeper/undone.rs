@@ -1,12 +1,12 @@
 //! Puts the last written key back when it is removed from the Secret: contention creates no keys. Pure.
 
 use jiff::Timestamp;
+use sidescale_core::time::after;
 
 use super::created::LastWritten;
 use super::look::TokenView;
 use super::{Action, Change, TokenKeeper, TokenReason, need};
 use crate::api_key::form::IssuedApiKey;
-use crate::clock::after;
 
 impl TokenKeeper {
     /// Forgets the last written key as soon as another may be created.

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sidescale_core::secret::MANAGED_BY;
 use sidescale_webhook::keys::{ADOPT, PAUSED};
 
 use crate::api_key::TokenOwnership;
 use crate::api_key::keeper::TokenState;
 use crate::api_key::run::{TokenProblem, TokenResult};
-use crate::store::{MANAGED_BY, StoreError};
+use crate::store::StoreError;
 
 /// Returns the decision in one word.
 pub(super) fn decision(settled: &TokenResult) -> &'static str {

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::api::ObjectMeta;
 use serde::Serialize;
+use sidescale_core::secret::StoredSecret;
 use sidescale_webhook::annotations::NamespaceMetadata;
 use sidescale_webhook::hostnames::ClaimedHostnames;
 use sidescale_webhook::identity::POD_SECRET;
@@ -16,7 +17,6 @@ use super::words::Refused;
 use crate::commands::view::held::PlaneView;
 use crate::commands::view::inventory::RotationWarning;
 use crate::pods::start;
-use crate::store::StoredSecret;
 
 /// The result of reading something.
 #[derive(Clone, Debug)]

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, Namespace, Pod};
 use kube::api::{Api, ListParams, LogParams};
 use kube::{Client, Error};
+use sidescale_core::secret::SecretRef;
 use sidescale_webhook::annotations::NamespaceMetadata;
 use sidescale_webhook::hostnames::ClaimedHostnames;
 use sidescale_webhook::keys::CONTAINER;
@@ -24,7 +25,6 @@ use crate::commands::view::release::{self, Release, ReleaseArgs};
 use crate::commands::view::verify;
 use crate::fences::FENCE_OPEN;
 use crate::pods::start;
-use crate::rotation::demand::SecretRef;
 use crate::store::{SecretStore, Store, StoreError};
 use crate::watch::Namespaces;
 

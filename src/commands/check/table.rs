@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
+use sidescale_core::quote::printable;
+
 use super::facts::{CheckFinding, Level};
-use crate::quote::printable;
 
 /// Renders a line per finding, what to do next below it, and a summary line.
 pub(super) fn render(pod: &str, findings: &[CheckFinding]) -> String {

@@ -4,6 +4,11 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use sidescale_core::id::{KeyId, NodeId, UserId};
+use sidescale_core::key_state::KeyState;
+use sidescale_core::objects::{Node, PreAuthKey, User};
+use sidescale_core::problem::Problem;
+use sidescale_core::secret::StoredSecret;
 use sidescale_webhook::annotations::NamespaceMetadata;
 use sidescale_webhook::hostnames::ClaimedHostnames;
 use sidescale_webhook::identity::POD_SECRET;
@@ -18,11 +23,7 @@ use super::words::Refused;
 use super::*;
 use crate::commands::view::held::{PlaneView, ServerSnapshot};
 use crate::commands::view::inventory::RotationWarning;
-use crate::control_plane::{KeyId, Node, NodeId, PreAuthKey, User, UserId};
-use crate::rotation::problem::Problem;
 use crate::rotation::record::{DATA_KEY, IssuedKey, KeyRecord, KeySpec, Record};
-use crate::rotation::state::KeyState;
-use crate::store::StoredSecret;
 
 mod key;
 mod names;

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sidescale_core::id::NodeId;
+use sidescale_core::key_value::KeyValue;
 
 use crate::clock::Clock;
-use crate::control_plane::NodeId;
-use crate::key_value::KeyValue;
 
 mod body;
 mod faults;
@@ -156,7 +156,7 @@ impl Embedded {
         let now = self.now();
         self.inner()
             .state
-            .create_api_key(now, crate::clock::after(now, life))
+            .create_api_key(now, sidescale_core::time::after(now, life))
     }
 
     /// Applies a fault to calls of this kind, or to all calls, until [`Self::mend`].

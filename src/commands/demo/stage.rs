@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
+use sidescale_core::id::KeyId;
+use sidescale_core::key_value::KeyValue;
+use sidescale_core::secret::StoredSecret;
 use sidescale_webhook::profile::Policy;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -22,15 +25,14 @@ use super::step::{DemoStep, Failed, PATIENCE, Spoilt};
 use crate::admin;
 use crate::causes;
 use crate::clock::Clock;
-use crate::control_plane::{ControlPlane, Endpoint, KeyId};
+use crate::control_plane::{ControlPlane, Endpoint};
 use crate::health::Health;
-use crate::key_value::KeyValue;
 use crate::metrics::Metrics;
 use crate::rotation::context::Context;
 use crate::rotation::demand::{Demands, PodInputs, PodSeen, of_namespace};
 use crate::rotation::owner::Installation;
 use crate::rotation::run as rotation;
-use crate::store::{DirectoryStore, Store, StoredSecret};
+use crate::store::{DirectoryStore, Store};
 
 /// Speed of the demo's clock; between the steps it is also set forward.
 const FACTOR: f64 = 600.0;

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
+use sidescale_core::id::KeyId;
+use sidescale_core::secret::SecretRef;
 use sidescale_webhook::identity::POD_SECRET;
 
 use crate::commands::view::inventory::Inventory;
-use crate::control_plane::KeyId;
-use crate::rotation::demand::SecretRef;
 use crate::rotation::ownership;
 use crate::rotation::plan::Ownership;
 use crate::rotation::record::{KeyRecord, Record};

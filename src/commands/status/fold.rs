@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use sidescale_core::key_state::KeyState;
 use sidescale_webhook::identity::POD_SECRET;
 
 use super::row::StatusRow;
-use crate::rotation::state::KeyState;
 
 /// Merges the keys of single pods, by service and control plane; the others stay as they are.
 pub(super) fn fold(rows: Vec<StatusRow>) -> Vec<StatusRow> {

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use sidescale_core::secret::SecretRef;
 
 use super::row::{RowProblem, StatusRow};
 use crate::commands::view::held::PlaneView;
 use crate::commands::view::inventory::Inventory;
-use crate::rotation::demand::{Demands, SecretRef};
+use crate::rotation::demand::Demands;
 use crate::rotation::nodes::{NodeFinding, NodeState, NodeTracker, PodOwner};
 use crate::rotation::{foreign_keys, joining};
 

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use serde::Serialize;
+use sidescale_core::id::KeyId;
 use sidescale_webhook::identity::POD_SECRET;
 
 use crate::commands::view::held::NodeRow;
-use crate::control_plane::KeyId;
 use crate::rotation::nodes::PodOwner;
 
 /// Commands to suggest for this installation.

@@ -3,13 +3,13 @@
 use std::fmt::Write;
 
 use jiff::Timestamp;
+use sidescale_core::quote::printable;
 use sidescale_webhook::identity::POD_SECRET;
 use sidescale_webhook::quote;
 
 use super::report::StatusReport;
 use super::row::StatusRow;
 use crate::commands::view::span::span;
-use crate::quote::printable;
 
 const HEAD: [&str; 13] = [
     "NAMESPACE",

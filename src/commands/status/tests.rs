@@ -1,6 +1,11 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
+use sidescale_core::id::{KeyId, UserId};
+use sidescale_core::key_state::KeyState;
+use sidescale_core::objects::PreAuthKey;
+use sidescale_core::problem::Problem;
+use sidescale_core::secret::StoredSecret;
 use sidescale_webhook::profile::Policy;
 use zeroize::Zeroizing;
 
@@ -9,11 +14,7 @@ use super::row::RowProblem;
 use super::table;
 use crate::commands::view::held::PlaneView;
 use crate::commands::view::span::span;
-use crate::control_plane::{KeyId, PreAuthKey, UserId};
-use crate::rotation::problem::Problem;
 use crate::rotation::record::{DATA_KEY, Previous, Record};
-use crate::rotation::state::KeyState;
-use crate::store::StoredSecret;
 
 mod world;
 

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::Serialize;
+use sidescale_core::fingerprint::same_fingerprint;
+use sidescale_core::id::{KeyId, NodeId, UserId};
+use sidescale_core::objects::{Node, PreAuthKey, User};
+use sidescale_core::problem::Problem;
 
-use crate::control_plane::{KeyId, Node, NodeId, PreAuthKey, User, UserId};
-use crate::fingerprint::same_fingerprint;
 use crate::rotation::owner::{KeyUser, ServiceOwner};
 use crate::rotation::plan::IssuedKeys;
-use crate::rotation::problem::Problem;
 use crate::rotation::record::{self, KeyRecord, Origin};
 use crate::rotation::tailnet::{ForeignRows, KeyOrigin, Tailnet};
 

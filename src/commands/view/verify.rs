@@ -1,15 +1,15 @@
 //! Reads the content of a control plane, with the API key of its Secret. I/O.
 
+use sidescale_core::key_form::api_key_flaw;
+use sidescale_core::key_state::KeyState;
+use sidescale_core::key_value::KeyValue;
+use sidescale_core::problem::Problem;
 use sidescale_webhook::profile;
 
 use super::held::{PlaneView, ServerSnapshot};
 use super::release::Release;
-use crate::api_key::value::flaw;
 use crate::control_plane::{ControlPlane, Endpoint, Error};
-use crate::key_value::KeyValue;
-use crate::rotation::problem::Problem;
 use crate::rotation::session::{no_api_key, no_credentials};
-use crate::rotation::state::KeyState;
 
 /// Returns the content of the control plane, or why it is unknown.
 pub(crate) async fn view(
@@ -66,7 +66,7 @@ pub(crate) async fn client(
     let Some(value) = value else {
         return Err(no_credentials(name, config, read.is_some()));
     };
-    if let Some(wrong) = flaw(value) {
+    if let Some(wrong) = api_key_flaw(value) {
         return Err(no_api_key(name, config, wrong));
     }
     Ok(ControlPlane::new(Endpoint {

@@ -1,11 +1,13 @@
 //! API keys of Headscale by gRPC. I/O.
 
 use jiff::Timestamp;
+use sidescale_core::id::ApiKeyId;
+use sidescale_core::key_value::KeyValue;
+use sidescale_core::objects::{ApiKey, MintedApiKey};
 use sidescale_proto::v1;
 
 use super::{HeadscaleGrpc, read};
-use crate::control_plane::{ApiKey, ApiKeyId, Error, MintedApiKey, checks};
-use crate::key_value::KeyValue;
+use crate::control_plane::{Error, checks};
 
 impl HeadscaleGrpc {
     pub(in crate::control_plane) async fn list_api_keys(&self) -> Result<Vec<ApiKey>, Error> {

@@ -1,12 +1,13 @@
 //! Parses the messages of Headscale's gRPC, and checks each field. Pure.
 
 use jiff::Timestamp;
+use sidescale_core::id::ApiKeyId;
+use sidescale_core::key_prefix::listed_prefix;
+use sidescale_core::objects::ApiKey;
 use sidescale_proto::{Time, v1};
 
-use crate::control_plane::objects::listed_prefix;
 use crate::control_plane::text::shown;
 use crate::control_plane::wire::LONGEST_NAME;
-use crate::control_plane::{ApiKey, ApiKeyId};
 
 pub(super) fn api_key(key: v1::ApiKey) -> Result<ApiKey, String> {
     let v1::ApiKey {

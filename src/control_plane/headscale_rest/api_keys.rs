@@ -1,9 +1,10 @@
 //! API keys of Headscale by REST. I/O.
 
 use jiff::Timestamp;
+use sidescale_core::id::ApiKeyId;
+use sidescale_core::objects::{ApiKey, MintedApiKey};
 
 use super::{Error, HeadscaleRest, wire};
-use crate::control_plane::{ApiKey, ApiKeyId, MintedApiKey};
 
 impl HeadscaleRest {
     pub(in crate::control_plane) async fn list_api_keys(&self) -> Result<Vec<ApiKey>, Error> {

@@ -1,7 +1,9 @@
 //! Nodes of Headscale by REST. I/O.
 
+use sidescale_core::id::NodeId;
+use sidescale_core::objects::Node;
+
 use super::{Error, HeadscaleRest, wire};
-use crate::control_plane::{Node, NodeId};
 
 impl HeadscaleRest {
     pub(in crate::control_plane) async fn list_nodes(&self) -> Result<Vec<Node>, Error> {

@@ -1,8 +1,10 @@
 //! Pre-auth keys of Headscale by REST. I/O.
 
+use sidescale_core::id::KeyId;
+use sidescale_core::objects::{MintedKey, NewPreAuthKey, PreAuthKey};
+
 use super::{Error, HeadscaleRest, wire};
-use crate::control_plane::objects::RowList;
-use crate::control_plane::{KeyId, MintedKey, NewPreAuthKey, PreAuthKey};
+use crate::control_plane::RowList;
 
 impl HeadscaleRest {
     pub(in crate::control_plane) async fn list_last_pre_auth_keys(

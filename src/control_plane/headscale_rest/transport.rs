@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use super::wire::{ListProblem, Rows, WireRow};
 use super::{At, Auth, Error, HeadscaleRest, wire};
 use crate::causes;
-use crate::control_plane::objects::RowList;
+use crate::control_plane::RowList;
 use crate::control_plane::text::shown;
 
 /// Maximum size of a list, of which a few fields per row are kept: half a million keys at about 410 bytes each.

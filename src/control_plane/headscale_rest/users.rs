@@ -1,7 +1,9 @@
 //! Users of Headscale by REST. I/O.
 
+use sidescale_core::id::UserId;
+use sidescale_core::objects::User;
+
 use super::{Error, HeadscaleRest, wire};
-use crate::control_plane::{User, UserId};
 
 impl HeadscaleRest {
     pub(in crate::control_plane) async fn list_users(&self) -> Result<Vec<User>, Error> {

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
+use sidescale_core::objects::{ApiKey, Node, PreAuthKey, User};
 
 use super::{ApiKeyBody, NodeBody, PreAuthKeyBody, UserBody, json, json_of};
 use super::{one_api_key, one_key, one_node, one_user};
-use crate::control_plane::{ApiKey, Node, PreAuthKey, User};
 use crate::items::{Items, ListItem};
 
 /// Maximum rows of a list, ten times the number up to which rotation creates keys.

@@ -1,8 +1,10 @@
 //! The required content of an answer. Pure.
 
+use sidescale_core::id::UserId;
+use sidescale_core::objects::{NewPreAuthKey, Node, PreAuthKey, User};
+
 use super::minted;
 use super::rows::{ListProblem, Rows, WireRow};
-use crate::control_plane::{NewPreAuthKey, Node, PreAuthKey, User, UserId};
 
 const VALUE: &str = "hskey-auth-abcdefghijkl-secret";
 

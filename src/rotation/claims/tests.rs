@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use sidescale_core::id::{KeyId, NodeId, UserId};
+use sidescale_core::objects::Node;
+
 use super::*;
-use crate::control_plane::{KeyId, Node, NodeId, UserId};
 use crate::rotation::demand::NamespaceDemand;
 use crate::rotation::owner::KeyUser;
 use crate::rotation::replicas::{PodRef, ReplicaGroup};

@@ -6,11 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use sidescale_core::id::KeyId;
+use sidescale_core::objects::{MintedKey, NewPreAuthKey, Node, PreAuthKey, User};
+use sidescale_core::release::HeadscaleRelease;
+use sidescale_core::secret::StoredSecret;
+
 use super::world::{Mishap, World};
-use crate::control_plane::{
-    At, Error, HeadscaleRelease, KeyId, MintedKey, NewPreAuthKey, Node, PreAuthKey, User, Version,
-};
-use crate::store::{StoreError, StoredSecret};
+use crate::control_plane::{At, Error, Version};
+use crate::store::StoreError;
 
 /// Access to the world; clones share it.
 #[derive(Clone)]

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use sidescale_core::secret::SecretRef;
+use sidescale_core::time::after;
 use sidescale_webhook::profile::Policy;
 
 use super::doors::Door;
 use super::process::{Process, installation};
 use super::world::{SECRET, World};
-use crate::clock::after;
 use crate::metrics::Metrics;
-use crate::rotation::demand::{Demands, KeyDemand, NamespaceDemand, SecretRef};
+use crate::rotation::demand::{Demands, KeyDemand, NamespaceDemand};
 use crate::rotation::record::{KeySpec, Record};
 use crate::rotation::removal::{Removal, decide};
 

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use sidescale_core::key_state::KeyState;
+use sidescale_core::secret::{SecretRef, StoredSecret};
 use sidescale_webhook::profile::Policy;
 
 use super::doors::Door;
@@ -11,10 +13,8 @@ use super::episode::{demands, service};
 use super::process::Process;
 use super::world::{SECRET, World};
 use crate::metrics::Metrics;
-use crate::rotation::demand::{Demands, SecretRef};
+use crate::rotation::demand::Demands;
 use crate::rotation::record::DATA_KEY as RECORD;
-use crate::rotation::state::KeyState;
-use crate::store::StoredSecret;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: u32 = 3_600;

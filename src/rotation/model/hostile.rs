@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use sidescale_core::objects::PreAuthKey;
+use sidescale_core::secret::{SecretRef, StoredSecret};
 use sidescale_webhook::profile::Policy;
 use zeroize::Zeroizing;
 
@@ -13,11 +15,9 @@ use super::doors::Door;
 use super::episode::{demands, service};
 use super::process::Process;
 use super::world::{Random, SECRET, World};
-use crate::control_plane::PreAuthKey;
 use crate::metrics::Metrics;
-use crate::rotation::demand::{Demands, NamespaceDemand, SecretRef};
+use crate::rotation::demand::{Demands, NamespaceDemand};
 use crate::rotation::record::DATA_KEY as RECORD;
-use crate::store::StoredSecret;
 
 const SECOND: Duration = Duration::from_secs(1);
 

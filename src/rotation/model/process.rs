@@ -6,17 +6,18 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::{FutureExt, task::noop_waker_ref};
 use jiff::{SignedDuration, Timestamp};
+use sidescale_core::id::KeyId;
+use sidescale_core::key_state::KeyState;
+use sidescale_core::secret::SecretRef;
 use sidescale_webhook::profile::Policy;
 
 use super::doors::Door;
 use crate::clock::Clock;
-use crate::control_plane::KeyId;
 use crate::metrics::Metrics;
 use crate::rotation::context::Context;
-use crate::rotation::demand::{Demands, SecretRef};
+use crate::rotation::demand::Demands;
 use crate::rotation::owner::Installation;
 use crate::rotation::run::{FinishedJob, Loop};
-use crate::rotation::state::KeyState;
 use crate::rotation::waker;
 use crate::store::Store;
 

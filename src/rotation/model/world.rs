@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use sidescale_core::secret::StoredSecret;
+use sidescale_core::time::after;
 
-use crate::clock::after;
 use crate::rotation::record::Record;
 use crate::rotation::removal::Records;
-use crate::store::StoredSecret;
 
 mod by_hand;
 mod headscale;

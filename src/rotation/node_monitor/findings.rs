@@ -4,6 +4,10 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sidescale_core::key_form::may_be_a_key;
+use sidescale_core::notice::{About, Notice, Topic};
+use sidescale_core::quote::name;
+use sidescale_core::time::after;
 use sidescale_webhook::forms::is_dns_label;
 use sidescale_webhook::identity::POD_SECRET;
 use sidescale_webhook::keys::CONTAINER;
@@ -12,11 +16,7 @@ use tracing::{debug, info, warn};
 
 use super::shared::NodeMonitor;
 use super::unstarted::{KeyReference, KeySource, notice};
-use crate::clock::after;
-use crate::events::{About, Notice, Topic};
 use crate::pods::{Evicted, PodFound};
-use crate::quote::name;
-use crate::rotation::may_be_a_key;
 use crate::rotation::nodes::{NodeFinding, NodeState, PodOwner};
 use crate::rotation::ownership::record;
 use crate::rotation::replicas::PodRef;

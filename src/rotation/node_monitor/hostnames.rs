@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use sidescale_core::notice::{About, Notice, Topic};
 use sidescale_webhook::hostnames::MOST;
 use tracing::{error, info, warn};
 
 use super::shared::NodeMonitor;
-use crate::events::{About, Notice, Topic};
 use crate::rotation::claims::{Bound, HostnameReport, Party};
 
 /// How often the same conflict is reported while it lasts.

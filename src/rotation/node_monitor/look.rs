@@ -4,21 +4,21 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use sidescale_core::notice::Topic;
+use sidescale_core::problem::Problem;
+use sidescale_core::time::after;
 use sidescale_webhook::hostnames::MOST;
 use tracing::{debug, info, warn};
 
 use super::shared::{LOOK_EVERY, NodeMonitor};
-use crate::clock::after;
 use crate::cluster::chain;
 use crate::control_plane::Error;
-use crate::events::Topic;
 use crate::outage::Outage;
 use crate::rotation::claims::{Claims, Rules};
 use crate::rotation::context::Context;
 use crate::rotation::demand::Demands;
 use crate::rotation::foreign_keys;
 use crate::rotation::nodes::{Counts, NodeCheckpoint, NodeReport, NodeTracker, PodOwner};
-use crate::rotation::problem::Problem;
 use crate::rotation::rename::{NodeRenamer, RenameStep};
 use crate::rotation::session::Session;
 use crate::rotation::tailnet::Tailnet;

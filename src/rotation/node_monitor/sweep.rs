@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use sidescale_core::problem::Problem;
 use tracing::{debug, info};
 
 use super::shared::NodeMonitor;
-use crate::rotation::problem::Problem;
 use crate::rotation::removal::{Removal, decide};
 use crate::rotation::session::Session;
 use crate::rotation::sweep::{Confirmation, Removed, listed, records, remove};

@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sidescale_core::notice::{About, Notice};
+use sidescale_core::quote::{name, quoted};
+use sidescale_core::time::after;
 use sidescale_webhook::forms::{is_data_key, is_dns_subdomain};
 use sidescale_webhook::keys::CONTAINER;
 use tracing::{debug, warn};
 
 use super::shared::{Connected, NodeMonitor};
-use crate::clock::after;
-use crate::events::{About, Notice};
 use crate::pods::PodFound;
 use crate::pods::start::Lack;
-use crate::quote::{name, quoted};
 use crate::rotation::demand::Demands;
 use crate::rotation::key_status::KeyStatus;
 use crate::rotation::nodes::LATE_AFTER;

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sidescale_core::time::after;
 use uuid::Uuid;
 
 use super::super::replicas::PodRef;
-use crate::clock::after;
 
 /// How long after its creation a pod is seen at the latest.
 const SEEN_WITHIN: Duration = Duration::from_secs(60);

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use sidescale_core::id::KeyId;
+use sidescale_core::time::after;
 use sidescale_webhook::identity::POD_SECRET;
 
 use super::checkpoint::NodeCheckpoint;
 use super::report::{KeyOf, LATE_AFTER, NodeFinding, NodeReport, NodeState, PodOwner};
-use crate::clock::after;
-use crate::control_plane::KeyId;
 use crate::rotation::owner::ServiceOwner;
 use crate::rotation::replicas::{PodRef, ReplicaGroup};
 use crate::rotation::tailnet::{JoinedNode, Tailnet};

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::control_plane::{KeyId, NodeId};
+use sidescale_core::id::{KeyId, NodeId};
+
 use crate::rotation::replicas::PodRef;
 
 /// Age at which a pod without a node is late.

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use sidescale_core::id::{KeyId, NodeId, UserId};
+use sidescale_core::objects::Node;
 use sidescale_webhook::identity::POD_SECRET;
 
 use super::*;
-use crate::control_plane::{KeyId, Node, NodeId, UserId};
 use crate::rotation::demand::NamespaceDemand;
 use crate::rotation::owner::{KeyUser, ServiceOwner};
 use crate::rotation::replicas::{PodRef, ReplicaGroup};

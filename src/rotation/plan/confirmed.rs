@@ -1,12 +1,13 @@
 //! Whether a control plane's list confirms what a record says of the key in force. Pure.
 
 use jiff::Timestamp;
+use sidescale_core::fingerprint::same_fingerprint;
+use sidescale_core::id::KeyId;
+use sidescale_core::objects::PreAuthKey;
 
 use super::expire;
 use super::step::KeyReason;
 use super::view::{IssuedKeys, SecretView};
-use crate::control_plane::{KeyId, PreAuthKey};
-use crate::fingerprint::same_fingerprint;
 use crate::rotation::demand::KeyDemand;
 use crate::rotation::owner::ServiceOwner;
 use crate::rotation::record::{IssuedKey as Made, KeyRecord, Origin};

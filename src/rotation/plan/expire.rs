@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sidescale_core::fingerprint::same_fingerprint;
+use sidescale_core::id::{KeyId, UserId};
+use sidescale_core::objects::PreAuthKey;
+use sidescale_core::time::after;
 
 use super::step::{ExpireReason, Plan, Step};
 use super::view::{IssuedKeys, SecretView};
 use super::when::earliest;
-use crate::clock::after;
-use crate::control_plane::{KeyId, PreAuthKey, UserId};
-use crate::fingerprint::same_fingerprint;
 use crate::rotation::cleanup::Unused;
 use crate::rotation::owner::ServiceOwner;
 use crate::rotation::record::{ABANDONED_FOR, Abandoned, Intent, KeyRecord, KeySpec};

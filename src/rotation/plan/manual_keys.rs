@@ -1,9 +1,10 @@
 //! A value that a person put into a Secret: a valid key wins; any other value is reported and replaced. Pure.
 
 use jiff::Timestamp;
+use sidescale_core::key_prefix::KeyPrefix;
+use sidescale_core::objects::PreAuthKey;
 
 use super::view::{IssuedKeys, SecretView};
-use crate::control_plane::{KeyPrefix, PreAuthKey};
 use crate::rotation::demand::KeyDemand;
 use crate::rotation::owner::ServiceOwner;
 use crate::rotation::record::{IssuedKey as Adopted, KeyRecord, KeySpec, Origin};

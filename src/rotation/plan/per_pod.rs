@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sidescale_core::id::KeyId;
+use sidescale_core::time::after;
 
 use super::confirmed::{confirm, listed};
 use super::step::{KeyReason, Plan, Step};
 use super::view::{IssuedKeys, SecretView};
 use super::when::{before, earliest};
-use crate::clock::after;
-use crate::control_plane::KeyId;
 use crate::rotation::demand::KeyDemand;
 use crate::rotation::owner::KeyHolder;
 use crate::rotation::record::KeyRecord;

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sidescale_core::time::after;
 
 use super::per_pod;
 use super::step::{Plan, Step};
 use super::view::SecretView;
-use crate::clock::after;
 use crate::rotation::record::KeyRecord;
 
 /// How long a key must be unused before it makes room for another service: a rollout is shorter.

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use sidescale_core::id::KeyId;
+use sidescale_core::key_state::KeyState;
 
-use crate::control_plane::KeyId;
 use crate::rotation::record::{Intent, IssuedKey as Adopted};
-use crate::rotation::state::KeyState;
 use crate::rotation::value::Flaw;
 
 /// Why a key is created.

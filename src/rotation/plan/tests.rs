@@ -1,5 +1,7 @@
+use sidescale_core::id::{KeyId, UserId};
+use sidescale_core::objects::PreAuthKey;
+
 use super::*;
-use crate::control_plane::{KeyId, PreAuthKey, UserId};
 use crate::rotation::record::{Abandoned, IssuedKey as Made, KeySpec, Record};
 use crate::rotation::request::{Requests, RotationRequest};
 use crate::rotation::value::{Flaw, StoredValue};

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sidescale_core::id::{KeyId, UserId};
+use sidescale_core::key_state::KeyState;
+use sidescale_core::objects::PreAuthKey;
 
-use crate::control_plane::{KeyId, PreAuthKey, UserId};
 use crate::rotation::demand::KeyDemand;
 use crate::rotation::owner::{KeyClaim, KeyHolder, KeyUser, ServiceOwner, owns};
 use crate::rotation::record::Record;
 use crate::rotation::request::Requests;
-use crate::rotation::state::KeyState;
 use crate::rotation::value::StoredValue;
 
 /// What is known of one Secret. Everything else in it was read after the Secret.

@@ -1,5 +1,7 @@
 //! Which job comes first, which waits, and that none waits forever.
 
+use sidescale_core::backoff::Backoff;
+
 use super::*;
 
 fn at(millis: i64) -> Timestamp {

@@ -8,24 +8,25 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use jiff::Timestamp;
+use sidescale_core::fingerprint::fingerprint;
+use sidescale_core::key_state::KeyState;
+use sidescale_core::objects::MintedKey;
+use sidescale_core::problem::Problem;
+use sidescale_core::secret::StoredSecret;
+use sidescale_core::time::after;
 use tracing::info;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::Reconciler;
-use crate::clock::after;
-use crate::control_plane::{KeyId, MintedKey};
-use crate::fingerprint::fingerprint;
 use crate::metrics::RotationResult;
 use crate::rotation::budget::Budget;
 use crate::rotation::outcome::CreatedKey;
 use crate::rotation::owner::ServiceOwner;
 use crate::rotation::plan::{Blocked, KeyReason, Ownership, Step};
-use crate::rotation::problem::Problem;
-use crate::rotation::record::{Abandoned, Intent, KeyRecord, Record};
+use crate::rotation::record::{Abandoned, DatedKey, Intent, IssuedKey, KeyRecord, Record};
 use crate::rotation::session::Session;
-use crate::rotation::state::KeyState;
-use crate::store::{StoreError, StoredSecret};
+use crate::store::StoreError;
 
 /// Maximum number of keys of one job that are created at a time.
 const INTENTS_AT_ONCE: usize = 8;
@@ -55,12 +56,14 @@ struct Created {
     intent: Intent,
     why: KeyReason,
     plane: Arc<Session>,
-    replaced: Option<KeyId>,
+    created: Timestamp,
+    replaced: Option<DatedKey>,
 }
 
 impl Created {
     fn put_in_force(&mut self, key: &mut KeyRecord, now: Timestamp, overlap: Duration) {
-        self.replaced = key.current.as_ref().map(|current| current.id);
+        self.created = now;
+        self.replaced = key.current.as_ref().map(IssuedKey::dated);
         if let KeyReason::Lost | KeyReason::NotOwned = self.why {
             // There is no key of ours to expire: in a new database, its id belongs to another key.
             key.current = None;
@@ -268,6 +271,7 @@ impl Reconciler<'_> {
                     intent,
                     why,
                     plane,
+                    created: self.context.clock.now(),
                     replaced: None,
                 }),
                 Err(problem) => {
@@ -297,6 +301,7 @@ impl Reconciler<'_> {
             intent,
             why,
             plane,
+            created,
             replaced,
         } in made
         {
@@ -316,6 +321,7 @@ impl Reconciler<'_> {
                 data_key,
                 control_plane: plane.name().to_owned(),
                 id,
+                created,
                 replaced,
                 why,
             });
@@ -386,6 +392,7 @@ impl Reconciler<'_> {
             intent,
             why: _,
             plane,
+            created: _,
             replaced,
         } = lost;
         self.context
@@ -396,7 +403,10 @@ impl Reconciler<'_> {
         info!(secret = %self.task.secret, data_key, key_id = id.0, op = intent.op, "Lost a write race: expiring the new key");
         // A process of ours would have left its own intent, abandoned this one, or written a newer key.
         let ours = record.keys.get(&data_key).is_some_and(|key| {
-            let newer = key.current.as_ref().map(|current| current.id) > replaced;
+            let current = key.current.as_ref().map(IssuedKey::dated);
+            let newer = current.is_some_and(|current| {
+                replaced.is_none_or(|replaced| current.is_newer_than(replaced))
+            });
             let given_up = |lost: &Abandoned| lost.intent.op == intent.op;
             newer || key.intent.is_some() || key.abandoned.iter().any(given_up)
         });

@@ -3,21 +3,21 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
+use sidescale_core::id::KeyId;
+use sidescale_core::key_state::KeyState;
+use sidescale_core::problem::Problem;
+use sidescale_core::secret::{SecretRef, StoredSecret};
 use tracing::{debug, info};
 
 use super::Reconciler;
 use crate::cluster::chain;
-use crate::control_plane::KeyId;
 use crate::metrics::RotationResult;
-use crate::rotation::demand::SecretRef;
 use crate::rotation::outcome::Unended;
 use crate::rotation::owner::{KeyClaim, ServiceOwner};
 use crate::rotation::plan::{Claimed, ExpireReason, Step};
-use crate::rotation::problem::Problem;
 use crate::rotation::record::{KeyRecord, Origin, Record};
 use crate::rotation::session::Session;
-use crate::rotation::state::KeyState;
-use crate::store::{StoreError, StoredSecret};
+use crate::store::StoreError;
 
 /// Maximum number of old keys that one job expires, so that new pods of the namespace need not wait for long.
 const RETIRED_AT_ONCE: usize = 5;

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use sidescale_core::secret::SecretRef;
+
 use crate::rotation::budget::Budget;
-use crate::rotation::demand::{SecretDemand, SecretRef};
+use crate::rotation::demand::SecretDemand;
 use crate::rotation::in_flight::InFlight;
 use crate::rotation::plan::{IssuedKeys, Process};
 use crate::rotation::queue::JobClass;

@@ -98,7 +98,7 @@ impl<'de> Deserialize<'de> for MaybePrevious {
         #[derive(serde::Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct BoundedForm {
-            id: crate::control_plane::KeyId,
+            id: sidescale_core::id::KeyId,
             expire_at: jiff::Timestamp,
             expires: Option<jiff::Timestamp>,
             #[serde(default)]

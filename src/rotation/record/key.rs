@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sidescale_core::id::KeyId;
+use sidescale_core::objects::PreAuthKey;
+use sidescale_core::time::after;
 
 use super::bounds;
-use crate::clock::after;
-use crate::control_plane::{KeyId, PreAuthKey};
 
 /// Maximum number of lost intents remembered for a key.
 const MOST_ABANDONED: usize = 32;
@@ -96,6 +97,32 @@ pub enum Origin {
     Hand,
     /// A person put it into the Secret; it belongs to another user, so Sidescale never expires it.
     Foreign,
+}
+
+/// A key, and when it was created, which alone tells the newer of two keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DatedKey {
+    pub id: KeyId,
+    pub created: Timestamp,
+}
+
+impl DatedKey {
+    /// Returns whether it was created after the other one.
+    #[must_use]
+    pub fn is_newer_than(self, other: Self) -> bool {
+        self.created > other.created
+    }
+}
+
+impl IssuedKey {
+    /// Returns its id and when it was created.
+    #[must_use]
+    pub fn dated(&self) -> DatedKey {
+        DatedKey {
+            id: self.id,
+            created: self.created,
+        }
+    }
 }
 
 impl Origin {

@@ -1,10 +1,10 @@
 //! What a record remembers, and what is dropped from a record that somebody else wrote. Tests.
 
 use jiff::Timestamp;
+use sidescale_core::fingerprint::fingerprint;
+use sidescale_core::objects::PreAuthKey;
 
 use super::*;
-use crate::control_plane::PreAuthKey;
-use crate::fingerprint::fingerprint;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()

@@ -1,7 +1,9 @@
 //! What is found to be unused, and what is kept. Tests.
 
+use sidescale_core::objects::Node;
+use sidescale_core::release::HeadscaleRelease;
+
 use super::*;
-use crate::control_plane::{HeadscaleRelease, Node};
 use crate::rotation::record::{IssuedKey, KeySpec};
 
 const DAY: i64 = 86_400;

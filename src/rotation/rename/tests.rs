@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use sidescale_core::id::{KeyId, UserId};
+use sidescale_core::objects::Node;
+
 use super::*;
-use crate::control_plane::{KeyId, Node, UserId};
 use crate::rotation::demand::NamespaceDemand;
 use crate::rotation::owner::KeyUser;
 use crate::rotation::replicas::{PodRef, ReplicaGroup};
@@ -33,7 +35,7 @@ fn tailnet(now: i64, nodes: &[(u64, &str, bool, u64)]) -> Tailnet {
         online: *online,
         pre_auth_key: Some(KeyId(*key)),
         tags: Vec::new(),
-        created_at: None,
+        created_at: Some(at(*id as i64)),
         last_seen: None,
         expiry: None,
     });

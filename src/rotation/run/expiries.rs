@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sidescale_core::key_state::KeyState;
+use sidescale_core::notice::Topic;
+use sidescale_core::secret::SecretRef;
+use sidescale_core::time::after;
 
 use super::Loop;
-use crate::clock::after;
-use crate::events::Topic;
-use crate::rotation::demand::{KeyDemand, SecretRef};
+use crate::rotation::demand::KeyDemand;
 use crate::rotation::expiry_alerts::{Lifetime, TELL_EVERY, most_urgent, notice};
 use crate::rotation::secret_state::SecretState;
-use crate::rotation::state::KeyState;
 
 /// How long a key found overdue is given: after our own downtime or a jump of the clock, it may be renewed at once.
 const PATIENCE: Duration = Duration::from_secs(300);

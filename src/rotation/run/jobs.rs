@@ -5,19 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sidescale_core::key_state::KeyState;
+use sidescale_core::secret::SecretRef;
+use sidescale_core::time::after;
 use tracing::info;
 
 use super::pass::pass;
 use super::{FinishedJob, Loop, PASS_EVERY};
-use crate::clock::after;
 use crate::rotation::api_keys;
-use crate::rotation::demand::SecretRef;
 use crate::rotation::plan::{Blocked, Process};
 use crate::rotation::queue::{Job, JobClass};
 use crate::rotation::quota::Quota;
 use crate::rotation::reconcile::{Task, reconcile};
 use crate::rotation::session::Session;
-use crate::rotation::state::KeyState;
 
 /// A clock that goes back by more than this counts as set back.
 const SET_BACK: Duration = Duration::from_secs(10);

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sidescale_core::secret::SecretRef;
+use sidescale_core::time::after;
 use tracing::{debug, info, warn};
 
 use super::pass::Pass;
 use super::{FinishedJob, Loop, PASS_GAP, rotated};
-use crate::clock::after;
 use crate::metrics::WakeResult;
-use crate::rotation::demand::SecretRef;
 use crate::rotation::outcome::JobOutcome;
 use crate::rotation::queue::JobClass;
 use crate::rotation::reconcile::Snapshot;

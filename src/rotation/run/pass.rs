@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures::future::join_all;
+use sidescale_core::key_state::KeyState;
+use sidescale_core::problem::Problem;
+use sidescale_core::secret::SecretRef;
 
 use super::snapshots::{ReadSecret, Snapshots};
 use crate::cluster;
 use crate::rotation::context::Context;
-use crate::rotation::demand::SecretRef;
 use crate::rotation::plan::IssuedKeys;
-use crate::rotation::problem::Problem;
 use crate::rotation::session::Session;
-use crate::rotation::state::KeyState;
 
 /// What a pass has read: the Secrets, then the keys.
 pub(in crate::rotation) struct Pass {

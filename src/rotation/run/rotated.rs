@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use sidescale_core::notice::{About, Notice};
+use sidescale_core::secret::SecretRef;
 
-use crate::events::{About, Notice};
-use crate::rotation::demand::SecretRef;
 use crate::rotation::outcome::{CreatedKey, JobOutcome};
 use crate::rotation::plan::KeyReason;
 use crate::rotation::workload::Workload;
@@ -89,8 +89,10 @@ fn note(secret: &SecretRef, minted: &CreatedKey, expires: Option<Timestamp>, wha
 
 #[cfg(test)]
 mod tests {
+    use sidescale_core::id::KeyId;
+
     use super::*;
-    use crate::control_plane::KeyId;
+    use crate::rotation::record::DatedKey;
     use crate::rotation::secret_state::KeyEnd;
     use crate::rotation::workload::OwnerKind;
 
@@ -105,7 +107,11 @@ mod tests {
                 data_key: "web-authkey".into(),
                 control_plane: "default".into(),
                 id: KeyId(7),
-                replaced: Some(KeyId(5)),
+                created: Timestamp::UNIX_EPOCH,
+                replaced: Some(DatedKey {
+                    id: KeyId(5),
+                    created: Timestamp::UNIX_EPOCH,
+                }),
                 why,
             }],
             ends: [("web-authkey".to_owned(), end)].into(),

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use sidescale_core::key_state::KeyState;
+use sidescale_core::secret::SecretRef;
 
 use super::Loop;
 use crate::health::Part;
-use crate::rotation::demand::{KeyDemand, SecretRef};
+use crate::rotation::demand::KeyDemand;
 use crate::rotation::expiry_alerts::Lifetime;
-use crate::rotation::state::KeyState;
 
 /// Maximum number of keys in the gauges.
 const MOST_EXPIRIES: usize = 500;

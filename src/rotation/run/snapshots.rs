@@ -2,12 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use sidescale_core::id::KeyId;
+use sidescale_core::secret::{SecretRef, StoredSecret};
 use sidescale_webhook::identity::POD_SECRET;
 
-use crate::control_plane::KeyId;
-use crate::rotation::demand::SecretRef;
 use crate::rotation::foreign_keys;
-use crate::store::StoredSecret;
 
 /// Maximum size in bytes of one Secret that is kept whole: enough for the keys of four hundred services.
 const MOST_OF_ONE: usize = 256 << 10;

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sidescale_core::id::KeyId;
+use sidescale_core::time::after;
 
-use crate::clock::after;
-use crate::control_plane::KeyId;
 use crate::rotation::outcome::CreatedKey;
 use crate::rotation::plan::KeyReason;
+use crate::rotation::record::DatedKey;
 
 /// How often within an hour another writer may overwrite a key before Sidescale holds off.
 pub(super) const OVERWRITES: usize = 5;
@@ -16,7 +17,7 @@ const CONTENTION_SPAN: Duration = Duration::from_secs(3_600);
 /// The last key that this process created for one data key, and how often it was overwritten.
 #[derive(Debug, Default)]
 pub(super) struct Contention {
-    last: Option<(String, KeyId)>,
+    last: Option<(String, DatedKey)>,
     undone: Vec<Timestamp>,
     by: Option<String>,
     /// An older key that was found in the place of ours and looked up.
@@ -30,18 +31,19 @@ impl Contention {
             data_key: _,
             control_plane,
             id,
+            created,
             replaced,
             why,
         } = minted;
         // The Secret had an older key than ours, none, or ours without its value: another writer took ours out.
         let undone = self.last.as_ref().is_some_and(|(_, last)| {
             matches!(why, KeyReason::ValueLost | KeyReason::Refused(_))
-                || replaced.is_none_or(|replaced| replaced < *last)
+                || replaced.is_none_or(|replaced| last.is_newer_than(replaced))
         });
         if undone {
             self.overwritten(now);
         }
-        self.last = Some((control_plane, id));
+        self.last = Some((control_plane, DatedKey { id, created }));
         self.found = None;
     }
 
@@ -79,15 +81,17 @@ impl Contention {
     }
 
     /// Returns the last created key while it is contended: a pod may have read it, and no record names it.
-    pub(super) fn kept(&self, now: Timestamp) -> Option<&(String, KeyId)> {
+    pub(super) fn kept(&self, now: Timestamp) -> Option<(String, KeyId)> {
         let until = after(self.last_overwritten(now)?, CONTENTION_SPAN * 2);
-        self.last.as_ref().filter(|_| now < until)
+        let last = self.last.as_ref().filter(|_| now < until);
+        last.map(|(control_plane, key)| (control_plane.clone(), key.id))
     }
 
     /// Returns whether an older key than ours was put back for the first time: it may have expired long ago.
-    pub(super) fn is_put_back(&mut self, current: KeyId) -> bool {
-        let older = self.last.as_ref().is_some_and(|(_, last)| current < *last);
-        older && self.found.replace(current) != Some(current)
+    pub(super) fn is_put_back(&mut self, current: DatedKey) -> bool {
+        let last = self.last.as_ref();
+        let older = last.is_some_and(|(_, last)| last.is_newer_than(current));
+        older && self.found.replace(current.id) != Some(current.id)
     }
 
     fn last_overwritten(&self, now: Timestamp) -> Option<Timestamp> {
@@ -109,12 +113,21 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
+    /// Returns the key of that id: the greater, the later it was created.
+    fn key(id: u64) -> DatedKey {
+        DatedKey {
+            id: KeyId(id),
+            created: at(id as i64),
+        }
+    }
+
     fn minted(id: u64, replaced: Option<u64>, why: KeyReason) -> CreatedKey {
         CreatedKey {
             data_key: "api-authkey".into(),
             control_plane: "default".into(),
             id: KeyId(id),
-            replaced: replaced.map(KeyId),
+            created: key(id).created,
+            replaced: replaced.map(key),
             why,
         }
     }
@@ -142,6 +155,28 @@ mod tests {
     }
 
     #[test]
+    fn a_greater_id_makes_no_newer_key() {
+        let issued = |id, second| DatedKey {
+            id: KeyId(id),
+            created: at(second),
+        };
+        let mut fight = Contention::default();
+        fight.created(minted(7, None, KeyReason::First), at(7));
+        assert!(!fight.is_put_back(issued(3, 8)), "newer, with a smaller id");
+        assert!(fight.is_put_back(issued(9, 6)), "older, with a greater id");
+        for (replaced, undone) in [(issued(3, 8), 0), (issued(9, 6), 1)] {
+            let next = CreatedKey {
+                replaced: Some(replaced),
+                ..minted(10, None, KeyReason::Due)
+            };
+            let mut fight = Contention::default();
+            fight.created(minted(7, None, KeyReason::First), at(7));
+            fight.created(next, at(10));
+            assert_eq!(fight.undone.len(), undone, "{replaced:?}");
+        }
+    }
+
+    #[test]
     fn who_fights_gets_one_an_hour_until_two_go_by_in_peace() {
         let mut fight = Contention::default();
         for id in 1..=5 {
@@ -150,12 +185,12 @@ mod tests {
         assert_eq!(fight.held(at(0)), None, "undone four times");
         fight.created(minted(6, None, KeyReason::First), at(10));
         assert_eq!(fight.held(at(10)), Some(at(3_610)));
-        assert_eq!(fight.kept(at(10)), Some(&("default".into(), KeyId(6))));
+        assert_eq!(fight.kept(at(10)), Some(("default".into(), KeyId(6))));
         assert_eq!(fight.held(at(9)), None, "the clock was set back");
         assert_eq!(fight.held(at(3_610)), None, "one is made");
         fight.created(minted(7, None, KeyReason::First), at(3_610));
         assert_eq!(fight.held(at(3_611)), Some(at(7_210)));
-        assert_eq!(fight.kept(at(10_809)), Some(&("default".into(), KeyId(7))));
+        assert_eq!(fight.kept(at(10_809)), Some(("default".into(), KeyId(7))));
         assert_eq!(fight.kept(at(10_810)), None);
         fight.created(minted(8, None, KeyReason::First), at(10_810));
         assert_eq!(fight.held(at(10_810)), None, "there was peace");
@@ -173,11 +208,11 @@ mod tests {
     #[test]
     fn an_older_key_in_the_place_of_ours_is_looked_up_once() {
         let mut fight = Contention::default();
-        assert!(!fight.is_put_back(KeyId(6)), "nothing was made");
+        assert!(!fight.is_put_back(key(6)), "nothing was made");
         fight.created(minted(7, None, KeyReason::First), at(0));
-        assert!(!fight.is_put_back(KeyId(7)));
-        assert!(!fight.is_put_back(KeyId(8)), "another process made it");
-        assert!(fight.is_put_back(KeyId(6)));
-        assert!(!fight.is_put_back(KeyId(6)));
+        assert!(!fight.is_put_back(key(7)));
+        assert!(!fight.is_put_back(key(8)), "another process made it");
+        assert!(fight.is_put_back(key(6)));
+        assert!(!fight.is_put_back(key(6)));
     }
 }

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-
-use crate::control_plane::KeyId;
+use sidescale_core::id::KeyId;
 
 /// Expiry of a key in force, as a job found it in the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

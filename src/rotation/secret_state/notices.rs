@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use sidescale_core::key_state::KeyState;
+use sidescale_core::notice::{About, Notice};
+use sidescale_core::problem::Problem;
+use sidescale_core::quote::{self, quoted};
+use sidescale_core::secret::SecretRef;
 use sidescale_webhook::identity::POD_SECRET;
 
 use super::contention::{Contention, OVERWRITES};
 use super::{Failing, SecretState};
-use crate::events::{About, Notice};
-use crate::quote::{self, quoted};
-use crate::rotation::demand::SecretRef;
-use crate::rotation::problem::Problem;
-use crate::rotation::state::KeyState;
 
 impl SecretState {
     /// Returns the Events about this Secret.

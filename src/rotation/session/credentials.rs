@@ -1,17 +1,19 @@
 //! The API key of a control plane: reads it from its Secret, checks it, and asks for it if it is missing. I/O.
 
+use sidescale_core::key_form::api_key_flaw;
+use sidescale_core::key_state::KeyState;
+use sidescale_core::key_value::KeyValue;
+use sidescale_core::notice::{About, Notice};
+use sidescale_core::problem::Problem;
+use sidescale_core::secret::StoredSecret;
 use sidescale_webhook::profile;
 use tracing::{debug, info};
 
-use crate::api_key::{form, value};
+use crate::api_key::form;
 use crate::cluster;
 use crate::control_plane::At;
-use crate::events::{About, Notice};
-use crate::key_value::KeyValue;
 use crate::rotation::context::Context;
-use crate::rotation::problem::Problem;
-use crate::rotation::state::KeyState;
-use crate::store::{StoreError, StoredSecret};
+use crate::store::StoreError;
 
 /// An API key from its Secret.
 pub(super) struct FoundApiKey {
@@ -60,7 +62,7 @@ pub(super) async fn api_key(
         return Err(problem);
     };
     let text = std::str::from_utf8(held).unwrap_or("\0").trim();
-    if let Some(wrong) = value::flaw(text) {
+    if let Some(wrong) = api_key_flaw(text) {
         return Err(no_api_key(plane, config, wrong));
     }
     Ok(FoundApiKey {

@@ -2,7 +2,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::control_plane::KeyId;
+use sidescale_core::id::KeyId;
+
 use crate::rotation::tailnet::ForeignRows;
 
 /// Foreign keys that pods join with; outlives a session.

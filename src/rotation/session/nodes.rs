@@ -4,11 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{MutexGuard, PoisonError};
 
 use jiff::Timestamp;
+use sidescale_core::id::{KeyId, NodeId, UserId};
+use sidescale_core::objects::PreAuthKey;
+use sidescale_core::problem::Problem;
+use sidescale_core::release::HeadscaleRelease;
 
 use super::{Origins, Session};
-use crate::control_plane::{Error, HeadscaleRelease, KeyId, NodeId, PreAuthKey, RowList, UserId};
+use crate::control_plane::{Error, RowList};
 use crate::rotation::owner::KeyUser;
-use crate::rotation::problem::Problem;
 use crate::rotation::rename::RenameStep;
 use crate::rotation::survey::Survey;
 use crate::rotation::tailnet::{KeyOrigin, Tailnet};

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::{MutexGuard, PoisonError};
 
+use sidescale_core::id::UserId;
+use sidescale_core::key_state::KeyState;
+use sidescale_core::objects::User;
+use sidescale_core::problem::Problem;
+
 use super::Session;
-use crate::control_plane::{Error, User, UserId};
+use crate::control_plane::Error;
 use crate::rotation::owner::{PREFIX, ServiceOwner};
-use crate::rotation::problem::Problem;
-use crate::rotation::state::KeyState;
 
 /// Maximum number of characters shown of a display name.
 const SHOWN: usize = 200;

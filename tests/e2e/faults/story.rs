@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::Value;
-use sidescale::control_plane::KeyId;
-use sidescale::rotation::demand::SecretRef;
 use sidescale::rotation::record::{DATA_KEY, Record};
+use sidescale_core::id::KeyId;
+use sidescale_core::secret::SecretRef;
 
 use crate::support::proxy::{Exchange, Server};
 

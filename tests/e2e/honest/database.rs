@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use sidescale::key_value::KeyValue;
-use sidescale::rotation::state::KeyState;
+use sidescale_core::key_state::KeyState;
+use sidescale_core::key_value::KeyValue;
 use sidescale_webhook::profile::Policy;
 
 use super::{People, usual};

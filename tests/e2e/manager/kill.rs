@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use jiff::Timestamp;
-use sidescale::control_plane::api_key_prefix;
-use sidescale::key_value::KeyValue;
+use sidescale_core::key_prefix::api_key_prefix;
+use sidescale_core::key_value::KeyValue;
 
 use super::{EXPIRATION, LIMIT, SECRET, World};
 use crate::support::context::Context;

@@ -9,9 +9,10 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
-use sidescale::control_plane::{ControlPlane, PreAuthKey};
+use sidescale::control_plane::ControlPlane;
 use sidescale::rotation::record::DATA_KEY;
 use sidescale::rotation::request::ANNOTATION;
+use sidescale_core::objects::PreAuthKey;
 
 use super::{Others, forge, others, tenant};
 use crate::support::context::Context;

@@ -3,7 +3,8 @@
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{Api, ListParams};
-use sidescale::control_plane::{ControlPlane, KeyId, NodeId, UserId};
+use sidescale::control_plane::ControlPlane;
+use sidescale_core::id::{KeyId, NodeId, UserId};
 
 use crate::support::processes::{Place, output};
 use crate::support::programs::Programs;

@@ -6,10 +6,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::{Value, json};
-use sidescale::control_plane::{
-    ControlPlane, Endpoint, Error, Node as TailnetNode, NodeId, PreAuthKey,
-};
-use sidescale::key_value::KeyValue;
+use sidescale::control_plane::{ControlPlane, Endpoint, Error};
+use sidescale_core::id::NodeId;
+use sidescale_core::key_value::KeyValue;
+use sidescale_core::objects::{Node as TailnetNode, PreAuthKey};
 
 use crate::support::context::Context;
 use crate::support::headscale::{NO_RELAY, Program};

@@ -1,7 +1,7 @@
 //! Rotation replaces an absent manager of the API key.
 
 use sidescale::control_plane::{ControlPlane, Endpoint};
-use sidescale::key_value::KeyValue;
+use sidescale_core::key_value::KeyValue;
 
 use super::*;
 

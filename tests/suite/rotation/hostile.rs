@@ -1,7 +1,7 @@
 //! A record that a tenant wrote, or that was copied from another namespace: no key of others is changed.
 
-use sidescale::control_plane::KeyId;
 use sidescale::rotation::record::{KeyRecord, Previous};
+use sidescale_core::id::KeyId;
 
 use super::messages::Log;
 use super::request::edit;

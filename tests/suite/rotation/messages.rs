@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use sidescale::commands::demo::headscale::{Call, Fault};
-use sidescale::store::StoredSecret;
+use sidescale_core::secret::StoredSecret;
 use sidescale_webhook::profile::UserPolicy;
 use tokio::net::TcpListener;
 

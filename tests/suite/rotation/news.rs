@@ -179,7 +179,7 @@ async fn a_forged_record_sets_and_silences_no_end() {
             let mut record = Record::of(secret).unwrap();
             let key = record.keys.get_mut("api-authkey").unwrap();
             let current = key.current.as_mut().unwrap();
-            current.expires = sidescale::clock::after(world.clock.now(), forged);
+            current.expires = sidescale_core::time::after(world.clock.now(), forged);
             let document = record.document().unwrap();
             secret.data.insert(DATA_KEY.to_owned(), document.into());
         })

@@ -22,7 +22,7 @@ fn deleted(world: &World) {
         fs::remove_dir_all(&folder).is_ok()
     });
     assert!(gone, "the folder stays");
-    let secret = sidescale::rotation::demand::SecretRef::new("shop", SECRET);
+    let secret = sidescale_core::secret::SecretRef::new("shop", SECRET);
     world.demands.send_modify(|demands| {
         *demands.changes.entry(secret).or_default() += 1;
     });

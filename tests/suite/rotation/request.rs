@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use sidescale::commands::demo::headscale::{Call, Fault};
-use sidescale::rotation::demand::SecretRef;
 use sidescale::rotation::record::Record;
 use sidescale::rotation::request::{ANNOTATION, Requests, RotationRequest};
-use sidescale::store::StoredSecret;
+use sidescale_core::secret::{SecretRef, StoredSecret};
 
 use super::messages::Log;
 use super::{SECRET, World, until};

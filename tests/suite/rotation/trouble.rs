@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use sidescale::commands::demo::headscale::{Call, Fault};
-use sidescale::store::StoredSecret;
+use sidescale_core::secret::StoredSecret;
 use sidescale_webhook::profile::UserPolicy;
 
 use super::{DAY, SECRET, World, owner_tag, until};
@@ -133,10 +133,10 @@ async fn one_pasted_command_is_enough_for_a_year() {
     paste(&world, &command).await;
     world.clock.advance(Duration::from_secs(6));
     world.key("api").await;
-    let pasted = sidescale::clock::after(world.clock.now(), DAY * 90);
+    let pasted = sidescale_core::time::after(world.clock.now(), DAY * 90);
     for _ in 0..365 {
         world.clock.advance(DAY);
-        let soon = sidescale::clock::after(world.clock.now(), DAY * 8);
+        let soon = sidescale_core::time::after(world.clock.now(), DAY * 8);
         // Each is renewed ten days before it expires, or two hours later in the manager's place.
         until("keys with eight days left", async || {
             // A call that failed when the old API key expired is retried soon.

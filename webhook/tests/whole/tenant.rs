@@ -1,9 +1,9 @@
 //! A tenant who may create pods and tries to exceed the operator's limits: each attempt has its answer.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 use sidescale_webhook::annotations::SkipReason;
 use sidescale_webhook::identity::{data_key, is_service, user};
@@ -31,6 +31,16 @@ fn pod(annotations: &Value) -> Value {
 
 fn send(annotations: &Value) -> Answer {
     setting().send_twice(&review(&pod(annotations)))
+}
+
+/// Sends a review, which must take at most two seconds of this thread: what else the machine does counts for nothing.
+fn send_soon(annotations: &Value) -> Answer {
+    let spent = || clock_gettime(ClockId::ThreadCPUTime);
+    let began = spent();
+    let answer = send(annotations);
+    let took = spent() - began;
+    assert!(took.tv_sec < 2, "{took:?}");
+    answer
 }
 
 /// Every key that is read, with 200 KiB: a message of one line, no patch, and no delay.
@@ -78,9 +88,7 @@ fn a_huge_value_is_refused_by_name_and_not_repeated() {
             let mut annotations =
                 json!({"sidescale.io/inject": "tailscale,apikey-manager,server-keys"});
             annotations[format!("sidescale.io/{key}")] = json!(value);
-            let began = Instant::now();
-            let answer = send(&annotations);
-            assert!(began.elapsed() < Duration::from_secs(2), "{key}");
+            let answer = send_soon(&annotations);
             assert!(matches!(answer.outcome.verdict, Verdict::Deny(_)), "{key}");
             let message = answer.outcome.message.unwrap();
             let named = format!("annotation \"sidescale.io/{key}\" is \"");
@@ -103,9 +111,7 @@ fn thousands_of_unknown_keys_make_nine_remarks() {
         .map(|n| (format!("sidescale.io/unknown-{n:08}"), "x".to_owned()))
         .collect();
     annotations.insert("sidescale.io/inject".into(), "tailscale".into());
-    let began = Instant::now();
-    let answer = send(&json!(annotations));
-    assert!(began.elapsed() < Duration::from_secs(2));
+    let answer = send_soon(&json!(annotations));
     assert_eq!(answer.outcome.verdict, Verdict::Inject);
     let warnings = answer.response["warnings"].as_array().unwrap();
     assert_eq!((warnings.len(), answer.outcome.unknown.len()), (9, 9));
@@ -130,9 +136,7 @@ fn a_key_that_is_no_name_is_remarked_on_within_bounds() {
     ] {
         let mut annotations = json!({"sidescale.io/inject": "tailscale"});
         annotations[format!("sidescale.io/{key}")] = json!("true");
-        let began = Instant::now();
-        let answer = send(&annotations);
-        assert!(began.elapsed() < Duration::from_secs(2));
+        let answer = send_soon(&annotations);
         let remark = &answer.outcome.unknown[0];
         assert!(remark.len() < 200 && remark.is_ascii(), "{remark}");
         assert!(!remark.contains(['\n', '"']), "{remark}");

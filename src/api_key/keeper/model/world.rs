@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use sidescale_core::id::ApiKeyId;
+use sidescale_core::key_value::KeyValue;
+use sidescale_core::objects::ApiKey;
 
 use super::dice::Dice;
 use crate::api_key::form::{DATA_KEY, EXPIRATION};
 use crate::api_key::keeper::*;
-use crate::control_plane::{ApiKey, ApiKeyId};
-use crate::key_value::KeyValue;
 
 const DAY: i64 = 86_400;
 

@@ -1,6 +1,8 @@
 //! The Secret that the pod refers to, and the key in it. Pure: of the value it shows only the kind.
 
 use jiff::{SignedDuration, Timestamp};
+use sidescale_core::key_form::{KeyKind, kind_of_key};
+use sidescale_core::secret::{MANAGED_BY, StoredSecret};
 use sidescale_webhook::sidecar::Injected;
 
 use super::super::facts::{CheckFinding, Facts, Observed, is_tailscales};
@@ -9,8 +11,6 @@ use crate::rotation::demand::KeyDemand;
 use crate::rotation::ownership;
 use crate::rotation::plan::Ownership;
 use crate::rotation::record::{DATA_KEY, IssuedKey, Record};
-use crate::rotation::{KeyKind, kind_of_key};
-use crate::store::{MANAGED_BY, StoredSecret};
 use crate::watch::{Namespaces, pods};
 
 const SECRET: &str = "secret";

@@ -2,6 +2,8 @@
 
 use jiff::{SignedDuration, Timestamp};
 use kube::api::ObjectMeta;
+use sidescale_core::id::KeyId;
+use sidescale_core::objects::Node;
 use sidescale_webhook::keys::STATUS;
 use sidescale_webhook::sidecar::{Injected, Receipt};
 
@@ -9,7 +11,6 @@ use super::super::facts::{CheckFinding, Facts, Level, Observed, annotation};
 use super::super::words::Refused;
 use crate::commands::view::held::{PlaneView, ServerSnapshot};
 use crate::commands::view::span::span;
-use crate::control_plane::{KeyId, Node};
 use crate::rotation::expanded;
 use crate::rotation::owner::ServiceOwner;
 use crate::rotation::ownership;

@@ -1,9 +1,8 @@
 //! State of the embedded Headscale, and its changes. Pure; `now` is an argument.
 
 use jiff::Timestamp;
-
-use crate::control_plane::KeyId;
-use crate::key_value::KeyValue;
+use sidescale_core::id::KeyId;
+use sidescale_core::key_value::KeyValue;
 
 mod api_keys;
 mod nodes;

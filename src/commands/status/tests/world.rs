@@ -5,6 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::SignedDuration;
+use sidescale_core::id::{KeyId, NodeId, UserId};
+use sidescale_core::key_state::KeyState;
+use sidescale_core::objects::{Node, PreAuthKey, User};
+use sidescale_core::secret::{SecretRef, StoredSecret};
 use sidescale_webhook::identity::POD_SECRET;
 use sidescale_webhook::profile::Policy;
 use zeroize::Zeroizing;
@@ -15,12 +19,9 @@ use crate::commands::status::row::Hints;
 use crate::commands::status::table;
 use crate::commands::view::held::{PlaneView, ServerSnapshot};
 use crate::commands::view::inventory::{Inventory, RotationWarning};
-use crate::control_plane::{KeyId, Node, NodeId, PreAuthKey, User, UserId};
-use crate::rotation::demand::{KeyDemand, NamespaceDemand, SecretRef};
+use crate::rotation::demand::{KeyDemand, NamespaceDemand};
 use crate::rotation::record::{DATA_KEY, IssuedKey, KeyRecord, KeySpec, Record};
 use crate::rotation::replicas::{PodRef, ReplicaGroup};
-use crate::rotation::state::KeyState;
-use crate::store::StoredSecret;
 
 const NAME: &str = "headscale-auth-keys";
 const LOGS: &str = "kubectl logs --namespace sidescale";

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use sidescale_core::id::{KeyId, UserId};
+use sidescale_core::key_prefix::KeyPrefix;
+use sidescale_core::objects::{PreAuthKey, User};
+use sidescale_core::time::after;
+
 use super::{Made, SECRET, World, value};
-use crate::clock::after;
-use crate::control_plane::{KeyId, KeyPrefix, PreAuthKey, User, UserId};
 
 /// Longer than our own keys live until they are renewed.
 const LIFE: Duration = Duration::from_secs(9 * 3_600);

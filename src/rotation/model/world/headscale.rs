@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::SignedDuration;
+use sidescale_core::id::{KeyId, UserId};
+use sidescale_core::key_prefix::KeyPrefix;
+use sidescale_core::key_value::KeyValue;
+use sidescale_core::objects::{MintedKey, NewPreAuthKey, PreAuthKey, User};
+use sidescale_core::release::HeadscaleRelease;
 
 use super::{Made, World, value};
-use crate::control_plane::{
-    HeadscaleRelease, KeyId, KeyPrefix, MintedKey, NewPreAuthKey, PreAuthKey, User, UserId,
-};
-use crate::key_value::KeyValue;
 use crate::rotation::owner::Installation;
 use crate::rotation::survey::Survey;
 

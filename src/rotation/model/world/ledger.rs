@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use jiff::SignedDuration;
+use sidescale_core::id::KeyId;
 
 use super::World;
-use crate::control_plane::KeyId;
 
 /// Where every created key is at the end.
 #[derive(Clone, Debug, Default)]

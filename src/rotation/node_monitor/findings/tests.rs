@@ -1,7 +1,8 @@
+use sidescale_core::id::NodeId;
+
 use super::*;
 use crate::clock::Clock;
 use crate::cluster;
-use crate::control_plane::NodeId;
 use crate::events::Events;
 
 #[test]

@@ -1,6 +1,7 @@
+use sidescale_core::id::KeyId;
+use sidescale_core::key_state::KeyState;
+
 use super::*;
-use crate::control_plane::KeyId;
-use crate::rotation::state::KeyState;
 
 fn pod() -> PodRef {
     PodRef {

@@ -1,7 +1,8 @@
 //! Values that a person put into a Secret.
 
+use sidescale_core::key_prefix::KeyPrefix;
+
 use super::*;
-use crate::control_plane::KeyPrefix;
 use crate::rotation::record::Origin;
 
 fn text(prefix: &str) -> String {

@@ -1,7 +1,8 @@
 //! A list with only the newest keys of a control plane: a key that it lacks may still exist. Tests.
 
+use sidescale_core::key_prefix::KeyPrefix;
+
 use super::*;
-use crate::control_plane::KeyPrefix;
 use crate::rotation::owner::{KeyClaim, ServiceOwner};
 use crate::rotation::record::Previous;
 

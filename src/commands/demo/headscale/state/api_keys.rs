@@ -1,9 +1,9 @@
 //! The API keys of the embedded Headscale. Pure; `now` is an argument.
 
 use jiff::Timestamp;
+use sidescale_core::key_value::KeyValue;
 
 use super::{LastIds, ServerState, StateError, StoredApiKey, is_live, secret};
-use crate::key_value::KeyValue;
 
 impl ServerState {
     pub(in crate::commands::demo::headscale) fn create_api_key(

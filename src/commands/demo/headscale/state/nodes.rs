@@ -1,9 +1,9 @@
 //! The nodes of the embedded Headscale. Pure; `now` is an argument.
 
 use jiff::Timestamp;
+use sidescale_core::id::NodeId;
 
 use super::{LastIds, ServerState, StateError, StoredNode};
-use crate::control_plane::NodeId;
 
 impl ServerState {
     pub(in crate::commands::demo::headscale) fn join(

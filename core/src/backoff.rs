@@ -1,27 +1,29 @@
-//! Back-off after failures. Pure, but for the random number of `jitter`.
+//! Back-off after failures. Pure: the random number is an argument.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::clock::after;
+use crate::time::after;
 
+/// Wait after the first failure.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 
 /// Longest wait after a failure.
 pub const LONGEST_RETRY: Duration = Duration::from_secs(300);
 
-/// Wait that grows after each failure, up to five minutes, with jitter.
+/// Wait that grows after each failure, up to five minutes. Starts without one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backoff {
     /// Failures in a row.
     pub failures: u32,
-    /// When it may be tried again.
+    /// When it may be tried again; `None` without a failure.
     pub until: Option<Timestamp>,
 }
 
 impl Backoff {
-    /// Counts a failure; `jitter` is from 0 to 1.
+    /// Counts a failure and starts a wait: a second, doubled with each further failure, at most [`LONGEST_RETRY`].
+    /// `jitter`, from 0 to 1, picks its length between half and all of that.
     pub fn failed(&mut self, now: Timestamp, jitter: f64) {
         let wait = FIRST_RETRY
             .saturating_mul(1 << self.failures.min(16))
@@ -30,18 +32,13 @@ impl Backoff {
         self.until = Some(after(now, wait.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)));
     }
 
-    /// Returns until when to wait, if the wait is not over.
+    /// Returns until when to wait; `None` if the wait is over.
     #[must_use]
     pub fn waits(&self, now: Timestamp) -> Option<Timestamp> {
         // A time further off was set before the clock was set back.
         self.until
             .filter(|until| now < *until && *until <= after(now, LONGEST_RETRY))
     }
-}
-
-/// Returns a number from 0 to 1.
-pub(in crate::rotation) fn jitter() -> f64 {
-    f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX)
 }
 
 #[cfg(test)]

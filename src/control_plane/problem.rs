@@ -1,18 +1,9 @@
-//! A problem with a key, and which answers of a control plane cause it. Pure.
+//! The problem of a key that each error of a control plane causes. Pure.
 
-use super::state::KeyState;
-use crate::control_plane::Error;
+use sidescale_core::key_state::KeyState;
+use sidescale_core::problem::Problem;
 
-/// A problem, and what to do about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// The resulting state.
-    pub state: KeyState,
-    /// Names the object, what was found, what is expected and what to do. Never contains a key's value.
-    pub message: String,
-    /// Whether it may concern the whole control plane, not just one key.
-    pub of_plane: bool,
-}
+use super::Error;
 
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {

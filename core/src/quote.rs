@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-use sidescale_webhook::forms::is_data_key;
+/// Maximum length of the names of objects and data keys, which are DNS subdomains (RFC 1123).
+const LONGEST_NAME: usize = 253;
 
 /// Maximum number of characters that are shown.
 const SHOWN: usize = 100;
@@ -22,10 +23,10 @@ pub fn quoted(text: &str) -> String {
     quoted
 }
 
-/// Returns a name unchanged, if it has only letters, digits, `-`, `.` and `_`, and else in quotes.
+/// Returns a name unchanged, if it has only letters, digits, `-`, `.` and `_`, and at most 253 of them, and else in quotes.
 #[must_use]
 pub fn name(text: &str) -> Cow<'_, str> {
-    if is_data_key(text) {
+    if is_plain(text) {
         return Cow::Borrowed(text);
     }
     Cow::Owned(quoted(text))
@@ -48,6 +49,16 @@ pub fn printable(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(safe)
+}
+
+/// Whether Kubernetes takes the name for a data key, which every name of an object is too.
+fn is_plain(name: &str) -> bool {
+    (1..=LONGEST_NAME).contains(&name.len())
+        && name != "."
+        && !name.starts_with("..")
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
 }
 
 fn without_keys(text: &str) -> String {

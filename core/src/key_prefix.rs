@@ -1,49 +1,6 @@
-//! Users, keys and nodes as a control plane lists them, by any protocol. Pure.
+//! The part of a key that Headscale's lists show, which finds the row of a value. Pure.
 
-use jiff::Timestamp;
-
-use super::{At, Error};
 use crate::key_value::KeyValue;
-
-/// Id of a Headscale user.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
-)]
-#[serde(transparent)]
-pub struct UserId(pub u64);
-
-/// Id of a pre-auth key.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
-)]
-#[serde(transparent)]
-pub struct KeyId(pub u64);
-
-/// Id of an API key.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
-)]
-#[serde(transparent)]
-pub struct ApiKeyId(pub u64);
-
-/// Id of a node.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
-)]
-#[serde(transparent)]
-pub struct NodeId(pub u64);
-
-/// A user of the control plane.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct User {
-    pub id: UserId,
-    pub name: String,
-    /// Contains the owner tag if Sidescale created it.
-    pub display_name: String,
-    /// Whether an identity provider created it; such a user is always foreign.
-    pub from_provider: bool,
-    pub created_at: Option<Timestamp>,
-}
 
 /// The part of a pre-auth key's value that a list shows, which identifies its row. Never printed: it is a part of the
 /// key.
@@ -56,118 +13,13 @@ impl std::fmt::Debug for KeyPrefix {
     }
 }
 
-/// Rows of a list.
-#[derive(Clone, Debug)]
-pub struct RowList<T> {
-    /// The rows; if there are too many, the last of them.
-    pub rows: Vec<T>,
-    /// The call, if there are too many: then a missing row may exist all the same.
-    pub beyond: Option<At>,
-}
-
-impl<T> RowList<T> {
-    /// Returns the rows, if they are complete.
-    ///
-    /// # Errors
-    /// [`Error::TooManyRows`] if they are not.
-    pub fn whole(self) -> Result<Vec<T>, Error> {
-        match self.beyond {
-            Some(at) => Err(Error::TooManyRows { at }),
-            None => Ok(self.rows),
-        }
-    }
-}
-
-/// A pre-auth key as the control plane lists it: without its value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PreAuthKey {
-    pub id: KeyId,
-    /// What the list shows of its value; `None` for a key of another form.
-    pub prefix: Option<KeyPrefix>,
-    /// The user that it belongs to; `None` for a key with only tags.
-    pub user: Option<UserId>,
-    /// Whether it may be used more than once.
-    pub reusable: bool,
-    /// Whether its nodes are ephemeral.
-    pub ephemeral: bool,
-    pub used: bool,
-    /// When it expires; `None` for a key that is never valid.
-    pub expiration: Option<Timestamp>,
-    pub created_at: Option<Timestamp>,
-    /// Tags of its nodes.
-    pub tags: Vec<String>,
-}
-
-/// A new pre-auth key; its value is shown only this once.
-#[derive(Clone, Debug)]
-pub struct MintedKey {
-    /// The created key according to the control plane.
-    pub key: PreAuthKey,
-    pub value: KeyValue,
-}
-
-/// An API key as the control plane lists it: without its value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ApiKey {
-    pub id: ApiKeyId,
-    /// The public part of its value, without a marker: as [`api_key_prefix`] returns it.
-    pub prefix: String,
-    /// When it expires; `None` for a key that is never valid.
-    pub expiration: Option<Timestamp>,
-    pub created_at: Option<Timestamp>,
-    /// When it was last used; no version writes it yet.
-    pub last_seen: Option<Timestamp>,
-}
-
-/// A new API key; its value is shown only this once. The list has its id, by the prefix.
-#[derive(Clone, Debug)]
-pub struct MintedApiKey {
-    /// The result of [`api_key_prefix`] for the value.
-    pub prefix: String,
-    pub value: KeyValue,
-}
-
-/// Request for a pre-auth key. The expiration is always set: a key without one is never valid.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewPreAuthKey {
-    /// The user that it belongs to.
-    pub user: UserId,
-    /// Whether it may be used more than once.
-    pub reusable: bool,
-    /// Whether its nodes are ephemeral.
-    pub ephemeral: bool,
-    pub expiration: Timestamp,
-    /// Tags of its nodes.
-    pub tags: Vec<String>,
-}
-
-/// A node of the tailnet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node {
-    pub id: NodeId,
-    /// The host's own name.
-    pub name: String,
-    /// Its label in the tailnet's DNS.
-    pub given_name: String,
-    /// The user that it belongs to; a node with tags is listed under a built-in user.
-    pub user: Option<UserId>,
-    pub online: bool,
-    /// The key that it joined with; `None` also if that key's row was deleted.
-    pub pre_auth_key: Option<KeyId>,
-    pub tags: Vec<String>,
-    pub created_at: Option<Timestamp>,
-    pub last_seen: Option<Timestamp>,
-    /// When it has to log in again; `None` for never.
-    pub expiry: Option<Timestamp>,
-}
-
 /// Marker before the prefix of an API key, since 0.28.
 const API_KEY: &str = "hskey-api-";
 
 /// Placeholder of a secret in a list.
 const MASK: &str = "***";
 
-/// Returns the public part of an API key, which identifies its row; `None` if the key has another form.
+/// Returns the public part of an API key: its twelve characters, or seven before 0.28, which identifies its row; `None` if the key has another form.
 ///
 /// Since 0.28 a key is `hskey-api-`, twelve characters, a dash and the secret; before, seven characters, a dot and the
 /// secret. The twelve may contain dashes, so they are counted instead of split.
@@ -181,8 +33,10 @@ pub fn api_key_prefix(value: &KeyValue) -> Option<&str> {
     (is_plain(prefix) && !secret.is_empty() && !secret.contains(MASK)).then_some(prefix)
 }
 
-/// Returns the same from a list, which shows `hskey-api-<12>-***`, or `<7>***` for a key from before 0.28.
-pub(super) fn listed_prefix(shown: &str) -> Option<&str> {
+/// Returns what [`api_key_prefix`] does, from a list: it shows `hskey-api-<12>-***`, or `<7>***` for a key from before 0.28.
+/// `None` if it shows something else.
+#[must_use]
+pub fn listed_prefix(shown: &str) -> Option<&str> {
     let (prefix, length) = match shown.strip_prefix(API_KEY) {
         Some(rest) => (rest.strip_suffix("-***")?, 12),
         None => (shown.strip_suffix(MASK)?, 7),
@@ -198,7 +52,7 @@ const AUTH_SECRET: usize = 64;
 
 impl KeyPrefix {
     /// Returns the prefix of a complete value: `hskey-auth-`, twelve characters that may be dashes, a dash and 64 more;
-    /// for an older key, which has 48 digits, all of them.
+    /// for an older key, which has 48 digits, the first twelve. `None` for any other value.
     #[must_use]
     pub fn of(value: &str) -> Option<Self> {
         let Some(rest) = value.strip_prefix(AUTH_KEY) else {
@@ -210,7 +64,9 @@ impl KeyPrefix {
     }
 
     /// Returns the prefix from a list: `hskey-auth-<12>-***`; an older key, and a new one, is shown completely.
-    pub(super) fn shown(shown: &str) -> Option<Self> {
+    /// `None` for any other text.
+    #[must_use]
+    pub fn shown(shown: &str) -> Option<Self> {
         let hidden = shown.strip_suffix("-***");
         let Some(prefix) = hidden.and_then(|hidden| hidden.strip_prefix(AUTH_KEY)) else {
             return Self::of(shown);
@@ -225,8 +81,9 @@ impl KeyPrefix {
     }
 }
 
-/// Whether it needs no escaping in a URL.
-pub(super) fn is_plain(prefix: &str) -> bool {
+/// Returns whether a prefix has only letters, digits, `-` and `_`, which need no escaping in a URL; `false` if it is empty.
+#[must_use]
+pub fn is_plain(prefix: &str) -> bool {
     !prefix.is_empty()
         && prefix
             .bytes()
@@ -235,8 +92,7 @@ pub(super) fn is_plain(prefix: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{KeyPrefix, api_key_prefix, listed_prefix};
-    use crate::key_value::KeyValue;
+    use super::*;
 
     #[test]
     fn finds_the_row_of_a_pre_auth_key() {

@@ -1,13 +1,12 @@
-//! The expiration of a key distinguishes it from all our others: its sub-second part is random. Pure; the number is an
-//! argument.
+//! The expiration of a key identifies it: its sub-second part is random. Pure; the random number is an argument.
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::clock::after;
+use crate::time::after;
 
-/// Returns the expiration to request: `life` from now, with a sub-second part that no other key of ours has.
+/// Returns the expiration to request: `life` after `now`, with the last six digits of `random` as microseconds.
 #[must_use]
 pub fn fingerprint(now: Timestamp, life: Duration, random: u64) -> Timestamp {
     // Microseconds: the databases of Headscale store no more.
@@ -15,7 +14,7 @@ pub fn fingerprint(now: Timestamp, life: Duration, random: u64) -> Timestamp {
     Timestamp::new(after(now, life).as_second(), micros * 1_000).unwrap_or(Timestamp::MAX)
 }
 
-/// Whether two expirations have one fingerprint: equal to the microsecond.
+/// Returns whether two expirations have one fingerprint: equal to the microsecond.
 #[must_use]
 pub fn same_fingerprint(one: Timestamp, other: Timestamp) -> bool {
     one.duration_since(other).abs() < SignedDuration::from_micros(1)

@@ -2,22 +2,27 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use k8s_openapi::api::core::v1::ObjectReference;
-
 /// The object of a notice, in a namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum About {
+    /// The ConfigMap of that name.
     ConfigMap(String),
+    /// The Secret of that name.
     Secret(String),
+    /// A pod.
     Pod {
+        /// Name of the pod.
         name: String,
         /// Its uid, by which `kubectl describe` finds the notice.
         uid: u128,
     },
     /// A workload.
     Workload {
+        /// Group and version, such as `apps/v1`.
         api_version: &'static str,
+        /// Kind, such as `StatefulSet`.
         kind: &'static str,
+        /// Name of the workload.
         name: String,
         /// Its uid; without it `kubectl events --for` finds the notice, and `kubectl describe` does not.
         uid: Option<u128>,
@@ -29,6 +34,7 @@ pub enum About {
 pub struct Notice {
     /// Namespace of the object.
     pub namespace: String,
+    /// Its object.
     pub about: About,
     /// Whether it needs action.
     pub warning: bool,
@@ -41,9 +47,12 @@ pub struct Notice {
 /// A problem of an object: two notices with one topic are a repetition.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Topic {
-    pub(super) namespace: String,
-    pub(super) object: String,
-    pub(super) reason: &'static str,
+    /// Namespace of the object; empty if it is not one of the cluster.
+    pub namespace: String,
+    /// Kind and name of the object, and what distinguishes two problems of it.
+    pub object: String,
+    /// One word, from an enum's `as_str`.
+    pub reason: &'static str,
 }
 
 impl Topic {
@@ -105,43 +114,14 @@ impl About {
         }
     }
 
-    pub(super) fn name(&self) -> &str {
+    /// Returns the name of the object.
+    #[must_use]
+    pub fn name(&self) -> &str {
         match self {
             Self::ConfigMap(name)
             | Self::Secret(name)
             | Self::Pod { name, uid: _ }
             | Self::Workload { name, .. } => name,
-        }
-    }
-
-    /// Returns the action during which it was noticed.
-    pub(super) fn action(&self) -> &'static str {
-        match self {
-            Self::ConfigMap(_) => "Reload",
-            Self::Secret(_) | Self::Workload { .. } => "Rotate",
-            Self::Pod { .. } => "Join",
-        }
-    }
-
-    pub(super) fn reference(&self, namespace: &str) -> ObjectReference {
-        let (api_version, kind, uid) = match self {
-            Self::ConfigMap(_) => ("v1", "ConfigMap", None),
-            Self::Secret(_) => ("v1", "Secret", None),
-            Self::Pod { name: _, uid } => ("v1", "Pod", Some(*uid)),
-            Self::Workload {
-                api_version,
-                kind,
-                name: _,
-                uid,
-            } => (*api_version, *kind, *uid),
-        };
-        ObjectReference {
-            api_version: Some(api_version.to_owned()),
-            kind: Some(kind.to_owned()),
-            namespace: Some(namespace.to_owned()),
-            name: Some(self.name().to_owned()),
-            uid: uid.map(|uid| uuid::Uuid::from_u128(uid).to_string()),
-            ..ObjectReference::default()
         }
     }
 }
