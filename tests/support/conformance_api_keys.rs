@@ -120,7 +120,7 @@ async fn an_api_key_is_deleted_and_no_other(server: &Server) -> Result<()> {
 async fn an_unknown_api_key_counts_as_gone(server: &Server) -> Result<()> {
     let client = server.client()?;
     let key = ApiKey {
-        id: ApiKeyId(9999),
+        id: ApiKeyId::from(9999),
         prefix: "abcdefghijkl".to_owned(),
         expiration: None,
         created_at: None,

@@ -102,14 +102,14 @@ async fn answers(server: &Server, deadline: Duration) -> Result<Answers> {
         release: HeadscaleRelease::V0_29,
     };
     let api_key = ApiKey {
-        id: ApiKeyId(9999),
+        id: ApiKeyId::from(9999),
         prefix: "abcdefghijkl".to_owned(),
         expiration: None,
         created_at: None,
         last_seen: None,
     };
-    let (user, key, node) = (UserId(9999), KeyId(9999), NodeId(9999));
-    let new = new_key(UserId(1));
+    let (user, key, node) = (UserId::from(9999), KeyId::from(9999), NodeId::from(9999));
+    let new = new_key(UserId::from(1));
     let mut answers = Vec::new();
     let mut note = |call, error| answers.push((call, error));
     note("probe", client.probe().await.err());

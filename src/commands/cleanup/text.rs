@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use jiff::Timestamp;
+use sidescale_core::id::Id;
 use sidescale_webhook::profile::Policy;
 
 use crate::rotation::cleanup::{Unused, unused};
@@ -110,7 +111,10 @@ pub(super) fn left(
                 Unused::Wait(until) => format!("after {until}"),
                 Unused::Retire => "soon".to_owned(),
             };
-            let id = key.current.as_ref().map_or(0, |current| current.id.0);
+            let id = key
+                .current
+                .as_ref()
+                .map_or(Id::from(0), |current| current.id.0);
             lines.push(format!(
                 "left to Sidescale: key {id} of service {} in Secret {secret} is needed by no pod; it is taken out and \
                  ended {when}",

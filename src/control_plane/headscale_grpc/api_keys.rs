@@ -38,7 +38,7 @@ impl HeadscaleGrpc {
     pub(in crate::control_plane) async fn expire_api_key(&self, id: ApiKeyId) -> Result<(), Error> {
         let request = v1::ExpireApiKeyRequest {
             prefix: String::new(),
-            id: id.0,
+            id: self.number("ExpireApiKey", id.0)?,
         };
         let mut client = self.client();
         self.call("ExpireApiKey", client.expire_api_key(request))
@@ -49,7 +49,7 @@ impl HeadscaleGrpc {
     pub(in crate::control_plane) async fn delete_api_key(&self, id: ApiKeyId) -> Result<(), Error> {
         let request = v1::DeleteApiKeyRequest {
             prefix: String::new(),
-            id: id.0,
+            id: self.number("DeleteApiKey", id.0)?,
         };
         let mut client = self.client();
         self.call("DeleteApiKey", client.delete_api_key(request))

@@ -16,7 +16,9 @@ impl HeadscaleGrpc {
     }
 
     pub(in crate::control_plane) async fn delete_node(&self, id: NodeId) -> Result<(), Error> {
-        let request = v1::DeleteNodeRequest { node_id: id.0 };
+        let request = v1::DeleteNodeRequest {
+            node_id: self.number("DeleteNode", id.0)?,
+        };
         let mut client = self.client();
         self.call("DeleteNode", client.delete_node(request))
             .await
@@ -29,7 +31,7 @@ impl HeadscaleGrpc {
         name: &str,
     ) -> Result<Node, Error> {
         let request = v1::RenameNodeRequest {
-            node_id: id.0,
+            node_id: self.number("RenameNode", id.0)?,
             new_name: name.to_owned(),
         };
         let mut client = self.client();
@@ -38,7 +40,9 @@ impl HeadscaleGrpc {
     }
 
     pub(in crate::control_plane) async fn expire_node(&self, id: NodeId) -> Result<Node, Error> {
-        let request = v1::ExpireNodeRequest { node_id: id.0 };
+        let request = v1::ExpireNodeRequest {
+            node_id: self.number("ExpireNode", id.0)?,
+        };
         let mut client = self.client();
         let answer = self.call("ExpireNode", client.expire_node(request)).await?;
         self.changed("ExpireNode", answer.node, id, None)

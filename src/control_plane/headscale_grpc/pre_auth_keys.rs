@@ -35,7 +35,7 @@ impl HeadscaleGrpc {
             tags,
         } = new;
         let request = v1::CreatePreAuthKeyRequest {
-            user: user.0,
+            user: self.number("CreatePreAuthKey", user.0)?,
             reusable: *reusable,
             ephemeral: *ephemeral,
             expiration: Some(read::to_proto(*expiration)),
@@ -59,7 +59,9 @@ impl HeadscaleGrpc {
         &self,
         id: KeyId,
     ) -> Result<(), Error> {
-        let request = v1::ExpirePreAuthKeyRequest { id: id.0 };
+        let request = v1::ExpirePreAuthKeyRequest {
+            id: self.number("ExpirePreAuthKey", id.0)?,
+        };
         let mut client = self.client();
         self.call("ExpirePreAuthKey", client.expire_pre_auth_key(request))
             .await
@@ -70,7 +72,9 @@ impl HeadscaleGrpc {
         &self,
         id: KeyId,
     ) -> Result<(), Error> {
-        let request = v1::DeletePreAuthKeyRequest { id: id.0 };
+        let request = v1::DeletePreAuthKeyRequest {
+            id: self.number("DeletePreAuthKey", id.0)?,
+        };
         let mut client = self.client();
         self.call("DeletePreAuthKey", client.delete_pre_auth_key(request))
             .await

@@ -1,7 +1,7 @@
 //! Parses the messages of Headscale's gRPC, and checks each field. Pure.
 
 use jiff::Timestamp;
-use sidescale_core::id::{ApiKeyId, KeyId, NodeId, UserId};
+use sidescale_core::id::{ApiKeyId, Id, KeyId, NodeId, UserId};
 use sidescale_core::key_prefix::{KeyPrefix, listed_prefix};
 use sidescale_core::key_value::KeyValue;
 use sidescale_core::objects::{ApiKey, Node, PreAuthKey, User};
@@ -129,10 +129,10 @@ fn time(time: Option<Time>) -> Result<Option<Timestamp>, String> {
     .transpose()
 }
 
-fn id(id: u64, name: &str) -> Result<u64, String> {
+fn id(id: u64, name: &str) -> Result<Id, String> {
     match id {
         0 => Err(format!("a message without {name:?}")),
-        id => Ok(id),
+        id => Ok(id.into()),
     }
 }
 

@@ -33,7 +33,9 @@ impl HeadscaleGrpc {
     }
 
     pub(in crate::control_plane) async fn delete_user(&self, id: UserId) -> Result<(), Error> {
-        let request = v1::DeleteUserRequest { id: id.0 };
+        let request = v1::DeleteUserRequest {
+            id: self.number("DeleteUser", id.0)?,
+        };
         let mut client = self.client();
         self.call("DeleteUser", client.delete_user(request))
             .await
