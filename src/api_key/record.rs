@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sidescale_core::id::ApiKeyId;
 
 /// Annotation with the record.
 pub const ANNOTATION: &str = "sidescale.io/api-key";
@@ -39,7 +40,7 @@ pub struct ApiKeyRecord {
 /// keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct RecordedApiKey {
-    pub id: u64,
+    pub id: ApiKeyId,
     /// When it expires, to the microsecond.
     pub expires: Timestamp,
 }
@@ -129,7 +130,7 @@ mod tests {
 
     fn key(id: u64) -> RecordedApiKey {
         RecordedApiKey {
-            id,
+            id: id.into(),
             expires: at(50),
         }
     }

@@ -170,12 +170,12 @@ impl KeyPlace<'_> {
                 info!(namespace, secret, why = why.as_str(), "Creating API key");
             }
             Change::Store(key) => info!(
-                namespace, secret, key_id = key.id, expires = %key.expires, "Wrote a new API key"
+                namespace, secret, key_id = %key.id.0, expires = %key.expires, "Wrote a new API key"
             ),
             Change::PutBack(key) => warn!(
                 namespace,
                 secret,
-                key_id = key.id,
+                key_id = %key.id.0,
                 "Restored API key to its Secret: another writer removed it within an hour of its creation"
             ),
             Change::GiveUp(why) => info!(namespace, secret, why, "Discarded new API key"),
@@ -198,7 +198,7 @@ impl KeyPlace<'_> {
     }
 
     /// Calls Headscale with the new key, at the endpoint that will use it.
-    async fn verify(&self, value: &KeyValue, key_id: u64) -> ActionOutcome {
+    async fn verify(&self, value: &KeyValue, key_id: ApiKeyId) -> ActionOutcome {
         let Some(used_at) = self.used_at else {
             return ActionOutcome::Ok;
         };
@@ -213,12 +213,12 @@ impl KeyPlace<'_> {
         match answer {
             Ok(()) => ActionOutcome::Ok,
             Err(error @ control_plane::Error::Unauthorized { .. }) => {
-                warn!(key_id, cause = %error, "New API key rejected where it is used");
+                warn!(key_id = %key_id.0, cause = %error, "New API key rejected where it is used");
                 ActionOutcome::Refused
             }
             Err(error) => {
                 warn!(
-                    key_id, cause = %error,
+                    key_id = %key_id.0, cause = %error,
                     "Failed to verify new API key where it is used: relying on Headscale's list"
                 );
                 ActionOutcome::Failed
@@ -226,13 +226,13 @@ impl KeyPlace<'_> {
         }
     }
 
-    async fn expire(&self, id: u64, orphan: bool) -> (ActionOutcome, Option<TokenProblem>) {
-        match self.headscale.expire(ApiKeyId(id)).await {
+    async fn expire(&self, id: ApiKeyId, orphan: bool) -> (ActionOutcome, Option<TokenProblem>) {
+        match self.headscale.expire(id).await {
             Ok(()) => {
                 if orphan {
-                    info!(key_id = id, "Expired an orphaned API key");
+                    info!(key_id = %id.0, "Expired an orphaned API key");
                 } else {
-                    info!(key_id = id, "Expired the old API key");
+                    info!(key_id = %id.0, "Expired the old API key");
                 }
                 (ActionOutcome::Ok, None)
             }

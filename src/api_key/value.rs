@@ -1,6 +1,7 @@
 //! Matching of API keys with Headscale's list, which shows no values. Pure.
 
 use jiff::Timestamp;
+use sidescale_core::id::ApiKeyId;
 use sidescale_core::key_prefix::api_key_prefix;
 use sidescale_core::key_value::KeyValue;
 use sidescale_core::objects::ApiKey;
@@ -10,7 +11,7 @@ use super::record::RecordedApiKey;
 /// An API key as Headscale lists it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ListedApiKey {
-    pub id: u64,
+    pub id: ApiKeyId,
     /// Start of its value after the scheme. Never logged: it is a part of the key.
     prefix: String,
     /// When it expires; `None` for a key that is never valid.
@@ -29,7 +30,7 @@ impl ListedApiKey {
             last_seen: _,
         } = row;
         Self {
-            id: id.0,
+            id,
             prefix,
             expires: expiration,
         }
@@ -66,14 +67,12 @@ impl std::fmt::Debug for ListedApiKey {
             prefix: _,
             expires,
         } = self;
-        write!(f, "API key {id} until {expires:?}")
+        write!(f, "API key {} until {expires:?}", id.0)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use sidescale_core::id::ApiKeyId;
-
     use super::*;
 
     fn key(text: &str) -> KeyValue {
@@ -82,7 +81,7 @@ mod tests {
 
     fn row(prefix: &str) -> ListedApiKey {
         ListedApiKey::new(ApiKey {
-            id: ApiKeyId(7),
+            id: ApiKeyId::from(7),
             prefix: prefix.to_owned(),
             expiration: None,
             created_at: None,

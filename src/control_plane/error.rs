@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use sidescale_core::id::UserId;
+
 /// A call: which control plane, which method, which URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct At {
@@ -186,12 +188,13 @@ pub enum Error {
     },
     /// Deleting a user would delete every pre-auth key of the server; no call was made.
     #[error(
-        "control plane {control_plane:?}: user {user} is not deleted on Headscale {version}: that would also delete every pre-auth key of the server; upgrade to 0.29 or newer, or keep the user"
+        "control plane {control_plane:?}: user {} is not deleted on Headscale {version}: that would also delete every pre-auth key of the server; upgrade to 0.29 or newer, or keep the user",
+        user.0
     )]
     DeletesAllKeys {
         /// The control plane's name in the configuration.
         control_plane: String,
-        user: u64,
+        user: UserId,
         version: String,
     },
     /// An unsupported release of Headscale.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use sidescale_core::id::Id;
 use sidescale_proto::v1;
 use sidescale_proto::v1::headscale_service_client::HeadscaleServiceClient;
 use tokio::net::UnixStream;
@@ -99,6 +100,14 @@ impl HeadscaleGrpc {
                 self.socket.display()
             ),
         }
+    }
+
+    /// Returns an id as a number, as Headscale's are; with any other there is nothing.
+    fn number(&self, call: &str, id: Id) -> Result<u64, Error> {
+        id.number().ok_or_else(|| Error::NotFound {
+            at: self.at(call),
+            message: format!("id {id} is not a number"),
+        })
     }
 
     async fn call<T>(

@@ -91,7 +91,7 @@ impl ControlPlane {
         match version.release {
             HeadscaleRelease::V0_28 => Err(Error::DeletesAllKeys {
                 control_plane: self.name().to_owned(),
-                user: id.0,
+                user: id,
                 version: version.to_string(),
             }),
             HeadscaleRelease::V0_29 | HeadscaleRelease::V0_30 => Ok(()),

@@ -5,7 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
-use sidescale_core::id::{ApiKeyId, KeyId, NodeId, UserId};
+use sidescale_core::id::{ApiKeyId, Id, KeyId, NodeId, UserId};
 use sidescale_core::key_prefix::{KeyPrefix, listed_prefix};
 use sidescale_core::key_value::KeyValue;
 use sidescale_core::objects::{
@@ -63,7 +63,7 @@ pub(super) struct ById {
 }
 
 impl ById {
-    pub(super) fn new(id: u64) -> Self {
+    pub(super) fn new(id: Id) -> Self {
         Self { id: id.to_string() }
     }
 }
@@ -299,11 +299,11 @@ fn required<T>(field: Option<T>, name: &str) -> Result<T, String> {
     field.ok_or_else(|| format!("JSON without {name:?}"))
 }
 
-fn id(field: Option<BoundedText<LONGEST_NAME>>, name: &str) -> Result<u64, String> {
+fn id(field: Option<BoundedText<LONGEST_NAME>>, name: &str) -> Result<Id, String> {
     let BoundedText(text) = required(field, name)?;
-    match text.parse() {
+    match text.parse::<u64>() {
         Ok(0) | Err(_) => Err(format!("a {name:?} that is not a positive number")),
-        Ok(id) => Ok(id),
+        Ok(id) => Ok(id.into()),
     }
 }
 

@@ -273,15 +273,15 @@ mod tests {
                     owner: Some(ServiceOwner::new(namespace, "api")),
                     created: None,
                 };
-                (UserId(id), user)
+                (UserId::from(id), user)
             })
             .collect();
         let rows = |users: &[(u64, usize)]| {
             let rows = users.iter().flat_map(|(user, rows)| {
                 std::iter::repeat_n(*user, *rows).map(|user| PreAuthKey {
-                    id: KeyId(0),
+                    id: KeyId::from(0),
                     prefix: None,
-                    user: Some(UserId(user)),
+                    user: Some(UserId::from(user)),
                     reusable: true,
                     ephemeral: true,
                     used: false,

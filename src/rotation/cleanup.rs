@@ -199,7 +199,7 @@ mod tests {
         assert_eq!(unused(now, &key, false, week), Unused::Forget);
         assert_eq!(unused(now, &key, true, week), Unused::Used);
         key.previous.push(crate::rotation::record::Previous {
-            id: KeyId(1),
+            id: KeyId::from(1),
             expire_at: at(0),
             expires: at(0),
             revoked: false,
@@ -231,8 +231,8 @@ mod tests {
     fn key(id: u64, user: u64, day: i64) -> PreAuthKey {
         PreAuthKey {
             prefix: None,
-            id: KeyId(id),
-            user: Some(UserId(user)),
+            id: KeyId::from(id),
+            user: Some(UserId::from(user)),
             reusable: true,
             ephemeral: true,
             used: false,
@@ -244,12 +244,12 @@ mod tests {
 
     fn node(key: Option<u64>, user: Option<u64>) -> Node {
         Node {
-            id: NodeId(1),
+            id: NodeId::from(1),
             name: "api".into(),
             given_name: "api".into(),
-            user: user.map(UserId),
+            user: user.map(UserId::from),
             online: false,
-            pre_auth_key: key.map(KeyId),
+            pre_auth_key: key.map(KeyId::from),
             tags: Vec::new(),
             created_at: None,
             last_seen: None,
@@ -265,7 +265,7 @@ mod tests {
                 owner: service.map(|service| ServiceOwner::new("shop", service)),
                 created: Some(at(0)),
             };
-            (UserId(id), user)
+            (UserId::from(id), user)
         };
         [
             (1, "shop.api", Some("api")),
@@ -282,11 +282,11 @@ mod tests {
             keys,
             nodes,
             users: &users,
-            named: &named.iter().map(|id| KeyId(*id)).collect(),
+            named: &named.iter().map(|id| KeyId::from(*id)).collect(),
             wanted: &BTreeSet::new(),
         };
         let rows = super::rows(now, &view);
-        rows.iter().map(|id| id.0).collect()
+        rows.iter().filter_map(|id| id.0.number()).collect()
     }
 
     #[test]
@@ -358,7 +358,7 @@ mod tests {
         ];
         let all = known();
         let over = |day: i64, nodes: &[Node], wanted: &[u64], release| {
-            let wanted = wanted.iter().map(|id| UserId(*id)).collect();
+            let wanted = wanted.iter().map(|id| UserId::from(*id)).collect();
             let view = ServerView {
                 keys: &keys,
                 nodes,
@@ -367,7 +367,10 @@ mod tests {
                 wanted: &wanted,
             };
             let users = users(at(day * DAY), &view, release, month);
-            users.iter().map(|id| id.0).collect::<Vec<_>>()
+            users
+                .iter()
+                .filter_map(|id| id.0.number())
+                .collect::<Vec<_>>()
         };
         let new = HeadscaleRelease::V0_29;
         assert_eq!(over(39, &[], &[], new), Vec::<u64>::new());
@@ -404,14 +407,17 @@ mod tests {
             };
             let now = at(day * DAY + second);
             let users = users(now, &view, HeadscaleRelease::V0_29, month);
-            users.iter().map(|id| id.0).collect::<Vec<_>>()
+            users
+                .iter()
+                .filter_map(|id| id.0.number())
+                .collect::<Vec<_>>()
         };
         assert_eq!(gone(30, -1, &all, &[]), Vec::<u64>::new());
         assert_eq!(gone(30, 0, &all, &[]), [1, 2], "3 was lent");
         let mut odd = key(1, 1, 10);
         odd.expiration = None;
         assert_eq!(gone(60, 0, &all, &[odd]), [2], "1 has a key of some kind");
-        all.get_mut(&UserId(1)).unwrap().created = None;
+        all.get_mut(&UserId::from(1)).unwrap().created = None;
         assert_eq!(gone(4_000, 0, &all, &[]), [2], "nobody knows how old 1 is");
     }
 
@@ -428,6 +434,6 @@ mod tests {
         };
         let month = Duration::from_secs(30 * 86_400);
         let gone = users(at(60 * DAY), &view, HeadscaleRelease::V0_29, month);
-        assert_eq!(gone, [UserId(2)], "it has none");
+        assert_eq!(gone, [UserId::from(2)], "it has none");
     }
 }

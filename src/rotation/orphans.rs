@@ -77,8 +77,8 @@ mod tests {
     fn key(id: u64, user: Option<u64>, created: i64, expires: i64) -> PreAuthKey {
         PreAuthKey {
             prefix: None,
-            id: KeyId(id),
-            user: user.map(UserId),
+            id: KeyId::from(id),
+            user: user.map(UserId::from),
             reusable: true,
             ephemeral: true,
             used: false,
@@ -96,8 +96,8 @@ mod tests {
             created: None,
         };
         let users = BTreeMap::from([
-            (UserId(1), user("any name", Some("api"))),
-            (UserId(2), user("adopted", None)),
+            (UserId::from(1), user("any name", Some("api"))),
+            (UserId::from(2), user("adopted", None)),
         ]);
         let mut ageless = key(6, Some(1), 0, 9_000);
         ageless.created_at = None;
@@ -118,9 +118,9 @@ mod tests {
         ];
         let found = candidates(at(1_000), &keys, &users, Duration::from_secs(600));
         let found: Vec<_> = found
-            .map(|(owner, _, key)| (owner.to_string(), key.id.0))
+            .map(|(owner, _, key)| (owner.to_string(), key.id))
             .collect();
-        assert_eq!(found, [("shop/api".to_owned(), 1)]);
+        assert_eq!(found, [("shop/api".to_owned(), KeyId::from(1))]);
     }
 
     #[test]
@@ -141,14 +141,14 @@ mod tests {
         let mut api = KeyRecord::new("api", "default");
         api.current = Some(IssuedKey {
             origin: crate::rotation::record::Origin::Ours,
-            id: KeyId(1),
+            id: KeyId::from(1),
             created: at(0),
             expires: at(9_001),
             asked: asked(),
         });
         api.previous.push(Previous {
             revoked: false,
-            id: KeyId(2),
+            id: KeyId::from(2),
             expire_at: at(1),
             expires: at(9_002),
         });

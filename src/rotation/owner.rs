@@ -228,7 +228,7 @@ mod tests {
 
     fn users() -> BTreeMap<UserId, KeyUser> {
         let user = |id, name: &str, display_name: &str, from_provider| User {
-            id: UserId(id),
+            id: UserId::from(id),
             name: name.into(),
             display_name: display_name.into(),
             from_provider,
@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn keys_are_made_for_users_of_ours_and_adopted_ones() {
-        let ids: Vec<_> = users().keys().map(|id| id.0).collect();
+        let ids: Vec<_> = users().keys().filter_map(|id| id.0.number()).collect();
         assert_eq!(ids, [1, 2, 4, 5, 7]);
     }
 
@@ -258,9 +258,9 @@ mod tests {
     fn a_secret_speaks_of_the_keys_of_its_own_service_alone() {
         let owner = ServiceOwner::new("shop", "web");
         let row = |user: Option<u64>, id, expires| PreAuthKey {
-            id: KeyId(id),
+            id: KeyId::from(id),
             prefix: None,
-            user: user.map(UserId),
+            user: user.map(UserId::from),
             reusable: true,
             ephemeral: true,
             used: false,
@@ -271,7 +271,7 @@ mod tests {
         let end = Timestamp::new(100, 123_456_000).unwrap();
         let claim = KeyClaim {
             owner: &owner,
-            id: KeyId(9),
+            id: KeyId::from(9),
             expires: end,
         };
         for (user, id, expires, adopted, want, why) in [

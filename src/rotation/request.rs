@@ -144,7 +144,7 @@ mod tests {
         let mut key = KeyRecord::new("api", "default");
         key.current = Some(IssuedKey {
             origin: crate::rotation::record::Origin::Ours,
-            id: KeyId(id),
+            id: KeyId::from(id),
             created: Timestamp::UNIX_EPOCH,
             expires: Timestamp::MAX,
             asked: KeySpec {
@@ -190,12 +190,12 @@ mod tests {
     fn a_second_request_takes_nothing_back() {
         let mut requests = Requests::default();
         for revoke in [false, true, false] {
-            let replaces = KeyId(7);
+            let replaces = KeyId::from(7);
             requests.add("api-authkey", RotationRequest { replaces, revoke });
         }
         let key = &record(7).keys["api-authkey"];
         assert!(requests.open("api-authkey", key).unwrap().revoke);
-        let replaces = KeyId(8);
+        let replaces = KeyId::from(8);
         requests.add(
             "api-authkey",
             RotationRequest {
@@ -214,14 +214,15 @@ mod tests {
         let mut record = record(8);
         let previous = Previous {
             revoked: false,
-            id: KeyId(7),
+            id: KeyId::from(7),
             expire_at: Timestamp::MAX,
             expires: jiff::Timestamp::UNIX_EPOCH,
         };
         record.keys.get_mut("api-authkey").unwrap().previous = vec![previous];
         let requests = Requests::parse(&annotations).unwrap();
         assert!(
-            requests.revoke("api-authkey", KeyId(7)) && !requests.revoke("api-authkey", KeyId(8))
+            requests.revoke("api-authkey", KeyId::from(7))
+                && !requests.revoke("api-authkey", KeyId::from(8))
         );
         requests.clone().write(&record, &mut annotations).unwrap();
         assert_eq!(annotations, asking(value));

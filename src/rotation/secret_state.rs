@@ -314,7 +314,7 @@ impl SecretState {
             let stays = unended.contains_key(data_key) || resting.contains(data_key);
             if !stays && failing.said {
                 let (key_id, failures) = (id.0, failing.backoff.failures);
-                info!(%secret, data_key, key_id, failures, "Old key no longer needs expiring");
+                info!(%secret, data_key, %key_id, failures, "Old key no longer needs expiring");
             }
             stays
         });
@@ -331,10 +331,10 @@ impl SecretState {
             // Only the record says that this key is the service's, so no message may ask a person to expire it.
             let other = other || !owned;
             if !other && failing.is_news(events, secret, &data_key, &problem) {
-                warn!(%secret, data_key, key_id, state, error = message, "Failed to expire old key");
+                warn!(%secret, data_key, %key_id, state, error = message, "Failed to expire old key");
                 failing.said = true;
             } else {
-                debug!(%secret, data_key, key_id, state, error = message, "Failed to expire old key");
+                debug!(%secret, data_key, %key_id, state, error = message, "Failed to expire old key");
             }
             failing.problem = problem;
         }

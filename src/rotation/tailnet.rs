@@ -186,12 +186,12 @@ mod tests {
 
     fn node(id: u64, key: Option<u64>, user: Option<u64>, tags: &[&str]) -> Node {
         Node {
-            id: NodeId(id),
+            id: NodeId::from(id),
             name: "api".into(),
             given_name: format!("api-{id}"),
-            user: user.map(UserId),
+            user: user.map(UserId::from),
             online: true,
-            pre_auth_key: key.map(KeyId),
+            pre_auth_key: key.map(KeyId::from),
             tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
             created_at: None,
             last_seen: None,
@@ -209,18 +209,18 @@ mod tests {
         };
         let api = ServiceOwner::new("shop", "api");
         let users = [
-            (UserId(1), user("shop.api", Some(api.clone()))),
-            (UserId(2), user("adopted", None)),
+            (UserId::from(1), user("shop.api", Some(api.clone()))),
+            (UserId::from(2), user("adopted", None)),
         ];
         let key = |user, ephemeral| KeyOrigin {
-            user: UserId(user),
+            user: UserId::from(user),
             ephemeral,
         };
         let keys = [
-            (KeyId(10), key(1, true)),
-            (KeyId(20), key(2, false)),
-            (KeyId(30), key(3, true)),
-            (KeyId(31), key(3, true)),
+            (KeyId::from(10), key(1, true)),
+            (KeyId::from(20), key(2, false)),
+            (KeyId::from(30), key(3, true)),
+            (KeyId::from(31), key(3, true)),
         ];
         let expired = Node {
             expiry: Some(now),
@@ -245,10 +245,12 @@ mod tests {
             },
         ];
         let shop = || "shop".to_owned();
-        let lent = ForeignRows::from([(KeyId(31), shop()), (KeyId(10), shop())]);
+        let lent = ForeignRows::from([(KeyId::from(31), shop()), (KeyId::from(10), shop())]);
         let tailnet = Tailnet::new(now, nodes, &keys.into(), &users.into(), &lent);
         let ids = |nodes: &[JoinedNode]| {
-            let nodes = nodes.iter().map(|node| (node.id.0, node.ephemeral));
+            let nodes = nodes
+                .iter()
+                .map(|node| (node.id.0.number().unwrap(), node.ephemeral));
             nodes.collect::<Vec<_>>()
         };
         let services: Vec<_> = tailnet.services().collect();
@@ -257,13 +259,15 @@ mod tests {
         assert_eq!(ids(own), [(1, true), (2, true), (5, false)]);
         assert_eq!(own[2].key, None);
         let with_adopted = tailnet.of_service_or_adopted(&api, "adopted");
-        assert_eq!(with_adopted.last().unwrap().id, NodeId(3));
+        assert_eq!(with_adopted.last().unwrap().id, NodeId::from(3));
         let web = ServiceOwner::new("shop", "web");
         let adopted: Vec<_> = tailnet.of_service_or_adopted(&web, "adopted").collect();
         assert_eq!(adopted.len(), 1);
         let nobodys = |namespace: &str, name: &str| {
             let nodes = tailnet.unowned(namespace, name);
-            nodes.map(|node| node.id.0).collect::<Vec<_>>()
+            nodes
+                .filter_map(|node| node.id.0.number())
+                .collect::<Vec<_>>()
         };
         assert_eq!(nobodys("any", "api"), [6]);
         assert_eq!(nobodys("shop", "web"), [9]);

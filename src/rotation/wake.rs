@@ -79,7 +79,7 @@ mod tests {
         CreatedKey {
             data_key: format!("{service}-authkey"),
             control_plane: "default".into(),
-            id: KeyId(7),
+            id: KeyId::from(7),
             created: at(NOW),
             replaced: None,
             why,

@@ -199,7 +199,7 @@ impl<'a> World<'a> {
             allow_insecure: true,
         })?;
         let runtime = tokio::runtime::Runtime::new()?;
-        Ok(runtime.block_on(client.expire_pre_auth_key(KeyId(key)))?)
+        Ok(runtime.block_on(client.expire_pre_auth_key(KeyId::from(key)))?)
     }
 }
 

@@ -95,7 +95,7 @@ async fn an_api_key_is_expired_by_id_and_no_other(server: &Server) -> Result<()>
 }
 
 async fn an_unknown_api_key_counts_as_expired(server: &Server) -> Result<()> {
-    Ok(server.api_keys()?.expire(ApiKeyId(9999)).await?)
+    Ok(server.api_keys()?.expire(ApiKeyId::from(9999)).await?)
 }
 
 async fn an_unknown_api_key_is_told(server: &Server) -> Result<()> {

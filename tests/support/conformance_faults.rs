@@ -103,7 +103,10 @@ async fn answers(server: &Server, deadline: Duration) -> Result<Answers> {
     let mut answers = vec![
         ("list API keys", client.list().await.err()),
         ("create API key", client.create(end).await.err()),
-        ("expire API key", client.expire(ApiKeyId(9999)).await.err()),
+        (
+            "expire API key",
+            client.expire(ApiKeyId::from(9999)).await.err(),
+        ),
     ];
     if server.socket.is_some() {
         return Ok(answers);
@@ -113,8 +116,8 @@ async fn answers(server: &Server, deadline: Duration) -> Result<Answers> {
         text: String::new(),
         release: HeadscaleRelease::V0_29,
     };
-    let (user, key, node) = (UserId(9999), KeyId(9999), NodeId(9999));
-    let new = new_key(UserId(1));
+    let (user, key, node) = (UserId::from(9999), KeyId::from(9999), NodeId::from(9999));
+    let new = new_key(UserId::from(1));
     let mut note = |call, error| answers.push((call, error));
     note("probe", client.probe().await.err());
     note("list users", client.list_users().await.err());

@@ -106,7 +106,7 @@ async fn a_list_of_keys_shows_no_value(server: &Server) -> Result<()> {
 async fn a_key_for_an_unknown_user_is_refused(server: &Server) -> Result<()> {
     let refused = server
         .client()?
-        .create_pre_auth_key(&new_key(UserId(9999)))
+        .create_pre_auth_key(&new_key(UserId::from(9999)))
         .await;
     let message = match (server.api(), refused) {
         (
@@ -177,7 +177,10 @@ async fn an_expired_key_is_expired_again(server: &Server) -> Result<()> {
 }
 
 async fn an_unknown_key_counts_as_expired(server: &Server) -> Result<()> {
-    server.client()?.expire_pre_auth_key(KeyId(9999)).await?;
+    server
+        .client()?
+        .expire_pre_auth_key(KeyId::from(9999))
+        .await?;
     let (status, _) = server
         .raw(
             Method::POST,
@@ -205,7 +208,10 @@ async fn a_key_is_deleted_by_id_and_no_other(server: &Server) -> Result<()> {
 }
 
 async fn an_unknown_key_counts_as_deleted(server: &Server) -> Result<()> {
-    server.client()?.delete_pre_auth_key(KeyId(9999)).await?;
+    server
+        .client()?
+        .delete_pre_auth_key(KeyId::from(9999))
+        .await?;
     let (status, _) = server
         .raw(Method::DELETE, "/api/v1/preauthkey?id=9999", None)
         .await?;

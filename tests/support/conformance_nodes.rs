@@ -155,11 +155,14 @@ async fn a_node_is_deleted_and_no_other(server: &Server) -> Result<()> {
 }
 
 async fn an_unknown_node_counts_as_deleted(server: &Server) -> Result<()> {
-    Ok(server.client()?.delete_node(NodeId(9999)).await?)
+    Ok(server.client()?.delete_node(NodeId::from(9999)).await?)
 }
 
 async fn an_unknown_node_is_not_found(server: &Server) -> Result<()> {
-    let answer = server.client()?.rename_node(NodeId(9999), "anything").await;
+    let answer = server
+        .client()?
+        .rename_node(NodeId::from(9999), "anything")
+        .await;
     ensure!(
         matches!(&answer, Err(Error::NotFound { message, .. }) if message.contains("node no longer exists")),
         "answered {answer:?}"

@@ -86,13 +86,13 @@ async fn an_unknown_api_key_is_unauthorized(server: &Server) -> Result<()> {
         unauthorized(
             "create key",
             client
-                .create_pre_auth_key(&new_key(sidescale_core::id::UserId(1)))
+                .create_pre_auth_key(&new_key(sidescale_core::id::UserId::from(1)))
                 .await,
         )?;
         unauthorized(
             "expire key",
             client
-                .expire_pre_auth_key(sidescale_core::id::KeyId(1))
+                .expire_pre_auth_key(sidescale_core::id::KeyId::from(1))
                 .await,
         )?;
         unauthorized("list nodes", client.list_nodes().await)?;
@@ -121,7 +121,7 @@ async fn a_wrong_path_is_not_headscale(server: &Server) -> Result<()> {
     not_headscale(
         "expire key",
         client
-            .expire_pre_auth_key(sidescale_core::id::KeyId(1))
+            .expire_pre_auth_key(sidescale_core::id::KeyId::from(1))
             .await,
     )
 }

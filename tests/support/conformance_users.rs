@@ -153,7 +153,7 @@ async fn a_user_with_a_node_is_not_deleted(server: &Server) -> Result<()> {
 async fn an_unknown_user_counts_as_deleted(server: &Server) -> Result<()> {
     let answer = server
         .client()?
-        .delete_user(UserId(9999), &server.version())
+        .delete_user(UserId::from(9999), &server.version())
         .await;
     match server.release {
         HeadscaleRelease::V0_28 => ensure!(

@@ -23,7 +23,7 @@ struct World {
 
 fn row(id: u64, prefix: &str, expires: Timestamp) -> ListedApiKey {
     ListedApiKey::new(ApiKey {
-        id: ApiKeyId(id),
+        id: ApiKeyId::from(id),
         prefix: prefix.into(),
         expiration: Some(expires),
         created_at: None,
@@ -121,7 +121,7 @@ impl World {
                 self.secret.revision = Some(format!("{}", self.calls.len()));
                 let call = match &write.change {
                     Change::Intend(_, why) => format!("intend {}", why.as_str()),
-                    Change::Store(key) => format!("store {}", key.id),
+                    Change::Store(key) => format!("store {}", key.id.0),
                     Change::PutBack(_) => "PutBack".into(),
                     other => format!("{other:?}"),
                 };
@@ -131,11 +131,11 @@ impl World {
                 let value = KeyValue::new(self.create(*expires));
                 ("create".into(), ActionOutcome::Created(value))
             }
-            Action::Verify { key, .. } => (format!("verify {}", key.id), ActionOutcome::Ok),
+            Action::Verify { key, .. } => (format!("verify {}", key.id.0), ActionOutcome::Ok),
             Action::Expire { key, .. } => {
                 let row = self.listed.iter_mut().find(|row| row.id == key.id).unwrap();
                 row.expires = Some(self.now);
-                (format!("expire {}", key.id), ActionOutcome::Ok)
+                (format!("expire {}", key.id.0), ActionOutcome::Ok)
             }
             Action::Rest(_) => ("rest".into(), ActionOutcome::Ok),
         };
@@ -230,7 +230,7 @@ fn a_key_is_renewed_exactly_when_it_is_due() {
                 .iter()
                 .filter(|row| !row.is_live(now))
                 .map(|row| row.id);
-            assert_eq!(ended.collect::<Vec<_>>(), [1]);
+            assert_eq!(ended.collect::<Vec<_>>(), [ApiKeyId::from(1)]);
             assert_eq!(
                 world.note(CREATED_AT),
                 Timestamp::from_second(now.as_second()).unwrap().to_string()

@@ -83,12 +83,12 @@ fn pod() -> Value {
 
 fn node(id: u64) -> Node {
     Node {
-        id: NodeId(id),
+        id: NodeId::from(id),
         name: "web".into(),
         given_name: "web".into(),
-        user: Some(UserId(1)),
+        user: Some(UserId::from(1)),
         online: true,
-        pre_auth_key: Some(KeyId(7)),
+        pre_auth_key: Some(KeyId::from(7)),
         tags: Vec::new(),
         created_at: Some(at(69 * DAY + 5)),
         last_seen: Some(at(70 * DAY - 300)),
@@ -128,7 +128,7 @@ impl World {
         let mut record = KeyRecord::new("web", "default");
         record.current = Some(IssuedKey {
             origin: crate::rotation::record::Origin::Ours,
-            id: KeyId(7),
+            id: KeyId::from(7),
             created: at(60 * DAY),
             expires: at(150 * DAY),
             asked: asked(),
@@ -138,7 +138,7 @@ impl World {
         secret.data.insert("web-authkey".into(), bytes);
         let held = ServerSnapshot {
             users: vec![User {
-                id: UserId(1),
+                id: UserId::from(1),
                 name: "shop.web".into(),
                 display_name: "sidescale x y shop/web".into(),
                 from_provider: false,
@@ -146,8 +146,8 @@ impl World {
             }],
             keys: vec![PreAuthKey {
                 prefix: None,
-                id: KeyId(7),
-                user: Some(UserId(1)),
+                id: KeyId::from(7),
+                user: Some(UserId::from(1)),
                 reusable: true,
                 ephemeral: true,
                 used: true,

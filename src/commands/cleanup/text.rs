@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use jiff::Timestamp;
+use sidescale_core::id::Id;
 use sidescale_webhook::profile::Policy;
 
 use crate::rotation::cleanup::{Unused, unused};
@@ -115,7 +116,10 @@ pub(super) fn left(
                 Unused::Wait(until) => format!("after {until}"),
                 Unused::Retire => "soon".to_owned(),
             };
-            let id = key.current.as_ref().map_or(0, |current| current.id.0);
+            let id = key
+                .current
+                .as_ref()
+                .map_or(Id::from(0), |current| current.id.0);
             lines.push(format!(
                 "left to Sidescale: no pod needs key {id} of service {} in Secret {secret}; it is removed and expired {when}",
                 key.service

@@ -213,7 +213,8 @@ impl Embedded {
 
     /// Deletes a node like `headscale nodes delete`; returns whether it existed.
     pub fn remove_node(&self, node: NodeId) -> bool {
-        self.inner().state.delete_node(node.0).is_ok()
+        let id = node.0.number();
+        id.is_some_and(|id| self.inner().state.delete_node(id).is_ok())
     }
 
     /// Returns the label of each node in the tailnet's DNS, by id.
@@ -222,7 +223,7 @@ impl Embedded {
         let inner = self.inner();
         let nodes = inner.state.nodes.iter();
         nodes
-            .map(|node| (NodeId(node.id), node.given_name.clone()))
+            .map(|node| (NodeId::from(node.id), node.given_name.clone()))
             .collect()
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
-use sidescale_core::id::KeyId;
+use sidescale_core::id::{Id, KeyId};
 use sidescale_core::secret::SecretRef;
 use sidescale_webhook::identity::POD_SECRET;
 
@@ -175,7 +175,7 @@ impl Chosen {
         let key = self.of(record);
         let new = key
             .and_then(|key| key.current.as_ref())
-            .map_or(0, |current| current.id.0);
+            .map_or(Id::from(0), |current| current.id.0);
         let mut previous = key.into_iter().flat_map(|key| &key.previous);
         let end = previous.find(|previous| previous.id == self.id);
         let (service, old) = (&self.service, self.id.0);

@@ -132,7 +132,7 @@ fn a_key_is_compared_with_what_the_control_plane_holds() {
             |key| key.user = None,
             Some("belongs to user \"nobody\", want \"shop.api\""),
         ),
-        (|key| key.id = KeyId(8), Some("no longer exists")),
+        (|key| key.id = KeyId::from(8), Some("no longer exists")),
         (|key| key.expiration = Some(at(DAY)), Some("has expired")),
         (|key| key.expiration = None, Some("has expired")),
         (
@@ -140,7 +140,7 @@ fn a_key_is_compared_with_what_the_control_plane_holds() {
             Some("expires at 1970-05-30T00:00:00Z, want 1970-05-31T00:00:00Z"),
         ),
         (
-            |key| key.user = Some(UserId(2)),
+            |key| key.user = Some(UserId::from(2)),
             Some("belongs to user \"shop.db\", want \"shop.api\""),
         ),
         (
@@ -158,7 +158,10 @@ fn a_key_is_compared_with_what_the_control_plane_holds() {
         assert_eq!(said, want);
     }
     let report = world.report(&policy(), &held(|_| {}));
-    let fix = world.report(&policy(), &held(|key| key.id = KeyId(8))).keys[0].problems[0]
+    let fix = world
+        .report(&policy(), &held(|key| key.id = KeyId::from(8)))
+        .keys[0]
+        .problems[0]
         .fix
         .clone();
     let want = "sidescale rotate --now shop/api --namespace tailnet (Sidescale detects it by itself within the hour)";
@@ -169,7 +172,10 @@ fn a_key_is_compared_with_what_the_control_plane_holds() {
         "the user's, or by a key of its, and online"
     );
     let nodes = report.keys[0].nodes.as_ref().unwrap();
-    let ids: Vec<_> = nodes.iter().map(|node| (node.id.0, node.online)).collect();
+    let ids: Vec<_> = nodes
+        .iter()
+        .map(|node| (node.id.0.number().unwrap(), node.online))
+        .collect();
     assert_eq!(ids, [(1, true), (2, true), (3, true), (4, false)]);
     let newest = now() - SignedDuration::from_secs(60);
     assert_eq!(report.keys[0].last_seen, Some(newest));
@@ -254,7 +260,7 @@ fn keys_that_go_on_beside_the_current_one_are_named() {
             let mut record = Record::of(secret).unwrap();
             let previous = Previous {
                 revoked: false,
-                id: KeyId(5),
+                id: KeyId::from(5),
                 expire_at: now(),
                 expires: at(90),
             };
@@ -267,7 +273,7 @@ fn keys_that_go_on_beside_the_current_one_are_named() {
             write(secret, &record);
         });
     let report = world.report(&policy(), &BTreeMap::new());
-    assert_eq!(report.keys[0].ending, [KeyId(5)]);
+    assert_eq!(report.keys[0].ending, [KeyId::from(5)]);
 }
 
 #[test]

@@ -99,7 +99,7 @@ impl ServerSnapshot {
     pub(crate) fn tailnet(&self, now: Timestamp, lent: &ForeignRows) -> Tailnet {
         let origin = |key: &PreAuthKey| {
             let origin = KeyOrigin {
-                user: key.user.unwrap_or(UserId(0)),
+                user: key.user.unwrap_or(UserId::from(0)),
                 ephemeral: key.ephemeral,
             };
             (key.id, origin)

@@ -36,7 +36,9 @@ impl HeadscaleGrpc {
     }
 
     pub(in crate::control_plane) async fn expire_api_key(&self, id: ApiKeyId) -> Result<(), Error> {
-        let request = v1::ExpireApiKeyRequest { id: id.0 };
+        let request = v1::ExpireApiKeyRequest {
+            id: self.number("ExpireApiKey", id.0)?,
+        };
         let mut client = self.client();
         self.call("ExpireApiKey", client.expire_api_key(request))
             .await

@@ -20,7 +20,7 @@ pub(super) fn api_key(key: v1::ApiKey) -> Result<ApiKey, String> {
     Ok(ApiKey {
         id: match key_id {
             0 => return Err(r#"a message without "api_key.id""#.to_owned()),
-            id => ApiKeyId(id),
+            id => ApiKeyId::from(id),
         },
         // As by REST: a row of another form is foreign.
         prefix: listed_prefix(&prefix).map_or_else(|| shown(&prefix, LONGEST_NAME), str::to_owned),

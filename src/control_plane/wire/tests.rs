@@ -1,6 +1,6 @@
 //! The required content of an answer. Pure.
 
-use sidescale_core::id::UserId;
+use sidescale_core::id::{KeyId, NodeId, UserId};
 use sidescale_core::objects::{NewPreAuthKey, Node, PreAuthKey, User};
 
 use super::minted;
@@ -24,7 +24,7 @@ fn list<T: WireRow + PartialEq + std::fmt::Debug>(body: &[u8]) -> Result<Vec<T>,
 
 fn asked() -> NewPreAuthKey {
     NewPreAuthKey {
-        user: UserId(7),
+        user: UserId::from(7),
         reusable: true,
         ephemeral: true,
         expiration: "2026-12-01T00:00:00Z".parse().unwrap(),
@@ -43,7 +43,7 @@ fn answer() -> serde_json::Value {
 #[test]
 fn takes_the_key_that_was_asked_for() {
     let minted = minted(answer().to_string().as_bytes(), &asked()).unwrap();
-    assert_eq!(minted.key.id.0, 3);
+    assert_eq!(minted.key.id, KeyId::from(3));
     assert_eq!(minted.value.expose(), VALUE);
 }
 
@@ -152,7 +152,7 @@ fn reads_lists_with_fields_it_does_not_know() {
             {"id":"5","name":"x","givenName":"x","online":false,"preAuthKey":null,"tags":[]}]}"#,
     )
     .unwrap();
-    assert_eq!(nodes[0].pre_auth_key.map(|id| id.0), Some(9));
+    assert_eq!(nodes[0].pre_auth_key, Some(KeyId::from(9)));
     assert_eq!(nodes[1].pre_auth_key, None);
 }
 
@@ -184,9 +184,9 @@ fn a_node_that_is_too_long_costs_itself_only_and_a_key_the_list() {
         .unwrap()
         .0
         .iter()
-        .map(|node| node.id.0)
+        .map(|node| node.id)
         .collect();
-    assert_eq!(ids, [2]);
+    assert_eq!(ids, [NodeId::from(2)]);
     let mut rows = Rows::<User>::new();
     let problem = rows.push(body.replace("nodes", "users").as_bytes());
     assert!(matches!(problem, Err(ListProblem::Other(_))));
@@ -214,9 +214,10 @@ fn of_too_many_keys_the_last_are_kept() {
         }
         rows.push(b"]}").unwrap();
         let (keys, truncated) = rows.finish().unwrap();
-        let ids = keys.iter().map(|key| key.id.0);
+        let ids = keys.iter().filter_map(|key| key.id.0.number());
+        let last = keys.last().and_then(|key| key.id.0.number());
         assert!(ids.clone().is_sorted_by(|one, next| one + 1 == *next));
-        (ids.min(), keys.last().map(|key| key.id.0), truncated)
+        (ids.min(), last, truncated)
     };
     assert_eq!(list(1_000), (Some(1), Some(1_000), false));
     let (first, last, truncated) = list(250_000);

@@ -101,7 +101,7 @@ impl World {
                 owner: (!name.starts_with("adopted")).then(|| owner(name)),
                 created: created.map(at),
             };
-            (UserId(id), user)
+            (UserId::from(id), user)
         });
         let users: BTreeMap<_, _> = users.collect();
         let keys = users.keys().map(|id| {
@@ -114,7 +114,7 @@ impl World {
         let nodes = self.nodes.iter().zip(1..).map(|((service, name), id)| {
             let mut named = users.iter().filter(|(_, user)| user.name == *service);
             Node {
-                id: NodeId(id),
+                id: NodeId::from(id),
                 name: (*name).into(),
                 given_name: format!("{name}-{id}"),
                 user: None,

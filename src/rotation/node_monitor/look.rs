@@ -205,7 +205,7 @@ fn told(control_plane: &str, step: &RenameStep) {
         RenameStep::Delete { node, name } => {
             info!(
                 control_plane,
-                node_id = node.0,
+                node_id = %node.0,
                 name,
                 "Deleted the node of a deleted pod"
             );
@@ -213,7 +213,7 @@ fn told(control_plane: &str, step: &RenameStep) {
         RenameStep::Rename { node, from, to } => {
             info!(
                 control_plane,
-                node_id = node.0,
+                node_id = %node.0,
                 from,
                 to,
                 "Renamed a node back to its requested name"
@@ -222,7 +222,7 @@ fn told(control_plane: &str, step: &RenameStep) {
         RenameStep::TellTaken { node, from, to } => {
             warn!(
                 control_plane,
-                node_id = node.0,
+                node_id = %node.0,
                 name = from,
                 taken = to,
                 "Node did not get its requested name: a node of another owner has it"

@@ -79,26 +79,26 @@ fn told(control_plane: &str, removal: &Removal<'_>) {
             control_plane,
             namespace = owner.namespace,
             user,
-            key_id = key.id.0,
+            key_id = %key.id.0,
             "Expired a key that no Secret names"
         ),
         Removal::Row { key } => info!(
             control_plane,
-            key_id = key.0,
+            key_id = %key.0,
             why = "over_for_long",
             "Deleted an expired key"
         ),
         Removal::Node { id, name, user, .. } => info!(
             control_plane,
             user,
-            node_id = id.0,
+            node_id = %id.0,
             name,
             "Deleted a node that no pod needs"
         ),
         Removal::User { id, name } => info!(
             control_plane,
             user = name,
-            user_id = id.0,
+            user_id = %id.0,
             "Deleted a user without services"
         ),
     }

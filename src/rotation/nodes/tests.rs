@@ -104,19 +104,19 @@ impl World {
             ..Demands::default()
         };
         let nodes = self.nodes.iter().map(|(id, name, created, online)| Node {
-            id: NodeId(*id),
+            id: NodeId::from(*id),
             name: (*name).into(),
             given_name: format!("{name}-{id}"),
-            user: Some(UserId(1)),
+            user: Some(UserId::from(1)),
             online: *online,
-            pre_auth_key: Some(KeyId(if own_keys { *id } else { 1 })),
+            pre_auth_key: Some(KeyId::from(if own_keys { *id } else { 1 })),
             tags: Vec::new(),
             created_at: Some(at(*created)),
             last_seen: None,
             expiry: None,
         });
         let key = KeyOrigin {
-            user: UserId(1),
+            user: UserId::from(1),
             ephemeral: self.ephemeral,
         };
         let user = KeyUser {
@@ -127,13 +127,13 @@ impl World {
         let tailnet = Tailnet::new(
             at(self.now),
             nodes.collect(),
-            &(1..10).map(|id| (KeyId(id), key)).collect(),
-            &[(UserId(1), user)].into(),
+            &(1..10).map(|id| (KeyId::from(id), key)).collect(),
+            &[(UserId::from(1), user)].into(),
             &ForeignRows::new(),
         );
         let key_of = |place: &PodOwner| {
             assert!(own_keys, "of a shared key it tells nothing");
-            Some(KeyId(place.data_key.parse::<u64>().unwrap() + 1))
+            Some(KeyId::from(place.data_key.parse::<u64>().unwrap() + 1))
         };
         self.truth
             .look(at(self.now), "default", &demands, &tailnet, &key_of)
@@ -334,7 +334,7 @@ fn more_nodes_than_pods_for_two_minutes_were_not_invited() {
     };
     assert_eq!(found.state, NodeState::Uninvited);
     assert_eq!((found.count, found.of), (1, 2));
-    assert_eq!(found.nodes, [NodeId(1), NodeId(2)]);
+    assert_eq!(found.nodes, [NodeId::from(1), NodeId::from(2)]);
     world.leaving = 1;
     assert_eq!(
         world.counts(),

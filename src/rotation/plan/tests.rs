@@ -35,8 +35,8 @@ fn intent(writer: &str, op: &str) -> Intent {
 fn listed(id: u64, expiration: Timestamp) -> PreAuthKey {
     PreAuthKey {
         prefix: None,
-        id: KeyId(id),
-        user: Some(UserId(1)),
+        id: KeyId::from(id),
+        user: Some(UserId::from(1)),
         reusable: true,
         ephemeral: true,
         used: false,
@@ -61,7 +61,7 @@ fn expire_as(id: u64, expires: Timestamp, why: ExpireReason) -> Vec<Step> {
     vec![Step::Expire {
         data_key: KEY.into(),
         control_plane: "default".into(),
-        id: KeyId(id),
+        id: KeyId::from(id),
         expires,
         why,
     }]
@@ -79,15 +79,19 @@ fn the_list_of_keys_says_whether_the_key_in_force_is_what_pods_ask_for() {
         ("its own", (|_| {}) as fn(&mut PreAuthKey), None),
         (
             "a person's",
-            |row| row.user = Some(UserId(2)),
+            |row| row.user = Some(UserId::from(2)),
             Some(KeyReason::NotOwned),
         ),
         (
             "another namespace's",
-            |row| row.user = Some(UserId(3)),
+            |row| row.user = Some(UserId::from(3)),
             Some(KeyReason::NotOwned),
         ),
-        ("adopted for it", |row| row.user = Some(UserId(4)), None),
+        (
+            "adopted for it",
+            |row| row.user = Some(UserId::from(4)),
+            None,
+        ),
         (
             "tags alone",
             |row| row.user = None,
@@ -113,13 +117,17 @@ fn the_list_of_keys_says_whether_the_key_in_force_is_what_pods_ask_for() {
             |row| row.expiration = Some(at(80 * DAY)),
             Some(KeyReason::Lost),
         ),
-        ("another id", |row| row.id = KeyId(8), Some(KeyReason::Lost)),
+        (
+            "another id",
+            |row| row.id = KeyId::from(8),
+            Some(KeyReason::Lost),
+        ),
     ] {
         let steps = row(change).steps(0);
         assert_eq!(steps, want.map(intend).unwrap_or_default(), "{why}");
     }
     // What a person put there is the person's choice.
-    let hers = row(|row| row.user = Some(UserId(2))).with(|case| {
+    let hers = row(|row| row.user = Some(UserId::from(2))).with(|case| {
         case.key.current.as_mut().unwrap().origin = crate::rotation::record::Origin::Foreign;
     });
     assert_eq!(hers.steps(0), []);

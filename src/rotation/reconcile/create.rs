@@ -313,7 +313,7 @@ impl Reconciler<'_> {
             self.context.metrics.rotation.count(result);
             let (id, user) = (minted.key.id, &intent.asked.user);
             info!(
-                secret = %self.task.secret, data_key, key_id = id.0, op = intent.op, user,
+                secret = %self.task.secret, data_key, key_id = %id.0, op = intent.op, user,
                 why = why.as_str(), expires = %intent.expires, "Wrote key"
             );
             self.task.process.held.remove(&data_key);
@@ -400,7 +400,7 @@ impl Reconciler<'_> {
             .rotation
             .count(RotationResult::LostRace);
         let id = minted.key.id;
-        info!(secret = %self.task.secret, data_key, key_id = id.0, op = intent.op, "Lost a write race: expiring the new key");
+        info!(secret = %self.task.secret, data_key, key_id = %id.0, op = intent.op, "Lost a write race: expiring the new key");
         // A process of ours would have left its own intent, abandoned this one, or written a newer key.
         let ours = record.keys.get(&data_key).is_some_and(|key| {
             let current = key.current.as_ref().map(IssuedKey::dated);

@@ -44,7 +44,7 @@ impl Reconciler<'_> {
             if let (Origin::Foreign, Some(plane)) = (key.origin, plane) {
                 plane.note_foreign_key([(key.id, self.task.secret.namespace.clone())]);
             }
-            info!(secret = %self.task.secret, data_key, key_id, %expires, "Adopted a manually added key");
+            info!(secret = %self.task.secret, data_key, %key_id, %expires, "Adopted a manually added key");
             let known = record.keys.entry(data_key);
             let known =
                 known.or_insert_with(|| KeyRecord::new(&demand.service, &demand.control_plane));
@@ -204,12 +204,12 @@ impl Reconciler<'_> {
             {
                 Claimed::Owned => true,
                 Claimed::NotListed => {
-                    debug!(%secret, data_key, key_id, "Old key skipped: no longer listed");
+                    debug!(%secret, data_key, %key_id, "Old key skipped: no longer listed");
                     false
                 }
                 // Expired by hand, its id reassigned after a restore, or written into the record by an editor of the Secret.
                 Claimed::NotOwned => {
-                    debug!(%secret, data_key, key_id, "Old key skipped: owned by another or already expired");
+                    debug!(%secret, data_key, %key_id, "Old key skipped: owned by another or already expired");
                     false
                 }
             },
@@ -226,7 +226,7 @@ impl Reconciler<'_> {
         plane.expire(id).await?;
         self.context.metrics.rotation.count(RotationResult::Expired);
         let (secret, key_id) = (&self.task.secret, id.0);
-        info!(%secret, data_key, key_id, why = why.as_str(), "Expired old key");
+        info!(%secret, data_key, %key_id, why = why.as_str(), "Expired old key");
         Ok(())
     }
 

@@ -37,7 +37,7 @@ fn secret() -> SecretRef {
 fn key(id: u64) -> PreAuthKey {
     PreAuthKey {
         prefix: None,
-        id: KeyId(id),
+        id: KeyId::from(id),
         user: None,
         reusable: true,
         ephemeral: true,
@@ -45,6 +45,28 @@ fn key(id: u64) -> PreAuthKey {
         expiration: None,
         created_at: None,
         tags: Vec::new(),
+    }
+}
+
+#[test]
+fn an_id_stays_the_number_or_text_that_it_was() {
+    let (created, expires) = ("2020-01-01T00:00:00Z", "2020-02-01T00:00:00.123456Z");
+    for id in ["7", "18446744073709551615", r#""kAbc123CNTRL""#] {
+        let document = format!(
+            concat!(
+                r#"{{"version":1,"keys":{{"x-authkey":{{"service":"x","controlPlane":"default","#,
+                r#""current":{{"id":{id},"created":"{created}","expires":"{expires}","#,
+                r#""user":"shop.x","tags":[],"reusable":true,"ephemeral":true}},"#,
+                r#""previous":[{{"id":{id},"expireAt":"{created}","expires":"{expires}"}}],"#,
+                r#""lent":[{id}],"joinedWith":{id}}}}}}}"#
+            ),
+            id = id,
+            created = created,
+            expires = expires,
+        );
+        let record = Record::parse(Some(document.as_bytes()), &secret()).unwrap();
+        let written = String::from_utf8(record.document().unwrap()).unwrap();
+        assert_eq!(written, document);
     }
 }
 
@@ -64,7 +86,7 @@ fn a_record_survives_its_document() {
     record.keys.insert("api-authkey".into(), api);
     let document = record.document().unwrap();
     assert_eq!(Record::parse(Some(&document), &secret()).unwrap(), record);
-    assert_eq!(record.in_force(), [("default", KeyId(7))].into());
+    assert_eq!(record.in_force(), [("default", KeyId::from(7))].into());
     assert_eq!(
         record.keys["api-authkey"].abandoned,
         [Abandoned {
@@ -99,7 +121,7 @@ fn a_replaced_key_ends_after_the_overlap() {
         api.previous[0],
         Previous {
             revoked: false,
-            id: KeyId(1),
+            id: KeyId::from(1),
             expire_at: at(1_060),
             expires: intent("a", 1_000).expires,
         }
@@ -108,7 +130,7 @@ fn a_replaced_key_ends_after_the_overlap() {
         api.previous[1],
         Previous {
             revoked: false,
-            id: KeyId(2),
+            id: KeyId::from(2),
             expire_at: at(1_060 + 3_600),
             expires: intent("b", 1_050).expires,
         }
@@ -241,7 +263,7 @@ fn a_record_of_an_earlier_namespace_says_so_until_it_is_taken_over() {
     ] {
         let mut record = Record::default();
         let mut key = KeyRecord::new("api", "default");
-        key.lent.push(KeyId(7));
+        key.lent.push(KeyId::from(7));
         record.keys.insert("api-authkey".into(), key);
         record.belong_to("shop", written, "headscale-auth-keys");
         let document = record.document().unwrap();
@@ -281,7 +303,7 @@ fn what_is_decoded_is_bounded() {
     let kept = &record.keys["x-authkey"].previous;
     assert_eq!(kept.len(), bounds::MOST_PREVIOUS);
     assert!(
-        kept.iter().all(|key| key.id == KeyId(1)),
+        kept.iter().all(|key| key.id == KeyId::from(1)),
         "one without an end is forgotten"
     );
     let entry =

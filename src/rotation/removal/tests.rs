@@ -16,8 +16,8 @@ fn at(day: i64) -> Timestamp {
 fn key(id: u64, user: u64, day: i64) -> PreAuthKey {
     PreAuthKey {
         prefix: None,
-        id: KeyId(id),
-        user: Some(UserId(user)),
+        id: KeyId::from(id),
+        user: Some(UserId::from(user)),
         reusable: true,
         ephemeral: true,
         used: false,
@@ -32,7 +32,7 @@ fn record(id: u64) -> Record {
     let mut key = KeyRecord::new("api", "default");
     key.current = Some(IssuedKey {
         origin: crate::rotation::record::Origin::Ours,
-        id: KeyId(id),
+        id: KeyId::from(id),
         created: at(0),
         expires: at(200),
         asked: KeySpec {
@@ -88,7 +88,9 @@ fn survey(release: HeadscaleRelease) -> Survey {
         keys,
         truncated: false,
         nodes: Vec::new(),
-        users: names.map(|(id, name)| (UserId(id), user(name))).into(),
+        users: names
+            .map(|(id, name)| (UserId::from(id), user(name)))
+            .into(),
         release,
     }
 }
@@ -109,12 +111,12 @@ fn shown(removals: Vec<Removal<'_>>) -> Vec<String> {
 fn nodes_that_were_away_for_long_stay_behind_where_nobody_needs_their_user() {
     let policy = Policy::for_login_server("https://headscale.example.com").unwrap();
     let node = |id: u64, key: Option<u64>, user: Option<u64>, seen: Option<i64>| Node {
-        id: NodeId(id),
+        id: NodeId::from(id),
         name: "host".into(),
         given_name: "host".into(),
-        user: user.map(UserId),
+        user: user.map(UserId::from),
         online: false,
-        pre_auth_key: key.map(KeyId),
+        pre_auth_key: key.map(KeyId::from),
         tags: Vec::new(),
         created_at: None,
         last_seen: seen.map(at),
@@ -237,7 +239,7 @@ fn what_a_pod_or_an_intent_names_is_wanted() {
             owner: Some(ServiceOwner::new(namespace, service)),
             created: None,
         };
-        (UserId(id), user)
+        (UserId::from(id), user)
     };
     let users = BTreeMap::from([
         user(1, "shop.before", "shop", "db"),
@@ -253,7 +255,7 @@ fn what_a_pod_or_an_intent_names_is_wanted() {
         unreadable: BTreeSet::new(),
     };
     let wanted = wanted("default", &users, &records, &demands);
-    assert_eq!(wanted, [1, 2, 3].map(UserId).into());
+    assert_eq!(wanted, [1, 2, 3].map(UserId::from).into());
 }
 
 #[test]

@@ -20,20 +20,20 @@ fn tailnet(now: i64, nodes: &[(u64, &str, bool, u64)]) -> Tailnet {
             owner: service.map(|service| ServiceOwner::new("shop", service)),
             created: None,
         };
-        (UserId(id), user)
+        (UserId::from(id), user)
     });
     let keys = [(1, 1, true), (2, 1, false), (3, 3, true), (4, 4, true)];
     let keys = keys.map(|(id, user, ephemeral)| {
-        let user = UserId(user);
-        (KeyId(id), KeyOrigin { user, ephemeral })
+        let user = UserId::from(user);
+        (KeyId::from(id), KeyOrigin { user, ephemeral })
     });
     let nodes = nodes.iter().map(|(id, given_name, online, key)| Node {
-        id: NodeId(*id),
+        id: NodeId::from(*id),
         name: "api".into(),
         given_name: (*given_name).into(),
         user: None,
         online: *online,
-        pre_auth_key: Some(KeyId(*key)),
+        pre_auth_key: Some(KeyId::from(*key)),
         tags: Vec::new(),
         created_at: Some(at(*id as i64)),
         last_seen: None,
@@ -105,11 +105,12 @@ fn after_looks(user: &str, pods: usize, nodes: &[(u64, &str, bool, u64)], second
         &ours(),
     );
     assert!(other.is_empty());
+    let number = |node: &NodeId| node.0.number().unwrap() as i64;
     let shown = steps.iter().map(|step| match step {
-        RenameStep::Delete { node, .. } => -(node.0 as i64),
+        RenameStep::Delete { node, .. } => -number(node),
         RenameStep::Rename { node, from, to } => {
             assert!(from != to && to == "api");
-            node.0 as i64
+            number(node)
         }
         RenameStep::TellTaken { .. } => panic!("told once, at the first look"),
     });
@@ -189,7 +190,7 @@ fn a_name_that_another_has_is_told_once_until_it_is_free() {
         |nodes: &[_]| names.steps(at(0), "default", &demands, &tailnet(0, nodes), &ours());
     let strange = [(1, "api", true, 4), (2, "api-1", true, 1)];
     let (from, to) = ("api-1".to_owned(), "api".to_owned());
-    let node = NodeId(2);
+    let node = NodeId::from(2);
     let told = RenameStep::TellTaken { node, from, to };
     assert_eq!(steps(&strange), std::slice::from_ref(&told));
     assert_eq!(steps(&strange), []);
@@ -244,10 +245,7 @@ fn a_name_that_belongs_to_another_is_given_to_no_node_and_the_old_one_makes_room
     assert!(
         matches!(
             &room[..],
-            [RenameStep::Delete {
-                node: NodeId(1),
-                ..
-            }]
+            [RenameStep::Delete { node, .. }] if *node == NodeId::from(1)
         ),
         "{room:?}"
     );

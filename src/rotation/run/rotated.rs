@@ -98,7 +98,7 @@ mod tests {
 
     fn outcome(why: KeyReason) -> JobOutcome {
         let end = KeyEnd {
-            id: KeyId(7),
+            id: KeyId::from(7),
             at: Timestamp::from_second(1_800_000_000).unwrap(),
             confirmed: Some(true),
         };
@@ -106,10 +106,10 @@ mod tests {
             minted: vec![CreatedKey {
                 data_key: "web-authkey".into(),
                 control_plane: "default".into(),
-                id: KeyId(7),
+                id: KeyId::from(7),
                 created: Timestamp::UNIX_EPOCH,
                 replaced: Some(DatedKey {
-                    id: KeyId(5),
+                    id: KeyId::from(5),
                     created: Timestamp::UNIX_EPOCH,
                 }),
                 why,

@@ -116,7 +116,7 @@ mod tests {
     /// Returns the key of that id: the greater, the later it was created.
     fn key(id: u64) -> DatedKey {
         DatedKey {
-            id: KeyId(id),
+            id: KeyId::from(id),
             created: at(id as i64),
         }
     }
@@ -125,7 +125,7 @@ mod tests {
         CreatedKey {
             data_key: "api-authkey".into(),
             control_plane: "default".into(),
-            id: KeyId(id),
+            id: KeyId::from(id),
             created: key(id).created,
             replaced: replaced.map(key),
             why,
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn a_greater_id_makes_no_newer_key() {
         let issued = |id, second| DatedKey {
-            id: KeyId(id),
+            id: KeyId::from(id),
             created: at(second),
         };
         let mut fight = Contention::default();
@@ -185,12 +185,15 @@ mod tests {
         assert_eq!(fight.held(at(0)), None, "undone four times");
         fight.created(minted(6, None, KeyReason::First), at(10));
         assert_eq!(fight.held(at(10)), Some(at(3_610)));
-        assert_eq!(fight.kept(at(10)), Some(("default".into(), KeyId(6))));
+        assert_eq!(fight.kept(at(10)), Some(("default".into(), KeyId::from(6))));
         assert_eq!(fight.held(at(9)), None, "the clock was set back");
         assert_eq!(fight.held(at(3_610)), None, "one is made");
         fight.created(minted(7, None, KeyReason::First), at(3_610));
         assert_eq!(fight.held(at(3_611)), Some(at(7_210)));
-        assert_eq!(fight.kept(at(10_809)), Some(("default".into(), KeyId(7))));
+        assert_eq!(
+            fight.kept(at(10_809)),
+            Some(("default".into(), KeyId::from(7)))
+        );
         assert_eq!(fight.kept(at(10_810)), None);
         fight.created(minted(8, None, KeyReason::First), at(10_810));
         assert_eq!(fight.held(at(10_810)), None, "there was peace");

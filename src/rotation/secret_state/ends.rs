@@ -85,7 +85,7 @@ mod tests {
 
     fn found(id: u64, end: i64, confirmed: Option<bool>) -> BTreeMap<String, KeyEnd> {
         let end = KeyEnd {
-            id: KeyId(id),
+            id: KeyId::from(id),
             at: at(end),
             confirmed,
         };

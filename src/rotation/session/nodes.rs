@@ -140,7 +140,7 @@ impl Session {
         let origin = |key: &PreAuthKey| {
             // A key with tags only has no user: it is not ours.
             let origin = KeyOrigin {
-                user: key.user.unwrap_or(UserId(0)),
+                user: key.user.unwrap_or(UserId::from(0)),
                 ephemeral: key.ephemeral,
             };
             (key.id, origin)

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use sidescale::rotation::record::KeyRecord;
+use sidescale_core::id::Id;
 
 use super::{Minting, Run, World, page};
 use crate::support::api::free_ports;
@@ -238,7 +239,7 @@ async fn settled(world: &World<'_>, service: &str, old: Option<&[u8]>) -> Result
 /// A key in a Secret has expired: waiting for another does not help.
 #[derive(Debug, thiserror::Error)]
 #[error("key {0} stands in the Secret and has ended")]
-struct Dead(u64);
+struct Dead(Id);
 
 async fn until(what: &str, ask: impl AsyncFn() -> Result<()>) -> Result<()> {
     let began = Instant::now();

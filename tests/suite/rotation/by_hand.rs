@@ -1,5 +1,7 @@
 //! A value that a person puts into a Secret of ours: a live key is kept, anything else is replaced and reported.
 
+use sidescale_core::id::KeyId;
+
 use super::messages::Log;
 use super::request::edit;
 use super::*;
@@ -61,7 +63,7 @@ async fn a_key_of_a_user_of_ours_put_there_by_hand_ends_when_it_was_replaced() {
         tokio::time::sleep(Duration::from_millis(10)).await;
         let record = world.record().await;
         let current = record.keys["api-authkey"].current.clone()?;
-        (current.id.0 == 2).then_some(current)
+        (current.id == KeyId::from(2)).then_some(current)
     })
     .await;
     assert_eq!(theirs.asked, key_demand("api").asked);

@@ -223,24 +223,24 @@ async fn each_key_that_is_made_or_ended_leaves_one_line_that_says_why() {
     assert_eq!(
         brief("Wrote key", &["secret", "data_key", "key_id", "why"]),
         [
-            [secret, "\"api-authkey\"", "1", "\"first\""],
-            [secret, "\"api-authkey\"", "2", "\"due\""]
+            [secret, "\"api-authkey\"", "\"1\"", "\"first\""],
+            [secret, "\"api-authkey\"", "\"2\"", "\"due\""]
         ]
     );
     assert_eq!(
         brief("Expired old key", &["secret", "data_key", "key_id", "why"]),
-        [[secret, "\"api-authkey\"", "1", "\"overlap_over\""]]
+        [[secret, "\"api-authkey\"", "\"1\"", "\"overlap_over\""]]
     );
     assert_eq!(
         brief(
             "Expired a key that no Secret names",
             &["namespace", "user", "key_id"]
         ),
-        [["\"shop\"", "\"shop.api\"", "2"]]
+        [["\"shop\"", "\"shop.api\"", "\"2\""]]
     );
     assert_eq!(
         brief(rows, &["control_plane", "key_id", "why"]),
-        [["\"default\"", "1", "\"over_for_long\""]]
+        [["\"default\"", "\"1\"", "\"over_for_long\""]]
     );
     let whole = log.whole();
     assert!(!whole.contains(&first) && !whole.contains(&second));

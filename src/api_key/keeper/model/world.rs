@@ -65,7 +65,7 @@ pub(super) struct World {
 
 fn row(id: u64, prefix: &str, expires: Timestamp) -> ListedApiKey {
     ListedApiKey::new(ApiKey {
-        id: ApiKeyId(id),
+        id: ApiKeyId::from(id),
         prefix: prefix.into(),
         expiration: Some(expires),
         created_at: None,
@@ -284,7 +284,7 @@ impl World {
                 secret.revision = Some(self.revision.to_string());
                 if let Change::Store(key) | Change::PutBack(key) = write.change {
                     assert!(
-                        self.meddled != since || self.is_live(key.id),
+                        self.meddled != since || self.is_live(key.id.0.number().unwrap()),
                         "a dead key was written"
                     );
                     self.stored += u64::from(matches!(write.change, Change::Store(_)));
@@ -297,14 +297,14 @@ impl World {
                 ActionOutcome::Created(KeyValue::new(self.create(*expires, false)))
             }
             Action::Verify { key, .. } => {
-                if self.is_live(key.id) {
+                if self.is_live(key.id.0.number().unwrap()) {
                     ActionOutcome::Ok
                 } else {
                     ActionOutcome::Refused
                 }
             }
             Action::Expire { key, .. } => {
-                let id = &key.id;
+                let id = &key.id.0.number().unwrap();
                 if self.meddled == since {
                     assert_ne!(
                         self.in_secret(),

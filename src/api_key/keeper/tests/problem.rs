@@ -18,7 +18,10 @@ fn a_key_that_is_refused_where_it_is_used_never_gets_into_the_secret() {
     world.now = rest.until;
     world.run(&mut keeper);
     let live = world.listed.iter().filter(|row| row.is_live(world.now));
-    assert_eq!(live.map(|row| row.id).collect::<Vec<_>>(), [3]);
+    assert_eq!(
+        live.map(|row| row.id).collect::<Vec<_>>(),
+        [ApiKeyId::from(3)]
+    );
 }
 
 #[test]
@@ -163,7 +166,7 @@ fn whoever_keeps_undoing_it_sees_one_key_an_hour_and_it_is_put_back() {
             undo(&mut world);
             let rest = world.run(&mut keeper);
             let live = world.listed.iter().filter(|row| row.is_live(world.now));
-            let live: Vec<_> = live.map(|row| value(row.id)).collect();
+            let live: Vec<_> = live.map(|row| value(row.id.0.number().unwrap())).collect();
             let held = world.secret.data[DATA_KEY].as_slice();
             assert_eq!(
                 live,

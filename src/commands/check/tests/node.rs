@@ -41,7 +41,7 @@ fn says_how_the_node_does() {
             log,
         ),
         (
-            |world| world.held.nodes[0].pre_auth_key = Some(KeyId(99)),
+            |world| world.held.nodes[0].pre_auth_key = Some(KeyId::from(99)),
             Level::Fail,
             "node",
             "no node web",

@@ -282,7 +282,7 @@ impl ServerState {
         self.keys
             .iter()
             .map(|key| ServerKey {
-                id: KeyId(key.id),
+                id: KeyId::from(key.id),
                 user: key.user.and_then(user),
                 value: key.value.clone(),
                 created_at: key.created_at,

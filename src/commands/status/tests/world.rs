@@ -40,7 +40,7 @@ impl World {
         let mut key = KeyRecord::new(service, "default");
         key.current = Some(IssuedKey {
             origin: crate::rotation::record::Origin::Ours,
-            id: KeyId(id),
+            id: KeyId::from(id),
             created: at(day * DAY),
             expires: at((day + 90) * DAY),
             asked: asked(&format!("{namespace}.{service}")),
@@ -152,7 +152,7 @@ impl World {
 /// Returns a control plane with user `shop.api` and its key 7, which `change` modifies.
 pub(super) fn held(change: impl FnOnce(&mut PreAuthKey)) -> BTreeMap<String, PlaneView> {
     let user = |id, name: &str| User {
-        id: UserId(id),
+        id: UserId::from(id),
         name: name.into(),
         display_name: format!("sidescale x y {}", name.replace('.', "/")),
         from_provider: false,
@@ -160,8 +160,8 @@ pub(super) fn held(change: impl FnOnce(&mut PreAuthKey)) -> BTreeMap<String, Pla
     };
     let mut key = PreAuthKey {
         prefix: None,
-        id: KeyId(7),
-        user: Some(UserId(1)),
+        id: KeyId::from(7),
+        user: Some(UserId::from(1)),
         reusable: true,
         ephemeral: true,
         used: true,
@@ -171,13 +171,13 @@ pub(super) fn held(change: impl FnOnce(&mut PreAuthKey)) -> BTreeMap<String, Pla
     };
     let before = PreAuthKey {
         prefix: None,
-        id: KeyId(2),
+        id: KeyId::from(2),
         expiration: Some(at(DAY)),
         ..key.clone()
     };
     change(&mut key);
     let node = |id, online, key, user| Node {
-        id: NodeId(id),
+        id: NodeId::from(id),
         name: "api".into(),
         given_name: "api".into(),
         user,
@@ -192,12 +192,12 @@ pub(super) fn held(change: impl FnOnce(&mut PreAuthKey)) -> BTreeMap<String, Pla
         users: vec![user(1, "shop.api"), user(2, "shop.db")],
         keys: vec![before, key],
         nodes: vec![
-            node(1, true, Some(KeyId(7)), None),
-            node(2, true, Some(KeyId(2)), None),
-            node(3, true, None, Some(UserId(1))),
-            node(4, false, Some(KeyId(7)), Some(UserId(1))),
-            node(5, true, None, Some(UserId(2))),
-            node(6, true, Some(KeyId(99)), None),
+            node(1, true, Some(KeyId::from(7)), None),
+            node(2, true, Some(KeyId::from(2)), None),
+            node(3, true, None, Some(UserId::from(1))),
+            node(4, false, Some(KeyId::from(7)), Some(UserId::from(1))),
+            node(5, true, None, Some(UserId::from(2))),
+            node(6, true, Some(KeyId::from(99)), None),
         ],
     };
     BTreeMap::from([("default".to_owned(), PlaneView::Held(held))])
@@ -226,13 +226,13 @@ pub(super) fn own_keys() -> World {
         let mut key = KeyRecord::new("api", "default");
         let created = now() + SignedDuration::from_secs(made);
         key.current = Some(IssuedKey {
-            id: KeyId(id),
+            id: KeyId::from(id),
             created,
             expires: created + SignedDuration::from_hours(1),
             asked: wanted.asked.clone(),
             origin: crate::rotation::record::Origin::Ours,
         });
-        key.joined_with = joined.then_some(KeyId(id));
+        key.joined_with = joined.then_some(KeyId::from(id));
         if id > 0 {
             record.keys.insert(data_key.clone(), key);
             let value = Zeroizing::new(b"value".to_vec());

@@ -13,7 +13,7 @@ use super::{Made, SECRET, World, value};
 const LIFE: Duration = Duration::from_secs(9 * 3_600);
 
 /// Her user at Headscale, without our tag.
-const USER: UserId = UserId(1_000_000);
+const USER: u64 = 1_000_000;
 
 impl World {
     /// Creates a key that is not ours and overwrites the current one with it.
@@ -26,11 +26,11 @@ impl World {
         }
         let serial = self.made.len() as u64 + 1;
         self.server.last += 1;
-        let id = KeyId(self.server.last);
+        let (id, user) = (KeyId::from(self.server.last), UserId::from(USER));
         let key = PreAuthKey {
             prefix: KeyPrefix::of(&value(serial)),
             id,
-            user: Some(USER),
+            user: Some(user),
             reusable: true,
             ephemeral: true,
             used: false,
@@ -38,9 +38,9 @@ impl World {
             created_at: Some(self.now),
             tags: Vec::new(),
         };
-        if self.server.users.iter().all(|user| user.id != USER) {
+        if self.server.users.iter().all(|known| known.id != user) {
             self.server.users.push(User {
-                id: USER,
+                id: user,
                 name: "alice".to_owned(),
                 display_name: "Alice".to_owned(),
                 from_provider: false,

@@ -39,7 +39,7 @@ impl World {
             return None;
         }
         let user = User {
-            id: UserId(self.server.users.len() as u64 + 1),
+            id: UserId::from(self.server.users.len() as u64 + 1),
             name: name.to_owned(),
             display_name: display_name.to_owned(),
             from_provider: false,
@@ -65,7 +65,7 @@ impl World {
         self.server.last += 1;
         let key = PreAuthKey {
             prefix: KeyPrefix::of(&value(serial)),
-            id: KeyId(self.server.last),
+            id: KeyId::from(self.server.last),
             user: Some(new.user),
             reusable: new.reusable,
             ephemeral: new.ephemeral,

@@ -20,7 +20,7 @@ fn a_stranger_is_told_with_the_command_that_ends_its_key() {
         count: 1,
         of: 3,
         pods: Vec::new(),
-        nodes: vec![NodeId(4), NodeId(7), NodeId(9)],
+        nodes: vec![NodeId::from(4), NodeId::from(7), NodeId::from(9)],
         expecting: false,
     };
     for (namespace, release) in [("sidescale", "sidescale"), ("tailnet", "prod")] {

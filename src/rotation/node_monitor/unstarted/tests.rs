@@ -55,7 +55,7 @@ fn names_container_secret_and_data_key_and_what_to_do() {
     };
     let volume = mounts(&["web-authkey"]);
     let made = |key, state| {
-        let key = Some(KeyId(7)).filter(|_| key);
+        let key = Some(KeyId::from(7)).filter(|_| key);
         KeySource::Rotation(Some(KeyStatus { state, key }))
     };
     let table = [

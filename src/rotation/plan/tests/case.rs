@@ -117,7 +117,7 @@ impl Case {
     }
 
     pub(super) fn request(&mut self, replaces: u64) {
-        let (replaces, revoke) = (KeyId(replaces), true);
+        let (replaces, revoke) = (KeyId::from(replaces), true);
         self.requests.add(KEY, RotationRequest { replaces, revoke });
     }
 
@@ -134,7 +134,7 @@ pub(super) fn users() -> BTreeMap<UserId, KeyUser> {
             owner: owner.map(|(namespace, service)| ServiceOwner::new(namespace, service)),
             created: None,
         };
-        (UserId(id), user)
+        (UserId::from(id), user)
     };
     BTreeMap::from([
         user(1, "any name", Some(("shop", "api"))),
@@ -169,7 +169,7 @@ pub(super) fn asked() -> KeySpec {
 pub(super) fn made(id: u64) -> Made {
     Made {
         origin: crate::rotation::record::Origin::Ours,
-        id: KeyId(id),
+        id: KeyId::from(id),
         created: at(0),
         expires: at(90 * DAY),
         asked: asked(),

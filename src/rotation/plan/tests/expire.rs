@@ -7,7 +7,7 @@ use crate::rotation::record::Previous;
 fn a_previous_key_ends_after_its_overlap_unless_it_is_the_one_in_force() {
     let previous = |id| Previous {
         revoked: false,
-        id: KeyId(id),
+        id: KeyId::from(id),
         expire_at: at(3_600),
         expires: at(90 * DAY),
     };
@@ -30,7 +30,7 @@ fn a_previous_key_ends_after_its_overlap_unless_it_is_the_one_in_force() {
         in_force.steps(4_000),
         [Step::ForgetPrevious {
             data_key: KEY.into(),
-            id: KeyId(7)
+            id: KeyId::from(7)
         }]
     );
 }
@@ -82,7 +82,7 @@ fn a_key_that_no_pod_needs_is_noted_and_taken_out_a_week_later() {
 fn a_key_that_a_person_revokes_does_not_wait_for_its_overlap() {
     let previous = |id| Previous {
         revoked: false,
-        id: KeyId(id),
+        id: KeyId::from(id),
         expire_at: at(3_600),
         expires: at(90 * DAY),
     };
@@ -130,7 +130,7 @@ fn the_key_of_a_lost_intent_is_ended_by_its_fingerprint() {
         "somebody else's"
     );
     let foreign = PreAuthKey {
-        user: Some(UserId(2)),
+        user: Some(UserId::from(2)),
         ..listed(9, expires)
     };
     assert_eq!(abandoned(vec![foreign]).steps(20), [], "another user's");
@@ -153,11 +153,11 @@ fn the_key_of_a_lost_intent_is_ended_by_its_fingerprint() {
 fn an_answer_that_is_not_what_was_asked_is_named() {
     let intent = intent("me", "live");
     let good = listed(9, intent.expires);
-    assert_eq!(mismatch(&good, UserId(1), &intent), None);
+    assert_eq!(mismatch(&good, UserId::from(1), &intent), None);
     let table = [
         (
             PreAuthKey {
-                user: Some(UserId(2)),
+                user: Some(UserId::from(2)),
                 ..good.clone()
             },
             "user",
@@ -213,7 +213,7 @@ fn an_answer_that_is_not_what_was_asked_is_named() {
         ),
     ];
     for (key, field) in table {
-        assert_eq!(mismatch(&key, UserId(1), &intent), Some(field));
+        assert_eq!(mismatch(&key, UserId::from(1), &intent), Some(field));
     }
 }
 
@@ -221,7 +221,7 @@ fn an_answer_that_is_not_what_was_asked_is_named() {
 fn a_previous_key_that_was_put_off_by_a_clock_ahead_ends_sooner() {
     let previous = |expire_at| Previous {
         revoked: false,
-        id: KeyId(3),
+        id: KeyId::from(3),
         expire_at,
         expires: at(90 * DAY),
     };

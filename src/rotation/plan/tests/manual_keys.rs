@@ -34,7 +34,7 @@ fn case() -> Case {
 
 fn adopted_key(origin: Origin) -> Made {
     Made {
-        id: KeyId(8),
+        id: KeyId::from(8),
         expires: at(30 * DAY),
         origin,
         ..made(8)
@@ -69,17 +69,17 @@ fn a_living_key_put_there_by_hand_wins() {
         ("a person's", case(), adopted(Origin::Hand)),
         (
             "a stranger's",
-            rows(|rows| rows[1].user = Some(UserId(9))),
+            rows(|rows| rows[1].user = Some(UserId::from(9))),
             adopted(Origin::Foreign),
         ),
         (
             "of another namespace's user",
-            rows(|rows| rows[1].user = Some(UserId(3))),
+            rows(|rows| rows[1].user = Some(UserId::from(3))),
             adopted(Origin::Foreign),
         ),
         (
             "of an adopted user",
-            rows(|rows| rows[1].user = Some(UserId(4))),
+            rows(|rows| rows[1].user = Some(UserId::from(4))),
             adopted(Origin::Foreign),
         ),
         (

@@ -34,7 +34,7 @@ fn used(used: bool) -> impl FnOnce(&mut Case) {
 }
 
 fn joined(case: &mut Case) {
-    case.key.joined_with = Some(KeyId(7));
+    case.key.joined_with = Some(KeyId::from(7));
 }
 
 fn gone(case: &mut Case) {
@@ -42,7 +42,7 @@ fn gone(case: &mut Case) {
 }
 
 fn note_joined(id: u64) -> Vec<Step> {
-    let (data_key, id) = (KEY.to_owned(), KeyId(id));
+    let (data_key, id) = (KEY.to_owned(), KeyId::from(id));
     vec![Step::NoteJoined { data_key, id }]
 }
 
@@ -169,10 +169,10 @@ fn a_pod_that_is_a_node_by_its_volume_needs_no_key_while_it_is_online() {
 fn a_key_that_was_renewed_ends_when_its_pod_has_not_joined_with_it() {
     let renewed = |used: Option<bool>| {
         case().with(|case| {
-            case.key.current.as_mut().unwrap().id = KeyId(8);
+            case.key.current.as_mut().unwrap().id = KeyId::from(8);
             case.key.previous.push(Previous {
                 revoked: false,
-                id: KeyId(7),
+                id: KeyId::from(7),
                 expire_at: at(300),
                 expires: at(HOUR - 1),
             });
@@ -286,7 +286,7 @@ fn the_key_of_a_pod_that_is_gone_ends_at_once_unless_it_is_used_up() {
     let key = retired(|_| {}, 700);
     assert_eq!(
         (key.previous[0].id, key.previous[0].expire_at),
-        (KeyId(7), at(700))
+        (KeyId::from(7), at(700))
     );
     for (change, now) in [(joined as fn(&mut Case), 700), (|_: &mut Case| {}, HOUR)] {
         let key = retired(change, now);
@@ -354,13 +354,13 @@ fn what_a_secret_takes_fits_into_it() {
             let mut key = KeyRecord::new(&demand.service, "default");
             let times = Timestamp::new(9_000_000_000, 123_456_789).unwrap();
             key.current = Some(Made {
-                id: KeyId(10_000_000),
+                id: KeyId::from(10_000_000),
                 created: times,
                 expires: times,
                 asked: demand.asked.clone(),
                 origin: crate::rotation::record::Origin::Ours,
             });
-            key.joined_with = Some(KeyId(10_000_000));
+            key.joined_with = Some(KeyId::from(10_000_000));
             record.keys.insert(data_key.clone(), key);
             bytes += 90;
         }

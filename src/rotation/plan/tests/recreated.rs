@@ -27,7 +27,7 @@ fn of_an_earlier_namespace_what_the_list_confirms_is_kept_and_the_rest_created_a
             case.recreated = true;
             case.key.current.as_mut().unwrap().origin = origin;
             let mut row = listed(7, at(90 * DAY));
-            row.user = Some(UserId(user));
+            row.user = Some(UserId::from(user));
             case.issued = Some(vec![row]);
         });
         assert_eq!(case.steps(0), want, "{who}");
@@ -56,7 +56,7 @@ fn of_an_earlier_namespace_a_key_that_no_pod_needs_goes_unless_it_is_confirmed()
             case.demand.clear();
             case.key.unused_since = Some(at(0));
             let mut row = listed(7, at(90 * DAY));
-            row.user = Some(UserId(user));
+            row.user = Some(UserId::from(user));
             case.issued = Some(vec![row]);
         });
         case.with(change).steps(1)

@@ -10,7 +10,7 @@ use crate::rotation::record::Previous;
 fn truncated(case: &mut Case) {
     case.truncated = true;
     let mut youngest = listed(1_000, at(90 * DAY));
-    youngest.user = Some(UserId(2));
+    youngest.user = Some(UserId::from(2));
     case.issued = Some(vec![youngest]);
 }
 
@@ -42,7 +42,7 @@ fn a_key_that_a_truncated_list_does_not_have_is_not_replaced_for_that() {
     let ended = row(|row| row.expiration = Some(at(1)));
     assert_eq!(ended, intend(KeyReason::Lost));
     assert_eq!(
-        row(|row| row.user = Some(UserId(3))),
+        row(|row| row.user = Some(UserId::from(3))),
         intend(KeyReason::NotOwned)
     );
     let due = Case::new().with(truncated).steps(80 * DAY);
@@ -60,7 +60,7 @@ fn by_a_truncated_list_nothing_is_forgotten_and_old_keys_are_still_expired() {
     assert!(!keeps(Case::new().with(lost).with(whole)));
     let old = Case::new().with(truncated).with(|case| {
         case.key.previous = vec![Previous {
-            id: KeyId(1_000),
+            id: KeyId::from(1_000),
             expire_at: at(10),
             expires: at(90 * DAY),
             revoked: false,
@@ -106,7 +106,7 @@ fn of_a_claim_a_truncated_list_says_what_it_has_and_nothing_else() {
         (true, 8, 90, None),
     ] {
         let issued = IssuedKeys {
-            keys: [(KeyId(7), listed(7, at(90 * DAY)))]
+            keys: [(KeyId::from(7), listed(7, at(90 * DAY)))]
                 .into_iter()
                 .collect::<std::collections::BTreeMap<_, _>>()
                 .into(),
@@ -116,7 +116,7 @@ fn of_a_claim_a_truncated_list_says_what_it_has_and_nothing_else() {
         };
         let claim = KeyClaim {
             owner: &owner,
-            id: KeyId(id),
+            id: KeyId::from(id),
             expires: at(end * DAY),
         };
         let claimed = issued.claimed(&claim, "shop.api");

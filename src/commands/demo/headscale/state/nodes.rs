@@ -38,11 +38,15 @@ impl ServerState {
             last_seen: now,
             expiry: None,
         });
-        Some(NodeId(id))
+        Some(NodeId::from(id))
     }
 
     pub(in crate::commands::demo::headscale) fn set_online(&mut self, node: NodeId, online: bool) {
-        if let Some(node) = self.nodes.iter_mut().find(|known| known.id == node.0) {
+        if let Some(node) = self
+            .nodes
+            .iter_mut()
+            .find(|known| NodeId::from(known.id) == node)
+        {
             node.online = online;
         }
     }
