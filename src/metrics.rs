@@ -116,12 +116,12 @@ impl Metrics {
             connections: ConnectionMetrics::new(&registry)?,
             leaf_not_after: gauge(
                 &registry,
-                "sidescale_serving_certificate_not_after_seconds",
+                "sidescale_serving_certificate_expiry_timestamp_seconds",
                 "Expiration of the serving certificate, in Unix time",
             )?,
             authority_not_after: gauge(
                 &registry,
-                "sidescale_ca_not_after_seconds",
+                "sidescale_ca_expiry_timestamp_seconds",
                 "Expiration of the webhook's certificate authority, in Unix time",
             )?,
             authority_not_before: gauge(
