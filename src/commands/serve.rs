@@ -16,7 +16,7 @@ use crate::admin::{self, AdminArgs};
 use crate::clock::Clock;
 use crate::cluster;
 use crate::config::{Current, EditReports, Follower, POLL};
-use crate::events::Events;
+use crate::events::{Events, Publisher};
 use crate::fences::{self, Fences, FencesState};
 use crate::health::{Health, Part};
 use crate::leader::Lease;
@@ -147,11 +147,7 @@ pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result
     // The admin port stops last, because it has to report readiness as false while the webhook drains.
     let drained = CancellationToken::new();
     common.spawn_admin(&mut parts, admin, &drained);
-    let stop = shutdown.clone();
-    parts.spawn("events", async move {
-        publisher.run(stop).await;
-        Ok(())
-    });
+    spawn_events(&mut parts, publisher, shutdown.clone());
     let settled = common.spawn_fences(
         &mut parts,
         &lease,
@@ -182,6 +178,13 @@ pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result
         namespace, "Sidescale started"
     );
     parts.join().await
+}
+
+fn spawn_events(parts: &mut ProcessTasks, publisher: Publisher, shutdown: CancellationToken) {
+    parts.spawn("events", async move {
+        publisher.run(shutdown).await;
+        Ok(())
+    });
 }
 
 /// What several tasks share.

@@ -316,6 +316,24 @@ fn expected_node(shape: &PodInputs, policy: &Policy) -> Option<(String, String)>
         .then(|| (plane.into_owned(), receipt.service.into_owned()))
 }
 
+/// Returns whether the namespace's label forbids injection.
+fn is_disabled(metadata: &NamespaceMetadata) -> bool {
+    matches!(metadata.inject.as_deref(), Some("disabled" | "false"))
+}
+
+fn owned(hostname: Hostname<'_>) -> Hostname<'static> {
+    let Hostname {
+        text,
+        needs_pod_name,
+        needs_node_name,
+    } = hostname;
+    Hostname {
+        text: text.into_owned().into(),
+        needs_pod_name,
+        needs_node_name,
+    }
+}
+
 /// Returns what such pods need; none if policy denies them a key.
 fn wanted(
     namespace: &str,
@@ -323,10 +341,7 @@ fn wanted(
     metadata: Option<&NamespaceMetadata>,
     policy: &Policy,
 ) -> Option<Wanted> {
-    if metadata
-        .and_then(|metadata| metadata.inject.as_deref())
-        .is_some_and(|inject| matches!(inject, "disabled" | "false"))
-    {
+    if metadata.is_some_and(is_disabled) {
         return None;
     }
     let whole = shape.whole_receipt()?;
@@ -376,11 +391,7 @@ fn wanted(
     }
     tags.sort();
     tags.dedup();
-    let hostname = Hostname {
-        text: sidecar.hostname.text.into_owned().into(),
-        needs_pod_name: sidecar.hostname.needs_pod_name,
-        needs_node_name: sidecar.hostname.needs_node_name,
-    };
+    let hostname = owned(sidecar.hostname);
     let demand = KeyDemand {
         service: sidecar.service.to_owned(),
         control_plane: sidecar.control_plane.to_owned(),

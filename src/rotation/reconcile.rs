@@ -268,9 +268,19 @@ impl Reconciler<'_> {
         let ends = ends(&view, &self.outcome);
         let mut plan = plan(now, &view, &self.context.policy.rotation);
         self.note_in_force(record, ends);
+        let steps = std::mem::take(&mut plan.steps);
+        let (steps, put_off) = self.allowed(steps);
+        if put_off {
+            plan.renew_at = Some(now);
+        }
+        self.outcome.plan = plan;
+        steps
+    }
+
+    /// Returns the steps that this job may do now, and whether a renewal was put off: a job renews one key at a time.
+    fn allowed(&mut self, mut steps: Vec<Step>) -> (Vec<Step>, bool) {
         let (class, renewing) = (self.task.class, &mut self.renewing);
         let mut put_off = false;
-        let mut steps = std::mem::take(&mut plan.steps);
         steps.retain(|step| match step {
             Step::Intend {
                 data_key,
@@ -309,11 +319,7 @@ impl Reconciler<'_> {
             | Step::Forget { .. }
             | Step::TakeOver => true,
         });
-        if put_off {
-            plan.renew_at = Some(now);
-        }
-        self.outcome.plan = plan;
-        steps
+        (steps, put_off)
     }
 
     /// Returns whether the Secret is the one for keys of single pods.

@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 
 use super::in_flight::InFlight;
 use super::key_status::KeyStatus;
-use super::outcome::{JobOutcome, Unended};
+use super::outcome::{CreatedKey, JobOutcome, Unended};
 use super::plan::{Blocked, KeyReason};
 use super::reconcile::Snapshot;
 use super::record::DatedKey;
@@ -240,21 +240,7 @@ impl SecretState {
             self.fights
                 .retain(|data_key, _| states.contains_key(data_key));
         }
-        for minted in minted {
-            if let KeyReason::Refused(flaw) = minted.why {
-                self.refused.insert(minted.data_key.clone(), flaw);
-            }
-            let failing = self.failing.remove(&minted.data_key);
-            if let Some(failing) = failing.filter(|failing| failing.said) {
-                let (data_key, failures) = (&minted.data_key, failing.backoff.failures);
-                info!(%secret, data_key, failures, "Key creation succeeded again");
-            }
-            let fight = self.fights.entry(minted.data_key.clone());
-            // A later job may have reported a later key already.
-            if !overtaken {
-                fight.or_default().created(minted, now);
-            }
-        }
+        self.apply_created(secret, minted, overtaken, now);
         for data_key in undone {
             self.fights.entry(data_key).or_default().overwritten(now);
         }
@@ -284,6 +270,31 @@ impl SecretState {
         let again = self.apply_problem(secret, problem, away, now);
         let retry = retry.into_iter().chain(again).min();
         JobEffects { retry, confirm }
+    }
+
+    /// Applies the keys that a job has created.
+    fn apply_created(
+        &mut self,
+        secret: &SecretRef,
+        created: Vec<CreatedKey>,
+        overtaken: bool,
+        now: Timestamp,
+    ) {
+        for created in created {
+            if let KeyReason::Refused(flaw) = created.why {
+                self.refused.insert(created.data_key.clone(), flaw);
+            }
+            let failing = self.failing.remove(&created.data_key);
+            if let Some(failing) = failing.filter(|failing| failing.said) {
+                let (data_key, failures) = (&created.data_key, failing.backoff.failures);
+                info!(%secret, data_key, failures, "Key creation succeeded again");
+            }
+            let fight = self.fights.entry(created.data_key.clone());
+            // A later job may have reported a later key already.
+            if !overtaken {
+                fight.or_default().created(created, now);
+            }
+        }
     }
 
     /// Applies who wrote the Secret before a job; returns whether an older key of ours, which may have expired, was put back.

@@ -72,10 +72,7 @@ pub(super) async fn look(
         cluster_domain: None,
         log: Observed::NotAsked,
         flags: cluster::flags(&args.namespace, &args.access.release_name),
-        logs: format!(
-            "kubectl logs --namespace {} --selector app.kubernetes.io/instance={} --tail 100",
-            args.namespace, args.access.release_name
-        ),
+        logs: logs_command(args),
     };
     let Some(reference) = facts.reference() else {
         return Ok(facts);
@@ -109,15 +106,28 @@ pub(super) async fn look(
     let log = log(&pods, &facts.pod).await;
     let siblings = injected(client, Some(namespace)).await;
     if !own_key {
-        let mut inventory = Inventory::default();
-        let namespaces = BTreeSet::from([namespace.to_owned()]);
-        inventory.read_notes(client, &namespaces).await;
-        facts.notes = inventory.notes.remove(&secret).unwrap_or_default();
+        facts.notes = notes_of(client, &secret).await;
     }
     facts.secret = looked(read.map_err(|error| cluster::chain(&error)));
     facts.injected = looked(siblings.map_err(|error| format!("{error:#}")));
     (facts.plane, facts.log) = (plane, log);
     Ok(facts)
+}
+
+/// Returns the command that shows the process's own log.
+fn logs_command(args: &ReleaseArgs) -> String {
+    format!(
+        "kubectl logs --namespace {} --selector app.kubernetes.io/instance={} --tail 100",
+        args.namespace, args.access.release_name
+    )
+}
+
+/// Reads what the process reported about a Secret.
+async fn notes_of(client: &Client, secret: &SecretRef) -> Vec<RotationWarning> {
+    let mut inventory = Inventory::default();
+    let namespaces = BTreeSet::from([secret.namespace.clone()]);
+    inventory.read_notes(client, &namespaces).await;
+    inventory.notes.remove(secret).unwrap_or_default()
 }
 
 /// Reads the fences that the process reported; without the right to read Events there, none.

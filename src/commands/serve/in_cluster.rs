@@ -103,28 +103,7 @@ async fn act(
             "Rotating keys"
         );
         cluster.metrics.rotation.leader.set(1);
-        let context = Context {
-            store: Store::Kubernetes(SecretStore::new(cluster.client.clone())),
-            policy: Arc::clone(&policy),
-            clock: cluster.clock.clone(),
-            events: cluster.events.clone(),
-            notebook: Checkpoint::Cluster {
-                client: cluster.client.clone(),
-                namespace: cluster.lease.namespace.clone(),
-                lease: cluster.lease.name.clone(),
-                hostnames: cluster.hostnames.clone(),
-            },
-            pods: cluster.pods(),
-            metrics: Arc::clone(&cluster.metrics),
-            health: Arc::clone(&cluster.health),
-            installation,
-            flags: cluster::flags(&cluster.lease.namespace, &cluster.release),
-            writer: writer.clone(),
-            respect: match acting {
-                Leadership::Held => RESPECT_LEADING,
-                Leadership::Anyway | Leadership::Others => RESPECT_ANYWAY,
-            },
-        };
+        let context = cluster.context(&policy, installation, acting, &writer);
         let (sender, demands) = watch::channel(Demands::default());
         let stop = shutdown.child_token();
         let mut rotation = pin!(run::run(Arc::new(context), demands, stop.clone()));
@@ -158,6 +137,37 @@ async fn act(
 }
 
 impl InCluster {
+    fn context(
+        &self,
+        policy: &Arc<Policy>,
+        installation: Installation,
+        acting: Leadership,
+        writer: &str,
+    ) -> Context {
+        Context {
+            store: Store::Kubernetes(SecretStore::new(self.client.clone())),
+            policy: Arc::clone(policy),
+            clock: self.clock.clone(),
+            events: self.events.clone(),
+            notebook: Checkpoint::Cluster {
+                client: self.client.clone(),
+                namespace: self.lease.namespace.clone(),
+                lease: self.lease.name.clone(),
+                hostnames: self.hostnames.clone(),
+            },
+            pods: self.pods(),
+            metrics: Arc::clone(&self.metrics),
+            health: Arc::clone(&self.health),
+            installation,
+            flags: cluster::flags(&self.lease.namespace, &self.release),
+            writer: writer.to_owned(),
+            respect: match acting {
+                Leadership::Held => RESPECT_LEADING,
+                Leadership::Anyway | Leadership::Others => RESPECT_ANYWAY,
+            },
+        }
+    }
+
     fn pods(&self) -> Pods {
         let fences = self.fences.clone();
         Pods::kubernetes(self.client.clone()).waking(move || fences.borrow().pods_hold)
