@@ -99,7 +99,7 @@ pub async fn run(
     let (suspects, suspected) = mpsc::channel(SUSPECTS);
     let (wakes, woken) = waker::queue();
     let rotation = Loop::new(Arc::clone(&context), wakes);
-    let waker = waker::run(Arc::clone(&context), woken);
+    let waker = waker::run(Arc::clone(&context), woken, shutdown.clone());
     let keeper = node_monitor::run(
         context,
         demands.clone(),

@@ -7,6 +7,7 @@ use futures::StreamExt as _;
 use futures::stream;
 use sidescale_core::time::after;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::context::Context;
@@ -35,8 +36,19 @@ pub(super) fn queue() -> (Wakes, mpsc::Receiver<Wake>) {
     mpsc::channel(WAKES)
 }
 
-/// Wakes pods until the queue is closed.
-pub(super) async fn run(context: Arc<Context>, mut wakes: mpsc::Receiver<Wake>) {
+/// Wakes pods until `shutdown`, and leaves the rest to their kubelets: nothing waits for an API server that does not answer.
+pub(super) async fn run(
+    context: Arc<Context>,
+    wakes: mpsc::Receiver<Wake>,
+    shutdown: CancellationToken,
+) {
+    tokio::select! {
+        () = wake_all(context, wakes) => {}
+        () = shutdown.cancelled() => {}
+    }
+}
+
+async fn wake_all(context: Arc<Context>, mut wakes: mpsc::Receiver<Wake>) {
     let outage = Mutex::new(Outage::default());
     let wakes = stream::poll_fn(move |waiting| wakes.poll_recv(waiting));
     wakes

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::extract::{Path, State as Shared};
@@ -21,6 +22,7 @@ const UID: &str = "6f1c2f0e-7a38-4a8e-9a53-2d9d0a8f3c11";
 struct Api {
     sent: Mutex<Vec<(String, Value)>>,
     status: Mutex<StatusCode>,
+    hangs: AtomicBool,
 }
 
 impl Api {
@@ -31,6 +33,9 @@ impl Api {
                              axum::Json(body): axum::Json<Value>|
                -> Response {
             api.sent.lock().unwrap().push((name, body));
+            if api.hangs.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
             let code = *api.status.lock().unwrap();
             let answer = match code {
                 StatusCode::OK => json!({"metadata": {"name": "web-0"}}),
@@ -167,4 +172,29 @@ async fn a_refused_wake_is_counted_and_not_repeated() {
     world.clock.advance(Duration::from_secs(3_600));
     settle().await;
     assert_eq!(api.names(), ["web-0"]);
+}
+
+#[tokio::test]
+async fn an_api_server_that_hangs_holds_up_no_shutdown() {
+    let world = World::new().await;
+    let (api, client) = Api::serve().await;
+    api.hangs.store(true, Ordering::Relaxed);
+    let context = Context {
+        pods: Pods::kubernetes(client).waking(|| true),
+        ..world.context("a")
+    };
+    let (stop, demands) = (CancellationToken::new(), world.demands.subscribe());
+    let running = tokio::spawn(run::run(Arc::new(context), demands, stop.clone()));
+    world.demand_for("web", &["web-0", "web-1"]);
+    world.key("web").await;
+    until("a patch", async || {
+        world.clock.advance(Duration::from_secs(1));
+        settle().await;
+        (!api.names().is_empty()).then_some(())
+    })
+    .await;
+    stop.cancel();
+    // Each patch may take ten seconds.
+    let stopped = tokio::time::timeout(Duration::from_secs(8), running).await;
+    stopped.expect("it waits for the API server").unwrap();
 }
