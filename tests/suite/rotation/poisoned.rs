@@ -67,3 +67,32 @@ async fn a_call_that_hangs_holds_up_no_pod_that_comes_after_it() {
     .await;
     assert_eq!(world.mints(), 4);
 }
+
+#[tokio::test]
+async fn a_created_value_that_is_no_key_is_expired_and_reaches_no_secret() {
+    let world = World::new().await;
+    // Tailscale's client would read that file, and send it to its server.
+    let file = Fault::Field(
+        "/preAuthKey/key",
+        Some(serde_json::json!("file:/etc/shadow")),
+    );
+    world
+        .headscale
+        .break_calls(Some(Call::CreatePreAuthKey), file);
+    let _process = world.start("a");
+    world.demand(&["web"], |_| {});
+    until("the key is created and expired", async || {
+        world.clock.advance(Duration::from_secs(1));
+        (world.mints() >= 1 && world.alive().is_empty()).then_some(())
+    })
+    .await;
+    until("the problem is reported", async || {
+        world.detail().contains("web-authkey").then_some(())
+    })
+    .await;
+    assert_eq!(world.value("web").await, None);
+    world.headscale.mend();
+    world.clock.advance(Duration::from_secs(600));
+    world.key("web").await;
+    assert_eq!(world.alive().len(), 1);
+}
