@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, GeneralSubtree, IsCa, Issuer, KeyPair,
+    BasicConstraints, CertificateParams, CidrSubnet, DnType, GeneralSubtree, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, NameConstraints,
 };
 use rustls::pki_types::CertificateDer;
@@ -70,7 +70,13 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.name_constraints = Some(NameConstraints {
             permitted_subtrees: vec![GeneralSubtree::DnsName(dns_name.to_owned())],
-            excluded_subtrees: Vec::new(),
+            // A name of another kind is permitted unless it is excluded.
+            excluded_subtrees: [
+                CidrSubnet::V4([0; 4], [0; 4]),
+                CidrSubnet::V6([0; 16], [0; 16]),
+            ]
+            .map(GeneralSubtree::IpAddress)
+            .to_vec(),
         });
         // The serial number comes from rcgen: a digest of the public key, and as random as the key.
         let key = KeyPair::generate().map_err(failed)?;

@@ -171,6 +171,16 @@ mod tests {
     }
 
     #[test]
+    fn no_address_is_within_the_constraint_of_the_authority() {
+        let authority = Authority::generate(NAME, now()).unwrap();
+        for address in ["10.0.0.1", "2001:db8::1"] {
+            let leaf = Leaf::issue(&authority, address, now()).unwrap();
+            let error = verify(&authority, &leaf, address, now()).unwrap_err();
+            assert!(error.to_string().contains("NameConstraint"), "{error}");
+        }
+    }
+
+    #[test]
     fn does_not_outlive_its_authority() {
         let authority = Authority::generate(NAME, now()).unwrap();
         let late = authority.not_after() - SignedDuration::from_hours(24);
