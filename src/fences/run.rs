@@ -77,6 +77,7 @@ impl Fences {
     pub async fn run(self, state: watch::Sender<FencesState>) -> Infallible {
         let start = self.clock.now();
         let mut open = Vec::new();
+        let mut edits = self.policy.clone();
         loop {
             let verdicts = self.round().await;
             let since_start = since(start, self.clock.now());
@@ -95,7 +96,11 @@ impl Fences {
             if report {
                 self.report(&verdicts, &mut open).await;
             }
-            self.clock.sleep_until(after(self.clock.now(), pause)).await;
+            // An edit may ask for another right, whose fence was not tested yet.
+            tokio::select! {
+                () = self.clock.sleep_until(after(self.clock.now(), pause)) => {}
+                () = changed(&mut edits) => {}
+            }
         }
     }
 
@@ -348,6 +353,13 @@ async fn answered<T>(call: impl Future<Output = Result<T, Error>>) -> DryRunAnsw
             DryRunAnswer::None("the API server does not answer".to_owned())
         }
         Err(error) => DryRunAnswer::None(chain(&error)),
+    }
+}
+
+/// Resolves when the policy changes; never if it cannot change.
+async fn changed(edits: &mut Current) {
+    if edits.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

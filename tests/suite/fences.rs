@@ -83,6 +83,12 @@ struct World {
 
 impl World {
     async fn start(refuses: bool) -> Self {
+        let mut policy = Policy::for_login_server("https://headscale.example.com").unwrap();
+        policy.rotation.on_lost = OnLost::Evict;
+        Self::start_with(refuses, config::fixed(Arc::new(policy))).await
+    }
+
+    async fn start_with(refuses: bool, policy: config::Current) -> Self {
         let server = Arc::new(Server::default());
         server.refuses.store(refuses, Ordering::Relaxed);
         let router = axum::Router::new().fallback(answer);
@@ -92,8 +98,6 @@ impl World {
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         let client = kube::Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap();
         let clock = Clock::scaled(Timestamp::UNIX_EPOCH, FASTER);
-        let mut policy = Policy::for_login_server("https://headscale.example.com").unwrap();
-        policy.rotation.on_lost = OnLost::Evict;
         let (metrics, health) = (Arc::new(Metrics::new().unwrap()), Arc::<Health>::default());
         let (events, publisher) = Events::kubernetes(
             client.clone(),
@@ -108,7 +112,7 @@ impl World {
             namespace: "tailnet".into(),
             pod: "sidescale-0".into(),
             installation: "sidescale".into(),
-            policy: config::fixed(Arc::new(policy)),
+            policy,
             metrics: Arc::clone(&metrics),
             health: Arc::clone(&health),
             config_map: "sidescale".into(),
@@ -235,4 +239,22 @@ async fn an_open_fence_is_reported_after_a_minute_and_until_it_holds() {
         .until("well", |world| world.report().is_some_and(|(ok, _)| ok))
         .await;
     assert!(world.state.borrow().pods_hold);
+}
+
+#[tokio::test]
+async fn a_right_that_an_edit_asks_for_is_tried_at_once() {
+    let mut policy = Policy::for_login_server("https://headscale.example.com").unwrap();
+    policy.rotation.wake_pods = false;
+    let (sender, current) = watch::channel(Arc::new(policy.clone()));
+    let world = World::start_with(true, current).await;
+    world
+        .until("reported", |world| world.report().is_some())
+        .await;
+    assert!(!world.state.borrow().pods_hold, "it was not tried");
+    policy.rotation.wake_pods = true;
+    sender.send_replace(Arc::new(policy));
+    // The next regular round is in an hour, six minutes of this test.
+    world
+        .until("tried", |world| world.state.borrow().pods_hold)
+        .await;
 }
