@@ -13,7 +13,7 @@
 //!                   └─► claims: owner of each hostname ────────► rename, and node_monitor: Events, a ConfigMap
 //! ```
 //! These are pure as well and run every few seconds, independently of key rotation. So are `orphans`, `cleanup` and `removal`,
-//! which list what is no longer needed, once an hour and when a person asks.
+//! which list what is no longer needed, every 15 minutes and when a person asks.
 
 mod api_keys;
 pub mod budget;

@@ -24,7 +24,7 @@ use crate::rotation::sweep::{self, Confirmation, Removed, listed, records};
 mod text;
 
 const HELP: &str = "\
-Sidescale cleans up every hour. This command does the same now, and with --dry-run only shows what it would do. It touches \
+Sidescale cleans up every 15 minutes. This command does the same now, and with --dry-run only shows what it would do. It touches \
 only what this installation created: live keys that no Secret records; rows of keys that expired an hour ago (a user's \
 newest two: a week ago) and that no node and no Secret names; and users without service, node or live key for \
 rotation.unusedUsersAfter. It also removes nodes that were offline for as long and whose user no pod and no Secret needs, \

@@ -1,4 +1,4 @@
-//! What is no longer used in a control plane: one decision for the hourly sweep and `cleanup`. Pure.
+//! What is no longer used in a control plane: one decision for the regular sweep and `cleanup`. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -118,7 +118,7 @@ pub fn decide<'a>(
 }
 
 /// Returns the nodes left behind by keys that were not ephemeral: of users that Sidescale created, that no pod and no record names,
-/// not seen for as long as makes a user unused. The hourly sweep leaves them: somebody may still look for such a node.
+/// not seen for as long as makes a user unused. The regular sweep leaves them: somebody may still look for such a node.
 #[must_use]
 pub fn away<'a>(
     now: Timestamp,

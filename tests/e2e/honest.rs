@@ -222,7 +222,7 @@ impl<'a> People<'a> {
         })
         .await?;
         running.stop().await?;
-        // The next sweep is in an hour, or at the next start.
+        // The next sweep is in 15 minutes, or at the next start.
         let running = self.world.start(closed).await?;
         until("its keys are expired", async || {
             self.live("web").await.ok()?.is_empty().then_some(())

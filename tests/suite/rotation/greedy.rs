@@ -127,7 +127,7 @@ async fn a_namespace_that_asks_for_far_too_much_delays_no_other() {
     };
     // Ten minutes in a soak.
     let beside = tokio::select! {
-        waits = world.first_keys("beside", number(40, 3_000)) => waits,
+        waits = world.first_keys("beside", number(40, 1_500)) => waits,
         most = greedy => panic!("{most}"),
     };
     let created = world.mints() - mints - beside.len() as u64;
