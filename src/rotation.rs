@@ -27,7 +27,7 @@ mod in_flight;
 mod jitter;
 mod key_status;
 #[cfg(test)]
-pub(crate) mod model;
+mod model;
 mod node_monitor;
 pub mod nodes;
 pub mod orphans;

@@ -1,5 +1,9 @@
-//! The stores of keys: Kubernetes Secrets, or a directory. I/O behind one enum.
+//! The stores of keys: Kubernetes Secrets, or a directory. I/O behind one trait.
 
+use std::fmt;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
 use sidescale_core::secret::StoredSecret;
 
 mod dir;
@@ -12,19 +16,42 @@ pub use dir::DirectoryStore;
 pub use error::StoreError;
 pub use secret::SecretStore;
 
-/// A store of keys.
-#[derive(Clone, Debug)]
-pub enum Store {
-    /// In a directory of this machine.
-    Directory(DirectoryStore),
-    /// In Secrets of a cluster.
-    Kubernetes(SecretStore),
-    /// In memory, for the model of rotation.
-    #[cfg(test)]
-    Model(crate::rotation::model::doors::Door),
+/// What every kind of store can do. Object-safe.
+pub trait Secrets: fmt::Debug + Send + Sync {
+    /// Reads one Secret; `None` if it does not exist.
+    fn read<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<StoredSecret>, StoreError>>;
+
+    /// Passes the Secrets of that name in all namespaces one by one, with only one in memory at a time. After an error, the
+    /// Secrets passed until then are not all, so absence means nothing.
+    fn fold<'a>(
+        &'a self,
+        name: &'a str,
+        each: &'a mut (dyn FnMut(StoredSecret) + Send),
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Writes by compare-and-swap: creates the Secret if it has no revision, else replaces exactly that revision.
+    /// [`StoreError::Conflict`] if another writer came first.
+    fn write<'a>(
+        &'a self,
+        secret: &'a StoredSecret,
+    ) -> BoxFuture<'a, Result<StoredSecret, StoreError>>;
 }
 
+/// A store of keys. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Store(Arc<dyn Secrets>);
+
 impl Store {
+    /// Keeps keys there.
+    #[must_use]
+    pub fn of(secrets: impl Secrets + 'static) -> Self {
+        Self(Arc::new(secrets))
+    }
+
     /// Reads one Secret; `None` if it does not exist.
     ///
     /// # Errors
@@ -34,12 +61,7 @@ impl Store {
         namespace: &str,
         name: &str,
     ) -> Result<Option<StoredSecret>, StoreError> {
-        match self {
-            Self::Directory(store) => store.read(namespace, name).await,
-            Self::Kubernetes(store) => store.read(namespace, name).await,
-            #[cfg(test)]
-            Self::Model(door) => door.read(namespace, name).await,
-        }
+        self.0.read(namespace, name).await
     }
 
     /// Reads the Secrets of that name in all namespaces into memory; [`Self::fold`] holds one at a time.
@@ -47,31 +69,21 @@ impl Store {
     /// # Errors
     /// The store is unavailable or refused.
     pub async fn list(&self, name: &str) -> Result<Vec<StoredSecret>, StoreError> {
-        match self {
-            Self::Directory(store) => store.list(name).await,
-            Self::Kubernetes(store) => store.list(name).await,
-            #[cfg(test)]
-            Self::Model(door) => door.list(name).await,
-        }
+        let mut found = Vec::new();
+        self.fold(name, |secret| found.push(secret)).await?;
+        Ok(found)
     }
 
     /// Passes the Secrets of that name in all namespaces one by one, with only one in memory at a time.
     ///
     /// # Errors
     /// The store is unavailable or refused: the Secrets until then are not all, so absence means nothing.
-    pub async fn fold(&self, name: &str, each: impl FnMut(StoredSecret)) -> Result<(), StoreError> {
-        match self {
-            Self::Kubernetes(store) => store.fold(name, each).await,
-            Self::Directory(store) => {
-                store.list(name).await?.into_iter().for_each(each);
-                Ok(())
-            }
-            #[cfg(test)]
-            Self::Model(door) => {
-                door.list(name).await?.into_iter().for_each(each);
-                Ok(())
-            }
-        }
+    pub async fn fold(
+        &self,
+        name: &str,
+        mut each: impl FnMut(StoredSecret) + Send,
+    ) -> Result<(), StoreError> {
+        self.0.fold(name, &mut each).await
     }
 
     /// Writes by compare-and-swap: creates the Secret if it has no revision, else replaces exactly that revision.
@@ -85,11 +97,6 @@ impl Store {
                 name: secret.name.clone(),
             });
         }
-        match self {
-            Self::Directory(store) => store.write(secret).await,
-            Self::Kubernetes(store) => store.write(secret).await,
-            #[cfg(test)]
-            Self::Model(door) => door.write(secret).await,
-        }
+        self.0.write(secret).await
     }
 }

@@ -8,9 +8,11 @@
 //! ```
 
 pub mod backoff;
+pub mod causes;
 pub mod duration;
 pub mod fingerprint;
 pub mod id;
+pub mod items;
 pub mod key_form;
 pub mod key_prefix;
 pub mod key_state;

@@ -12,8 +12,8 @@ use super::keeper::{Action, ActionOutcome, Change, Idle, TokenKeeper, Write};
 use super::need::TokenReason;
 use super::value::ListedApiKey;
 use crate::clock::Clock;
-use crate::control_plane::{self, ApiKeyClient, Endpoint};
 use crate::store::{Store, StoreError};
+use sidescale_control_plane::{self as control_plane, ApiKeyClient, Endpoint};
 
 /// Maximum rounds of one run: each round reads both sides, so more rounds than this mean contention for the Secret.
 const ROUNDS: usize = 30;

@@ -22,9 +22,9 @@ use crate::api_key::keeper::{CHECK_EVERY, TokenKeeper};
 use crate::api_key::run::{KeyPlace, TokenProblem, TokenResult, settle};
 use crate::clock::Clock;
 use crate::cluster;
-use crate::control_plane::{ApiKeyClient, Endpoint};
 use crate::outage::Outage;
 use crate::store::{SecretStore, Store};
+use sidescale_control_plane::{ApiKeyClient, Endpoint};
 
 mod args;
 mod say;
@@ -58,7 +58,7 @@ pub async fn run(args: ApikeyManagerArgs, shutdown: CancellationToken) -> anyhow
         // The next run finds the work in progress.
         () = shutdown.cancelled() => Ok(()),
         ended = async {
-            let store = Store::Kubernetes(SecretStore::new(cluster(kubeconfig.as_deref()).await?));
+            let store = Store::of(SecretStore::new(cluster(kubeconfig.as_deref()).await?));
             manager.run(&store).await
         } => ended,
     }

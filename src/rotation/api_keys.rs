@@ -16,9 +16,9 @@ use super::context::Context;
 use crate::api_key::keeper::{CHECK_EVERY, TokenKeeper};
 use crate::api_key::run::{KeyPlace, TokenProblem, TokenResult, settle};
 use crate::api_key::{TokenPolicy, form};
-use crate::control_plane::{ApiKeyClient, Endpoint, Error};
 use crate::outage::Outage;
 use crate::store::{Store, StoreError};
+use sidescale_control_plane::{ApiKeyClient, Endpoint, Error};
 
 /// How long a manager may be unavailable.
 const STAND_IN_AFTER: Duration = Duration::from_secs(2 * 3_600);
@@ -57,8 +57,8 @@ pub(super) struct TokenOutcome {
 
 impl ApiKeys {
     /// Returns the keys, all due now.
-    pub(super) fn new<'a>(
-        planes: impl Iterator<Item = (&'a String, &'a profile::ControlPlaneSettings)>,
+    pub(super) fn new(
+        planes: &BTreeMap<String, profile::ControlPlaneSettings>,
         writer: &str,
         now: Timestamp,
     ) -> Self {
@@ -73,7 +73,7 @@ impl ApiKeys {
             };
             (name.clone(), slot)
         };
-        Self(planes.map(slot).collect())
+        Self(planes.iter().map(slot).collect())
     }
 
     /// Takes the keys to check now, of control planes that are connected.

@@ -1,8 +1,10 @@
 //! The context that all parts of rotation work with. State; its members do I/O.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sidescale_control_plane::{Client, Endpoint, Error};
 use sidescale_core::secret::StoredSecret;
 use sidescale_webhook::profile::Policy;
 
@@ -15,11 +17,20 @@ use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::store::{Store, StoreError};
 
+/// A key created this soon after another is written with it, which saves a write.
+pub const CLOSE_BEHIND: Duration = Duration::from_millis(200);
+
+/// Creates the clients of control planes.
+#[derive(Clone)]
+pub struct Connector(Arc<dyn Fn(Endpoint) -> Result<Client, Error> + Send + Sync>);
+
 /// The context of rotation.
 #[derive(Debug)]
 pub struct Context {
     /// Storage of keys and API keys.
     pub store: Store,
+    /// How control planes are reached.
+    pub connector: Connector,
     /// The operator's configuration.
     pub policy: Arc<Policy>,
     pub clock: Clock,
@@ -40,6 +51,38 @@ pub struct Context {
     pub writer: String,
     /// How long another process's intent is respected.
     pub respect: Duration,
+    /// A key created this soon after another is written with it; zero: only one that is there already.
+    pub close_behind: Duration,
+}
+
+impl Connector {
+    /// Creates clients by this function.
+    pub fn new(
+        connect: impl Fn(Endpoint) -> Result<Client, Error> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(connect))
+    }
+
+    /// Prepares calls to a control plane; sends none yet.
+    ///
+    /// # Errors
+    /// The endpoint cannot be used.
+    pub fn connect(&self, endpoint: Endpoint) -> Result<Client, Error> {
+        (self.0)(endpoint)
+    }
+}
+
+/// Creates clients that call Headscale by REST.
+impl Default for Connector {
+    fn default() -> Self {
+        Self::new(Client::new)
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Connector")
+    }
 }
 
 impl Context {
@@ -56,6 +99,7 @@ impl Context {
     ) -> Self {
         Self {
             store,
+            connector: Connector::default(),
             policy,
             events: Events::log(clock.clone()),
             clock,
@@ -67,6 +111,7 @@ impl Context {
             flags: String::new(),
             writer,
             respect: Duration::ZERO,
+            close_behind: CLOSE_BEHIND,
         }
     }
 
@@ -76,7 +121,7 @@ impl Context {
     /// The store was unavailable or refused: the Secrets passed until then are not all.
     pub(super) async fn each_secret(
         &self,
-        mut each: impl FnMut(StoredSecret),
+        mut each: impl FnMut(StoredSecret) + Send,
     ) -> Result<(), StoreError> {
         for name in self.policy.auth_key_secrets() {
             self.store.fold(name, &mut each).await?;

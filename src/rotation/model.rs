@@ -6,7 +6,7 @@
 //! After every change the world checks its invariants, and at the end that the ledger is balanced. Violations that no key
 //! manager could prevent are excused where they are caused: see [`world::World::excuse`].
 
-pub(crate) mod doors;
+mod doors;
 mod episode;
 mod fight;
 mod hostile;

@@ -66,7 +66,7 @@ pub(super) struct Loop {
     queue: JobQueue,
     sessions: Sessions,
     api_keys: ApiKeys,
-    secrets: BTreeMap<SecretRef, SecretState>,
+    pub(super) secrets: BTreeMap<SecretRef, SecretState>,
     /// Shared with the sweep.
     pub(super) kept: LastKeys,
     /// Shared with the node monitor.
@@ -98,7 +98,9 @@ pub async fn run(
     let (up, planes) = watch::channel(Connected::new());
     let (suspects, suspected) = mpsc::channel(SUSPECTS);
     let (wakes, woken) = waker::queue();
-    let rotation = Loop::new(Arc::clone(&context), wakes);
+    let planes_of = &context.policy.control_planes;
+    let api_keys = ApiKeys::new(planes_of, &context.writer, context.clock.now());
+    let rotation = Loop::new(Arc::clone(&context), api_keys, wakes);
     let waker = waker::run(Arc::clone(&context), woken, shutdown.clone());
     let keeper = node_monitor::run(
         context,
@@ -160,18 +162,13 @@ async fn rotate(
 }
 
 impl Loop {
-    pub(super) fn new(context: Arc<Context>, wakes: Wakes) -> Self {
+    /// `api_keys` are those that this process renews.
+    pub(super) fn new(context: Arc<Context>, api_keys: ApiKeys, wakes: Wakes) -> Self {
         let now = context.clock.now();
-        // The model's world has only pre-auth keys.
-        #[cfg(test)]
-        let stands_in = !matches!(context.store, crate::store::Store::Model(_));
-        #[cfg(not(test))]
-        let stands_in = true;
         let planes = &context.policy.control_planes;
-        let looked_after = planes.iter().filter(|_| stands_in);
         Self {
             sessions: Sessions::new(planes.keys(), now),
-            api_keys: ApiKeys::new(looked_after, &context.writer, now),
+            api_keys,
             context,
             queue: JobQueue::default(),
             secrets: BTreeMap::new(),
@@ -278,11 +275,6 @@ impl Loop {
             Some(after(now, PASS_EVERY)),
         ];
         times.into_iter().flatten().min().unwrap_or(now)
-    }
-
-    #[cfg(test)]
-    pub(super) fn known(&self, secret: &SecretRef) -> Option<&SecretState> {
-        self.secrets.get(secret)
     }
 
     fn demand(&self, secret: &SecretRef) -> SecretDemand {

@@ -22,8 +22,8 @@ use super::owner::{Installation, KeyClaim, ServiceOwner};
 use super::plan::{Claimed, IssuedKeys, mismatch};
 use super::record::Intent;
 use super::tailnet::KeyOrigin;
-use crate::control_plane::{ControlPlane, Endpoint, Error, RowList, Version};
 use crate::metrics::Metrics;
+use sidescale_control_plane::{Client, Endpoint, Error, RowList, Version};
 
 mod credentials;
 mod foreign_keys;
@@ -52,7 +52,7 @@ pub struct Session {
     adopted: Vec<String>,
     user_template: String,
     manages_users: bool,
-    client: ControlPlane,
+    client: Client,
     users: Mutex<BTreeMap<String, User>>,
     minting: Semaphore,
     origins: Mutex<Origins>,
@@ -121,7 +121,7 @@ impl Session {
             adopted: config.adopt_users.clone(),
             user_template: config.user_template.clone(),
             manages_users: context.policy.rotation.users == UserPolicy::Manage,
-            client: client(context, endpoint)?,
+            client: context.connector.connect(endpoint)?,
             users: Mutex::default(),
             minting: Semaphore::new(CREATES_AT_ONCE),
             origins: Mutex::default(),
@@ -373,21 +373,5 @@ impl Session {
             call, result, "Called control plane"
         );
         answer
-    }
-}
-
-#[cfg(not(test))]
-fn client(_: &Context, endpoint: Endpoint) -> Result<ControlPlane, Error> {
-    ControlPlane::new(endpoint)
-}
-
-/// Returns the client of the model's Headscale, if the store is a model's.
-#[cfg(test)]
-fn client(context: &Context, endpoint: Endpoint) -> Result<ControlPlane, Error> {
-    match &context.store {
-        crate::store::Store::Model(door) => Ok(ControlPlane::Model(door.clone())),
-        crate::store::Store::Directory(_) | crate::store::Store::Kubernetes(_) => {
-            ControlPlane::new(endpoint)
-        }
     }
 }

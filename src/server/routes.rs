@@ -23,10 +23,10 @@ use tracing::{debug, error, info, warn};
 use super::body::{self, MemoryBudget, ReadBody, Rejection};
 use super::connection::CallerCertificate;
 use super::lines::{LONGEST_ERROR, LONGEST_NAME, LineCounts, LineKind, beginning};
-use crate::causes;
 use crate::config::Current;
 use crate::metrics::Metrics;
 use crate::watch::Hostnames;
+use sidescale_core::causes;
 
 /// Time limit of one request, including the arrival of its body.
 const REQUEST: Duration = Duration::from_secs(10);

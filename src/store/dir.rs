@@ -10,12 +10,14 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sidescale_core::secret::StoredSecret;
 use zeroize::Zeroizing;
 
-use super::StoreError;
+use super::{Secrets, StoreError};
 
 const LABELS: &str = ".labels.json";
 
@@ -47,38 +49,6 @@ impl DirectoryStore {
     #[must_use]
     pub fn path(&self, namespace: &str, name: &str) -> PathBuf {
         self.root.join(namespace).join(name)
-    }
-
-    pub(super) async fn read(
-        &self,
-        namespace: &str,
-        name: &str,
-    ) -> Result<Option<StoredSecret>, StoreError> {
-        let (store, namespace, name) = (self.clone(), namespace.to_owned(), name.to_owned());
-        blocking(move || {
-            // A write removes the folder that a read has just resolved.
-            let _writing = store.writing.lock().unwrap_or_else(PoisonError::into_inner);
-            store.read_now(&namespace, &name)
-        })
-        .await
-    }
-
-    pub(super) async fn list(&self, name: &str) -> Result<Vec<StoredSecret>, StoreError> {
-        let (store, name) = (self.clone(), name.to_owned());
-        blocking(move || {
-            let _writing = store.writing.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut found = Vec::new();
-            for namespace in entries(&store.root)? {
-                found.extend(store.read_now(&namespace, &name)?);
-            }
-            Ok(found)
-        })
-        .await
-    }
-
-    pub(super) async fn write(&self, secret: &StoredSecret) -> Result<StoredSecret, StoreError> {
-        let (store, secret) = (self.clone(), secret.clone());
-        blocking(move || store.write_now(secret)).await
     }
 
     fn read_now(&self, namespace: &str, name: &str) -> Result<Option<StoredSecret>, StoreError> {
@@ -158,6 +128,50 @@ impl DirectoryStore {
             std::fs::remove_dir_all(&old).map_err(|source| at(&old, source))?;
         }
         Ok(secret)
+    }
+}
+
+impl Secrets for DirectoryStore {
+    fn read<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<StoredSecret>, StoreError>> {
+        let (store, namespace, name) = (self.clone(), namespace.to_owned(), name.to_owned());
+        let read = blocking(move || {
+            let _writing = store.writing.lock().unwrap_or_else(PoisonError::into_inner);
+            store.read_now(&namespace, &name)
+        });
+        read.boxed()
+    }
+
+    fn fold<'a>(
+        &'a self,
+        name: &'a str,
+        each: &'a mut (dyn FnMut(StoredSecret) + Send),
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        let (store, name) = (self.clone(), name.to_owned());
+        let listed = blocking(move || {
+            let _writing = store.writing.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut found = Vec::new();
+            for namespace in entries(&store.root)? {
+                found.extend(store.read_now(&namespace, &name)?);
+            }
+            Ok(found)
+        });
+        async move {
+            listed.await?.into_iter().for_each(each);
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn write<'a>(
+        &'a self,
+        secret: &'a StoredSecret,
+    ) -> BoxFuture<'a, Result<StoredSecret, StoreError>> {
+        let (store, secret) = (self.clone(), secret.clone());
+        blocking(move || store.write_now(secret)).boxed()
     }
 }
 
@@ -302,7 +316,8 @@ mod tests {
         assert_eq!(read.data, written.data);
         assert_eq!(read.labels, written.labels);
         assert_eq!(read.revision, written.revision);
-        assert_eq!(store.list("headscale-auth-keys").await.unwrap().len(), 1);
+        let all = crate::store::Store::of(store);
+        assert_eq!(all.list("headscale-auth-keys").await.unwrap().len(), 1);
     }
 
     #[tokio::test]

@@ -2,16 +2,18 @@
 
 use std::future::Future;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{GetParams, ListParams, PostParams};
 use kube::core::Request;
 use kube::{Client, Error, Resource};
+use sidescale_core::items::{Items, ListItem};
 use sidescale_core::secret::{FIELD_MANAGER, StoredSecret};
 
 use super::limits::DEADLINE;
-use super::{StoreError, form};
+use super::{Secrets, StoreError, form};
 use crate::cluster::Body;
-use crate::items::{Items, ListItem};
 use crate::metadata::{Frame, Paging};
 
 /// Maximum size of a Secret: the API server takes 1 MiB of data, and a quarter of that in annotations.
@@ -47,61 +49,12 @@ impl SecretStore {
         Self { client }
     }
 
-    pub(super) async fn read(
-        &self,
-        namespace: &str,
-        name: &str,
-    ) -> Result<Option<StoredSecret>, StoreError> {
-        let call = StoreCall {
-            verb: "get",
-            namespace,
-            name,
-        };
-        let request = at(Some(namespace)).get(name, &GetParams::default());
-        let found = call.bounded(async {
-            match self.one(request).await {
-                Err(Error::Api(status)) if status.code == 404 => Ok(None),
-                other => other.map(Some),
-            }
-        });
-        found.await
-    }
-
-    pub(super) async fn list(&self, name: &str) -> Result<Vec<StoredSecret>, StoreError> {
-        let mut found = Vec::new();
-        self.fold(name, |secret| found.push(secret)).await?;
-        Ok(found)
-    }
-
-    pub(super) async fn fold(
-        &self,
-        name: &str,
-        mut each: impl FnMut(StoredSecret),
-    ) -> Result<(), StoreError> {
-        // The right to list is limited to this name, so the selector has to contain it.
-        let mut params = ListParams::default()
-            .fields(&format!("metadata.name={name}"))
-            .limit(PAGE);
-        loop {
-            let call = StoreCall {
-                verb: "list",
-                namespace: "*",
-                name,
-            };
-            let page = call.bounded(self.page(&params, &mut each)).await?;
-            match page.next.filter(|next| !next.is_empty()) {
-                Some(next) => params.continue_token = Some(next),
-                None => return Ok(()),
-            }
-        }
-    }
-
     /// Reads a page as a stream. One unreadable Secret fails the whole page: a missing one would be taken for absent,
     /// and its keys for unowned.
     async fn page(
         &self,
         params: &ListParams,
-        mut each: impl FnMut(StoredSecret),
+        each: &mut (dyn FnMut(StoredSecret) + Send),
     ) -> Result<Paging, Error> {
         let request = at(None).list(params).map_err(Error::BuildRequest)?;
         let mut body = Body::of(&self.client, request).await?;
@@ -124,26 +77,6 @@ impl SecretStore {
         Ok(frame.metadata)
     }
 
-    pub(super) async fn write(&self, secret: &StoredSecret) -> Result<StoredSecret, StoreError> {
-        let params = PostParams {
-            field_manager: Some(FIELD_MANAGER.to_owned()),
-            ..PostParams::default()
-        };
-        let body = form::body(secret).map_err(StoreError::Document)?;
-        let (namespace, name) = (secret.namespace.as_str(), secret.name.as_str());
-        let (verb, request) = if secret.revision.is_none() {
-            ("create", at(Some(namespace)).create(&params, body))
-        } else {
-            ("update", at(Some(namespace)).replace(name, &params, body))
-        };
-        let call = StoreCall {
-            verb,
-            namespace,
-            name,
-        };
-        call.bounded(self.one(request)).await
-    }
-
     /// Makes a call that answers with one Secret.
     async fn one(
         &self,
@@ -153,6 +86,80 @@ impl SecretStore {
         let mut body = Body::of(&self.client, request).await?;
         let bytes = body.whole(LONGEST, DEADLINE).await;
         form::parse(&bytes.map_err(Error::ReadEvents)?).map_err(Error::SerdeError)
+    }
+}
+
+impl Secrets for SecretStore {
+    fn read<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<StoredSecret>, StoreError>> {
+        let call = StoreCall {
+            verb: "get",
+            namespace,
+            name,
+        };
+        let request = at(Some(namespace)).get(name, &GetParams::default());
+        let found = call.bounded(async {
+            match self.one(request).await {
+                Err(Error::Api(status)) if status.code == 404 => Ok(None),
+                other => other.map(Some),
+            }
+        });
+        found.boxed()
+    }
+
+    fn fold<'a>(
+        &'a self,
+        name: &'a str,
+        each: &'a mut (dyn FnMut(StoredSecret) + Send),
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        // The right to list is limited to this name, so the selector has to contain it.
+        let mut params = ListParams::default()
+            .fields(&format!("metadata.name={name}"))
+            .limit(PAGE);
+        let pages = async move {
+            loop {
+                let call = StoreCall {
+                    verb: "list",
+                    namespace: "*",
+                    name,
+                };
+                let page = call.bounded(self.page(&params, each)).await?;
+                match page.next.filter(|next| !next.is_empty()) {
+                    Some(next) => params.continue_token = Some(next),
+                    None => return Ok(()),
+                }
+            }
+        };
+        pages.boxed()
+    }
+
+    fn write<'a>(
+        &'a self,
+        secret: &'a StoredSecret,
+    ) -> BoxFuture<'a, Result<StoredSecret, StoreError>> {
+        let call = async move {
+            let params = PostParams {
+                field_manager: Some(FIELD_MANAGER.to_owned()),
+                ..PostParams::default()
+            };
+            let body = form::body(secret).map_err(StoreError::Document)?;
+            let (namespace, name) = (secret.namespace.as_str(), secret.name.as_str());
+            let (verb, request) = if secret.revision.is_none() {
+                ("create", at(Some(namespace)).create(&params, body))
+            } else {
+                ("update", at(Some(namespace)).replace(name, &params, body))
+            };
+            let call = StoreCall {
+                verb,
+                namespace,
+                name,
+            };
+            call.bounded(self.one(request)).await
+        };
+        call.boxed()
     }
 }
 

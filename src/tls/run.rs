@@ -71,7 +71,7 @@ impl Tls {
         } = args;
         Self {
             secret: CaSecret {
-                store: Store::Kubernetes(SecretStore::new(client.clone())),
+                store: Store::of(SecretStore::new(client.clone())),
                 namespace: namespace.to_owned(),
                 name: ca_secret_name.clone(),
                 dns_name: format!("{service_name}.{namespace}.svc"),

@@ -77,7 +77,7 @@ mod tests {
 
     fn secret(folder: &tempfile::TempDir) -> CaSecret {
         CaSecret {
-            store: Store::Directory(DirectoryStore::new(folder.path().join("secrets"))),
+            store: Store::of(DirectoryStore::new(folder.path().join("secrets"))),
             namespace: "sidescale".to_owned(),
             name: "ca".to_owned(),
             dns_name: "sidescale.sidescale.svc".to_owned(),

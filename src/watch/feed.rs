@@ -14,8 +14,8 @@ use kube::{Client, Error as ClientError};
 use tracing::{debug, warn};
 
 use crate::cluster::{self, Body};
-use crate::items::{Items, ListItem, ObjectLines};
 use crate::metadata::{Bookmark, Frame, Line, ObjectMetadata};
+use sidescale_core::items::{Items, ListItem, ObjectLines};
 
 /// Maximum size of an object: etcd takes 1.5 MiB, and JSON escapes make up to three of them.
 const LONGEST: usize = 4 << 20;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use sidescale::control_plane::{self, Endpoint};
+use sidescale_control_plane::{self as control_plane, Endpoint};
 use sidescale_core::id::KeyId;
 use sidescale_core::key_value::KeyValue;
 
@@ -191,7 +191,7 @@ impl<'a> World<'a> {
 
     /// Expires a key outside of any process of Sidescale.
     fn end_by_hand(&self, key: u64) -> Result<()> {
-        let client = control_plane::ControlPlane::new(Endpoint {
+        let client = control_plane::Client::new(Endpoint {
             name: "by hand".into(),
             api_url: self.headscale.url().to_owned(),
             api_key: self.api_key.clone(),

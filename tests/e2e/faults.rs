@@ -17,8 +17,8 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 use sidescale::clock::Clock;
 use sidescale::commands::demo::headscale::{Embedded, Flavour};
-use sidescale::control_plane::{ControlPlane, Endpoint};
 use sidescale::rotation::record::{DATA_KEY, IssuedKey, Record};
+use sidescale_control_plane::{Client, Endpoint};
 use sidescale_core::id::KeyId;
 use sidescale_core::key_value::KeyValue;
 use sidescale_core::objects::PreAuthKey;
@@ -126,7 +126,7 @@ pub(crate) struct World<'a> {
     account: Kubectl,
     minting: Minting,
     pub(crate) admin: kube::Client,
-    pub(crate) control_plane: ControlPlane,
+    pub(crate) control_plane: Client,
     folder: PathBuf,
     /// Namespace of the pods and their keys.
     apps: String,
@@ -440,8 +440,8 @@ fn give(api: &api::ControlPlane, release: &str, api_key: &str) -> Result<()> {
 }
 
 /// Returns the control plane, without any proxy.
-fn direct(url: &str, api_key: String) -> Result<ControlPlane> {
-    Ok(ControlPlane::new(Endpoint {
+fn direct(url: &str, api_key: String) -> Result<Client> {
+    Ok(Client::new(Endpoint {
         name: "direct".into(),
         api_url: url.to_owned(),
         api_key: KeyValue::new(api_key),

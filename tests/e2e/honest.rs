@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
 use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
 use serde_json::json;
-use sidescale::control_plane::ControlPlane;
+use sidescale_control_plane::Client;
 use sidescale_core::id::KeyId;
 use sidescale_webhook::profile::{NamespaceScope, Policy};
 
@@ -47,7 +47,7 @@ const OVERLAP: Duration = Duration::from_secs(1);
 
 struct People<'a> {
     world: &'a World,
-    plane: ControlPlane,
+    plane: Client,
     apps: String,
 }
 

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use sidescale::control_plane::{ApiKeyClient, Endpoint};
+use sidescale_control_plane::{ApiKeyClient, Endpoint};
 use sidescale_core::key_value::KeyValue;
 use sidescale_core::objects::ApiKey;
 use tokio::runtime::Runtime;

@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::Api;
 use serde_json::{Value, json};
-use sidescale::control_plane::ControlPlane;
 use sidescale::rotation::record::DATA_KEY;
+use sidescale_control_plane::Client;
 use sidescale_core::id::KeyId;
 use sidescale_core::key_value::KeyValue;
 use sidescale_core::objects::{NewPreAuthKey, PreAuthKey, User};
@@ -107,7 +107,7 @@ struct Others {
     secret: BTreeMap<String, Vec<u8>>,
 }
 
-async fn others(world: &World, plane: &ControlPlane, evil: &str) -> Result<Others> {
+async fn others(world: &World, plane: &Client, evil: &str) -> Result<Others> {
     // Keys before users: a key that appears in between would seem to belong to nobody.
     let keys = plane.list_pre_auth_keys().await?.into_iter();
     let users = plane.list_users().await?;

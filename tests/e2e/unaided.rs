@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use jiff::Timestamp;
 use serde_json::Value;
-use sidescale::control_plane::Error;
+use sidescale_control_plane::Error;
 use sidescale_core::id::KeyId;
 use sidescale_core::objects::Node as TailnetNode;
 

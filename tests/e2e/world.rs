@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use sidescale::clock::Clock;
 use sidescale::commands::serve::in_cluster::{self, InCluster};
 use sidescale::config;
-use sidescale::control_plane::{ControlPlane, Endpoint};
 use sidescale::events::Events;
 use sidescale::fences::FencesState;
 use sidescale::health::{Health, Part};
@@ -20,6 +19,7 @@ use sidescale::leader::Lease;
 use sidescale::metrics::Metrics;
 use sidescale::rotation::record::{DATA_KEY, Record};
 use sidescale::watch::Namespaces;
+use sidescale_control_plane::{Client, Endpoint};
 use sidescale_core::key_state::KeyState;
 use sidescale_core::key_value::KeyValue;
 use sidescale_core::secret::SecretRef;
@@ -255,12 +255,12 @@ impl World {
         secrets.get_opt(name).await.ok().flatten()
     }
 
-    pub(crate) fn control_plane(&self) -> Result<ControlPlane> {
+    pub(crate) fn control_plane(&self) -> Result<Client> {
         self.control_plane_at(&self.url, self.api_key.clone())
     }
 
-    pub(crate) fn control_plane_at(&self, url: &str, api_key: KeyValue) -> Result<ControlPlane> {
-        Ok(ControlPlane::new(Endpoint {
+    pub(crate) fn control_plane_at(&self, url: &str, api_key: KeyValue) -> Result<Client> {
+        Ok(Client::new(Endpoint {
             name: "bare".into(),
             api_url: url.to_owned(),
             api_key,

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use sidescale::control_plane::{ControlPlane, Endpoint};
 use sidescale::rotation::demand::Demands;
 use sidescale::store::{SecretStore, Store};
 use sidescale::watch::{Namespaces, pods};
 use sidescale::{cluster, config};
+use sidescale_control_plane::{Client, Endpoint};
 use sidescale_core::key_value::KeyValue;
 use sidescale_webhook::profile::Policy;
 use tokio::sync::watch;
@@ -285,7 +285,7 @@ fn namespaces_of(sends: Sends) -> Reading {
 fn secrets_of(sends: Sends) -> Reading {
     let url = start(sends);
     run(async move || {
-        let store = Store::Kubernetes(SecretStore::new(client(&url)));
+        let store = Store::of(SecretStore::new(client(&url)));
         let (mut count, mut bytes, mut oversized) = (0, 0, 0);
         let each = |secret: sidescale_core::secret::StoredSecret| {
             count += 1;
@@ -308,7 +308,7 @@ fn nodes_of(nodes: &str) -> Reading {
             ca_bundle: None,
             allow_insecure: true,
         };
-        match ControlPlane::new(endpoint).unwrap().list_nodes().await {
+        match Client::new(endpoint).unwrap().list_nodes().await {
             Ok(nodes) => format!("{} nodes", nodes.len()),
             Err(error) => error.as_str().to_owned(),
         }

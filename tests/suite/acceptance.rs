@@ -17,11 +17,12 @@ const ITEMS: [(&str, usize); 6] = [
 ];
 
 /// Folder of each kind of test function.
-const TREES: [(&str, &str); 5] = [
+const TREES: [(&str, &str); 6] = [
     ("unit", "src"),
     ("core", "core"),
     ("webhook", "webhook"),
     ("certs", "certs"),
+    ("control-plane", "control-plane"),
     ("suite", "tests/suite"),
 ];
 

@@ -9,8 +9,8 @@ use sidescale::args::{Args, Command};
 use sidescale::clock::Clock;
 use sidescale::commands::apikey_manager::Manager;
 use sidescale::commands::demo::headscale::{Call, Embedded, Fault, Flavour};
-use sidescale::control_plane::{ApiKeyClient, Endpoint};
 use sidescale::store::{DirectoryStore, Store};
+use sidescale_control_plane::{ApiKeyClient, Endpoint};
 use sidescale_core::key_value::KeyValue;
 use sidescale_core::objects::ApiKey;
 use sidescale_core::secret::StoredSecret;
@@ -59,7 +59,7 @@ impl World {
         let directory = DirectoryStore::new(root.path().join("secrets"));
         Self {
             headscale,
-            store: Store::Directory(directory.clone()),
+            store: Store::of(directory.clone()),
             directory,
             clock,
             socket: root.path().join("headscale.sock"),

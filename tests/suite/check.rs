@@ -14,8 +14,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use sidescale::clock::Clock;
 use sidescale::commands::demo::headscale::{Embedded, Flavour};
-use sidescale::control_plane::{ControlPlane, Endpoint};
 use sidescale::rotation::record::{DATA_KEY, IssuedKey, KeyRecord, KeySpec, Origin, Record};
+use sidescale_control_plane::{Client, Endpoint};
 use sidescale_core::objects::NewPreAuthKey;
 use sidescale_core::time::after;
 use tokio::net::TcpListener;
@@ -152,7 +152,7 @@ fn settings(url: &str, domain: &str) -> Value {
 async fn installed(headscale: &Embedded) -> (Answers, String) {
     let url = serve(headscale.router()).await;
     let api_key = headscale.create_api_key(DAY);
-    let client = ControlPlane::new(Endpoint {
+    let client = Client::new(Endpoint {
         name: "default".into(),
         api_url: url.clone(),
         api_key: api_key.clone(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sidescale::clock::Clock;
 use sidescale::commands::demo::headscale::{Call, Embedded, Fault, Flavour};
-use sidescale::control_plane::{ApiKeyClient, ControlPlane, Endpoint, Error};
+use sidescale_control_plane::{ApiKeyClient, Client, Endpoint, Error};
 use sidescale_core::key_value::KeyValue;
 use sidescale_core::objects::NewPreAuthKey;
 use tokio::net::{TcpListener, UnixListener};
@@ -53,8 +53,7 @@ async fn every_message_says_where_what_came_what_is_wanted_and_what_to_do() {
     let mut said = Said::default();
     unusable(&endpoint, &mut said);
     no_access(&endpoint, &address, &mut said).await;
-    let client = ControlPlane::new(endpoint).unwrap();
-    let client = client.with_deadline(Duration::from_millis(500));
+    let client = Client::with_deadline(endpoint, Duration::from_millis(500)).unwrap();
     odd_answers(&embedded, &client, &address, &mut said).await;
     odd_keys(&embedded, &client, &address, &mut said).await;
 
@@ -99,7 +98,7 @@ fn unusable(endpoint: &Endpoint, said: &mut Said) {
     for (title, change) in rows {
         let mut endpoint = endpoint.clone();
         change(&mut endpoint);
-        said.say(title, &ControlPlane::new(endpoint).unwrap_err(), "ADDRESS");
+        said.say(title, &Client::new(endpoint).unwrap_err(), "ADDRESS");
     }
 }
 
@@ -112,18 +111,14 @@ async fn no_access(endpoint: &Endpoint, address: &str, said: &mut Said) {
         api_url: format!("http://{free}"),
         ..endpoint.clone()
     };
-    let error = ControlPlane::new(away)
-        .unwrap()
-        .list_users()
-        .await
-        .unwrap_err();
+    let error = Client::new(away).unwrap().list_users().await.unwrap_err();
     said.say("nobody there", &error, &free);
     let api_key = KeyValue::new("hskey-api-unknown".to_owned());
     let unknown = Endpoint {
         api_key,
         ..endpoint.clone()
     };
-    let error = ControlPlane::new(unknown)
+    let error = Client::new(unknown)
         .unwrap()
         .list_users()
         .await
@@ -131,7 +126,7 @@ async fn no_access(endpoint: &Endpoint, address: &str, said: &mut Said) {
     said.say("an unknown API key", &error, address);
 }
 
-async fn odd_answers(embedded: &Embedded, client: &ControlPlane, address: &str, said: &mut Said) {
+async fn odd_answers(embedded: &Embedded, client: &Client, address: &str, said: &mut Said) {
     client.create_user("shop.web", "").await.unwrap();
     let error = client.create_user("shop.web", "").await.unwrap_err();
     said.say("a taken name", &error, address);
@@ -156,7 +151,7 @@ async fn odd_answers(embedded: &Embedded, client: &ControlPlane, address: &str, 
     embedded.mend();
 }
 
-async fn odd_keys(embedded: &Embedded, client: &ControlPlane, address: &str, said: &mut Said) {
+async fn odd_keys(embedded: &Embedded, client: &Client, address: &str, said: &mut Said) {
     let new = NewPreAuthKey {
         user: client.create_user("shop.keys", "").await.unwrap().id,
         reusable: true,

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 const PAGE: &str = include_str!("../../docs/headscale.md");
 
 /// Folder of our own calls.
-const CLIENT: &str = "src/control_plane";
+const CLIENT: &str = "control-plane/src";
 
 struct Row {
     method: Method,

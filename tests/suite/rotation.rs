@@ -6,18 +6,18 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use sidescale::clock::Clock;
 use sidescale::commands::demo::headscale::{Call, Embedded, Fault, Flavour, ServerKey};
-use sidescale::control_plane::{ControlPlane, Endpoint};
 use sidescale::events::Events;
 use sidescale::health::{Health, Part};
 use sidescale::metrics::Metrics;
 use sidescale::pods::Pods;
 use sidescale::rotation::Checkpoint;
-use sidescale::rotation::context::Context;
+use sidescale::rotation::context::{CLOSE_BEHIND, Connector, Context};
 use sidescale::rotation::demand::{Demands, KeyDemand, NamespaceDemand};
 use sidescale::rotation::owner::{Installation, ServiceOwner};
 use sidescale::rotation::record::{DATA_KEY, KeySpec, Record};
 use sidescale::rotation::run;
 use sidescale::store::{DirectoryStore, Store};
+use sidescale_control_plane::{Client, Endpoint};
 use sidescale_core::objects::NewPreAuthKey;
 use sidescale_core::secret::StoredSecret;
 use sidescale_webhook::identity::data_key;
@@ -111,7 +111,7 @@ impl World {
         let (headscale, url, server) = new_headscale(&clock).await;
         let root = in_memory();
         Self {
-            store: Store::Directory(DirectoryStore::new(root.path())),
+            store: Store::of(DirectoryStore::new(root.path())),
             policy: Policy::for_login_server(&url).unwrap(),
             demands: watch::Sender::new(Demands {
                 synced: true,
@@ -153,6 +153,7 @@ impl World {
     fn context(&self, writer: &str) -> Context {
         Context {
             store: self.store.clone(),
+            connector: Connector::default(),
             policy: Arc::new(self.policy.clone()),
             clock: self.clock.clone(),
             events: Events::log(self.clock.clone()),
@@ -164,6 +165,7 @@ impl World {
             flags: String::new(),
             writer: writer.into(),
             respect: Duration::from_secs(120),
+            close_behind: CLOSE_BEHIND,
         }
     }
 
@@ -207,7 +209,7 @@ impl World {
 
     /// Creates a user and a live key as another installation on the same Headscale would, and returns the key's value.
     async fn key_of_another(&self, user: &str, display_name: &str) -> String {
-        let control_plane = ControlPlane::new(Endpoint {
+        let control_plane = Client::new(Endpoint {
             name: "other".into(),
             api_url: self.policy.control_planes["default"].api_url.clone(),
             api_key: self.headscale.create_api_key(DAY),

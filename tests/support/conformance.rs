@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use sidescale::commands::demo::headscale::Embedded;
-use sidescale::control_plane::{Api, ApiKeyClient, ControlPlane, Endpoint, Version};
+use sidescale_control_plane::{Api, ApiKeyClient, Client, Endpoint, Version};
 use sidescale_core::id::UserId;
 use sidescale_core::key_value::KeyValue;
 use sidescale_core::objects::NewPreAuthKey;
@@ -55,7 +55,7 @@ pub(crate) struct Server {
 
 struct Clients {
     /// Over TCP.
-    control_plane: ControlPlane,
+    control_plane: Client,
     /// On the socket, if there is one.
     api_keys: ApiKeyClient,
     /// For requests by hand.
@@ -132,7 +132,7 @@ impl Server {
             raw = raw.tls_certs_only(reqwest::Certificate::from_pem_bundle(pem.as_bytes())?);
         }
         let _ = self.clients.set(Clients {
-            control_plane: ControlPlane::new(self.endpoint())?,
+            control_plane: Client::new(self.endpoint())?,
             api_keys,
             raw: raw.build()?,
         });
@@ -173,7 +173,7 @@ impl Server {
         }
     }
 
-    fn client(&self) -> Result<ControlPlane> {
+    fn client(&self) -> Result<Client> {
         Ok(self.clients()?.control_plane.clone())
     }
 
@@ -181,9 +181,9 @@ impl Server {
         Ok(self.clients()?.api_keys.clone())
     }
 
-    fn client_with_key(&self, key: &str) -> Result<ControlPlane> {
+    fn client_with_key(&self, key: &str) -> Result<Client> {
         let api_key = KeyValue::new(key.to_owned());
-        Ok(ControlPlane::new(Endpoint {
+        Ok(Client::new(Endpoint {
             api_key,
             ..self.endpoint()
         })?)

@@ -5,11 +5,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use sidescale::commands::demo::headscale::{Call, Fault};
-use sidescale::control_plane::{Error, Version};
+use sidescale_control_plane::{ApiKeyClient, Client, Error, Version};
 use sidescale_core::id::{ApiKeyId, KeyId, NodeId, UserId};
 use sidescale_core::release::HeadscaleRelease;
 
 use super::{Case, Only, Server, case, new_key};
+
+/// A time limit that a slow server exceeds.
+const SHORT: Duration = Duration::from_millis(500);
 
 /// All our calls, with the error of each.
 type Answers = Vec<(&'static str, Option<Error>)>;
@@ -77,8 +80,9 @@ async fn each(server: &Server, fault: Fault, wanted: fn(&Error) -> bool) -> Resu
         Ok(users + server.api_keys()?.list().await?.len())
     };
     let before = objects().await?;
+    let clients = Clients::within(server, Duration::from_secs(30)).await?;
     embedded.break_calls(None, fault.clone());
-    let answers = answers(server, Duration::from_secs(30)).await;
+    let answers = answers(server, &clients).await;
     embedded.mend();
     for (call, error) in answers? {
         let fits = match &error {
@@ -96,22 +100,39 @@ async fn each(server: &Server, fault: Fault, wanted: fn(&Error) -> bool) -> Resu
     Ok(())
 }
 
+/// Clients that were connected before the server broke.
+struct Clients {
+    api_keys: ApiKeyClient,
+    client: Client,
+}
+
+impl Clients {
+    /// Connects clients whose calls take at most so long.
+    async fn within(server: &Server, deadline: Duration) -> Result<Self> {
+        let api_keys = match &server.socket {
+            Some(socket) => ApiKeyClient::on_socket_within(socket, deadline).await?,
+            None => ApiKeyClient::with_deadline(server.endpoint(), deadline)?,
+        };
+        let client = Client::with_deadline(server.endpoint(), deadline)?;
+        Ok(Self { api_keys, client })
+    }
+}
+
 /// Makes every call; those that reach the server refer to missing objects. On a socket, only the calls for API keys.
-async fn answers(server: &Server, deadline: Duration) -> Result<Answers> {
-    let client = server.api_keys()?.with_deadline(deadline);
+async fn answers(server: &Server, clients: &Clients) -> Result<Answers> {
+    let Clients { api_keys, client } = clients;
     let end = "2099-01-01T00:00:00Z".parse()?;
     let mut answers = vec![
-        ("list API keys", client.list().await.err()),
-        ("create API key", client.create(end).await.err()),
+        ("list API keys", api_keys.list().await.err()),
+        ("create API key", api_keys.create(end).await.err()),
         (
             "expire API key",
-            client.expire(ApiKeyId::from(9999)).await.err(),
+            api_keys.expire(ApiKeyId::from(9999)).await.err(),
         ),
     ];
     if server.socket.is_some() {
         return Ok(answers);
     }
-    let client = server.client()?.with_deadline(deadline);
     let version = Version {
         text: String::new(),
         release: HeadscaleRelease::V0_29,
@@ -154,9 +175,10 @@ async fn an_endless_body_is_given_up(server: &Server) -> Result<()> {
 
 async fn a_slow_server_is_given_up(server: &Server) -> Result<()> {
     let embedded = server.embedded.as_ref().context("not our own")?;
+    let clients = Clients::within(server, SHORT).await?;
     embedded.break_calls(None, Fault::Slow(Duration::from_secs(20)));
     let begun = Instant::now();
-    let answers = answers(server, Duration::from_millis(50)).await;
+    let answers = answers(server, &clients).await;
     embedded.mend();
     for (call, error) in answers? {
         ensure!(

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use jiff::{SignedDuration, Timestamp};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
-use sidescale::control_plane::{Api, Error};
+use sidescale_control_plane::{Api, Error};
 use sidescale_core::id::{KeyId, UserId};
 use sidescale_core::objects::NewPreAuthKey;
 

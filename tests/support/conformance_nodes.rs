@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use jiff::{SignedDuration, Timestamp};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
-use sidescale::control_plane::Error;
+use sidescale_control_plane::Error;
 use sidescale_core::id::NodeId;
 use sidescale_core::objects::{NewPreAuthKey, Node, User};
 

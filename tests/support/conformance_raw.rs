@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use sidescale::control_plane::{Api, ControlPlane, Endpoint, Error};
+use sidescale_control_plane::{Api, Client, Endpoint, Error};
 
 use super::{BY_HAND, Case, KEYLESS, Only, Run, Server, case, new_key};
 
@@ -112,7 +112,7 @@ async fn an_unknown_api_key_is_unauthorized(server: &Server) -> Result<()> {
 async fn a_wrong_path_is_not_headscale(server: &Server) -> Result<()> {
     let endpoint = server.endpoint();
     let api_url = format!("{}/elsewhere", endpoint.api_url);
-    let client = ControlPlane::new(Endpoint {
+    let client = Client::new(Endpoint {
         api_url,
         ..endpoint
     })?;
@@ -244,7 +244,7 @@ async fn another_authority_is_not_trusted(server: &Server) -> Result<()> {
         ca_bundle: Some(other),
         ..server.endpoint()
     };
-    let answer = ControlPlane::new(endpoint)?.list_users().await;
+    let answer = Client::new(endpoint)?.list_users().await;
     ensure!(
         matches!(answer, Err(Error::Untrusted { .. })),
         "answered {answer:?}"
@@ -253,7 +253,7 @@ async fn another_authority_is_not_trusted(server: &Server) -> Result<()> {
         ca_bundle: None,
         ..server.endpoint()
     };
-    let answer = ControlPlane::new(endpoint)?.list_users().await;
+    let answer = Client::new(endpoint)?.list_users().await;
     ensure!(
         matches!(answer, Err(Error::Untrusted { .. })),
         "answered {answer:?}"
@@ -268,7 +268,7 @@ async fn plain_http_to_https_is_not_headscale(server: &Server) -> Result<()> {
         allow_insecure: true,
         ..server.endpoint()
     };
-    let answer = ControlPlane::new(endpoint)?.list_users().await;
+    let answer = Client::new(endpoint)?.list_users().await;
     ensure!(
         matches!(
             answer,

@@ -1,7 +1,7 @@
 //! Users: created, listed, deleted.
 
 use anyhow::{Context as _, Result, bail, ensure};
-use sidescale::control_plane::Error;
+use sidescale_control_plane::Error;
 use sidescale_core::id::UserId;
 use sidescale_core::objects::User;
 use sidescale_core::release::HeadscaleRelease;

@@ -83,7 +83,7 @@ pub(super) async fn look(
     };
     let own_key = reference.own_key;
     progress.doing("Reading its Secret");
-    let store = Store::Kubernetes(SecretStore::new(client.clone()));
+    let store = Store::of(SecretStore::new(client.clone()));
     let read = store.read(namespace, &secret.name).await;
     let plane = match &release {
         Ok(release) => {

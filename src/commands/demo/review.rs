@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::manifests::Sample;
-use crate::causes;
+use sidescale_core::causes;
 
 /// Host name of the webhook for an API server.
 pub(super) const HOST: &str = "sidescale.sidescale.svc";

@@ -23,9 +23,7 @@ use super::review::{self, HOST, Reviewer};
 use super::show::Show;
 use super::step::{DemoStep, Failed, PATIENCE, Spoilt};
 use crate::admin;
-use crate::causes;
 use crate::clock::Clock;
-use crate::control_plane::{ControlPlane, Endpoint};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::rotation::context::Context;
@@ -33,6 +31,8 @@ use crate::rotation::demand::{Demands, PodInputs, PodSeen, of_namespace};
 use crate::rotation::owner::Installation;
 use crate::rotation::run as rotation;
 use crate::store::{DirectoryStore, Store};
+use sidescale_control_plane::{Client, Endpoint};
+use sidescale_core::causes;
 
 /// Speed of the demo's clock; between the steps it is also set forward.
 const FACTOR: f64 = 600.0;
@@ -64,7 +64,7 @@ pub(super) struct Stage {
     pub(super) headscale: Embedded,
     pub(super) files: DirectoryStore,
     pub(super) folder: tempfile::TempDir,
-    pub(super) client: Option<ControlPlane>,
+    pub(super) client: Option<Client>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) keys: Vec<PodKey>,
     pub(super) injected: Vec<(Sample, Value)>,
@@ -150,7 +150,7 @@ impl Stage {
         });
         let url = format!("http://{address}");
         let api_key = self.headscale.create_api_key(API_KEY_LIFE);
-        let client = ControlPlane::new(Endpoint {
+        let client = Client::new(Endpoint {
             name: "default".to_owned(),
             api_url: url.clone(),
             api_key: api_key.clone(),
@@ -180,7 +180,7 @@ impl Stage {
         let mut secret = StoredSecret::absent(&plane.api_key_namespace, &plane.api_key_secret);
         let value = Zeroizing::new(api_key.expose().as_bytes().to_vec());
         secret.data.insert(plane.api_key_data_key.clone(), value);
-        let store = Store::Directory(self.files.clone());
+        let store = Store::of(self.files.clone());
         store
             .write(&secret)
             .await
@@ -220,7 +220,7 @@ impl Stage {
             ..Demands::default()
         };
         let context = Context::alone(
-            Store::Directory(self.files.clone()),
+            Store::of(self.files.clone()),
             policy,
             self.clock.clone(),
             Arc::clone(&self.metrics),
@@ -334,7 +334,7 @@ impl Stage {
         }
     }
 
-    pub(super) fn control_plane(&self, step: DemoStep) -> Result<&ControlPlane, Failed> {
+    pub(super) fn control_plane(&self, step: DemoStep) -> Result<&Client, Failed> {
         self.client
             .as_ref()
             .ok_or_else(|| failed(step, "Headscale is not up"))

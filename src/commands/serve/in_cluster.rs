@@ -22,7 +22,7 @@ use crate::leader::{self, Leadership, Lease};
 use crate::metrics::Metrics;
 use crate::outage::Outage;
 use crate::pods::Pods;
-use crate::rotation::context::Context;
+use crate::rotation::context::{CLOSE_BEHIND, Connector, Context};
 use crate::rotation::demand::Demands;
 use crate::rotation::owner::Installation;
 use crate::rotation::{Checkpoint, run};
@@ -145,7 +145,8 @@ impl InCluster {
         writer: &str,
     ) -> Context {
         Context {
-            store: Store::Kubernetes(SecretStore::new(self.client.clone())),
+            store: Store::of(SecretStore::new(self.client.clone())),
+            connector: Connector::default(),
             policy: Arc::clone(policy),
             clock: self.clock.clone(),
             events: self.events.clone(),
@@ -165,6 +166,7 @@ impl InCluster {
                 Leadership::Held => RESPECT_LEADING,
                 Leadership::Anyway | Leadership::Others => RESPECT_ANYWAY,
             },
+            close_behind: CLOSE_BEHIND,
         }
     }
 

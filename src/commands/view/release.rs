@@ -141,7 +141,7 @@ impl Release {
             plane.allow_insecure |= is_local(url);
         }
         Ok(Self {
-            store: Store::Kubernetes(SecretStore::new(client.clone())),
+            store: Store::of(SecretStore::new(client.clone())),
             client,
             policy,
             namespace: namespace.clone(),

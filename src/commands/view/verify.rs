@@ -8,8 +8,8 @@ use sidescale_webhook::profile;
 
 use super::held::{PlaneView, ServerSnapshot};
 use super::release::Release;
-use crate::control_plane::{ControlPlane, Endpoint, Error};
 use crate::rotation::session::{no_api_key, no_credentials};
+use sidescale_control_plane::{Client, Endpoint, Error};
 
 /// Returns the content of the control plane, or why it is unknown.
 pub(crate) async fn view(
@@ -45,7 +45,7 @@ pub(crate) async fn client(
     release: &Release,
     name: &str,
     config: &profile::ControlPlaneSettings,
-) -> Result<ControlPlane, Problem> {
+) -> Result<Client, Problem> {
     let (namespace, secret) = (&config.api_key_namespace, &config.api_key_secret);
     let read = release.store.read(namespace, secret).await;
     let read = read.map_err(|error| Problem {
@@ -69,7 +69,7 @@ pub(crate) async fn client(
     if let Some(wrong) = api_key_flaw(value) {
         return Err(no_api_key(name, config, wrong));
     }
-    Ok(ControlPlane::new(Endpoint {
+    Ok(Client::new(Endpoint {
         name: name.to_owned(),
         api_url: config.api_url.clone(),
         api_key: KeyValue::new(value.to_owned()),

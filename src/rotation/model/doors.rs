@@ -6,18 +6,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use sidescale_core::id::KeyId;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use sidescale_control_plane::{At, ControlPlane, Error, RowList, Version};
+use sidescale_core::id::{KeyId, NodeId, UserId};
 use sidescale_core::objects::{MintedKey, NewPreAuthKey, Node, PreAuthKey, User};
 use sidescale_core::release::HeadscaleRelease;
 use sidescale_core::secret::StoredSecret;
 
 use super::world::{Mishap, World};
-use crate::control_plane::{At, Error, Version};
-use crate::store::StoreError;
+use crate::store::{Secrets, StoreError};
 
 /// Access to the world; clones share it.
 #[derive(Clone)]
-pub struct Door(Arc<Mutex<World>>);
+pub(super) struct Door(Arc<Mutex<World>>);
 
 /// Waits once, so that the poller may let another future go first, or never return to this one.
 struct Stop(bool);
@@ -51,116 +53,6 @@ impl Door {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) async fn read(
-        &self,
-        namespace: &str,
-        name: &str,
-    ) -> Result<Option<StoredSecret>, StoreError> {
-        Stop(false).await;
-        let read = {
-            let mut world = self.world();
-            match world.store_mishap(false) {
-                None => Ok(world.read(namespace, name)),
-                Some(_) => Err(late("get", namespace, name)),
-            }
-        };
-        Stop(false).await;
-        read
-    }
-
-    pub(crate) async fn list(&self, name: &str) -> Result<Vec<StoredSecret>, StoreError> {
-        Stop(false).await;
-        let listed = {
-            let mut world = self.world();
-            match world.store_mishap(false) {
-                None => Ok(world.list(name)),
-                Some(_) => Err(late("list", "*", name)),
-            }
-        };
-        Stop(false).await;
-        listed
-    }
-
-    pub(crate) async fn write(&self, secret: &StoredSecret) -> Result<StoredSecret, StoreError> {
-        Stop(false).await;
-        let (namespace, name) = (secret.namespace.as_str(), secret.name.as_str());
-        let conflict = || StoreError::Conflict {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        };
-        let written = {
-            let mut world = self.world();
-            match world.store_mishap(true) {
-                Some(Mishap::Refused) => Err(late("update", namespace, name)),
-                mishap => {
-                    let written = world.write(secret).ok_or_else(conflict);
-                    match mishap {
-                        None | Some(Mishap::Refused) => written,
-                        Some(Mishap::AnswerLost) => Err(late("update", namespace, name)),
-                        // The client retried by itself, and met its own write.
-                        Some(Mishap::AskedTwice) => Err(conflict()),
-                    }
-                }
-            }
-        };
-        Stop(false).await;
-        written
-    }
-
-    pub(crate) async fn probe(&self) -> Result<Version, Error> {
-        self.call(|_| Ok(())).await?;
-        Ok(Version {
-            text: "model".into(),
-            release: HeadscaleRelease::V0_29,
-        })
-    }
-
-    pub(crate) async fn list_users(&self) -> Result<Vec<User>, Error> {
-        self.call(|world| Ok(world.users())).await
-    }
-
-    pub(crate) async fn create_user(&self, name: &str, display_name: &str) -> Result<User, Error> {
-        self.call(|world| {
-            world
-                .create_user(name, display_name)
-                .ok_or_else(|| Error::Conflict {
-                    at: at(),
-                    status: 409,
-                    message: String::new(),
-                })
-        })
-        .await
-    }
-
-    pub(crate) async fn list_pre_auth_keys(&self) -> Result<Vec<PreAuthKey>, Error> {
-        self.call(|world| Ok(world.keys())).await
-    }
-
-    pub(crate) async fn create_pre_auth_key(
-        &self,
-        new: &NewPreAuthKey,
-    ) -> Result<MintedKey, Error> {
-        self.call(|world| {
-            world.create_key(new).ok_or_else(|| Error::NotFound {
-                at: at(),
-                message: String::new(),
-            })
-        })
-        .await
-    }
-
-    pub(crate) async fn expire_pre_auth_key(&self, id: KeyId) -> Result<(), Error> {
-        self.call(|world| {
-            world.expire(id);
-            Ok(())
-        })
-        .await
-    }
-
-    pub(crate) async fn list_nodes(&self) -> Result<Vec<Node>, Error> {
-        self.call(|_| Ok(Vec::new())).await
-    }
-
     async fn call<T>(
         &self,
         effect: impl FnOnce(&mut World) -> Result<T, Error>,
@@ -182,9 +74,165 @@ impl Door {
     }
 }
 
+impl Secrets for Door {
+    fn read<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<StoredSecret>, StoreError>> {
+        let call = async move {
+            Stop(false).await;
+            let read = {
+                let mut world = self.world();
+                match world.store_mishap(false) {
+                    None => Ok(world.read(namespace, name)),
+                    Some(_) => Err(late("get", namespace, name)),
+                }
+            };
+            Stop(false).await;
+            read
+        };
+        call.boxed()
+    }
+
+    fn fold<'a>(
+        &'a self,
+        name: &'a str,
+        each: &'a mut (dyn FnMut(StoredSecret) + Send),
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        let call = async move {
+            Stop(false).await;
+            let listed = {
+                let mut world = self.world();
+                match world.store_mishap(false) {
+                    None => Ok(world.list(name)),
+                    Some(_) => Err(late("list", "*", name)),
+                }
+            };
+            Stop(false).await;
+            listed?.into_iter().for_each(each);
+            Ok(())
+        };
+        call.boxed()
+    }
+
+    fn write<'a>(
+        &'a self,
+        secret: &'a StoredSecret,
+    ) -> BoxFuture<'a, Result<StoredSecret, StoreError>> {
+        let call = async move {
+            Stop(false).await;
+            let (namespace, name) = (secret.namespace.as_str(), secret.name.as_str());
+            let conflict = || StoreError::Conflict {
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+            };
+            let written = {
+                let mut world = self.world();
+                match world.store_mishap(true) {
+                    Some(Mishap::Refused) => Err(late("update", namespace, name)),
+                    mishap => {
+                        let written = world.write(secret).ok_or_else(conflict);
+                        match mishap {
+                            None | Some(Mishap::Refused) => written,
+                            Some(Mishap::AnswerLost) => Err(late("update", namespace, name)),
+                            // The client retried by itself, and met its own write.
+                            Some(Mishap::AskedTwice) => Err(conflict()),
+                        }
+                    }
+                }
+            };
+            Stop(false).await;
+            written
+        };
+        call.boxed()
+    }
+}
+
+impl ControlPlane for Door {
+    fn name(&self) -> &str {
+        "model"
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<Version, Error>> {
+        let version = |_: &mut World| {
+            Ok(Version {
+                text: "model".into(),
+                release: HeadscaleRelease::V0_29,
+            })
+        };
+        self.call(version).boxed()
+    }
+
+    fn list_users(&self) -> BoxFuture<'_, Result<Vec<User>, Error>> {
+        self.call(|world| Ok(world.users())).boxed()
+    }
+
+    fn create_user<'a>(
+        &'a self,
+        name: &'a str,
+        display_name: &'a str,
+    ) -> BoxFuture<'a, Result<User, Error>> {
+        let taken = || Error::Conflict {
+            at: at(),
+            status: 409,
+            message: String::new(),
+        };
+        let call = self.call(move |world| {
+            let created = world.create_user(name, display_name);
+            created.ok_or_else(taken)
+        });
+        call.boxed()
+    }
+
+    fn delete_user(&self, _: UserId) -> BoxFuture<'_, Result<(), Error>> {
+        none()
+    }
+
+    fn list_last_pre_auth_keys(&self) -> BoxFuture<'_, Result<RowList<PreAuthKey>, Error>> {
+        self.call(|world| Ok(RowList::all(world.keys()))).boxed()
+    }
+
+    fn create_pre_auth_key<'a>(
+        &'a self,
+        new: &'a NewPreAuthKey,
+    ) -> BoxFuture<'a, Result<MintedKey, Error>> {
+        let missing = || Error::NotFound {
+            at: at(),
+            message: String::new(),
+        };
+        let call = self.call(move |world| world.create_key(new).ok_or_else(missing));
+        call.boxed()
+    }
+
+    fn expire_pre_auth_key(&self, id: KeyId) -> BoxFuture<'_, Result<(), Error>> {
+        let call = self.call(move |world| {
+            world.expire(id);
+            Ok(())
+        });
+        call.boxed()
+    }
+
+    fn delete_pre_auth_key(&self, _: KeyId) -> BoxFuture<'_, Result<(), Error>> {
+        none()
+    }
+
+    fn list_nodes(&self) -> BoxFuture<'_, Result<Vec<Node>, Error>> {
+        self.call(|_| Ok(Vec::new())).boxed()
+    }
+
+    fn delete_node(&self, _: NodeId) -> BoxFuture<'_, Result<(), Error>> {
+        none()
+    }
+
+    fn rename_node<'a>(&'a self, _: NodeId, _: &'a str) -> BoxFuture<'a, Result<Node, Error>> {
+        none()
+    }
+}
+
 /// Returns the answer to calls that the model does not implement.
-pub(crate) fn none<T>() -> Result<T, Error> {
-    Err(lost())
+fn none<'a, T: Send + 'a>() -> BoxFuture<'a, Result<T, Error>> {
+    std::future::ready(Err(lost())).boxed()
 }
 
 fn at() -> At {

@@ -1,11 +1,13 @@
 //! One rotating process, driven step by step: the caller chooses which of its calls continues. Tests.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, task::noop_waker_ref};
 use jiff::{SignedDuration, Timestamp};
+use sidescale_control_plane::Client;
 use sidescale_core::id::KeyId;
 use sidescale_core::key_state::KeyState;
 use sidescale_core::secret::SecretRef;
@@ -14,7 +16,8 @@ use sidescale_webhook::profile::Policy;
 use super::doors::Door;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
-use crate::rotation::context::Context;
+use crate::rotation::api_keys::ApiKeys;
+use crate::rotation::context::{Connector, Context};
 use crate::rotation::demand::Demands;
 use crate::rotation::owner::Installation;
 use crate::rotation::run::{FinishedJob, Loop};
@@ -44,10 +47,14 @@ impl Process {
         skew: SignedDuration,
     ) -> Self {
         let clock = Clock::scaled(door.world().now + skew, 0.0);
+        let headscale = door.clone();
         let context = Context {
             respect: Duration::from_secs(120),
+            // Model time does not advance on its own.
+            close_behind: Duration::ZERO,
+            connector: Connector::new(move |_| Ok(Client::of(Arc::new(headscale.clone())))),
             ..Context::alone(
-                Store::Model(door.clone()),
+                Store::of(door.clone()),
                 Arc::clone(policy),
                 clock.clone(),
                 Arc::clone(metrics),
@@ -55,7 +62,9 @@ impl Process {
                 uuid::Uuid::new_v4().simple().to_string(),
             )
         };
-        let mut rotation = Loop::new(Arc::new(context), waker::queue().0);
+        // The model's world has only pre-auth keys.
+        let api_keys = ApiKeys::new(&BTreeMap::new(), "", clock.now());
+        let mut rotation = Loop::new(Arc::new(context), api_keys, waker::queue().0);
         rotation.take(demands.clone());
         Self {
             skew,
@@ -102,12 +111,17 @@ impl Process {
 
     /// Returns the state of the key.
     pub(super) fn state(&self, secret: &SecretRef, data_key: &str) -> Option<KeyState> {
-        self.rotation.known(secret)?.states.get(data_key).copied()
+        self.rotation
+            .secrets
+            .get(secret)?
+            .states
+            .get(data_key)
+            .copied()
     }
 
     /// Returns the texts of Events about the Secret.
     pub(super) fn notes(&self, secret: &SecretRef) -> Vec<String> {
-        let known = self.rotation.known(secret).into_iter();
+        let known = self.rotation.secrets.get(secret).into_iter();
         let notices = known.flat_map(|known| known.notices(secret, |_| None));
         notices.map(|notice| notice.note).collect()
     }

@@ -12,7 +12,6 @@ use tracing::{debug, info, warn};
 
 use super::shared::{LOOK_EVERY, NodeMonitor};
 use crate::cluster::chain;
-use crate::control_plane::Error;
 use crate::outage::Outage;
 use crate::rotation::claims::{Claims, Rules};
 use crate::rotation::context::Context;
@@ -22,6 +21,7 @@ use crate::rotation::nodes::{Counts, NodeCheckpoint, NodeReport, NodeTracker, Po
 use crate::rotation::rename::{NodeRenamer, RenameStep};
 use crate::rotation::session::Session;
 use crate::rotation::tailnet::Tailnet;
+use sidescale_control_plane::Error;
 
 /// Factor for the pause after a check: the pause is this many times as long as the check.
 const REST: u32 = 10;

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use jiff::Timestamp;
 use sidescale_core::fingerprint::fingerprint;
 use sidescale_core::key_state::KeyState;
@@ -33,9 +33,6 @@ const INTENTS_AT_ONCE: usize = 8;
 
 /// Delay before creating a key again that another writer prevented from being written.
 const RACE_AGAIN: Duration = Duration::from_secs(1);
-
-/// A key created this soon after another is written with it.
-const CLOSE_BEHIND: Duration = Duration::from_millis(200);
 
 /// The result of following an intent.
 type IntentOutcome = (
@@ -285,12 +282,11 @@ impl Reconciler<'_> {
     }
 
     async fn close_behind(&self, answers: &mut IntentOutcomes) -> Option<IntentOutcome> {
-        // Model time does not advance on its own.
-        #[cfg(test)]
-        if let crate::store::Store::Model(_) = self.context.store {
-            return futures::FutureExt::now_or_never(answers.next()).flatten();
+        let wait = self.context.close_behind;
+        if wait.is_zero() {
+            return answers.next().now_or_never().flatten();
         }
-        let next = tokio::time::timeout(CLOSE_BEHIND, answers.next()).await;
+        let next = tokio::time::timeout(wait, answers.next()).await;
         next.ok().flatten()
     }
 

@@ -11,9 +11,9 @@ use tracing::{debug, info};
 
 use crate::api_key::form;
 use crate::cluster;
-use crate::control_plane::At;
 use crate::rotation::context::Context;
 use crate::store::StoreError;
+use sidescale_control_plane::At;
 
 /// An API key from its Secret.
 pub(super) struct FoundApiKey {

@@ -10,11 +10,11 @@ use sidescale_core::problem::Problem;
 use sidescale_core::release::HeadscaleRelease;
 
 use super::{Origins, Session};
-use crate::control_plane::{Error, RowList};
 use crate::rotation::owner::KeyUser;
 use crate::rotation::rename::RenameStep;
 use crate::rotation::survey::Survey;
 use crate::rotation::tailnet::{KeyOrigin, Tailnet};
+use sidescale_control_plane::{Error, RowList};
 
 impl Session {
     /// Lists its nodes, by the users of Sidescale whose keys they joined with.

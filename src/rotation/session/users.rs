@@ -9,8 +9,8 @@ use sidescale_core::objects::User;
 use sidescale_core::problem::Problem;
 
 use super::Session;
-use crate::control_plane::Error;
 use crate::rotation::owner::{PREFIX, ServiceOwner};
+use sidescale_control_plane::Error;
 
 /// Maximum number of characters shown of a display name.
 const SHOWN: usize = 200;

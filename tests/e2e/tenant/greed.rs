@@ -9,9 +9,9 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
-use sidescale::control_plane::ControlPlane;
 use sidescale::rotation::record::DATA_KEY;
 use sidescale::rotation::request::ANNOTATION;
+use sidescale_control_plane::Client;
 use sidescale_core::objects::PreAuthKey;
 
 use super::{Others, forge, others, tenant};
@@ -174,7 +174,7 @@ async fn is_heard(world: &World) -> Result<()> {
 }
 
 /// Checks that no key of the tenant lives for less than an hour, and that no service had more created than allowed.
-async fn lives_are_bounded(world: &World, plane: &ControlPlane, evil: &str) -> Result<()> {
+async fn lives_are_bounded(world: &World, plane: &Client, evil: &str) -> Result<()> {
     let users = plane.list_users().await?;
     let his = users.iter();
     let his = his.filter(|user| user.name.starts_with(&format!("{evil}.")));

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{Api, ListParams};
-use sidescale::control_plane::ControlPlane;
+use sidescale_control_plane::Client;
 use sidescale_core::id::{KeyId, NodeId, UserId};
 
 use crate::support::processes::{Place, output};
@@ -22,7 +22,7 @@ pub(super) struct Node {
 }
 
 /// Returns the nodes that belong to none of these users.
-pub(super) async fn nodes(plane: &ControlPlane, users: &[UserId]) -> Result<Vec<Node>> {
+pub(super) async fn nodes(plane: &Client, users: &[UserId]) -> Result<Vec<Node>> {
     let nodes = plane.list_nodes().await?.into_iter();
     let others = nodes.filter(|node| node.user.is_none_or(|user| !users.contains(&user)));
     let mut others: Vec<_> = others
@@ -59,7 +59,7 @@ pub(super) async fn join_as(world: &World, suffix: &str, hostname: &str) -> Resu
 }
 
 /// The tenant's node asks for the bystander's hostname: it gets another, and both namespaces have an Event.
-pub(super) async fn attack(world: &World, plane: &ControlPlane) -> Result<()> {
+pub(super) async fn attack(world: &World, plane: &Client) -> Result<()> {
     join_as(world, "evil", "web").await?;
     for (suffix, reason) in [("evil", "HostnameTaken"), ("apps", "HostnameWanted")] {
         let events: Api<Event> =

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::{Value, json};
-use sidescale::control_plane::{ControlPlane, Endpoint, Error};
+use sidescale_control_plane::{Client, Endpoint, Error};
 use sidescale_core::id::NodeId;
 use sidescale_core::key_value::KeyValue;
 use sidescale_core::objects::{Node as TailnetNode, PreAuthKey};
@@ -138,9 +138,9 @@ impl<'a> Beside<'a> {
     pub(super) fn call<T: Send>(
         &self,
         api_key: &str,
-        calls: impl AsyncFn(&ControlPlane) -> Result<T, Error> + Sync,
+        calls: impl AsyncFn(&Client) -> Result<T, Error> + Sync,
     ) -> Result<T> {
-        let control_plane = ControlPlane::new(Endpoint {
+        let control_plane = Client::new(Endpoint {
             name: "unaided".into(),
             api_url: self.url(),
             api_key: KeyValue::new(api_key.to_owned()),

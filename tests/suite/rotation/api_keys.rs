@@ -1,6 +1,6 @@
 //! Rotation replaces an absent manager of the API key.
 
-use sidescale::control_plane::{ControlPlane, Endpoint};
+use sidescale_control_plane::{Client, Endpoint};
 use sidescale_core::key_value::KeyValue;
 
 use super::*;
@@ -28,7 +28,7 @@ impl World {
             ca_bundle: None,
             allow_insecure: true,
         };
-        let control_plane = ControlPlane::new(endpoint).unwrap();
+        let control_plane = Client::new(endpoint).unwrap();
         control_plane.list_users().await.is_ok()
     }
 

@@ -32,7 +32,7 @@ async fn a_control_plane_that_connects_during_a_pass_is_looked_at_after_it() {
     .await;
     drop(process);
     // It is expired by someone else while rotation is down.
-    let client = ControlPlane::new(endpoint).unwrap();
+    let client = Client::new(endpoint).unwrap();
     client.expire_pre_auth_key(id).await.unwrap();
     let slow = |millis| Fault::Slow(Duration::from_millis(millis));
     // One call of the first connection, and the first pass: that goes from 0.6 s to 1.2 s.
@@ -66,7 +66,7 @@ async fn a_key_that_ended_early_is_replaced_in_a_large_secret_too() {
     .await;
     let record = world.record().await;
     let id = record.keys["api-authkey"].current.as_ref().unwrap().id;
-    let client = ControlPlane::new(Endpoint {
+    let client = Client::new(Endpoint {
         name: "other".into(),
         api_url: world.policy.control_planes["default"].api_url.clone(),
         api_key: world.headscale.create_api_key(DAY),

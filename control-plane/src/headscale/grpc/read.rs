@@ -6,8 +6,8 @@ use sidescale_core::key_prefix::listed_prefix;
 use sidescale_core::objects::ApiKey;
 use sidescale_proto::{Time, v1};
 
-use crate::control_plane::text::shown;
-use crate::control_plane::wire::LONGEST_NAME;
+use crate::headscale::wire::LONGEST_NAME;
+use crate::text::shown;
 
 pub(super) fn api_key(key: v1::ApiKey) -> Result<ApiKey, String> {
     let v1::ApiKey {

@@ -4,13 +4,15 @@ use std::error::Error;
 use std::iter::successors;
 
 /// Returns all causes, from the outermost to the innermost.
-pub(crate) fn all(error: &dyn Error) -> String {
+#[must_use]
+pub fn all(error: &dyn Error) -> String {
     let causes = successors(error.source(), |cause| (*cause).source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Returns the innermost cause, which a reader can act on: the outer ones say only that a request was sent.
-pub(crate) fn innermost(error: &dyn Error) -> String {
+#[must_use]
+pub fn innermost(error: &dyn Error) -> String {
     let causes = successors(error.source(), |cause| (*cause).source());
     causes
         .last()

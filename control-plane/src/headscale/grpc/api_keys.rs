@@ -7,10 +7,10 @@ use sidescale_core::objects::{ApiKey, MintedApiKey};
 use sidescale_proto::v1;
 
 use super::{HeadscaleGrpc, read};
-use crate::control_plane::{Error, checks};
+use crate::{Error, checks};
 
 impl HeadscaleGrpc {
-    pub(in crate::control_plane) async fn list_api_keys(&self) -> Result<Vec<ApiKey>, Error> {
+    pub(crate) async fn list_api_keys(&self) -> Result<Vec<ApiKey>, Error> {
         let mut client = self.client();
         let request = v1::ListApiKeysRequest {};
         let answer = self
@@ -20,7 +20,7 @@ impl HeadscaleGrpc {
         self.expect("ListApiKeys", "a list of API keys", keys)
     }
 
-    pub(in crate::control_plane) async fn create_api_key(
+    pub(crate) async fn create_api_key(
         &self,
         expiration: Timestamp,
     ) -> Result<MintedApiKey, Error> {
@@ -35,7 +35,7 @@ impl HeadscaleGrpc {
         self.expect("CreateApiKey", "the new API key", minted)
     }
 
-    pub(in crate::control_plane) async fn expire_api_key(&self, id: ApiKeyId) -> Result<(), Error> {
+    pub(crate) async fn expire_api_key(&self, id: ApiKeyId) -> Result<(), Error> {
         let request = v1::ExpireApiKeyRequest {
             id: self.number("ExpireApiKey", id.0)?,
         };

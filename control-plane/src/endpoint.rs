@@ -9,6 +9,7 @@ pub struct Endpoint {
     pub name: String,
     /// URL of its API, without `/api/v1`.
     pub api_url: String,
+    /// Key that each call carries.
     pub api_key: KeyValue,
     /// PEM of a private authority; with it, no other is trusted.
     pub ca_bundle: Option<String>,

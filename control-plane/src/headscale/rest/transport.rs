@@ -6,9 +6,9 @@ use zeroize::Zeroizing;
 
 use super::wire::{ListProblem, Rows, WireRow};
 use super::{At, Auth, Error, HeadscaleRest, wire};
-use crate::causes;
-use crate::control_plane::RowList;
-use crate::control_plane::text::shown;
+use crate::RowList;
+use crate::text::shown;
+use sidescale_core::causes;
 
 /// Maximum size of a list, of which a few fields per row are kept: half a million keys at about 410 bytes each.
 const LIST_LIMIT: usize = 256 << 20;

@@ -11,8 +11,8 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 
-use super::text::shown;
-use super::{At, Error};
+use crate::text::shown;
+use crate::{At, Error};
 
 mod api_keys;
 mod read;
@@ -33,7 +33,7 @@ pub struct HeadscaleGrpc {
 
 impl HeadscaleGrpc {
     /// Prepares calls to the Unix socket at `path`; sends none yet.
-    pub(super) fn on_socket(name: &str, path: &Path, deadline: Duration) -> Self {
+    pub(crate) fn on_socket(name: &str, path: &Path, deadline: Duration) -> Self {
         Self {
             name: name.to_owned(),
             socket: path.to_owned(),
@@ -55,17 +55,12 @@ impl HeadscaleGrpc {
     }
 
     /// Returns its name in messages.
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Limits each call to `deadline`.
-    pub(super) fn with_deadline(self, deadline: Duration) -> Self {
-        Self { deadline, ..self }
-    }
-
     /// Refuses a release below 0.28. A gRPC server does not report its version: its features show it.
-    pub(super) async fn probe(&self) -> Result<(), Error> {
+    pub(crate) async fn probe(&self) -> Result<(), Error> {
         let unsupported = |version: &str| Error::Unsupported {
             at: self.at("Health"),
             version: version.to_owned(),

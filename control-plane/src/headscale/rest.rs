@@ -9,16 +9,15 @@ use sidescale_core::key_value::KeyValue;
 use sidescale_core::release::HeadscaleRelease;
 use tokio::net::UnixStream;
 
-use super::version::{Age, age};
-use super::{At, Endpoint, Error, Version, wire};
-use crate::causes;
+use super::wire;
+use crate::version::{Age, age};
+use crate::{At, ControlPlane as _, Endpoint, Error, Version};
+use sidescale_core::causes;
 
 mod api_keys;
 mod base;
-mod nodes;
-mod pre_auth_keys;
+mod calls;
 mod transport;
-mod users;
 
 /// Works on the socket too, where `/health` does not.
 const HEALTH: &str = "/api/v1/health";
@@ -46,7 +45,7 @@ pub struct HeadscaleRest {
 
 impl HeadscaleRest {
     /// Prepares calls to `endpoint`; sends none yet.
-    pub(super) fn new(endpoint: Endpoint, deadline: Duration) -> Result<Self, Error> {
+    pub(crate) fn new(endpoint: Endpoint, deadline: Duration) -> Result<Self, Error> {
         let Endpoint {
             name,
             api_url,
@@ -96,7 +95,7 @@ impl HeadscaleRest {
     }
 
     /// Prepares calls to the Unix socket at `path`; sends none yet.
-    pub(super) fn on_socket(name: &str, path: &Path, deadline: Duration) -> Result<Self, Error> {
+    pub(crate) fn on_socket(name: &str, path: &Path, deadline: Duration) -> Result<Self, Error> {
         let name = name.to_owned();
         let client = builder()
             .unix_socket(path)
@@ -121,7 +120,7 @@ impl HeadscaleRest {
     }
 
     /// Connects, whatever protocol the server speaks.
-    pub(super) async fn connect(&self, path: &Path) -> Result<(), Error> {
+    pub(crate) async fn connect(&self, path: &Path) -> Result<(), Error> {
         let at = self.at("GET", HEALTH);
         let connected =
             UnixStream::connect(path)
@@ -134,16 +133,11 @@ impl HeadscaleRest {
     }
 
     /// Returns its name in the configuration.
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Limits each call to `deadline`.
-    pub(super) fn with_deadline(self, deadline: Duration) -> Self {
-        Self { deadline, ..self }
-    }
-
-    pub(super) async fn probe(&self) -> Result<Version, Error> {
+    pub(crate) async fn probe(&self) -> Result<Version, Error> {
         let answer = self.get("/version", Auth::None).await?;
         let at = answer.at.clone();
         let unsupported = |version: String| Error::Unsupported {
@@ -197,7 +191,7 @@ impl HeadscaleRest {
 
     /// Whether this is Headscale on its socket: no release before 0.30 speaks HTTP there, and 0.30 does not report its
     /// version.
-    pub(super) async fn probe_socket(&self) -> Result<(), Error> {
+    pub(crate) async fn probe_socket(&self) -> Result<(), Error> {
         let answer = self.get(HEALTH, Auth::None).await?;
         self.parse(answer, "Headscale's health as JSON", wire::connectivity)
     }

@@ -67,6 +67,7 @@ pub enum Error {
         "{at}: no connection ({cause}): want a running Headscale there; {}", at.way()
     )]
     Unreachable {
+        /// The call.
         at: At,
         /// The error of the socket.
         cause: String,
@@ -76,6 +77,7 @@ pub enum Error {
         "{at}: certificate rejected ({cause}): want one for this host, signed by a trusted authority; for a private authority, set caBundle to its PEM"
     )]
     Untrusted {
+        /// The call.
         at: At,
         /// The error of TLS.
         cause: String,
@@ -87,6 +89,7 @@ pub enum Error {
     TimedOut {
         /// The call.
         at: At,
+        /// The time limit.
         after: Duration,
     },
     /// The API key is not accepted.
@@ -102,7 +105,9 @@ pub enum Error {
         "{at} answered {status} with a redirect to {location:?}: redirects are not followed; set apiUrl to the address at which Headscale itself answers"
     )]
     Redirected {
+        /// The call.
         at: At,
+        /// Status of the answer.
         status: u16,
         /// Its target, without query.
         location: String,
@@ -112,7 +117,9 @@ pub enum Error {
         "{at} answered {status} with {answered}: want {expected}; {}", at.end()
     )]
     NotHeadscale {
+        /// The call.
         at: At,
+        /// Status of the answer.
         status: u16,
         /// What arrived, in words; never the body.
         answered: String,
@@ -124,7 +131,9 @@ pub enum Error {
         "{at} answered {status} with {answered}, as a proxy does when its server is down: want a running Headscale behind it; check that its pod is ready, and read its log"
     )]
     Away {
+        /// The call.
         at: At,
+        /// Status of the answer.
         status: u16,
         /// What arrived, in words; never the body.
         answered: String,
@@ -136,6 +145,7 @@ pub enum Error {
     TooLarge {
         /// The call.
         at: At,
+        /// The limit, in bytes.
         limit: usize,
     },
     /// A list has more rows than are kept.
@@ -164,6 +174,7 @@ pub enum Error {
     /// The object does not exist.
     #[error("{at} answered 404: {message:?}")]
     NotFound {
+        /// The call.
         at: At,
         /// The server's message.
         message: String,
@@ -173,7 +184,9 @@ pub enum Error {
         "{at} answered {status}: {message:?}: the name is taken; list the users or nodes to see whose it is"
     )]
     Conflict {
+        /// The call.
         at: At,
+        /// Status of the answer.
         status: u16,
         /// The server's message.
         message: String,
@@ -181,7 +194,9 @@ pub enum Error {
     /// The server refused; a gRPC code counts as the status that Headscale's own gateway gives for it.
     #[error("{at} answered {status}: {message:?}: want 200; see the server's log")]
     Refused {
+        /// The call.
         at: At,
+        /// Status of the answer.
         status: u16,
         /// The server's message.
         message: String,
@@ -194,12 +209,15 @@ pub enum Error {
     DeletesAllKeys {
         /// The control plane's name in the configuration.
         control_plane: String,
+        /// The user.
         user: UserId,
+        /// Version of the server.
         version: String,
     },
     /// An unsupported release of Headscale.
     #[error("{at}: this is Headscale {version}: want 0.28 or newer; upgrade it")]
     Unsupported {
+        /// The call.
         at: At,
         /// Its version, as far as known.
         version: String,

@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use sidescale_core::id::ApiKeyId;
 use sidescale_core::objects::{ApiKey, MintedApiKey};
 
-use super::error::unless_not_found;
-use super::{DEADLINE, Endpoint, Error, HeadscaleGrpc, HeadscaleRest, checks};
+use crate::error::unless_not_found;
+use crate::headscale::{HeadscaleGrpc, HeadscaleRest};
+use crate::{DEADLINE, Endpoint, Error, checks};
 
 /// Name in messages of a control plane on a socket, which no configuration names.
 const ON_SOCKET: &str = "headscale";
@@ -29,7 +30,16 @@ impl ApiKeyClient {
     ///
     /// [`Error::InvalidEndpoint`] if the URL, the authority or the key cannot be used.
     pub fn new(endpoint: Endpoint) -> Result<Self, Error> {
-        HeadscaleRest::new(endpoint, DEADLINE).map(Self::Rest)
+        Self::with_deadline(endpoint, DEADLINE)
+    }
+
+    /// The same, with a time limit for each call other than ten seconds.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::new`].
+    pub fn with_deadline(endpoint: Endpoint, deadline: Duration) -> Result<Self, Error> {
+        HeadscaleRest::new(endpoint, deadline).map(Self::Rest)
     }
 
     /// Detects the server on Headscale's Unix socket, where no API key is needed: REST since 0.30, else gRPC.
@@ -38,7 +48,16 @@ impl ApiKeyClient {
     ///
     /// [`Error::Unreachable`] while the socket does not exist or accept, [`Error::Unsupported`] below 0.28.
     pub async fn on_socket(path: &Path) -> Result<Self, Error> {
-        let rest = HeadscaleRest::on_socket(ON_SOCKET, path, DEADLINE)?;
+        Self::on_socket_within(path, DEADLINE).await
+    }
+
+    /// The same, with a time limit for each call other than ten seconds.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::on_socket`].
+    pub async fn on_socket_within(path: &Path, deadline: Duration) -> Result<Self, Error> {
+        let rest = HeadscaleRest::on_socket(ON_SOCKET, path, deadline)?;
         rest.connect(path).await?;
         match rest.probe_socket().await {
             Ok(()) => return Ok(Self::Rest(rest)),
@@ -46,18 +65,9 @@ impl ApiKeyClient {
             Err(Error::Unreachable { .. }) => {}
             Err(error) => return Err(error),
         }
-        let grpc = HeadscaleGrpc::on_socket(ON_SOCKET, path, DEADLINE);
+        let grpc = HeadscaleGrpc::on_socket(ON_SOCKET, path, deadline);
         grpc.probe().await?;
         Ok(Self::Grpc(grpc))
-    }
-
-    /// Limits each call to `deadline` instead of ten seconds.
-    #[must_use]
-    pub fn with_deadline(self, deadline: Duration) -> Self {
-        match self {
-            Self::Rest(rest) => Self::Rest(rest.with_deadline(deadline)),
-            Self::Grpc(grpc) => Self::Grpc(grpc.with_deadline(deadline)),
-        }
     }
 
     /// Lists all API keys, without their values.

@@ -7,7 +7,7 @@ use sidescale_core::objects::{ApiKey, Node, PreAuthKey, User};
 
 use super::{ApiKeyBody, NodeBody, PreAuthKeyBody, UserBody, json, json_of};
 use super::{one_api_key, one_key, one_node, one_user};
-use crate::items::{Items, ListItem};
+use sidescale_core::items::{Items, ListItem};
 
 /// Maximum rows of a list, ten times the number up to which rotation creates keys.
 const MOST_ROWS: usize = 200_000;

@@ -12,19 +12,19 @@ use sidescale_core::objects::{
     ApiKey, MintedApiKey, MintedKey, NewPreAuthKey, Node, PreAuthKey, User,
 };
 
-use super::checks;
-use super::text::BoundedText;
+use crate::checks;
+use crate::text::BoundedText;
 
 mod rows;
 
-pub(super) use rows::{ListProblem, Rows, WireRow};
+pub(crate) use rows::{ListProblem, Rows, WireRow};
 
 /// Request for a user. Has only fields that every version knows: 0.30 refuses others.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct CreateUser<'a> {
-    pub(super) name: &'a str,
-    pub(super) display_name: &'a str,
+pub(crate) struct CreateUser<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) display_name: &'a str,
 }
 
 /// Request for a pre-auth key. Ids are strings: 0.30 refuses numbers.
@@ -39,7 +39,7 @@ struct CreatePreAuthKey<'a> {
 }
 
 /// Returns the body that requests `new`.
-pub(super) fn create_pre_auth_key(new: &NewPreAuthKey) -> impl Serialize + '_ {
+pub(crate) fn create_pre_auth_key(new: &NewPreAuthKey) -> impl Serialize + '_ {
     let NewPreAuthKey {
         user,
         reusable,
@@ -58,24 +58,24 @@ pub(super) fn create_pre_auth_key(new: &NewPreAuthKey) -> impl Serialize + '_ {
 
 /// The object of a call.
 #[derive(Serialize)]
-pub(super) struct ById {
+pub(crate) struct ById {
     id: String,
 }
 
 impl ById {
-    pub(super) fn new(id: Id) -> Self {
+    pub(crate) fn new(id: Id) -> Self {
         Self { id: id.to_string() }
     }
 }
 
 /// Request for an API key.
 #[derive(Serialize)]
-pub(super) struct CreateApiKey {
-    pub(super) expiration: Timestamp,
+pub(crate) struct CreateApiKey {
+    pub(crate) expiration: Timestamp,
 }
 
 /// More than any name of a node or user.
-pub(super) const LONGEST_NAME: usize = 256;
+pub(crate) const LONGEST_NAME: usize = 256;
 
 /// More than any owner tag.
 const LONGEST_DISPLAY_NAME: usize = 1024;
@@ -183,17 +183,17 @@ struct OneNode {
 }
 
 /// Parses the answer of `GET /version`.
-pub(super) fn version(body: &[u8]) -> Result<String, String> {
+pub(crate) fn version(body: &[u8]) -> Result<String, String> {
     required(json::<VersionBody>(body)?.version, "version")
 }
 
 /// Whether this is the answer of `GET /health`.
-pub(super) fn is_health(body: &[u8]) -> bool {
+pub(crate) fn is_health(body: &[u8]) -> bool {
     json::<HealthBody>(body).is_ok_and(|health| matches!(health.status.as_str(), "pass" | "fail"))
 }
 
 /// Parses the answer of `GET /api/v1/health`.
-pub(super) fn connectivity(body: &[u8]) -> Result<(), String> {
+pub(crate) fn connectivity(body: &[u8]) -> Result<(), String> {
     required(
         json::<ConnectivityBody>(body)?.database_connectivity,
         "databaseConnectivity",
@@ -202,39 +202,39 @@ pub(super) fn connectivity(body: &[u8]) -> Result<(), String> {
 }
 
 /// Parses the answer to a user's creation and compares it with the requested name.
-pub(super) fn created_user(body: &[u8], name: &str) -> Result<User, String> {
+pub(crate) fn created_user(body: &[u8], name: &str) -> Result<User, String> {
     let user = one_user(required(json::<OneUser>(body)?.user, "user")?)?;
     checks::created_user(user, name)
 }
 
 /// Parses the answer to a node's renaming and compares it with the request.
-pub(super) fn renamed_node(body: &[u8], id: NodeId, name: &str) -> Result<Node, String> {
+pub(crate) fn renamed_node(body: &[u8], id: NodeId, name: &str) -> Result<Node, String> {
     let node = one_node(required(json::<OneNode>(body)?.node, "node")?)?;
     checks::renamed_node(node, id, name)
 }
 
 /// Parses the answer to an API key's creation, which is only its value.
-pub(super) fn minted_api_key(body: &[u8]) -> Result<MintedApiKey, String> {
+pub(crate) fn minted_api_key(body: &[u8]) -> Result<MintedApiKey, String> {
     let value = required(json::<OneApiKey>(body)?.api_key, "apiKey")?;
     checks::minted_api_key(KeyValue::new(value))
 }
 
 /// Parses an empty answer.
-pub(super) fn nothing(body: &[u8]) -> Result<(), String> {
+pub(crate) fn nothing(body: &[u8]) -> Result<(), String> {
     #[derive(Deserialize)]
     struct AnyValue {}
     json::<AnyValue>(body).map(|AnyValue {}| ())
 }
 
 /// Parses the answer to a key's creation and compares it with the request.
-pub(super) fn minted(body: &[u8], asked: &NewPreAuthKey) -> Result<MintedKey, String> {
+pub(crate) fn minted(body: &[u8], asked: &NewPreAuthKey) -> Result<MintedKey, String> {
     let key = required(json::<OnePreAuthKey>(body)?.pre_auth_key, "preAuthKey")?;
     let (key, value) = one_key(key)?;
     checks::minted(key, value, asked)
 }
 
 /// Returns the message in an error's body: a gateway's `message`, or a problem's `detail` or `title`.
-pub(super) fn message(body: &[u8]) -> Option<String> {
+pub(crate) fn message(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct ServerRefusal {
         message: Option<String>,

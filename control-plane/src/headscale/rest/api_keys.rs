@@ -7,11 +7,11 @@ use sidescale_core::objects::{ApiKey, MintedApiKey};
 use super::{Error, HeadscaleRest, wire};
 
 impl HeadscaleRest {
-    pub(in crate::control_plane) async fn list_api_keys(&self) -> Result<Vec<ApiKey>, Error> {
+    pub(crate) async fn list_api_keys(&self) -> Result<Vec<ApiKey>, Error> {
         self.list("/api/v1/apikey").await
     }
 
-    pub(in crate::control_plane) async fn create_api_key(
+    pub(crate) async fn create_api_key(
         &self,
         expiration: Timestamp,
     ) -> Result<MintedApiKey, Error> {
@@ -21,7 +21,7 @@ impl HeadscaleRest {
         self.parse(answer, "the new API key", wire::minted_api_key)
     }
 
-    pub(in crate::control_plane) async fn expire_api_key(&self, id: ApiKeyId) -> Result<(), Error> {
+    pub(crate) async fn expire_api_key(&self, id: ApiKeyId) -> Result<(), Error> {
         let answer = self
             .post("/api/v1/apikey/expire", &wire::ById::new(id.0))
             .await?;
