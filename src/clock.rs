@@ -67,6 +67,12 @@ impl Clock {
         }
     }
 
+    /// Returns a function that reads this clock.
+    pub fn reader(&self) -> impl Fn() -> Timestamp + Send + Sync + use<> {
+        let clock = self.clone();
+        move || clock.now()
+    }
+
     /// Sets the clock and wakes its sleepers. The machine's own clock is never set.
     pub fn set(&self, to: Timestamp) {
         let ClockKind::Scaled { base, moved, .. } = &*self.0 else {

@@ -12,8 +12,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub mod headscale;
-
 mod keys;
 mod manifests;
 mod pods;

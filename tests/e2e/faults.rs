@@ -15,14 +15,13 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
-use sidescale::clock::Clock;
-use sidescale::commands::demo::headscale::{Embedded, Flavour};
 use sidescale::rotation::record::{DATA_KEY, IssuedKey, Record};
 use sidescale_control_plane::{Client, Endpoint};
 use sidescale_core::id::KeyId;
 use sidescale_core::key_value::KeyValue;
 use sidescale_core::objects::PreAuthKey;
 use sidescale_core::secret::SecretRef;
+use sidescale_simulator::{Embedded, Flavour};
 
 use crate::{
     Case,
@@ -100,7 +99,7 @@ impl Minting {
             let api_key = headscale.create_api_key()?;
             return Ok((Self::Real(headscale), api_key));
         }
-        let embedded = Embedded::new(Flavour::V0_29, Clock::wall());
+        let embedded = Embedded::new(Flavour::V0_29, Timestamp::now);
         let api_key = embedded.create_api_key(Duration::from_secs(86_400));
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         listener.set_nonblocking(true)?;

@@ -17,12 +17,13 @@ const ITEMS: [(&str, usize); 6] = [
 ];
 
 /// Folder of each kind of test function.
-const TREES: [(&str, &str); 6] = [
+const TREES: [(&str, &str); 7] = [
     ("unit", "src"),
     ("core", "core"),
     ("webhook", "webhook"),
     ("certs", "certs"),
     ("control-plane", "control-plane"),
+    ("simulator", "simulator"),
     ("suite", "tests/suite"),
 ];
 

@@ -8,12 +8,12 @@ use jiff::{SignedDuration, Timestamp};
 use sidescale::args::{Args, Command};
 use sidescale::clock::Clock;
 use sidescale::commands::apikey_manager::Manager;
-use sidescale::commands::demo::headscale::{Call, Embedded, Fault, Flavour};
 use sidescale::store::{DirectoryStore, Store};
 use sidescale_control_plane::{ApiKeyClient, Endpoint};
 use sidescale_core::key_value::KeyValue;
 use sidescale_core::objects::ApiKey;
 use sidescale_core::secret::StoredSecret;
+use sidescale_simulator::{Call, Embedded, Fault, Flavour};
 use tokio::task::JoinHandle;
 
 const NAME: &str = "headscale-api-key";
@@ -50,7 +50,7 @@ impl World {
     /// Returns a world in which Headscale answers over TCP, without its socket yet.
     async fn asleep() -> Self {
         let clock = Clock::scaled(Timestamp::from_second(1_700_000_000).unwrap(), 0.0);
-        let headscale = Embedded::new(Flavour::Main, clock.clone());
+        let headscale = Embedded::new(Flavour::Main, clock.reader());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let router = headscale.router();
@@ -321,7 +321,7 @@ async fn a_deleted_secret_comes_back_at_the_next_glance() {
 async fn a_headscale_with_a_new_database_gets_a_new_key_at_once() {
     let mut world = World::new().await;
     let (_manager, old) = world.key_after_start(&[]).await;
-    world.headscale = Embedded::new(Flavour::Main, world.clock.clone());
+    world.headscale = Embedded::new(Flavour::Main, world.clock.reader());
     world.servers.pop().unwrap().abort();
     world.wake();
     world.key_in_time(Some(&old)).await;

@@ -12,12 +12,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use sidescale::clock::Clock;
-use sidescale::commands::demo::headscale::{Embedded, Flavour};
 use sidescale::rotation::record::{DATA_KEY, IssuedKey, KeyRecord, KeySpec, Origin, Record};
 use sidescale_control_plane::{Client, Endpoint};
 use sidescale_core::objects::NewPreAuthKey;
 use sidescale_core::time::after;
+use sidescale_simulator::{Embedded, Flavour};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
@@ -230,7 +229,7 @@ async fn installed(headscale: &Embedded) -> (Answers, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_is_looked_at_from_the_webhook_to_its_node() {
-    let headscale = Embedded::new(Flavour::V0_29, Clock::wall());
+    let headscale = Embedded::new(Flavour::V0_29, Timestamp::now);
     let (mut answers, key) = installed(&headscale).await;
     let (output, said) = type_in(&answers, &["pod/web-1"]).await;
     assert_eq!(output.status.code(), Some(1), "{said}");
@@ -284,7 +283,7 @@ async fn a_pod_is_looked_at_from_the_webhook_to_its_node() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_names_that_headscale_gives_are_looked_at() {
-    let headscale = Embedded::new(Flavour::V0_29, Clock::wall());
+    let headscale = Embedded::new(Flavour::V0_29, Timestamp::now);
     let (mut answers, key) = installed(&headscale).await;
     let node = headscale.join(&key, "web").unwrap();
     headscale.set_online(node, true);

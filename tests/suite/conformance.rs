@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use sidescale::clock::Clock;
-use sidescale::commands::demo::headscale::{Embedded, Flavour};
 use sidescale_core::release::HeadscaleRelease;
+use sidescale_simulator::{Embedded, Flavour};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio_rustls::TlsAcceptor;
 
@@ -22,7 +22,7 @@ async fn the_embedded_headscale_conforms() {
         for way in [Way::Http, Way::Https, Way::Socket] {
             let socket = folder.path().join(flavour.as_str());
             running.push(tokio::spawn(async move {
-                let embedded = Embedded::new(flavour, Clock::wall());
+                let embedded = Embedded::new(flavour, Timestamp::now);
                 cases::run(&serve(flavour, embedded, way, socket).await).await
             }));
         }

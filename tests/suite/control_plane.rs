@@ -3,11 +3,11 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use sidescale::clock::Clock;
-use sidescale::commands::demo::headscale::{Call, Embedded, Fault, Flavour};
+use jiff::Timestamp;
 use sidescale_control_plane::{ApiKeyClient, Client, Endpoint, Error};
 use sidescale_core::key_value::KeyValue;
 use sidescale_core::objects::NewPreAuthKey;
+use sidescale_simulator::{Call, Embedded, Fault, Flavour};
 use tokio::net::{TcpListener, UnixListener};
 
 const MESSAGES: &str = include_str!("control_plane/messages.txt");
@@ -38,7 +38,7 @@ impl Said {
 
 #[tokio::test]
 async fn every_message_says_where_what_came_what_is_wanted_and_what_to_do() {
-    let embedded = Embedded::new(Flavour::Main, Clock::wall());
+    let embedded = Embedded::new(Flavour::Main, Timestamp::now);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let router = embedded.router();
@@ -175,7 +175,7 @@ async fn a_socket_asks_for_no_api_key_and_is_found_again_after_a_restart() {
     for flavour in Flavour::ALL {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("headscale.sock");
-        let embedded = Embedded::new(flavour, Clock::wall());
+        let embedded = Embedded::new(flavour, Timestamp::now);
         let serve = || {
             // As Headscale does at each start: a new file with the same name.
             let _ = std::fs::remove_file(&path);

@@ -16,13 +16,14 @@ mod source;
 use source::Module;
 
 /// The packages, by the name that others import them by, and their root files.
-const PACKAGES: [(&str, &str); 6] = [
+const PACKAGES: [(&str, &str); 7] = [
     ("sidescale", "src/lib.rs"),
     ("sidescale_core", "core/src/lib.rs"),
     ("sidescale_webhook", "webhook/src/lib.rs"),
     ("sidescale_certs", "certs/src/lib.rs"),
     ("sidescale_proto", "proto/src/lib.rs"),
     ("sidescale_control_plane", "control-plane/src/lib.rs"),
+    ("sidescale_simulator", "simulator/src/lib.rs"),
 ];
 
 /// The modules of `src` from top to bottom: none imports from a line above its own. Unlisted modules are at the bottom.

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
-use sidescale::clock::Clock;
-use sidescale::commands::demo::headscale::{Embedded, Flavour};
 use sidescale_core::key_value::KeyValue;
+use sidescale_simulator::{Embedded, Flavour};
 use tokio::net::TcpListener;
 
 const PAGE: &str = include_str!("../../docs/headscale.md");
@@ -124,7 +124,7 @@ impl Server {
         // Of several parallel calls the first one counts.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        let embedded = Embedded::new(flavour, Clock::wall());
+        let embedded = Embedded::new(flavour, Timestamp::now);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let router = embedded.router();

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use sidescale::clock::Clock;
-use sidescale::commands::demo::headscale::{Call, Embedded, Fault, Flavour, ServerKey};
 use sidescale::events::Events;
 use sidescale::health::{Health, Part};
 use sidescale::metrics::Metrics;
@@ -20,6 +19,7 @@ use sidescale::store::{DirectoryStore, Store};
 use sidescale_control_plane::{Client, Endpoint};
 use sidescale_core::objects::NewPreAuthKey;
 use sidescale_core::secret::StoredSecret;
+use sidescale_simulator::{Call, Embedded, Fault, Flavour, ServerKey};
 use sidescale_webhook::identity::data_key;
 use sidescale_webhook::profile::Policy;
 use tokio::sync::watch;
@@ -288,7 +288,7 @@ fn in_memory() -> tempfile::TempDir {
 }
 
 async fn new_headscale(clock: &Clock) -> (Embedded, String, JoinHandle<()>) {
-    let headscale = Embedded::new(Flavour::V0_29, clock.clone());
+    let headscale = Embedded::new(Flavour::V0_29, clock.reader());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let router = headscale.router();

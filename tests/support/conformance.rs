@@ -9,12 +9,12 @@ use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
-use sidescale::commands::demo::headscale::Embedded;
 use sidescale_control_plane::{Api, ApiKeyClient, Client, Endpoint, Version};
 use sidescale_core::id::UserId;
 use sidescale_core::key_value::KeyValue;
 use sidescale_core::objects::NewPreAuthKey;
 use sidescale_core::release::HeadscaleRelease;
+use sidescale_simulator::Embedded;
 
 #[path = "conformance_api_keys.rs"]
 mod api_keys;

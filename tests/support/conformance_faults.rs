@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
-use sidescale::commands::demo::headscale::{Call, Fault};
 use sidescale_control_plane::{ApiKeyClient, Client, Error, Version};
 use sidescale_core::id::{ApiKeyId, KeyId, NodeId, UserId};
 use sidescale_core::release::HeadscaleRelease;
+use sidescale_simulator::{Call, Fault};
 
 use super::{Case, Only, Server, case, new_key};
 

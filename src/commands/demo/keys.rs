@@ -8,10 +8,10 @@ use serde_json::Value;
 use sidescale_core::id::KeyId;
 use sidescale_core::key_value::KeyValue;
 
-use super::headscale::{Call, Fault, ServerKey};
 use super::show::Show;
 use super::stage::{PodKey, Stage, at, days, failed};
 use super::step::{DemoStep, Failed};
+use sidescale_simulator::{Call, Fault, ServerKey};
 
 /// How long an old key stays valid: the default of the configuration.
 const OVERLAP: SignedDuration = SignedDuration::from_hours(1);

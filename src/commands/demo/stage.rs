@@ -17,7 +17,6 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
-use super::headscale::{Call, Embedded, Fault, Flavour};
 use super::manifests::{self, Manifests, Sample};
 use super::review::{self, HOST, Reviewer};
 use super::show::Show;
@@ -33,6 +32,7 @@ use crate::rotation::run as rotation;
 use crate::store::{DirectoryStore, Store};
 use sidescale_control_plane::{Client, Endpoint};
 use sidescale_core::causes;
+use sidescale_simulator::{Call, Embedded, Fault, Flavour};
 
 /// Speed of the demo's clock; between the steps it is also set forward.
 const FACTOR: f64 = 600.0;
@@ -93,7 +93,7 @@ impl Stage {
         let clock = Clock::scaled(Timestamp::now(), FACTOR);
         Ok(Self {
             spoilt,
-            headscale: Embedded::new(Flavour::V0_29, clock.clone()),
+            headscale: Embedded::new(Flavour::V0_29, clock.reader()),
             clock,
             files: DirectoryStore::new(folder.path().join("keys")),
             folder,

@@ -12,9 +12,9 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use jiff::Timestamp;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use sidescale::clock::Clock;
-use sidescale::commands::demo::headscale::{Embedded, Flavour};
+use sidescale_simulator::{Embedded, Flavour};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -46,7 +46,7 @@ impl StandIn {
         let program = Programs::prepare()?.tailscale("testcontrol");
         let arguments = [format!("--listen={login}"), format!("--admin={ADMIN}")];
         let control = Process::start(place, folder, "testcontrol", &program, &arguments)?;
-        let embedded = Embedded::new(Flavour::V0_29, Clock::wall());
+        let embedded = Embedded::new(Flavour::V0_29, Timestamp::now);
         let stop = Arc::<AtomicBool>::default();
         let network = File::open(format!("/proc/{init}/ns/net"))?;
         let (served, stopped, address) = (embedded.clone(), Arc::clone(&stop), api.clone());

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
-use sidescale::commands::demo::headscale::{Call, Fault};
 use sidescale_core::secret::StoredSecret;
+use sidescale_simulator::{Call, Fault};
 use sidescale_webhook::profile::UserPolicy;
 use tokio::net::TcpListener;
 

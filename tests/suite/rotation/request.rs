@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use sidescale::commands::demo::headscale::{Call, Fault};
 use sidescale::rotation::record::Record;
 use sidescale::rotation::request::{ANNOTATION, Requests, RotationRequest};
 use sidescale_core::secret::{SecretRef, StoredSecret};
+use sidescale_simulator::{Call, Fault};
 
 use super::messages::Log;
 use super::{SECRET, World, until};

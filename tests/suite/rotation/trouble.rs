@@ -4,8 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Duration;
 
-use sidescale::commands::demo::headscale::{Call, Fault};
 use sidescale_core::secret::StoredSecret;
+use sidescale_simulator::{Call, Fault};
 use sidescale_webhook::profile::UserPolicy;
 
 use super::{DAY, SECRET, World, owner_tag, until};

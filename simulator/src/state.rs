@@ -59,9 +59,11 @@ pub(super) struct StoredKey {
 /// A pre-auth key as the server stores it, for tests and for the demo to read.
 #[derive(Clone, Debug)]
 pub struct ServerKey {
+    /// Its id.
     pub id: KeyId,
     /// Name of its user.
     pub user: Option<String>,
+    /// What a node joins with.
     pub value: KeyValue,
     /// When it was created.
     pub created_at: Timestamp,
@@ -71,6 +73,7 @@ pub struct ServerKey {
     pub reusable: bool,
     /// Whether its nodes are ephemeral.
     pub ephemeral: bool,
+    /// Tags of its nodes.
     pub tags: Vec<String>,
 }
 

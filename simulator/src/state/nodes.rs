@@ -6,12 +6,7 @@ use sidescale_core::id::NodeId;
 use super::{LastIds, ServerState, StateError, StoredNode};
 
 impl ServerState {
-    pub(in crate::commands::demo::headscale) fn join(
-        &mut self,
-        value: &str,
-        hostname: &str,
-        now: Timestamp,
-    ) -> Option<NodeId> {
+    pub(crate) fn join(&mut self, value: &str, hostname: &str, now: Timestamp) -> Option<NodeId> {
         let index = self.usable(value, now)?;
         let key = &mut self.keys[index];
         key.used = true;
@@ -41,7 +36,7 @@ impl ServerState {
         Some(NodeId::from(id))
     }
 
-    pub(in crate::commands::demo::headscale) fn set_online(&mut self, node: NodeId, online: bool) {
+    pub(crate) fn set_online(&mut self, node: NodeId, online: bool) {
         if let Some(node) = self
             .nodes
             .iter_mut()
@@ -51,10 +46,7 @@ impl ServerState {
         }
     }
 
-    pub(in crate::commands::demo::headscale) fn delete_node(
-        &mut self,
-        id: u64,
-    ) -> Result<(), StateError> {
+    pub(crate) fn delete_node(&mut self, id: u64) -> Result<(), StateError> {
         let index = self
             .nodes
             .iter()
@@ -64,7 +56,7 @@ impl ServerState {
         Ok(())
     }
 
-    pub(in crate::commands::demo::headscale) fn expire_node(
+    pub(crate) fn expire_node(
         &mut self,
         id: u64,
         now: Timestamp,
@@ -79,7 +71,7 @@ impl ServerState {
     }
 
     /// Renames a node; names shorter than `shortest` are refused.
-    pub(in crate::commands::demo::headscale) fn rename_node(
+    pub(crate) fn rename_node(
         &mut self,
         id: u64,
         name: &str,

@@ -6,15 +6,11 @@ use sidescale_core::key_value::KeyValue;
 use super::{LastIds, ServerState, StateError, StoredApiKey, is_live, secret};
 
 impl ServerState {
-    pub(in crate::commands::demo::headscale) fn create_api_key(
-        &mut self,
-        now: Timestamp,
-        expiration: Timestamp,
-    ) -> KeyValue {
+    pub(crate) fn create_api_key(&mut self, now: Timestamp, expiration: Timestamp) -> KeyValue {
         self.add_api_key(now, Some(expiration))
     }
 
-    pub(in crate::commands::demo::headscale) fn add_api_key(
+    pub(crate) fn add_api_key(
         &mut self,
         now: Timestamp,
         expiration: Option<Timestamp>,
@@ -30,7 +26,7 @@ impl ServerState {
         value
     }
 
-    pub(in crate::commands::demo::headscale) fn expire_api_key(
+    pub(crate) fn expire_api_key(
         &mut self,
         id: Option<u64>,
         prefix: Option<&str>,
@@ -60,11 +56,7 @@ impl ServerState {
             .ok_or(StateError::UnknownApiKey)
     }
 
-    pub(in crate::commands::demo::headscale) fn authorizes(
-        &self,
-        bearer: &str,
-        now: Timestamp,
-    ) -> bool {
+    pub(crate) fn authorizes(&self, bearer: &str, now: Timestamp) -> bool {
         self.api_keys
             .iter()
             .any(|key| key.value.expose() == bearer && is_live(key.expiration, now))
@@ -73,7 +65,7 @@ impl ServerState {
 
 impl StoredApiKey {
     /// Returns its value as a list shows it.
-    pub(in crate::commands::demo::headscale) fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         format!("hskey-api-{}-***", self.bare_prefix())
     }
 

@@ -10,8 +10,6 @@ use jiff::Timestamp;
 use sidescale_core::id::NodeId;
 use sidescale_core::key_value::KeyValue;
 
-use crate::clock::Clock;
-
 mod body;
 mod faults;
 mod grpc;
@@ -125,7 +123,7 @@ pub struct Embedded {
 
 struct SharedState {
     flavour: Flavour,
-    clock: Clock,
+    now: Box<dyn Fn() -> Timestamp + Send + Sync>,
     inner: Mutex<Inner>,
 }
 
@@ -137,14 +135,13 @@ struct Inner {
 }
 
 impl Embedded {
-    /// Creates an empty server with the time of `clock`.
-    #[must_use]
-    pub fn new(flavour: Flavour, clock: Clock) -> Self {
+    /// Creates an empty server, whose time is that of `now`.
+    pub fn new(flavour: Flavour, now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
         let inner = Mutex::new(Inner::default());
         Self {
             shared: Arc::new(SharedState {
                 flavour,
-                clock,
+                now: Box::new(now),
                 inner,
             }),
         }
@@ -244,7 +241,7 @@ impl Embedded {
     }
 
     fn now(&self) -> Timestamp {
-        self.shared.clock.now()
+        (self.shared.now)()
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
