@@ -20,6 +20,7 @@ e2e:
 model:
 	SIDESCALE_MODEL_ROTATIONS=$(ROTATIONS) cargo test -p sidescale --lib \
 		--config 'profile.test.package.sidescale.opt-level=1' --config 'profile.test.package.sidescale-core.opt-level=1' \
+		--config 'profile.test.package.sidescale-rotation.opt-level=1' \
 		rotations_with -- --nocapture
 
 # What `make test` does a part of: 500 pods of a Job, 300 fat pods, a minute of hostile bodies, ten thousand services of one

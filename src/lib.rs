@@ -1,7 +1,7 @@
 //! The process: every socket, clock read and call to Kubernetes or a control plane.
 //!
 //! ```text
-//! main → app → args → commands → {server, watch, rotation, tls} → {control_plane, store, events, metrics} → {core, webhook, certs}
+//! main → app → args → commands → {server, watch, controller, tls} → {store, events, metrics} → {rotation, control-plane, webhook, certs, core}
 //! ```
 //! No layer imports from its left, and no command from another; `tests/suite/imports.rs` checks every file.
 
@@ -19,6 +19,7 @@ pub mod clock;
 pub mod cluster;
 pub mod commands;
 pub mod config;
+pub mod controller;
 pub mod events;
 pub mod fences;
 pub mod health;
@@ -28,7 +29,6 @@ pub mod metadata;
 pub mod metrics;
 pub mod outage;
 pub mod pods;
-pub mod rotation;
 pub mod server;
 pub mod store;
 pub mod telemetry;

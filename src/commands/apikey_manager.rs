@@ -11,20 +11,20 @@ use anyhow::{Context as _, bail};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use sidescale_control_plane::{ApiKeyClient, Endpoint};
 use sidescale_core::key_value::KeyValue;
 use sidescale_core::time::after;
+use sidescale_rotation::tokens::TokenPolicy;
+use sidescale_rotation::tokens::form::DATA_KEY;
+use sidescale_rotation::tokens::keeper::{CHECK_EVERY, TokenKeeper};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::api_key::TokenPolicy;
-use crate::api_key::form::DATA_KEY;
-use crate::api_key::keeper::{CHECK_EVERY, TokenKeeper};
-use crate::api_key::run::{KeyPlace, TokenProblem, TokenResult, settle};
+use crate::api_key::{KeyPlace, TokenProblem, TokenResult, settle};
 use crate::clock::Clock;
 use crate::cluster;
 use crate::outage::Outage;
 use crate::store::{SecretStore, Store};
-use sidescale_control_plane::{ApiKeyClient, Endpoint};
 
 mod args;
 mod say;

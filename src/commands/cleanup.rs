@@ -7,19 +7,19 @@ use anyhow::{Result, anyhow, bail};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 use sidescale_core::problem::Problem;
+use sidescale_rotation::demand::Demands;
+use sidescale_rotation::owner::Installation;
+use sidescale_rotation::retention::removal::{Removal, away, decide};
+use sidescale_rotation::survey::Survey;
 
 use super::view::inventory::Inventory;
 use super::view::progress::Progress;
 use super::view::release::{Release, ReleaseArgs, refused};
 use crate::clock::Clock;
+use crate::controller::context::Context;
+use crate::controller::session::Session;
+use crate::controller::sweep::{self, Confirmation, Removed, listed, records};
 use crate::metrics::Metrics;
-use crate::rotation::context::Context;
-use crate::rotation::demand::Demands;
-use crate::rotation::owner::Installation;
-use crate::rotation::removal::{Removal, away, decide};
-use crate::rotation::session::Session;
-use crate::rotation::survey::Survey;
-use crate::rotation::sweep::{self, Confirmation, Removed, listed, records};
 
 mod text;
 

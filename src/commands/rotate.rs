@@ -11,12 +11,12 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 use sidescale_core::secret::{SecretRef, StoredSecret};
+use sidescale_rotation::record::Record;
+use sidescale_rotation::request::{ANNOTATION, Requests, RotationRequest};
 
 use super::view::inventory::Inventory;
 use super::view::progress::Progress;
 use super::view::release::{Release, ReleaseArgs, refused};
-use crate::rotation::record::Record;
-use crate::rotation::request::{ANNOTATION, Requests, RotationRequest};
 use choice::{Chosen, choose};
 
 mod choice;

@@ -10,6 +10,7 @@ use kube::Client;
 use kube::api::ObjectMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::Event;
+use sidescale_rotation::demand::{Demands, NamespaceDemand, PodInputs, PodSeen, of_namespace};
 use sidescale_webhook::identity::WorkloadOwner;
 use sidescale_webhook::keys::SIDECAR_LABEL;
 use sidescale_webhook::profile::Policy;
@@ -21,7 +22,6 @@ use super::feed::{Feed, WatchTarget};
 use super::namespaces::report;
 use crate::metadata::ObjectMetadata;
 use crate::outage::Outage;
-use crate::rotation::demand::{Demands, NamespaceDemand, PodInputs, PodSeen, of_namespace};
 
 /// A metadata watch cannot see a phase, but can exclude finished pods: these then arrive as deleted.
 pub(crate) const RUNNING: &str = "status.phase!=Succeeded,status.phase!=Failed";
@@ -313,8 +313,9 @@ impl Namespace {
 
 #[cfg(test)]
 mod tests {
+    use sidescale_rotation::nodes::replicas::PodRef;
+
     use super::*;
-    use crate::rotation::replicas::PodRef;
 
     fn pod(name: &str) -> ObjectMeta {
         ObjectMeta {

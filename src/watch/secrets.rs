@@ -9,6 +9,7 @@ use kube::Client;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::Event;
 use sidescale_core::secret::SecretRef;
+use sidescale_rotation::demand::Demands;
 use sidescale_webhook::profile::Policy;
 use tokio::sync::watch;
 use tracing::info;
@@ -17,7 +18,6 @@ use super::feed::{Feed, WatchTarget};
 use super::namespaces::report;
 use crate::metadata::ObjectMetadata;
 use crate::outage::Outage;
-use crate::rotation::demand::Demands;
 
 /// The resourceVersion of every Secret that was seen.
 #[derive(Debug, Default)]

@@ -1,13 +1,11 @@
 //! Failures and their effects: the product after any answer, Headscale, the API server; and two replicas that act at once.
 
-use std::{
-    collections::BTreeSet,
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
-    path::{Path, PathBuf},
-    sync::MutexGuard,
-    time::Duration,
-};
+use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::MutexGuard;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
@@ -15,27 +13,23 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
-use sidescale::rotation::record::{DATA_KEY, IssuedKey, Record};
 use sidescale_control_plane::{Client, Endpoint};
 use sidescale_core::id::KeyId;
 use sidescale_core::key_value::KeyValue;
 use sidescale_core::objects::PreAuthKey;
 use sidescale_core::secret::SecretRef;
+use sidescale_rotation::record::{DATA_KEY, IssuedKey, Record};
 use sidescale_simulator::{Embedded, Flavour};
 
-use crate::{
-    Case,
-    chart::Release,
-    support::{
-        api::{self, free_ports, kubeconfig},
-        context::Context,
-        headscale::{Headscale, Program},
-        kubectl::Kubectl,
-        levels::Level,
-        processes::{Place, Process},
-        proxy::Upstream,
-    },
-};
+use crate::Case;
+use crate::chart::Release;
+use crate::support::api::{self, free_ports, kubeconfig};
+use crate::support::context::Context;
+use crate::support::headscale::{Headscale, Program};
+use crate::support::kubectl::Kubectl;
+use crate::support::levels::Level;
+use crate::support::processes::{Place, Process};
+use crate::support::proxy::Upstream;
 
 mod kill;
 mod outage;

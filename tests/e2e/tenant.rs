@@ -9,11 +9,11 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::Api;
 use serde_json::{Value, json};
-use sidescale::rotation::record::DATA_KEY;
 use sidescale_control_plane::Client;
 use sidescale_core::id::KeyId;
 use sidescale_core::key_value::KeyValue;
 use sidescale_core::objects::{NewPreAuthKey, PreAuthKey, User};
+use sidescale_rotation::record::DATA_KEY;
 use sidescale_webhook::profile::{NamespaceScope, Policy};
 
 use crate::Case;

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use sidescale::rotation::demand::Demands;
 use sidescale::store::{SecretStore, Store};
 use sidescale::watch::{Namespaces, pods};
 use sidescale::{cluster, config};
 use sidescale_control_plane::{Client, Endpoint};
 use sidescale_core::key_value::KeyValue;
+use sidescale_rotation::demand::Demands;
 use sidescale_webhook::profile::Policy;
 use tokio::sync::watch;
 

@@ -17,13 +17,14 @@ const ITEMS: [(&str, usize); 6] = [
 ];
 
 /// Folder of each kind of test function.
-const TREES: [(&str, &str); 7] = [
+const TREES: [(&str, &str); 8] = [
     ("unit", "src"),
     ("core", "core"),
     ("webhook", "webhook"),
     ("certs", "certs"),
     ("control-plane", "control-plane"),
     ("simulator", "simulator"),
+    ("rotation", "rotation"),
     ("suite", "tests/suite"),
 ];
 

@@ -6,8 +6,8 @@ use clap::Parser;
 use serde_json::Value;
 use sidescale::args::Args;
 use sidescale::metrics::{Handshake, Metrics};
-use sidescale::rotation::nodes::NodeState;
 use sidescale_core::key_state::KeyState;
+use sidescale_rotation::nodes::NodeState;
 
 const RULES: &str = include_str!("../../charts/sidescale/rules.yaml");
 

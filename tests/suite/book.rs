@@ -8,8 +8,8 @@ use clap::CommandFactory as _;
 use serde_json::Value;
 use sidescale::args::Args;
 use sidescale::commands::config;
-use sidescale::rotation::nodes::NodeState;
 use sidescale_core::key_state::KeyState;
+use sidescale_rotation::nodes::NodeState;
 
 const SUMMARY: &str = "docs/SUMMARY.md";
 

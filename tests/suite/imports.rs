@@ -16,7 +16,7 @@ mod source;
 use source::Module;
 
 /// The packages, by the name that others import them by, and their root files.
-const PACKAGES: [(&str, &str); 7] = [
+const PACKAGES: [(&str, &str); 8] = [
     ("sidescale", "src/lib.rs"),
     ("sidescale_core", "core/src/lib.rs"),
     ("sidescale_webhook", "webhook/src/lib.rs"),
@@ -24,6 +24,7 @@ const PACKAGES: [(&str, &str); 7] = [
     ("sidescale_proto", "proto/src/lib.rs"),
     ("sidescale_control_plane", "control-plane/src/lib.rs"),
     ("sidescale_simulator", "simulator/src/lib.rs"),
+    ("sidescale_rotation", "rotation/src/lib.rs"),
 ];
 
 /// The modules of `src` from top to bottom: none imports from a line above its own. Unlisted modules are at the bottom.
@@ -33,7 +34,13 @@ const LAYERS: [&[&str]; 5] = [
     &["args"],
     &["commands"],
     &[
-        "admin", "api_key", "fences", "rotation", "server", "tls", "watch",
+        "admin",
+        "api_key",
+        "controller",
+        "fences",
+        "server",
+        "tls",
+        "watch",
     ],
 ];
 
@@ -59,7 +66,7 @@ fn no_files_import_each_other_in_a_circle_and_none_from_above() {
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
     assert!(
-        seen > 1_000,
+        seen > 800,
         "{seen} arrows: this test reads the sources no more"
     );
 }

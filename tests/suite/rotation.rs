@@ -5,20 +5,19 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use sidescale::clock::Clock;
+use sidescale::controller::context::{CLOSE_BEHIND, Connector, Context};
+use sidescale::controller::{self, Checkpoint};
 use sidescale::events::Events;
 use sidescale::health::{Health, Part};
 use sidescale::metrics::Metrics;
 use sidescale::pods::Pods;
-use sidescale::rotation::Checkpoint;
-use sidescale::rotation::context::{CLOSE_BEHIND, Connector, Context};
-use sidescale::rotation::demand::{Demands, KeyDemand, NamespaceDemand};
-use sidescale::rotation::owner::{Installation, ServiceOwner};
-use sidescale::rotation::record::{DATA_KEY, KeySpec, Record};
-use sidescale::rotation::run;
 use sidescale::store::{DirectoryStore, Store};
 use sidescale_control_plane::{Client, Endpoint};
 use sidescale_core::objects::NewPreAuthKey;
 use sidescale_core::secret::StoredSecret;
+use sidescale_rotation::demand::{Demands, KeyDemand, NamespaceDemand};
+use sidescale_rotation::owner::{Installation, ServiceOwner};
+use sidescale_rotation::record::{DATA_KEY, KeySpec, Record};
 use sidescale_simulator::{Call, Embedded, Fault, Flavour, ServerKey};
 use sidescale_webhook::identity::data_key;
 use sidescale_webhook::profile::Policy;
@@ -183,7 +182,7 @@ impl World {
 
     fn start_with(&self, context: Context) -> Process {
         let demands = self.demands.subscribe();
-        Process(tokio::spawn(run::run(
+        Process(tokio::spawn(controller::run(
             Arc::new(context),
             demands,
             CancellationToken::new(),

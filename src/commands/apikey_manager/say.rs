@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sidescale_core::secret::MANAGED_BY;
+use sidescale_rotation::tokens::TokenOwnership;
+use sidescale_rotation::tokens::keeper::TokenState;
 use sidescale_webhook::keys::{ADOPT, PAUSED};
 
-use crate::api_key::TokenOwnership;
-use crate::api_key::keeper::TokenState;
-use crate::api_key::run::{TokenProblem, TokenResult};
+use crate::api_key::{TokenProblem, TokenResult};
 use crate::store::StoreError;
 
 /// Returns the decision in one word.

@@ -9,6 +9,7 @@ use sidescale_core::key_state::KeyState;
 use sidescale_core::objects::{Node, PreAuthKey, User};
 use sidescale_core::problem::Problem;
 use sidescale_core::secret::StoredSecret;
+use sidescale_rotation::record::{DATA_KEY, IssuedKey, KeyRecord, KeySpec, Record};
 use sidescale_webhook::annotations::NamespaceMetadata;
 use sidescale_webhook::hostnames::ClaimedHostnames;
 use sidescale_webhook::identity::POD_SECRET;
@@ -23,7 +24,6 @@ use super::words::Refused;
 use super::*;
 use crate::commands::view::held::{PlaneView, ServerSnapshot};
 use crate::commands::view::inventory::RotationWarning;
-use crate::rotation::record::{DATA_KEY, IssuedKey, KeyRecord, KeySpec, Record};
 
 mod key;
 mod names;
@@ -127,7 +127,7 @@ impl World {
     fn well() -> Self {
         let mut record = KeyRecord::new("web", "default");
         record.current = Some(IssuedKey {
-            origin: crate::rotation::record::Origin::Ours,
+            origin: sidescale_rotation::record::Origin::Ours,
             id: KeyId::from(7),
             created: at(60 * DAY),
             expires: at(150 * DAY),

@@ -3,12 +3,12 @@
 use anyhow::Result;
 use jiff::Timestamp;
 use sidescale_core::id::Id;
+use sidescale_rotation::demand::Demands;
+use sidescale_rotation::retention::removal::Removal;
+use sidescale_rotation::retention::unused::{Unused, unused};
 use sidescale_webhook::profile::Policy;
 
-use crate::rotation::cleanup::{Unused, unused};
-use crate::rotation::demand::Demands;
-use crate::rotation::removal::Removal;
-use crate::rotation::sweep::{ListedSecret, Removed};
+use crate::controller::sweep::{ListedSecret, Removed};
 
 /// Describes a removal, after "would".
 pub(super) fn to_do(control_plane: &str, removal: &Removal<'_>) -> String {

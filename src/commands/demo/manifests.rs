@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use sidescale_rotation::demand::PodInputs;
 use sidescale_webhook::annotations::NamespaceMetadata;
 use sidescale_webhook::identity::WorkloadOwner;
 use sidescale_webhook::keys::{INJECT, PREFIX};
 use sidescale_webhook::profile::Policy;
-
-use crate::rotation::demand::PodInputs;
 
 /// A pod as it is sent to admission.
 #[derive(Clone, Debug)]

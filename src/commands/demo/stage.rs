@@ -8,9 +8,14 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
+use sidescale_control_plane::{Client, Endpoint};
+use sidescale_core::causes;
 use sidescale_core::id::KeyId;
 use sidescale_core::key_value::KeyValue;
 use sidescale_core::secret::StoredSecret;
+use sidescale_rotation::demand::{Demands, PodInputs, PodSeen, of_namespace};
+use sidescale_rotation::owner::Installation;
+use sidescale_simulator::{Call, Embedded, Fault, Flavour};
 use sidescale_webhook::profile::Policy;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -21,18 +26,12 @@ use super::manifests::{self, Manifests, Sample};
 use super::review::{self, HOST, Reviewer};
 use super::show::Show;
 use super::step::{DemoStep, Failed, PATIENCE, Spoilt};
-use crate::admin;
 use crate::clock::Clock;
+use crate::controller::context::Context;
 use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::rotation::context::Context;
-use crate::rotation::demand::{Demands, PodInputs, PodSeen, of_namespace};
-use crate::rotation::owner::Installation;
-use crate::rotation::run as rotation;
 use crate::store::{DirectoryStore, Store};
-use sidescale_control_plane::{Client, Endpoint};
-use sidescale_core::causes;
-use sidescale_simulator::{Call, Embedded, Fault, Flavour};
+use crate::{admin, controller as rotation};
 
 /// Speed of the demo's clock; between the steps it is also set forward.
 const FACTOR: f64 = 600.0;

@@ -6,12 +6,12 @@ use std::str::FromStr;
 use anyhow::{Result, bail};
 use sidescale_core::id::{Id, KeyId};
 use sidescale_core::secret::SecretRef;
+use sidescale_rotation::ownership::ownership;
+use sidescale_rotation::plan::Ownership;
+use sidescale_rotation::record::{KeyRecord, Record};
 use sidescale_webhook::identity::POD_SECRET;
 
 use crate::commands::view::inventory::Inventory;
-use crate::rotation::ownership;
-use crate::rotation::plan::Ownership;
-use crate::rotation::record::{KeyRecord, Record};
 
 /// A service, or all services of a namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]

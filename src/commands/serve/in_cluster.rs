@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
+use sidescale_rotation::demand::Demands;
+use sidescale_rotation::owner::Installation;
 use sidescale_webhook::profile::Policy;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +16,8 @@ use tracing::{debug, info, warn};
 use crate::clock::Clock;
 use crate::cluster;
 use crate::config::Current;
+use crate::controller::context::{CLOSE_BEHIND, Connector, Context};
+use crate::controller::{self, Checkpoint};
 use crate::events::Events;
 use crate::fences::FencesState;
 use crate::health::{Health, Part};
@@ -22,10 +26,6 @@ use crate::leader::{self, Leadership, Lease};
 use crate::metrics::Metrics;
 use crate::outage::Outage;
 use crate::pods::Pods;
-use crate::rotation::context::{CLOSE_BEHIND, Connector, Context};
-use crate::rotation::demand::Demands;
-use crate::rotation::owner::Installation;
-use crate::rotation::{Checkpoint, run};
 use crate::store::{SecretStore, Store};
 use crate::watch::{Namespaces, pods, run_secrets};
 
@@ -106,7 +106,7 @@ async fn act(
         let context = cluster.context(&policy, installation, acting, &writer);
         let (sender, demands) = watch::channel(Demands::default());
         let stop = shutdown.child_token();
-        let mut rotation = pin!(run::run(Arc::new(context), demands, stop.clone()));
+        let mut rotation = pin!(controller::run(Arc::new(context), demands, stop.clone()));
         let pods = pods::run(
             cluster.client.clone(),
             &cluster.namespaces,

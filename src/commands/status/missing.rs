@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use sidescale_core::secret::SecretRef;
+use sidescale_rotation::demand::Demands;
+use sidescale_rotation::nodes::{NodeFinding, NodeState, NodeTracker, PodOwner};
+use sidescale_rotation::ownership::{foreign_keys, joining};
 
 use super::row::{RowProblem, StatusRow};
 use crate::commands::view::held::PlaneView;
 use crate::commands::view::inventory::Inventory;
-use crate::rotation::demand::Demands;
-use crate::rotation::nodes::{NodeFinding, NodeState, NodeTracker, PodOwner};
-use crate::rotation::{foreign_keys, joining};
 
 /// Maximum number of pods that are named.
 const MOST_NAMED: usize = 5;

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde::Serialize;
 use sidescale_core::id::KeyId;
+use sidescale_rotation::nodes::PodOwner;
 use sidescale_webhook::identity::POD_SECRET;
 
 use crate::commands::view::held::NodeRow;
-use crate::rotation::nodes::PodOwner;
 
 /// Commands to suggest for this installation.
 #[derive(Clone, Debug)]

@@ -6,6 +6,13 @@ use jiff::{SignedDuration, Timestamp};
 use sidescale_core::key_form::may_be_a_key;
 use sidescale_core::key_state::KeyState;
 use sidescale_core::secret::SecretRef;
+use sidescale_rotation::demand::KeyDemand;
+use sidescale_rotation::owner::ServiceOwner;
+use sidescale_rotation::ownership::ownership;
+use sidescale_rotation::plan::{Ownership, Plan, Process, SecretView, Step, plan};
+use sidescale_rotation::record::{DATA_KEY, KeyRecord, Record};
+use sidescale_rotation::request::Requests;
+use sidescale_rotation::value::StoredValue;
 use sidescale_webhook::identity::POD_SECRET;
 use sidescale_webhook::profile::Policy;
 
@@ -13,13 +20,6 @@ use super::row::{Hints, RowProblem, StatusRow};
 use crate::commands::view::held::PlaneView;
 use crate::commands::view::inventory::{Inventory, RotationWarning};
 use crate::commands::view::span::span;
-use crate::rotation::StoredValue;
-use crate::rotation::demand::KeyDemand;
-use crate::rotation::owner::ServiceOwner;
-use crate::rotation::ownership;
-use crate::rotation::plan::{Ownership, Plan, Process, SecretView, Step, plan};
-use crate::rotation::record::{DATA_KEY, KeyRecord, Record};
-use crate::rotation::request::Requests;
 
 /// Age up to which a warning of rotation counts.
 const FRESH: SignedDuration = SignedDuration::from_hours(1);

@@ -6,6 +6,7 @@ use sidescale_core::key_state::KeyState;
 use sidescale_core::objects::PreAuthKey;
 use sidescale_core::problem::Problem;
 use sidescale_core::secret::StoredSecret;
+use sidescale_rotation::record::{DATA_KEY, Previous, Record};
 use sidescale_webhook::profile::Policy;
 use zeroize::Zeroizing;
 
@@ -14,7 +15,6 @@ use super::row::RowProblem;
 use super::table;
 use crate::commands::view::held::PlaneView;
 use crate::commands::view::span::span;
-use crate::rotation::record::{DATA_KEY, Previous, Record};
 
 mod world;
 

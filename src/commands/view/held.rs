@@ -9,11 +9,10 @@ use sidescale_core::fingerprint::same_fingerprint;
 use sidescale_core::id::{KeyId, NodeId, UserId};
 use sidescale_core::objects::{Node, PreAuthKey, User};
 use sidescale_core::problem::Problem;
-
-use crate::rotation::owner::{KeyUser, ServiceOwner};
-use crate::rotation::plan::IssuedKeys;
-use crate::rotation::record::{self, KeyRecord, Origin};
-use crate::rotation::tailnet::{ForeignRows, KeyOrigin, Tailnet};
+use sidescale_rotation::nodes::tailnet::{ForeignRows, KeyOrigin, Tailnet};
+use sidescale_rotation::owner::{KeyUser, ServiceOwner};
+use sidescale_rotation::plan::IssuedKeys;
+use sidescale_rotation::record::{self, KeyRecord, Origin};
 
 /// What is known about a control plane.
 #[derive(Clone, Debug)]

@@ -9,14 +9,14 @@ use k8s_openapi::api::core::v1::{Event, Namespace, Pod};
 use kube::Client;
 use kube::api::{Api, ListParams, ObjectMeta};
 use sidescale_core::secret::{SecretRef, StoredSecret};
+use sidescale_rotation::demand::{KeyDemand, NamespaceDemand};
+use sidescale_rotation::quota::Quota;
+use sidescale_rotation::record::Record;
+use sidescale_rotation::workload::Workload;
 use sidescale_webhook::keys::{SIDECAR_LABEL, STATUS};
 use sidescale_webhook::sidecar::Receipt;
 
 use super::release::{Release, refused};
-use crate::rotation::demand::{KeyDemand, NamespaceDemand};
-use crate::rotation::quota::Quota;
-use crate::rotation::record::Record;
-use crate::rotation::workload::Workload;
 use crate::watch::{Namespaces, pods};
 
 const PAGE: u32 = 500;

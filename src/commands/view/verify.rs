@@ -1,5 +1,6 @@
 //! Reads the content of a control plane, with the API key of its Secret. I/O.
 
+use sidescale_control_plane::{Client, Endpoint, Error};
 use sidescale_core::key_form::api_key_flaw;
 use sidescale_core::key_state::KeyState;
 use sidescale_core::key_value::KeyValue;
@@ -8,8 +9,7 @@ use sidescale_webhook::profile;
 
 use super::held::{PlaneView, ServerSnapshot};
 use super::release::Release;
-use crate::rotation::session::{no_api_key, no_credentials};
-use sidescale_control_plane::{Client, Endpoint, Error};
+use crate::controller::session::{no_api_key, no_credentials};
 
 /// Returns the content of the control plane, or why it is unknown.
 pub(crate) async fn view(

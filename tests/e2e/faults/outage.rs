@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
-use sidescale::rotation::record::KeyRecord;
 use sidescale_core::id::Id;
+use sidescale_rotation::record::KeyRecord;
 
 use super::{Minting, Run, World, page};
 use crate::support::api::free_ports;

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
-use sidescale::rotation::record::{DATA_KEY, Record};
 use sidescale_core::id::KeyId;
 use sidescale_core::secret::SecretRef;
+use sidescale_rotation::record::{DATA_KEY, Record};
 
 use crate::support::proxy::{Exchange, Server};
 

@@ -5,9 +5,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
-use sidescale::rotation::request::ANNOTATION;
 use sidescale_core::id::KeyId;
 use sidescale_core::objects::{PreAuthKey, User};
+use sidescale_rotation::request::ANNOTATION;
 
 use super::People;
 use crate::support::product::KEYS;

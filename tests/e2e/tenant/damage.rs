@@ -4,8 +4,8 @@ use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::Api;
 use serde_json::{Value, json};
-use sidescale::rotation::record::DATA_KEY;
 use sidescale_core::key_value::KeyValue;
+use sidescale_rotation::record::DATA_KEY;
 
 use super::{Others, others};
 use crate::support::kubectl::Kubectl;

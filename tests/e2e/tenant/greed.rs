@@ -9,10 +9,10 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
-use sidescale::rotation::record::DATA_KEY;
-use sidescale::rotation::request::ANNOTATION;
 use sidescale_control_plane::Client;
 use sidescale_core::objects::PreAuthKey;
+use sidescale_rotation::record::DATA_KEY;
+use sidescale_rotation::request::ANNOTATION;
 
 use super::{Others, forge, others, tenant};
 use crate::support::context::Context;

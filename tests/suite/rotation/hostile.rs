@@ -1,7 +1,7 @@
 //! A record that a tenant wrote, or that was copied from another namespace: no key of others is changed.
 
-use sidescale::rotation::record::{KeyRecord, Previous};
 use sidescale_core::id::KeyId;
+use sidescale_rotation::record::{KeyRecord, Previous};
 
 use super::messages::Log;
 use super::request::edit;

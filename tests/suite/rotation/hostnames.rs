@@ -1,8 +1,8 @@
 //! A hostname that two namespaces ask for: its owner, what the renamer does, and what Events both sides get.
 
 use serde_json::Value;
-use sidescale::rotation::replicas::{PodRef, ReplicaGroup};
 use sidescale::watch::Hostnames;
+use sidescale_rotation::nodes::replicas::{PodRef, ReplicaGroup};
 use sidescale_webhook::profile::HostnameOwner;
 
 use super::messages::Log;

@@ -1,7 +1,7 @@
 //! Events and metrics about a key that was replaced, and about one that should have been.
 
 use serde_json::Value;
-use sidescale::rotation::workload::{OwnerKind, Workload};
+use sidescale_rotation::workload::{OwnerKind, Workload};
 
 use super::messages::Log;
 use super::request::edit;
@@ -149,7 +149,7 @@ async fn whoever_rotates_no_more_shows_no_keys() {
     let shutdown = CancellationToken::new();
     let context = Arc::new(world.context("a"));
     let demands = world.demands.subscribe();
-    let process = tokio::spawn(run::run(context, demands, shutdown.clone()));
+    let process = tokio::spawn(controller::run(context, demands, shutdown.clone()));
     world.demand_of_a_deployment();
     world.key("api").await;
     until("the metrics", async || {

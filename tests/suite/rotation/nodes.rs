@@ -5,8 +5,8 @@ use std::cell::Cell;
 use clap::Parser as _;
 use sidescale::args::{Args, Command};
 use sidescale::cluster;
-use sidescale::rotation::replicas::{PodRef, ReplicaGroup};
 use sidescale_core::id::NodeId;
+use sidescale_rotation::nodes::replicas::{PodRef, ReplicaGroup};
 
 use super::by_hand::put;
 use super::messages::Log;

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use sidescale_rotation::nodes::replicas::{PodRef, ReplicaGroup};
 use sidescale_webhook::identity::POD_SECRET;
-
-use sidescale::rotation::replicas::{PodRef, ReplicaGroup};
 
 use super::messages::Log;
 use super::*;

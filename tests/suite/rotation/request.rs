@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use sidescale::rotation::record::Record;
-use sidescale::rotation::request::{ANNOTATION, Requests, RotationRequest};
 use sidescale_core::secret::{SecretRef, StoredSecret};
+use sidescale_rotation::record::Record;
+use sidescale_rotation::request::{ANNOTATION, Requests, RotationRequest};
 use sidescale_simulator::{Call, Fault};
 
 use super::messages::Log;

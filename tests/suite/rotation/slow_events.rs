@@ -4,7 +4,7 @@ use axum::Router;
 use axum::extract::State as Shared;
 use axum::routing::post;
 use serde_json::Value;
-use sidescale::rotation::workload::{OwnerKind, Workload};
+use sidescale_rotation::workload::{OwnerKind, Workload};
 use tokio::sync::mpsc;
 
 use super::*;

@@ -6,8 +6,8 @@ use axum::Router;
 use axum::extract::State as Shared;
 use axum::routing::{get, post};
 use serde_json::{Value, json};
-use sidescale::rotation::demand::Unserved;
-use sidescale::rotation::replicas::PodRef;
+use sidescale_rotation::demand::Unserved;
+use sidescale_rotation::nodes::replicas::PodRef;
 
 use super::trouble::settle;
 use super::*;

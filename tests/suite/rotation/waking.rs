@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::patch;
 use serde_json::{Value, json};
-use sidescale::rotation::replicas::{PodRef, ReplicaGroup};
+use sidescale_rotation::nodes::replicas::{PodRef, ReplicaGroup};
 
 use super::trouble::settle;
 use super::*;
@@ -184,7 +184,7 @@ async fn an_api_server_that_hangs_holds_up_no_shutdown() {
         ..world.context("a")
     };
     let (stop, demands) = (CancellationToken::new(), world.demands.subscribe());
-    let running = tokio::spawn(run::run(Arc::new(context), demands, stop.clone()));
+    let running = tokio::spawn(controller::run(Arc::new(context), demands, stop.clone()));
     world.demand_for("web", &["web-0", "web-1"]);
     world.key("web").await;
     until("a patch", async || {

@@ -3,14 +3,14 @@
 use jiff::{SignedDuration, Timestamp};
 use sidescale_core::key_form::{KeyKind, kind_of_key};
 use sidescale_core::secret::{MANAGED_BY, StoredSecret};
+use sidescale_rotation::demand::KeyDemand;
+use sidescale_rotation::ownership::ownership;
+use sidescale_rotation::plan::Ownership;
+use sidescale_rotation::record::{DATA_KEY, IssuedKey, Record};
 use sidescale_webhook::sidecar::Injected;
 
 use super::super::facts::{CheckFinding, Facts, Observed, is_tailscales};
 use crate::commands::view::span::span;
-use crate::rotation::demand::KeyDemand;
-use crate::rotation::ownership;
-use crate::rotation::plan::Ownership;
-use crate::rotation::record::{DATA_KEY, IssuedKey, Record};
 use crate::watch::{Namespaces, pods};
 
 const SECRET: &str = "secret";

@@ -4,6 +4,10 @@ use jiff::{SignedDuration, Timestamp};
 use kube::api::ObjectMeta;
 use sidescale_core::id::KeyId;
 use sidescale_core::objects::Node;
+use sidescale_rotation::nodes::replicas::expanded;
+use sidescale_rotation::owner::ServiceOwner;
+use sidescale_rotation::ownership::ownership;
+use sidescale_rotation::record::KeyRecord;
 use sidescale_webhook::keys::STATUS;
 use sidescale_webhook::sidecar::{Injected, Receipt};
 
@@ -11,10 +15,6 @@ use super::super::facts::{CheckFinding, Facts, Level, Observed, annotation};
 use super::super::words::Refused;
 use crate::commands::view::held::{PlaneView, ServerSnapshot};
 use crate::commands::view::span::span;
-use crate::rotation::expanded;
-use crate::rotation::owner::ServiceOwner;
-use crate::rotation::ownership;
-use crate::rotation::record::KeyRecord;
 
 const PLANE: &str = "control plane";
 const NODE: &str = "node";

@@ -9,6 +9,9 @@ use sidescale_core::id::{KeyId, NodeId, UserId};
 use sidescale_core::key_state::KeyState;
 use sidescale_core::objects::{Node, PreAuthKey, User};
 use sidescale_core::secret::{SecretRef, StoredSecret};
+use sidescale_rotation::demand::{KeyDemand, NamespaceDemand};
+use sidescale_rotation::nodes::replicas::{PodRef, ReplicaGroup};
+use sidescale_rotation::record::{DATA_KEY, IssuedKey, KeyRecord, KeySpec, Record};
 use sidescale_webhook::identity::POD_SECRET;
 use sidescale_webhook::profile::Policy;
 use zeroize::Zeroizing;
@@ -19,9 +22,6 @@ use crate::commands::status::row::Hints;
 use crate::commands::status::table;
 use crate::commands::view::held::{PlaneView, ServerSnapshot};
 use crate::commands::view::inventory::{Inventory, RotationWarning};
-use crate::rotation::demand::{KeyDemand, NamespaceDemand};
-use crate::rotation::record::{DATA_KEY, IssuedKey, KeyRecord, KeySpec, Record};
-use crate::rotation::replicas::{PodRef, ReplicaGroup};
 
 const NAME: &str = "headscale-auth-keys";
 const LOGS: &str = "kubectl logs --namespace sidescale";
@@ -39,7 +39,7 @@ impl World {
         let mut record = Record::of(secret).unwrap();
         let mut key = KeyRecord::new(service, "default");
         key.current = Some(IssuedKey {
-            origin: crate::rotation::record::Origin::Ours,
+            origin: sidescale_rotation::record::Origin::Ours,
             id: KeyId::from(id),
             created: at(day * DAY),
             expires: at((day + 90) * DAY),
@@ -230,7 +230,7 @@ pub(super) fn own_keys() -> World {
             created,
             expires: created + SignedDuration::from_hours(1),
             asked: wanted.asked.clone(),
-            origin: crate::rotation::record::Origin::Ours,
+            origin: sidescale_rotation::record::Origin::Ours,
         });
         key.joined_with = joined.then_some(KeyId::from(id));
         if id > 0 {
