@@ -112,18 +112,27 @@ struct Loop {
     jobs: Vec<BoxFuture<'static, FinishedJob>>,
 }
 
-/// Runs rotation and the node monitor until `shutdown`; running jobs then get a moment to finish.
+/// What outlives an edit of the configuration: sessions, back-offs, contention, and what was reported.
+#[derive(Debug, Default)]
+pub struct Memory {
+    sessions: Sessions,
+    secrets: BTreeMap<SecretRef, SecretState>,
+}
+
+/// Runs rotation and the node monitor until `shutdown`; running jobs then get a moment to finish. Another process may have
+/// rotated since the run that returned `memory`: then it is outdated.
 pub async fn run(
     context: Arc<Context>,
+    memory: Memory,
     demands: watch::Receiver<Demands>,
     shutdown: CancellationToken,
-) {
+) -> Memory {
     let (up, planes) = watch::channel(Connected::new());
     let (suspects, suspected) = mpsc::channel(SUSPECTS);
     let (wakes, woken) = waker::queue();
     let planes_of = &context.policy.control_planes;
     let api_keys = ApiKeys::new(planes_of, &context.writer, context.clock.now());
-    let rotation = Loop::new(Arc::clone(&context), api_keys, wakes);
+    let rotation = Loop::new(Arc::clone(&context), memory, api_keys, wakes);
     let waker = waker::run(Arc::clone(&context), woken, shutdown.clone());
     let keeper = node_monitor::run(
         context,
@@ -134,7 +143,8 @@ pub async fn run(
         shutdown.clone(),
     );
     let rotation = rotate(rotation, demands, up, suspected, shutdown);
-    tokio::join!(rotation, keeper, waker);
+    let (memory, (), ()) = tokio::join!(rotation, keeper, waker);
+    memory
 }
 
 async fn rotate(
@@ -143,7 +153,7 @@ async fn rotate(
     up: watch::Sender<Connected>,
     mut suspected: mpsc::Receiver<String>,
     shutdown: CancellationToken,
-) {
+) -> Memory {
     let mut jobs = JoinSet::new();
     let first = demands.borrow_and_update().clone();
     rotation.take(first);
@@ -182,22 +192,36 @@ async fn rotate(
     if tokio::time::timeout(GRACE, rest).await.is_err() {
         warn!("Shutdown grace period exceeded; the next leader resumes");
     }
+    Memory {
+        sessions: rotation.sessions,
+        secrets: rotation.secrets,
+    }
 }
 
 impl Loop {
     /// `api_keys` are those that this process renews.
-    fn new(context: Arc<Context>, api_keys: ApiKeys, wakes: Wakes) -> Self {
+    fn new(context: Arc<Context>, memory: Memory, api_keys: ApiKeys, wakes: Wakes) -> Self {
         let now = context.clock.now();
-        let planes = &context.policy.control_planes;
+        let Memory {
+            mut sessions,
+            mut secrets,
+        } = memory;
+        let same = sessions.resume(&context, now);
+        let (kept, standings) = (LastKeys::default(), KeyStatuses::default());
+        for (secret, known) in &mut secrets {
+            known.resume(!same);
+            kept.set(secret, known.kept(now));
+            standings.set(secret, known.standings());
+        }
         Self {
-            sessions: Sessions::new(planes.keys(), now),
+            sessions,
             api_keys,
             context,
             queue: JobQueue::default(),
-            secrets: BTreeMap::new(),
+            secrets,
             snapshots: BTreeMap::new(),
-            kept: LastKeys::default(),
-            standings: KeyStatuses::default(),
+            kept,
+            standings,
             wakes,
             budget: Arc::default(),
             demands: Demands::default(),

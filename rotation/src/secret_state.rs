@@ -145,6 +145,17 @@ pub struct Surroundings<'a> {
 }
 
 impl SecretState {
+    /// Prepares it for other jobs than those that it was made by. With `retry`, what waits after a failure is due at once: the
+    /// failure may be mended. What was reported is not reported again.
+    pub fn resume(&mut self, retry: bool) {
+        self.beside = InFlight::default();
+        let unended = self.unended.values_mut().map(|(_, failing)| failing);
+        let failing = self.failing.values_mut().chain(unended);
+        for failing in failing.chain(&mut self.problem).filter(|_| retry) {
+            failing.backoff.until = None;
+        }
+    }
+
     /// Returns the keys that must not be tried now.
     pub fn held(&self, now: Timestamp) -> BTreeMap<String, Blocked> {
         let mut held = BTreeMap::new();

@@ -18,7 +18,7 @@ use sidescale_rotation::owner::{Installation, KeyClaim, ServiceOwner};
 use sidescale_rotation::plan::{Claimed, IssuedKeys, mismatch};
 use sidescale_rotation::record::Intent;
 use sidescale_webhook::identity;
-use sidescale_webhook::profile::UserPolicy;
+use sidescale_webhook::profile::{ControlPlaneSettings, Policy, UserPolicy};
 use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
@@ -43,6 +43,15 @@ const FRESH: Duration = Duration::from_secs(10);
 
 /// Origin of each key, as last listed.
 type Origins = BTreeMap<KeyId, KeyOrigin>;
+
+/// All that a session takes from the configuration: with the same, it is as good after an edit as before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SessionBasis {
+    settings: Option<ControlPlaneSettings>,
+    users: UserPolicy,
+    most_rows: u32,
+    installation: Installation,
+}
 
 /// A connected control plane.
 #[derive(Debug)]
@@ -78,6 +87,22 @@ struct PlaneListing {
     /// When it began, by a monotonic clock.
     began: Instant,
     issued: IssuedKeys,
+}
+
+impl SessionBasis {
+    pub(super) fn of(context: &Context, name: &str) -> Self {
+        let Policy {
+            control_planes,
+            rotation,
+            ..
+        } = &*context.policy;
+        Self {
+            settings: control_planes.get(name).cloned(),
+            users: rotation.users,
+            most_rows: rotation.max_control_plane_rows,
+            installation: context.installation.clone(),
+        }
+    }
 }
 
 impl Session {

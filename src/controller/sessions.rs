@@ -11,7 +11,8 @@ use sidescale_core::problem::Problem;
 use sidescale_core::time::after;
 use tracing::{debug, info, warn};
 
-use super::session::{ForeignKeys, Session};
+use super::context::Context;
+use super::session::{ForeignKeys, Session, SessionBasis};
 use crate::controller::jitter::jitter;
 
 /// How often a missing or refused API key is looked for: a person is about to create one.
@@ -21,11 +22,13 @@ const CREDENTIALS_EVERY: Duration = Duration::from_secs(5);
 const RETRY_SOON: Duration = Duration::from_secs(1);
 
 /// The sessions by name of the control plane.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Sessions(BTreeMap<String, SessionSlot>);
 
 #[derive(Debug)]
 struct SessionSlot {
+    /// None if the configuration has no such control plane.
+    basis: Option<SessionBasis>,
     up: Option<Arc<Session>>,
     /// Kept while the control plane is unavailable.
     lent: Arc<ForeignKeys>,
@@ -38,13 +41,20 @@ struct SessionSlot {
 }
 
 impl Sessions {
-    /// Returns sessions that are all due to connect at once.
-    pub(super) fn new<'a>(names: impl Iterator<Item = &'a String>, now: Timestamp) -> Self {
-        Self(
-            names
-                .map(|name| (name.clone(), SessionSlot::new(now)))
-                .collect(),
-        )
+    /// Keeps the sessions, problems and back-offs of control planes whose settings are as before; all others are due to connect
+    /// at once. Returns whether all settings are as before.
+    pub(super) fn resume(&mut self, context: &Context, now: Timestamp) -> bool {
+        let mut before = std::mem::take(&mut self.0);
+        let mut same = true;
+        for name in context.policy.control_planes.keys() {
+            let basis = Some(SessionBasis::of(context, name));
+            let known = before.remove(name).filter(|slot| slot.basis == basis);
+            same &= known.is_some();
+            let mut slot = known.unwrap_or_else(|| SessionSlot::new(basis, now));
+            slot.connecting = false;
+            self.0.insert(name.clone(), slot);
+        }
+        same
     }
 
     /// Returns the control planes to connect to now, and marks them as connecting.
@@ -119,7 +129,7 @@ impl Sessions {
         let slot = self
             .0
             .entry(name.to_owned())
-            .or_insert_with(|| SessionSlot::new(now));
+            .or_insert_with(|| SessionSlot::new(None, now));
         let soonest = slot
             .tried
             .map_or(now, |tried| after(tried, RETRY_SOON).max(now));
@@ -208,8 +218,9 @@ impl Sessions {
 }
 
 impl SessionSlot {
-    fn new(now: Timestamp) -> Self {
+    fn new(basis: Option<SessionBasis>, now: Timestamp) -> Self {
         Self {
+            basis,
             up: None,
             lent: Arc::default(),
             connecting: false,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use sidescale::clock::Clock;
 use sidescale::controller::context::{CLOSE_BEHIND, Connector, Context};
-use sidescale::controller::{self, Checkpoint};
+use sidescale::controller::{self, Checkpoint, Memory};
 use sidescale::events::Events;
 use sidescale::health::{Health, Part};
 use sidescale::metrics::Metrics;
@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 mod api_keys;
 mod by_hand;
 mod cleanup;
+mod edits;
 mod gone;
 mod greedy;
 mod hanging;
@@ -67,7 +68,7 @@ struct World {
 }
 
 /// A process that rotates; dropping it kills it.
-struct Process(JoinHandle<()>);
+struct Process(JoinHandle<Memory>);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -184,6 +185,7 @@ impl World {
         let demands = self.demands.subscribe();
         Process(tokio::spawn(controller::run(
             Arc::new(context),
+            Memory::default(),
             demands,
             CancellationToken::new(),
         )))

@@ -66,7 +66,7 @@ pub struct HostnameOwner {
 }
 
 /// Settings of one Headscale.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControlPlaneSettings {
     /// URL given to sidecars as `--login-server`.
     pub login_server: String,

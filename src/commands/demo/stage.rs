@@ -31,7 +31,7 @@ use crate::controller::context::Context;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::store::{DirectoryStore, Store};
-use crate::{admin, controller as rotation};
+use crate::{admin, controller};
 
 /// Speed of the demo's clock; between the steps it is also set forward.
 const FACTOR: f64 = 600.0;
@@ -230,7 +230,8 @@ impl Stage {
         self.rotation = Some(tokio::spawn(async move {
             // Dropped only with the loop: rotation stops when the sender of demands is dropped.
             let (_sender, demands) = watch::channel(demands);
-            rotation::run(Arc::new(context), demands, stop).await;
+            let memory = controller::Memory::default();
+            controller::run(Arc::new(context), memory, demands, stop).await;
         }));
         Ok(())
     }

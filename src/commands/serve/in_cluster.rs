@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::cluster;
 use crate::config::Current;
 use crate::controller::context::{CLOSE_BEHIND, Connector, Context};
-use crate::controller::{self, Checkpoint};
+use crate::controller::{self, Checkpoint, Memory};
 use crate::events::Events;
 use crate::fences::FencesState;
 use crate::health::{Health, Part};
@@ -81,6 +81,7 @@ async fn act(
     let writer = uuid::Uuid::new_v4().simple().to_string();
     let mut policies = cluster.policy.clone();
     let installations = cluster.installations();
+    let mut memory = Memory::default();
     loop {
         cluster.health.ok(Part::Rotation, "another replica rotates");
         cluster.metrics.rotation.leader.set(0);
@@ -106,7 +107,14 @@ async fn act(
         let context = cluster.context(&policy, installation, acting, &writer);
         let (sender, demands) = watch::channel(Demands::default());
         let stop = shutdown.child_token();
-        let mut rotation = pin!(controller::run(Arc::new(context), demands, stop.clone()));
+        let resumed = std::mem::take(&mut memory);
+        let mut rotation = pin!(controller::run(
+            Arc::new(context),
+            resumed,
+            demands,
+            stop.clone()
+        ));
+        let mut edited = false;
         let pods = pods::run(
             cluster.client.clone(),
             &cluster.namespaces,
@@ -117,11 +125,12 @@ async fn act(
         tokio::select! {
             () = pods => {}
             () = secrets => {}
-            () = &mut rotation => continue,
+            _ = &mut rotation => continue,
             () = installations.superseded() => {
                 info!("Rotation stopped: another release was installed first in this cluster");
             }
             () = changed(&mut policies) => {
+                edited = true;
                 info!("Rotation restarting with the new configuration");
             }
             ended = leading.wait_for(|leading| *leading == Leadership::Others) => match ended {
@@ -132,7 +141,11 @@ async fn act(
         }
         // Completes the work in progress.
         stop.cancel();
-        rotation.await;
+        let left = rotation.await;
+        // After anything else another process may have rotated.
+        if edited {
+            memory = left;
+        }
     }
 }
 

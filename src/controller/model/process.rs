@@ -20,7 +20,7 @@ use super::doors::Door;
 use crate::clock::Clock;
 use crate::controller::api_keys::ApiKeys;
 use crate::controller::context::{Connector, Context};
-use crate::controller::{FinishedJob, Loop, waker};
+use crate::controller::{FinishedJob, Loop, Memory, waker};
 use crate::metrics::Metrics;
 use crate::store::Store;
 
@@ -64,7 +64,12 @@ impl Process {
         };
         // The model's world has only pre-auth keys.
         let api_keys = ApiKeys::new(&BTreeMap::new(), "", clock.now());
-        let mut rotation = Loop::new(Arc::new(context), api_keys, waker::queue().0);
+        let mut rotation = Loop::new(
+            Arc::new(context),
+            Memory::default(),
+            api_keys,
+            waker::queue().0,
+        );
         rotation.take(demands.clone());
         Self {
             skew,

@@ -149,7 +149,12 @@ async fn whoever_rotates_no_more_shows_no_keys() {
     let shutdown = CancellationToken::new();
     let context = Arc::new(world.context("a"));
     let demands = world.demands.subscribe();
-    let process = tokio::spawn(controller::run(context, demands, shutdown.clone()));
+    let process = tokio::spawn(controller::run(
+        context,
+        Memory::default(),
+        demands,
+        shutdown.clone(),
+    ));
     world.demand_of_a_deployment();
     world.key("api").await;
     until("the metrics", async || {

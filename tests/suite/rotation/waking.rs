@@ -184,7 +184,12 @@ async fn an_api_server_that_hangs_holds_up_no_shutdown() {
         ..world.context("a")
     };
     let (stop, demands) = (CancellationToken::new(), world.demands.subscribe());
-    let running = tokio::spawn(controller::run(Arc::new(context), demands, stop.clone()));
+    let running = tokio::spawn(controller::run(
+        Arc::new(context),
+        Memory::default(),
+        demands,
+        stop.clone(),
+    ));
     world.demand_for("web", &["web-0", "web-1"]);
     world.key("web").await;
     until("a patch", async || {
