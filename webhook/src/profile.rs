@@ -10,6 +10,7 @@ mod fields;
 mod overlay;
 mod resources;
 mod scope;
+mod unknown_key;
 
 pub use config::{
     Config, ContainerOverride, ControlPlaneConfig, NamespacesConfig, ProfileConfig,

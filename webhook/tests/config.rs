@@ -202,7 +202,7 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             with("profile: {}"),
-            "profile is unknown: want one of clusterName, installation, formerInstallations, reservedHostnames, controlPlanes, profiles, rotation, webhook; did you mean profiles?",
+            "profile is unknown: want one of clusterName, controlPlanes, formerInstallations, installation, profiles, reservedHostnames, rotation, webhook; did you mean profiles?",
         ),
         (
             with("clusterName: a.b"),
@@ -214,7 +214,7 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             profile("allowedTag: []"),
-            "profiles.default.allowedTag is unknown: want one of image, allowedTags, allowedImages, allowedExtraArgs, maxAuthKeyExpiration, authKeySecretName, imagePullSecrets, namespaces, podSelector, onInvalid, containerOverride, annotations; did you mean allowedTags?",
+            "profiles.default.allowedTag is unknown: want one of allowedExtraArgs, allowedImages, allowedTags, annotations, authKeySecretName, containerOverride, image, imagePullSecrets, maxAuthKeyExpiration, namespaces, onInvalid, podSelector; did you mean allowedTags?",
         ),
         (
             with("profiles: {DB: {}}"),
@@ -230,7 +230,27 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             profile("podSelector: {matchLabel: {a: b}}"),
-            "profiles.default.podSelector.matchLabel is unknown: want one of matchLabels, matchExpressions; did you mean matchLabels?",
+            "profiles.default.podSelector.matchLabel is unknown: want one of matchExpressions, matchLabels; did you mean matchLabels?",
+        ),
+        (
+            profile("namespaces: {matchExpressions: [{ky: a}], matchLabel: {a: b}}"),
+            "profiles.default.namespaces.matchExpressions.ky is unknown: want one of key, operator, values; did you mean key?",
+        ),
+        (
+            plane("namespaces: {matchLabel: {a: b}}, loginServr: a"),
+            "controlPlanes.default.namespaces.matchLabel is unknown: want one of matchExpressions, matchLabels; did you mean matchLabels?",
+        ),
+        (
+            plane("loginServr: {a: b}"),
+            "controlPlanes.default.loginServr is unknown: want one of adoptUsers, allowInsecure, apiKeySecret, apiUrl, caBundle, loginServer, namespaces, userTemplate; did you mean loginServer?",
+        ),
+        (
+            with("rotation: {overlp: 1h, onLost: delete}"),
+            "rotation.overlp is unknown: want one of keysPerService, keysPerServicePerHour, maxControlPlaneRows, maxServicesPerNamespace, minAuthKeyExpiration, minAuthKeyRenewalGap, minPodAuthKeyExpiration, newKeysPerNamespace, newKeysPerNamespacePerHour, onLost, orphanedKeysAfter, overlap, paused, podKeysPerNamespace, podKeysPerNamespacePerHour, unusedKeysAfter, unusedUsersAfter, users, wakePods; did you mean overlap?",
+        ),
+        (
+            with("webhook: {immage: a, inject: false}"),
+            "webhook.immage is unknown: want one of image, inject; did you mean image?",
         ),
         (
             profile("podSelector: {matchExpressions: [{key: a, operator: Is, values: [b]}]}"),
@@ -242,7 +262,7 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             profile("containerOverride: {resources: {}}"),
-            "profiles.default.containerOverride.resources is unknown: want one of env, volumeMounts, livenessProbe, readinessProbe, securityContext",
+            "profiles.default.containerOverride.resources is unknown: want one of env, livenessProbe, readinessProbe, securityContext, volumeMounts",
         ),
         (
             profile("containerOverride: {env: [{name: TS_AUTHKEY, value: x}]}"),
@@ -384,7 +404,7 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
         ),
         (
             plane("loginServer: 'https://hs', apiKeySecret: {nam: x}"),
-            "controlPlanes.default.apiKeySecret.nam is unknown: want one of namespace, name, key; did you mean name?",
+            "controlPlanes.default.apiKeySecret.nam is unknown: want one of key, name, namespace; did you mean name?",
         ),
         (
             plane("loginServer: 'https://hs', apiKeySecret: {key: a/b}"),
@@ -458,6 +478,13 @@ fn names_key_value_and_accepted_form_of_each_mistake() {
     for (text, want) in table {
         assert_eq!(read(&text).unwrap_err(), want, "{text}");
     }
+}
+
+#[test]
+fn names_line_and_accepted_form_of_namespaces_of_the_wrong_kind() {
+    let error = read(&format!("{PLANE}profiles: {{default: {{namespaces: 5}}}}")).unwrap_err();
+    let want = "expected a list of namespaces, or a selector with matchLabels and matchExpressions";
+    assert!(error.contains("line 2") && error.contains(want), "{error}");
 }
 
 #[test]

@@ -8,9 +8,9 @@ mod profile;
 mod rotation;
 mod value;
 
-use value::{checked_image, refuse, value};
+use value::{checked_image, value};
 
-use super::{Config, ControlPlaneConfig, DEFAULT, OWN_IMAGE, Policy, PolicyError, WebhookConfig};
+use super::{Config, ControlPlaneConfig, DEFAULT, OWN_IMAGE, Policy, PolicyError};
 use crate::annotations::check_defaults;
 use crate::forms;
 
@@ -54,23 +54,11 @@ fn policy(config: Config) -> Result<Policy, PolicyError> {
         profiles,
         rotation,
         webhook,
-        rest,
+        unknown_key,
     } = config;
-    refuse(
-        &rest,
-        "",
-        &[
-            "clusterName",
-            "installation",
-            "formerInstallations",
-            "reservedHostnames",
-            "controlPlanes",
-            "profiles",
-            "rotation",
-            "webhook",
-        ],
-        &[],
-    )?;
+    if let Some(error) = unknown_key {
+        return Err(error);
+    }
     if let Some(name) = cluster_name.iter().find(|name| !forms::is_dns_label(name)) {
         let want = "want lower-case letters, digits and dashes";
         return Err(value("clusterName".to_owned(), name, want));
@@ -82,7 +70,7 @@ fn policy(config: Config) -> Result<Policy, PolicyError> {
         profiles: named("profiles", profiles, profile::profile)?,
         rotation: rotation::rotation(rotation)?,
         inject: webhook.inject.unwrap_or(true),
-        image: own_image(webhook)?,
+        image: own_image(webhook.image)?,
         installation: installation::installation(installation)?,
         former_installations: installation::former(former_installations)?,
         reserved_hostnames: installation::reserved_hostnames(reserved_hostnames)?,
@@ -126,13 +114,7 @@ fn named<C: Default, T>(
     checked.collect()
 }
 
-fn own_image(config: WebhookConfig) -> Result<String, PolicyError> {
-    let WebhookConfig {
-        image,
-        inject: _,
-        rest,
-    } = config;
-    refuse(&rest, "webhook.", &["image", "inject"], &[])?;
+fn own_image(image: Option<String>) -> Result<String, PolicyError> {
     match image {
         Some(image) => checked_image("webhook.image".to_owned(), image, OWN_IMAGE),
         None => Ok(OWN_IMAGE.to_owned()),

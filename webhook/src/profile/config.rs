@@ -1,22 +1,22 @@
-//! The configuration file as written; keys without a field here are stored, to be refused by name. Pure.
+//! The configuration file as written; `unknown_key` finds a key that no field here has. Pure.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
+use super::PolicyError;
 use crate::annotations::{KNOWN, Support};
-
-/// Keys without a field.
-pub(crate) type UnknownKeys = BTreeMap<String, IgnoredAny>;
 
 /// Configuration file of Sidescale.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, remote = "Self")]
 pub struct Config {
     /// Name of this cluster, if several clusters share one Headscale.
     pub cluster_name: Option<String>,
@@ -34,9 +34,9 @@ pub struct Config {
     pub rotation: RotationConfig,
     /// Settings of the webhook.
     pub webhook: WebhookConfig,
-    #[serde(flatten)]
-    #[schemars(skip)]
-    pub(crate) rest: UnknownKeys,
+    /// Error of the first key without a field.
+    #[serde(skip)]
+    pub(super) unknown_key: Option<PolicyError>,
 }
 
 impl Config {
@@ -86,9 +86,6 @@ pub struct ControlPlaneConfig {
     pub adopt_users: Vec<String>,
     /// Namespaces whose pods may select it; if absent, all for the default one, none for others.
     pub namespaces: Option<NamespacesConfig>,
-    #[serde(flatten)]
-    #[schemars(skip)]
-    pub(crate) rest: UnknownKeys,
 }
 
 /// Reference to a Secret.
@@ -102,9 +99,6 @@ pub struct SecretConfig {
     pub name: Option<String>,
     /// Data key in the Secret; default `api-key`.
     pub key: Option<String>,
-    #[serde(flatten)]
-    #[schemars(skip)]
-    pub(crate) rest: UnknownKeys,
 }
 
 /// Defaults and limits of a profile.
@@ -138,9 +132,6 @@ pub struct ProfileConfig {
     /// Default values of annotations, by their name without the prefix.
     #[schemars(schema_with = "annotations")]
     pub annotations: BTreeMap<String, String>,
-    #[serde(flatten)]
-    #[schemars(skip)]
-    pub(crate) rest: UnknownKeys,
 }
 
 /// Settings of key rotation.
@@ -188,9 +179,6 @@ pub struct RotationConfig {
     /// Whether Sidescale creates and deletes Headscale users: `manage` or `never`.
     #[schemars(extend("enum" = ["manage", "never"]))]
     pub users: Option<String>,
-    #[serde(flatten)]
-    #[schemars(skip)]
-    pub(crate) rest: UnknownKeys,
 }
 
 /// Settings of the webhook.
@@ -202,9 +190,6 @@ pub struct WebhookConfig {
     pub image: Option<String>,
     /// Whether to inject pods; `false` stops all injection.
     pub inject: Option<bool>,
-    #[serde(flatten)]
-    #[schemars(skip)]
-    pub(crate) rest: UnknownKeys,
 }
 
 /// Override of the Tailscale container, in Kubernetes' own form.
@@ -222,22 +207,42 @@ pub struct ContainerOverride {
     pub readiness_probe: Option<Value>,
     /// Fields that replace Sidescale's.
     pub security_context: Option<Map<String, Value>>,
-    #[serde(flatten)]
-    #[schemars(skip)]
-    pub(crate) rest: UnknownKeys,
 }
 
 /// Namespaces by name or by label.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(
-    untagged,
-    expecting = "want a list of namespaces, or a selector with matchLabels and matchExpressions"
-)]
+#[derive(Clone, Debug, JsonSchema)]
+#[serde(untagged)]
 pub enum NamespacesConfig {
     /// Names of namespaces.
     Names(Vec<String>),
     /// Labels of namespaces.
     Labels(SelectorConfig),
+}
+
+/// By hand: what serde derives for an untagged enum hides the unknown keys of a selector.
+impl<'de> Deserialize<'de> for NamespacesConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NamesOrLabels)
+    }
+}
+
+struct NamesOrLabels;
+
+impl<'de> Visitor<'de> for NamesOrLabels {
+    type Value = NamespacesConfig;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of namespaces, or a selector with matchLabels and matchExpressions")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, names: A) -> Result<NamespacesConfig, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(names)).map(NamespacesConfig::Names)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, labels: A) -> Result<NamespacesConfig, A::Error> {
+        SelectorConfig::deserialize(MapAccessDeserializer::new(labels))
+            .map(NamespacesConfig::Labels)
+    }
 }
 
 /// Label selector, as in Kubernetes.
@@ -249,9 +254,6 @@ pub struct SelectorConfig {
     pub match_labels: BTreeMap<String, String>,
     /// Further conditions on labels.
     pub match_expressions: Vec<RequirementConfig>,
-    #[serde(flatten)]
-    #[schemars(skip)]
-    pub(crate) rest: UnknownKeys,
 }
 
 /// Condition on one label.
@@ -266,7 +268,4 @@ pub struct RequirementConfig {
     pub operator: String,
     /// Values for `In` and `NotIn`.
     pub values: Vec<String>,
-    #[serde(flatten)]
-    #[schemars(skip)]
-    pub(crate) rest: UnknownKeys,
 }

@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use crate::forms;
+
 /// Error in a configuration.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum PolicyError {
@@ -20,14 +22,14 @@ pub enum PolicyError {
         path: String,
     },
     /// An unknown key.
-    #[error("{path} is unknown: want one of {accepted}{}", meant.map(|meant| format!("; did you mean {meant}?")).unwrap_or_default())]
+    #[error("{path} is unknown: want one of {accepted}{}", meant.as_ref().map(|meant| format!("; did you mean {meant}?")).unwrap_or_default())]
     Unknown {
         /// Path of the key.
         path: String,
         /// The keys accepted there.
         accepted: String,
         /// The key probably meant.
-        meant: Option<&'static str>,
+        meant: Option<String>,
     },
     /// A profile's default of an annotation that no pod could set either.
     #[error("{message}")]
@@ -45,4 +47,19 @@ pub enum PolicyError {
         /// What is accepted.
         want: String,
     },
+}
+
+impl PolicyError {
+    /// Returns the error of an unknown key at a path, with the keys accepted there.
+    pub(super) fn unknown<'a>(
+        path: String,
+        key: &str,
+        accepted: impl Iterator<Item = &'a str> + Clone,
+    ) -> Self {
+        Self::Unknown {
+            path,
+            accepted: accepted.clone().collect::<Vec<_>>().join(", "),
+            meant: forms::nearest(key, accepted).map(str::to_owned),
+        }
+    }
 }

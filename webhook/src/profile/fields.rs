@@ -219,11 +219,8 @@ impl FieldForm {
 fn map(fields: &[Field], path: &str, given: &mut Map<String, Value>) -> Result<(), PolicyError> {
     let names = || fields.iter().map(|Field(name, ..)| *name);
     if let Some(unknown) = given.keys().find(|key| names().all(|name| name != *key)) {
-        return Err(PolicyError::Unknown {
-            path: format!("{path}.{unknown}"),
-            accepted: names().collect::<Vec<_>>().join(", "),
-            meant: forms::nearest(unknown, names()),
-        });
+        let path = format!("{path}.{unknown}");
+        return Err(PolicyError::unknown(path, unknown, names()));
     }
     given.retain(|_, value| !value.is_null());
     for Field(name, need, form) in fields {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::value::{self, refuse, value};
+use super::value::{self, value};
 use crate::forms;
 use crate::profile::{
     ControlPlaneConfig, ControlPlaneSettings, PolicyError, SecretConfig, USER_TEMPLATE,
@@ -27,20 +27,8 @@ pub(super) fn control_plane(
         user_template,
         adopt_users,
         namespaces,
-        rest,
     } = config;
     let path = |key: &str| format!("controlPlanes.{name}.{key}");
-    let keys = [
-        "loginServer",
-        "apiUrl",
-        "apiKeySecret",
-        "allowInsecure",
-        "caBundle",
-        "userTemplate",
-        "adoptUsers",
-        "namespaces",
-    ];
-    refuse(&rest, &path(""), &keys, &[])?;
     let Some(login_server) = login_server else {
         let want = "the URL that sidecars log in to, such as https://headscale.example.com";
         return Err(PolicyError::Missing {
@@ -94,9 +82,7 @@ fn secret(config: SecretConfig, base: &str) -> Result<(String, String, String), 
         namespace,
         name,
         key,
-        rest,
     } = config;
-    refuse(&rest, base, &["namespace", "name", "key"], &[])?;
     let namespace = namespace.unwrap_or_else(|| "headscale".to_owned());
     if !forms::is_dns_label(&namespace) {
         return Err(value(

@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::value::{self, checked_image, refuse, selector, value};
+use super::value::{self, checked_image, selector, value};
 use crate::annotations::{KNOWN, Support, is_argument, of_ours};
 use crate::forms;
 use crate::identity::POD_SECRET;
@@ -12,21 +12,6 @@ use crate::profile::{
 };
 
 const TAGS: &str = "want tags such as tag:web, in lower case";
-
-const KEYS: [&str; 12] = [
-    "image",
-    "allowedTags",
-    "allowedImages",
-    "allowedExtraArgs",
-    "maxAuthKeyExpiration",
-    "authKeySecretName",
-    "imagePullSecrets",
-    "namespaces",
-    "podSelector",
-    "onInvalid",
-    "containerOverride",
-    "annotations",
-];
 
 /// Checks one profile.
 pub(super) fn profile(name: &str, config: ProfileConfig) -> Result<Profile, PolicyError> {
@@ -43,10 +28,8 @@ pub(super) fn profile(name: &str, config: ProfileConfig) -> Result<Profile, Poli
         on_invalid,
         container_override,
         annotations,
-        rest,
     } = config;
     let path = |key: &str| format!("profiles.{name}.{key}");
-    refuse(&rest, &path(""), &KEYS, &["allowKernelMode"])?;
     let mut profile = Profile {
         image: match image {
             Some(image) => checked_image(path("image"), image, IMAGE)?,
@@ -113,16 +96,7 @@ fn overlay(base: &str, config: ContainerOverride) -> Result<Overlay, PolicyError
         liveness_probe,
         readiness_probe,
         security_context,
-        rest,
     } = config;
-    let accepted = [
-        "env",
-        "volumeMounts",
-        "livenessProbe",
-        "readinessProbe",
-        "securityContext",
-    ];
-    refuse(&rest, base, &accepted, &[])?;
     let probes = [liveness_probe, readiness_probe];
     Overlay::checked(base, env, volume_mounts, probes, security_context)
 }
@@ -200,12 +174,7 @@ fn annotation(
                 .iter()
                 .filter(|(_, support)| *support == Support::Now)
                 .map(|(known, _)| *known);
-            let accepted = now.clone().collect::<Vec<_>>().join(", ");
-            return Err(PolicyError::Unknown {
-                path,
-                accepted,
-                meant: forms::nearest(name, now),
-            });
+            return Err(PolicyError::unknown(path, name, now));
         }
     }
     profile.defaults.set(name, text);

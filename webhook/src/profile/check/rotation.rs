@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::value::{refuse, value};
+use super::value::value;
 use crate::forms;
 use crate::profile::{OnLost, PolicyError, Rotation, RotationConfig, SHORTEST_LIFE, UserPolicy};
 
@@ -11,28 +11,6 @@ const SHORTEST_ORPHAN: Duration = Duration::from_secs(300);
 
 /// Longer than a service is usually away.
 const SHORTEST_UNUSED: Duration = Duration::from_secs(3600);
-
-const KEYS: [&str; 19] = [
-    "overlap",
-    "paused",
-    "maxServicesPerNamespace",
-    "minAuthKeyExpiration",
-    "minPodAuthKeyExpiration",
-    "minAuthKeyRenewalGap",
-    "keysPerService",
-    "keysPerServicePerHour",
-    "newKeysPerNamespace",
-    "newKeysPerNamespacePerHour",
-    "podKeysPerNamespace",
-    "podKeysPerNamespacePerHour",
-    "maxControlPlaneRows",
-    "unusedKeysAfter",
-    "orphanedKeysAfter",
-    "unusedUsersAfter",
-    "onLost",
-    "wakePods",
-    "users",
-];
 
 /// Checks the settings, and fills their gaps.
 pub(super) fn rotation(config: RotationConfig) -> Result<Rotation, PolicyError> {
@@ -56,9 +34,7 @@ pub(super) fn rotation(config: RotationConfig) -> Result<Rotation, PolicyError> 
         on_lost,
         wake_pods,
         users,
-        rest,
     } = config;
-    refuse(&rest, "rotation.", &KEYS, &[])?;
     let mut rotation = Rotation {
         paused,
         on_lost: one_of(

@@ -1,6 +1,6 @@
 //! Values shared by several parts of a configuration, and how one is refused. Pure.
 
-use crate::profile::config::{NamespacesConfig, RequirementConfig, SelectorConfig, UnknownKeys};
+use crate::profile::config::{NamespacesConfig, RequirementConfig, SelectorConfig};
 use crate::profile::{NamespaceScope, Operator, PolicyError, Requirement, Selector};
 use crate::{forms, quote};
 
@@ -25,20 +25,14 @@ pub(super) fn selector(path: &str, config: SelectorConfig) -> Result<Selector, P
     let SelectorConfig {
         match_labels,
         match_expressions,
-        rest,
     } = config;
-    let accepted = ["matchLabels", "matchExpressions"];
-    refuse(&rest, &format!("{path}."), &accepted, &[])?;
     let requirements = match_expressions.into_iter().map(|config| {
         let RequirementConfig {
             key,
             operator,
             values,
-            rest,
         } = config;
         let path = format!("{path}.matchExpressions");
-        let accepted = ["key", "operator", "values"];
-        refuse(&rest, &format!("{path}."), &accepted, &[])?;
         let needs_values = match &*operator {
             "In" | "NotIn" => true,
             "Exists" | "DoesNotExist" => false,
@@ -82,27 +76,6 @@ pub(super) fn checked_image(
         ));
     }
     Ok(image)
-}
-
-pub(super) fn refuse(
-    rest: &UnknownKeys,
-    base: &str,
-    accepted: &[&'static str],
-    later: &[&str],
-) -> Result<(), PolicyError> {
-    let Some(key) = rest.keys().next() else {
-        return Ok(());
-    };
-    let path = format!("{base}{key}");
-    if later.contains(&key.as_str()) {
-        return Err(PolicyError::NotSupported { path });
-    }
-    let meant = forms::nearest(key, accepted.iter().copied());
-    Err(PolicyError::Unknown {
-        path,
-        accepted: accepted.join(", "),
-        meant,
-    })
 }
 
 pub(super) fn value(path: String, value: &str, want: &str) -> PolicyError {
