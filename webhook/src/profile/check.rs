@@ -10,7 +10,7 @@ mod value;
 
 use value::{checked_image, value};
 
-use super::{Config, ControlPlaneConfig, DEFAULT, OWN_IMAGE, Policy, PolicyError};
+use super::{Config, ControlPlaneConfig, DEFAULT, OWN_IMAGE, Policy, PolicyError, WebhookConfig};
 use crate::annotations::check_defaults;
 use crate::forms;
 
@@ -53,7 +53,7 @@ fn policy(config: Config) -> Result<Policy, PolicyError> {
         control_planes,
         profiles,
         rotation,
-        webhook,
+        webhook: WebhookConfig { image, inject },
         unknown_key,
     } = config;
     if let Some(error) = unknown_key {
@@ -69,8 +69,8 @@ fn policy(config: Config) -> Result<Policy, PolicyError> {
         control_planes: named("controlPlanes", control_planes, control_plane)?,
         profiles: named("profiles", profiles, profile::profile)?,
         rotation: rotation::rotation(rotation)?,
-        inject: webhook.inject.unwrap_or(true),
-        image: own_image(webhook.image)?,
+        inject: inject.unwrap_or(true),
+        image: own_image(image)?,
         installation: installation::installation(installation)?,
         former_installations: installation::former(former_installations)?,
         reserved_hostnames: installation::reserved_hostnames(reserved_hostnames)?,

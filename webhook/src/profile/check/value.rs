@@ -33,9 +33,11 @@ pub(super) fn selector(path: &str, config: SelectorConfig) -> Result<Selector, P
             values,
         } = config;
         let path = format!("{path}.matchExpressions");
-        let needs_values = match &*operator {
-            "In" | "NotIn" => true,
-            "Exists" | "DoesNotExist" => false,
+        let (operator, needs_values) = match &*operator {
+            "In" => (Operator::In, true),
+            "NotIn" => (Operator::NotIn, true),
+            "Exists" => (Operator::Exists, false),
+            "DoesNotExist" => (Operator::DoesNotExist, false),
             _ => {
                 let want = "want In, NotIn, Exists or DoesNotExist";
                 return Err(value(format!("{path}.operator"), &operator, want));
@@ -45,12 +47,6 @@ pub(super) fn selector(path: &str, config: SelectorConfig) -> Result<Selector, P
             let want = "want values with In and NotIn, and with no other operator";
             return Err(value(format!("{path}.values"), &values.join(","), want));
         }
-        let operator = match &*operator {
-            "In" => Operator::In,
-            "NotIn" => Operator::NotIn,
-            "Exists" => Operator::Exists,
-            _ => Operator::DoesNotExist,
-        };
         Ok(Requirement {
             key,
             operator,
