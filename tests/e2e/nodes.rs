@@ -85,6 +85,8 @@ fn seen_and_mended(context: &Context, program: Option<&headscale::Program>) -> R
         began.elapsed()
     );
 
+    // Before a node is lost: then the service has no more nodes than pods, and its two minutes would begin again.
+    stranger.is_seen(kubectl, &product)?;
     let lost_for = lose(&headscale, &product, &second)?;
     let command = command(kubectl, apps)?;
     let arguments: Vec<&str> = command.split_whitespace().skip(1).collect();
@@ -96,7 +98,6 @@ fn seen_and_mended(context: &Context, program: Option<&headscale::Program>) -> R
         program.version,
         began.elapsed()
     );
-    stranger.is_seen(kubectl, &product)?;
     // The next process has to know by now that the pod had joined.
     let leases = kubectl.list(&["get", "leases", "--namespace", &product.namespace])?;
     let note = |lease: &serde_json::Value| {
@@ -108,7 +109,7 @@ fn seen_and_mended(context: &Context, program: Option<&headscale::Program>) -> R
         .find_map(note)
         .context("no Lease has a note")?;
     ensure!(note["default"]["waiting"] == json!([]), "{note}");
-    Ok(())
+    stranger.end(kubectl)
 }
 
 fn evicted(context: &Context, program: Option<&headscale::Program>) -> Result<()> {
@@ -245,6 +246,10 @@ impl Stranger {
             note.contains("sidescale rotate --now --revoke") && note.contains("nodes delete"),
             "{note}"
         );
+        Ok(())
+    }
+
+    fn end(&self, kubectl: &Kubectl) -> Result<()> {
         kubectl.run(&["delete", "namespace", &self.namespace, "--wait=false"])?;
         Ok(())
     }
