@@ -6,11 +6,18 @@ FUZZ_SECONDS ?= 300
 
 ROTATIONS ?= 100000
 
-.PHONY: demo test e2e model soak bench fuzz lint image
+.PHONY: demo test quick e2e model soak bench fuzz lint image
 
 # Everything: unit tests, the suite, and the real servers as far as this machine can run them.
 test:
 	cargo test --workspace -- --include-ignored
+
+# All but the real servers and the longest tests, for the minutes between two edits.
+quick: export SIDESCALE_MODEL_ROTATIONS ?= 400
+quick: lint
+	cargo test --workspace --lib
+	cargo test -p sidescale-webhook --test '*'
+	cargo test -p sidescale --test suite -- --test-threads 6
 
 # The real servers alone.
 e2e:
