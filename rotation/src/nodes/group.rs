@@ -1,9 +1,8 @@
 //! Compares pods that share user and hostname with the nodes of that name: how many are missing, and which. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use sidescale_core::id::KeyId;
 use sidescale_core::time::after;
 use sidescale_webhook::identity::POD_SECRET;
@@ -13,9 +12,6 @@ use super::report::{KeyOf, LATE_AFTER, NodeFinding, NodeReport, NodeState, PodOw
 use crate::nodes::replicas::{PodRef, ReplicaGroup};
 use crate::nodes::tailnet::{JoinedNode, Tailnet};
 use crate::owner::ServiceOwner;
-
-/// Maximum difference between the clocks of Headscale and the API server.
-const SKEW: Duration = Duration::from_secs(60);
 
 /// How many checks in a row a node has to be missing: one list may have come in the middle of its return.
 const LOOKS: u32 = 2;
@@ -131,11 +127,7 @@ impl GroupState {
             return;
         };
         let user = group.fleets.first().map_or("", |fleet| &fleet.user);
-        let own = tailnet.of_service_or_adopted(owner, user);
-        let strays = hostname.map(|name| tailnet.unowned(group.namespace, name));
-        let nodes = own
-            .chain(strays.into_iter().flatten())
-            .filter(|node| hostname.is_none_or(|name| node.name == name) && may_be(node, oldest));
+        let nodes = tailnet.candidates(owner, user, hostname, oldest);
         let nodes = group.nodes(nodes, key_of);
         let missing = pods.len() - nodes.seated.len();
         let missing = missing.saturating_sub(nodes.others);
@@ -244,11 +236,4 @@ impl GroupState {
             waiting: of(&waiting),
         }
     }
-}
-
-/// Returns whether the node may belong to a pod not older than `oldest`: each pod gets a new ephemeral node.
-fn may_be(node: &JoinedNode, oldest: Timestamp) -> bool {
-    let skew = SignedDuration::try_from(SKEW).unwrap_or_default();
-    let from = oldest.checked_sub(skew).unwrap_or(Timestamp::MIN);
-    !node.ephemeral || node.created.is_none_or(|created| created >= from)
 }

@@ -2,11 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use sidescale_core::id::{KeyId, NodeId, UserId};
 use sidescale_core::objects::Node;
 
 use crate::owner::{KeyHolder, KeyUser, ServiceOwner};
+
+/// Maximum difference between the clocks of Headscale and the API server.
+const SKEW: SignedDuration = SignedDuration::from_mins(1);
 
 /// Owner and kind of a pre-auth key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,6 +178,26 @@ impl Tailnet {
         let lent = self.lent.get(&(namespace.to_owned(), name.to_owned()));
         let nobodys = self.nobodys.get(name).into_iter();
         nobodys.chain(lent).flatten()
+    }
+
+    /// Returns the nodes that may belong to pods of a service, the oldest of which was created at `oldest`; with a hostname, only
+    /// nodes that report it, and those whose owner is unknown as well.
+    pub fn candidates(
+        &self,
+        owner: &ServiceOwner,
+        user: &str,
+        hostname: Option<&str>,
+        oldest: Timestamp,
+    ) -> impl Iterator<Item = &JoinedNode> {
+        let strays = hostname.map(|name| self.unowned(&owner.namespace, name));
+        let nodes = self.of_service_or_adopted(owner, user);
+        let nodes = nodes.chain(strays.into_iter().flatten());
+        // Each pod gets a new ephemeral node.
+        let from = oldest.checked_sub(SKEW).unwrap_or(Timestamp::MIN);
+        nodes.filter(move |node| {
+            hostname.is_none_or(|name| node.name == name)
+                && (!node.ephemeral || node.created.is_none_or(|created| created >= from))
+        })
     }
 
     /// Returns whether any node of the tailnet has this DNS label.

@@ -1,12 +1,15 @@
 //! The key and the pod's node, as the control plane sees them, and what the sidecar logs. Pure.
 
+use std::collections::BTreeSet;
+
 use jiff::{SignedDuration, Timestamp};
 use kube::api::ObjectMeta;
-use sidescale_core::id::KeyId;
+use sidescale_core::id::NodeId;
 use sidescale_core::objects::Node;
+use sidescale_rotation::nodes::LATE_AFTER;
 use sidescale_rotation::nodes::replicas::expanded;
 use sidescale_rotation::owner::ServiceOwner;
-use sidescale_rotation::ownership::ownership;
+use sidescale_rotation::ownership::{foreign_keys, ownership};
 use sidescale_rotation::record::KeyRecord;
 use sidescale_webhook::keys::STATUS;
 use sidescale_webhook::sidecar::{Injected, Receipt};
@@ -19,12 +22,6 @@ use crate::commands::view::span::span;
 const PLANE: &str = "control plane";
 const NODE: &str = "node";
 const LOG: &str = "log";
-
-/// Age from which a pod without a node is late.
-const LATE_AFTER: SignedDuration = SignedDuration::from_mins(2);
-
-/// Maximum difference between the clocks of Headscale and the API server.
-const SKEW: SignedDuration = SignedDuration::from_mins(1);
 
 pub(super) fn judge(facts: &Facts, reference: &Injected<'_>) -> Vec<CheckFinding> {
     let mut findings = Vec::new();
@@ -113,7 +110,7 @@ pub(super) fn names(facts: &Facts, reference: &Injected<'_>) -> Vec<String> {
     online.map(|node| node.given_name.clone()).collect()
 }
 
-/// Returns the nodes that may be the pod's.
+/// Returns the nodes that may be the pod's, as rotation would find them; with a key of a person, all of its hostname.
 fn candidates<'a>(
     facts: &Facts,
     reference: &Injected<'_>,
@@ -121,11 +118,21 @@ fn candidates<'a>(
     held: &'a ServerSnapshot,
     host: &str,
 ) -> Vec<&'a Node> {
-    let oldest = replicas(facts, reference).oldest;
-    let is_it = |node: &&Node| {
-        node.name == host && is_of(node, reference, record, held) && may_be(node, oldest, record)
+    let nodes = held.nodes.iter();
+    let current = record.and_then(|record| record.current.as_ref());
+    let Some(current) = current.filter(|_| !reference.own_key) else {
+        return nodes.filter(|node| node.name == host).collect();
     };
-    held.nodes.iter().filter(is_it).collect()
+    let foreign = foreign_keys(facts.secret.seen().into_iter().flatten());
+    let foreign = foreign.into_iter();
+    let foreign = foreign.filter(|(plane, ..)| *plane == reference.control_plane);
+    let foreign = foreign.map(|(_, id, namespace)| (id, namespace)).collect();
+    let owner = ServiceOwner::new(facts.namespace_name(), &reference.service);
+    let oldest = replicas(facts, reference).oldest;
+    let tailnet = held.tailnet(facts.now, &foreign);
+    let found = tailnet.candidates(&owner, &current.asked.user, Some(host), oldest);
+    let found: BTreeSet<NodeId> = found.map(|node| node.id).collect();
+    nodes.filter(|node| found.contains(&node.id)).collect()
 }
 
 /// Judges the pod's node.
@@ -198,7 +205,7 @@ fn absent(
         );
         return CheckFinding::fail(NODE, text, facts.sidecar_log());
     }
-    if age < LATE_AFTER {
+    if SignedDuration::try_from(LATE_AFTER).is_ok_and(|late| age < late) {
         let text = format!("no node {host} yet; the pod is {} old", span(age));
         return CheckFinding::warn(NODE, text).then(facts.sidecar_log());
     }
@@ -292,46 +299,4 @@ fn replicas(facts: &Facts, reference: &Injected<'_>) -> Replicas {
         count: pods.len(),
         oldest: created.map(|at| at.0).min().unwrap_or(facts.now),
     }
-}
-
-/// Whether it may be a node of the key's service.
-fn is_of(
-    node: &Node,
-    reference: &Injected<'_>,
-    record: Option<&KeyRecord>,
-    held: &ServerSnapshot,
-) -> bool {
-    let Some(record) = record.filter(|record| !reference.own_key && record.current.is_some())
-    else {
-        return true;
-    };
-    let current = record.current.as_ref();
-    let mut ids = record
-        .previous
-        .iter()
-        .map(|previous| previous.id)
-        .chain(current.map(|key| key.id));
-    let user = current.map(|key| key.asked.user.as_str());
-    let user = held
-        .users
-        .iter()
-        .find(|known| Some(known.name.as_str()) == user);
-    let of_user = |id: KeyId| {
-        held.keys
-            .iter()
-            .any(|key| key.id == id && user.is_some_and(|user| key.user == Some(user.id)))
-    };
-    match node.pre_auth_key {
-        Some(id) => ids.any(|known| known == id) || of_user(id),
-        None => user.is_none_or(|user| node.user.is_none() || node.user == Some(user.id)),
-    }
-}
-
-/// Whether it may be the node of a pod with at least this age: an ephemeral one is created for each pod.
-fn may_be(node: &Node, oldest: Timestamp, record: Option<&KeyRecord>) -> bool {
-    let ephemeral = record
-        .and_then(|record| record.current.as_ref())
-        .is_some_and(|key| key.asked.ephemeral);
-    let from = oldest.checked_sub(SKEW).unwrap_or(Timestamp::MIN);
-    !ephemeral || node.created_at.is_none_or(|created| created >= from)
 }

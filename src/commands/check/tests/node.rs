@@ -41,11 +41,22 @@ fn says_how_the_node_does() {
             log,
         ),
         (
-            |world| world.held.nodes[0].pre_auth_key = Some(KeyId::from(99)),
+            |world| {
+                world.held.nodes[0].pre_auth_key = Some(KeyId::from(99));
+                world.held.nodes[0].user = Some(UserId::from(2));
+            },
             Level::Fail,
             "node",
             "no node web",
             log,
+        ),
+        // The row of its key was deleted: its user tells whose it is, as it does for rotation.
+        (
+            |world| world.held.nodes[0].pre_auth_key = Some(KeyId::from(99)),
+            Level::Ok,
+            "node",
+            "web (node 3) is online",
+            "",
         ),
         (
             |world| world.held.nodes[0].given_name = "web-1".into(),
