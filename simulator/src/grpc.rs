@@ -7,7 +7,7 @@ use sidescale_proto::{Time, v1};
 use tonic::{Code, Request, Response, Status};
 
 use super::state::{StateError, StoredApiKey};
-use super::{Call, Embedded, reply};
+use super::{Call, Embedded, reply, secret};
 
 type GrpcAnswer<T> = Result<Response<T>, Status>;
 
@@ -57,7 +57,10 @@ impl HeadscaleService for Embedded {
     ) -> GrpcAnswer<v1::CreateApiKeyResponse> {
         let expiration = request.into_inner().expiration.and_then(from_proto);
         let now = self.now();
-        let key = self.inner().state.add_api_key(now, expiration);
+        let key = self
+            .inner()
+            .state
+            .add_api_key(secret("hskey-api-"), now, expiration);
         let api_key = key.expose().to_owned();
         done(v1::CreateApiKeyResponse { api_key })
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use sidescale_core::id::NodeId;
 use sidescale_core::key_value::KeyValue;
+use sidescale_core::time::after;
 
 mod body;
 mod faults;
@@ -18,8 +19,7 @@ mod routes;
 mod socket;
 mod state;
 
-pub use state::ServerKey;
-use state::ServerState;
+pub use state::{ServerKey, ServerState};
 
 /// The release that is imitated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -153,7 +153,7 @@ impl Embedded {
         let now = self.now();
         self.inner()
             .state
-            .create_api_key(now, sidescale_core::time::after(now, life))
+            .create_api_key(secret("hskey-api-"), now, after(now, life))
     }
 
     /// Applies a fault to calls of this kind, or to all calls, until [`Self::mend`].
@@ -250,4 +250,11 @@ impl Embedded {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns twelve characters to find it by and sixty-four secret ones, as 0.30 writes them: hexadecimal.
+fn secret(prefix: &str) -> KeyValue {
+    let random = || uuid::Uuid::new_v4().simple().to_string();
+    let (find, first, second) = (random(), random(), random());
+    KeyValue::new(format!("{prefix}{}-{first}{second}", &find[..12]))
 }

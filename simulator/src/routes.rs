@@ -12,7 +12,7 @@ use serde_json::json;
 use super::body::{BodyFields, FieldKind};
 use super::reply::{self, HttpReply};
 use super::state::{NewKey, ServerState, StateError};
-use super::{Call, Embedded, Flavour, faults, grpc};
+use super::{Call, Embedded, Flavour, faults, grpc, secret};
 
 /// How a request arrived.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -276,7 +276,10 @@ async fn create_key(Shared(server): Shared<Embedded>, body: Bytes) -> HttpReply 
         tags: fields.texts("aclTags"),
     };
     let mut inner = server.inner();
-    let created = inner.state.create_key(new, now).map(|key| key.id);
+    let created = inner
+        .state
+        .create_key(new, secret("hskey-auth-"), now)
+        .map(|key| key.id);
     match created {
         Ok(id) => {
             let key = inner.state.keys.iter().find(|key| key.id == id);
@@ -386,10 +389,11 @@ async fn create_api_key(Shared(server): Shared<Embedded>, body: Bytes) -> HttpRe
     let (flavour, now) = (server.shared.flavour, server.now());
     match BodyFields::read(&body, flavour, &[("expiration", FieldKind::Time)]) {
         Ok(fields) => {
-            let key = server
-                .inner()
-                .state
-                .add_api_key(now, fields.time("expiration"));
+            let key = server.inner().state.add_api_key(
+                secret("hskey-api-"),
+                now,
+                fields.time("expiration"),
+            );
             reply::done(&json!({"apiKey": key.expose()}))
         }
         Err(refusal) => reply::refused(flavour, refusal),

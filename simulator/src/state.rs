@@ -2,14 +2,16 @@
 
 use jiff::Timestamp;
 use sidescale_core::id::KeyId;
+use sidescale_core::key_prefix::KeyPrefix;
 use sidescale_core::key_value::KeyValue;
 
 mod api_keys;
 mod nodes;
+mod objects;
 
 /// All tables, each in the order of its ids.
-#[derive(Default)]
-pub(super) struct ServerState {
+#[derive(Clone, Debug, Default)]
+pub struct ServerState {
     pub(super) users: Vec<StoredUser>,
     pub(super) keys: Vec<StoredKey>,
     pub(super) api_keys: Vec<StoredApiKey>,
@@ -18,7 +20,7 @@ pub(super) struct ServerState {
 }
 
 /// The last assigned ids: an id is never used twice.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 struct LastIds {
     user: u64,
     key: u64,
@@ -33,6 +35,7 @@ impl LastIds {
     }
 }
 
+#[derive(Clone, Debug)]
 pub(super) struct StoredUser {
     pub(super) id: u64,
     pub(super) name: String,
@@ -42,11 +45,14 @@ pub(super) struct StoredUser {
     pub(super) created_at: Timestamp,
 }
 
+#[derive(Clone, Debug)]
 pub(super) struct StoredKey {
     pub(super) id: u64,
     /// Index into the users' ids.
     pub(super) user: Option<u64>,
     pub(super) value: KeyValue,
+    /// Found in the value once: a list shows it of each key.
+    pub(super) prefix: Option<KeyPrefix>,
     pub(super) reusable: bool,
     pub(super) ephemeral: bool,
     pub(super) used: bool,
@@ -77,6 +83,7 @@ pub struct ServerKey {
     pub tags: Vec<String>,
 }
 
+#[derive(Clone, Debug)]
 pub(super) struct StoredNode {
     pub(super) id: u64,
     pub(super) name: String,
@@ -91,6 +98,7 @@ pub(super) struct StoredNode {
     pub(super) expiry: Option<Timestamp>,
 }
 
+#[derive(Clone, Debug)]
 pub(super) struct StoredApiKey {
     pub(super) id: u64,
     value: KeyValue,
@@ -182,6 +190,7 @@ impl ServerState {
     pub(super) fn create_key(
         &mut self,
         new: NewKey,
+        value: KeyValue,
         now: Timestamp,
     ) -> Result<&StoredKey, StateError> {
         let NewKey {
@@ -211,10 +220,10 @@ impl ServerState {
         tags.sort();
         tags.dedup();
         let id = LastIds::next(&mut self.last.key);
-        let value = secret("hskey-auth-");
         self.keys.push(StoredKey {
             id,
             user,
+            prefix: KeyPrefix::of(value.expose()),
             value,
             reusable,
             ephemeral,
@@ -275,7 +284,9 @@ impl ServerState {
         self.usable(value, now).is_some()
     }
 
-    pub(super) fn issued(&self) -> Vec<ServerKey> {
+    /// Returns all pre-auth keys with their values, the oldest first.
+    #[must_use]
+    pub fn issued(&self) -> Vec<ServerKey> {
         let user = |id: u64| {
             self.users
                 .iter()
@@ -330,11 +341,4 @@ impl StoredKey {
 /// A key is no longer valid at the exact time of its expiration.
 fn is_live(expiration: Option<Timestamp>, now: Timestamp) -> bool {
     expiration.is_some_and(|end| now < end)
-}
-
-/// Returns twelve characters to find it by and sixty-four secret ones, as 0.30 writes them: hexadecimal.
-fn secret(prefix: &str) -> KeyValue {
-    let random = || uuid::Uuid::new_v4().simple().to_string();
-    let (find, first, second) = (random(), random(), random());
-    KeyValue::new(format!("{prefix}{}-{first}{second}", &find[..12]))
 }

@@ -3,20 +3,25 @@
 use jiff::Timestamp;
 use sidescale_core::key_value::KeyValue;
 
-use super::{LastIds, ServerState, StateError, StoredApiKey, is_live, secret};
+use super::{LastIds, ServerState, StateError, StoredApiKey, is_live};
 
 impl ServerState {
-    pub(crate) fn create_api_key(&mut self, now: Timestamp, expiration: Timestamp) -> KeyValue {
-        self.add_api_key(now, Some(expiration))
+    pub(crate) fn create_api_key(
+        &mut self,
+        value: KeyValue,
+        now: Timestamp,
+        expiration: Timestamp,
+    ) -> KeyValue {
+        self.add_api_key(value, now, Some(expiration))
     }
 
     pub(crate) fn add_api_key(
         &mut self,
+        value: KeyValue,
         now: Timestamp,
         expiration: Option<Timestamp>,
     ) -> KeyValue {
         let id = LastIds::next(&mut self.last.api_key);
-        let value = secret("hskey-api-");
         self.api_keys.push(StoredApiKey {
             id,
             value: value.clone(),

@@ -8,13 +8,13 @@ use sidescale_core::secret::StoredSecret;
 use sidescale_core::time::after;
 use sidescale_rotation::record::Record;
 use sidescale_rotation::retention::removal::Records;
+use sidescale_simulator::ServerState;
 
 mod by_hand;
 mod headscale;
 mod ledger;
 mod random;
 
-use headscale::Server;
 pub(super) use random::Random;
 
 pub(super) const SECRET: &str = "headscale-auth-keys";
@@ -65,8 +65,8 @@ pub(super) struct World {
     pub(super) written_by_hand: u64,
     /// A namespace whose tenant writes anything into its Secret: its contents prove nothing.
     pub(super) hostile: Option<String>,
-    server: Server,
-    backup: Option<Server>,
+    server: ServerState,
+    backup: Option<ServerState>,
     secrets: BTreeMap<(String, String), StoredSecret>,
     old: Vec<StoredSecret>,
     revision: u64,
@@ -91,7 +91,7 @@ impl World {
             rotations: 0,
             written_by_hand: 0,
             hostile: None,
-            server: Server::default(),
+            server: ServerState::default(),
             backup: None,
             secrets: BTreeMap::new(),
             old: Vec::new(),
@@ -345,14 +345,16 @@ fn value(serial: u64) -> String {
     format!("hskey-auth-{serial:012}-{}", "x".repeat(64))
 }
 
+/// Returns the serial of a key's value, if it is one of this world.
+fn serial_of(value: &[u8]) -> Option<u64> {
+    let value = std::str::from_utf8(value).ok()?;
+    value.strip_prefix("hskey-auth-")?.get(..12)?.parse().ok()
+}
+
 /// Returns the keys in a Secret, by data key.
 fn serials(secret: &StoredSecret) -> Vec<(String, u64)> {
-    let serial = |value: &[u8]| {
-        let value = std::str::from_utf8(value).ok()?;
-        value.strip_prefix("hskey-auth-")?.get(..12)?.parse().ok()
-    };
     let values = secret.data.iter();
     values
-        .filter_map(|(key, value)| Some((key.clone(), serial(value)?)))
+        .filter_map(|(key, value)| Some((key.clone(), serial_of(value)?)))
         .collect()
 }

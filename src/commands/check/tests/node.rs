@@ -41,24 +41,6 @@ fn says_how_the_node_does() {
             log,
         ),
         (
-            |world| {
-                world.held.nodes[0].pre_auth_key = Some(KeyId::from(99));
-                world.held.nodes[0].user = Some(UserId::from(2));
-            },
-            Level::Fail,
-            "node",
-            "no node web",
-            log,
-        ),
-        // The row of its key was deleted: its user tells whose it is, as it does for rotation.
-        (
-            |world| world.held.nodes[0].pre_auth_key = Some(KeyId::from(99)),
-            Level::Ok,
-            "node",
-            "web (node 3) is online",
-            "",
-        ),
-        (
             |world| world.held.nodes[0].given_name = "web-1".into(),
             Level::Ok,
             "node",
@@ -90,6 +72,30 @@ fn says_how_the_node_does() {
             Level::Ok,
             "node",
             "3 nodes named web are online, for 3 pods",
+            "",
+        ),
+    ]);
+}
+
+#[test]
+fn finds_the_pods_node_by_key_or_user_as_rotation_does() {
+    hold(&[
+        (
+            |world| {
+                world.held.nodes[0].pre_auth_key = Some(KeyId::from(99));
+                world.held.nodes[0].user = Some(UserId::from(2));
+            },
+            Level::Fail,
+            "node",
+            "no node web",
+            "kubectl logs --namespace shop web-7c9d8b-x2x4z --container tailscale",
+        ),
+        // The row of its key was deleted: its user tells whose it is, as it does for rotation.
+        (
+            |world| world.held.nodes[0].pre_auth_key = Some(KeyId::from(99)),
+            Level::Ok,
+            "node",
+            "web (node 3) is online",
             "",
         ),
     ]);

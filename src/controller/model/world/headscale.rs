@@ -4,30 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use sidescale_core::id::{KeyId, UserId};
-use sidescale_core::key_prefix::KeyPrefix;
+use sidescale_core::id::KeyId;
 use sidescale_core::key_value::KeyValue;
 use sidescale_core::objects::{MintedKey, NewPreAuthKey, PreAuthKey, User};
 use sidescale_core::release::HeadscaleRelease;
 use sidescale_rotation::owner::Installation;
 use sidescale_rotation::survey::Survey;
 
-use super::{Made, World, value};
+use super::{Made, World, serial_of, value};
 
 /// Longest duration of a write: an overlap is counted from before it.
 const WRITE: SignedDuration = SignedDuration::from_secs(30);
 
-/// The state of Headscale, and of a backup.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Server {
-    pub(super) users: Vec<User>,
-    pub(super) keys: BTreeMap<KeyId, (u64, PreAuthKey)>,
-    pub(super) last: u64,
-}
-
 impl World {
     pub(in crate::controller::model) fn users(&self) -> Vec<User> {
-        self.server.users.clone()
+        self.server.list_users()
     }
 
     pub(in crate::controller::model) fn create_user(
@@ -35,81 +26,51 @@ impl World {
         name: &str,
         display_name: &str,
     ) -> Option<User> {
-        if self.server.users.iter().any(|user| user.name == name) {
-            return None;
-        }
-        let user = User {
-            id: UserId::from(self.server.users.len() as u64 + 1),
-            name: name.to_owned(),
-            display_name: display_name.to_owned(),
-            from_provider: false,
-            created_at: Some(self.now),
-        };
-        self.server.users.push(user.clone());
-        Some(user)
+        self.server.new_user(name, display_name, self.now)
     }
 
     pub(in crate::controller::model) fn keys(&self) -> Vec<PreAuthKey> {
-        let keys = self.server.keys.values();
-        keys.map(|(_, key)| key.clone()).collect()
+        self.server.list_pre_auth_keys()
     }
 
     pub(in crate::controller::model) fn create_key(
         &mut self,
         new: &NewPreAuthKey,
     ) -> Option<MintedKey> {
-        if !self.server.users.iter().any(|user| user.id == new.user) {
-            return None;
-        }
+        self.create_key_of(new, false)
+    }
+
+    /// Creates a key for Sidescale, or for a person.
+    pub(super) fn create_key_of(&mut self, new: &NewPreAuthKey, hers: bool) -> Option<MintedKey> {
         let serial = self.made.len() as u64 + 1;
-        self.server.last += 1;
-        let key = PreAuthKey {
-            prefix: KeyPrefix::of(&value(serial)),
-            id: KeyId::from(self.server.last),
-            user: Some(new.user),
-            reusable: new.reusable,
-            ephemeral: new.ephemeral,
-            used: false,
-            expiration: Some(new.expiration),
-            created_at: Some(self.now),
-            tags: new.tags.clone(),
-        };
-        self.made.insert(
-            serial,
-            Made {
-                at: self.now,
-                readable: None,
-                swept: false,
-                taken: false,
-                hers: false,
-            },
-        );
-        self.note(format!("made: {serial} as {:?}", key.id));
-        self.server.keys.insert(key.id, (serial, key.clone()));
         let value = KeyValue::new(value(serial));
+        let key = self.server.new_pre_auth_key(new, value.clone(), self.now)?;
+        let made = Made {
+            at: self.now,
+            readable: None,
+            swept: false,
+            taken: false,
+            hers,
+        };
+        self.made.insert(serial, made);
+        self.note(format!("made: {serial} as {:?}", key.id));
         Some(MintedKey { key, value })
     }
 
     /// Expires a key. A key that a Secret names, or that a pod may have read within the overlap, must never be expired.
     pub(in crate::controller::model) fn expire(&mut self, id: KeyId) {
         let now = self.now;
-        let Some((serial, key)) = self.server.keys.get_mut(&id) else {
+        let Some(serial) = self.server.expire(id, now).and_then(|key| serial(&key)) else {
             return;
         };
-        let serial = *serial;
-        if key.expiration.is_none_or(|at| at <= now) {
-            return;
-        }
-        key.expiration = Some(now);
-        let user = key.user;
         self.note(format!("expired: {serial} as {id:?}"));
         if let Some(hostile) = &self.hostile {
-            let users = self.server.users.iter();
-            let name = users
-                .filter(|known| Some(known.id) == user)
-                .map(|known| known.name.as_str())
-                .next();
-            let own = name.is_some_and(|name| name.starts_with(&format!("{hostile}.")));
+            let issued = self.server.issued().into_iter();
+            let mut names = issued.filter(|key| key.id == id).map(|key| key.user);
+            let name = names.next().flatten();
+            let own = name
+                .as_ref()
+                .is_some_and(|name| name.starts_with(&format!("{hostile}.")));
             if !own {
                 self.wrong(&format!(
                     "key {serial} of user {name:?} is expired for a tenant"
@@ -142,14 +103,11 @@ impl World {
     /// Deletes long expired keys, as people do.
     pub(super) fn sweep(&mut self) {
         let long_ago = self.now - SignedDuration::from_hours(4);
-        let made = &mut self.made;
-        self.server.keys.retain(|_, (serial, key)| {
-            let stays = key.expiration.is_some_and(|at| at > long_ago);
-            if let Some(made) = made.get_mut(serial) {
-                made.swept |= !stays;
+        for key in self.server.delete_expired(long_ago) {
+            if let Some(made) = serial(&key).and_then(|serial| self.made.get_mut(&serial)) {
+                made.swept = true;
             }
-            stays
-        });
+        }
     }
 
     pub(in crate::controller::model) fn back_up(&mut self) {
@@ -163,8 +121,8 @@ impl World {
             self.excuse("Headscale lost its newer keys");
             self.forgetting.push(self.now);
             self.server = backup;
-            for (serial, _) in self.server.keys.values() {
-                if let Some(made) = self.made.get_mut(serial) {
+            for serial in self.issued().into_keys() {
+                if let Some(made) = self.made.get_mut(&serial) {
                     made.swept = false;
                 }
             }
@@ -175,16 +133,21 @@ impl World {
 
     /// Returns the key created last, if it is still valid: a key that lost a race is not.
     pub(in crate::controller::model) fn last_live(&self) -> Option<KeyId> {
-        let now = self.now;
-        let last = self.server.keys.iter().next_back();
-        let live = |(_, key): &&(u64, PreAuthKey)| key.expiration.is_some_and(|at| now < at);
-        last.filter(|(_, row)| live(row)).map(|(id, _)| *id)
+        let last = self.server.issued().pop();
+        last.filter(|key| self.now < key.expiration)
+            .map(|key| key.id)
     }
 
     pub(super) fn live(&self) -> BTreeSet<u64> {
-        let live = |(_, key): &&(u64, PreAuthKey)| key.expiration.is_some_and(|at| self.now < at);
-        let keys = self.server.keys.values().filter(live);
-        keys.map(|(serial, _)| *serial).collect()
+        self.server.live(self.now).filter_map(serial).collect()
+    }
+
+    /// Returns the ids of all keys at Headscale, by serial.
+    pub(super) fn issued(&self) -> BTreeMap<u64, KeyId> {
+        let issued = self.server.issued().into_iter();
+        issued
+            .filter_map(|key| Some((serial(&key.value)?, key.id)))
+            .collect()
     }
 
     /// Returns what a sweep sees of Headscale.
@@ -193,8 +156,12 @@ impl World {
             keys: self.keys(),
             truncated: false,
             nodes: Vec::new(),
-            users: installation.key_users(self.server.users.iter(), &[]),
+            users: installation.key_users(self.server.list_users().iter(), &[]),
             release: HeadscaleRelease::V0_29,
         }
     }
+}
+
+fn serial(key: &KeyValue) -> Option<u64> {
+    serial_of(key.expose().as_bytes())
 }

@@ -38,19 +38,14 @@ impl World {
                 }
             }
         }
-        let there: BTreeSet<_> = self
-            .server
-            .keys
-            .values()
-            .map(|(serial, _)| *serial)
-            .collect();
+        let there = self.issued();
         let in_secrets = self.in_secrets();
         let mut ledger = Ledger::default();
         for (serial, made) in self.made.iter().filter(|(_, made)| !made.hers) {
             ledger.created += 1;
             if made.swept {
                 ledger.expired += 1;
-            } else if !there.contains(serial) {
+            } else if !there.contains_key(serial) {
                 ledger.restored_away += 1;
             } else if in_secrets.contains(serial) {
                 ledger.in_secrets += 1;
@@ -63,9 +58,7 @@ impl World {
                     self.wrong(&format!("key {serial} is alive, and no record names it"));
                 }
                 ledger.reported += 1;
-                let ours = self.server.keys.iter();
-                let id = ours.filter(|(_, row)| row.0 == *serial).map(|(id, _)| *id);
-                ledger.unknown.extend(id);
+                ledger.unknown.extend(there.get(serial));
             }
         }
         ledger
