@@ -19,10 +19,9 @@ use sidescale_core::secret::SecretRef;
 use sidescale_core::time::after;
 use sidescale_rotation::budget::Budget;
 use sidescale_rotation::demand::{Demands, SecretDemand};
-use sidescale_rotation::key_status::KeyStatuses;
 use sidescale_rotation::outcome::JobOutcome;
 use sidescale_rotation::queue::{JobClass, JobQueue};
-use sidescale_rotation::secret_state::{LastKeys, SecretState};
+use sidescale_rotation::secret_state::SecretState;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -31,7 +30,7 @@ use tracing::{error, warn};
 use crate::outage::Outage;
 use api_keys::{ApiKeys, TokenOutcome};
 use context::Context;
-use node_monitor::Connected;
+use node_monitor::View;
 use reconcile::Snapshot;
 use session::Session;
 use sessions::Sessions;
@@ -90,10 +89,8 @@ struct Loop {
     secrets: BTreeMap<SecretRef, SecretState>,
     /// The Secrets as the last pass has read them, until their next job.
     snapshots: BTreeMap<SecretRef, Snapshot>,
-    /// Shared with the sweep.
-    kept: LastKeys,
-    /// Shared with the node monitor.
-    standings: KeyStatuses,
+    /// What the node monitor and its sweep see of this.
+    view: watch::Sender<View>,
     /// Pods whose kubelets are to be woken, for a task of its own.
     wakes: Wakes,
     /// How many keys each namespace may have created.
@@ -127,7 +124,6 @@ pub async fn run(
     demands: watch::Receiver<Demands>,
     shutdown: CancellationToken,
 ) -> Memory {
-    let (up, planes) = watch::channel(Connected::new());
     let (suspects, suspected) = mpsc::channel(SUSPECTS);
     let (wakes, woken) = waker::queue();
     let planes_of = &context.policy.control_planes;
@@ -137,12 +133,11 @@ pub async fn run(
     let keeper = node_monitor::run(
         context,
         demands.clone(),
-        (rotation.kept.clone(), rotation.standings.clone()),
-        planes,
+        rotation.view.subscribe(),
         suspects,
         shutdown.clone(),
     );
-    let rotation = rotate(rotation, demands, up, suspected, shutdown);
+    let rotation = rotate(rotation, demands, suspected, shutdown);
     let (memory, (), ()) = tokio::join!(rotation, keeper, waker);
     memory
 }
@@ -150,7 +145,6 @@ pub async fn run(
 async fn rotate(
     mut rotation: Loop,
     mut demands: watch::Receiver<Demands>,
-    up: watch::Sender<Connected>,
     mut suspected: mpsc::Receiver<String>,
     shutdown: CancellationToken,
 ) -> Memory {
@@ -165,7 +159,7 @@ async fn rotate(
         if jobs.is_empty() {
             rotation.show();
         }
-        rotation.notify(&up);
+        rotation.notify();
         let wake = rotation.wake();
         let clock = rotation.context.clock.clone();
         tokio::select! {
@@ -186,7 +180,7 @@ async fn rotate(
         }
     }
     // The node monitor must not act on outdated sessions.
-    drop(up);
+    rotation.view = watch::Sender::default();
     rotation.show_nothing();
     let rest = async { while jobs.join_next().await.is_some() {} };
     if tokio::time::timeout(GRACE, rest).await.is_err() {
@@ -207,11 +201,11 @@ impl Loop {
             mut secrets,
         } = memory;
         let same = sessions.resume(&context, now);
-        let (kept, standings) = (LastKeys::default(), KeyStatuses::default());
+        let mut view = View::default();
         for (secret, known) in &mut secrets {
             known.resume(!same);
-            kept.set(secret, known.kept(now));
-            standings.set(secret, known.standings());
+            view.keys
+                .set(secret, known.statuses(), known.contended_keys(now));
         }
         Self {
             sessions,
@@ -220,8 +214,7 @@ impl Loop {
             queue: JobQueue::default(),
             secrets,
             snapshots: BTreeMap::new(),
-            kept,
-            standings,
+            view: watch::Sender::new(view),
             wakes,
             budget: Arc::default(),
             demands: Demands::default(),
@@ -293,21 +286,17 @@ impl Loop {
     }
 
     /// Publishes which control planes are connected, if that has changed.
-    fn notify(&self, up: &watch::Sender<Connected>) {
+    fn notify(&self) {
         let now = self.sessions.answering();
-        let same = |known: &Connected| {
-            let both = known.iter().zip(&now);
-            known.len() == now.len()
-                && both
-                    .into_iter()
-                    .all(|(known, now)| known.0 == now.0 && Arc::ptr_eq(known.1, now.1))
-        };
-        up.send_if_modified(|known| {
-            let changed = !same(known);
-            if changed {
-                known.clone_from(&now);
+        self.view.send_if_modified(|view| {
+            let known = &view.connected;
+            let mut both = known.iter().zip(&now);
+            let same = known.len() == now.len()
+                && both.all(|(known, now)| known.0 == now.0 && Arc::ptr_eq(known.1, now.1));
+            if !same {
+                view.connected.clone_from(&now);
             }
-            changed
+            !same
         });
     }
 

@@ -1,7 +1,6 @@
-//! Status of the demanded keys, shared by the rotation loop with the node monitor. State, no I/O.
+//! Status of the demanded keys, as the loop publishes it for the node monitor and the sweep. Pure.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use sidescale_core::id::KeyId;
 use sidescale_core::key_state::KeyState;
@@ -16,25 +15,48 @@ pub struct KeyStatus {
     pub key: Option<KeyId>,
 }
 
-/// Status of all keys, by Secret and data key; clones share it.
+/// Name of a control plane, and a key there.
+pub type KeyAt = (String, KeyId);
+
+/// Status of all keys, by Secret and data key.
 #[derive(Clone, Debug, Default)]
-pub struct KeyStatuses(Arc<Mutex<BTreeMap<SecretRef, BTreeMap<String, KeyStatus>>>>);
+pub struct KeyStatuses {
+    statuses: BTreeMap<SecretRef, BTreeMap<String, KeyStatus>>,
+    /// The latest keys of contended data keys, which no record may name.
+    contended: BTreeMap<SecretRef, Vec<KeyAt>>,
+}
 
 impl KeyStatuses {
-    /// Replaces the statuses of one Secret's keys.
-    pub fn set(&self, secret: &SecretRef, keys: BTreeMap<String, KeyStatus>) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if keys.is_empty() {
-            all.remove(secret);
+    /// Replaces what is known of one Secret: the status of its keys, and the latest keys of contended ones.
+    pub fn set(
+        &mut self,
+        secret: &SecretRef,
+        statuses: BTreeMap<String, KeyStatus>,
+        contended: Vec<KeyAt>,
+    ) {
+        if statuses.is_empty() {
+            self.statuses.remove(secret);
         } else {
-            all.insert(secret.clone(), keys);
+            self.statuses.insert(secret.clone(), statuses);
+        }
+        if contended.is_empty() {
+            self.contended.remove(secret);
+        } else {
+            self.contended.insert(secret.clone(), contended);
         }
     }
 
     /// Returns the status of a key; none if no pod needs it, or its Secret was not checked yet.
+    #[must_use]
     pub fn of(&self, namespace: &str, secret: &str, data_key: &str) -> Option<KeyStatus> {
         let secret = SecretRef::new(namespace, secret);
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(&secret)?.get(data_key).copied()
+        self.statuses.get(&secret)?.get(data_key).copied()
+    }
+
+    /// Returns whether the key may be the last one that a pod got, although no record names it.
+    #[must_use]
+    pub fn is_contended(&self, control_plane: &str, id: KeyId) -> bool {
+        let mut all = self.contended.values().flatten();
+        all.any(|(plane, key)| plane == control_plane && *key == id)
     }
 }

@@ -1,7 +1,6 @@
 //! What the process remembers of one Secret between jobs: failures, contention, what was reported. State, the log.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -16,7 +15,7 @@ use sidescale_webhook::identity::POD_SECRET;
 use tracing::{debug, info, warn};
 
 use super::in_flight::InFlight;
-use super::key_status::KeyStatus;
+use super::key_status::{KeyAt, KeyStatus};
 use super::outcome::{CreatedKey, JobOutcome, Unended};
 use super::plan::{Blocked, KeyReason};
 use super::record::DatedKey;
@@ -70,32 +69,6 @@ pub struct JobEffects {
     pub retry: Option<Timestamp>,
     /// Whether the control planes' lists are needed soon: the Secret has a key that may have expired.
     pub confirm: bool,
-}
-
-/// Name of a control plane, and a key there.
-type KeyAt = (String, KeyId);
-
-/// The latest keys of contended data keys, for code that expires keys without a record; clones share the same list.
-#[derive(Clone, Debug, Default)]
-pub struct LastKeys(Arc<Mutex<BTreeMap<SecretRef, Vec<KeyAt>>>>);
-
-impl LastKeys {
-    /// Replaces the keys of one Secret.
-    pub fn set(&self, secret: &SecretRef, keys: Vec<KeyAt>) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if keys.is_empty() {
-            kept.remove(secret);
-        } else {
-            kept.insert(secret.clone(), keys);
-        }
-    }
-
-    /// Returns whether the key may be the last one that a pod got.
-    pub fn hold(&self, control_plane: &str, id: KeyId) -> bool {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all = kept.values().flatten();
-        all.any(|(plane, kept)| plane == control_plane && *kept == id)
-    }
 }
 
 /// A failure, and whether it was reported.
@@ -187,7 +160,7 @@ impl SecretState {
     }
 
     /// Returns the latest keys of contended data keys: no record may name them, and they are not expired.
-    pub fn kept(&self, now: Timestamp) -> Vec<KeyAt> {
+    pub fn contended_keys(&self, now: Timestamp) -> Vec<KeyAt> {
         let fights = self.fights.values();
         fights.filter_map(|fight| fight.kept(now)).collect()
     }
@@ -206,16 +179,16 @@ impl SecretState {
     }
 
     /// Returns the status of each key that pods need.
-    pub fn standings(&self) -> BTreeMap<String, KeyStatus> {
+    pub fn statuses(&self) -> BTreeMap<String, KeyStatus> {
         let states = self.states.iter();
-        let standing = |(data_key, state): (&String, &KeyState)| {
-            let standing = KeyStatus {
+        let status = |(data_key, state): (&String, &KeyState)| {
+            let status = KeyStatus {
                 state: *state,
                 key: self.made.get(data_key).copied(),
             };
-            (data_key.clone(), standing)
+            (data_key.clone(), status)
         };
-        states.map(standing).collect()
+        states.map(status).collect()
     }
 
     /// Applies the outcome of a job; returns what to do next.

@@ -10,10 +10,8 @@ use futures::stream::FuturesUnordered;
 use jiff::Timestamp;
 use sidescale_core::time::after;
 use sidescale_rotation::demand::Demands;
-use sidescale_rotation::key_status::KeyStatuses;
 use sidescale_rotation::nodes::claims::Claims;
 use sidescale_rotation::nodes::{Counts, NodeCheckpoint, NodeState};
-use sidescale_rotation::secret_state::LastKeys;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -30,8 +28,8 @@ mod sweep;
 mod unstarted;
 
 use look::OnePlane;
-pub(super) use shared::Connected;
-use shared::{LOOK_EVERY, NodeMonitor};
+pub(super) use shared::View;
+use shared::{Connected, LOOK_EVERY, NodeMonitor};
 use unstarted::Reads;
 
 /// Minimum time between writes of the checkpoint.
@@ -73,20 +71,17 @@ enum FinishedLook {
 pub(super) async fn run(
     context: Arc<Context>,
     demands: watch::Receiver<Demands>,
-    shared: (LastKeys, KeyStatuses),
-    mut planes: watch::Receiver<Connected>,
+    mut view: watch::Receiver<View>,
     suspects: mpsc::Sender<String>,
     shutdown: CancellationToken,
 ) {
-    let (kept, standings) = shared;
     let clock = context.clock.clone();
     let keeper = NodeMonitor {
         evict_from: Mutex::new(Timestamp::MIN),
         context,
         demands,
         suspects,
-        kept,
-        standings,
+        view: view.clone(),
     };
     let mut rounds = Rounds {
         keeper: Arc::new(keeper),
@@ -100,11 +95,11 @@ pub(super) async fn run(
     };
     let work = async {
         loop {
-            let up = planes.borrow_and_update().clone();
+            let up = view.borrow_and_update().connected.clone();
             rounds.begin(&up).await;
             let wake = rounds.wake(&up);
             tokio::select! {
-                changed = planes.changed() => if changed.is_err() { break },
+                changed = view.changed() => if changed.is_err() { break },
                 Some(done) = rounds.under_way.next() => {
                     rounds.ended(done);
                     rounds.note().await;

@@ -110,8 +110,12 @@ impl Loop {
         if confirm {
             self.pass_at = self.pass_at.min(after(now, PASS_GAP));
         }
-        self.kept.set(&secret, known.kept(now));
-        self.standings.set(&secret, known.standings());
+        let (statuses, contended) = (known.statuses(), known.contended_keys(now));
+        // Nobody is woken: a check reads it when it is due.
+        self.view.send_if_modified(|view| {
+            view.keys.set(&secret, statuses, contended);
+            false
+        });
         let planes = &self.sessions;
         let of_plane = |data_key: &str| {
             let demand = demand.get(data_key)?;

@@ -133,6 +133,6 @@ impl Process {
 
     /// Returns whether a sweep would keep the key.
     pub(super) fn keeps(&self, id: KeyId) -> bool {
-        self.rotation.kept.hold("default", id)
+        self.rotation.view.borrow().keys.is_contended("default", id)
     }
 }

@@ -171,8 +171,8 @@ impl NodeMonitor {
                     lack: Some(lack), ..
                 } if finding.state == NodeState::Late => {
                     // This one is certain, even if the others are not.
-                    let standing = self.standings.of(namespace, secret, data_key);
-                    let source = KeySource::Rotation(standing);
+                    let status = self.key(namespace, secret, data_key);
+                    let source = KeySource::Rotation(status);
                     let reference = KeyReference::new(namespace, pod, (secret, data_key), source);
                     lacking.push(notice(&reference, &lack));
                 }

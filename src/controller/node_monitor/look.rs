@@ -128,10 +128,9 @@ impl NodeMonitor {
         tailnet: &Tailnet,
     ) {
         let now = self.context.clock.now();
-        let standings = &self.standings;
         let key_of = |place: &PodOwner| {
-            let standing = standings.of(&place.namespace, &place.secret, &place.data_key)?;
-            standing.key
+            let status = self.key(&place.namespace, &place.secret, &place.data_key)?;
+            status.key
         };
         let NodeReport { counts, findings } =
             state.truth.look(now, name, demands, tailnet, &key_of);

@@ -38,7 +38,8 @@ impl NodeMonitor {
                 break;
             }
             if let Removal::Orphan { owner, key, .. } = &removal
-                && (unread.contains(&owner.namespace) || self.kept.hold(name, key.id))
+                && (unread.contains(&owner.namespace)
+                    || self.view.borrow().keys.is_contended(name, key.id))
             {
                 continue;
             }

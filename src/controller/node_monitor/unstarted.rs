@@ -195,12 +195,12 @@ impl NodeMonitor {
             let of_others = demand.replica_groups.iter();
             for fleet in of_others.filter(|fleet| !up.contains_key(&fleet.control_plane)) {
                 let key = (&*fleet.secret, &*fleet.data_key);
-                let standing = self.standings.of(namespace, key.0, key.1);
-                if standing.is_none_or(|standing| standing.key.is_some()) {
+                let status = self.key(namespace, key.0, key.1);
+                if status.is_none_or(|status| status.key.is_some()) {
                     continue;
                 }
                 let pods = fleet.pods.iter();
-                let source = KeySource::Rotation(standing);
+                let source = KeySource::Rotation(status);
                 let references = pods.map(|pod| KeyReference::new(namespace, pod, key, source));
                 found.extend(references.map(|reference| (reference, LATE_AFTER)));
             }
