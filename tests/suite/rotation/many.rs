@@ -104,3 +104,41 @@ async fn a_leader_that_dies_amid_a_thousand_demands_leaves_one_key_each() {
     // Keys in a Secret when the first one died are still there: no service got another key.
     assert!(written.iter().all(|value| values.contains(value)));
 }
+
+/// New pods of a namespace wait for its other jobs: each expires few of many old keys.
+#[tokio::test]
+async fn of_many_old_keys_each_job_expires_a_few() {
+    let world = World::new().await;
+    let _process = world.start("a");
+    let services: Vec<String> = (0..12).map(|n| format!("s{n}")).collect();
+    let services: Vec<&str> = services.iter().map(String::as_str).collect();
+    let old_keys = async || {
+        let keys = world.record().await.keys;
+        keys.values().map(|key| key.previous.len()).sum::<usize>()
+    };
+    world.demand(&services, |_| {});
+    for service in &services {
+        world.key(service).await;
+    }
+    world.demand(&services, |demand| {
+        demand.asked.tags = vec!["tag:new".into()];
+    });
+    until("an old key of each", async || {
+        (old_keys().await == services.len()).then_some(())
+    })
+    .await;
+    let slow = Fault::Slow(Duration::from_millis(30));
+    world
+        .headscale
+        .break_calls(Some(Call::ExpirePreAuthKey), slow);
+    world.clock.advance(world.policy.rotation.overlap * 2);
+    until("a Secret with a part of them", async || {
+        let left = old_keys().await;
+        (0 < left && left < services.len()).then_some(())
+    })
+    .await;
+    until("a Secret with none", async || {
+        (old_keys().await == 0).then_some(())
+    })
+    .await;
+}
