@@ -29,7 +29,7 @@ const NAMESPACES: usize = 10;
 const SERVICES: usize = 100;
 /// Pairs of bare calls before and after ours: the machine may get slower in the meantime.
 const BARE: usize = 100;
-/// As in `src/rotation/plane.rs`.
+/// As in `src/controller/session.rs`.
 const AT_ONCE: usize = 8;
 /// Number of pods created and changed at a time.
 const PODS_AT_ONCE: usize = 16;

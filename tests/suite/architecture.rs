@@ -7,7 +7,7 @@ const PAGE: &str = include_str!("../../ARCHITECTURE.md");
 /// The most that a reader reads in ten minutes.
 const MOST_LINES: usize = 120;
 
-/// Returns pairs such as `src/rotation/run.rs` `take`: two neighbouring code spans, the first of which is a Rust file.
+/// Returns pairs such as `src/controller.rs` `take`: two neighbouring code spans, the first of which is a Rust file.
 fn steps(page: &str) -> Vec<(&str, &str)> {
     // Code spans have odd indices.
     let parts: Vec<&str> = page.split('`').collect();
