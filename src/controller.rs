@@ -126,8 +126,8 @@ pub async fn run(
 ) -> Memory {
     let (suspects, suspected) = mpsc::channel(SUSPECTS);
     let (wakes, woken) = waker::queue();
-    let planes_of = &context.policy.control_planes;
-    let api_keys = ApiKeys::new(planes_of, &context.writer, context.clock.now());
+    let planes = &context.policy.control_planes;
+    let api_keys = ApiKeys::new(planes, &context.writer, context.clock.now());
     let rotation = Loop::new(Arc::clone(&context), memory, api_keys, wakes);
     let waker = waker::run(Arc::clone(&context), woken, shutdown.clone());
     let keeper = node_monitor::run(

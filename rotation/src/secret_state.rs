@@ -119,7 +119,7 @@ pub struct Surroundings<'a> {
 
 impl SecretState {
     /// Prepares it for other jobs than those that it was made by. With `retry`, what waits after a failure is due at once: the
-    /// failure may be mended. What was reported is not reported again.
+    /// cause may be fixed. What was reported is not reported again.
     pub fn resume(&mut self, retry: bool) {
         self.beside = InFlight::default();
         let unended = self.unended.values_mut().map(|(_, failing)| failing);

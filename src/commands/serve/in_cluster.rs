@@ -96,6 +96,7 @@ async fn act(
             () = shutdown.cancelled() => return,
         };
         let Some(installation) = installation else {
+            memory = Memory::default();
             continue;
         };
         info!(
@@ -142,8 +143,8 @@ async fn act(
         // Completes the work in progress.
         stop.cancel();
         let left = rotation.await;
-        // After anything else another process may have rotated.
-        if edited {
+        // After anything else another process may have rotated; the Lease may have changed hands while the work ended.
+        if edited && leading.has_changed().is_ok_and(|changed| !changed) {
             memory = left;
         }
     }

@@ -1,4 +1,4 @@
-//! An edit of the configuration starts rotation anew, and nothing that it knew is lost or asked for again.
+//! An edit of the configuration restarts rotation, and nothing that it knew is lost or asked for again.
 
 use super::*;
 
@@ -34,7 +34,7 @@ async fn an_edit_keeps_sessions_and_back_offs_of_planes_that_it_leaves_alone() {
     assert_eq!(
         world.headscale.calls(Call::Version),
         probes,
-        "connected anew"
+        "it connected again"
     );
     assert_eq!(other.all_calls(), tries, "the clock stands still");
 
